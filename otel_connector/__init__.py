@@ -1,0 +1,104 @@
+"""Reliable async HTTP GETs whose every call can be seen and trusted.
+
+`AsyncConnector` retries what is worth retrying and leaves one OpenTelemetry span, one metric set and one CSV row a
+call, all with the same ten fields. This file only says what is public.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otel_connector._connector import AsyncConnector, ConnectorStats
+from otel_connector._errors import (
+    AttemptTimeout,
+    BodyError,
+    BodyTooLarge,
+    BodyTruncated,
+    CertificateRejected,
+    ConnectFailed,
+    ConnectorError,
+    DeadlineExceeded,
+    DecodeFailed,
+    HTTPStatusError,
+    InvalidURL,
+    MalformedResponse,
+    ProxyRefused,
+    RateLimiterFailed,
+    RedirectRefused,
+    RetryBudgetExhausted,
+    RetryRefused,
+    SessionClosed,
+)
+from otel_connector._record import COLUMNS, Attempt, CallRecord
+from otel_connector._redact import DEFAULT_REDACTED_PARAMS
+from otel_connector._retry import RetryBudget, RetryPolicy
+from otel_connector._version import __version__
+
+if TYPE_CHECKING:
+    from otel_connector.csv_exporter import CSVSpanExporter, CSVSpanProcessor
+    from otel_connector.providers import configure
+
+__all__ = [
+    "COLUMNS",
+    "DEFAULT_REDACTED_PARAMS",
+    "AsyncConnector",
+    "Attempt",
+    "AttemptTimeout",
+    "BodyError",
+    "BodyTooLarge",
+    "BodyTruncated",
+    "CSVSpanExporter",
+    "CSVSpanProcessor",
+    "CallRecord",
+    "CertificateRejected",
+    "ConnectFailed",
+    "ConnectorError",
+    "ConnectorStats",
+    "DeadlineExceeded",
+    "DecodeFailed",
+    "HTTPStatusError",
+    "InvalidURL",
+    "MalformedResponse",
+    "ProxyRefused",
+    "RateLimiterFailed",
+    "RedirectRefused",
+    "RetryBudget",
+    "RetryBudgetExhausted",
+    "RetryPolicy",
+    "RetryRefused",
+    "SessionClosed",
+    "__version__",
+    "configure",
+]
+
+# These load the SDK, which a program that only makes calls does without.
+_LAZY = {
+    "CSVSpanExporter": "otel_connector.csv_exporter",
+    "CSVSpanProcessor": "otel_connector.csv_exporter",
+    "configure": "otel_connector.providers",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        from importlib import import_module
+
+        value = getattr(import_module(_LAZY[name]), name)
+        value.__module__ = __name__
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _name_as_public() -> None:
+    """Let a traceback, error.type and the log name what a user imports, not the file it happens to be in."""
+    for name in __all__:
+        if name not in _LAZY and isinstance(globals()[name], type):
+            globals()[name].__module__ = __name__
+
+
+_name_as_public()

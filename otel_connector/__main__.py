@@ -1,0 +1,21 @@
+"""Level 8: ``otel-connector`` and ``python -m otel_connector``, that is the command line, or how to get it."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; without the ``cli`` extra say how to install it and exit with 2."""
+    try:
+        from otel_connector.cli import app
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in {"rich", "typer"}:
+            raise
+        sys.stderr.write(f"otel-connector: the command line needs {error.name}: pip install 'otel-connector[cli]'\n")
+        sys.exit(2)
+    app(prog_name="otel-connector")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Level 2: what a caller may pass.
+
+Each check returns the argument as the code behind it wants it, or raises a `TypeError` or `ValueError` whose message
+starts with the argument's name. Nothing here opens, sends or waits.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable
+from typing import Any, TypeVar, cast
+
+import aiohttp
+
+from otel_connector._clock import Clock
+
+_Kind = TypeVar("_Kind")
+
+
+def check_call(session: Any, project: Any, decode: Any, options: dict[str, Any]) -> None:
+    """Check what one call was given, its options as far as they are ours."""
+    if not isinstance(session, aiohttp.ClientSession):
+        raise TypeError(f"session must be an aiohttp.ClientSession, not {type(session).__name__}")
+    if not isinstance(project, str):
+        raise TypeError(f"project_name must be a str, not {type(project).__name__}")
+    if not callable(decode):
+        raise TypeError(f"decode must be callable, not {type(decode).__name__}")
+    if "max_redirects" in options:
+        checked_int("max_redirects", options["max_redirects"], least=0)
+    if "read_bufsize" in options:  # 0 would never be read to its end
+        checked_int("read_bufsize", options["read_bufsize"])
+    if "raise_for_status" in options:
+        raise TypeError("raise_for_status is not an option here: get raises HTTPStatusError by itself")
+
+
+def check_bool(name: str, value: object) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+
+
+def checked_instance(name: str, value: object, kind: type[_Kind]) -> _Kind:
+    """Return a value of the class that the parameter is for."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
+    return value
+
+
+def checked_hook(name: str, value: Any) -> Any:
+    """Return something that can be called, or None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable, not {type(value).__name__}")
+    if inspect.iscoroutinefunction(value):
+        raise TypeError(f"{name} must be a plain function, not a coroutine function: nobody would await it")
+    return value
+
+
+def checked_limiter(value: Any) -> Any:
+    """Return an async context manager, a function that makes one, or None."""
+    if value is None or callable(value) or hasattr(value, "__aenter__"):
+        return value
+    raise TypeError(
+        "rate_limiter must be an async context manager, or a function from host:port to one, "
+        f"not {type(value).__name__}"
+    )
+
+
+def checked_int(name: str, value: object, least: int = 1) -> int:
+    """Return a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+    return value
+
+
+def checked_seconds(name: str, value: object) -> float:
+    """Return a number of seconds: 0 or more, and finite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not 0 <= value <= sys.float_info.max:
+        raise ValueError(f"{name} must be 0 or more seconds, and finite, not {value!r}")
+    return float(value)
+
+
+def checked_timeout(value: object) -> aiohttp.ClientTimeout:
+    """Return the limits of one attempt."""
+    if isinstance(value, aiohttp.ClientTimeout):
+        for field in ("total", "connect", "sock_read", "sock_connect"):
+            if (limit := getattr(value, field)) is not None:
+                checked_seconds(f"timeout.{field}", limit)
+        return value
+    seconds = checked_seconds("timeout", value)
+    if seconds == 0:  # aiohttp would take it for no limit at all
+        raise ValueError("timeout must be more than 0 seconds; aiohttp.ClientTimeout(total=None) sets no limit")
+    return aiohttp.ClientTimeout(total=seconds)
+
+
+def checked_deadline(value: object) -> float | None:
+    """Return the seconds for a whole call, or None."""
+    if value is None:
+        return None
+    seconds = checked_seconds("deadline", value)
+    if seconds == 0:
+        raise ValueError("deadline must be more than 0 seconds; None sets no limit")
+    return seconds
+
+
+def check_provider(name: str, value: object, method: str) -> None:
+    """Refuse a provider without the method that it is there for; None stands for the global one."""
+    if value is not None and (isinstance(value, type) or not callable(getattr(value, method, None))):
+        raise TypeError(f"{name} must have a method {method}, which {type(value).__name__} has not")
+
+
+def checked_clock(value: Any) -> Clock:
+    """Return a clock."""
+    if isinstance(value, type) or not all(
+        callable(getattr(value, method, None)) for method in ("time_ns", "monotonic_ns", "sleep", "random")
+    ):
+        raise TypeError(f"clock must be a Clock, not {type(value).__name__}")
+    return cast("Clock", value)
+
+
+def checked_names(name: str, value: object) -> frozenset[str]:
+    """Return the names of query parameters."""
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        given = list(cast("Iterable[object]", value))
+        names = [each for each in given if isinstance(each, str)]
+        if len(names) == len(given):
+            return frozenset(names)
+    raise TypeError(f"{name} must be names of query parameters, not {value!r}")

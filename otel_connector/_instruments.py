@@ -1,0 +1,273 @@
+"""Level 1: the metric set of a meter provider, through the OpenTelemetry API alone.
+
+One histogram is recorded a call; everything else is plain counters that observable instruments read when metrics are
+collected, because a recording costs some 20 us of a call and a counter 0.1. Labels are bounded here. Knows nothing of
+spans, the SDK or aiohttp.
+
+Source: OpenTelemetry semantic conventions 1.44, "HTTP client metrics".
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
+
+from opentelemetry import metrics
+from opentelemetry.metrics import Observation
+
+from otel_connector._version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider
+    from opentelemetry.util.types import AttributeValue
+
+    from otel_connector._record import CallRecord
+
+SCOPE: Final = "otel_connector"
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
+
+Host = tuple[str, "int | None"]
+"""Address and port, as metric labels; an empty address where a call has none."""
+
+_Label = TypeVar("_Label", bound=Hashable)
+
+# Semantic conventions, http.client.request.duration: the advised boundaries, in seconds
+_DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+
+# The SDK keeps every label set for ever (2.2 kB each) and knows no limit; a crawler would fill the memory. A label
+# beyond these counts becomes `_other`. Their sum with statuses and errors stays near the specification's default
+# limit of 2,000 sets an instrument.
+HOST_LIMIT = 200
+PROJECT_LIMIT = 50
+OTHER: Final = "_other"
+
+
+RowCounter: TypeAlias = "Callable[[], tuple[int, int, int]]"
+"""Returns the rows written, waiting and lost."""
+
+
+Swallow: TypeAlias = "Callable[[BaseException, str], None]"
+"""Takes what the application's provider raised and what was being done; raises it again if it is not the provider's."""
+
+
+class Log(Protocol):
+    """What writes rows and counts them."""
+
+    @property
+    def row_counter(self) -> RowCounter:
+        """Counts the rows; does not hold the log itself."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class CallCounts:
+    """Plain counters of one connector, read by the observable instruments; written by one event loop at a time.
+
+    Attributes:
+        active: Calls under way, by host and port.
+        received: Bytes of body read, by project.
+        resends: Attempts after the first, by the reason for them.
+    """
+
+    active: Counter[Host] = field(default_factory=Counter[Host])
+    received: Counter[str] = field(default_factory=Counter[str])
+    resends: Counter[str] = field(default_factory=Counter[str])
+
+
+class Instruments:
+    """The instruments of one meter provider.
+
+    Made once a provider: of two observable instruments with one name the SDK calls the first one's callback only, so
+    all connectors report through the same.
+    """
+
+    def __init__(self, provider: MeterProvider | None, swallow: Swallow) -> None:
+        # Reentrant: `retire` and `_retire_log` run when the garbage collector says so, also in a thread that has it
+        self._lock = threading.RLock()
+        self._live: set[CallCounts] = set()
+        self._retired = CallCounts()
+        self._logs: weakref.WeakKeyDictionary[Log, RowCounter] = weakref.WeakKeyDictionary()
+        self._retired_rows = [0, 0]
+        self._hosts: set[Host] = set()
+        self._projects: set[str] = set()
+        self._duration: Histogram | None = None
+        try:
+            meter = metrics.get_meter(SCOPE, __version__, provider, SCHEMA_URL)
+        except BaseException as error:  # noqa: BLE001 - an application's provider
+            swallow(error, "getting a meter")
+            return
+        for create in (self._create_duration, self._create_sums, self._create_levels):
+            _attempt(create, meter, swallow)
+
+    def _create_duration(self, meter: Meter) -> None:
+        self._duration = meter.create_histogram(
+            "http.client.request.duration",
+            unit="s",
+            description="Duration of HTTP client requests.",
+            explicit_bucket_boundaries_advisory=_DURATION_BUCKETS,
+        )
+
+    def _create_sums(self, meter: Meter) -> None:
+        create = meter.create_observable_counter
+        create("otel_connector.received", [self._observe_received], "By", "Bytes of body read, after content decoding.")
+        create("otel_connector.resends", [self._observe_resends], "{resend}", "Attempts after the first of a call.")
+        create("otel_connector.rows.written", [self._row_observer(0)], "{row}", "Rows in the log.")
+        create("otel_connector.rows.lost", [self._row_observer(2)], "{row}", "Rows that never got there.")
+
+    def _create_levels(self, meter: Meter) -> None:
+        create = meter.create_observable_up_down_counter
+        create("http.client.active_requests", [self._observe_active], "{request}", "Number of active HTTP requests.")
+        create("otel_connector.rows.waiting", [self._row_observer(1)], "{row}", "Rows the disk refused so far.")
+
+    def record(self, record: CallRecord, host: Host, project: str, error_type: str | None, context: Context) -> None:
+        """Record an ended call.
+
+        Args:
+            record: The call.
+            host: What `host` returned for it.
+            project: What `project` returned for it.
+            error_type: The value of ``error.type``, if the call is an error.
+            context: Holds the call's span, so that an exemplar points at it.
+        """
+        if self._duration is None:
+            return
+        labels: dict[str, AttributeValue] = {
+            "http.request.method": "GET",
+            "otel_connector.project": project,
+            "otel_connector.success": record.success,
+            **_host_labels(host),
+        }
+        if record.response_code is not None:
+            labels["http.response.status_code"] = record.response_code
+        if error_type is not None:
+            labels["error.type"] = error_type
+        self._duration.record(record.delta_t, labels, context=context)
+
+    def add(self, counts: CallCounts) -> None:
+        """Report these counts from now on."""
+        with self._lock:
+            self._live.add(counts)
+
+    def watch(self, log: Log) -> None:
+        """Report the log's rows from now on, once, however many connectors write to it."""
+        with self._lock:
+            if log not in self._logs:
+                self._logs[log] = log.row_counter
+                weakref.finalize(log, self._retire_log, log.row_counter).atexit = False
+
+    def _retire_log(self, rows: RowCounter) -> None:
+        written, waiting, lost = rows()
+        with self._lock:
+            self._retired_rows[0] += written
+            self._retired_rows[1] += waiting + lost
+
+    def retire(self, counts: CallCounts) -> None:
+        """Keep the sums of a connector that is gone: a counter must not go back."""
+        with self._lock:
+            self._live.discard(counts)
+            self._retired.received.update(counts.received)
+            self._retired.resends.update(counts.resends)
+
+    def host(self, host: str, port: int | None) -> Host:
+        """Return the labels for a host and port, bounded in number."""
+        return self._bounded(self._hosts, (host, port), HOST_LIMIT, (OTHER, None))
+
+    def project(self, project: str) -> str:
+        """Return the label for a project, bounded in number."""
+        return self._bounded(self._projects, project, PROJECT_LIMIT, OTHER)
+
+    def _bounded(self, known: set[_Label], label: _Label, limit: int, other: _Label) -> _Label:
+        if label in known:
+            return label
+        with self._lock:
+            if len(known) >= limit:
+                return other
+            known.add(label)
+            return label
+
+    def _all(self) -> list[CallCounts]:
+        with self._lock:
+            return [*self._live, self._retired]
+
+    def _observe_active(self, _: CallbackOptions) -> Iterable[Observation]:
+        active: Counter[Host] = Counter()
+        for counts in self._all():
+            active.update(counts.active.copy())
+        return [
+            Observation(number, {"http.request.method": "GET", **_host_labels(host)}) for host, number in active.items()
+        ]
+
+    def _observe_received(self, _: CallbackOptions) -> Iterable[Observation]:
+        received: Counter[str] = Counter()
+        for counts in self._all():
+            received.update(counts.received.copy())
+        return [Observation(size, {"otel_connector.project": name}) for name, size in received.items()]
+
+    def _observe_resends(self, _: CallbackOptions) -> Iterable[Observation]:
+        resends: Counter[str] = Counter()
+        for counts in self._all():
+            resends.update(counts.resends.copy())
+        return [Observation(number, {"otel_connector.reason": reason}) for reason, number in resends.items()]
+
+    def _row_observer(self, index: int) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            with self._lock:
+                retired = {0: self._retired_rows[0], 1: 0, 2: self._retired_rows[1]}[index]
+                return [Observation(retired + sum(rows()[index] for rows in self._logs.values()))]
+
+        return observe
+
+
+def _attempt(create: Callable[[Meter], None], meter: Meter, swallow: Swallow) -> None:
+    try:
+        create(meter)
+    except BaseException as error:  # noqa: BLE001 - an application's meter, which may break for one kind only
+        swallow(error, "making an instrument")
+
+
+def _host_labels(host: Host) -> dict[str, AttributeValue]:
+    address, port = host
+    if not address:
+        return {}
+    return {"server.address": address} if port is None else {"server.address": address, "server.port": port}
+
+
+_instruments: weakref.WeakKeyDictionary[Any, Instruments] = weakref.WeakKeyDictionary()
+_instruments_lock = threading.Lock()
+
+
+class _Global:
+    """Stands for whatever meter provider is, or will be, the global one."""
+
+
+_GLOBAL = _Global()
+
+
+def _raise(error: BaseException, _: str) -> None:
+    raise error
+
+
+def instruments_of(provider: MeterProvider | None, swallow: Swallow = _raise) -> Instruments:
+    """Return the instruments of a meter provider, None being the global one, also if it is set up later.
+
+    Args:
+        provider: The application's.
+        swallow: Takes what it raises; what could not be made is then not reported.
+    """
+    try:
+        key = _GLOBAL if provider is None or provider is metrics.get_meter_provider() else provider
+        with _instruments_lock:
+            found = _instruments.get(key)
+            if found is None:
+                found = _instruments[key] = Instruments(provider, swallow)
+            return found
+    except BaseException as error:  # noqa: BLE001 - an application's provider, which may break, or be no key
+        swallow(error, "looking up the meter provider")
+        return Instruments(provider, swallow)

@@ -1,0 +1,182 @@
+"""Level 1: what a person is told while calls run: log lines that a dead host cannot turn into a flood, and a hook.
+
+A retry is INFO, a failed call WARNING, on the logger ``otel_connector.calls``; what the application's own telemetry
+raises into a call is a WARNING on ``otel_connector``. Knows nothing of how calls are made.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, cast
+
+from otel_connector._record import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_connector._record import Attempt, CallRecord
+
+# With a handler that does nothing, so that a program without a logging set-up is not told of each failure on its
+# stderr: it has the exception and the row. Troubles of the log itself are on the logger above, and are shown there.
+_logger = logging.getLogger("otel_connector.calls")
+_logger.addHandler(logging.NullHandler())
+_troubles_logger = logging.getLogger("otel_connector")
+
+# A person who reads along is told of a host's first troubles in each minute and then how many there were more
+_LINES = 5
+_WINDOW = 60.0  # seconds
+_HOSTS = 1_000  # hosts whose lines are counted; the one counted first is forgotten
+
+
+class Troubles:
+    """Keeps what the application's own telemetry raises away from the call, and tells of it once a minute.
+
+    Args:
+        monotonic_ns: The clock that paces the lines.
+    """
+
+    def __init__(self, monotonic_ns: Callable[[], int]) -> None:
+        """Start with nothing told."""
+        self._monotonic_ns = monotonic_ns
+        self._told_at: float | None = None
+        self._left_out = 0
+
+    def swallow(self, error: BaseException, doing: str) -> None:
+        """Log what telemetry raised; to be called where it was caught, and caught as BaseException.
+
+        All of it ends here, SystemExit and the like too: an exporter that cannot read its settings and calls
+        ``sys.exit``, or native code that panics, must not end the program that it watches; a CancelledError cannot be
+        the task's, which is cancelled at an await only. Two things are not the telemetry's, though they come out of
+        it, and go on: KeyboardInterrupt, which is the user's wherever it strikes, and what a handler of a signal
+        raised (the usual ``sys.exit`` on SIGTERM, a time limit on SIGALRM), because Python runs it between any two
+        steps of the main thread.
+
+        Args:
+            error: What was raised.
+            doing: What the call was about to do, for the log line.
+
+        Raises:
+            BaseException: `error` itself, if it is not the telemetry's.
+        """
+        _pass_on(error)
+        now = self._monotonic_ns() / 1e9
+        if self._told_at is not None and now - self._told_at < _WINDOW:
+            self._left_out += 1
+            return
+        left_out = f"; {self._left_out} more like it were not logged" if self._left_out else ""
+        self._told_at, self._left_out = now, 0
+        try:
+            _troubles_logger.warning(
+                "telemetry failed while %s, the call goes on without it: %s; mend or take out the span processor, "
+                "exporter, sampler, propagator, metric reader or log handler in the traceback%s",
+                doing,
+                _described(error),
+                left_out,
+                exc_info=error,
+            )
+        except BaseException as problem:  # noqa: BLE001 - the log is broken, too, and there is no other place to tell
+            _pass_on(problem)
+
+
+def _pass_on(error: BaseException) -> None:
+    """Raise what is not the telemetry's."""
+    if isinstance(error, KeyboardInterrupt) or _from_a_signal(error):
+        try:
+            raise error
+        finally:
+            del error  # or it would hold the frame that holds it
+
+
+def _described(error: BaseException) -> str:
+    try:
+        return one_line(f"{type(error).__name__}: {error}")
+    except Exception:  # noqa: BLE001 - its text is the application's code, too
+        return type(error).__name__
+
+
+def _from_a_signal(error: BaseException) -> bool:
+    """Whether a signal's handler raised it: that has the frame which it interrupted, its caller's, as an argument."""
+    step = error.__traceback__
+    while step is not None and (inner := step.tb_next) is not None:
+        for value in list(inner.tb_frame.f_locals.values()):  # a copy: another thread may add to those of a module
+            # A handler may take its arguments as `*_`
+            held: tuple[object, ...] = cast("Any", value) if isinstance(value, tuple) else (value,)
+            if any(item is step.tb_frame for item in held):
+                return True
+        step = inner
+    return False
+
+
+class Journal:
+    """Tells of retries and failures.
+
+    Args:
+        on_retry: Called with every attempt that another one follows; what it raises is logged and changes nothing.
+        monotonic_ns: The clock that paces the lines.
+    """
+
+    def __init__(self, on_retry: Callable[[Attempt], object] | None, monotonic_ns: Callable[[], int]) -> None:
+        """Start with nothing told."""
+        self._on_retry = on_retry
+        self._monotonic_ns = monotonic_ns
+        self._troubles = Troubles(monotonic_ns)
+        self._windows: OrderedDict[tuple[str, int], list[float]] = OrderedDict()  # start, lines, lines left out
+
+    def retrying(self, host: str, attempt: Attempt) -> None:
+        """Tell that another attempt follows this one."""
+        self._log(
+            host,
+            logging.INFO,
+            "GET %s: attempt %d failed, next in %.3f s: %s (call_id %s)%s",
+            attempt.url,
+            attempt.number,
+            attempt.wait,
+            attempt.error,
+            attempt.call_id,
+        )
+        if self._on_retry is None:
+            return
+        try:
+            self._on_retry(attempt)
+        except Exception as error:  # noqa: BLE001 - the application's hook
+            self._log("on_retry", logging.WARNING, "on_retry raised; the call goes on%s", error=error)
+
+    def failed(self, host: str, record: CallRecord, attempts: int) -> None:
+        """Tell that a call failed."""
+        self._log(
+            host,
+            logging.WARNING,
+            "GET %s failed after %d attempts in %.3f s: %s (call_id %s)%s",
+            record.url,
+            attempts,
+            record.delta_t,
+            record.error,
+            record.call_id,
+        )
+
+    def _log(self, host: str, level: int, line: str, *values: object, error: Exception | None = None) -> None:
+        """Log a line, unless there were many about this host of late; at its end comes how many were left out."""
+        try:
+            if (left_out := self._may_log(host, level)) is not None:
+                _logger.log(level, line, *values, left_out, exc_info=error)
+        except BaseException as problem:  # noqa: BLE001 - an application's handler or filter, which may be an exporter
+            self._troubles.swallow(problem, "logging")
+
+    def _may_log(self, host: str, level: int) -> str | None:
+        """Return what to add to the line, None if there is to be none."""
+        if not _logger.isEnabledFor(level):
+            return None
+        now = self._monotonic_ns() / 1e9
+        window = self._windows.get((host, level))
+        if window is None or now - window[0] >= _WINDOW:
+            left_out = int(window[2]) if window else 0
+            self._windows[host, level] = [now, 1, 0]
+            if len(self._windows) > _HOSTS:
+                self._windows.popitem(last=False)
+            return f"; {left_out} more like it were not logged" if left_out else ""
+        if window[1] >= _LINES:
+            window[2] += 1
+            return None
+        window[1] += 1
+        return ""

@@ -1,0 +1,149 @@
+"""Level 0: takes credentials out of URLs and texts before anything is written or exported.
+
+One `Redactor` serves the url and redirect_url fields, error texts, span attributes and events alike. It changes only
+what is secret and leaves the rest byte for byte. Knows nothing of HTTP libraries or telemetry.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_plus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+REDACTED = "REDACTED"
+"""What stands in the place of a secret (OpenTelemetry semantic conventions 1.44, url.full)."""
+
+DEFAULT_REDACTED_PARAMS: frozenset[str] = frozenset(
+    {
+        # The signatures named by the semantic conventions (url registry)
+        "X-Amz-Signature",
+        "X-Amz-Credential",
+        "X-Amz-Security-Token",
+        "AWSAccessKeyId",
+        "Signature",
+        "sig",
+        "X-Goog-Signature",
+        # What APIs commonly call their secrets
+        "token",
+        "access_token",
+        "id_token",
+        "refresh_token",
+        "api_key",
+        "apikey",
+        "key",
+        "password",
+        "secret",
+        "client_secret",
+        "auth",
+        "jwt",
+    }
+)
+"""Query parameters whose values are redacted unless `redact_params` says otherwise; compared without case."""
+
+# RFC 3986 as far as it matters here: scheme, userinfo up to the last @ of the authority, host with an optional port.
+# Backslashes and white space are refused, because clients disagree about where they end the authority.
+_URL = re.compile(
+    r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.\-]*://)?"
+    r"(?P<authority>(?(scheme)(?:(?P<user>[^/?#\\\s]*)@)?(?:\[[^\[\]@/?#\\\s]*\]|[^\[\]@:/?#\\\s]*)(?::[0-9]*)?))"
+    r"(?P<path>[^?#]*)(?P<rest>.*)",
+    re.DOTALL,
+)
+_IGNORED_BY_PARSERS = re.compile(r"[\t\r\n]")  # WHATWG URL, section 4.4: taken out wherever they stand
+
+# Names and where their values end. The lookbehinds let a name start at its first character only: without them a long
+# run of characters is tried from each one anew, and a server's 8 kB redirect would hold the event loop for a second.
+_NAME = re.compile(r"(?<![^?&;#=])([^?&;#=]+)=")
+_VALUE = re.compile(r"[^&#]*")
+_ENCODED_VALUE = re.compile(r"(?<==)[^&#=%]*%[^&#=]*(?=[&#]|$)")
+_NESTED_USERINFO = re.compile(r"(?<=//)[^/?#&\s<>]*@")
+_TEXT_NAME = re.compile(r"(?<![^?&;#=\s\"'<>(,])([^?&;#=\s\"'<>(,]+)=[\"']?")
+_TEXT_VALUE = re.compile(r"[^&#\s\"<>]*(?<!['),.\]}])")  # without the punctuation of the text around it
+_TEXT_USERINFO = re.compile(r"(?<=//)[^/?#\s<>]*@|(?<![^/?#\s<>])[^:/?#\s<>]*:[^/?#\s<>]*@")
+
+
+# What nearly every URL looks like, and nothing can be hidden in
+_PLAIN = re.compile(r"https?://[a-zA-Z0-9.\-]+(?::[0-9]+)?(?:/[a-zA-Z0-9/._~%+\-]*)?")
+
+
+def _looks_different_folded(url: str) -> bool:
+    """Whether compatibility folding, which host names go through, makes an ``@`` or another delimiter appear."""
+    if url.isascii():
+        return False
+    folded = unicodedata.normalize("NFKC", url)
+    return any(folded.count(mark) != url.count(mark) for mark in "@:/?#=")
+
+
+class Redactor:
+    """Redacts userinfo and the values of the given parameters.
+
+    Args:
+        params: Names of the query (or fragment) parameters whose values are secret; any case, percent-encoded or not.
+    """
+
+    __slots__ = ("_secret",)
+
+    def __init__(self, params: Iterable[str] = DEFAULT_REDACTED_PARAMS) -> None:
+        """Take the names once; they are compared without case."""
+        self._secret = frozenset(name.lower() for name in params)
+
+    def url(self, url: str) -> str:
+        """Return `url` without its secrets; fails closed on what it cannot parse.
+
+        What looks like a URL and is none, or is none and might hold a secret (there is an ``@`` or a ``=`` in it),
+        becomes ``REDACTED`` as a whole.
+        """
+        if _PLAIN.fullmatch(url) or not any(mark in url for mark in ("@", "=", "://", "\uff20")):
+            return url
+        match = _URL.fullmatch(url)
+        if match is None or _IGNORED_BY_PARSERS.search(url) or _looks_different_folded(url):
+            return REDACTED
+        head, authority, user, path = match["scheme"] or "", match["authority"], match["user"], match["path"]
+        if not head and ("@" in path or "=" in path):
+            return REDACTED
+        # Where the authority ends is anybody's guess
+        if head and ((path and path[0] != "/") or (not authority and "@" in path)):
+            return REDACTED
+        if user:
+            shown = f"{REDACTED}:{REDACTED}" if ":" in user else REDACTED
+            authority = f"{shown}{authority[len(user) :]}"
+        rest = match["rest"]
+        if "@" in rest:  # a URL in a parameter
+            rest = _NESTED_USERINFO.sub(f"{REDACTED}:{REDACTED}@", rest)
+        if "%" in rest:
+            rest = _ENCODED_VALUE.sub(self._encoded, rest)
+        return f"{head}{authority}{path}{self._values(rest, _NAME, _VALUE)}"
+
+    def text(self, text: str) -> str:
+        """Return `text` (an error's message, say) without the secrets of any URL or ``name=value`` pair in it."""
+        if "@" in text:
+            text = _TEXT_USERINFO.sub(f"{REDACTED}:{REDACTED}@", text)
+        if "=" in text:
+            text = self._values(text, _TEXT_NAME, _TEXT_VALUE)
+        return text
+
+    def _values(self, text: str, name: re.Pattern[str], value: re.Pattern[str]) -> str:
+        pieces: list[str] = []
+        kept = 0
+        for match in name.finditer(text):
+            start = match.end()
+            if start <= kept or not self._is_secret(match[1]):
+                continue  # part of a value that is gone already, or not secret: another pair may begin in its value
+            found = value.match(text, start)
+            if found and found[0]:
+                pieces += text[kept:start], REDACTED
+                kept = found.end()
+        return "".join(pieces) + text[kept:]
+
+    def _is_secret(self, name: str) -> bool:
+        """Whether a parameter of this name is secret, written plainly, encoded, or as a list's (``token[]``)."""
+        plain = unquote_plus(name).strip().lower()
+        return plain in self._secret or plain.partition("[")[0] in self._secret
+
+    def _encoded(self, match: re.Match[str]) -> str:
+        """Redact a percent-encoded value that is a URL or a query with a secret in it."""
+        plain = unquote_plus(match[0])
+        return match[0] if self.text(plain) == plain else REDACTED

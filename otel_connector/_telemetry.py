@@ -1,0 +1,388 @@
+"""Level 2: one call as one span, through the OpenTelemetry API alone.
+
+Says how a `CallRecord` looks as span attributes, starts and ends the call's span, turns failed attempts into span
+events, injects the trace context and keeps other instrumentation out of the call. Nothing in here may break a call:
+what an application's processor, sampler or propagator raises goes to `Troubles`, nonsense that they return is left
+out, and the call goes on with what is left. One that blocks blocks the event loop: the API calls them there, and no
+`try` helps. Knows neither the SDK nor aiohttp.
+
+Source: OpenTelemetry semantic conventions 1.44, "HTTP client span", the form with one span for the top-most operation.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+import weakref
+from dataclasses import dataclass
+from operator import index
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, SpanContext, SpanKind, Status, StatusCode
+
+from otel_connector._instruments import SCHEMA_URL, SCOPE, CallCounts, Host, Log, instruments_of
+from otel_connector._journal import Troubles
+from otel_connector._record import COLUMNS, Attempt, CallRecord
+from otel_connector._version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Token
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Span, TracerProvider
+    from opentelemetry.util.types import AttributeValue
+
+FIELD_PREFIX: Final = "otel_connector."
+ATTEMPT_EVENT: Final = "otel_connector.attempt"
+
+# What contrib's instrumentations look at before they make a span of their own. The key has no public name; where it is
+# gone, the plain text that it is made of does no harm. A test holds the name against the installed version.
+_SUPPRESS_HTTP: Final[str] = getattr(
+    otel_context, "_SUPPRESS_HTTP_INSTRUMENTATION_KEY", "suppress_http_instrumentation"
+)
+
+# What a propagator may put on a request: a name that is one (RFC 9110, section 5.6.2), and not one of those that say
+# where a request goes or where it ends, which would make it another request
+_W3C_NAMES = frozenset({"baggage", "traceparent", "tracestate"})  # which need no closer look
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NOT_A_PROPAGATORS = frozenset({"connection", "content-length", "expect", "host", "te", "transfer-encoding", "upgrade"})
+_HEADER_LIMIT = 8_192  # characters of a value: what W3C Baggage asks of everybody, and most servers take no more
+
+
+def call_id_of(context: SpanContext) -> str:
+    """Return the call_id of the span with this context: trace and span id in hexadecimal, joined by a hyphen."""
+    return f"{context.trace_id:032x}-{context.span_id:016x}"
+
+
+def field_attributes(record: CallRecord) -> dict[str, AttributeValue]:
+    """Return the ten fields as span attributes, ``otel_connector.<column>``; an empty one is left out."""
+    return {
+        FIELD_PREFIX + name: value for name in COLUMNS if (value := getattr(record, name)) is not None and value != ""
+    }
+
+
+@dataclass(slots=True)
+class CallSpan:
+    """One call's span while it runs.
+
+    Attributes:
+        context: The ids the call is known by; minted where the API gave none of its own.
+        http: The attributes that an HTTP span starts with.
+        host: The bounded host labels of the call's metrics.
+        project: The bounded project label of the call's metrics.
+        token: What ends its being the current span; None if it is not.
+    """
+
+    context: SpanContext
+    http: dict[str, AttributeValue]
+    host: Host
+    project: str
+    span: Span
+    otel: Context
+    token: Token[Context] | None
+
+
+@dataclass(slots=True)
+class AttemptSpan:
+    """One attempt's own span, where attempts have spans."""
+
+    span: Span
+    otel: Context
+    token: Token[Context]
+
+
+class CallTelemetry:
+    """Spans and metrics of one connector.
+
+    A provider that breaks is a provider less, here as during a call: with the global ones, which the operator may set
+    up after this, the same fault would come up in the one or the other.
+
+    Args:
+        attempt_spans: Make the call's span INTERNAL and give each attempt a CLIENT span below it, the other form that
+            the conventions allow; the call's span then carries no HTTP attributes, and attempts are no events.
+        tracer_provider: Where the tracer comes from; default the global one, also if it is set up later.
+        meter_provider: Where the meter comes from; default the global one, also if it is set up later.
+        log: Where the rows go, for the metrics; None where there is no log.
+        monotonic_ns: The clock that paces log lines about broken telemetry.
+    """
+
+    def __init__(
+        self,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        *,
+        log: Log | None = None,
+        monotonic_ns: Callable[[], int] = time.perf_counter_ns,
+        attempt_spans: bool = False,
+    ) -> None:
+        """Get tracer and instruments once; a provider's get_tracer costs more than a span's start."""
+        self._troubles = Troubles(monotonic_ns)
+        try:
+            self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider, SCHEMA_URL)
+        except BaseException as error:  # noqa: BLE001 - an application's provider
+            self._troubles.swallow(error, "getting a tracer")
+            self._tracer = trace.NoOpTracer()
+        self._instruments = instruments_of(meter_provider, self._troubles.swallow)
+        self.counts = CallCounts()
+        self._instruments.add(self.counts)
+        if log is not None:
+            self._instruments.watch(log)
+        weakref.finalize(self, self._instruments.retire, self.counts).atexit = False
+        self._attempt_spans = attempt_spans
+
+    def start(self, url: str, host: str | None, port: int | None, project: str, start_time: int) -> CallSpan:
+        """Start the call's span and make it current, until `end`.
+
+        Args:
+            url: The URL asked for, redacted.
+            host: Its host, None if it has none.
+            port: Its port.
+            project: The call's project.
+            start_time: Unix time in nanoseconds.
+        """
+        http: dict[str, AttributeValue] = {"http.request.method": "GET", "url.full": url}
+        if host is not None:
+            http["server.address"] = host
+        if port is not None:
+            http["server.port"] = port
+        name, kind, attributes = "GET", SpanKind.CLIENT, http
+        if self._attempt_spans:
+            name, kind, attributes = "otel_connector.get", SpanKind.INTERNAL, {}
+        try:
+            parent = trace.get_current_span().get_span_context()
+            span = self._tracer.start_span(name, kind=kind, attributes=attributes, start_time=start_time)
+            given = span.get_span_context()
+            own = _own_context(given, parent)
+            # A span without a context (no SDK) must not hide the caller's own from the propagator
+            around = trace.set_span_in_context(span) if given.is_valid else otel_context.get_current()
+            context = otel_context.set_value(_SUPPRESS_HTTP, value=True, context=around)
+            token: Token[Context] | None = otel_context.attach(context)
+        except BaseException as error:  # noqa: BLE001 - an application's sampler, processor, id generator or context
+            self._troubles.swallow(error, "starting the call's span")
+            span, own, context, token = self._without_span()
+        labels = self._instruments.host(host or "", port)
+        self.counts.active[labels] += 1
+        return CallSpan(
+            context=own,
+            http=http,
+            host=labels,
+            project=self._instruments.project(project),
+            span=span,
+            otel=context,
+            token=token,
+        )
+
+    def _without_span(self) -> tuple[Span, SpanContext, Context, Token[Context] | None]:
+        """Return what a call has in the place of a span of its own: the caller's, if that is in order."""
+        span, own, context = INVALID_SPAN, _own_context(INVALID_SPAN_CONTEXT, INVALID_SPAN_CONTEXT), Context()
+        try:
+            parent = trace.get_current_span().get_span_context()
+            own = _own_context(INVALID_SPAN_CONTEXT, parent)
+            span = trace.NonRecordingSpan(parent)
+            context = otel_context.set_value(_SUPPRESS_HTTP, value=True)
+            return span, own, context, otel_context.attach(context)
+        except BaseException as error:  # noqa: BLE001 - an application's context or span class
+            self._troubles.swallow(error, "looking for the caller's span")
+            return span, own, context, None
+
+    def start_attempt(self, call: CallSpan, resend_count: int, start_time: int) -> AttemptSpan | None:
+        """Start an attempt's span below the call's and make it current, if attempts have spans.
+
+        Args:
+            call: The call's span.
+            resend_count: Requests that the call has sent before.
+            start_time: Unix time in nanoseconds.
+        """
+        if not self._attempt_spans:
+            return None
+        attributes = {**call.http, "http.request.resend_count": resend_count} if resend_count else call.http
+        try:
+            span = self._tracer.start_span("GET", kind=SpanKind.CLIENT, attributes=attributes, start_time=start_time)
+            context = trace.set_span_in_context(span)
+            return AttemptSpan(span, context, otel_context.attach(context))
+        except BaseException as error:  # noqa: BLE001 - an application's sampler, processor, id generator or context
+            self._troubles.swallow(error, "starting the attempt's span")
+            return None
+
+    def end_attempt(
+        self,
+        attempt: AttemptSpan | None,
+        *,
+        end_time: int,
+        status: int | None,
+        protocol_version: str | None,
+        error_type: str | None,
+        error: str,
+        resend_count: int = 0,
+    ) -> None:
+        """End an attempt's span, if it has one.
+
+        Args:
+            attempt: What `start_attempt` returned.
+            end_time: Unix time in nanoseconds.
+            status: The HTTP status of its last response.
+            protocol_version: The HTTP version of its last response.
+            error_type: The value of ``error.type``; None if the attempt is no error.
+            error: ``ClassName: message``, for the span's status.
+            resend_count: Which resend its last request was, if it sent more than one (a redirect, aiohttp's own second
+                try); else 0.
+        """
+        if attempt is None:
+            return
+        try:
+            otel_context.detach(attempt.token)
+            if attempt.span.is_recording():
+                attributes = _outcome(attempt.span, status, protocol_version, error_type, error)
+                if resend_count:
+                    attributes["http.request.resend_count"] = resend_count
+                attempt.span.set_attributes(attributes)
+            attempt.span.end(end_time)
+        except BaseException as problem:  # noqa: BLE001 - an application's processor, exporter or context
+            self._troubles.swallow(problem, "ending the attempt's span")
+
+    def inject(self, call: CallSpan, attempt: AttemptSpan | None) -> dict[str, str]:
+        """Return the headers for the trace context (and baggage), as the global propagator writes them.
+
+        Minted ids are never injected: they would make every service behind drop its spans. A header that would spoil
+        the request is left out.
+        """
+        headers: dict[str, str] = {}
+        try:
+            propagate.inject(headers, context=call.otel if attempt is None else attempt.otel)
+            for name, value in headers.items():
+                if name not in _W3C_NAMES or len(value) > _HEADER_LIMIT or not value.isprintable():
+                    return self._sendable(headers)
+        except BaseException as error:  # noqa: BLE001 - an application's propagator
+            self._troubles.swallow(error, "injecting the trace context")
+            return self._sendable(headers)
+        return headers
+
+    def _sendable(self, headers: dict[str, str]) -> dict[str, str]:
+        """Return those of a propagator's headers that leave the request what it is."""
+        sendable = {name: value for name, value in headers.items() if _may_be_sent(name, value)}
+        if len(sendable) < len(headers):
+            left_out = [_shown(name) for name in headers if name not in sendable]
+            error = ValueError(f"the global propagator sets headers that cannot be sent: {', '.join(left_out)}")
+            self._troubles.swallow(error, "injecting the trace context")
+        return sendable
+
+    def attempt_failed(self, call: CallSpan, attempt: Attempt, timestamp: int) -> None:
+        """Put a failed attempt on the span as an event and count the resend that follows, if one does."""
+        if attempt.wait is not None:
+            self.counts.resends[attempt.reason] += 1
+        if self._attempt_spans:
+            return
+        attributes: dict[str, AttributeValue] = {
+            "otel_connector.attempt.number": attempt.number,
+            "otel_connector.attempt.duration": attempt.duration,
+            "otel_connector.attempt.reason": attempt.reason,
+            "error.type": attempt.error_type,
+        }
+        if attempt.status is not None:
+            attributes["http.response.status_code"] = attempt.status
+        if attempt.wait is not None:
+            attributes["otel_connector.attempt.wait"] = attempt.wait
+        try:
+            if call.span.is_recording():
+                call.span.add_event(ATTEMPT_EVENT, attributes, timestamp)
+        except BaseException as error:  # noqa: BLE001 - an application's span class
+            self._troubles.swallow(error, "adding an event")
+
+    def end(
+        self,
+        call: CallSpan,
+        record: CallRecord,
+        *,
+        end_time: int,
+        error_type: str | None,
+        resend_count: int,
+        protocol_version: str | None,
+        queued: float,
+    ) -> None:
+        """End the call's span with everything known, and record its metrics.
+
+        Args:
+            call: What `start` returned.
+            record: The call's ten fields.
+            end_time: Unix time in nanoseconds: the start plus ``record.delta_t``.
+            error_type: The value of ``error.type``; None if the call is no error (a success, or given up by its
+                caller).
+            resend_count: Requests sent after the first, for whatever reason.
+            protocol_version: HTTP version of the last response.
+            queued: Seconds that the call waited for its turn before it started.
+        """
+        self.counts.active[call.host] -= 1
+        self.counts.received[call.project] += record.response_size
+        try:
+            if call.token is not None:
+                otel_context.detach(call.token)
+            if call.span.is_recording():
+                attributes = field_attributes(record)
+                status, version = record.response_code, protocol_version
+                if self._attempt_spans:
+                    status = version = None
+                attributes.update(_outcome(call.span, status, version, error_type, record.error))
+                if resend_count and not self._attempt_spans:
+                    attributes["http.request.resend_count"] = resend_count
+                if queued:
+                    attributes["otel_connector.queue.duration"] = queued
+                call.span.set_attributes(attributes)
+            call.span.end(end_time)
+        except BaseException as error:  # noqa: BLE001 - an application's processor, exporter or context
+            self._troubles.swallow(error, "ending the call's span")
+        try:
+            self._instruments.record(record, call.host, call.project, error_type, call.otel)
+        except BaseException as error:  # noqa: BLE001 - an application's view, reader or exemplar reservoir
+            self._troubles.swallow(error, "recording the metrics")
+
+
+def _shown(name: object) -> str:
+    return repr(str.__str__(name)) if isinstance(name, str) else type(name).__name__
+
+
+def _may_be_sent(name: object, value: object) -> bool:
+    return (
+        isinstance(name, str)
+        and isinstance(value, str)
+        and _HEADER_NAME.fullmatch(name) is not None
+        and name.lower() not in _NOT_A_PROPAGATORS
+        and len(value) <= _HEADER_LIMIT
+        and value.isprintable()
+    )
+
+
+def _outcome(
+    span: Span, status: int | None, protocol_version: str | None, error_type: str | None, error: str
+) -> dict[str, AttributeValue]:
+    """Set the span's status and return the attributes that say how it ended."""
+    attributes: dict[str, AttributeValue] = {}
+    if status is not None:
+        attributes["http.response.status_code"] = status
+    if protocol_version is not None:
+        attributes["network.protocol.version"] = protocol_version
+    if error_type is not None:
+        attributes["error.type"] = error_type
+        # A status code says it all; a description would only repeat it (semantic conventions, "Status")
+        span.set_status(Status(StatusCode.ERROR, None if error_type.isdigit() else error))
+    return attributes
+
+
+def _own_context(context: SpanContext, parent: SpanContext) -> SpanContext:
+    """Return the span's context, or a minted one where the API handed back none or the parent's own.
+
+    Raises:
+        AttributeError: One of them is no span context.
+        TypeError: Its ids are no integers, of which a call_id can be made: an application's id generator may do that.
+    """
+    if not context.is_valid or context.span_id == parent.span_id:
+        # Not `random`: a program that seeds it would have the same ids again
+        trace_id = parent.trace_id if parent.is_valid else secrets.randbits(127) + 1
+        context = SpanContext(trace_id, secrets.randbits(63) + 1, is_remote=False)
+    index(context[0])  # not by its properties' names: they cost three times as much
+    index(context[1])
+    return context

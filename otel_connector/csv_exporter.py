@@ -1,0 +1,303 @@
+"""Level 3: the CSV log as an OpenTelemetry span exporter, and the processor that suits it.
+
+The connector hands its calls to a `CSVSpanExporter` directly, so that a row depends on no sampler, queue or span
+limit. The same class is an ordinary exporter and can stand in any tracer provider beside OTLP. Knows nothing of how a
+call is made.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace import SpanKind
+
+from otel_connector._arguments import check_bool, checked_int, checked_seconds
+from otel_connector._background import BackgroundRows
+from otel_connector._csv_format import HEADER, encode_row
+from otel_connector._csv_writer import BACKLOG_BYTES, RowWriter
+from otel_connector._record import COLUMNS, CallRecord, RowCounts
+from otel_connector._telemetry import FIELD_PREFIX, call_id_of, field_attributes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import Span
+    from opentelemetry.trace import SpanContext
+    from opentelemetry.util.types import AttributeValue
+
+PATH_VARIABLE = "OTEL_CONNECTOR_CSV_PATH"
+"""Environment variable that names the file when the exporter is made without a path, as the SDK's entry point does."""
+
+DEFAULT_PATH = "otel_connector.csv"
+
+# A call whose exporter also stands in a provider arrives twice: directly and by the processor. 4,096 is twice the
+# batch processor's default queue, so the second arrival is recognised unless that queue was enlarged.
+_REMEMBERED_CALLS = 4_096
+
+_NO_RESOURCE = Resource.get_empty()  # without resource=, a ReadableSpan runs every resource detector: 311 us
+
+
+class _WrittenCalls:
+    """The calls written to one log of late. Without a lock, which a fork could leave taken in the child."""
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[str, int | None], object] = {}
+
+    def add(self, call: tuple[str, int | None]) -> bool:
+        """Remember a call; False if it is remembered already."""
+        token = object()
+        if self._calls.setdefault(call, token) is not token:  # one step, whatever other threads do
+            return False
+        if len(self._calls) > _REMEMBERED_CALLS:
+            with suppress(KeyError, RuntimeError, StopIteration):  # another thread does the same
+                del self._calls[next(iter(self._calls))]
+        return True
+
+
+# By path: a connector's logfile and the SDK's own exporter may be two exporters on one file, which may be rotated
+_by_path: weakref.WeakValueDictionary[str, _WrittenCalls] = weakref.WeakValueDictionary()
+_by_path_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _by_path_lock  # noqa: PLW0603 - in the child of a fork, where nobody is left to give the old one back
+    _by_path_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def _written_calls_of(path: str) -> _WrittenCalls:
+    with _by_path_lock:
+        return _by_path.setdefault(os.path.realpath(path), _WrittenCalls())
+
+
+class CSVSpanExporter(SpanExporter):
+    """Writes one CSV row for every span that carries the ten ``otel_connector.*`` fields; passes over all others.
+
+    A call that arrives twice (directly from the connector and through a provider it was added to) is written once.
+
+    In the mode ``call`` each `export` is one append to the file, done before it returns: a killed process loses no row.
+    What the disk refuses waits in memory and is written as soon as the disk takes it; `export` then says FAILURE and
+    never raises. In the mode ``background`` a thread writes the rows, at most some 10 ms later, and a disk that hangs
+    holds up no call; a killed process loses what is queued.
+
+    With ``OTEL_TRACES_EXPORTER=csv`` the SDK makes one by itself and puts it behind its batch processor, which passes
+    on sampled spans only, drops the oldest when its queue is full, and loses the queue on SIGTERM. `CSVSpanProcessor`
+    does none of that, and a connector with a `logfile` needs neither.
+
+    Args:
+        path: The file; default ``$OTEL_CONNECTOR_CSV_PATH``, or ``otel_connector.csv``. Renamed (by logrotate, say), it
+            is begun anew under its name.
+        overwrite: Empty the file first; by default rows are appended.
+        mode: ``call``, or ``background`` for a thread that writes.
+        fsync_interval: Seconds of rows that a power cut may take; 0 has every row on the disk before `export` returns
+            (in the mode ``call``). Default None: as many as the system has not written back yet. Of the rows since the
+            last good fsync none is believed in when one fails: they are written again.
+        rotate_rows: Rows after which the file is renamed (``logs.csv`` to ``logs.000001.csv``) and begun anew;
+            1,000,000 fit a spreadsheet. Default None: never.
+        rotate_bytes: The same, by size: no file gets larger, but for the sake of a single row.
+        backlog_bytes: Bytes of rows that may wait in memory, default 64 MiB; rows beyond that are lost, the newest
+            first, and counted.
+        permissions: Mode of a file that is created, whatever the umask; default 0600.
+
+    Raises:
+        TypeError: An argument is of another type; named.
+        ValueError: An argument cannot work, or the file has another header.
+        OSError: The file cannot be opened for appending, is not a regular file, or is another user's symbolic link.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        overwrite: bool = False,
+        mode: Literal["call", "background"] = "call",
+        fsync_interval: float | None = None,
+        rotate_rows: int | None = None,
+        rotate_bytes: int | None = None,
+        backlog_bytes: int = BACKLOG_BYTES,
+        permissions: int = 0o600,
+    ) -> None:
+        """Open the file."""
+        check_bool("overwrite", overwrite)
+        if _as_object(mode) not in {"call", "background"}:
+            raise ValueError(f"mode must be 'call' or 'background', not {mode!r}")
+        if path is None:
+            path = os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
+        self._path = _checked_path(path)
+        writer = RowWriter(
+            self._path,
+            HEADER,
+            overwrite=overwrite,
+            permissions=_checked_permissions(permissions),
+            backlog_bytes=checked_int("backlog_bytes", backlog_bytes),
+            fsync_interval=None if fsync_interval is None else checked_seconds("fsync_interval", fsync_interval),
+            rotate_rows=None if rotate_rows is None else checked_int("rotate_rows", rotate_rows),
+            rotate_bytes=None if rotate_bytes is None else checked_int("rotate_bytes", rotate_bytes),
+        )
+        self._rows: RowWriter | BackgroundRows = writer
+        if mode == "background":
+            self._rows = BackgroundRows(writer, backlog_bytes, self._path)
+        self._written_calls = _written_calls_of(self._path)
+
+    @property
+    def path(self) -> str:
+        """The file, as it was given."""
+        return self._path
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Write a row for each span that carries the fields; FAILURE if a row is not in the file yet."""
+        rows = [row for span in spans if (row := self._row(span)) is not None]
+        return SpanExportResult.SUCCESS if self._rows.write(rows) else SpanExportResult.FAILURE
+
+    def export_record(self, record: CallRecord, context: SpanContext, start_time: int, end_time: int) -> None:
+        """Write a call's row at once, whatever became of its own span: the connector's way in.
+
+        The record goes through `export` as a finished span, complete at any sampler and any span limit.
+
+        Args:
+            record: The call.
+            context: The context of the call's span.
+            start_time: Unix time in nanoseconds.
+            end_time: Unix time in nanoseconds.
+        """
+        span = ReadableSpan(
+            name="GET",
+            context=context,
+            kind=SpanKind.CLIENT,
+            resource=_NO_RESOURCE,
+            attributes=field_attributes(record),
+            start_time=start_time,
+            end_time=end_time,
+        )
+        self.export((span,))
+
+    @property
+    def row_counter(self) -> Callable[[], RowCounts]:
+        """What `counts` asks; it does not hold the exporter."""
+        return self._rows.counts
+
+    def counts(self) -> RowCounts:
+        """Return how many rows are written, waiting for the disk, and lost."""
+        return self._rows.counts()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Write what waits; True if every row is in the file.
+
+        Args:
+            timeout_millis: How long the thread of the mode ``background`` is waited for. In the mode ``call`` there is
+                nothing to wait for: the rows are in the file, or the disk just refused them.
+        """
+        if isinstance(self._rows, BackgroundRows):
+            return self._rows.flush(timeout_millis / 1e3)
+        return self._rows.flush()
+
+    def shutdown(self) -> None:
+        """Write what waits, in the mode ``background`` for 5 s at most, and close the file. Later rows are lost."""
+        self._rows.close()
+
+    def _row(self, span: ReadableSpan) -> bytes | None:
+        attributes, context = span.attributes, span.get_span_context()
+        if not attributes or context is None or f"{FIELD_PREFIX}call_id" not in attributes:
+            return None
+        # Not the attribute: the SDK may have cut it (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT), and then ids would collide
+        call_id = call_id_of(context)
+        record = _record_of(attributes, call_id)
+        # With the start, because the ids repeat in a program that seeds `random`, from which the SDK draws them
+        if record is None or not self._written_calls.add((call_id, span.start_time)):
+            return None
+        return encode_row(record)
+
+
+class CSVSpanProcessor(SpanProcessor):
+    """Hands every ended span to a `CSVSpanExporter` at once, sampled or only recorded.
+
+    Unlike the SDK's processors it queues nothing, so nothing is lost when the process is stopped, and its
+    `force_flush` tells the truth. A span the sampler dropped altogether reaches no processor; a connector's own
+    `logfile` has those too.
+
+    Args:
+        exporter: Where the rows go. It is shut down with the provider.
+
+    Raises:
+        TypeError: `exporter` is no `CSVSpanExporter`.
+    """
+
+    def __init__(self, exporter: CSVSpanExporter) -> None:
+        """Take the exporter over."""
+        if not isinstance(_as_object(exporter), CSVSpanExporter):
+            raise TypeError(f"exporter must be a CSVSpanExporter, not {type(exporter).__name__}")
+        self._exporter = exporter
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Do nothing: a row is made of a finished span."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Write the span's row, if it has one."""
+        self._exporter.export((span,))
+
+    def shutdown(self) -> None:
+        """Close the exporter's file."""
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """True if every row handed over is in the file."""
+        return self._exporter.force_flush(timeout_millis)
+
+
+def _as_object(value: object) -> object:
+    """Forget the declared type of an argument that is about to be checked."""
+    return value
+
+
+def _checked_path(path: object) -> str:
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"logfile must be a path, not {type(path).__name__}")
+    text: object = os.fspath(cast("os.PathLike[Any]", path))
+    if isinstance(text, bytes):
+        raise TypeError(f"logfile must be a path of text, not of bytes: {path!r}")
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"logfile must be a path of at least one character, not {path!r}")
+    return text
+
+
+def _checked_permissions(permissions: object) -> int:
+    mode = checked_int("permissions", permissions, least=0)
+    if not 0o600 <= mode <= 0o777 or mode & 0o600 != 0o600:  # noqa: PLR2004 - what chmod takes
+        raise ValueError(f"permissions must let the owner read and write, such as 0o640, not {oct(mode)}")
+    return mode
+
+
+def _record_of(attributes: Mapping[str, AttributeValue], call_id: str) -> CallRecord | None:
+    """Read the ten fields back from a span; None if one is of another kind than ours."""
+    values = {name: attributes.get(FIELD_PREFIX + name) for name in COLUMNS}
+    t, delta_t, size, code = (values[name] for name in ("t", "delta_t", "response_size", "response_code"))
+    if not (
+        isinstance(t, (int, float))
+        and isinstance(delta_t, (int, float))
+        and isinstance(size, int)
+        and (code is None or isinstance(code, int))
+    ):
+        return None
+    return CallRecord(
+        call_id=call_id,
+        project=str(values["project"] or ""),
+        t=t,
+        delta_t=delta_t,
+        url=str(values["url"] or ""),
+        redirect_url=str(values["redirect_url"] or ""),
+        response_size=size,
+        response_code=code,
+        success=values["success"] is True,
+        error=str(values["error"] or ""),
+    )

@@ -1,0 +1,93 @@
+"""What a client sent: the parsed head of one HTTP/1.x request. Knows nothing of sockets, scripts or answers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+# Large enough for any client's cookies, small enough that a runaway client cannot fill memory.
+MAX_HEAD_BYTES = 64 * 1024
+
+_REQUEST_LINE = re.compile(r"([!-~]+) ([!-~]+) HTTP/(1\.[01])")
+_FIELD = re.compile(r"([!-9;-~]+):[ \t]*(.*?)[ \t]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedRequest:
+    """One request as the server read it.
+
+    Attributes:
+        method: As sent, such as ``GET``.
+        path: The target up to the query string, as sent (percent-encoding kept).
+        query: What followed the ``?``, as sent; empty if there was none.
+        version: The protocol version, ``1.1`` or ``1.0``.
+        headers: Case-insensitive; ``headers.getall(name)`` gives repeated ones.
+        connection: The number of the connection it came on, from 1: equal numbers mean a reused connection.
+        step: The index of the script's step that answers it; None if the path has no script.
+    """
+
+    method: str
+    path: str
+    query: str
+    version: str
+    headers: CIMultiDictProxy[str] = field(hash=False)
+    connection: int
+    step: int | None = None
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Whether the client lets the connection be used again (RFC 9112, section 9.3)."""
+        options = {part.strip().lower() for value in self.headers.getall("Connection", []) for part in value.split(",")}
+        return "keep-alive" in options if self.version == "1.0" else "close" not in options
+
+
+class BadRequest(Exception):
+    """The request cannot be read; `status` is the answer."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        """Say why."""
+        super().__init__(reason)
+        self.status = status
+
+
+def parse_head(head: bytes, connection: int) -> ReceivedRequest:
+    """Read a request line and header lines, without the empty line that ends them.
+
+    Raises:
+        BadRequest: they are not HTTP/1.0 or 1.1.
+    """
+    request_line, *lines = head.decode("latin-1").split("\r\n")
+    matched = _REQUEST_LINE.fullmatch(request_line)
+    if matched is None:
+        raise BadRequest(400, "the request line is not HTTP/1.x")
+    headers: CIMultiDict[str] = CIMultiDict()
+    for line in lines:
+        header = _FIELD.fullmatch(line)
+        if header is None:
+            raise BadRequest(400, "a header line is not one")
+        headers.add(header[1], header[2])
+    path, _, query = matched[2].partition("?")
+    return ReceivedRequest(
+        method=matched[1],
+        path=path,
+        query=query,
+        version=matched[3],
+        headers=CIMultiDictProxy(headers),
+        connection=connection,
+    )
+
+
+def body_length(request: ReceivedRequest) -> int:
+    """Return the bytes of body that follow the head.
+
+    Raises:
+        BadRequest: the length is not given as one number (a chunked request body is not supported).
+    """
+    if "Transfer-Encoding" in request.headers:
+        raise BadRequest(411, "the body has no Content-Length")
+    lengths = request.headers.getall("Content-Length", ["0"])
+    if len(lengths) != 1 or not (lengths[0].isascii() and lengths[0].isdigit()):
+        raise BadRequest(400, "Content-Length is not one number")
+    return int(lengths[0])

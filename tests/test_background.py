@@ -1,0 +1,335 @@
+"""The thread that writes rows: what it queues, what a hung disk moves, how it ends; and what a fork leaves of it."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import multiprocessing.util
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_connector import CSVSpanExporter, _background, _before_exit, _csv_writer, csv_exporter
+from otel_connector._background import BackgroundRows
+from otel_connector._csv_writer import RowWriter
+from otel_connector._on_signal import checked_signals, finish_on
+from otel_connector._record import RowCounts
+
+HEADER = b"a,b\n"
+LIMIT = 1_000
+
+
+def row(number: int) -> bytes:
+    return f"{number:018},\n".encode()
+
+
+class Disk:
+    """A place for rows that hangs until it is told not to."""
+
+    def __init__(self) -> None:
+        self.rows: list[bytes] = []
+        self.arrived = threading.Semaphore(0)
+        self.open = threading.Event()
+        self.closed = 0
+
+    def write(self, rows: Sequence[bytes]) -> bool:
+        self.arrived.release()
+        assert self.open.wait(30)
+        self.rows += rows
+        return True
+
+    def flush(self) -> bool:
+        return True
+
+    def close(self) -> bool:
+        self.closed += 1
+        return True
+
+    def counts(self) -> RowCounts:
+        return RowCounts(written=len(self.rows), waiting=0, lost=0)
+
+    def start_anew(self) -> None:
+        pass
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    disk = Disk()
+    yield disk
+    disk.open.set()
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_background, "_IDLE", 0.0)
+    monkeypatch.setattr(_background, "_GATHERING", 0.0)
+
+
+def rows_of(disk: Disk, limit: int = LIMIT) -> BackgroundRows:
+    return BackgroundRows(disk, limit, "logs.csv")
+
+
+def hanging(rows: BackgroundRows, disk: Disk) -> None:
+    """Have the thread hang in a first row."""
+    assert rows.write([row(0)])
+    assert disk.arrived.acquire(timeout=5)
+
+
+def test_a_disk_that_hangs_holds_up_nobody(disk: Disk) -> None:
+    rows = rows_of(disk)
+    hanging(rows, disk)
+    for number in range(1, 10):
+        assert rows.write([row(number)])
+        assert rows.counts() == (0, number + 1, 0)
+    assert not rows.flush(0.0)
+    disk.open.set()
+    assert rows.flush(5)
+    assert disk.rows == [row(number) for number in range(10)]
+    assert rows.counts() == (10, 0, 0)
+    assert rows.close()
+
+
+def test_the_queue_is_bounded_and_what_is_lost_is_counted(disk: Disk) -> None:
+    rows = rows_of(disk, limit=3 * len(row(0)))
+    hanging(rows, disk)
+    assert [rows.write([row(number)]) for number in range(1, 5)] == [True, True, False, False]
+    assert rows.counts() == (0, 3, 2)
+    disk.open.set()
+    assert rows.flush(5)
+    assert rows.write([row(9)]), "there is room again"
+    assert rows.flush(5)
+    assert rows.counts() == (4, 0, 2)
+
+
+def test_closing_on_a_disk_that_hangs_gives_up(disk: Disk) -> None:
+    rows = rows_of(disk)
+    hanging(rows, disk)
+    rows.write([row(1)])
+    assert not rows.close(0.0)
+    assert rows.counts() == (0, 1, 1), "one is in the disk's hands, one is lost"
+    assert not rows.write([row(2)])
+    assert rows.counts() == (0, 1, 2)
+    disk.open.set()
+    assert rows.flush(5)
+    while not disk.closed:
+        pass
+    assert rows.counts() == (1, 0, 2)
+    assert rows.close(5)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_the_thread_ends_without_work_and_comes_back(disk: Disk) -> None:
+    disk.open.set()
+    rows, before = rows_of(disk), set(threading.enumerate())
+    for number in range(5):
+        assert rows.write([row(number)])
+        for thread in set(threading.enumerate()) - before:
+            thread.join(5)
+    assert disk.rows == [row(number) for number in range(5)]
+
+
+def test_a_thread_that_waits_for_work_is_woken(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_background, "_IDLE", 3_600.0)
+    disk.open.set()
+    rows = rows_of(disk)
+    for number in range(20):
+        assert rows.write([row(number)])
+        assert disk.arrived.acquire(timeout=5)
+    assert rows.close()
+    assert len(disk.rows) == 20
+
+
+def test_without_a_thread_the_end_writes(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a program that has begun to exit, where none can be started any more."""
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    disk.open.set()
+    rows = rows_of(disk)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert rows.write([row(0)])
+    assert rows.counts() == (0, 1, 0)
+    del rows
+    gc.collect()
+    _before_exit.finish(1)
+    assert disk.rows == [row(0)]
+
+
+def test_what_cannot_be_finished_is_said(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
+    rows = rows_of(disk)
+    hanging(rows, disk)
+    rows.finish(0.0)
+    assert caplog.messages == ["logs.csv: the disk did not take 1 rows in time, which are lost now"]
+    disk.open.set()
+    assert rows.close()
+    rows.finish(0.0)
+    assert len(caplog.messages) == 1
+
+
+def test_a_child_leaves_the_queue_to_its_parent(disk: Disk) -> None:
+    rows = rows_of(disk)
+    hanging(rows, disk)
+    rows.write([row(1)])
+    _background._after_fork()  # as in a child: the thread and what it holds belong to the parent
+    assert rows.counts() == (2, 0, 0)
+    disk.open.set()
+    assert rows.write([row(2)])
+    assert rows.flush(5)
+
+
+def test_a_child_leaves_the_backlog_to_its_parent(tmp_path: Path) -> None:
+    path = tmp_path / "logs.csv"
+    writer = RowWriter(path, HEADER)
+    assert writer.write([row(0)])
+    assert writer._log is not None
+    parents, full = writer._log._fd, os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, parents)
+    os.close(full)
+    assert not writer.write([row(1)])
+    _csv_writer._after_fork()
+    _csv_writer._after_fork()  # as in a child's child
+    assert writer.counts() == (2, 0, 0)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(parents)
+    assert writer.write([row(2)])
+    assert path.read_bytes() == HEADER + row(0) + row(2)
+    lock = csv_exporter._by_path_lock
+    csv_exporter._renew_lock()
+    assert csv_exporter._by_path_lock is not lock
+
+
+def test_a_child_of_multiprocessing_finishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered: list[Any] = []
+    monkeypatch.setattr(_before_exit, "_watched_pid", 0)
+    monkeypatch.setattr(multiprocessing.util, "Finalize", lambda *arguments, **options: registered.append(arguments))
+    _before_exit.watch_multiprocessing()
+    _before_exit.watch_multiprocessing()
+    assert registered == [(None, _before_exit.finish)]
+
+
+def test_nobody_keeps_others_from_finishing() -> None:
+    class Work:
+        seconds = -1.0
+
+        def finish(self, seconds: float) -> None:
+            self.seconds = seconds
+            raise RuntimeError
+
+    works = [Work(), Work()]
+    for work in works:
+        _before_exit.finish_before_exit(work)
+    _before_exit.finish(0.0)
+    assert [work.seconds for work in works] == [0.0, 0.0]
+
+
+# Signals
+
+
+@pytest.fixture
+def usr1() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGUSR1)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.usefixtures("usr1")
+@pytest.mark.parametrize("own", [True, False])
+def test_the_programs_own_handler_runs_afterwards(own: bool) -> None:
+    ran: list[str] = []
+    handler: Callable[..., object] | signal.Handlers = (lambda *_: ran.append("own")) if own else signal.SIG_IGN
+    signal.signal(signal.SIGUSR1, handler)
+    finish_on(checked_signals((signal.SIGUSR1,)), lambda: ran.append("finish"))
+    signal.raise_signal(signal.SIGUSR1)
+    assert ran == ["finish", "own"][: 1 + own]
+
+
+@pytest.mark.usefixtures("usr1")
+def test_a_signal_that_would_end_the_program_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[tuple[int, object]] = []
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    finish_on([signal.SIGUSR1], lambda: None)
+    raise_signal = signal.raise_signal
+    monkeypatch.setattr(signal, "raise_signal", lambda number: raised.append((number, signal.getsignal(number))))
+    raise_signal(signal.SIGUSR1)
+    assert raised == [(signal.SIGUSR1, signal.SIG_DFL)]
+
+
+@pytest.mark.parametrize(
+    ("signals", "kind", "text"),
+    [
+        ("SIGTERM", TypeError, "signals must be signals"),
+        (15, TypeError, "signals must be signals"),
+        (["SIGTERM"], TypeError, "signals must be signals"),
+        ([True], TypeError, "signals must be signals"),
+        ([0], ValueError, "signals: there is no signal 0"),
+        ([signal.SIGKILL], ValueError, "signals: nobody can handle SIGKILL"),
+    ],
+)
+def test_bad_signals_are_named(signals: object, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        checked_signals(signals)
+
+
+def test_signals_are_for_the_main_thread() -> None:
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            checked_signals([signal.SIGTERM])
+        except ValueError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert "main thread" in str(errors[0])
+    assert checked_signals(()) == []
+
+
+# The exporter
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "text"),
+    [
+        (
+            {"path": type("OfBytes", (), {"__fspath__": lambda _: b"logs.csv"})()},
+            TypeError,
+            "logfile must be .* of text",
+        ),
+        ({"path": b"logs.csv"}, TypeError, "logfile must be a path, not bytes"),
+        ({"overwrite": 1}, TypeError, "overwrite must be True or False"),
+        ({"mode": "thread"}, ValueError, "mode must be 'call' or 'background'"),
+        ({"mode": None}, ValueError, "mode must be 'call' or 'background'"),
+        ({"fsync_interval": -1}, ValueError, "fsync_interval must be 0 or more"),
+        ({"fsync_interval": "1"}, TypeError, "fsync_interval must be a number"),
+        ({"rotate_rows": 0}, ValueError, "rotate_rows must be at least 1"),
+        ({"rotate_rows": 1.5}, TypeError, "rotate_rows must be an int"),
+        ({"rotate_bytes": 0}, ValueError, "rotate_bytes must be at least 1"),
+        ({"backlog_bytes": 0}, ValueError, "backlog_bytes must be at least 1"),
+        ({"permissions": "600"}, TypeError, "permissions must be an int"),
+        ({"permissions": 600}, ValueError, "permissions must let the owner read and write"),
+        ({"permissions": 0o400}, ValueError, "permissions must let the owner read and write"),
+        ({"permissions": 0o1600}, ValueError, "permissions must let the owner read and write"),
+    ],
+)
+def test_a_bad_argument_is_named_and_no_file_is_made(
+    arguments: dict[str, Any], kind: type[Exception], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(kind, match=text):
+        CSVSpanExporter(**{"path": tmp_path / "logs.csv", **arguments})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_background_exporter_ends_with_its_time(tmp_path: Path) -> None:
+    exporter = CSVSpanExporter(tmp_path / "logs.csv", mode="background")
+    assert exporter.force_flush(100)
+    assert exporter.counts() == (0, 0, 0)
+    logging.getLogger("otel_connector").debug("nothing to write")
+    exporter.shutdown()

@@ -1,0 +1,201 @@
+"""One record is one line, and every reader gets the same record back."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from otel_connector._csv_format import HEADER, decode_row, encode_row
+from otel_connector._record import COLUMNS, TEXT_LIMIT, URL_LIMIT, CallRecord, one_line
+
+BLANK = CallRecord(
+    call_id="0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331", project="", t=1_700_000_000.25, delta_t=0.5, url="",
+    redirect_url="", response_size=0, response_code=None, success=False, error="",
+)  # fmt: skip
+
+NASTY = [
+    *(
+        "",
+        " ",
+        "  leading",
+        "trailing  ",
+        "a,b",
+        ",",
+        '"',
+        '""',
+        '"quoted"',
+        '"half',
+        'half"',
+        "a\\",
+        '\\"',
+        "\\",
+        "\\n",
+    ),
+    *(
+        "'",
+        "''",
+        "'quoted'",
+        "it's, isn't",
+        "a;b|c\td",
+        "NA",
+        "NaN",
+        "null",
+        "NULL",
+        "None",
+        "N/A",
+        "True",
+        "1e5",
+        "007",
+    ),
+    *(
+        "=1+1",
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "\uff1d1",
+        "\uff0b1",
+        "\uff0d1",
+        "\uff201",
+        "'=1",
+        "''@x",
+        '="x,y"',
+        "\t=1",
+        "\r=1",
+    ),
+    *("a\nb", "\r\n", "a\x00b", "\x1b[31m", "\u2028", "\x85", "\u202eevil", "\ufeffbom", "\ud800", "\U0001f600é漢"),
+    *("#comment", "{}", "[1, 2]", "2024-01-01", "x" * 300_000, "😀," * 150_000, '"' * 300_000, "\x00" * 300_000),
+]
+NASTY_RECORDS = [
+    dataclasses.replace(BLANK, project=text, url=text, redirect_url=text, error=text, success=not text)
+    for text in NASTY
+]
+TEXT = st.one_of(
+    st.sampled_from(NASTY[:-4]),
+    st.text(st.characters(exclude_categories=()), max_size=20),
+    st.text("='+-@,\"\\ \n\uff1da", max_size=6),
+)
+RECORDS = st.builds(
+    CallRecord,
+    call_id=st.just(BLANK.call_id),
+    project=TEXT,
+    t=st.floats(0, 1e10),
+    delta_t=st.floats(0, 1e6),
+    url=TEXT,
+    redirect_url=TEXT,
+    response_size=st.integers(0, 2**63),
+    response_code=st.none() | st.integers(100, 599),
+    success=st.booleans(),
+    error=TEXT,
+)
+
+
+def as_written(record: CallRecord) -> CallRecord:
+    """The record after what the format says it changes: lines made one, texts cut, times in whole microseconds."""
+    return dataclasses.replace(
+        record,
+        project=one_line(record.project),
+        t=round(record.t, 6),
+        delta_t=round(record.delta_t, 6),
+        url=one_line(record.url, URL_LIMIT),
+        redirect_url=one_line(record.redirect_url, URL_LIMIT),
+        error=one_line(record.error),
+    )
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))[1:]
+
+
+def read_pandas(path: Path) -> list[list[str]]:
+    rows: list[list[str]] = pd.read_csv(path, dtype=str, keep_default_na=False).to_numpy().tolist()
+    return rows
+
+
+def read_polars(path: Path) -> list[list[str]]:
+    return [[cell or "" for cell in row] for row in pl.read_csv(path, infer_schema=False).rows()]  # null for empty
+
+
+def read_duckdb(path: Path) -> list[list[str]]:
+    rows: list[tuple[Any, ...]] = duckdb.read_csv(str(path), all_varchar=True, header=True).fetchall()
+    return [[cell or "" for cell in row] for row in rows]  # null for empty
+
+
+@pytest.mark.parametrize("records", [NASTY_RECORDS, NASTY_RECORDS[::-1], NASTY_RECORDS[:1]], ids=["all", "back", "one"])
+@pytest.mark.parametrize("read", [read_csv, read_pandas, read_polars, read_duckdb])
+def test_every_reader_gets_the_same_records(
+    read: Callable[[Path], list[list[str]]], records: list[CallRecord], tmp_path: Path
+) -> None:
+    path = tmp_path / "logs.csv"
+    path.write_bytes(HEADER + b"".join(map(encode_row, records)))
+
+    assert [decode_row(cells) for cells in read(path)] == [as_written(record) for record in records]
+
+
+@given(RECORDS)
+@example(dataclasses.replace(BLANK, project="'" * 9 + "=" * TEXT_LIMIT, url='"' * URL_LIMIT))
+def test_a_row_is_one_line_without_formulas_and_comes_back(record: CallRecord) -> None:
+    line = encode_row(record).decode()
+    (cells,) = csv.reader(io.StringIO(line, newline=""))
+
+    assert line.splitlines(keepends=True) == [line]
+    assert line.endswith("\n")
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20"))]
+    assert decode_row(cells) == as_written(record)
+    assert encode_row(as_written(record)) == encode_row(record)
+
+
+def test_a_row_reads_as_the_documentation_says() -> None:
+    record = dataclasses.replace(
+        BLANK, project="=P", url="https://h/?a=1,2", response_size=17, response_code=404, error='E: "no"\n'
+    )
+
+    assert HEADER.decode() == ",".join(COLUMNS) + "\n"
+    assert encode_row(record).decode() == (
+        f"{BLANK.call_id},'=P,1700000000.250000,0.500000,"
+        '"https://h/?a=1,2",,17,404,False,"E: ""no""\\n"\n'
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_every_text_cell_is_guarded_and_comes_back(column: str) -> None:
+    if isinstance(getattr(BLANK, column), str):
+        record = dataclasses.replace(BLANK, **{column: "=1"})  # type: ignore[arg-type]
+        cells = encode_row(record).decode().rstrip("\n").split(",")
+        assert cells[COLUMNS.index(column)] == "'=1"
+        assert decode_row(cells) == record
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("t", "x"),
+        ("t", ""),
+        ("delta_t", "1,5"),
+        ("response_size", "1.5"),
+        ("response_code", "abc"),
+        ("success", "true"),
+    ],
+)
+def test_a_cell_of_another_type_is_named(column: str, cell: str) -> None:
+    cells = encode_row(BLANK).decode().rstrip("\n").split(",")
+    cells[COLUMNS.index(column)] = cell
+    with pytest.raises(ValueError, match=f"^{column} is .*{cell!r}"):
+        decode_row(cells)
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 11])
+def test_another_number_of_cells_is_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f"10 cells, this one has {count}$"):
+        decode_row(["0"] * count)
