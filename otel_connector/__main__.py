@@ -14,7 +14,11 @@ def main() -> None:
             raise
         sys.stderr.write(f"otel-connector: the command line needs {error.name}: pip install 'otel-connector[cli]'\n")
         sys.exit(2)
-    app(prog_name="otel-connector")
+    try:
+        app(prog_name="otel-connector")
+    except OSError as error:  # of the output, for the commands answer for their own files
+        sys.stderr.write(f"otel-connector: the output cannot be written: {error.strerror or error}\n")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

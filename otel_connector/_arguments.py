@@ -51,7 +51,7 @@ def checked_hook(name: str, value: Any) -> Any:
     """Return something that can be called, or None."""
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be callable, not {type(value).__name__}")
-    if inspect.iscoroutinefunction(value):
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004
         raise TypeError(f"{name} must be a plain function, not a coroutine function: nobody would await it")
     return value
 
@@ -84,6 +84,14 @@ def checked_seconds(name: str, value: object) -> float:
     return float(value)
 
 
+def _checked_limit(name: str, value: object, without: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not 0 < value <= sys.float_info.max:
+        raise ValueError(f"{name} must be more than 0 seconds, and finite, not {value!r}; {without}")
+    return float(value)
+
+
 def checked_timeout(value: object) -> aiohttp.ClientTimeout:
     """Return the limits of one attempt."""
     if isinstance(value, aiohttp.ClientTimeout):
@@ -91,20 +99,17 @@ def checked_timeout(value: object) -> aiohttp.ClientTimeout:
             if (limit := getattr(value, field)) is not None:
                 checked_seconds(f"timeout.{field}", limit)
         return value
-    seconds = checked_seconds("timeout", value)
-    if seconds == 0:  # aiohttp would take it for no limit at all
-        raise ValueError("timeout must be more than 0 seconds; aiohttp.ClientTimeout(total=None) sets no limit")
-    return aiohttp.ClientTimeout(total=seconds)
+    # aiohttp would take 0 for no limit at all
+    seconds = _checked_limit("timeout", value, "aiohttp.ClientTimeout(total=None) sets no limit")
+    # By itself aiohttp rounds what is above 5 s up to whole seconds of the loop's clock
+    return aiohttp.ClientTimeout(total=seconds, ceil_threshold=sys.float_info.max)
 
 
 def checked_deadline(value: object) -> float | None:
     """Return the seconds for a whole call, or None."""
     if value is None:
         return None
-    seconds = checked_seconds("deadline", value)
-    if seconds == 0:
-        raise ValueError("deadline must be more than 0 seconds; None sets no limit")
-    return seconds
+    return _checked_limit("deadline", value, "None sets no limit")
 
 
 def check_provider(name: str, value: object, method: str) -> None:

@@ -104,6 +104,11 @@ class BackgroundRows:
         # What the disk refused waits behind the queue; it did not hang a moment ago
         return self._rows.flush()
 
+    @property
+    def busy(self) -> bool:
+        """False: the thread that writes is not the one that a signal's handler interrupts."""
+        return False
+
     def finish(self, seconds: float) -> None:
         """Write what is queued before the process ends."""
         if not self.flush(seconds) and not self._closed:
@@ -142,16 +147,24 @@ class BackgroundRows:
 
     def _run(self) -> None:
         """Write what is queued, until nothing was for a while."""
-        while rows := self._next():
-            self._rows.write(rows)
-            with self._state:
-                self._bytes -= sum(map(len, rows))
-                self._busy = False
-                closed = self._closed
+        try:
+            while rows := self._next():
+                try:
+                    self._rows.write(rows)
+                finally:
+                    with self._state:
+                        self._bytes -= sum(map(len, rows))
+                        self._busy = False
+                        closed = self._closed
+                        self._state.notify_all()
+                if closed:
+                    self._rows.close()
+                self._hurry.wait(_GATHERING)
+        except BaseException:
+            with self._state:  # the next row starts another one
+                self._running = False
                 self._state.notify_all()
-            if closed:
-                self._rows.close()
-            self._hurry.wait(_GATHERING)
+            raise
 
     def _next(self) -> list[bytes]:
         """Take some rows off the queue; none if the thread is not needed any more."""

@@ -21,6 +21,11 @@ EXIT_TIMEOUT = 5.0
 class Unfinished(Protocol):
     """Somebody with work that must not be lost."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether this very thread is in the middle of it, interrupted by a signal, so that it must go on first."""
+        ...
+
     def finish(self, seconds: float) -> None:
         """Finish it, in `seconds` if that is in their hands; whatever is raised is not seen by anybody."""
 
@@ -42,6 +47,11 @@ def watch_multiprocessing() -> None:
     if util is not None and _watched_pid != os.getpid():
         _watched_pid = os.getpid()
         util.Finalize(None, finish, exitpriority=0)
+
+
+def interrupted() -> bool:
+    """Whether a signal's handler, which asks this, has interrupted somebody in the middle of finishing."""
+    return any(work.busy for work in list(_known))
 
 
 def finish(seconds: float = EXIT_TIMEOUT) -> None:

@@ -30,6 +30,8 @@ _logger = logging.getLogger("otel_connector")
 _WIND_DOWN_SECONDS = 0.5
 _WIND_DOWN_SHARE = 0.1
 
+_AFTER_GIVING_UP = 0.1  # seconds for a collector that gave no answer a moment ago: to stop asking takes less
+
 # Where the SDK keeps its exporters; it has no public way to them, nor to the result of an export. A path that is gone
 # costs only precision (see `_watch_exporters`), and a test pins all of them.
 _PIPELINES = (
@@ -97,6 +99,8 @@ class _ExporterWatch:
 
     def __init__(self, exporter: Any) -> None:
         self.failed = 0  # no lock: only "more than before" is ever asked, which a lost increment does not change
+        self.sent_over_otlp = False
+        self._is_otlp = type(exporter).__module__.startswith("opentelemetry.exporter.otlp.")
         self._stopped = False
         self._export: Callable[..., Any] = exporter.export
         self._shutdown: Callable[..., Any] = exporter.shutdown
@@ -117,6 +121,8 @@ class _ExporterWatch:
         # SpanExportResult, MetricExportResult and LogRecordExportResult are three enums with the same two names.
         if getattr(result, "name", None) == "FAILURE":
             self.failed += 1
+        elif self._is_otlp:
+            self.sent_over_otlp = True
         return result
 
     def shutdown(self, *args: Any, **kwargs: Any) -> None:
@@ -159,6 +165,11 @@ class _Signal:
     def failed(self) -> int:
         """How many exports have failed so far."""
         return sum(watch.failed for watch in self._watches)
+
+    @property
+    def sent_over_otlp(self) -> bool:
+        """Whether a collector took any of it so far."""
+        return any(watch.sent_over_otlp for watch in self._watches)
 
     def flush(self, timeout: float) -> object:
         """Have the SDK export what it holds; the SDK may take longer than `timeout`."""
@@ -203,6 +214,7 @@ class Telemetry:
         self._reset()
         self._closing = False
         self._delivered = False
+        self.gave_up_at = -math.inf  # monotonic seconds: when a signal's handler had waited in vain
         self._deadline = math.inf
         atexit.register(self.shutdown)
         if sys.platform == "win32":
@@ -236,6 +248,10 @@ class Telemetry:
         """Shut down; an exception goes on its way."""
         self.shutdown()
 
+    def sent_over_otlp(self) -> tuple[str, ...]:
+        """Return which of ``traces``, ``metrics`` and ``logs`` a collector took any of so far."""
+        return tuple(signal.name for signal in self._signals if signal.sent_over_otlp)
+
     def force_flush(self, timeout: float | None = None) -> bool:
         """Send every span that has ended, every metric and log record so far, and wait for it.
 
@@ -264,6 +280,8 @@ class Telemetry:
     def shutdown(self) -> bool:
         """Send what is left, then stop; never longer than `configure`'s ``exit_timeout``.
 
+        That is for signal and end together, if the one led to the other.
+
         The first call does the work, every other one waits for it and returns the same. What could not be delivered is
         lost, and one WARNING on the logger ``otel_connector`` says so. The SDK's own messages are left as they are.
 
@@ -273,10 +291,13 @@ class Telemetry:
         with self._lock:
             first, self._closing = not self._closing, True
             if first:
-                self._deadline = time.monotonic() + self._exit_timeout
+                now, seconds = time.monotonic(), self._exit_timeout
+                if now - self.gave_up_at < seconds:
+                    seconds = min(seconds, _AFTER_GIVING_UP)
+                self._deadline = now + seconds
         if first:
             try:
-                self._finish()
+                self._finish(self._deadline - time.monotonic())
             finally:
                 self._closed.set()
                 atexit.unregister(self.shutdown)
@@ -284,13 +305,13 @@ class Telemetry:
             self._closed.wait(max(0.0, self._deadline - time.monotonic()))
         return self._delivered
 
-    def _finish(self) -> None:
-        time_to_stop = min(_WIND_DOWN_SECONDS, self._exit_timeout * _WIND_DOWN_SHARE)
+    def _finish(self, seconds: float) -> None:
+        time_to_stop = min(_WIND_DOWN_SECONDS, seconds * _WIND_DOWN_SHARE)
         before = self._failures()
         troubles = dict.fromkeys(before, "interrupted")  # until we know better: Ctrl-C ends the wait
         try:
-            jobs = {s.name: s.lane.submit(partial(s.finish, self._exit_timeout)) for s in self._signals}
-            wait(jobs.values(), self._exit_timeout - time_to_stop)
+            jobs = {s.name: s.lane.submit(partial(s.finish, seconds)) for s in self._signals}
+            wait(jobs.values(), seconds - time_to_stop)
             troubles = self._troubles(jobs, before)
         finally:
             stopped = [self._stopper.submit(signal.stop) for signal in self._signals if signal.name in troubles]

@@ -8,8 +8,10 @@ exporter and no file.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from yarl import URL
@@ -26,14 +28,12 @@ from otel_connector._errors import (
 )
 from otel_connector._record import TEXT_LIMIT, URL_LIMIT, Attempt, CallRecord, one_line
 from otel_connector._retry import THROTTLING_STATUSES, parse_retry_after
-from otel_connector._telemetry import call_id_of
-from otel_connector._transport import Exchange, Request, attempt, bounded_by, merge_headers, resolve_url
+from otel_connector._transport import Exchange, Request, attempt, bounded_by, loads, own_headers, resolve_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import aiohttp
-    from opentelemetry.trace import SpanContext
 
     from otel_connector._clock import Clock
     from otel_connector._journal import Journal
@@ -43,7 +43,11 @@ if TYPE_CHECKING:
     from otel_connector._telemetry import CallSpan, CallTelemetry
 
 
-WriteRow: TypeAlias = "Callable[[CallRecord, SpanContext, int, int], None]"
+_FIRST_SERVER_ERROR = 500  # RFC 9110, section 15.6
+
+_SHOWN_URLS = 128  # as many as yarl remembers of what it has parsed, and for the same reason
+
+WriteRow: TypeAlias = "Callable[[CallRecord, int], None]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,16 @@ class Terms:
     pacing: Pacing
     telemetry: CallTelemetry
     journal: Journal
+    shown: Callable[[URL], tuple[str, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Remember how the URLs asked for of late are shown, and whose they are: programs ask for the same again."""
+        redacted = self.redactor.url
+
+        def shown(url: URL) -> tuple[str, str]:
+            return one_line(redacted(str(url)), URL_LIMIT), host_of(url)
+
+        object.__setattr__(self, "shown", lru_cache(_SHOWN_URLS)(shown))
 
 
 class Call:
@@ -76,27 +90,22 @@ class Call:
         options: Options of ``aiohttp.ClientSession.get``; taken over.
     """
 
-    __slots__ = (
-        "_accepted_ns",
-        "_exchange",
-        "_host",
-        "_in_queue",
-        "_last_failure",
-        "_paid",
-        "_place",
-        "_project",
-        "_queued",
-        "_request",
-        "_sent",
-        "_span",
-        "_started_ns",
-        "_started_us",
-        "_target",
-        "_terms",
-        "_url",
-        "attempts",
-        "retries",
-    )  # fmt: skip
+    # What most calls never change is said here, of all of them: a field set for each would cost its time
+    _target: URL | None = None
+    _span: CallSpan | None = None
+    _exchange: Exchange | None = None
+    _place: Place | None = None
+    _failure: ConnectorError | None = None
+    _paid: int | None = None
+    _host = ""
+    _last_failure = ""
+    _in_queue = False
+    _queued = 0.0
+    _started_us = 0
+    _started_ns = 0
+    _sent = 0
+    attempts = 0
+    retries = 0
 
     def __init__(
         self,
@@ -111,36 +120,30 @@ class Call:
         """Check the arguments; a bad one is kept for `run` to raise, so that it has its row too."""
         self._terms = terms
         self._accepted_ns = terms.clock.monotonic_ns()
-        self._target: URL | None = None
         self._request: Request | Exception | None
         try:
             check_call(session, project, decode, options)
-            self._target = resolve_url(session, url, options.pop("params", None))
+            target = self._target = resolve_url(session, url, options.pop("params", None) if options else None)
+            timeout, headers = terms.timeout, None
+            if options:
+                headers = own_headers(options.pop("headers", None))
+                timeout = checked_timeout(options.pop("timeout")) if "timeout" in options else timeout
             self._request = Request(
-                session=session,
-                url=self._target,
-                timeout=checked_timeout(options.pop("timeout")) if "timeout" in options else terms.timeout,
-                decode=decode,
-                max_body_bytes=terms.max_body_bytes,
-                headers=merge_headers(options.pop("headers", None)),
-                options=options,
+                session,
+                target,
+                timeout,
+                loads if decode is json.loads else decode,
+                terms.max_body_bytes,
+                terms.redactor.url,
+                headers,
+                options,
             )
+            self._url, self._host = terms.shown(target)
         except Exception as error:  # noqa: BLE001 - what is passed in may raise anything when it is looked at
-            self._request = error
-        target = self._target
-        self._url = one_line(terms.redactor.url(_text(url if target is None else target)), URL_LIMIT)
-        self._project = one_line(_text(project))
-        self._host = "" if target is None else host_of(target)
-        self._span: CallSpan | None = None
-        self._exchange: Exchange | None = None
-        self._place: Place | None = None
-        self._paid: int | None = None
-        self._in_queue = False
-        self._last_failure = ""
-        self._queued = 0.0
-        self._started_us = self._started_ns = 0
-        self._sent = 0
-        self.attempts = self.retries = 0
+            self._request, project = error, _text(project)
+            text = _text(url if self._target is None else self._target)
+            self._url = one_line(terms.redactor.url(text), URL_LIMIT)
+        self._project = one_line(project)
 
     async def run(self) -> Any:
         """Attempt, decide, wait, until the call has its value or fails."""
@@ -153,7 +156,8 @@ class Call:
                 del request  # or the error would hold the frame that holds it
         while True:
             try:
-                await self._enter(request)
+                if not self._enter_now(request):
+                    await self._enter(request)
                 value = await self._attempt(request)
             except ConnectorError as error:
                 wait = self._after_failure(error)
@@ -166,13 +170,12 @@ class Call:
                 return value
             finally:
                 place, self._place = self._place, None
-                await terms.pacing.leave(place, self._remaining())
-            try:
-                await terms.clock.sleep(wait)
-            except BaseException:
-                if terms.buckets is not None:  # paid for a retry that is not made
-                    terms.buckets.put_back(self._host, self._paid)
-                raise
+                if place is not None and place.limiter is None:
+                    terms.pacing.free(place)
+                else:
+                    await terms.pacing.leave(place, self._remaining())
+            self._in_queue = True
+            await terms.clock.sleep(wait)
             self.retries += 1
 
     def end(self, error: BaseException | None, write: WriteRow) -> None:
@@ -183,16 +186,19 @@ class Call:
 
         Args:
             error: How the call failed; None if it did not.
-            write: Takes the record, the context of the call's span, and its start and end in Unix nanoseconds.
+            write: Takes the record, and when the call's span starts in Unix nanoseconds.
         """
         terms, span = self._terms, self._opened()
+        self._failure = None  # whose frames hold this call
+        if self._in_queue and self._paid is not None and terms.buckets is not None:
+            terms.buckets.put_back(self._host, self._paid)  # paid for a retry that was not made
         delta_us = (terms.clock.monotonic_ns() - self._started_ns) // 1_000
         if isinstance(error, ConnectorError):
             error.args = (one_line(terms.redactor.text(str(error))),)
-            error.call_id, error.url, error.attempts = call_id_of(span.context), self._url, self.attempts
+            error.call_id, error.url, error.attempts = span.call_id, self._url, self.attempts
         record = self._record(span, error, delta_us)
         start_time, end_time = self._started_us * 1_000, (self._started_us + delta_us) * 1_000
-        write(record, span.context, start_time, end_time)
+        write(record, start_time)
         if isinstance(error, Exception):  # after the row, which a Ctrl-C in a log handler must not take
             terms.journal.failed(self._host, record, self.attempts)
         terms.telemetry.end(
@@ -201,31 +207,44 @@ class Call:
             end_time=end_time,
             error_type=_error_type(error) if isinstance(error, Exception) else None,
             resend_count=max(self._sent - 1, 0),
-            protocol_version=None if self._exchange is None else self._exchange.version,
+            http_version=None if self._exchange is None else self._exchange.version,
             queued=self._queued,
         )
+
+    def _enter_now(self, request: Request) -> bool:
+        """Let the attempt start, if there is nothing to wait for."""
+        self._in_queue = True
+        if self._terms.deadline is not None and self._remaining() <= 0:
+            raise self._too_late(f"before attempt {self.attempts + 1}")
+        self._place = self._terms.pacing.enter_now(request.session, self._host)
+        if self._place is None:
+            return False
+        self._entered(request)
+        return True
+
+    def _entered(self, request: Request) -> None:
+        if request.session.closed:
+            raise SessionClosed("session is closed; pass an open aiohttp.ClientSession")
+        self._in_queue = False
 
     async def _enter(self, request: Request) -> None:
         """Wait for the attempt's turn; before the first one that is not part of the call's time."""
         pacing, remaining, session = self._terms.pacing, self._remaining(), request.session
-        self._in_queue = True
         try:
             if remaining == math.inf:
                 place = await pacing.enter(session, self._host)
-            elif remaining <= 0:
-                raise self._too_late(f"before attempt {self.attempts + 1}")
             else:
                 until = self._terms.clock.monotonic_ns() / 1e9 + remaining
                 async with time_limit(remaining):
                     place = self._place = await pacing.enter(session, self._host, until)
         except asyncio.TimeoutError as error:
-            if isinstance(error, ConnectorError):
-                raise
-            raise self._too_late("in the queue") from error
+            if not isinstance(error, ConnectorError):
+                raise self._too_late("in the queue") from error
+            if self._failure is not None:  # a wait that is not begun leaves the call with its last attempt's error
+                raise self._failure from self._failure.__cause__
+            raise
         self._place = place
-        if session.closed:
-            raise SessionClosed("session is closed; pass an open aiohttp.ClientSession")
-        self._in_queue = False
+        self._entered(request)
         self._queued += place.queued
 
     def _too_late(self, where: str) -> DeadlineExceeded:
@@ -234,13 +253,16 @@ class Call:
 
     async def _attempt(self, request: Request) -> Any:
         """Make one attempt, with a span of its own if attempts have one."""
-        terms, span = self._terms, self._opened()
-        remaining, limit = self._remaining(), request.timeout
-        bounded = remaining < (math.inf if limit.total is None else limit.total)
-        if bounded:
-            limit = bounded_by(limit, remaining)
-        exchange = self._exchange = Exchange(asked=request.url)
-        own = terms.telemetry.start_attempt(span, self._sent, self._unix_ns())
+        terms, span = self._terms, self._span or self._opened()
+        limit, bounded = request.timeout, False
+        if terms.deadline is not None:
+            remaining, total = self._remaining(), limit.total or math.inf  # 0 is no limit to aiohttp either
+            bounded = remaining < total
+            limit = bounded_by(limit, min(remaining, total))
+        exchange = self._exchange = Exchange(request.url)
+        own = None
+        if terms.telemetry.attempt_spans:
+            own = terms.telemetry.start_attempt(span, self._sent, self._unix_ns())
         if terms.propagate:
             exchange.context = terms.telemetry.inject(span, own)
         failure: BaseException | None = None
@@ -258,15 +280,16 @@ class Call:
         finally:
             self.attempts += 1 + exchange.repeats
             self._sent += exchange.sent
-            terms.telemetry.end_attempt(
-                own,
-                end_time=self._unix_ns(),
-                status=exchange.status,
-                protocol_version=exchange.version,
-                error_type=_error_type(failure) if isinstance(failure, Exception) else None,
-                error=self._described(failure),
-                resend_count=self._sent - 1 if exchange.sent > 1 else 0,
-            )
+            if own is not None:
+                terms.telemetry.end_attempt(
+                    own,
+                    end_time=self._unix_ns(),
+                    status=exchange.status,
+                    http_version=exchange.version,
+                    error_type=_error_type(failure) if isinstance(failure, Exception) else None,
+                    error=self._described(failure),
+                    resend_count=self._sent - 1 if exchange.sent > 1 else 0,
+                )
             del failure  # or the error would hold the frame that holds it
 
     def _after_failure(self, error: ConnectorError) -> float | None:
@@ -280,6 +303,8 @@ class Call:
             # Who throttles is who answered, which a redirect may have made another host
             answered_by = self._host if exchange.final_url is None else host_of(exchange.final_url)
             terms.pacing.throttled(answered_by, self._place, terms.retry.pause(error))
+        elif isinstance(error, HTTPStatusError) and error.status < _FIRST_SERVER_ERROR:
+            terms.pacing.succeeded(self._host)  # it answers, and has nothing against the pace
         decision = terms.retry.decide(
             error,
             attempt=self.attempts,
@@ -292,7 +317,7 @@ class Call:
             self._paid = terms.buckets.take(self._host, error)
             refused = self._paid is None
         failed = Attempt(
-            call_id=call_id_of(self._opened().context),
+            call_id=self._opened().call_id,
             project=self._project,
             url=self._url,
             number=self.attempts,
@@ -308,6 +333,7 @@ class Call:
         if refused:
             raise RetryBudgetExhausted(f"no retry of {self._host}, its budget is used up: {error}") from error
         if wait is not None:
+            self._failure = error
             terms.journal.retrying(self._host, failed)
         return wait
 
@@ -343,22 +369,23 @@ class Call:
         if exchange is not None and exchange.final_url is not None:
             redirect_url = one_line(self._terms.redactor.url(str(exchange.final_url)), URL_LIMIT)
         return CallRecord(
-            call_id=call_id_of(span.context),
-            project=self._project,
-            t=self._started_us / 1e6,
-            delta_t=delta_us / 1e6,
-            url=self._url,
-            redirect_url=redirect_url,
-            response_size=0 if exchange is None else exchange.size,
-            response_code=None if exchange is None else exchange.status,
-            success=error is None,
-            error=self._described(error),
+            span.call_id,
+            self._project,
+            self._started_us / 1e6,
+            delta_us / 1e6,
+            self._url,
+            redirect_url,
+            0 if exchange is None else exchange.size,
+            None if exchange is None else exchange.status,
+            error is None,
+            "" if error is None else self._described(error),
         )
 
 
 def host_of(url: URL) -> str:
-    """Return ``host:port``, by which the pace of a server is kept."""
-    return f"{url.raw_host}:{url.port}"
+    """Return ``host:port``, by which the pace of a server is kept; without the final dot that a full name may have."""
+    host = url.raw_host or ""
+    return f"{host.removesuffix('.')}:{url.port}"
 
 
 def _error_type(error: Exception) -> str:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     import aiohttp
     from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import SpanContext, TracerProvider
+    from opentelemetry.trace import TracerProvider
     from typing_extensions import Self
     from yarl import URL
 
@@ -275,13 +275,13 @@ class AsyncConnector:
         if self._closed and self._started == self._succeeded + self._failed:
             self._close_log()
 
-    def _write(self, record: CallRecord, context: SpanContext, start_time: int, end_time: int) -> None:
+    def _write(self, record: CallRecord, start_time: int) -> None:
         # Counted first: who asks `stats` from inside the log finds the row, and so must not find the call under way
         self._succeeded += record.success
         self._failed += not record.success
         self._received += record.response_size
         if self._exporter is not None:
-            self._exporter.export_record(record, context, start_time, end_time)
+            self._exporter.export_record(record, start_time)
 
     def _close_log(self) -> None:
         if self._exporter is not None and self._owns_exporter:

@@ -22,6 +22,9 @@ HEADER = (",".join(COLUMNS) + "\n").encode()
 # What makes a spreadsheet read a cell as a formula (OWASP, "CSV Injection"), with the full-width forms that some
 # spreadsheets fold to the same. A leading tab or line break cannot occur: they are escaped.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_GUARDED_STARTS = frozenset((*_FORMULA_STARTS, "'"))
+
+_COMMAS = len(COLUMNS) - 1
 
 
 def encode_row(record: CallRecord) -> bytes:
@@ -30,17 +33,25 @@ def encode_row(record: CallRecord) -> bytes:
     Times have 6 decimals. A text that a spreadsheet would take for a formula gets a leading ``'``; url and
     redirect_url are cut at `URL_LIMIT`, the other texts at `TEXT_LIMIT` characters, with a visible mark.
     """
-    code = "" if record.response_code is None else record.response_code
+    call_id, project, t, delta_t, url, redirect_url, size, code, success, error = record
+    code_cell = "" if code is None else code
+    line = f"{call_id},{project},{t:.6f},{delta_t:.6f},{url},{redirect_url},{size},{code_cell},{success},{error}"
+    # Most rows need nothing of what a cell may need, and to ask that of the whole line costs half as much
+    if (
+        len(line) <= TEXT_LIMIT
+        and line.count(",") == _COMMAS
+        and '"' not in line
+        and line.isprintable()
+        and _GUARDED_STARTS.isdisjoint((call_id[:1], project[:1], url[:1], redirect_url[:1], error[:1]))
+    ):
+        return f"{line}\n".encode()
     return (
-        f"{_cell(record.call_id)},{_cell(record.project)},{record.t:.6f},{record.delta_t:.6f},"
-        f"{_cell(record.url, URL_LIMIT)},{_cell(record.redirect_url, URL_LIMIT)},"
-        f"{record.response_size},{code},{record.success},{_cell(record.error)}\n"
+        f"{_cell(call_id)},{_cell(project)},{t:.6f},{delta_t:.6f},{_cell(url, URL_LIMIT)},"
+        f"{_cell(redirect_url, URL_LIMIT)},{size},{code_cell},{success},{_cell(error)}\n"
     ).encode()
 
 
 def _cell(text: str, limit: int = TEXT_LIMIT) -> str:
-    if not text:
-        return text
     text = one_line(text, limit)
     if _is_formula(text):
         text = f"'{text}"

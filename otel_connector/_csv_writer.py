@@ -14,16 +14,17 @@ import threading
 import time
 import weakref
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from otel_connector._before_exit import finish_before_exit
+from otel_connector._journal import pass_on
 from otel_connector._log_file import LogFile
 from otel_connector._record import RowCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
 _logger = logging.getLogger("otel_connector")
 
@@ -91,22 +92,32 @@ class RowWriter:
         self._closed = False
         self._warned_at = -_WARNING_INTERVAL
         self._rotations = 0
-        self._counts = RowCounts(written=0, waiting=0, lost=0)
+        self._taken = self._lost = 0  # rows that ever came, and those given up; the others wait or are written
         self._forget()
         self._log: LogFile | None = self._open(overwrite=overwrite)
         _writers.add(self)
 
     def _forget(self) -> None:
         """Have nothing in hand: at the start, and in a child, whose parent goes on with what it had."""
-        self._lock = threading.RLock()  # a signal handler may interrupt `write`, and finish what is in hand
+        self._lock = threading.RLock()  # a signal handler may interrupt `write`, and ask for more
+        # There is no public way to ask it; `threading.Condition` does the same
+        self._is_owned: Callable[[], bool] = cast("Any", self._lock)._is_owned  # noqa: SLF001
         self._failure: Exception | None = None  # not logged yet
         self._patience = _PATIENCE
+        self._new: Sequence[bytes] = ()  # rows that came with the call that is writing
+        self._tried: Sequence[bytes] = ()  # rows that are being written: new ones, or the first of the backlog
         self._backlog: deque[bytes] = deque()  # whole rows; of the first, the file may have the beginning
         self._waiting_bytes = 0
         self._unsynced: deque[bytes] = deque()  # written since the last good fsync, if there are to be any
         self._unsynced_bytes = 0
         self._care: threading.Event | None = None  # ends the thread that looks after what is in hand
         self._look_at = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether this very thread is in the middle of a write, which a signal's handler has interrupted."""
+        # No flag of our own: a handler that raises could leave it standing
+        return self._is_owned()
 
     def write(self, rows: Sequence[bytes]) -> bool:
         """Append whole rows; True if they are in the file when this returns.
@@ -116,32 +127,70 @@ class RowWriter:
         """
         if not rows:
             return True
+        interrupts = self._is_owned()
         with self._lock:
             if self._closed:
-                self._count(lost=len(rows))
+                self._taken += len(rows)
+                self._lost += len(rows)
                 self._failure = OSError(errno.EBADF, "it was closed; the rows are lost")
+                complete = False
+            elif interrupts:  # what is being written is written first
+                for row in rows:
+                    self._taken += 1
+                    self._keep(row)
+                complete = False
             else:
-                rows = self._write_now(rows)
+                complete = self._write_now(rows)
         if self._failure is not None:
             self._warn()
-        return not rows
+        return complete
 
-    def _write_now(self, rows: Sequence[bytes]) -> Sequence[bytes]:
-        """Write the rows, after those that wait; return those that could not be written, which wait from now on."""
-        if self._backlog:
-            self._drain()
-        if not self._backlog:
-            while rows and (done := self._try(rows)):
-                rows = rows[done:]
-        if rows:
-            self._keep(rows)
+    def _write_now(self, rows: Sequence[bytes]) -> bool:
+        """Write the rows, after those that wait; True if none waits then."""
+        try:
+            if self._tried or self._new:
+                self._recover()
+            self._new, self._taken = rows, self._taken + len(rows)  # in one step: see `_recover`
+            if self._backlog:
+                self._drain()
+            if not self._backlog:
+                while self._new and self._try(self._new):
+                    pass
+            self._keep_new()
+        except BaseException:  # a signal's handler raised; what is undone is done by whoever comes next, or at the end
+            _with_rows_in_hand.add(self)
+            finish_before_exit(self)
+            if self._log is not None:
+                self._log.end_turn()
+            raise
         if self._backlog or self._unsynced:
             self._settle()
-        return rows
+        return not self._backlog
+
+    @contextmanager
+    def _turn(self) -> Generator[None]:
+        """Be the only one who writes."""
+        with self._lock:
+            self._recover()
+            yield
+
+    def _recover(self) -> None:
+        """Go on where a signal's handler, which may raise between any two steps, had a write end.
+
+        Whether the rows are in the file is not remembered by then, so they are looked for.
+        """
+        if self._tried:
+            self._account(0 if self._log is None else self._log.landed(self._tried))
+        self._keep_new()
 
     def flush(self) -> bool:
-        """Write what waits, and fsync if that is asked for; True if nothing is in hand any more."""
-        with self._lock:
+        """Write what waits, and fsync if that is asked for; True if nothing is in hand any more.
+
+        Whoever interrupted a write to ask gets False: it goes on when they return.
+        """
+        if self.busy:
+            return False
+        with self._turn():
             self._drain()
             if self._log is not None and self._unsynced:
                 self._sync_now(self._log)
@@ -153,15 +202,22 @@ class RowWriter:
     def finish(self, seconds: float) -> None:
         """Do what is left to do before the process ends; a disk that hangs is waited for."""
         del seconds
+        if self.busy:
+            return
         if not self.flush() and not self._closed:
-            _logger.warning("%s: the disk refuses %d rows, which are lost now", self.path, self._counts.waiting)
+            _logger.warning("%s: the disk refuses %d rows, which are lost now", self.path, self.counts().waiting)
 
     def close(self) -> bool:
-        """Write what waits and close the file; True if no row was left behind. Safe to call again."""
+        """Write what waits and close the file; True if no row was left behind. Safe to call again.
+
+        Whoever interrupted a write to ask gets False, and the file stays open.
+        """
+        if self.busy:
+            return False
         complete = self.flush()
-        with self._lock:
+        with self._turn():
             self._closed = True
-            self._count(waiting=-len(self._backlog), lost=len(self._backlog))
+            self._lost += len(self._backlog)
             self._backlog.clear()
             self._unsynced.clear()
             self._waiting_bytes = self._unsynced_bytes = 0
@@ -174,24 +230,37 @@ class RowWriter:
 
     def counts(self) -> RowCounts:
         """Return what became of the rows so far. Never waits, not even for a disk that hangs."""
-        return self._counts
+        waiting, lost = len(self._backlog) + len(self._new), self._lost
+        return RowCounts(written=self._taken - waiting - lost, waiting=waiting, lost=lost)
 
-    def _count(self, written: int = 0, waiting: int = 0, lost: int = 0) -> None:
-        now = self._counts
-        self._counts = RowCounts(now.written + written, now.waiting + waiting, now.lost + lost)
+    def _try(self, rows: Sequence[bytes]) -> int:
+        """Write what of the rows goes into the file, and return how many that were; 0 if the disk refuses.
 
-    def _try(self, rows: Sequence[bytes], *, waiting: bool = False) -> int:
-        """Write what of the rows goes into the file, and return how many that were; 0 if the disk refuses."""
+        Args:
+            rows: The new ones, or the first of the backlog.
+        """
+        self._tried = rows
         try:
             done = self._append(rows)
         except (OSError, ValueError) as error:
+            self._tried = ()
             self._note_refusal(error)
             return 0
+        self._account(done)
         self._patience = _PATIENCE
-        self._count(written=done, waiting=-done if waiting else 0)
         if self._fsync_interval is not None and (log := self._log) is not None:
-            self._note_unsynced(log, rows[:done])
+            return done if self._note_unsynced(log, rows[:done]) else 0
         return done
+
+    def _account(self, done: int) -> None:
+        """Note that so many of the rows tried are in the file."""
+        if self._tried is self._new:
+            self._new = self._new[done:]
+        else:
+            for row in self._tried[:done]:
+                if self._backlog and self._backlog[0] is row:  # else it is noted already: see `_recover`
+                    self._waiting_bytes -= len(self._backlog.popleft())
+        self._tried = ()
 
     def _note_refusal(self, error: Exception) -> None:
         self._failure = error
@@ -221,29 +290,36 @@ class RowWriter:
                 raise log.refusal
         return done
 
-    def _keep(self, rows: Sequence[bytes]) -> None:
-        for row in rows:
-            # The first is kept at any length: the file may have its beginning, to which the next would be glued
-            if self._backlog and self._waiting_bytes + len(row) > self._backlog_bytes:
-                self._count(lost=1)
-            else:
-                self._backlog.append(row)
-                self._waiting_bytes += len(row)
-                self._count(waiting=1)
+    def _keep_new(self) -> None:
+        """Have the rows wait that came and could not be written."""
+        while self._new:
+            row = self._new[0]
+            if not self._backlog or self._backlog[-1] is not row:  # else a signal's handler raised in this loop
+                self._keep(row)
+            self._new = self._new[1:]
+
+    def _keep(self, row: bytes) -> None:
+        # The first is kept at any length: the file may have its beginning, to which the next would be glued
+        if self._backlog and self._waiting_bytes + len(row) > self._backlog_bytes:
+            self._lost += 1
+        else:
+            self._waiting_bytes += len(row)
+            self._backlog.append(row)
 
     def _drain(self) -> None:
         """Write what waits, some rows at a time, so that trying costs the same however many wait."""
-        while self._backlog and (done := self._try(list(islice(self._backlog, _WRITTEN_AT_ONCE)), waiting=True)):
-            for _ in range(done):
-                self._waiting_bytes -= len(self._backlog.popleft())
+        while self._backlog and self._try(list(islice(self._backlog, _WRITTEN_AT_ONCE))):
+            pass
 
     def _warn(self) -> None:
         """Log the last failure; without the lock, because a handler may do anything."""
         error, self._failure = self._failure, None
         if error is not None and (now := self._monotonic()) - self._warned_at >= _WARNING_INTERVAL:
             self._warned_at = now
-            with suppress(Exception):  # an application's handler, which must not reach the call
-                _logger.warning("%s cannot be written, %d rows wait: %s", self.path, self._counts.waiting, error)
+            try:
+                _logger.warning("%s cannot be written, %d rows wait: %s", self.path, self.counts().waiting, error)
+            except BaseException as problem:  # noqa: BLE001 - an application's handler, which must not reach the call
+                pass_on(problem)
 
     # Which file
 
@@ -325,11 +401,13 @@ class RowWriter:
 
     # What the disk itself has
 
-    def _note_unsynced(self, log: LogFile, rows: Sequence[bytes]) -> None:
+    def _note_unsynced(self, log: LogFile, rows: Sequence[bytes]) -> bool:
+        """Remember rows that were written; False if they had to be synced at once, and the disk did not."""
         self._unsynced.extend(rows)
         self._unsynced_bytes += sum(map(len, rows))
         if not self._fsync_interval or self._unsynced_bytes > self._backlog_bytes:
-            self._sync_now(log)
+            return self._sync_now(log)
+        return True
 
     def _sync_now(self, log: LogFile) -> bool:
         try:
@@ -355,7 +433,6 @@ class RowWriter:
         self._log = None
         self._backlog.extendleft(reversed(self._unsynced))
         self._waiting_bytes += self._unsynced_bytes
-        self._count(written=-len(self._unsynced), waiting=len(self._unsynced))
         self._unsynced.clear()
         self._unsynced_bytes = 0
 
@@ -380,24 +457,24 @@ class RowWriter:
 
     def look_after(self, care: threading.Event) -> None:
         """Try to write what waits, and fsync without holding up a call."""
-        with self._lock:
+        with self._turn():
             if self._care is not care:
                 return
             self._drain()
             log, unsynced = self._log, len(self._unsynced)
-        end, failure = 0, None
+        end, failure = None, None
         try:
             if log is not None and unsynced:
-                end = log.sync()
+                end = log.sync_beside()
         except OSError as error:
             failure = error
-        with self._lock:
+        with self._turn():
             if self._care is not care:
                 return
             if log is not None and log is self._log and unsynced:
                 if failure is not None:
                     self._write_again(log, failure)
-                else:
+                elif end is not None:
                     log.synced = end
                     for _ in range(min(unsynced, len(self._unsynced))):
                         self._unsynced_bytes -= len(self._unsynced.popleft())
@@ -406,8 +483,7 @@ class RowWriter:
 
     def start_anew(self) -> None:
         """Begin as the child of a fork: with a descriptor of its own, and without the rows that its parent writes."""
-        self._count(written=len(self._backlog), waiting=-len(self._backlog))
-        _with_rows_in_hand.discard(self)
+        _with_rows_in_hand.discard(self)  # what waits counts as written from now on: the parent does that
         if self._log is not None:
             self._log.abandon()
             self._log = None

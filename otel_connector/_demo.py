@@ -413,7 +413,8 @@ def find_collector(environ: Mapping[str, str], ports: tuple[int, int] = (4317, 4
         ports: Where OTLP over gRPC and over HTTP are looked for; by default where the specification has them
             (OpenTelemetry Protocol Exporter, "Configuration Options").
     """
-    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+    for signal in ("", "TRACES_", "METRICS_"):
+        name = f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT"
         if environ.get(name):
             return Collector(endpoint=Redactor().url(environ[name]))
     for port, protocol in zip(ports, ("grpc", "http/protobuf"), strict=True):

@@ -47,6 +47,7 @@ _DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0,
 HOST_LIMIT = 200
 PROJECT_LIMIT = 50
 OTHER: Final = "_other"
+_LABEL_SETS = 2_000  # kept ready; a status is any number that a server thinks of, so there may be more
 
 
 RowCounter: TypeAlias = "Callable[[], tuple[int, int, int]]"
@@ -98,6 +99,7 @@ class Instruments:
         self._hosts: set[Host] = set()
         self._projects: set[str] = set()
         self._duration: Histogram | None = None
+        self._labels: dict[tuple[Host, str, int | None, bool, str | None], dict[str, AttributeValue]] = {}
         try:
             meter = metrics.get_meter(SCOPE, __version__, provider, SCHEMA_URL)
         except BaseException as error:  # noqa: BLE001 - an application's provider
@@ -138,17 +140,13 @@ class Instruments:
         """
         if self._duration is None:
             return
-        labels: dict[str, AttributeValue] = {
-            "http.request.method": "GET",
-            "otel_connector.project": project,
-            "otel_connector.success": record.success,
-            **_host_labels(host),
-        }
-        if record.response_code is not None:
-            labels["http.response.status_code"] = record.response_code
-        if error_type is not None:
-            labels["error.type"] = error_type
-        self._duration.record(record.delta_t, labels, context=context)
+        ended = (host, project, record.response_code, record.success, error_type)
+        labels = self._labels.get(ended)
+        if labels is None:
+            if len(self._labels) >= _LABEL_SETS:
+                self._labels.clear()
+            labels = self._labels[ended] = _labels_of(*ended)
+        self._duration.record(record.delta_t, labels.copy(), context=context)  # an application's meter may keep it
 
     def add(self, counts: CallCounts) -> None:
         """Report these counts from now on."""
@@ -223,6 +221,22 @@ class Instruments:
                 return [Observation(retired + sum(rows()[index] for rows in self._logs.values()))]
 
         return observe
+
+
+def _labels_of(
+    host: Host, project: str, status: int | None, success: bool, error_type: str | None
+) -> dict[str, AttributeValue]:
+    labels: dict[str, AttributeValue] = {
+        "http.request.method": "GET",
+        "otel_connector.project": project,
+        "otel_connector.success": success,
+        **_host_labels(host),
+    }
+    if status is not None:
+        labels["http.response.status_code"] = status
+    if error_type is not None:
+        labels["error.type"] = error_type
+    return labels
 
 
 def _attempt(create: Callable[[Meter], None], meter: Meter, swallow: Swallow) -> None:

@@ -26,7 +26,7 @@ _troubles_logger = logging.getLogger("otel_connector")
 # A person who reads along is told of a host's first troubles in each minute and then how many there were more
 _LINES = 5
 _WINDOW = 60.0  # seconds
-_HOSTS = 1_000  # hosts whose lines are counted; the one counted first is forgotten
+_HOSTS = 1_000  # hosts and levels whose lines are counted at a time
 
 
 class Troubles:
@@ -59,7 +59,7 @@ class Troubles:
         Raises:
             BaseException: `error` itself, if it is not the telemetry's.
         """
-        _pass_on(error)
+        pass_on(error)
         now = self._monotonic_ns() / 1e9
         if self._told_at is not None and now - self._told_at < _WINDOW:
             self._left_out += 1
@@ -76,11 +76,11 @@ class Troubles:
                 exc_info=error,
             )
         except BaseException as problem:  # noqa: BLE001 - the log is broken, too, and there is no other place to tell
-            _pass_on(problem)
+            pass_on(problem)
 
 
-def _pass_on(error: BaseException) -> None:
-    """Raise what is not the telemetry's."""
+def pass_on(error: BaseException) -> None:
+    """Raise what an application's code let out that is not its own: a Ctrl-C, or what a signal's handler raised."""
     if isinstance(error, KeyboardInterrupt) or _from_a_signal(error):
         try:
             raise error
@@ -139,7 +139,8 @@ class Journal:
             return
         try:
             self._on_retry(attempt)
-        except Exception as error:  # noqa: BLE001 - the application's hook
+        except BaseException as error:  # noqa: BLE001 - the application's hook, which may raise what means more elsewhere
+            pass_on(error)
             self._log("on_retry", logging.WARNING, "on_retry raised; the call goes on%s", error=error)
 
     def failed(self, host: str, record: CallRecord, attempts: int) -> None:
@@ -155,7 +156,7 @@ class Journal:
             record.call_id,
         )
 
-    def _log(self, host: str, level: int, line: str, *values: object, error: Exception | None = None) -> None:
+    def _log(self, host: str, level: int, line: str, *values: object, error: BaseException | None = None) -> None:
         """Log a line, unless there were many about this host of late; at its end comes how many were left out."""
         try:
             if (left_out := self._may_log(host, level)) is not None:
@@ -168,12 +169,18 @@ class Journal:
         if not _logger.isEnabledFor(level):
             return None
         now = self._monotonic_ns() / 1e9
-        window = self._windows.get((host, level))
+        key = (host, level)
+        if key not in self._windows and len(self._windows) >= _HOSTS:
+            oldest = next(iter(self._windows))
+            if now - self._windows[oldest][0] >= _WINDOW:
+                del self._windows[oldest]
+            else:  # more hosts in trouble than can be told apart: they share the lines of one
+                key = ("", level)
+        window = self._windows.get(key)
         if window is None or now - window[0] >= _WINDOW:
             left_out = int(window[2]) if window else 0
-            self._windows[host, level] = [now, 1, 0]
-            if len(self._windows) > _HOSTS:
-                self._windows.popitem(last=False)
+            self._windows[key] = [now, 1, 0]
+            self._windows.move_to_end(key)
             return f"; {left_out} more like it were not logged" if left_out else ""
         if window[1] >= _LINES:
             window[2] += 1

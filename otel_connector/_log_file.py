@@ -15,7 +15,14 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from otel_connector._torn_tail import count_lines, cut_torn_tail, last_row_end, refuse_strangers_links, sync_folder
+from otel_connector._torn_tail import (
+    TORN_SUFFIX,
+    count_lines,
+    cut_torn_tail,
+    last_row_end,
+    refuse_strangers_links,
+    sync_folder,
+)
 
 fcntl: Any
 try:
@@ -24,13 +31,16 @@ except ImportError:  # Windows: no advisory locks, so one process per file (see 
     fcntl = None
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _HEAD_LIMIT = 4_096  # bytes read to compare a header: more than ours has, less than a wrong file may hold
 _MENDED_SIZE = 2**20  # bytes of rows that come between a truncation and our noticing it: far more than ever do
 _LOCK_PAUSE = 0.0001  # seconds between two looks at a lock that somebody else has: it is had for less than that
 _OPENING_TRIES = 100  # each is lost only to a rename at the very moment
 _OPENING_PATIENCE = 5.0  # seconds; who keeps the lock for longer is no writer of ours
+
+# What passes: then the rows behind an unfinished line wait, because a line that is ended where it is stays broken
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO})
 
 # File systems that know no locks; there one process writes a file, as on Windows
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -76,6 +86,7 @@ class LogFile:
         self.synced = 0  # where it ended when the disk last kept it
         self.refusal: OSError | None = None
         self.full = False  # whether there was no room for the last rows
+        self._writing_at: int | None = None  # where the rows of the last `append` begin, once they are being written
         self._rows = 0  # known if there may be only so many
         self._others_end = 0  # what was written by others, or may have been, lies before this
         self._fd = _open_log(path, permissions)
@@ -88,7 +99,7 @@ class LogFile:
             try:
                 self._prepare(overwrite=overwrite)
             finally:
-                self._end_turn()
+                self.end_turn()
             if lasting:
                 sync_folder(path)
         except OSError as error:
@@ -123,6 +134,7 @@ class LogFile:
         Raises:
             OSError: Nothing was written.
         """
+        self._writing_at = None
         self._take_turn(patience)
         try:
             if os.lseek(self._fd, 0, os.SEEK_END) != self.end:  # somebody else wrote, or emptied the file
@@ -132,6 +144,7 @@ class LogFile:
                 if self.full:
                     return 0
             torn, self.torn, self.refusal = self.torn, 0, None
+            self._writing_at = self.end - torn
             done = self._write(rows, torn)
             if done < len(rows):
                 done = self._without_torn_end(rows, done)
@@ -139,7 +152,7 @@ class LogFile:
                 self._rows += rows.count(b"\n", 0, done)
             return done
         finally:
-            self._end_turn()
+            self.end_turn()
 
     def lift_limits(self) -> None:
         """Let the file grow from now on."""
@@ -164,22 +177,47 @@ class LogFile:
             os.rename(real, free_name(real))  # noqa: PTH104 - as it is spelt everywhere in this file
             return True
         finally:
-            self._end_turn()
+            self.end_turn()
 
     def sync(self) -> int:
         """Have the disk keep what was written so far; return where the file ended then.
 
-        May be called beside the other methods, from another thread.
-
         Raises:
             OSError: The disk did not. What was written since the last success must be taken for lost.
         """
-        end, fd = self.end, os.dup(self._fd)  # the file may be closed meanwhile, and the number be another file's
+        end = self.end
+        _sync(self._fd)
+        return end
+
+    def sync_beside(self) -> int | None:
+        """Do the same beside the other methods, from another thread; None if it could not even be tried.
+
+        Raises:
+            OSError: As with `sync`.
+        """
+        end = self.end
         try:
-            getattr(os, "fdatasync", os.fsync)(fd)
+            fd = os.dup(self._fd)  # the file may be closed meanwhile, and the number be another file's
+        except OSError:  # no descriptor is free, or it is closed already: that says nothing of the disk
+            return None
+        try:
+            _sync(fd)
         finally:
             os.close(fd)
         return end
+
+    def landed(self, rows: Sequence[bytes]) -> int:
+        """Return how many of the rows are in the file as a whole, after an `append` of them that was broken off."""
+        if self._writing_at is None or not self._closing.alive:
+            return 0
+        there = _read_at(self._fd, self._writing_at, sum(map(len, rows)))
+        done = end = 0
+        for row in rows:
+            if not there.startswith(row, end):
+                break
+            end += len(row)
+            done += 1
+        return done
 
     def take_back(self) -> bool:
         """Cut the file back to where it was when the disk last kept it; True if nothing but our own rows was there.
@@ -196,7 +234,7 @@ class LogFile:
             os.ftruncate(self._fd, self.synced)
             return True
         finally:
-            self._end_turn()
+            self.end_turn()
 
     @property
     def has_name(self) -> bool:
@@ -249,7 +287,8 @@ class LogFile:
             self._locks = False
         return True
 
-    def _end_turn(self) -> None:
+    def end_turn(self) -> None:
+        """Let others write. Safe to call again."""
         if self._locks:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
@@ -300,11 +339,19 @@ class LogFile:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _set_aside(self) -> None:
-        """Take an unfinished line off; where nothing may be taken off, end it."""
+        """Take an unfinished line off; where that can never be done, end it.
+
+        Raises:
+            OSError: It cannot be done now: there is no room to keep what is cut off.
+        """
         cut = False
         if _read_at(self._fd, 0, len(self._header)) == self._header:  # what is not ours is not cut
-            with suppress(OSError):
+            try:
                 cut = cut_torn_tail(self._fd, self._path) > 0
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    why = f"its unfinished last line cannot be moved to {self._path}{TORN_SUFFIX}: {error.strerror}"
+                    raise OSError(error.errno, why) from error
         if not cut:
             start = last_row_end(self._fd)
             line = _read_at(self._fd, start, _HEAD_LIMIT * 16)
@@ -387,7 +434,8 @@ def _open_or_create(path: str, flags: int, permissions: int) -> int:
         # There is one; or there was a moment ago, and another writer has given it another name since
         with suppress(FileNotFoundError):
             return _open_existing(path, flags, permissions)
-    raise FileNotFoundError(errno.ENOENT, "it comes and goes")
+    link = os.path.islink(path)  # noqa: PTH114 - a str, as everywhere in this file
+    raise FileNotFoundError(errno.ENOENT, "a symbolic link that leads nowhere" if link else "it comes and goes")
 
 
 def _open_existing(path: str, flags: int, permissions: int) -> int:
@@ -395,6 +443,10 @@ def _open_existing(path: str, flags: int, permissions: int) -> int:
         return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
     refuse_strangers_links(path)
     return os.open(path, flags | os.O_CREAT, permissions)
+
+
+def _sync(fd: int) -> None:
+    getattr(os, "fdatasync", os.fsync)(fd)
 
 
 def _close(fd: int) -> OSError | None:

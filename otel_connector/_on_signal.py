@@ -8,9 +8,12 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import Any, cast
+
+_A_MOMENT = 0.001  # seconds: some hundred rows are written in it
 
 
 def checked_signals(signals: object) -> list[signal.Signals]:
@@ -38,8 +41,10 @@ def checked_signals(signals: object) -> list[signal.Signals]:
     return checked
 
 
-def finish_on(signals: Iterable[signal.Signals], finish: Callable[[], object]) -> None:
+def finish_on(signals: Iterable[signal.Signals], finish: Callable[[], bool]) -> None:
     """Have `finish` called when one of the signals comes, and then what the signal did so far.
+
+    `finish` returns False if the signal interrupted what has to be finished; then it comes again a moment later.
 
     A handler of the program's own that is installed later takes the place of this one; one that was there before runs
     after `finish`, also one of the event loop's (`loop.add_signal_handler`).
@@ -48,8 +53,13 @@ def finish_on(signals: Iterable[signal.Signals], finish: Callable[[], object]) -
         signal.signal(number, partial(_finish, finish, signal.getsignal(number)))
 
 
-def _finish(finish: Callable[[], object], before: Any, number: int, frame: FrameType | None) -> None:
-    finish()
+def _finish(finish: Callable[[], bool], before: Any, number: int, frame: FrameType | None) -> None:
+    if not finish():
+        with suppress(RuntimeError):  # the program ends, and no thread can be started any more
+            again = threading.Timer(_A_MOMENT, signal.raise_signal, (number,))
+            again.daemon = True
+            again.start()
+            return
     if callable(before):
         before(number, frame)
     elif before == signal.SIG_DFL:

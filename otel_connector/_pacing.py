@@ -15,7 +15,8 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from otel_connector._clock import time_limit
@@ -33,6 +34,8 @@ RateLimiter = AbstractAsyncContextManager[Any, Any] | Callable[[str], AbstractAs
 
 _HOST_LIMIT = 10_000
 """Hosts whose pace is remembered; beyond that the one heard of first goes, unless calls to it are under way."""
+
+_LOOKS = 4  # hosts that are looked at for each one too many, because some of them may be in use
 
 _WARNING_INTERVAL = 60.0  # seconds between two log lines about a limiter that fails
 
@@ -86,7 +89,8 @@ class Slots:
     def free(self) -> None:
         """Give a slot back."""
         self._taken -= 1
-        self.hand_on()
+        if self._waiting:
+            self.hand_on()
 
     def hand_on(self) -> None:
         """Let in who may come in now."""
@@ -122,6 +126,14 @@ class _Pool:
 _pools: weakref.WeakKeyDictionary[aiohttp.BaseConnector, _Pool] = weakref.WeakKeyDictionary()
 
 
+def _no_pool() -> None:
+    return None
+
+
+def _no_places(_: str) -> list[Slots]:
+    return []
+
+
 @dataclass(slots=True)
 class _Host:
     """What is known of one host's pace."""
@@ -141,10 +153,10 @@ class Place:
         queued: Seconds it was waited for.
     """
 
-    entered: float = 0.0
+    entered: float
+    slots: list[Slots]
     waited: bool = False
     queued: float = 0.0
-    slots: list[Slots] = field(default_factory=list[Slots])
     limiter: AbstractAsyncContextManager[Any, Any] | None = None
 
 
@@ -174,11 +186,31 @@ class Pacing:
         self._adaptive = adaptive_concurrency
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
         self._warn_after = -math.inf
+        # The pool asked last: a dictionary of weak keys costs ten times as much to look into
+        self._last_pool: Callable[[], aiohttp.BaseConnector | None] = _no_pool
+        self._last_places: Callable[[str], list[Slots]] = _no_places
 
     def held_back(self) -> list[str]:
         """Return the hosts that asked for a pause which has not ended."""
         now = self._now()
         return [name for name, host in self._hosts.items() if host.held_until > now]
+
+    def enter_now(self, session: aiohttp.ClientSession, host: str) -> Place | None:
+        """Let an attempt to `host` start if nothing has to be waited for; None if `enter` must be asked.
+
+        Which is most attempts: to await `enter` only to hear so would cost as much as the rest of the way here.
+        """
+        if self._rate_limiter is not None or (self._hosts and self.pause_of(host)):
+            return None
+        slots = self._places(session, host)
+        if self._adaptive:
+            slots = [self._known(host).slots, *slots]
+        for index, each in enumerate(slots):
+            if not each.take():
+                for taken in slots[:index]:
+                    taken.free()
+                return None
+        return Place(self._clock.monotonic_ns() / 1e9, slots)
 
     async def enter(self, session: aiohttp.ClientSession, host: str, until: float = math.inf) -> Place:
         """Wait until an attempt to `host` may start.
@@ -195,7 +227,8 @@ class Pacing:
             DeadlineExceeded: The host's pause ends after `until`.
             RateLimiterFailed: The rate limiter raised.
         """
-        place, began = Place(), self._now()
+        began = self._now()
+        place = Place(began, [])
         try:
             while True:
                 await self._wait_out(place, host, until)
@@ -205,9 +238,9 @@ class Pacing:
                 await self._take(place, session, host)
                 if not self.pause_of(host):
                     break
-                await self.leave(place)
+                await self.leave(place, until - self._now())
         except BaseException:
-            await self.leave(place)
+            await self.leave(place, until - self._now())
             raise
         place.entered = self._now()
         place.queued = place.entered - began if place.waited else 0.0
@@ -235,7 +268,7 @@ class Pacing:
         """
         if place is None:
             return
-        self._free(place)
+        self.free(place)
         limiter, place.limiter = place.limiter, None
         if limiter is None:
             return
@@ -281,21 +314,36 @@ class Pacing:
     def _known(self, host: str) -> _Host:
         known = self._hosts.get(host)
         if known is None:
+            self._forget_hosts()
             known = self._hosts[host] = _Host(Slots(self._adaptive))
-            while len(self._hosts) > _HOST_LIMIT and next(iter(self._hosts.values())).slots.idle:
-                self._hosts.popitem(last=False)
         self._hosts.move_to_end(host)
         return known
+
+    def _forget_hosts(self) -> None:
+        """Make room for one more."""
+        for name in list(islice(self._hosts, max(len(self._hosts) + 1 - _HOST_LIMIT, 0) * _LOOKS)):
+            if len(self._hosts) < _HOST_LIMIT:
+                return
+            if self._hosts[name].slots.idle:
+                del self._hosts[name]
+            else:
+                self._hosts.move_to_end(name)
+
+    def _places(self, session: aiohttp.ClientSession, host: str) -> list[Slots]:
+        """Return what an attempt to `host` takes a slot of in the session's pool."""
+        pool = session.connector
+        if pool is None:
+            return []
+        if self._last_pool() is not pool:
+            if pool not in _pools:
+                _pools[pool] = _Pool(pool)
+            self._last_pool, self._last_places = weakref.ref(pool), _pools[pool].places
+        return self._last_places(host)
 
     async def _take(self, place: Place, session: aiohttp.ClientSession, host: str) -> None:
         if self._adaptive:
             await self._take_one(place, self._known(host).slots)
-        pool = session.connector
-        if pool is None:
-            return
-        if pool not in _pools:
-            _pools[pool] = _Pool(pool)
-        for slots in _pools[pool].places(host):  # asked for now, because a pool forgets a host that nobody waits for
+        for slots in self._places(session, host):  # asked for now: a pool forgets a host that nobody waits for
             await self._take_one(place, slots)
 
     @staticmethod
@@ -306,10 +354,11 @@ class Pacing:
         place.slots.append(slots)
 
     @staticmethod
-    def _free(place: Place) -> None:
-        for slots in reversed(place.slots):
+    def free(place: Place) -> None:
+        """Give back all of a place but its limiter."""
+        for slots in place.slots:
             slots.free()
-        place.slots.clear()
+        place.slots = []
 
 
 async def _pass(rate_limiter: RateLimiter, host: str) -> AbstractAsyncContextManager[Any, Any]:

@@ -62,7 +62,10 @@ _ENCODED_VALUE = re.compile(r"(?<==)[^&#=%]*%[^&#=]*(?=[&#]|$)")
 _NESTED_USERINFO = re.compile(r"(?<=//)[^/?#&\s<>]*@")
 _TEXT_NAME = re.compile(r"(?<![^?&;#=\s\"'<>(,])([^?&;#=\s\"'<>(,]+)=[\"']?")
 _TEXT_VALUE = re.compile(r"[^&#\s\"<>]*(?<!['),.\]}])")  # without the punctuation of the text around it
-_TEXT_USERINFO = re.compile(r"(?<=//)[^/?#\s<>]*@|(?<![^/?#\s<>])[^:/?#\s<>]*:[^/?#\s<>]*@")
+_TEXT_USERINFO = re.compile(
+    r"(?<=//)[^/?#\s<>]*[@\uff20]|(?<![^/?#\s<>])[^:/?#\s<>]*:[^/?#\s<>]*[@\uff20]"  # what folding makes an @, too
+)
+_TEXT_ENCODED_VALUE = re.compile(r"(?<==)[^&#=%\s\"'<>]*%[^&#=\s\"'<>]*")
 
 
 # What nearly every URL looks like, and nothing can be hidden in
@@ -110,6 +113,8 @@ class Redactor:
         if user:
             shown = f"{REDACTED}:{REDACTED}" if ":" in user else REDACTED
             authority = f"{shown}{authority[len(user) :]}"
+        if "@" in path:  # a URL in the path, as those of proxies and archives have it
+            path = _NESTED_USERINFO.sub(f"{REDACTED}:{REDACTED}@", path)
         rest = match["rest"]
         if "@" in rest:  # a URL in a parameter
             rest = _NESTED_USERINFO.sub(f"{REDACTED}:{REDACTED}@", rest)
@@ -119,8 +124,10 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Return `text` (an error's message, say) without the secrets of any URL or ``name=value`` pair in it."""
-        if "@" in text:
+        if "@" in text or "\uff20" in text:
             text = _TEXT_USERINFO.sub(f"{REDACTED}:{REDACTED}@", text)
+        if "%" in text:
+            text = _TEXT_ENCODED_VALUE.sub(self._encoded, text)
         if "=" in text:
             text = self._values(text, _TEXT_NAME, _TEXT_VALUE)
         return text

@@ -34,6 +34,9 @@ RETRIED_STATUSES: frozenset[int] = frozenset({408, 425, 429, 500, 502, 503, 504}
 THROTTLING_STATUSES: frozenset[int] = frozenset({429, 503})
 """With these a server asks its callers to slow down."""
 
+_HOST_LIMIT = 10_000
+"""Hosts whose bucket is remembered; beyond that the one that failed first has a full one again."""
+
 _DELAY_SECONDS = re.compile(r"[0-9]+")  # RFC 9110, section 10.2.3: delay-seconds = 1*DIGIT
 _LEAP_SECOND = re.compile(r"(\d\d:\d\d:)60\b")  # RFC 9110, section 5.6.7: a second is 00 to 60
 # RFC 9110, section 5.6.7: an rfc850-date that seems to be more than 50 years ahead is in the past
@@ -202,7 +205,7 @@ class Buckets:
     def __init__(self, budget: RetryBudget) -> None:
         """Start with every bucket full."""
         self._budget = budget
-        self._spent: dict[str, int] = {}  # a full bucket is not kept, so a crawler's hosts do not add up
+        self._spent: dict[str, int] = {}  # full ones are not kept, nor more than there may be hosts
 
     def take(self, host: str, error: Exception) -> int | None:
         """Pay for a retry after `error`: the tokens taken, or None if there are too few."""
@@ -210,6 +213,8 @@ class Buckets:
         if spent + cost > self._budget.capacity:
             return None
         self._spent[host] = spent + cost
+        if len(self._spent) > _HOST_LIMIT:
+            del self._spent[next(iter(self._spent))]
         return cost
 
     def put_back(self, host: str, paid: int | None) -> None:

@@ -11,18 +11,20 @@ Source: OpenTelemetry semantic conventions 1.44, "HTTP client span", the form wi
 
 from __future__ import annotations
 
+import os
+import random
 import re
-import secrets
 import time
 import weakref
 from dataclasses import dataclass
-from operator import index
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_connector._instruments import SCHEMA_URL, SCOPE, CallCounts, Host, Log, instruments_of
 from otel_connector._journal import Troubles
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 FIELD_PREFIX: Final = "otel_connector."
 ATTEMPT_EVENT: Final = "otel_connector.attempt"
+_FIELD_NAMES = tuple(FIELD_PREFIX + name for name in COLUMNS)
 
 # What contrib's instrumentations look at before they make a span of their own. The key has no public name; where it is
 # gone, the plain text that it is made of does no harm. A test holds the name against the installed version.
@@ -54,16 +57,30 @@ _NOT_A_PROPAGATORS = frozenset({"connection", "content-length", "expect", "host"
 _HEADER_LIMIT = 8_192  # characters of a value: what W3C Baggage asks of everybody, and most servers take no more
 
 
+# Ids for calls that get no span of their own. Not the module's own numbers: a program that seeds them would have the
+# same ids again. Not the system's either: they cost a system call each
+_ids = random.Random()  # noqa: S311 - ids, not secrets
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ids.seed)
+
+_W3C_PROPAGATORS = frozenset({TraceContextTextMapPropagator, W3CBaggagePropagator})
+
+# Made once: most calls are made where the context holds nothing, and a context is copied whole for each value
+_ONLY_SUPPRESSED = otel_context.set_value(_SUPPRESS_HTTP, value=True, context=Context())
+
+
 def call_id_of(context: SpanContext) -> str:
-    """Return the call_id of the span with this context: trace and span id in hexadecimal, joined by a hyphen."""
-    return f"{context.trace_id:032x}-{context.span_id:016x}"
+    """Return the call_id of the span with this context: trace and span id in hexadecimal, joined by a hyphen.
+
+    Raises:
+        TypeError: An id is no integer: an application's id generator may do that.
+    """
+    return f"{context[0]:032x}-{context[1]:016x}"  # not by its properties' names: they cost three times as much
 
 
 def field_attributes(record: CallRecord) -> dict[str, AttributeValue]:
     """Return the ten fields as span attributes, ``otel_connector.<column>``; an empty one is left out."""
-    return {
-        FIELD_PREFIX + name: value for name in COLUMNS if (value := getattr(record, name)) is not None and value != ""
-    }
+    return {name: value for name, value in zip(_FIELD_NAMES, record, strict=True) if value is not None and value != ""}
 
 
 @dataclass(slots=True)
@@ -71,14 +88,14 @@ class CallSpan:
     """One call's span while it runs.
 
     Attributes:
-        context: The ids the call is known by; minted where the API gave none of its own.
+        call_id: What the call is known by: the span's ids, minted ones where the API gave none of its own.
         http: The attributes that an HTTP span starts with.
         host: The bounded host labels of the call's metrics.
         project: The bounded project label of the call's metrics.
         token: What ends its being the current span; None if it is not.
     """
 
-    context: SpanContext
+    call_id: str
     http: dict[str, AttributeValue]
     host: Host
     project: str
@@ -133,7 +150,9 @@ class CallTelemetry:
         if log is not None:
             self._instruments.watch(log)
         weakref.finalize(self, self._instruments.retire, self.counts).atexit = False
-        self._attempt_spans = attempt_spans
+        self.attempt_spans = attempt_spans
+        self._propagator: object = None  # the global one asked about last
+        self._is_w3c = False
 
     def start(self, url: str, host: str | None, port: int | None, project: str, start_time: int) -> CallSpan:
         """Start the call's span and make it current, until `end`.
@@ -151,55 +170,49 @@ class CallTelemetry:
         if port is not None:
             http["server.port"] = port
         name, kind, attributes = "GET", SpanKind.CLIENT, http
-        if self._attempt_spans:
+        if self.attempt_spans:
             name, kind, attributes = "otel_connector.get", SpanKind.INTERNAL, {}
         try:
-            parent = trace.get_current_span().get_span_context()
+            around = otel_context.get_current()
             span = self._tracer.start_span(name, kind=kind, attributes=attributes, start_time=start_time)
             given = span.get_span_context()
-            own = _own_context(given, parent)
-            # A span without a context (no SDK) must not hide the caller's own from the propagator
-            around = trace.set_span_in_context(span) if given.is_valid else otel_context.get_current()
-            context = otel_context.set_value(_SUPPRESS_HTTP, value=True, context=around)
+            context = _suppressed(around)
+            if span is INVALID_SPAN:  # no SDK, and no span of the caller's either
+                call_id = _minted_id(given)
+            else:
+                call_id = _call_id(span, given, around)
+                if given.is_valid:  # one without a context must not hide the caller's own from the propagator
+                    context = trace.set_span_in_context(span, context)
             token: Token[Context] | None = otel_context.attach(context)
         except BaseException as error:  # noqa: BLE001 - an application's sampler, processor, id generator or context
             self._troubles.swallow(error, "starting the call's span")
-            span, own, context, token = self._without_span()
+            span, call_id, context, token = self._without_span()
         labels = self._instruments.host(host or "", port)
         self.counts.active[labels] += 1
-        return CallSpan(
-            context=own,
-            http=http,
-            host=labels,
-            project=self._instruments.project(project),
-            span=span,
-            otel=context,
-            token=token,
-        )
+        return CallSpan(call_id, http, labels, self._instruments.project(project), span, context, token)
 
-    def _without_span(self) -> tuple[Span, SpanContext, Context, Token[Context] | None]:
+    def _without_span(self) -> tuple[Span, str, Context, Token[Context] | None]:
         """Return what a call has in the place of a span of its own: the caller's, if that is in order."""
-        span, own, context = INVALID_SPAN, _own_context(INVALID_SPAN_CONTEXT, INVALID_SPAN_CONTEXT), Context()
+        span, call_id, context = INVALID_SPAN, _minted_id(INVALID_SPAN_CONTEXT), Context()
         try:
-            parent = trace.get_current_span().get_span_context()
-            own = _own_context(INVALID_SPAN_CONTEXT, parent)
+            around = otel_context.get_current()
+            parent = trace.get_current_span(around).get_span_context()
+            call_id = _minted_id(parent)
             span = trace.NonRecordingSpan(parent)
-            context = otel_context.set_value(_SUPPRESS_HTTP, value=True)
-            return span, own, context, otel_context.attach(context)
+            context = _suppressed(around)
+            return span, call_id, context, otel_context.attach(context)
         except BaseException as error:  # noqa: BLE001 - an application's context or span class
             self._troubles.swallow(error, "looking for the caller's span")
-            return span, own, context, None
+            return span, call_id, context, None
 
     def start_attempt(self, call: CallSpan, resend_count: int, start_time: int) -> AttemptSpan | None:
-        """Start an attempt's span below the call's and make it current, if attempts have spans.
+        """Start an attempt's span below the call's and make it current; None if that fails.
 
         Args:
             call: The call's span.
             resend_count: Requests that the call has sent before.
             start_time: Unix time in nanoseconds.
         """
-        if not self._attempt_spans:
-            return None
         attributes = {**call.http, "http.request.resend_count": resend_count} if resend_count else call.http
         try:
             span = self._tracer.start_span("GET", kind=SpanKind.CLIENT, attributes=attributes, start_time=start_time)
@@ -211,33 +224,31 @@ class CallTelemetry:
 
     def end_attempt(
         self,
-        attempt: AttemptSpan | None,
+        attempt: AttemptSpan,
         *,
         end_time: int,
         status: int | None,
-        protocol_version: str | None,
+        http_version: tuple[int, int] | None,
         error_type: str | None,
         error: str,
         resend_count: int = 0,
     ) -> None:
-        """End an attempt's span, if it has one.
+        """End an attempt's span.
 
         Args:
             attempt: What `start_attempt` returned.
             end_time: Unix time in nanoseconds.
             status: The HTTP status of its last response.
-            protocol_version: The HTTP version of its last response.
+            http_version: Major and minor HTTP version of its last response.
             error_type: The value of ``error.type``; None if the attempt is no error.
             error: ``ClassName: message``, for the span's status.
             resend_count: Which resend its last request was, if it sent more than one (a redirect, aiohttp's own second
                 try); else 0.
         """
-        if attempt is None:
-            return
         try:
             otel_context.detach(attempt.token)
             if attempt.span.is_recording():
-                attributes = _outcome(attempt.span, status, protocol_version, error_type, error)
+                attributes = _outcome(attempt.span, status, http_version, error_type, error)
                 if resend_count:
                     attributes["http.request.resend_count"] = resend_count
                 attempt.span.set_attributes(attributes)
@@ -253,6 +264,8 @@ class CallTelemetry:
         """
         headers: dict[str, str] = {}
         try:
+            if call.otel is _ONLY_SUPPRESSED and attempt is None and self._only_w3c():
+                return headers  # neither a span nor baggage is there
             propagate.inject(headers, context=call.otel if attempt is None else attempt.otel)
             for name, value in headers.items():
                 if name not in _W3C_NAMES or len(value) > _HEADER_LIMIT or not value.isprintable():
@@ -261,6 +274,14 @@ class CallTelemetry:
             self._troubles.swallow(error, "injecting the trace context")
             return self._sendable(headers)
         return headers
+
+    def _only_w3c(self) -> bool:
+        """Whether the global propagator, which may be another one by now, is the API's own default or a part of it."""
+        propagator = propagate.get_global_textmap()
+        if propagator is not self._propagator:
+            parts = getattr(propagator, "_propagators", (propagator,))
+            self._propagator, self._is_w3c = propagator, {type(part) for part in parts} <= _W3C_PROPAGATORS
+        return self._is_w3c
 
     def _sendable(self, headers: dict[str, str]) -> dict[str, str]:
         """Return those of a propagator's headers that leave the request what it is."""
@@ -275,7 +296,7 @@ class CallTelemetry:
         """Put a failed attempt on the span as an event and count the resend that follows, if one does."""
         if attempt.wait is not None:
             self.counts.resends[attempt.reason] += 1
-        if self._attempt_spans:
+        if self.attempt_spans:
             return
         attributes: dict[str, AttributeValue] = {
             "otel_connector.attempt.number": attempt.number,
@@ -301,7 +322,7 @@ class CallTelemetry:
         end_time: int,
         error_type: str | None,
         resend_count: int,
-        protocol_version: str | None,
+        http_version: tuple[int, int] | None,
         queued: float,
     ) -> None:
         """End the call's span with everything known, and record its metrics.
@@ -313,7 +334,7 @@ class CallTelemetry:
             error_type: The value of ``error.type``; None if the call is no error (a success, or given up by its
                 caller).
             resend_count: Requests sent after the first, for whatever reason.
-            protocol_version: HTTP version of the last response.
+            http_version: Major and minor HTTP version of the last response.
             queued: Seconds that the call waited for its turn before it started.
         """
         self.counts.active[call.host] -= 1
@@ -323,11 +344,11 @@ class CallTelemetry:
                 otel_context.detach(call.token)
             if call.span.is_recording():
                 attributes = field_attributes(record)
-                status, version = record.response_code, protocol_version
-                if self._attempt_spans:
+                status, version = record.response_code, http_version
+                if self.attempt_spans:
                     status = version = None
                 attributes.update(_outcome(call.span, status, version, error_type, record.error))
-                if resend_count and not self._attempt_spans:
+                if resend_count and not self.attempt_spans:
                     attributes["http.request.resend_count"] = resend_count
                 if queued:
                     attributes["otel_connector.queue.duration"] = queued
@@ -357,14 +378,14 @@ def _may_be_sent(name: object, value: object) -> bool:
 
 
 def _outcome(
-    span: Span, status: int | None, protocol_version: str | None, error_type: str | None, error: str
+    span: Span, status: int | None, http_version: tuple[int, int] | None, error_type: str | None, error: str
 ) -> dict[str, AttributeValue]:
     """Set the span's status and return the attributes that say how it ended."""
     attributes: dict[str, AttributeValue] = {}
     if status is not None:
         attributes["http.response.status_code"] = status
-    if protocol_version is not None:
-        attributes["network.protocol.version"] = protocol_version
+    if http_version is not None:
+        attributes["network.protocol.version"] = f"{http_version[0]}.{http_version[1]}"
     if error_type is not None:
         attributes["error.type"] = error_type
         # A status code says it all; a description would only repeat it (semantic conventions, "Status")
@@ -372,17 +393,32 @@ def _outcome(
     return attributes
 
 
-def _own_context(context: SpanContext, parent: SpanContext) -> SpanContext:
-    """Return the span's context, or a minted one where the API handed back none or the parent's own.
+def _suppressed(around: Context) -> Context:
+    """Return the context with what keeps other instrumentations out."""
+    return otel_context.set_value(_SUPPRESS_HTTP, value=True, context=around) if around else _ONLY_SUPPRESSED
+
+
+def _call_id(span: Span, given: SpanContext, around: Context) -> str:
+    """Return the call_id: of the span's own ids, or of minted ones where the API handed back none, or the parent's.
+
+    Args:
+        span: The call's.
+        given: Its context.
+        around: Where the parent's span is.
 
     Raises:
-        AttributeError: One of them is no span context.
-        TypeError: Its ids are no integers, of which a call_id can be made: an application's id generator may do that.
+        AttributeError: The parent has no span context.
+        TypeError: An id is no integer.
     """
-    if not context.is_valid or context.span_id == parent.span_id:
-        # Not `random`: a program that seeds it would have the same ids again
-        trace_id = parent.trace_id if parent.is_valid else secrets.randbits(127) + 1
-        context = SpanContext(trace_id, secrets.randbits(63) + 1, is_remote=False)
-    index(context[0])  # not by its properties' names: they cost three times as much
-    index(context[1])
-    return context
+    if given.is_valid and span.is_recording():
+        return call_id_of(given)
+    parent = trace.get_current_span(around).get_span_context()
+    if given.is_valid and given.span_id != parent.span_id:
+        return call_id_of(given)
+    return _minted_id(parent)
+
+
+def _minted_id(parent: SpanContext) -> str:
+    drawn = f"{_ids.getrandbits(192):048x}"
+    trace_id = f"{parent.trace_id:032x}" if parent.is_valid else drawn[:32]
+    return f"{trace_id}-{drawn[32:]}"

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
-from dataclasses import dataclass, field
-from http import HTTPStatus
+import re
 from http.cookies import CookieError
 from io import BytesIO
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import aiohttp
 from multidict import CIMultiDict
@@ -38,13 +38,14 @@ from otel_connector._errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 _FIRST_FINAL_STATUS = 200  # RFC 9110, section 15: 1xx only announce an answer, and there is nothing below
 _FIRST_ERROR_STATUS = 400  # RFC 9110, section 15: 4xx and 5xx are errors
 
 # RFC 9110: these answers have no content, so there is nothing to decode
-_NO_CONTENT = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED})
+_RESET_CONTENT = 205
+_NO_CONTENT = frozenset({204, _RESET_CONTENT, 304})
 
 # RFC 9110, section 15.5: the request is at fault; but for the three that a server may answer differently a moment later
 _REFUSALS = frozenset(range(400, 500)) - {408, 425, 429}
@@ -63,10 +64,15 @@ _NOT_FOR_STRANGERS = ("Authorization", "Proxy-Authorization", "traceparent", "tr
 
 _DEFAULT_MAX_REDIRECTS = 10  # as aiohttp has it
 
+_OURS = frozenset({"auto_decompress", "max_redirects", "middlewares"})  # options that go to aiohttp in another form
+
+_JSON_STARTS = frozenset({b"{", b"["})
+
+_QUOTED = re.compile(r"'.*'|\".*\"", re.DOTALL)
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})  # the statuses whose Location aiohttp follows
 
 
-@dataclass(slots=True, kw_only=True)
 class Exchange:
     """What one attempt has learned, filled in as it comes: it stands whatever ends the attempt.
 
@@ -84,12 +90,12 @@ class Exchange:
         redirects: How many were followed.
         resends: How many requests were sent again without a redirect; -1 before the first is sent.
         repeats: Of these, how many aiohttp sent by itself because the connection broke before the answer.
-        version: HTTP version of the last response, such as ``1.1``.
+        version: HTTP version of the last response.
         out_of_time: Whether the attempt as a whole took too long, and not one step of it.
     """
 
-    asked: URL
-    context: Mapping[str, str] = field(default_factory=dict[str, str])
+    # Where an attempt begins, said of all of them: most of it never changes, and a field set for each costs its time
+    context: Mapping[str, str] | None = None
     status: int | None = None
     size: int = 0
     answered: bool = False
@@ -98,8 +104,12 @@ class Exchange:
     redirects: int = 0
     resends: int = -1
     repeats: int = 0
-    version: str | None = None
+    version: aiohttp.HttpVersion | None = None
     out_of_time: bool = False
+
+    def __init__(self, asked: URL) -> None:
+        """Have nothing learned yet."""
+        self.asked = asked
 
     @property
     def sent(self) -> int:
@@ -119,9 +129,7 @@ class Exchange:
             self._note_redirect(request)
         self.answered = False
         response = await handler(request)
-        self.answered, self.status = True, response.status
-        version = response.version
-        self.version = None if version is None else f"{version.major}.{version.minor}"
+        self.answered, self.status, self.version = True, response.status, response.version
         return response
 
     def _note_redirect(self, request: aiohttp.ClientRequest) -> None:
@@ -130,12 +138,11 @@ class Exchange:
         self.final_url = request.url if request.url != sent else None
         if request.url.origin() != sent.origin():
             # aiohttp takes off what the call gave; a session's own auth it puts on again at every step
-            for name in (*_NOT_FOR_STRANGERS, *self.context):
+            for name in (*_NOT_FOR_STRANGERS, *(self.context or ())):
                 request.headers.popall(name, None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(NamedTuple):
     """What every attempt of a call sends.
 
     Attributes:
@@ -144,7 +151,8 @@ class Request:
         timeout: For one attempt, body included.
         decode: Makes the value of the body's bytes.
         max_body_bytes: Where reading stops, in bytes after content decoding.
-        headers: The call's own headers.
+        redact: Takes the secrets out of a URL, whole, which nobody can do once it stands in a sentence.
+        headers: The call's own headers, None if it has none.
         options: Further options of ``aiohttp.ClientSession.get``.
     """
 
@@ -153,7 +161,8 @@ class Request:
     timeout: aiohttp.ClientTimeout
     decode: Callable[[bytes], Any]
     max_body_bytes: int
-    headers: CIMultiDict[str]
+    redact: Callable[[str], str]
+    headers: CIMultiDict[str] | None
     options: Mapping[str, Any]
 
 
@@ -171,7 +180,7 @@ def resolve_url(session: aiohttp.ClientSession, url: Any, params: Any) -> URL:
         # There is no public way to the session's base URL; a test holds this one against the installed version
         resolved = session._build_url(url)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     except ValueError as error:
-        raise InvalidURL(f"url is not a URL: {error}") from error
+        raise InvalidURL(f"url is not a URL: {_reason(str(error))}") from error
     try:
         host = resolved.host
     except UnicodeError:
@@ -185,27 +194,29 @@ def resolve_url(session: aiohttp.ClientSession, url: Any, params: Any) -> URL:
         raise type(error)(message) from error
 
 
-def merge_headers(headers: Any) -> CIMultiDict[str]:
-    """Return a call's own headers as a new mapping that names may be added to.
+def own_headers(headers: Any) -> CIMultiDict[str] | None:
+    """Return a call's own headers as a mapping of its own, None if there are none.
 
     Raises:
         TypeError: `headers` is neither a mapping nor pairs of names and values.
         ValueError: A pair has another length.
     """
+    if not headers:
+        return None
     try:
-        merged = CIMultiDict[str](headers or ())
+        own = CIMultiDict[str](headers)
     except (TypeError, ValueError) as error:
         raise type(error)(f"headers: {error}") from error
-    for name, value in cast("Iterable[tuple[str, object]]", merged.items()):
+    for name, value in cast("Iterable[tuple[str, object]]", own.items()):
         if not isinstance(value, str):
             raise TypeError(f"headers: {name} must be a str, not {type(value).__name__}")
-    return merged
+    return own
 
 
 def bounded_by(limit: aiohttp.ClientTimeout, total: float) -> aiohttp.ClientTimeout:
-    """Return the limit of an attempt with another total, in seconds, to be kept to the millisecond."""
+    """Return the limit of an attempt with another total, in seconds, to be kept to the millisecond; inf for none."""
     return aiohttp.ClientTimeout(
-        total=max(total, 0.001),  # 0 would mean no limit
+        total=None if total == math.inf else max(total, 0.001),  # 0 would mean no limit
         connect=limit.connect,
         sock_read=limit.sock_read,
         sock_connect=limit.sock_connect,
@@ -227,7 +238,12 @@ async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientT
         ValueError: As `TypeError`.
     """
     try:
-        body = await _fetch(request, exchange, timeout)
+        response = await _send(request, exchange, timeout)
+        try:
+            body = await _body(response, request, exchange)
+        finally:
+            if not response.closed:  # the connection of a body that is read went back to the pool by itself
+                response.close()
     except ConnectorError:
         raise
     except UnicodeError:  # of a host or of userinfo; without the cause, which holds the password
@@ -235,61 +251,87 @@ async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientT
     except Exception as error:
         if isinstance(error, (TypeError, ValueError, CookieError)) and not isinstance(error, aiohttp.ClientError):
             if exchange.answered and exchange.status in _REDIRECTS:  # it is the Location that does not go with them
-                raise RedirectRefused(f"redirect not followed: {error}") from error
+                raise RedirectRefused(f"redirect not followed: {_reason(str(error))}") from error
             raise _named(error, request) from error
-        raise _translate(error, exchange, timeout) from error
+        raise _translate(error, request, exchange, timeout) from error
     return None if exchange.status in _NO_CONTENT else _decode(request.decode, body)
 
 
-async def _fetch(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) -> bytes:
-    session, options = request.session, {**request.options}
-    headers = CIMultiDict(request.headers)
-    headers.update(exchange.context)
-    # Last, so that it sees what the session's or the caller's own middlewares send
-    middlewares = options.pop("middlewares", None)
-    if middlewares is None:  # there is no public way to the session's; a test holds this one
-        middlewares = session._middlewares  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    undo = options.pop("auto_decompress", None)
-    response = await session.get(
+def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) -> Awaitable[aiohttp.ClientResponse]:
+    options = request.options
+    asked = options if not options else {name: options[name] for name in options if name not in _OURS}
+    return request.session.get(
         request.url,
         timeout=timeout,
-        headers=headers,
+        headers=_headers(request, exchange),
         auto_decompress=False,  # what the server compressed is undone here, within bounds
         raise_for_status=False,  # statuses are judged here, so the session's own rule must not come first
-        middlewares=(*middlewares, exchange),
+        middlewares=(*_middlewares(request), exchange),  # last, so that it sees what the others send
         # aiohttp refuses the redirect of that number, and follows any number of them for 0
-        max_redirects=options.pop("max_redirects", _DEFAULT_MAX_REDIRECTS) + 1,
-        **options,
+        max_redirects=options.get("max_redirects", _DEFAULT_MAX_REDIRECTS) + 1,
+        **asked,
     )
-    try:
-        if response.status < _FIRST_FINAL_STATUS:
-            raise MalformedResponse(f"status {response.status} is no answer")
-        exchange.in_body = True
-        if response.status == HTTPStatus.RESET_CONTENT:
-            return b""  # it has none, and says no length either: who read on would wait for the end of the connection
-        if response.status >= _FIRST_ERROR_STATUS:
-            raise await _status_error(response, exchange)
-        compressed = session.auto_decompress if undo is None else undo
-        named = response.headers.getall("Content-Encoding", ()) if compressed else ()
-        return await _read(response, exchange, request.max_body_bytes, content_codings(named) if named else ())
-    finally:
-        response.close()  # once the body is read nothing is left to close: the connection went back to the pool then
 
 
-async def _read(response: aiohttp.ClientResponse, exchange: Exchange, limit: int, codings: Sequence[str] = ()) -> bytes:
+def _headers(request: Request, exchange: Exchange) -> Mapping[str, str] | None:
+    """Return the headers of an attempt: the call's own, and the trace context in the place of any of these."""
+    if not exchange.context or not request.headers:
+        return exchange.context or request.headers
+    headers = CIMultiDict(request.headers)
+    headers.update(exchange.context)
+    return headers
+
+
+def _middlewares(request: Request) -> Sequence[aiohttp.ClientMiddlewareType]:
+    given: Sequence[aiohttp.ClientMiddlewareType] | None = request.options.get("middlewares")
+    if given is not None:
+        return given
+    # There is no public way to the session's; a test holds this one
+    return request.session._middlewares  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+
+async def _body(response: aiohttp.ClientResponse, request: Request, exchange: Exchange) -> bytes:
+    """Return the body of a response, or raise what its status stands for."""
+    status, limit = response.status, request.max_body_bytes
+    if status < _FIRST_FINAL_STATUS:
+        raise MalformedResponse(f"status {status} is no answer")
+    exchange.in_body = True
+    if status == _RESET_CONTENT:
+        return b""  # it has none, and says no length either: who read on would wait for the end of the connection
+    if status >= _FIRST_ERROR_STATUS:
+        raise await _status_error(response, exchange)
+    if "Content-Encoding" in response.headers:
+        undo = request.options.get("auto_decompress")
+        if request.session.auto_decompress if undo is None else undo:
+            return await _read(response, exchange, limit, content_codings(response.headers.getall("Content-Encoding")))
+    first = await response.content.readany()
+    _count(exchange, first, limit)
+    if response.content.at_eof():  # so it is with most: what came with the headers is all of it
+        return first
+    return await _read(response, exchange, limit, first=first)
+
+
+async def _read(
+    response: aiohttp.ClientResponse, exchange: Exchange, limit: int, codings: Sequence[str] = (), first: bytes = b""
+) -> bytes:
     # Not a list of pieces, which joining would hold twice: what BytesIO hands out is its own buffer
     with BytesIO() as body:
+        body.write(first)
         pause_at = _PAUSE_EVERY
         async for piece, window in _pieces(response, codings):
-            exchange.size += len(piece)
-            if exchange.size + window > limit:
-                counted = f" (with {window} bytes for the window of its coding)" if window else ""
-                raise BodyTooLarge(f"body passed {limit} bytes{counted} and was not read further", limit=limit)
+            _count(exchange, piece, limit, window)
             body.write(piece)
             if exchange.size >= pause_at:
                 pause_at = exchange.size + _PAUSE_EVERY
                 await asyncio.sleep(0)
         return body.getvalue()
+
+
+def _count(exchange: Exchange, piece: bytes, limit: int, window: int = 0) -> None:
+    exchange.size += len(piece)
+    if exchange.size + window > limit:
+        counted = f" (with {window} bytes for the window of its coding)" if window else ""
+        raise BodyTooLarge(f"body passed {limit} bytes{counted} and was not read further", limit=limit)
 
 
 async def _pieces(response: aiohttp.ClientResponse, codings: Sequence[str]) -> AsyncIterator[tuple[bytes, int]]:
@@ -338,6 +380,14 @@ def _named(error: Exception, request: Request) -> TypeError | ValueError:
     return kind(f"{', '.join(names) or 'session'}: {error}")
 
 
+def loads(body: bytes) -> Any:
+    """Return what `json.loads` does, for most bodies without its search for the encoding, a third of its time."""
+    # An object or array in UTF-8, which JSON between systems is (RFC 8259, section 8.1)
+    if body[:1] in _JSON_STARTS and body[1:2] != b"\0":
+        return json.loads(body.decode("utf-8", "surrogatepass"))
+    return json.loads(body)
+
+
 def _decode(decode: Callable[[bytes], Any], body: bytes) -> Any:
     try:
         value = decode(body)
@@ -358,7 +408,14 @@ _BY_CLASS: tuple[tuple[tuple[type[Exception], ...], type[ConnectorError]], ...] 
 )
 
 
-def _translate(error: Exception, exchange: Exchange, timeout: aiohttp.ClientTimeout) -> ConnectorError:
+def _reason(text: str) -> str:
+    """Return what a library says against a URL without what it quotes of it, which may be a password."""
+    return _QUOTED.sub("'...'", text)
+
+
+def _translate(
+    error: Exception, request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout
+) -> ConnectorError:
     """Make our error of aiohttp's."""
     text = str(error) or type(error).__name__
     if isinstance(error, asyncio.TimeoutError):
@@ -366,6 +423,12 @@ def _translate(error: Exception, exchange: Exchange, timeout: aiohttp.ClientTime
         return AttemptTimeout(_timeout_text(error, exchange, timeout))
     if isinstance(error, aiohttp.TooManyRedirects):
         return RedirectRefused(f"more than {exchange.redirects} redirects")
+    if isinstance(error, aiohttp.InvalidURL):
+        url, why = str(error.url), error.description
+        named = "proxy is not a URL: " if url == str(request.options.get("proxy")) else ""
+        text = f"{named}{request.redact(url)}{f' - {_reason(why)}' if why else ''}"
+    elif isinstance(error, aiohttp.NonHttpUrlClientError):
+        text = request.redact(text)  # it says nothing but the URL
     for classes, ours in _BY_CLASS:
         if isinstance(error, classes):
             return ours(text)
@@ -393,4 +456,4 @@ def _timeout_text(error: Exception, exchange: Exchange, timeout: aiohttp.ClientT
     if isinstance(error, aiohttp.ServerTimeoutError):  # one of ClientTimeout's finer limits; aiohttp says which
         return f"{error}{read}"
     what = "body not complete" if read else "no response"
-    return f"{what} within {timeout.total} s{read}"
+    return f"{what} within {round(timeout.total or 0.0, 3):g} s{read}"

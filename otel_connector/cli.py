@@ -9,6 +9,7 @@ import asyncio
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import aclosing, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -110,7 +111,8 @@ def demo(
         collector = _collector(otlp)
         telemetry = configure("otel-connector-demo", exit_timeout=_SEND_SECONDS) if collector else None
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        typer.echo(f"otel-connector demo: {error}", err=True)
+        why = str(error).replace("overwrite_log=True", "move this one away")  # which is no option of the command
+        typer.echo(f"otel-connector demo: {why}", err=True)
         raise typer.Exit(_USAGE) from None
     try:
         with telemetry or nullcontext():
@@ -124,7 +126,7 @@ def demo(
     if collector is None or telemetry is None:
         _say(console, *_how_to_see_traces(asked=otlp))
     elif telemetry.shutdown():  # it has happened; this asks how it went
-        _say(console, *_where_traces_are(collector, report, log))
+        _say(console, *_where_traces_are(collector, telemetry.sent_over_otlp(), report, log))
     else:
         _say(console, f"Not all traces and metrics could be sent to {collector.endpoint}")
     if report.started != report.rows:
@@ -201,6 +203,8 @@ def _moves(console: Console) -> bool:
 
 
 def _console() -> Console:
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] # closed by the shell: ">&-"
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the program ends
     with suppress(AttributeError):  # what stands in for stdout need not have it
         cast("Any", sys.stdout).reconfigure(errors="replace")  # a character that is not there is no reason to fail
     return Console(highlight=False)
@@ -276,9 +280,11 @@ def _how_to_see_traces(*, asked: bool | None) -> tuple[str, ...]:
     return ("No collector listens here. To see the traces, start one and run this again:", f"  {_JAEGER}")
 
 
-def _where_traces_are(collector: Collector, report: Report, log: Path) -> tuple[str, ...]:
-    sent = f"Traces and metrics were sent to {collector.endpoint}."
-    if report.example is None:
+def _where_traces_are(collector: Collector, signals: Sequence[str], report: Report, log: Path) -> tuple[str, ...]:
+    if not signals:
+        return ("No traces or metrics were sent: the OTEL_* variables of the environment ask for none over OTLP.",)
+    sent = f"{' and '.join(signals).capitalize()} were sent to {collector.endpoint}."
+    if report.example is None or "traces" not in signals:
         return (sent,)
     call_id = report.example.call_id
     return (

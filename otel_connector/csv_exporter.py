@@ -10,27 +10,23 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.trace import SpanKind
 
 from otel_connector._arguments import check_bool, checked_int, checked_seconds
 from otel_connector._background import BackgroundRows
 from otel_connector._csv_format import HEADER, encode_row
 from otel_connector._csv_writer import BACKLOG_BYTES, RowWriter
 from otel_connector._record import COLUMNS, CallRecord, RowCounts
-from otel_connector._telemetry import FIELD_PREFIX, call_id_of, field_attributes
+from otel_connector._telemetry import FIELD_PREFIX, call_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import Span
-    from opentelemetry.trace import SpanContext
     from opentelemetry.util.types import AttributeValue
 
 PATH_VARIABLE = "OTEL_CONNECTOR_CSV_PATH"
@@ -42,23 +38,22 @@ DEFAULT_PATH = "otel_connector.csv"
 # batch processor's default queue, so the second arrival is recognised unless that queue was enlarged.
 _REMEMBERED_CALLS = 4_096
 
-_NO_RESOURCE = Resource.get_empty()  # without resource=, a ReadableSpan runs every resource detector: 311 us
-
 
 class _WrittenCalls:
     """The calls written to one log of late. Without a lock, which a fork could leave taken in the child."""
 
     def __init__(self) -> None:
         self._calls: dict[tuple[str, int | None], object] = {}
+        self._before: dict[tuple[str, int | None], object] = {}
 
     def add(self, call: tuple[str, int | None]) -> bool:
         """Remember a call; False if it is remembered already."""
-        token = object()
-        if self._calls.setdefault(call, token) is not token:  # one step, whatever other threads do
+        token, calls = object(), self._calls
+        if call in self._before or calls.setdefault(call, token) is not token:  # one step, whatever other threads do
             return False
-        if len(self._calls) > _REMEMBERED_CALLS:
-            with suppress(KeyError, RuntimeError, StopIteration):  # another thread does the same
-                del self._calls[next(iter(self._calls))]
+        if len(calls) >= _REMEMBERED_CALLS:
+            # All at once: a dictionary that loses its first entry again and again is searched for the next one
+            self._before, self._calls = calls, {}
         return True
 
 
@@ -160,27 +155,18 @@ class CSVSpanExporter(SpanExporter):
         rows = [row for span in spans if (row := self._row(span)) is not None]
         return SpanExportResult.SUCCESS if self._rows.write(rows) else SpanExportResult.FAILURE
 
-    def export_record(self, record: CallRecord, context: SpanContext, start_time: int, end_time: int) -> None:
+    def export_record(self, record: CallRecord, start_time: int) -> None:
         """Write a call's row at once, whatever became of its own span: the connector's way in.
 
-        The record goes through `export` as a finished span, complete at any sampler and any span limit.
+        It is the row that `export` writes for the call's span, complete at any sampler and any span limit. No span is
+        made for it only to be taken apart again: that cost more than the row.
 
         Args:
             record: The call.
-            context: The context of the call's span.
-            start_time: Unix time in nanoseconds.
-            end_time: Unix time in nanoseconds.
+            start_time: When its span starts, Unix time in nanoseconds.
         """
-        span = ReadableSpan(
-            name="GET",
-            context=context,
-            kind=SpanKind.CLIENT,
-            resource=_NO_RESOURCE,
-            attributes=field_attributes(record),
-            start_time=start_time,
-            end_time=end_time,
-        )
-        self.export((span,))
+        if self._written_calls.add((record.call_id, start_time)):
+            self._rows.write((encode_row(record),))
 
     @property
     def row_counter(self) -> Callable[[], RowCounts]:

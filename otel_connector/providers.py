@@ -17,7 +17,7 @@ from functools import partial
 from signal import Signals
 from typing import Any, TypeAlias, cast
 
-from otel_connector._before_exit import finish
+from otel_connector._before_exit import finish, interrupted
 from otel_connector._bounded_exit import Provider, Telemetry, check_seconds
 from otel_connector._on_signal import checked_signals, finish_on
 
@@ -85,11 +85,18 @@ def configure(
     return telemetry
 
 
-def _finish_all(telemetry: Telemetry, seconds: float) -> None:
-    """Write the logs, which takes no time but on a disk that hangs, and send the rest in what is left of it."""
+def _finish_all(telemetry: Telemetry, seconds: float) -> bool:
+    """Write the logs, which takes no time but on a disk that hangs, and send the rest in what is left of it.
+
+    False, with nothing done, if a log is in the middle of being written by whom the signal has interrupted.
+    """
+    if interrupted():
+        return False
     give_up = time.monotonic() + seconds
     finish(seconds)
-    telemetry.force_flush(max(give_up - time.monotonic(), _LAST_CHANCE))
+    if not telemetry.force_flush(max(give_up - time.monotonic(), _LAST_CHANCE)):
+        telemetry.gave_up_at = time.monotonic()
+    return True
 
 
 def _check_attributes(service_name: object, resource_attributes: object) -> dict[str, AttributeValue]:

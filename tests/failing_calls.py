@@ -31,8 +31,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from opentelemetry.trace import SpanContext
-
 from otel_connector import CallRecord, CSVSpanExporter
 from otel_connector._csv_format import HEADER, decode_row, encode_row
 
@@ -295,7 +293,7 @@ def joined(*pids: int) -> None:
 def export(exporter: CSVSpanExporter, number: int, length: int = 20) -> None:
     """Hand over the row that `numbers` finds again as `number`, with a quoted cell in it of some `length`."""
     record = CallRecord(
-        call_id="made anew of the context",
+        call_id=f"{number:032x}-{number:016x}",
         project=f'{number}, "quoted"',
         t=number,
         delta_t=0.5,
@@ -306,7 +304,7 @@ def export(exporter: CSVSpanExporter, number: int, length: int = 20) -> None:
         success=True,
         error="",
     )
-    exporter.export_record(record, SpanContext(number, number, is_remote=False), number, number + 1)
+    exporter.export_record(record, number)
 
 
 def records(path: Path, *, unfinished: bool = False) -> list[CallRecord]:

@@ -215,6 +215,7 @@ def test_a_child_of_multiprocessing_finishes(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_nobody_keeps_others_from_finishing() -> None:
     class Work:
+        busy = False
         seconds = -1.0
 
         def finish(self, seconds: float) -> None:
@@ -226,6 +227,31 @@ def test_nobody_keeps_others_from_finishing() -> None:
         _before_exit.finish_before_exit(work)
     _before_exit.finish(0.0)
     assert [work.seconds for work in works] == [0.0, 0.0]
+
+
+class Broken(Disk):
+    """Raises what nobody expects of a disk."""
+
+    def write(self, rows: Sequence[bytes]) -> bool:
+        if not self.rows:
+            self.rows.append(b"")
+            raise SystemExit
+        return super().write(rows)
+
+
+def test_a_thread_that_dies_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    died = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: died.set())
+    disk = Broken()
+    disk.open.set()
+    queue = BackgroundRows(disk, LIMIT, "logs.csv")
+    queue.write([row(1)])
+    queue.flush(5)
+    assert died.wait(5)
+    queue.write([row(2)])
+    assert queue.flush(5)
+    assert disk.rows == [b"", row(2)]
+    assert queue.close()
 
 
 # Signals
@@ -244,7 +270,12 @@ def test_the_programs_own_handler_runs_afterwards(own: bool) -> None:
     ran: list[str] = []
     handler: Callable[..., object] | signal.Handlers = (lambda *_: ran.append("own")) if own else signal.SIG_IGN
     signal.signal(signal.SIGUSR1, handler)
-    finish_on(checked_signals((signal.SIGUSR1,)), lambda: ran.append("finish"))
+
+    def finish() -> bool:
+        ran.append("finish")
+        return True
+
+    finish_on(checked_signals((signal.SIGUSR1,)), finish)
     signal.raise_signal(signal.SIGUSR1)
     assert ran == ["finish", "own"][: 1 + own]
 
@@ -253,11 +284,49 @@ def test_the_programs_own_handler_runs_afterwards(own: bool) -> None:
 def test_a_signal_that_would_end_the_program_does(monkeypatch: pytest.MonkeyPatch) -> None:
     raised: list[tuple[int, object]] = []
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-    finish_on([signal.SIGUSR1], lambda: None)
+    finish_on([signal.SIGUSR1], lambda: True)
     raise_signal = signal.raise_signal
     monkeypatch.setattr(signal, "raise_signal", lambda number: raised.append((number, signal.getsignal(number))))
     raise_signal(signal.SIGUSR1)
     assert raised == [(signal.SIGUSR1, signal.SIG_DFL)]
+
+
+@pytest.mark.usefixtures("usr1")
+def test_a_signal_in_the_middle_of_a_write_comes_again_when_it_is_done(tmp_path: Path) -> None:
+    """The row is whole, and written once, before the handler runs that may end the program."""
+    log, ran, counted = tmp_path / "logs.csv", list[str](), list[RowCounts]()
+    writer = RowWriter(log, b"h\n")
+
+    def finish() -> bool:
+        if _before_exit.interrupted():
+            ran.append("interrupted")
+            return False
+        ran.append("finish")
+        writer.finish(1.0)
+        return True
+
+    signal.signal(signal.SIGUSR1, lambda *_: ran.append("own"))
+    finish_on([signal.SIGUSR1], finish)
+    _before_exit.finish_before_exit(writer)
+
+    class Rows(list[bytes]):
+        def __getitem__(self, key: Any) -> Any:  # looked at in the middle of the write
+            if not ran:
+                signal.raise_signal(signal.SIGUSR1)
+                writer.write([b"2\n"])
+                assert not writer.flush()
+                assert not writer.close()
+                counted.append(writer.counts())
+            return super().__getitem__(key)
+
+    assert not writer.write(Rows([b"1\n"])), "one waits that came in between"
+    while "own" not in ran:
+        pass
+    assert ran[0] == "interrupted"
+    assert ran[-2:] == ["finish", "own"]
+    assert sum(counted[0]) == 2
+    assert log.read_bytes() == b"h\n1\n2\n"
+    writer.close()
 
 
 @pytest.mark.parametrize(

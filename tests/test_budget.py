@@ -18,9 +18,11 @@ from otel_connector import (
     BodyTruncated,
     ConnectFailed,
     HTTPStatusError,
+    RateLimiterFailed,
     RetryBudget,
     RetryBudgetExhausted,
     RetryRefused,
+    _retry,
 )
 from otel_connector._retry import Buckets
 from otel_connector.testing import FakeClock, FaultServer, ok, truncated
@@ -87,6 +89,40 @@ def test_never_more_than_the_bucket_holds(budget: RetryBudget, events: list[Any]
         else:
             buckets.put_back("h", None if event is None else paid)
         assert 0 <= buckets._spent.get("h", 0) <= budget.capacity
+
+
+def test_hosts_that_never_recover_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_retry, "_HOST_LIMIT", 3)
+    buckets = Buckets(RetryBudget())
+    for number in range(10):
+        assert buckets.take(f"{number}:1", status(500)) == 14
+    assert list(buckets._spent) == ["7:1", "8:1", "9:1"]
+
+
+class FailsEverySecondTime:
+    """A limiter."""
+
+    entered = 0
+
+    async def __aenter__(self) -> None:
+        self.entered += 1
+        if self.entered % 2 == 0:
+            raise RuntimeError("limiter")
+
+    async def __aexit__(self, *reason: object) -> None:
+        pass
+
+
+async def test_a_retry_that_is_not_made_costs_nothing(
+    server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    server.script("/x", 500)
+    budget = RetryBudget(capacity=14, retry_cost=14)
+    subject = AsyncConnector(None, retry_budget=budget, rate_limiter=FailsEverySecondTime(), clock=clock)
+    for _ in range(4):
+        with pytest.raises(RateLimiterFailed):
+            await subject.get(session, server.url("/x"), "P")
+    assert len(server.requests) == 4
 
 
 async def test_an_empty_bucket_fails_the_call_at_once_and_says_so(

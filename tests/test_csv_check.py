@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import gzip
@@ -38,8 +37,8 @@ from otel_connector._torn_tail import cut_torn_tail, last_row_end
 from otel_connector.cli import app
 
 BLOCK = _torn_tail._BLOCK
-ROW = encode_row(dataclasses.replace(BLANK, project="P", url="http://a/?b=1", response_code=200, success=True))
-QUOTED = encode_row(dataclasses.replace(BLANK, project='a "b", c', error="E: \u00e9\n"))
+ROW = encode_row(BLANK._replace(project="P", url="http://a/?b=1", response_code=200, success=True))
+QUOTED = encode_row(BLANK._replace(project='a "b", c', error="E: \u00e9\n"))
 LOG = HEADER + ROW + QUOTED
 TAIL = ROW[:-9]
 NOBODY = 65_534
@@ -57,7 +56,7 @@ def torn_of(path: Path) -> Path:
 
 def rows_of(count: int) -> bytes:
     """That many rows, all different in length."""
-    return b"".join(encode_row(dataclasses.replace(BLANK, project="x" * (number % 97))) for number in range(count))
+    return b"".join(encode_row(BLANK._replace(project="x" * (number % 97))) for number in range(count))
 
 
 def lines_of(report: Report) -> list[tuple[int, int, int]]:

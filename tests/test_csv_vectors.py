@@ -7,7 +7,6 @@ reads a log with them, give the same texts.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import random
 import sys
@@ -134,8 +133,8 @@ def holds(path: Path, expected: Sequence[CallRecord]) -> None:
 def test_every_reader_gets_the_same_texts(source: str, tmp_path: Path) -> None:
     values = vectors(source)
     assert len(values) >= SOURCES[source]
-    records = [dataclasses.replace(BLANK, project=value, error=f"ValueError: {value}") for value in values]
-    records += [dataclasses.replace(BLANK, project="P", error=value, redirect_url=value) for value in values]
+    records = [BLANK._replace(project=value, error=f"ValueError: {value}") for value in values]
+    records += [BLANK._replace(project="P", error=value, redirect_url=value) for value in values]
     path = tmp_path / "logs.csv"
     path.write_bytes(HEADER + b"".join(map(encode_row, records)))
 

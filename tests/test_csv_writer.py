@@ -335,14 +335,15 @@ def test_a_failing_file_is_logged_once_a_minute(path: Path, caplog: pytest.LogCa
     assert "No space left" in caplog.text
 
 
-def test_a_log_handler_may_ask_the_writer_and_may_fail(path: Path) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_a_log_handler_may_ask_the_writer_and_may_fail(path: Path, kind: type[BaseException]) -> None:
     class Asking(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if not lock.acquire(timeout=1):  # what `counts` would wait for; for ever, if it did
                 failures.append("held")
             else:
                 lock.release()
-            raise RuntimeError
+            raise kind
 
     failures: list[str] = []
     writer = RowWriter(path, HEADER)
@@ -447,6 +448,30 @@ def test_a_torn_tail_that_cannot_be_taken_off_is_ended(path: Path, tail: bytes, 
     writer = RowWriter(path, HEADER)
     assert writer.write([row(3)])
     assert path.read_bytes() == HEADER + row(1) + tail + end + row(3)
+
+
+def test_a_torn_tail_that_cannot_be_kept_for_want_of_room_stays_and_the_rows_wait(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that is ended where it is stays broken for ever, so that is for when it can never be taken off."""
+    writer = RowWriter(path, HEADER)
+    assert writer.write([row(1)])
+    with path.open("ab") as file:
+        file.write(b'9,"half')
+
+    def full(fd: int, path: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_log_file, "cut_torn_tail", full)
+        assert not writer.write([row(2)])
+        assert path.read_bytes() == HEADER + row(1) + b'9,"half'
+        with pytest.raises(OSError, match=r"logfile: its unfinished last line cannot be moved to .*: No space"):
+            RowWriter(path, HEADER)
+    assert writer.write([row(3)])
+    assert path.read_bytes() == HEADER + row(1) + row(2) + row(3)
+    assert torn(path).read_bytes() == b'9,"half'
+    assert writer.close()
 
 
 def test_an_emptied_file_gets_its_header_again(path: Path) -> None:
@@ -748,6 +773,74 @@ def test_rows_that_no_fsync_covers_are_bounded(path: Path, monkeypatch: pytest.M
         assert writer.write([row(number)])
     assert syncs.sizes == [len(HEADER) + 4 * len(row(0))]
     assert writer.close()
+
+
+@pytest.mark.parametrize("limit", [6 * len(row(0)), 64 * 2**20])
+def test_an_fsync_that_fails_among_rows_that_waited_loses_and_doubles_none(
+    path: Path, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is on the disk as a whole is known for none of them, so each waits again, in its turn."""
+    syncs = Syncs(monkeypatch)
+    monkeypatch.setattr(_csv_writer, "_WRITTEN_AT_ONCE", 2)
+    writer = RowWriter(path, HEADER, fsync_interval=3_600, backlog_bytes=limit)
+    assert all(writer.write([row(number)]) for number in range(2))
+    with full_disk(writer):
+        for number in range(2, 6):
+            assert not writer.write([row(number)])
+    writer._backlog_bytes = 3 * len(row(0))  # what no fsync covers is bounded, so one comes in the middle
+    syncs.fails = 3
+    for _ in range(3):
+        assert not writer.flush()
+        assert writer.counts() == (0, 6, 0)
+    assert writer.flush()
+    assert path.read_bytes() == HEADER + b"".join(map(row, range(6)))
+    assert writer.counts() == (6, 0, 0)
+    assert writer.close()
+
+
+def test_an_fsync_that_keeps_failing_holds_nobody_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs = Syncs(monkeypatch)
+    writer = RowWriter(path, HEADER, fsync_interval=0)
+    syncs.fails = 10**9
+    for number in range(3):
+        assert not writer.write([row(number)])
+        assert writer.counts() == (0, number + 1, 0)
+    syncs.fails = 0
+    assert writer.write([row(3)])
+    assert path.read_bytes() == HEADER + b"".join(map(row, range(4)))
+    assert writer.close()
+
+
+def test_no_free_descriptor_is_no_failed_fsync(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the rows would be written again, and be there twice if another program wrote meanwhile."""
+    syncs = Syncs(monkeypatch)
+    writer = RowWriter(path, HEADER, fsync_interval=3_600)
+    assert writer.write([row(1)])
+    assert writer._care is not None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor_of(writer) + 1, hard))
+    try:
+        writer.look_after(writer._care)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (syncs.sizes, len(writer._unsynced), writer.counts()) == ([], 1, (1, 0, 0)), "it is tried again"
+    writer.look_after(writer._care)
+    assert (syncs.sizes, len(writer._unsynced)) == ([path.stat().st_size], 0)
+    assert writer.close()
+
+
+def test_a_row_counts_as_waiting_while_it_is_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int, int]] = []
+    writer = RowWriter(path, HEADER)
+    write = os.write
+
+    def slow(fd: int, data: bytes) -> int:
+        seen.append(writer.counts())
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", slow)
+    assert writer.write([row(1)])
+    assert (seen, writer.counts()) == ([(0, 1, 0)], (1, 0, 0))
 
 
 # What waits when no further row comes

@@ -25,6 +25,7 @@ from otel_connector import (
     HTTPStatusError,
     RetryPolicy,
 )
+from otel_connector._pacing import Place
 from otel_connector._transport import bounded_by
 from otel_connector.testing import FakeClock, FaultServer, drip, hold, hold_in_body, ok, retry_after, silent, slow_body
 
@@ -90,6 +91,52 @@ async def test_a_finer_limit_of_an_attempt_is_not_the_deadline(
     assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
 
 
+async def test_an_attempt_without_a_limit_has_the_deadline(server: FaultServer, session: aiohttp.ClientSession) -> None:
+    """Aiohttp takes a total of 0 for none."""
+    server.script("/x", silent)
+    for total in (0, None):
+        subject = AsyncConnector(None, timeout=aiohttp.ClientTimeout(total=total), deadline=0.2)
+        error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 0.2)
+        assert str(error).startswith("0.2 s passed: no response within 0.")
+
+
+async def test_an_attempt_that_ends_just_before_the_deadline_is_not_rounded_up(
+    server: FaultServer, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself aiohttp rounds what is above 5 s up to whole seconds, also past the deadline."""
+    limits = list[aiohttp.ClientTimeout]()
+    request = aiohttp.ClientSession._request
+
+    async def watched(self: aiohttp.ClientSession, *arguments: Any, **options: Any) -> Any:
+        limits.append(options["timeout"])  # what aiohttp is asked for; to wait for it would take 5 s
+        return await request(self, *arguments, **options)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", watched)
+    server.script("/x", ok)
+    cases: list[tuple[Any, float | None]] = [(5.5, None), (5.5, 5.6), (aiohttp.ClientTimeout(total=5.5), 5.6)]
+    for timeout, deadline in cases:
+        await AsyncConnector(None, timeout=timeout, deadline=deadline).get(session, server.url("/x"), "P")
+    assert [limit.total for limit in limits] == [5.5] * 3
+    assert all(limit.ceil_threshold > 1e300 for limit in limits)
+
+
+async def test_a_pause_that_another_call_brings_leaves_the_last_attempts_error(
+    server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    server.script("/x", 500)
+    server.script("/y", retry_after(60, 429))
+
+    def other_call(attempt: Attempt) -> None:
+        pacing = subject._terms.pacing
+        pacing.throttled(f"127.0.0.1:{server.port}", Place(0.0, []), 60.0)
+
+    subject = AsyncConnector(None, deadline=10, clock=clock, on_retry=other_call)
+    with pytest.raises(HTTPStatusError) as caught:
+        await subject.get(session, server.url("/x"), "P")
+    assert (caught.value.status, caught.value.attempts) == (500, 1)
+    assert isinstance(caught.value.__context__, DeadlineExceeded), "which says why there was no further one"
+
+
 async def test_in_the_queue_of_the_pool(server: FaultServer, log: Log, sdk: SDK) -> None:
     held = hold()
     server.script("/x", held.step)
@@ -142,6 +189,20 @@ async def test_a_limiter_that_does_not_let_go(
     assert limiter.cancelled
     assert log.only().success
     assert caplog.messages == ["rate_limiter failed after an attempt: TimeoutError: "]
+
+
+async def test_a_limiter_that_does_not_let_go_of_the_queue(server: FaultServer) -> None:
+    held = hold()
+    server.script("/x", held.step)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        holding = asyncio.create_task(AsyncConnector(None).get(session, server.url("/x"), "P"))
+        await held.arrived
+        limiter = NeverLets()
+        subject = AsyncConnector(None, deadline=0.2, rate_limiter=limiter)
+        await ends_in_time(subject.get(session, server.url("/x"), "P"), 0.2)
+        assert limiter.cancelled
+        held.release()
+        await holding
 
 
 async def test_what_the_queue_took_is_not_left_for_the_attempt(server: FaultServer) -> None:

@@ -17,7 +17,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -273,8 +272,35 @@ def test_a_collector_gets_what_is_in_the_log(tmp_path: Path, grpc_sink: Sink, va
 
 def test_without_a_row_there_is_nothing_to_look_up() -> None:
     report = Report(started=1, retries=0, rows=0, summary=summarise([]), example=None)
-    lines = _where_traces_are(Collector(endpoint="http://a"), report, Path("logs.csv"))
+    collector, log = Collector(endpoint="http://a"), Path("logs.csv")
+    lines = _where_traces_are(collector, ("traces", "metrics"), report, log)
     assert lines == ("Traces and metrics were sent to http://a.",)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"OTEL_SDK_DISABLED": "true"}, "No traces or metrics were sent: "),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}, "No traces or metrics were sent: "),
+        ({"OTEL_TRACES_SAMPLER": "always_off"}, "Metrics were sent to "),
+    ],
+)
+def test_nothing_is_said_to_be_sent_that_was_not(
+    tmp_path: Path, grpc_sink: Sink, environment: dict[str, str], said: str
+) -> None:
+    code, out, err = demo(tmp_path, "--calls", "3", OTEL_EXPORTER_OTLP_ENDPOINT=grpc_sink.url, **environment)
+    assert (code, err, grpc_sink.call_ids()) == (0, "", [])
+    assert said in out
+    assert "/trace/" not in out
+
+
+@pytest.mark.parametrize(("to", "code", "said"), [(">&-", 0, ""), (">/dev/full", 2, "the output cannot be written")])
+def test_an_output_that_takes_nothing(tmp_path: Path, to: str, code: int, said: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m otel_connector demo --calls 3 --no-otlp {to}"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+    assert said in done.stderr
+    assert len(rows_of(tmp_path / "logs.csv")) == (3 if code == 0 else 0), "it does not go on unseen"
 
 
 def test_a_collector_that_does_not_answer_is_told(tmp_path: Path) -> None:
@@ -472,7 +498,7 @@ def test_a_summary_of_nothing_is_empty() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 19, 20, 21, 100])
 def test_percentiles_are_times_that_were_measured(count: int) -> None:
     times = [float(number) for number in range(1, count + 1)]
-    (project,) = summarise([replace(ROW, delta_t=time) for time in reversed(times)]).projects
+    (project,) = summarise([ROW._replace(delta_t=time) for time in reversed(times)]).projects
     assert project.p50 == statistics.median_low(times)
     assert sum(time <= project.p95 for time in times) >= 0.95 * count
     assert sum(time < project.p95 for time in times) < 0.95 * count
@@ -480,8 +506,8 @@ def test_percentiles_are_times_that_were_measured(count: int) -> None:
 
 def test_an_outcome_shows_its_first_message() -> None:
     errors = ["A: one: two", "B: x", "B: y", "C"]
-    failed = [replace(ROW, success=False, error=error) for error in errors]
-    outcomes = summarise([*failed, ROW, replace(ROW, redirect_url="http://b/")]).outcomes
+    failed = [ROW._replace(success=False, error=error) for error in errors]
+    outcomes = summarise([*failed, ROW, ROW._replace(redirect_url="http://b/")]).outcomes
     assert [(each.outcome, each.calls, each.example) for each in outcomes] == [
         ("success", 1, ""),
         ("success, redirected", 1, "to http://b/"),

@@ -99,12 +99,18 @@ def test_what_nobody_listens_to_is_neither_made_nor_counted(told: pytest.LogCapt
     assert len(told.records) == 1
 
 
-def test_the_host_counted_first_is_forgotten(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
+def test_many_dead_hosts_do_not_flood_the_log_either(
+    monkeypatch: pytest.MonkeyPatch, told: pytest.LogCaptureFixture, clock: FakeClock
+) -> None:
     monkeypatch.setattr(_journal, "_HOSTS", 3)
     journal = Journal(None, clock.monotonic_ns)
-    for number in range(5):
+    for number in range(8):
         journal.failed(f"{number}:80", RECORD, 1)
-    assert [host for host, _ in journal._windows] == ["2:80", "3:80", "4:80"]
+    assert len(told.messages) == 3 + 5, "the ones beyond share the lines of one"
+    for _ in range(3):
+        clock.advance(61)
+        journal.failed("8:80", RECORD, 1)
+    assert [host for host, _ in journal._windows] == ["1:80", "2:80", "", "8:80"], "whose minute is over goes"
 
 
 async def test_the_hook_sees_every_attempt_that_another_follows(
@@ -147,11 +153,17 @@ async def test_the_last_attempt_is_not_the_hooks_but_the_logs(
     )
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, asyncio.CancelledError, SystemExit])
 async def test_a_hook_that_raises_is_logged_and_changes_nothing(
-    server: FaultServer, session: aiohttp.ClientSession, log: Log, clock: FakeClock, told: pytest.LogCaptureFixture
+    kind: type[BaseException],
+    server: FaultServer,
+    session: aiohttp.ClientSession,
+    log: Log,
+    clock: FakeClock,
+    told: pytest.LogCaptureFixture,
 ) -> None:
     def broken(attempt: Attempt) -> None:
-        raise RuntimeError("hook")
+        raise kind("hook")
 
     server.script("/x", [503, 503, ok])
     subject = AsyncConnector(log.path, on_retry=broken, clock=clock)
@@ -160,7 +172,7 @@ async def test_a_hook_that_raises_is_logged_and_changes_nothing(
     warned = [entry for entry in told.records if entry.levelno == logging.WARNING]
     assert [entry.getMessage() for entry in warned] == ["on_retry raised; the call goes on"] * 2
     assert warned[0].exc_info is not None
-    assert isinstance(warned[0].exc_info[1], RuntimeError)
+    assert isinstance(warned[0].exc_info[1], kind)
 
 
 def test_a_hook_that_always_raises_does_not_flood_the_log(told: pytest.LogCaptureFixture, clock: FakeClock) -> None:

@@ -229,7 +229,7 @@ BAD_ARGUMENTS: dict[str, tuple[type[Exception], Callable[[aiohttp.ClientSession]
     "decode must be": (TypeError, lambda _: {"decode": "json"}),
     "timeout must be a number": (TypeError, lambda _: {"timeout": "5"}),
     "timeout must be more than 0": (ValueError, lambda _: {"timeout": 0}),
-    "timeout must be 0 or more": (ValueError, lambda _: {"timeout": -1}),
+    "timeout must be more than 0 seconds, and finite, not -1": (ValueError, lambda _: {"timeout": -1}),
     "params: ": (TypeError, lambda _: {"params": 5}),
     "headers: ": (TypeError, lambda _: {"headers": 5}),
     "raise_for_status is not": (TypeError, lambda _: {"raise_for_status": True}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp.abc import AbstractResolver
 from aiolimiter import AsyncLimiter
 from conftest import SDK, Log
 from hypothesis import given
@@ -339,11 +341,11 @@ async def test_a_pause_that_begins_while_a_call_is_queued_holds_it_back(server: 
 
 async def test_a_pause_that_grows_is_waited_for_to_its_end(session: aiohttp.ClientSession, clock: FakeClock) -> None:
     pacing = Pacing(clock, None, 0)
-    pacing.throttled("h:1", Place(), 10)
+    pacing.throttled("h:1", Place(0.0, []), 10)
     waiting = asyncio.create_task(pacing.enter(session, "h:1"))
     await asyncio.sleep(0)
-    pacing.throttled("h:1", Place(), 25)
-    pacing.throttled("h:1", Place(), 5)  # a shorter one does not end it
+    pacing.throttled("h:1", Place(0.0, []), 25)
+    pacing.throttled("h:1", Place(0.0, []), 5)  # a shorter one does not end it
     assert (await waiting).entered == 25
     assert clock.sleeps == [10, 15]
 
@@ -381,13 +383,13 @@ def test_the_host_not_called_for_longest_is_forgotten(monkeypatch: pytest.Monkey
     monkeypatch.setattr(_pacing, "_HOST_LIMIT", 2)
     pacing = Pacing(clock, None, 4)
     for host in ("a", "b", "a", "c"):
-        pacing.throttled(host, Place(), 10)
+        pacing.throttled(host, Place(0.0, []), 10)
     assert pacing.held_back() == ["a", "c"]
     pacing._known("a")
     assert pacing._known("c").slots.take()
     pacing._known("a")
     pacing._known("d")
-    assert list(pacing._hosts) == ["c", "a", "d"], "one with calls is kept"
+    assert list(pacing._hosts) == ["c", "d"], "one with calls is kept"
 
 
 # The adaptive limit.
@@ -470,6 +472,45 @@ async def test_calls_to_a_host_that_throttles(
     assert await asyncio.gather(*calls) == [{"ok": True}] * 12
     assert 1 <= crowd.most <= 7
     assert 4 < pacing_of(subject)._known(f"127.0.0.1:{server.port}").slots.limit < 8
+
+
+@pytest.mark.parametrize(("answer", "grows"), [(ok, True), (404, True), (500, False)])
+async def test_a_host_that_answers_lets_the_number_grow(
+    answer: Any, grows: bool, server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    server.script("/x", [retry_after(0, 429), answer])
+    subject = AsyncConnector(None, n_tries=1, adaptive_concurrency=8, clock=clock)
+    for _ in range(3):
+        await subject.get(session, server.url("/x"), "P", default=None)
+        clock.advance(1)
+    limit = pacing_of(subject)._known(f"127.0.0.1:{server.port}").slots.limit
+    assert (limit > 4) is grows
+
+
+def test_busy_hosts_do_not_keep_idle_ones_remembered(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pacing, "_HOST_LIMIT", 3)
+    pacing = Pacing(clock, None, 8)
+    assert pacing._known("busy:1").slots.take()
+    for number in range(10):
+        pacing._known(f"{number}:1")
+    assert set(pacing._hosts) == {"busy:1", "8:1", "9:1"}
+
+
+@pytest.mark.parametrize("spelling", ["LOCALHOST", "localhost."])
+async def test_a_host_is_one_however_it_is_spelt(spelling: str, server: FaultServer, clock: FakeClock) -> None:
+    class Resolver(AbstractResolver):
+        async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> list[Any]:
+            return [{"hostname": host, "host": "127.0.0.1", "port": port, "family": family, "proto": 0, "flags": 0}]
+
+        async def close(self) -> None:
+            pass
+
+    server.script("/x", [retry_after(5, 429), ok])
+    subject = AsyncConnector(None, n_tries=1, clock=clock)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=Resolver())) as session:
+        await subject.get(session, f"http://localhost:{server.port}/x", "P", default=None)
+        assert await subject.get(session, f"http://{spelling}:{server.port}/x", "P") == {"ok": True}
+    assert clock.sleeps == [5]
 
 
 # The caller's own limiter.

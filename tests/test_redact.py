@@ -144,6 +144,10 @@ def test_everything_else_passes_byte_for_byte(
         (f"url='https://h/?token={CANARY}'", "url='https://h/?token=REDACTED'"),
         (f"url=https://h/?token={CANARY}, x", "url=https://h/?token=REDACTED, x"),
         (f"(token={CANARY})", "(token=REDACTED)"),
+        (f"at ftp://h/?a=%26token%3D{CANARY} x", "at ftp://h/?a=REDACTED x"),
+        (f"ftp://h/?next=http%3A%2F%2Fu%3A{CANARY}%40z", "ftp://h/?next=REDACTED"),
+        ("ftp://h/?next=http%3A%2F%2Fz", None),
+        (f"http://u:{CANARY}\uff20h/", "http://REDACTED:REDACTED@h/"),
         (f'token="{CANARY}", x', 'token="REDACTED", x'),
         # yarl's words about a host that it cannot normalise
         (f"netloc 'u:{CANARY}@ho\u2100st' contains", "netloc REDACTED:REDACTED@ho\u2100st' contains"),

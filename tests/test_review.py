@@ -167,6 +167,7 @@ async def test_two_exporters_on_one_file_write_a_call_once(
         "http://u:canary\uff20host/",
         "http://host:canary/",
         "http://h/?u=http://a:canary@b/",
+        "http://h/p/http://a:canary@b/",
         "http://h/?token[]=canary",
         "http://h/?token%5B0%5D=canary",
         "http://h/?%20token=canary",
@@ -176,6 +177,49 @@ async def test_two_exporters_on_one_file_write_a_call_once(
 )
 def test_secrets_in_disguise(secret: str) -> None:
     assert "canary" not in Redactor().url(secret)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "ftp://h/?a=%26token%3Dcanary",
+        "ftp://u:canary PW@h/",
+        "http://u:canary PW@h:abc/",
+        "http://u:canary<PW@h:abc/",
+        'ftp://h/?token=a"canary',
+        "http://[::1/?token=a<canary",
+        "http://h:abc/?next=http%3A%2F%2Fu%3Acanary%40z",
+    ],
+)
+async def test_where_a_server_sends_us_is_not_shown_with_its_secrets(
+    location: str, server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
+    server.script("/x", redirect(location))
+    subject = AsyncConnector(log.path, n_tries=1, **sdk.providers)
+    with pytest.raises(otel_connector.ConnectorError) as caught:
+        await subject.get(session, server.url("/x"), "P")
+    assert "canary" not in f"{caught.value}{log.only()}{sdk.span().to_json()}"
+
+
+@pytest.mark.parametrize("host", ["u:canary\uff20127.0.0.1:1", "u:canary PW\uff1ax@h", "u:canary\u2039PW\uff0fx@h"])
+async def test_a_url_that_is_refused_is_not_shown_with_its_secrets(
+    host: str, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
+    subject = AsyncConnector(log.path, n_tries=1, **sdk.providers)
+    with pytest.raises(otel_connector.InvalidURL) as caught:
+        await subject.get(session, f"http://{host}/", "P")
+    assert "canary" not in f"{caught.value}{log.only()}{sdk.span().to_json()}"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "error"),
+    [("nope", "proxy is not a URL: nope"), ("http://us:canary\uff20h/", "proxy is not a URL: REDACTED")],
+)
+async def test_a_proxy_that_is_no_url_is_named(
+    proxy: str, error: str, server: FaultServer, session: aiohttp.ClientSession
+) -> None:
+    with pytest.raises(otel_connector.InvalidURL, match=f"^{error}"):
+        await AsyncConnector(None).get(session, server.url("/x"), "P", proxy=proxy)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,35 @@
+"""What the connector costs.
+
+From the project's root, on a machine that does nothing else::
+
+    python -m pip install '.[bench]' && python tests/benchmarks/run.py
+
+Each part is run by its name, too: ``python tests/benchmarks/run.py cost``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import call_cost
+import uvloop
+from serving import server
+
+PARTS: dict[str, Callable[[str, Path], Coroutine[Any, Any, None]]] = {"cost": call_cost.table}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[], help="which parts; default all")
+    for name in parser.parse_args().parts or PARTS:
+        print(f"\n## {name}\n", flush=True)
+        with server() as url, tempfile.TemporaryDirectory() as folder:
+            uvloop.run(PARTS[name](url, Path(folder)))
+
+
+if __name__ == "__main__":
+    main()
