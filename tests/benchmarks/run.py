@@ -16,10 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import call_cost
+import instructions
+import latency
+import scaling
+import single_figures
 import uvloop
+import with_collector
 from serving import server
 
-PARTS: dict[str, Callable[[str, Path], Coroutine[Any, Any, None]]] = {"cost": call_cost.table}
+PARTS: dict[str, Callable[[str, Path], Coroutine[Any, Any, None]]] = {
+    "cost": call_cost.table,
+    "collector": with_collector.table,
+    "latency": latency.table,
+    "scaling": scaling.table,
+    "figures": single_figures.table,
+    "instructions": instructions.table,
+}
 
 
 def main() -> None:

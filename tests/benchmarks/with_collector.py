@@ -1,0 +1,74 @@
+"""A call in full and what people use today, both sending to the same real collector over OTLP."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import rotel
+from call_cost import BARE, ratios, spent
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from serving import SMALL
+from variants import Telemetry, Variants
+
+_OURS, _PEERS = "in full, OTLP to a collector", "peers, OTLP to the same collector"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def collector() -> Generator[str]:
+    """Run rotel's agent, which takes everything and keeps nothing, and give its gRPC endpoint."""
+    agent = Path(rotel.__file__).parent / "rotel-agent"
+    grpc, http = _free_port(), _free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [str(agent), "start", "--exporter", "blackhole", "--pid-file", f"{folder}/pid"]
+        command += ["--otlp-grpc-endpoint", f"127.0.0.1:{grpc}", "--otlp-http-endpoint", f"127.0.0.1:{http}"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            give_up = time.monotonic() + 10
+            while time.monotonic() < give_up:
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", grpc)) == 0:
+                        break
+            yield f"http://127.0.0.1:{grpc}"
+            process.terminate()
+
+
+async def table(server: str, folder: Path, rounds: int = 9, calls: int = 1_000) -> None:
+    """Measure and print."""
+    with collector() as endpoint:
+        both = [
+            Telemetry(
+                OTLPSpanExporter(endpoint, insecure=True),
+                PeriodicExportingMetricReader(OTLPMetricExporter(endpoint, insecure=True), 5_000),
+            )
+            for _ in range(2)
+        ]
+        async with Variants(folder) as make:
+            variants = {
+                BARE: await make.bare(),
+                _OURS: await make.ours(both[0]),
+                _PEERS: await make.peers(both[1]),
+            }
+            found = await spent(variants, f"{server}/{SMALL}", rounds, calls)
+        for telemetry in both:
+            telemetry.shutdown()
+    print("| variant | CPU per call, bare aiohttp = 1 | quarters of the rounds |")
+    print("|---|--:|--:|")
+    for name in variants:
+        median, first, third = ratios(found, name, BARE)
+        print(f"| {name} | {median:.2f} | {first:.2f} - {third:.2f} |")
+    median, first, third = ratios(found, _OURS, _PEERS)
+    print(f"\nin full, of the peers: {median:.2f} ({first:.2f} - {third:.2f})")
