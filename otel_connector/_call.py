@@ -164,7 +164,8 @@ class Call:
                 if wait is None:
                     raise
             else:
-                terms.pacing.succeeded(self._host)
+                if terms.pacing.adaptive:
+                    terms.pacing.succeeded(self._host)
                 if terms.buckets is not None:
                     terms.buckets.put_back(self._host, self._paid)
                 return value
@@ -216,11 +217,10 @@ class Call:
         self._in_queue = True
         if self._terms.deadline is not None and self._remaining() <= 0:
             raise self._too_late(f"before attempt {self.attempts + 1}")
-        self._place = self._terms.pacing.enter_now(request.session, self._host)
-        if self._place is None:
-            return False
-        self._entered(request)
-        return True
+        place = self._place = self._terms.pacing.enter_now(request.session, self._host)
+        if place is not None:
+            self._entered(request)
+        return place is not None
 
     def _entered(self, request: Request) -> None:
         if request.session.closed:

@@ -175,17 +175,16 @@ class Instruments:
 
     def host(self, host: str, port: int | None) -> Host:
         """Return the labels for a host and port, bounded in number."""
-        return self._bounded(self._hosts, (host, port), HOST_LIMIT, (OTHER, None))
+        label = (host, port)
+        return label if label in self._hosts else self._bounded(self._hosts, label, HOST_LIMIT, (OTHER, None))
 
     def project(self, project: str) -> str:
         """Return the label for a project, bounded in number."""
-        return self._bounded(self._projects, project, PROJECT_LIMIT, OTHER)
+        return project if project in self._projects else self._bounded(self._projects, project, PROJECT_LIMIT, OTHER)
 
     def _bounded(self, known: set[_Label], label: _Label, limit: int, other: _Label) -> _Label:
-        if label in known:
-            return label
         with self._lock:
-            if len(known) >= limit:
+            if len(known) >= limit and label not in known:
                 return other
             known.add(label)
             return label

@@ -207,10 +207,16 @@ class LogFile:
         return end
 
     def landed(self, rows: Sequence[bytes]) -> int:
-        """Return how many of the rows are in the file as a whole, after an `append` of them that was broken off."""
+        """Return how many of the rows are in the file as a whole, after an `append` of them that was broken off.
+
+        0 if that cannot be read: then they are written again, because to have a row twice is better than not at all.
+        """
         if self._writing_at is None or not self._closing.alive:
             return 0
-        there = _read_at(self._fd, self._writing_at, sum(map(len, rows)))
+        try:
+            there = _read_at(self._fd, self._writing_at, sum(map(len, rows)))
+        except OSError:
+            return 0
         done = end = 0
         for row in rows:
             if not there.startswith(row, end):

@@ -110,13 +110,14 @@ class _Pool:
 
     def __init__(self, pool: aiohttp.BaseConnector) -> None:
         self._all = Slots(pool.limit)
+        self._only_all = [self._all]
         self._per_host = pool.limit_per_host
         self._hosts: dict[str, Slots] = {}
 
     def places(self, host: str) -> list[Slots]:
         """Return what a request to `host` takes a slot of."""
         if self._per_host == _UNLIMITED:
-            return [self._all]
+            return self._only_all
         if host not in self._hosts:
             self._hosts = {name: slots for name, slots in self._hosts.items() if not slots.idle}
             self._hosts[host] = Slots(self._per_host)
@@ -124,14 +125,6 @@ class _Pool:
 
 
 _pools: weakref.WeakKeyDictionary[aiohttp.BaseConnector, _Pool] = weakref.WeakKeyDictionary()
-
-
-def _no_pool() -> None:
-    return None
-
-
-def _no_places(_: str) -> list[Slots]:
-    return []
 
 
 @dataclass(slots=True)
@@ -183,12 +176,12 @@ class Pacing:
         self._redact = redact
         self._clock = clock
         self._rate_limiter = rate_limiter
-        self._adaptive = adaptive_concurrency
+        self.adaptive = adaptive_concurrency
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
         self._warn_after = -math.inf
         # The pool asked last: a dictionary of weak keys costs ten times as much to look into
-        self._last_pool: Callable[[], aiohttp.BaseConnector | None] = _no_pool
-        self._last_places: Callable[[str], list[Slots]] = _no_places
+        self._last_pool: Callable[[], aiohttp.BaseConnector | None] = lambda: None
+        self._last_places: Callable[[str], list[Slots]] = lambda _: []
 
     def held_back(self) -> list[str]:
         """Return the hosts that asked for a pause which has not ended."""
@@ -203,7 +196,7 @@ class Pacing:
         if self._rate_limiter is not None or (self._hosts and self.pause_of(host)):
             return None
         slots = self._places(session, host)
-        if self._adaptive:
+        if self.adaptive:
             slots = [self._known(host).slots, *slots]
         for index, each in enumerate(slots):
             if not each.take():
@@ -297,15 +290,15 @@ class Pacing:
         if pause is not None:
             known.held_until = max(known.held_until, now + pause)
         # One signal a burst: attempts that were under way before the reduction say nothing new
-        if self._adaptive and place.entered > known.reduced_at:
+        if self.adaptive and place.entered > known.reduced_at:
             known.reduced_at = now
             known.slots.limit = max(1.0, known.slots.limit / 2)
 
     def succeeded(self, host: str) -> None:
         """Note that the server had no objection."""
-        if self._adaptive and (known := self._hosts.get(host)) is not None:
+        if self.adaptive and (known := self._hosts.get(host)) is not None:
             slots = known.slots
-            slots.limit = min(float(self._adaptive), slots.limit + 1 / slots.limit)
+            slots.limit = min(float(self.adaptive), slots.limit + 1 / slots.limit)
             slots.hand_on()
 
     def _now(self) -> float:
@@ -315,7 +308,7 @@ class Pacing:
         known = self._hosts.get(host)
         if known is None:
             self._forget_hosts()
-            known = self._hosts[host] = _Host(Slots(self._adaptive))
+            known = self._hosts[host] = _Host(Slots(self.adaptive))
         self._hosts.move_to_end(host)
         return known
 
@@ -341,7 +334,7 @@ class Pacing:
         return self._last_places(host)
 
     async def _take(self, place: Place, session: aiohttp.ClientSession, host: str) -> None:
-        if self._adaptive:
+        if self.adaptive:
             await self._take_one(place, self._known(host).slots)
         for slots in self._places(session, host):  # asked for now: a pool forgets a host that nobody waits for
             await self._take_one(place, slots)

@@ -176,7 +176,7 @@ class CallTelemetry:
             around = otel_context.get_current()
             span = self._tracer.start_span(name, kind=kind, attributes=attributes, start_time=start_time)
             given = span.get_span_context()
-            context = _suppressed(around)
+            context = _suppressed(around) if around else _ONLY_SUPPRESSED
             if span is INVALID_SPAN:  # no SDK, and no span of the caller's either
                 call_id = _minted_id(given)
             else:
@@ -395,7 +395,7 @@ def _outcome(
 
 def _suppressed(around: Context) -> Context:
     """Return the context with what keeps other instrumentations out."""
-    return otel_context.set_value(_SUPPRESS_HTTP, value=True, context=around) if around else _ONLY_SUPPRESSED
+    return otel_context.set_value(_SUPPRESS_HTTP, value=True, context=around)
 
 
 def _call_id(span: Span, given: SpanContext, around: Context) -> str:

@@ -162,7 +162,7 @@ class Request(NamedTuple):
     decode: Callable[[bytes], Any]
     max_body_bytes: int
     redact: Callable[[str], str]
-    headers: CIMultiDict[str] | None
+    headers: Mapping[str, str] | None
     options: Mapping[str, Any]
 
 
@@ -258,12 +258,14 @@ async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientT
 
 
 def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) -> Awaitable[aiohttp.ClientResponse]:
-    options = request.options
+    options, context, headers = request.options, exchange.context, request.headers
     asked = options if not options else {name: options[name] for name in options if name not in _OURS}
+    if context:  # in the place of headers of these names
+        headers = context if headers is None else _merged(headers, context)
     return request.session.get(
         request.url,
         timeout=timeout,
-        headers=_headers(request, exchange),
+        headers=headers,
         auto_decompress=False,  # what the server compressed is undone here, within bounds
         raise_for_status=False,  # statuses are judged here, so the session's own rule must not come first
         middlewares=(*_middlewares(request), exchange),  # last, so that it sees what the others send
@@ -273,13 +275,10 @@ def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) 
     )
 
 
-def _headers(request: Request, exchange: Exchange) -> Mapping[str, str] | None:
-    """Return the headers of an attempt: the call's own, and the trace context in the place of any of these."""
-    if not exchange.context or not request.headers:
-        return exchange.context or request.headers
-    headers = CIMultiDict(request.headers)
-    headers.update(exchange.context)
-    return headers
+def _merged(headers: Mapping[str, str], context: Mapping[str, str]) -> Mapping[str, str]:
+    merged = CIMultiDict(headers)
+    merged.update(context)
+    return merged
 
 
 def _middlewares(request: Request) -> Sequence[aiohttp.ClientMiddlewareType]:

@@ -38,6 +38,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from otel_connector import providers
 from otel_connector._bounded_exit import Telemetry, _watch_exporters
 from otel_connector.providers import _finish_all, configure
 
@@ -632,6 +633,24 @@ def test_what_hangs_is_stopped_and_the_rest_is_given_up(caplog: pytest.LogCaptur
     assert gate.opened.is_set()
     assert gate.shutdowns == 1  # ours woke it; the SDK's second one was held back
     assert gate.exported <= 1
+
+
+def test_a_signal_and_the_end_that_it_leads_to_have_one_time_together() -> None:
+    gate = Gate()
+    telemetry, _ = traced(gate, spans=10, exit_timeout=30)
+    since = time.monotonic()
+    assert _finish_all(telemetry, 0.2)
+    assert not telemetry.shutdown()
+    assert time.monotonic() - since < 10
+
+
+def test_a_signal_in_the_middle_of_a_write_does_nothing_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "interrupted", lambda: True)
+    gate = Gate()
+    telemetry, _ = traced(gate)
+    assert not _finish_all(telemetry, 30)
+    gate.opened.set()
+    assert telemetry.shutdown()
 
 
 def test_a_provider_that_raises_is_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -841,6 +842,107 @@ def test_a_row_counts_as_waiting_while_it_is_written(path: Path, monkeypatch: py
     monkeypatch.setattr(os, "write", slow)
     assert writer.write([row(1)])
     assert (seen, writer.counts()) == ([(0, 1, 0)], (1, 0, 0))
+
+
+# A signal's handler that raises in the middle of a write; `test_interrupted_writes` does it at every line
+
+
+class Interrupted(BaseException):
+    """What the handler raises."""
+
+
+@pytest.mark.parametrize("waiting", [0, 3])
+@pytest.mark.parametrize("written", [True, False])
+def test_a_write_that_is_broken_off_is_gone_on_with(
+    path: Path, written: bool, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, write = RowWriter(path, HEADER), os.write
+    with full_disk(writer):
+        for number in range(waiting):
+            assert not writer.write([row(number)])
+
+    def broken_off(fd: int, data: bytes) -> int:
+        if written:
+            write(fd, data)
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", broken_off)
+        with pytest.raises(Interrupted):
+            writer.write([row(8)])
+    assert sum(writer.counts()) == waiting + 1
+    other = RowWriter(path, HEADER)
+    assert other.write([b"other\n"]), "whose turn it is, is not kept"
+    assert writer.write([row(9)])
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert sorted(lines) == sorted([HEADER, b"other\n", *map(row, range(waiting)), row(8), row(9)])
+    assert writer.counts() == (waiting + 2, 0, 0)
+    assert writer.close()
+
+
+def test_what_is_noted_is_not_noted_again(path: Path) -> None:
+    """A handler may raise behind the last thing that had to be noted, too."""
+    writer, first, second = RowWriter(path, HEADER), row(1), row(2)
+    assert writer.write([first])
+    writer._tried = [first]
+    writer._taken += 1
+    writer._keep(second)
+    writer._new = [second]
+    assert writer.flush()
+    assert path.read_bytes() == HEADER + first + second
+    assert writer.counts() == (2, 0, 0)
+    assert writer.close()
+
+
+@pytest.mark.parametrize("where", ["_open", "_take_turn"])
+def test_a_write_that_is_broken_off_before_it_begins(path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(*arguments: object, **options: object) -> Any:
+        raise Interrupted
+
+    writer = RowWriter(path, HEADER, monotonic=itertools.count().__next__)
+    owner: type = RowWriter if where == "_open" else _log_file.LogFile
+    if where == "_open":
+        assert writer._log is not None
+        writer._let_go(writer._log)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, where, raises)
+        with pytest.raises(Interrupted):
+            writer.write([row(1)])
+    assert writer.write([row(2)])
+    assert path.read_bytes() == HEADER + row(1) + row(2)
+    assert writer.counts() == (2, 0, 0)
+    assert writer.close()
+
+
+def test_rows_that_cannot_be_looked_for_are_written_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(fd: int, size: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    writer = RowWriter(path, HEADER)
+    assert writer.write([row(1)])
+    assert writer._log is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "read", unreadable)
+        assert writer._log.landed([row(1)]) == 0
+    assert writer._log.landed([row(1), row(2)]) == 1
+    assert writer.close()
+
+
+def test_who_asks_from_within_a_write_does_not_wait(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, write, asked = RowWriter(path, HEADER), os.write, list[bool]()
+
+    def asking(fd: int, data: bytes) -> int:
+        if not asked:
+            writer.finish(5)
+            asked.extend([writer.flush(), writer.close(), writer.write([row(2)])])
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", asking)
+    assert not writer.write([row(1)]), "another one waits"
+    assert asked == [False] * 3
+    assert writer.flush()
+    assert path.read_bytes() == HEADER + row(1) + row(2)
+    assert writer.close()
 
 
 # What waits when no further row comes

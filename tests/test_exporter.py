@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from opentelemetry.trace import SpanContext
 from opentelemetry.util._importlib_metadata import entry_points
 
 from otel_connector import AsyncConnector, CSVSpanExporter, CSVSpanProcessor, csv_exporter
+from otel_connector._csv_format import decode_row
 from otel_connector._csv_writer import RowWriter
 from otel_connector.testing import FaultServer, ok
 
@@ -224,3 +226,14 @@ def test_named_in_the_environment(server: FaultServer, log: Log) -> None:
     record = log.only()
     assert (record.project, record.response_code) == ("FromTheEnvironment", 200)
     assert len(record.call_id) == 49, "whole although the SDK cut the attribute"
+
+
+def test_a_call_that_came_through_a_provider_first_is_not_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "logs.csv"
+    exporter = CSVSpanExporter(path)
+    exporter.export([span(1)])
+    (cells,) = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]
+    exporter.export_record(decode_row(cells), 1)
+    assert path.read_text(encoding="utf-8").count("\n") == 2
+    exporter.export_record(decode_row(cells), 2)
+    assert path.read_text(encoding="utf-8").count("\n") == 3, "ids repeat, but not with their start"

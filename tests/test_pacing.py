@@ -289,6 +289,20 @@ async def test_calls_cancelled_in_the_queue_leave_no_place_taken(server: FaultSe
     assert subject.stats().calls_active == 0
 
 
+async def test_what_was_free_is_given_back_where_something_else_is_not() -> None:
+    pacing = Pacing(FakeClock(), None, 0)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1, limit_per_host=1)) as session:
+        first = pacing.enter_now(session, "h:1")
+        assert first is not None
+        assert pacing.enter_now(session, "k:1") is None, "its host would be free"
+        assert session.connector is not None
+        assert _pacing._pools[session.connector].places("k:1")[0].idle
+        await pacing.leave(first)
+        again = pacing.enter_now(session, "k:1")
+        assert again is not None
+        await pacing.leave(again)
+
+
 async def test_a_session_without_a_pool_is_not_waited_for(session: aiohttp.ClientSession) -> None:
     await session.close()
     pacing = Pacing(FakeClock(), None, 0)

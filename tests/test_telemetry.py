@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from conftest import SDK, Log
 from opentelemetry import baggage, context, metrics, propagate, trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
@@ -26,6 +27,8 @@ from opentelemetry.semconv.metrics import http_metrics
 
 import otel_connector
 from otel_connector import AsyncConnector, ConnectorError, RetryPolicy, _instruments, _telemetry
+from otel_connector._instruments import Instruments
+from otel_connector._record import CallRecord
 from otel_connector.testing import FakeClock, FaultServer, hold, ok, redirect, respond, retry_after
 
 
@@ -370,3 +373,14 @@ async def test_global_providers_are_one_key(server: FaultServer, session: aiohtt
     first = _instruments.instruments_of(None)
     assert _instruments.instruments_of(metrics.get_meter_provider()) is first
     assert _instruments.instruments_of(MeterProvider(shutdown_on_exit=False)) is not first
+
+
+def test_the_label_sets_kept_ready_are_bounded(sdk: SDK, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_instruments, "_LABEL_SETS", 3)
+    instruments = Instruments(sdk.meter_provider, print)
+    for status in range(200, 208):
+        record = CallRecord("i", "P", 0.0, 0.5, "u", "", 0, status, success=True, error="")
+        instruments.record(record, ("h", 80), "P", None, Context())
+        assert len(instruments._labels) <= 3
+    found = sdk.points("http.client.request.duration")
+    assert sorted(point.attributes["http.response.status_code"] for point in found) == list(range(200, 208))
