@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -598,7 +599,9 @@ def test_the_program_everybody_starts_with(server: FaultServer, log: Log) -> Non
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "{'ok': True}\n", "")
+    # On a busy machine asyncio's debug mode says that loading the SDK took a while, which is no warning
+    said = [line for line in done.stderr.splitlines() if not re.fullmatch(r"Executing <Task .* took .* seconds", line)]
+    assert (done.returncode, done.stdout, said) == (0, "{'ok': True}\n", [])
     assert (log.only().project, log.only().url, log.only().success) == ("ExampleProject", server.url("/data"), True)
     assert log.path.stat().st_mode & 0o777 == 0o600
 
