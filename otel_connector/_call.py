@@ -237,12 +237,12 @@ class Call:
                 until = self._terms.clock.monotonic_ns() / 1e9 + remaining
                 async with time_limit(remaining):
                     place = self._place = await pacing.enter(session, self._host, until)
-        except asyncio.TimeoutError as error:
-            if not isinstance(error, ConnectorError):
-                raise self._too_late("in the queue") from error
+        except DeadlineExceeded:
             if self._failure is not None:  # a wait that is not begun leaves the call with its last attempt's error
                 raise self._failure from self._failure.__cause__
             raise
+        except asyncio.TimeoutError as error:
+            raise self._too_late("in the queue") from error
         self._place = place
         self._entered(request)
         self._queued += place.queued

@@ -46,6 +46,15 @@ def ratios(found: list[dict[str, int]], name: str, to: str) -> tuple[float, floa
     return median, first, third
 
 
+def show(found: list[dict[str, int]]) -> None:
+    """Print the variants as ratios to bare aiohttp."""
+    print("| variant | CPU per call, bare aiohttp = 1 | quarters of the rounds |")
+    print("|---|--:|--:|")
+    for name in found[0]:
+        median, first, third = ratios(found, name, BARE)
+        print(f"| {name} | {median:.2f} | {first:.2f} - {third:.2f} |")
+
+
 BARE, FLOOR, PEERS, FULL = "bare aiohttp", "floor: SDK span, histogram, injection", "peers", "in full, spans discarded"
 
 
@@ -66,11 +75,7 @@ async def table(server: str, folder: Path, rounds: int = 15, calls: int = 1_000)
         found = await spent(variants, f"{server}/{SMALL}", rounds, calls)
     for telemetry in (*everything, sampled):
         telemetry.shutdown()
-    print("| variant | CPU per call, bare aiohttp = 1 | quarters of the rounds |")
-    print("|---|--:|--:|")
-    for name in variants:
-        median, first, third = ratios(found, name, BARE)
-        print(f"| {name} | {median:.2f} | {first:.2f} - {third:.2f} |")
+    show(found)
     print()
     for other, said in ((FLOOR, "the floor"), (PEERS, "the peers")):
         median, first, third = ratios(found, FULL, other)

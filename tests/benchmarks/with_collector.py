@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import rotel
-from call_cost import BARE, ratios, spent
+from call_cost import BARE, ratios, show, spent
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
@@ -65,10 +65,6 @@ async def table(server: str, folder: Path, rounds: int = 9, calls: int = 1_000) 
             found = await spent(variants, f"{server}/{SMALL}", rounds, calls)
         for telemetry in both:
             telemetry.shutdown()
-    print("| variant | CPU per call, bare aiohttp = 1 | quarters of the rounds |")
-    print("|---|--:|--:|")
-    for name in variants:
-        median, first, third = ratios(found, name, BARE)
-        print(f"| {name} | {median:.2f} | {first:.2f} - {third:.2f} |")
+    show(found)
     median, first, third = ratios(found, _OURS, _PEERS)
     print(f"\nin full, of the peers: {median:.2f} ({first:.2f} - {third:.2f})")
