@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from http.cookies import CookieError
 from io import BytesIO
 from types import CoroutineType
@@ -38,7 +39,7 @@ from otel_connector._errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 _FIRST_FINAL_STATUS = 200  # RFC 9110, section 15: 1xx only announce an answer, and there is nothing below
 _FIRST_ERROR_STATUS = 400  # RFC 9110, section 15: 4xx and 5xx are errors
@@ -317,12 +318,13 @@ async def _read(
     with BytesIO() as body:
         body.write(first)
         pause_at = _PAUSE_EVERY
-        async for piece, window in _pieces(response, codings):
-            _count(exchange, piece, limit, window)
-            body.write(piece)
-            if exchange.size >= pause_at:
-                pause_at = exchange.size + _PAUSE_EVERY
-                await asyncio.sleep(0)
+        async with contextlib.aclosing(_pieces(response, codings)) as pieces:
+            async for piece, window in pieces:
+                _count(exchange, piece, limit, window)
+                body.write(piece)
+                if exchange.size >= pause_at:
+                    pause_at = exchange.size + _PAUSE_EVERY
+                    await asyncio.sleep(0)
         return body.getvalue()
 
 
@@ -333,21 +335,31 @@ def _count(exchange: Exchange, piece: bytes, limit: int, window: int = 0) -> Non
         raise BodyTooLarge(f"body passed {limit} bytes{counted} and was not read further", limit=limit)
 
 
-async def _pieces(response: aiohttp.ClientResponse, codings: Sequence[str]) -> AsyncIterator[tuple[bytes, int]]:
+async def _pieces(response: aiohttp.ClientResponse, codings: Sequence[str]) -> AsyncGenerator[tuple[bytes, int]]:
     """Yield the body's bytes, decoded, each with the memory that the decoder takes beside them."""
     if not codings:
         while received := await response.content.readany():
             yield received, 0
         return
-    decoder = ContentCodings(codings)
-    while received := await response.content.readany():
-        pieces = decoder.undo(received)
-        # A large window is filled in one go, which takes longer than the loop's other tasks should wait
-        while (
-            piece := await asyncio.to_thread(next, pieces, None) if decoder.window else next(pieces, None)
-        ) is not None:
-            yield piece, decoder.window
-    decoder.finish()
+    decoder, loop, worker = ContentCodings(codings), asyncio.get_running_loop(), None
+    try:
+        while received := await response.content.readany():
+            pieces = decoder.undo(received)
+            while True:
+                # A large window is filled in one go, which takes longer than the loop's other tasks should wait. In one
+                # thread: the loop's own pool takes several, each with an arena of memory that it keeps
+                if decoder.window:
+                    worker = worker or ThreadPoolExecutor(1, "otel_connector.decoder")
+                    piece = await loop.run_in_executor(worker, next, pieces, None)
+                else:
+                    piece = next(pieces, None)
+                if piece is None:
+                    break
+                yield piece, decoder.window
+        decoder.finish()
+    finally:
+        if worker is not None:
+            worker.shutdown(wait=False)
 
 
 async def _status_error(response: aiohttp.ClientResponse, exchange: Exchange) -> HTTPStatusError:
