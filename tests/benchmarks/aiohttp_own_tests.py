@@ -61,7 +61,6 @@ DIFFERENCES = {
     "test_timeout_on_reading_data": _EARLY,
     "test_timeout_with_full_buffer": _EARLY,
     "test_readline_error_on_conn_close": _STREAM,
-    "test_no_error_on_conn_close_if_eof": _STREAM,
     "test_payload_decompress_size_limit": _STREAM,
     "test_payload_decompress_size_limit_brotli": _STREAM,
     "test_payload_decompress_size_limit_zstd": _STREAM,
