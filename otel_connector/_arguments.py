@@ -51,7 +51,8 @@ def checked_hook(name: str, value: Any) -> Any:
     """Return something that can be called, or None."""
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be callable, not {type(value).__name__}")
-    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004
+    called = getattr(type(value), "__call__", None)  # noqa: B004 - asked for what it is, not whether it is there
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(called):
         raise TypeError(f"{name} must be a plain function, not a coroutine function: nobody would await it")
     return value
 

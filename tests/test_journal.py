@@ -218,3 +218,15 @@ async def test_a_dead_host_does_not_flood_the_log(
 def test_a_bad_hook_is_named(value: object) -> None:
     with pytest.raises(TypeError, match=r"^on_retry must be callable, not "):
         AsyncConnector(None, on_retry=value)  # type: ignore[arg-type]
+
+
+class Awaited:
+    """A hook that is called to make a coroutine, which nobody would await."""
+
+    async def __call__(self, attempt: Attempt) -> None:
+        pass
+
+
+def test_a_hook_to_be_awaited_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^on_retry must be a plain function, not a coroutine function"):
+        AsyncConnector(None, on_retry=Awaited())
