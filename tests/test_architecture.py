@@ -49,6 +49,7 @@ ROOMS = {
     "_version": Room(0, (OTEL, "aiohttp")),
     "_content_coding": Room(1, (OTEL, "aiohttp", "asyncio")),
     "_csv_format": Room(1, (OTEL, "aiohttp", "otel_connector._csv_writer")),
+    "_fair_reading": Room(1, (OTEL,)),
     "_instruments": Room(1, ("opentelemetry.sdk", "opentelemetry.exporter", "aiohttp")),
     "_log_file": Room(1, (OTEL, "aiohttp", "asyncio")),
     "_retry": Room(1, (OTEL, "aiohttp", "asyncio", "time")),
