@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from otel_connector._bulk import Outcome, Outcomes
 from otel_connector._connector import AsyncConnector, ConnectorStats
 from otel_connector._errors import (
     AttemptTimeout,
@@ -59,6 +60,8 @@ __all__ = [
     "HTTPStatusError",
     "InvalidURL",
     "MalformedResponse",
+    "Outcome",
+    "Outcomes",
     "ProxyRefused",
     "RateLimiterFailed",
     "RedirectRefused",

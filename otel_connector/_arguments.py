@@ -7,11 +7,13 @@ starts with the argument's name. Nothing here opens, sends or waits.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, Iterable
 from typing import Any, TypeVar, cast
 
 import aiohttp
+from yarl import URL
 
 from otel_connector._clock import Clock
 
@@ -47,10 +49,12 @@ def checked_instance(name: str, value: object, kind: type[_Kind]) -> _Kind:
     return value
 
 
-def checked_hook(name: str, value: Any) -> Any:
-    """Return something that can be called, or None."""
+def checked_hook(name: str, value: Any, *, awaited: bool = False) -> Any:
+    """Return something that can be called, or None; a coroutine function only if what it returns is `awaited`."""
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be callable, not {type(value).__name__}")
+    if awaited:
+        return value
     called = getattr(type(value), "__call__", None)  # noqa: B004 - asked for what it is, not whether it is there
     if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(called):
         raise TypeError(f"{name} must be a plain function, not a coroutine function: nobody would await it")
@@ -126,6 +130,25 @@ def checked_clock(value: Any) -> Clock:
     ):
         raise TypeError(f"clock must be a Clock, not {type(value).__name__}")
     return cast("Clock", value)
+
+
+def checked_urls(value: Any) -> Any:
+    """Return URLs, to be taken one by one."""
+    if isinstance(value, (str, bytes, URL)):
+        raise TypeError("urls must be an iterable of URLs, not a single one; use get for that")
+    if not isinstance(value, (Iterable, AsyncIterable)):
+        raise TypeError(f"urls must be an iterable or an async iterable of URLs, not {type(value).__name__}")
+    return cast("Any", value)
+
+
+def checked_paths(name: str, value: object) -> list[str]:
+    """Return paths."""
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        given = list(cast("Iterable[object]", value))
+        paths = [os.fsdecode(cast("str", each)) for each in given if isinstance(each, (str, os.PathLike))]
+        if len(paths) == len(given):
+            return paths
+    raise TypeError(f"{name} must be True, False, or paths of logs, not {value!r}")
 
 
 def checked_names(name: str, value: object) -> frozenset[str]:

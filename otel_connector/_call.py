@@ -103,6 +103,7 @@ class Call:
     _queued = 0.0
     _started_us = 0
     _started_ns = 0
+    _stopped_ns: int | None = None
     _sent = 0
     attempts = 0
     retries = 0
@@ -179,7 +180,16 @@ class Call:
             await terms.clock.sleep(wait)
             self.retries += 1
 
-    def end(self, error: BaseException | None, write: WriteRow) -> None:
+    def stop(self) -> CallRecord:
+        """Note that the call has its value: what its caller does with it before `end` is not the call's time.
+
+        Returns:
+            What its record will be, if it ends without an error.
+        """
+        self._stopped_ns = self._terms.clock.monotonic_ns()
+        return self._record(self._opened(), None, (self._stopped_ns - self._started_ns) // 1_000)
+
+    def end(self, error: BaseException | None, write: WriteRow) -> CallRecord:
         """Make the call's record, and hand it to the exception, the log, the span and the metrics.
 
         The row comes before the end of the span: of a call that reaches an exporter both directly and through the SDK,
@@ -193,7 +203,8 @@ class Call:
         self._failure = None  # whose frames hold this call
         if self._in_queue and self._paid is not None and terms.buckets is not None:
             terms.buckets.put_back(self._host, self._paid)  # paid for a retry that was not made
-        delta_us = (terms.clock.monotonic_ns() - self._started_ns) // 1_000
+        stopped_ns = terms.clock.monotonic_ns() if self._stopped_ns is None else self._stopped_ns
+        delta_us = (stopped_ns - self._started_ns) // 1_000
         if isinstance(error, ConnectorError):
             error.args = (one_line(terms.redactor.text(str(error))),)
             error.call_id, error.url, error.attempts = span.call_id, self._url, self.attempts
@@ -211,6 +222,7 @@ class Call:
             http_version=None if self._exchange is None else self._exchange.version,
             queued=self._queued,
         )
+        return record
 
     def _enter_now(self, request: Request) -> bool:
         """Let the attempt start, if there is nothing to wait for."""

@@ -5,13 +5,17 @@ The call itself is in ``_call``. Knows nothing of files and exporters' insides.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from otel_connector._arguments import (
     check_bool,
+    check_call,
     check_provider,
     checked_clock,
     checked_deadline,
@@ -20,21 +24,26 @@ from otel_connector._arguments import (
     checked_int,
     checked_limiter,
     checked_names,
+    checked_paths,
     checked_seconds,
     checked_timeout,
+    checked_urls,
 )
+from otel_connector._bulk import Outcome, Outcomes, Work
 from otel_connector._call import Call, Terms
 from otel_connector._clock import Clock, SystemClock
-from otel_connector._errors import ConnectorError
+from otel_connector._errors import ConnectorError, SessionClosed
 from otel_connector._journal import Journal
 from otel_connector._pacing import Pacing, RateLimiter
 from otel_connector._record import Attempt, CallRecord
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
+from otel_connector._resume import Done, log_and_its_parts, read_done
 from otel_connector._retry import Buckets, RetryBudget, RetryPolicy
 from otel_connector._telemetry import CallTelemetry
+from otel_connector._transport import resolve_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
     from types import TracebackType
 
     import aiohttp
@@ -51,6 +60,18 @@ class _Raise:
 
 
 _RAISE: Final = _Raise()
+
+_CLOSED = "the connector is closed"
+
+
+class _Many(NamedTuple):
+    """What the calls of one `get_many` have in common."""
+
+    session: aiohttp.ClientSession
+    project_name: str
+    decode: Callable[[bytes], Any]
+    sink: Callable[[Outcome], Awaitable[object] | object] | None
+    options: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +242,7 @@ class AsyncConnector:
             asyncio.CancelledError: The call was cancelled.
         """
         if self._closed:
-            raise RuntimeError("the connector is closed")
+            raise RuntimeError(_CLOSED)
         call = Call(self._terms, session=session, url=url, project=project_name, decode=decode, options=aiohttp_options)
         self._started += 1
         try:
@@ -233,6 +254,106 @@ class AsyncConnector:
             raise
         self._end(call, None)
         return value
+
+    def get_many(
+        self,
+        session: aiohttp.ClientSession,
+        urls: Iterable[str | URL] | AsyncIterable[str | URL],
+        project_name: str,
+        *,
+        max_concurrency: int = 100,
+        ordered: bool = False,
+        resume: bool | Iterable[str | os.PathLike[str]] = False,
+        sink: Callable[[Outcome], Awaitable[object] | object] | None = None,
+        decode: Callable[[bytes], Any] = json.loads,
+        **aiohttp_options: Any,
+    ) -> Outcomes:
+        """Get many URLs, and return an async iterator over what comes of each, as it comes.
+
+        ```python
+        async for outcome in connector.get_many(session, urls, "ExampleProject"):
+            print(outcome.url, outcome.value if outcome.error is None else outcome.error)
+        ```
+
+        Each URL is a call as `get` makes it, with its own row. A failure is an outcome, too; raised is only what ends
+        all: the session or the connector is closed, or `urls` or `sink` raised. The memory it takes depends on
+        `max_concurrency`, not on the number of URLs, but for 70 bytes or so for each success that `resume` finds.
+
+        Args:
+            session: As for `get`. Its pool (100 connections, unless its connector was made with another ``limit``)
+                bounds what is under way, too.
+            urls: Any iterable or async iterable, endless ones included. An async one is closed at the end.
+            project_name: As for `get`.
+            max_concurrency: Calls under way at a time. As many outcomes wait to be taken, then the calls wait.
+            ordered: Give the outcomes in the order of `urls`; a slow one then holds back those behind it.
+            resume: Pass over the URLs of which the log, its rotated parts included, has a success of this project;
+                those that failed are tried again. Or further logs to look into, too: paths. A URL is known by what the
+                log shows of it: of those that differ only in a redacted secret, one success stands for all.
+            sink: Is given each success before its row is written, and awaited if it returns an awaitable: what the log
+                says is done has been through the sink, whenever the program is killed. It may get one twice. What it
+                raises is the end of that call, with a row that says so, and of all.
+            decode: As for `get`.
+            aiohttp_options: As for `get`, the same for all.
+
+        Raises:
+            TypeError: An argument is of another type; named.
+            ValueError: An argument is out of its range, or `resume` is asked for without a log.
+            RuntimeError: The connector is closed.
+        """
+        if self._closed:
+            raise RuntimeError(_CLOSED)
+        check_call(session, project_name, decode, dict(aiohttp_options))
+        check_bool("ordered", ordered)
+        logs = self._logs_to_resume(resume)
+        many = _Many(session, project_name, decode, checked_hook("sink", sink, awaited=True), aiohttp_options)
+
+        async def begin() -> Callable[[str | URL], bool] | None:
+            if logs is None:
+                return None
+            done = await asyncio.to_thread(read_done, logs, project_name)
+            return partial(self._is_done, done, session, aiohttp_options.get("params"))
+
+        at_once = checked_int("max_concurrency", max_concurrency)
+        return Outcomes(checked_urls(urls), Work(partial(self._outcome, many), at_once, ordered, begin))
+
+    def _logs_to_resume(self, resume: bool | Iterable[str | os.PathLike[str]]) -> Callable[[], list[str]] | None:
+        """Return what lists the logs, None if there are none to look into."""
+        if resume is False:
+            return None
+        others = [] if resume is True else checked_paths("resume", resume)
+        if self._exporter is not None:
+            return partial(log_and_its_parts, self._exporter.path, others)
+        if resume is True:
+            raise ValueError("resume=True looks into the log, and this connector has none; give a logfile, or paths")
+        return lambda: others
+
+    def _is_done(self, done: Done, session: aiohttp.ClientSession, params: Any, url: str | URL) -> bool:
+        try:
+            return self._terms.shown(resolve_url(session, url, params))[0] in done
+        except (TypeError, ValueError, ConnectorError):
+            return False  # no URL: its call says so
+
+    async def _outcome(self, many: _Many, url: str | URL) -> Outcome:
+        """Make one call of many."""
+        if self._closed:
+            raise RuntimeError(_CLOSED)
+        session, project, decode, sink, options = many
+        call = Call(self._terms, session=session, url=url, project=project, decode=decode, options={**options})
+        self._started += 1
+        in_sink = False
+        try:
+            value = await call.run()
+            if sink is not None:
+                in_sink = True
+                kept = sink(Outcome(url, value, None, call.stop()))
+                if isawaitable(kept):
+                    await kept
+        except BaseException as error:
+            record = self._end(call, error)
+            if in_sink or not isinstance(error, Exception) or isinstance(error, SessionClosed):
+                raise
+            return Outcome(url, None, error, record)
+        return Outcome(url, value, None, self._end(call, None))
 
     async def rate_limit(self, delay: float) -> None:
         """Wait `delay` seconds.
@@ -268,12 +389,13 @@ class AsyncConnector:
         if self._started == self._succeeded + self._failed:
             self._close_log()
 
-    def _end(self, call: Call, error: BaseException | None) -> None:
+    def _end(self, call: Call, error: BaseException | None) -> CallRecord:
         """Count the call and write its row."""
-        call.end(error, self._write)
+        record = call.end(error, self._write)
         self._resends += call.retries
         if self._closed and self._started == self._succeeded + self._failed:
             self._close_log()
+        return record
 
     def _write(self, record: CallRecord, start_time: int) -> None:
         # Counted first: who asks `stats` from inside the log finds the row, and so must not find the call under way

@@ -34,8 +34,8 @@ def encode_row(record: CallRecord) -> bytes:
     redirect_url are cut at `URL_LIMIT`, the other texts at `TEXT_LIMIT` characters, with a visible mark.
     """
     call_id, project, t, delta_t, url, redirect_url, size, code, success, error = record
-    code_cell = "" if code is None else code
-    line = f"{call_id},{project},{t:.6f},{delta_t:.6f},{url},{redirect_url},{size},{code_cell},{success},{error}"
+    code_text = "" if code is None else code
+    line = f"{call_id},{project},{t:.6f},{delta_t:.6f},{url},{redirect_url},{size},{code_text},{success},{error}"
     # Most rows need nothing of what a cell may need, and to ask that of the whole line costs half as much
     if (
         len(line) <= TEXT_LIMIT
@@ -46,12 +46,13 @@ def encode_row(record: CallRecord) -> bytes:
     ):
         return f"{line}\n".encode()
     return (
-        f"{_cell(call_id)},{_cell(project)},{t:.6f},{delta_t:.6f},{_cell(url, URL_LIMIT)},"
-        f"{_cell(redirect_url, URL_LIMIT)},{size},{code_cell},{success},{_cell(error)}\n"
+        f"{cell(call_id)},{cell(project)},{t:.6f},{delta_t:.6f},{cell(url, URL_LIMIT)},"
+        f"{cell(redirect_url, URL_LIMIT)},{size},{code_text},{success},{cell(error)}\n"
     ).encode()
 
 
-def _cell(text: str, limit: int = TEXT_LIMIT) -> str:
+def cell(text: str, limit: int = TEXT_LIMIT) -> str:
+    """Return the cell of a text."""
     text = one_line(text, limit)
     if _is_formula(text):
         text = f"'{text}"
