@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_connector._bulk import Outcome, Outcomes
+from otel_connector._bulk import Outcome, Outcomes, Resumed
 from otel_connector._connector import AsyncConnector, ConnectorStats
 from otel_connector._errors import (
     AttemptTimeout,
@@ -36,6 +36,7 @@ from otel_connector._retry import RetryBudget, RetryPolicy
 from otel_connector._version import __version__
 
 if TYPE_CHECKING:
+    from otel_connector._chunk import Chunk, ChunkReport, fetch_chunk
     from otel_connector.csv_exporter import CSVSpanExporter, CSVSpanProcessor
     from otel_connector.providers import configure
 
@@ -52,6 +53,8 @@ __all__ = [
     "CSVSpanProcessor",
     "CallRecord",
     "CertificateRejected",
+    "Chunk",
+    "ChunkReport",
     "ConnectFailed",
     "ConnectorError",
     "ConnectorStats",
@@ -65,6 +68,7 @@ __all__ = [
     "ProxyRefused",
     "RateLimiterFailed",
     "RedirectRefused",
+    "Resumed",
     "RetryBudget",
     "RetryBudgetExhausted",
     "RetryPolicy",
@@ -72,13 +76,17 @@ __all__ = [
     "SessionClosed",
     "__version__",
     "configure",
+    "fetch_chunk",
 ]
 
-# These load the SDK, which a program that only makes calls does without.
+# These load the SDK, or what only a chunk needs; a program that only makes calls does without.
 _LAZY = {
+    "Chunk": "otel_connector._chunk",
+    "ChunkReport": "otel_connector._chunk",
     "CSVSpanExporter": "otel_connector.csv_exporter",
     "CSVSpanProcessor": "otel_connector.csv_exporter",
     "configure": "otel_connector.providers",
+    "fetch_chunk": "otel_connector._chunk",
 }
 
 

@@ -41,6 +41,22 @@ class Outcome(NamedTuple):
     record: CallRecord
 
 
+class Resumed(NamedTuple):
+    """What was found when a list was taken up again.
+
+    Attributes:
+        is_done: Whether a URL is to be passed over.
+        rows: Rows of the logs that were looked into.
+        of_project: Of these, rows of the project.
+        done: URLs of the project that have a success.
+    """
+
+    is_done: Callable[[str | URL], bool]
+    rows: int
+    of_project: int
+    done: int
+
+
 class Work(NamedTuple):
     """What is done with the URLs of a list.
 
@@ -48,13 +64,13 @@ class Work(NamedTuple):
         fetch: Makes the call of one URL; what it raises ends all.
         at_once: Calls under way at a time, at most.
         ordered: Whether outcomes come in the order of the URLs.
-        begin: Awaited before the first call; returns what tells whether a URL is done already, None if none is.
+        begin: Awaited before the first call; returns what is done already, None if nothing is to be passed over.
     """
 
     fetch: Callable[[str | URL], Awaitable[Outcome]]
     at_once: int
     ordered: bool
-    begin: Callable[[], Awaitable[Callable[[str | URL], bool] | None]]
+    begin: Callable[[], Awaitable[Resumed | None]]
 
 
 class Outcomes(AsyncIterator[Outcome]):
@@ -74,6 +90,11 @@ class Outcomes(AsyncIterator[Outcome]):
     def passed_over(self) -> int:
         """How many URLs were passed over so far, because the log had a success of them."""
         return self._crew.passed_over
+
+    @property
+    def resumed(self) -> Resumed | None:
+        """What the log had of the list, once that is known; None without `resume`."""
+        return self._crew.resumed
 
     def __aiter__(self) -> Self:
         """Return itself."""
@@ -107,7 +128,7 @@ class _Crew:
         self._work = work
         self._next: Callable[..., Any]
         self._awaits = isinstance(urls, AsyncIterable)
-        self._is_done: Callable[[str | URL], bool] | None = None
+        self.resumed: Resumed | None = None
         self._taking = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = False  # the list
@@ -121,7 +142,7 @@ class _Crew:
     async def outcomes(self) -> AsyncGenerator[Outcome]:
         iterator: Any = None
         try:
-            self._is_done = await self._work.begin()
+            self.resumed = await self._work.begin()
             if self._awaits:
                 iterator = aiter(cast("AsyncIterable[str | URL]", self._urls))
                 self._next = iterator.__anext__
@@ -167,7 +188,7 @@ class _Crew:
         url: Any
         while True:
             # Mostly nothing has to be awaited, and so no lock be taken, which would cost as much as the rest
-            if self._awaits or self._is_done or self._taken - self._delivered >= most or self._taking.locked():
+            if self._awaits or self.resumed or self._taken - self._delivered >= most or self._taking.locked():
                 async with self._taking:
                     while not self._ended and self._taken - self._delivered >= most:
                         self._room = asyncio.get_running_loop().create_future()
@@ -191,7 +212,7 @@ class _Crew:
                 url = await self._next() if self._awaits else self._next(_END)
             except StopAsyncIteration:
                 return _END
-            if url is _END or self._is_done is None or not self._is_done(url):
+            if url is _END or self.resumed is None or not self.resumed.is_done(url):
                 return url
             self.passed_over += 1
             if self.passed_over % _A_TURN == 0:

@@ -29,7 +29,7 @@ from otel_connector._arguments import (
     checked_timeout,
     checked_urls,
 )
-from otel_connector._bulk import Outcome, Outcomes, Work
+from otel_connector._bulk import Outcome, Outcomes, Resumed, Work
 from otel_connector._call import Call, Terms
 from otel_connector._clock import Clock, SystemClock
 from otel_connector._errors import ConnectorError, SessionClosed
@@ -307,11 +307,12 @@ class AsyncConnector:
         logs = self._logs_to_resume(resume)
         many = _Many(session, project_name, decode, checked_hook("sink", sink, awaited=True), aiohttp_options)
 
-        async def begin() -> Callable[[str | URL], bool] | None:
+        async def begin() -> Resumed | None:
             if logs is None:
                 return None
             done = await asyncio.to_thread(read_done, logs, project_name)
-            return partial(self._is_done, done, session, aiohttp_options.get("params"))
+            is_done = partial(self._is_done, done, session, aiohttp_options.get("params"))
+            return Resumed(is_done, done.rows, done.of_project, len(done))
 
         at_once = checked_int("max_concurrency", max_concurrency)
         return Outcomes(checked_urls(urls), Work(partial(self._outcome, many), at_once, ordered, begin))

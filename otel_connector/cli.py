@@ -1,4 +1,4 @@
-"""Level 7: the command line: what ``otel-connector`` understands, and how results look on a terminal and in a file.
+"""Level 8: the command line: what ``otel-connector`` understands, and how results look on a terminal and in a file.
 
 What the commands do is elsewhere; nothing imports this file but ``__main__``.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing, nullcontext, suppress
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 from rich.console import Console, OverflowMethod
@@ -29,9 +30,16 @@ from rich.table import Table
 from rich.text import Text
 
 from otel_connector import _csv_check
+from otel_connector._connector import AsyncConnector
 from otel_connector._demo import DEFAULT_CALLS, Collector, Demo, Report, Summary, find_collector
+from otel_connector._fail_if import Condition, parse
+from otel_connector._fetch import CONDITION_NAMES, Fetch, Wanted
+from otel_connector._fetch_view import FetchView, in_the_end
 from otel_connector._record import one_line
+from otel_connector._results import ResultsFile
+from otel_connector._retry import RETRIED_STATUSES, RetryPolicy
 from otel_connector._torn_tail import TORN_SUFFIX
+from otel_connector._url_lists import urls_from
 from otel_connector._version import __version__
 from otel_connector.providers import configure
 
@@ -62,9 +70,30 @@ Examples:
   otel-connector check logs.csv && python report.py logs.csv
 """
 
+_FETCH_EXAMPLES = """\b
+The results are JSON lines: url, call_id (which finds the row in the log, and the trace), status, and
+the body as json, as text, or in base64. The log has a row for every call, failures included.
+
+\b
+Ctrl-C lets the calls under way end, then says how to go on; a second one ends them at once.
+
+\b
+Exit code:
+  0    every URL was fetched, or as --fail-if says
+  1    the condition of --fail-if holds: by default, if a URL failed
+  2    an argument is wrong, or a file cannot be read or written
+  130  stopped by Ctrl-C
+
+\b
+Examples:
+  otel-connector fetch urls.txt --out results.jsonl
+  otel-connector fetch urls.txt --out results.jsonl.zst --resume
+  otel-connector fetch 'https://api.example.com/items/{}' --range 1:5000 --rate 20 --tries 5
+  zcat urls.gz | otel-connector fetch - --project Prices --concurrency 200 --fail-if 'error_rate > 1%'
+"""
+
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -169,6 +198,217 @@ def check(
     raise typer.Exit(worst)
 
 
+@app.command(epilog=_FETCH_EXAMPLES)
+def fetch(  # noqa: PLR0917 - one parameter an option
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="URLS",
+            show_default=False,
+            help="A file of URLs, one a line (blank lines and # comments are passed over); - for standard input; or,"
+            " with --range, a template.",
+        ),
+    ],
+    numbers: Annotated[
+        str | None,
+        typer.Option(
+            "--range",
+            metavar="FIRST:LAST[:STEP]",
+            help="URLS is a template, and these whole numbers, both ends included, take the place of its {} ({:05} for"
+            " leading zeros).",
+        ),
+    ] = None,
+    project: Annotated[str, typer.Option(metavar="NAME", help="What the calls belong to, in the log.")] = "fetch",
+    log: Annotated[Path, typer.Option(metavar="PATH", help="CSV file; rows are appended.")] = Path("logs.csv"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", show_default=False, help="Results as JSON lines; compressed if it ends in .gz or .zst."
+        ),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(metavar="N", min=1, help="Calls under way at a time.")] = 50,
+    rate: Annotated[
+        float | None, typer.Option(metavar="N", show_default=False, help="Attempts a second, at most.")
+    ] = None,
+    per_host: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Calls to one host at a time; fewer while it throttles. 0: no limit."),
+    ] = 0,
+    tries: Annotated[int, typer.Option(metavar="N", min=1, help="Attempts of a call in all.")] = 5,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="For one attempt.")] = 30.0,
+    deadline: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", show_default=False, help="For a call, all its attempts and waits included."),
+    ] = None,
+    retry_status: Annotated[
+        list[int] | None,
+        typer.Option(metavar="STATUS", show_default=False, help="Try this status again, too. May be repeated."),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option("--header", "-H", metavar="'NAME: VALUE'", show_default=False, help="May be repeated."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Pass over URLs that the log says are done, and append to --out.")
+    ] = False,
+    resume_from: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="LOG", show_default=False, help="Pass over what this log says is done, too. Repeatable."),
+    ] = None,
+    dedupe: Annotated[
+        bool, typer.Option("--dedupe", help="Fetch a URL that comes again only once; keeps all URLs in memory.")
+    ] = False,
+    fail_if: Annotated[
+        str,
+        typer.Option(
+            metavar="CONDITION",
+            help="Exit with 1 if it holds, e.g. 'error_rate > 1% or calls < 100'."
+            f" Names: {', '.join(CONDITION_NAMES)}.",
+        ),
+    ] = "failed > 0",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> None:
+    """Fetch many URLs, each with its retries, its row in the log and its result, and show where it stands.
+
+    It can be killed at any moment: with --resume it goes on where it was. URLs that differ only in a redacted secret
+    are one to --resume. Progress goes to standard error, the summary to standard output. With
+    OTEL_EXPORTER_OTLP_ENDPOINT set, traces and metrics are sent there.
+    """
+    results = None
+    try:
+        condition = parse(fail_if, CONDITION_NAMES)
+        urls = urls_from(source, numbers)
+        connector = AsyncConnector(
+            log,
+            n_tries=tries,
+            timeout=timeout,
+            deadline=deadline,
+            retry=RetryPolicy(statuses=RETRIED_STATUSES | frozenset(retry_status or ())),
+            rate_limiter=None if rate is None else _limiter(rate),
+            adaptive_concurrency=per_host,
+        )
+        results = None if out is None else ResultsFile(out, resume=resume)
+        wanted = Wanted(
+            project=project,
+            concurrency=concurrency,
+            resume=[os.fspath(path) for path in resume_from] if resume_from else resume,
+            dedupe=dedupe,
+            options={"headers": _headers(header)} if header else {},
+            results=results,
+        )
+        run = Fetch(connector, urls, wanted)
+        _fetch(run, quiet=quiet)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        typer.echo(f"otel-connector fetch: {_why(error)}", err=True)
+        raise typer.Exit(_USAGE) from None
+    finally:
+        if results is not None:
+            results.close()
+    raise typer.Exit(_end_of_fetch(run, condition, log, out, quiet=quiet))
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _headers(given: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = [each.partition(":") for each in given]
+    for name, colon, _ in pairs:
+        if not colon or not name.strip():
+            raise ValueError(f"--header {name!r} must be 'NAME: VALUE'")
+    return [(name.strip(), value.strip()) for name, _, value in pairs]
+
+
+def _limiter(rate: float) -> Any:
+    """Return a limiter of attempts a second; a tenth of a second's worth may come at once."""
+    try:
+        from aiolimiter import AsyncLimiter
+    except ImportError:
+        raise ImportError("--rate needs aiolimiter: pip install 'otel-connector[cli]'") from None
+    if not rate > 0:
+        raise ValueError(f"--rate must be above 0, not {rate:g}")
+    burst = max(1.0, rate / 10)
+    return AsyncLimiter(burst, burst / rate)
+
+
+def _runner() -> tuple[str, Callable[[Coroutine[Any, Any, None]], None]]:
+    """Return the event loop's name, and what runs a coroutine on it: uvloop's, where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return "asyncio", asyncio.run
+    return "uvloop", uvloop.run
+
+
+def _fetch(run: Fetch, *, quiet: bool) -> None:
+    """Run it, show it, and listen for Ctrl-C."""
+    console = Console(stderr=True, highlight=False)
+    name, run_on_loop = _runner()
+    now = run.progress()
+    if not quiet:
+        count = "URLs as they come" if now.total is None else f"{now.total:,} {'URL' if now.total == 1 else 'URLs'}"
+        _say(console, f"{count}, up to {run.concurrency} at a time, on {name}")
+    telemetry = configure("otel-connector-fetch") if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") else nullcontext()
+    with telemetry, suppress(KeyboardInterrupt):
+        run_on_loop(_watched(run, None if quiet else FetchView(console, run, moving=_moves(console, sys.stderr))))
+
+
+async def _watched(run: Fetch, view: FetchView | None) -> None:
+    loop, fetching = asyncio.get_running_loop(), asyncio.ensure_future(run.run())
+    showing: asyncio.Future[None] | None = None
+
+    def interrupted() -> None:
+        if not run.stopped:
+            run.stop()
+            return
+        loop.remove_signal_handler(signal.SIGINT)  # a third one ends the program
+        fetching.cancel()
+
+    with suppress(NotImplementedError):  # Windows: there Ctrl-C cancels all of it
+        loop.add_signal_handler(signal.SIGINT, interrupted)
+    try:
+        begun = asyncio.ensure_future(run.begun.wait())
+        await asyncio.wait({fetching, begun}, return_when=asyncio.FIRST_COMPLETED)
+        begun.cancel()
+        if view is not None:
+            view.say_what_was_found()
+            showing = asyncio.ensure_future(view.show())
+        await fetching
+    except asyncio.CancelledError:
+        if not run.stopped:
+            raise
+    finally:
+        if showing is not None:
+            showing.cancel()
+            with suppress(asyncio.CancelledError):
+                await showing
+
+
+def _end_of_fetch(run: Fetch, condition: Condition, log: Path, out: Path | None, *, quiet: bool) -> int:
+    """Say what came of it, and return the exit code."""
+    now = run.progress()
+    holding = condition.check(run.figures())
+    if not quiet:
+        console = _console()
+        if run.failures:
+            failures = _table("Failed", "Calls")
+            for name, count in run.failures.most_common(10):
+                failures.add_row(Text(name, style="red"), f"{count:,}")
+            console.print(failures)
+            console.print()
+        _say(console, f"{'Stopped' if run.stopped else 'Done'}: {in_the_end(now)}")
+        _say(console, f"Log: {log.absolute()}", *([] if out is None else [f"Results: {out.absolute()}"]))
+    if run.stopped:
+        again = [*sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])]
+        typer.echo(f"Go on with: otel-connector {shlex.join(again)}", err=True)
+        return _INTERRUPTED
+    for each in holding:
+        typer.echo(f"otel-connector fetch: {each}", err=True)
+    return _WRONG if holding else 0
+
+
 def _scan(console: Console, path: Path) -> _csv_check.Report:
     """Check one log; on a terminal a line shows how far it is."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(), TimeRemainingColumn())
@@ -197,9 +437,9 @@ def _show_check(console: Console, name: str, report: _csv_check.Report, moved: i
         _say(console, "  The file changed while it was read: this is how it began")
 
 
-def _moves(console: Console) -> bool:
+def _moves(console: Console, stream: TextIO | None = None) -> bool:
     """Whether the console can show movement; FORCE_COLOR asks for colours only."""
-    return sys.stdout.isatty() and not console.is_dumb_terminal
+    return (stream or sys.stdout).isatty() and not console.is_dumb_terminal
 
 
 def _console() -> Console:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import call_cost
+import fetchers
 import instructions
 import latency
 import scaling
@@ -30,6 +31,7 @@ PARTS: dict[str, Callable[[str, Path], Coroutine[Any, Any, None]]] = {
     "latency": latency.table,
     "scaling": scaling.table,
     "figures": single_figures.table,
+    "fetchers": fetchers.table,
     "instructions": instructions.table,
 }
 

@@ -1,6 +1,7 @@
 """The server of the benchmarks, in a process and on a core of its own: a cheap one, so that the client is measured.
 
-``/N`` answers with a JSON document of some N bytes; ``/flaky`` with 503 first and the document then, in turn.
+``/N`` answers with a JSON document of some N bytes, whatever its query; ``/flaky`` with 503 first and the document
+then, in turn; ``/slow`` after 20 ms, as a server that is not on this machine.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import uvloop
 
 SMALL = 60
 """Bytes of the usual document."""
+
+
+_SLOW = 0.02  # seconds
 
 
 def document(size: int) -> bytes:
@@ -47,10 +51,14 @@ class Answer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not data.endswith(b"\r\n\r\n"):
             return
-        path = data[5 : data.index(b" ", 5)]
+        path = data[5 : data.index(b" ", 5)].partition(b"?")[0]
         if path == b"flaky":
             Answer.flaky = not Answer.flaky
             self._transport.write(response("503 Service Unavailable" if Answer.flaky else "200 OK", document(SMALL)))
+            return
+        if path == b"slow":
+            answer = response("200 OK", document(SMALL))
+            asyncio.get_running_loop().call_later(_SLOW, self._transport.write, answer)
             return
         if path not in self.responses:
             self.responses[path] = response("200 OK", document(int(path)))
