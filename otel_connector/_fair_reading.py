@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp.client_proto import ResponseHandler
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     import aiohttp
 
@@ -32,6 +33,10 @@ _QUICK = 0.0005
 """Seconds that leave the loop as it is: uvloop hands over up to 32 pieces in one turn."""
 
 _NOTHING = memoryview(b"")
+
+# Not by `super()`, because every answer passes here: 0.6 % of a bare call's instructions
+_parse = ResponseHandler.data_received
+_should_close: Callable[[ResponseHandler], bool] = cast("Any", ResponseHandler.should_close).fget
 
 
 class FairResponseHandler(ResponseHandler):
@@ -51,13 +56,13 @@ class FairResponseHandler(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         """Parse `data` now if it is little, else as far as the turn allows."""
-        # Without data, aiohttp goes on with what its parser has; and what is no HTTP any more is not parsed here
-        if data and not self.upgraded:
+        if data:  # without, aiohttp goes on with what its parser has
             self._unmeasured += len(data)
-            if self._unmeasured > _FIRST_BITE or self._held:
+            # What is no HTTP any more is not parsed here
+            if (self._unmeasured > _FIRST_BITE or self._held) and not self.upgraded:
                 self._hold(data)
                 return
-        super().data_received(data)
+        _parse(self, data)
 
     def _hold(self, data: bytes) -> None:
         self._held = memoryview(bytes(self._held) + data if self._held else data)
@@ -114,7 +119,7 @@ class FairResponseHandler(ResponseHandler):
     @property
     def should_close(self) -> bool:
         """Whether the connection cannot be used again, because of what is held, too."""
-        return bool(self._held) or super().should_close
+        return bool(self._held) or _should_close(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Parse what came before the end, and say that it is the end."""
@@ -141,9 +146,12 @@ class FairResponseHandler(ResponseHandler):
             self._next_turn = None
 
 
-def read_fairly(connector: aiohttp.BaseConnector | None) -> None:
-    """Have `connector` make its connections of `FairResponseHandler` from now on; one that makes others stays."""
+def read_fairly(connector: aiohttp.BaseConnector) -> None:
+    """Have `connector` make its connections of `FairResponseHandler` from now on; one that makes others stays.
+
+    Once for each is enough, and in every attempt it would cost 0.7 % of a bare call's instructions.
+    """
     # There is no public way to say what a connection is made of; a test holds this one against the installed version
     make = getattr(connector, "_factory", None)
     if isinstance(make, functools.partial) and make.func is ResponseHandler:
-        connector._factory = functools.partial(FairResponseHandler, *make.args, **make.keywords)  # type: ignore[union-attr]  # noqa: SLF001
+        cast("Any", connector)._factory = functools.partial(FairResponseHandler, *make.args, **make.keywords)  # noqa: SLF001

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_connector._clock import time_limit
 from otel_connector._errors import DeadlineExceeded, RateLimiterFailed
+from otel_connector._fair_reading import read_fairly
 
 if TYPE_CHECKING:
     import aiohttp
@@ -109,6 +110,7 @@ class _Pool:
     """
 
     def __init__(self, pool: aiohttp.BaseConnector) -> None:
+        read_fairly(pool)  # here, because this is made once for each
         self._all = Slots(pool.limit)
         self._only_all = [self._all]
         self._per_host = pool.limit_per_host

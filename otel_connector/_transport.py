@@ -37,7 +37,6 @@ from otel_connector._errors import (
     ProxyRefused,
     RedirectRefused,
 )
-from otel_connector._fair_reading import read_fairly
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -261,7 +260,6 @@ async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientT
 
 def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) -> Awaitable[aiohttp.ClientResponse]:
     options, context, headers = request.options, exchange.context, request.headers
-    read_fairly(request.session.connector)
     asked = options if not options else {name: options[name] for name in options if name not in _OURS}
     if context:  # in the place of headers of these names
         headers = context if headers is None else _merged(headers, context)

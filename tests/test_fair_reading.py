@@ -201,6 +201,7 @@ def test_no_stall(flood: str, run: Callable[[Any], None]) -> None:
 async def holding() -> AsyncIterator[tuple[FairResponseHandler, aiohttp.ClientResponse]]:
     """Yield a connection that holds something, because nobody reads the body before it, and its response."""
     async with serving(once(LENGTH, BODY)) as url, aiohttp.ClientSession() as session:
+        assert session.connector is not None
         read_fairly(session.connector)
         response = await session.get(url)
         assert response.connection is not None
@@ -297,4 +298,3 @@ async def test_others_stay() -> None:
         connector._factory = own  # type: ignore[assignment]
         read_fairly(connector)
         assert connector._factory is own
-    read_fairly(None)
