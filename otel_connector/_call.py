@@ -11,8 +11,7 @@ import asyncio
 import json
 import math
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from yarl import URL
 
@@ -26,7 +25,7 @@ from otel_connector._errors import (
     RetryBudgetExhausted,
     SessionClosed,
 )
-from otel_connector._record import TEXT_LIMIT, URL_LIMIT, Attempt, CallRecord, one_line
+from otel_connector._record import TEXT_LIMIT, URL_LIMIT, Attempt, CallRecord, new_record, one_line
 from otel_connector._retry import THROTTLING_STATUSES, parse_retry_after
 from otel_connector._transport import Exchange, Request, attempt, bounded_by, loads, own_headers, resolve_url
 
@@ -40,12 +39,12 @@ if TYPE_CHECKING:
     from otel_connector._pacing import Pacing, Place
     from otel_connector._redact import Redactor
     from otel_connector._retry import Buckets, RetryPolicy
-    from otel_connector._telemetry import CallSpan, CallTelemetry
+    from otel_connector._telemetry import Asked, CallSpan, CallTelemetry
 
 
 _FIRST_SERVER_ERROR = 500  # RFC 9110, section 15.6
 
-_SHOWN_URLS = 128  # as many as yarl remembers of what it has parsed, and for the same reason
+_TARGETS = 128  # as many as yarl remembers of what it has parsed, and for the same reason
 
 WriteRow: TypeAlias = "Callable[[CallRecord, int], None]"
 
@@ -66,16 +65,37 @@ class Terms:
     pacing: Pacing
     telemetry: CallTelemetry
     journal: Journal
-    shown: Callable[[URL], tuple[str, str]] = field(init=False)
+    targets: dict[str, Target] = field(init=False, default_factory=dict[str, "Target"])
+    """What was asked for of late, by URL: programs ask for the same again."""
 
-    def __post_init__(self) -> None:
-        """Remember how the URLs asked for of late are shown, and whose they are: programs ask for the same again."""
-        redacted = self.redactor.url
+    def target(self, session: aiohttp.ClientSession, url: Any, params: Any) -> Target:
+        """Return what there is to know of the URL that a call is for; it may raise what `resolve_url` does."""
+        resolved = resolve_url(session, url, params)
+        shown = one_line(self.redactor.url(str(resolved)), URL_LIMIT)
+        asked = self.telemetry.asked(shown, resolved.host, resolved.port)
+        target = Target(resolved, shown, host_of(resolved), asked)
+        # A str, because those of a subclass may be equal to anything; absolute, and so the same in every session
+        if type(url) is str and params is None and URL(url).absolute:
+            if len(self.targets) >= _TARGETS:
+                self.targets.clear()
+            self.targets[url] = target
+        return target
 
-        def shown(url: URL) -> tuple[str, str]:
-            return one_line(redacted(str(url)), URL_LIMIT), host_of(url)
 
-        object.__setattr__(self, "shown", lru_cache(_SHOWN_URLS)(shown))
+class Target(NamedTuple):
+    """What a call is for.
+
+    Attributes:
+        url: The URL asked for: absolute, `params` applied.
+        shown: The same, redacted.
+        host: Whose it is, as the pace is kept by.
+        asked: What telemetry knows it by.
+    """
+
+    url: URL
+    shown: str
+    host: str
+    asked: Asked
 
 
 class Call:
@@ -91,7 +111,7 @@ class Call:
     """
 
     # What most calls never change is said here, of all of them: a field set for each would cost its time
-    _target: URL | None = None
+    _target: Target | None = None
     _span: CallSpan | None = None
     _exchange: Exchange | None = None
     _place: Place | None = None
@@ -124,14 +144,18 @@ class Call:
         self._request: Request | Exception | None
         try:
             check_call(session, project, decode, options)
-            target = self._target = resolve_url(session, url, options.pop("params", None) if options else None)
+            params = options.pop("params", None) if options else None
+            target = terms.targets.get(url) if type(url) is str and params is None else None
+            if target is None:
+                target = terms.target(session, url, params)
+            self._target = target
             timeout, headers = terms.timeout, None
             if options:
                 headers = own_headers(options.pop("headers", None))
                 timeout = checked_timeout(options.pop("timeout")) if "timeout" in options else timeout
             self._request = Request(
                 session,
-                target,
+                target.url,
                 timeout,
                 loads if decode is json.loads else decode,
                 terms.max_body_bytes,
@@ -139,11 +163,11 @@ class Call:
                 headers,
                 options,
             )
-            self._url, self._host = terms.shown(target)
+            self._url, self._host = target.shown, target.host
         except Exception as error:  # noqa: BLE001 - what is passed in may raise anything when it is looked at
             self._request, project = error, _text(project)
-            text = _text(url if self._target is None else self._target)
-            self._url = one_line(terms.redactor.url(text), URL_LIMIT)
+            target = self._target
+            self._url = one_line(terms.redactor.url(_text(url)), URL_LIMIT) if target is None else target.shown
         self._project = one_line(project)
 
     async def run(self) -> Any:
@@ -218,7 +242,7 @@ class Call:
             record,
             end_time=end_time,
             error_type=_error_type(error) if isinstance(error, Exception) else None,
-            resend_count=max(self._sent - 1, 0),
+            resend_count=self._sent - 1 if self._sent else 0,
             http_version=None if self._exchange is None else self._exchange.version,
             queued=self._queued,
         )
@@ -229,10 +253,11 @@ class Call:
         self._in_queue = True
         if self._terms.deadline is not None and self._remaining() <= 0:
             raise self._too_late(f"before attempt {self.attempts + 1}")
-        place = self._place = self._terms.pacing.enter_now(request.session, self._host)
-        if place is not None:
-            self._entered(request)
-        return place is not None
+        self._place = self._terms.pacing.enter_now(request.session, self._host)
+        if self._place is None:
+            return False
+        self._entered(request)
+        return True
 
     def _entered(self, request: Request) -> None:
         if request.session.closed:
@@ -352,12 +377,12 @@ class Call:
     def _opened(self) -> CallSpan:
         """Return the call's span; the first time, start it and the call's clocks."""
         if self._span is None:
-            clock, target = self._terms.clock, self._target
+            clock, telemetry, target = self._terms.clock, self._terms.telemetry, self._target
             self._started_us, self._started_ns = clock.time_ns() // 1_000, clock.monotonic_ns()
             if self._in_queue:  # it never came out
                 self._queued = (self._started_ns - self._accepted_ns) / 1e9
-            host, port = (None, None) if target is None else (target.host, target.port)
-            self._span = self._terms.telemetry.start(self._url, host, port, self._project, self._started_us * 1_000)
+            asked = telemetry.asked(self._url, None, None) if target is None else target.asked
+            self._span = telemetry.start(asked, self._project, self._started_us * 1_000)
         return self._span
 
     def _remaining(self) -> float:
@@ -380,7 +405,7 @@ class Call:
         exchange, redirect_url = self._exchange, ""
         if exchange is not None and exchange.final_url is not None:
             redirect_url = one_line(self._terms.redactor.url(str(exchange.final_url)), URL_LIMIT)
-        return CallRecord(
+        fields = (
             span.call_id,
             self._project,
             self._started_us / 1e6,
@@ -392,6 +417,7 @@ class Call:
             error is None,
             "" if error is None else self._described(error),
         )
+        return new_record(fields)
 
 
 def host_of(url: URL) -> str:

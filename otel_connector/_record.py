@@ -7,8 +7,10 @@ call, and never changed. Its texts are clean from the start, so that every carri
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 URL_LIMIT = 8_192
 """Characters kept of a URL: above what servers and browsers take, far below the 32,767 a spreadsheet cell holds."""
@@ -77,6 +79,12 @@ class CallRecord(NamedTuple):
     success: bool
     error: str
 
+
+# A named tuple's own constructor is a function in Python, which costs 0.7 % of a bare call's instructions more
+new_record: Callable[[tuple[str, str, float, float, str, str, int, int | None, bool, str]], CallRecord] = partial(
+    cast("Any", tuple).__new__, CallRecord
+)
+"""Makes a `CallRecord` of its fields, in their order."""
 
 COLUMNS: tuple[str, ...] = CallRecord._fields
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -367,6 +368,46 @@ async def test_broken_propagator_span_and_meter_do_not_reach_the_call(
     monkeypatch.setattr("opentelemetry.sdk.metrics.Histogram.record", broken)
     assert await connector(log, sdk).get(session, server.url("/x"), "P") == {"ok": True}
     assert log.only().success
+
+
+LATE_SDK = """
+import asyncio, sys
+import aiohttp
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from otel_connector import AsyncConnector
+
+async def main():
+    subject, exporter, reader = AsyncConnector(None), InMemorySpanExporter(), InMemoryMetricReader()
+    # What the connector looks at to save a call the API's way to nothing
+    assert isinstance(subject._terms.telemetry._tracer, trace.ProxyTracer) and trace._TRACER_PROVIDER is None
+    assert subject._terms.telemetry._instruments._duration._real_instrument is None
+    async with aiohttp.ClientSession() as session:
+        await subject.get(session, sys.argv[1], "before")
+        trace.set_tracer_provider(TracerProvider())
+        trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(exporter))
+        metrics.set_meter_provider(MeterProvider([reader]))
+        await subject.get(session, sys.argv[1], "after")
+    print([span.attributes["otel_connector.project"] for span in exporter.get_finished_spans()])
+    recorded = [metric for resource in reader.get_metrics_data().resource_metrics
+                for scope in resource.scope_metrics for metric in scope.metrics if metric.unit == "s"]
+    print([(point.count, point.attributes["otel_connector.project"]) for point in recorded[0].data.data_points])
+
+asyncio.run(main())
+"""
+
+
+async def test_an_sdk_set_up_between_two_calls_sees_the_second(server: FaultServer) -> None:
+    server.script("/x", ok)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LATE_SDK, server.url("/x"), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, out.decode().splitlines()) == (0, ["['after']", "[(1, 'after')]"]), err.decode()
 
 
 async def test_global_providers_are_one_key(server: FaultServer, session: aiohttp.ClientSession) -> None:
