@@ -13,7 +13,7 @@ import logging
 import math
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from itertools import islice
@@ -112,18 +112,16 @@ class _Pool:
     def __init__(self, pool: aiohttp.BaseConnector) -> None:
         read_fairly(pool)  # here, because this is made once for each
         self._all = Slots(pool.limit)
-        self._only_all = [self._all]
         self._per_host = pool.limit_per_host
+        self.only_all = (self._all,) if self._per_host == _UNLIMITED else ()
         self._hosts: dict[str, Slots] = {}
 
-    def places(self, host: str) -> list[Slots]:
-        """Return what a request to `host` takes a slot of."""
-        if self._per_host == _UNLIMITED:
-            return self._only_all
+    def places(self, host: str) -> Sequence[Slots]:
+        """Return what a request to `host` takes a slot of, where there is no `only_all`."""
         if host not in self._hosts:
             self._hosts = {name: slots for name, slots in self._hosts.items() if not slots.idle}
             self._hosts[host] = Slots(self._per_host)
-        return [self._hosts[host], self._all]
+        return self._hosts[host], self._all
 
 
 _pools: weakref.WeakKeyDictionary[aiohttp.BaseConnector, _Pool] = weakref.WeakKeyDictionary()
@@ -183,7 +181,8 @@ class Pacing:
         self._warn_after = -math.inf
         # The pool asked last: a dictionary of weak keys costs ten times as much to look into
         self._last_pool: Callable[[], aiohttp.BaseConnector | None] = lambda: None
-        self._last_places: Callable[[str], list[Slots]] = lambda _: []
+        self._only_all: Sequence[Slots] = ()
+        self._last_places: Callable[[str], Sequence[Slots]] = lambda _: ()
 
     def held_back(self) -> list[str]:
         """Return the hosts that asked for a pause which has not ended."""
@@ -200,12 +199,14 @@ class Pacing:
         slots = self._places(session, host)
         if self.adaptive:
             slots = [self._known(host).slots, *slots]
-        for index, each in enumerate(slots):
+        taken: list[Slots] = []
+        for each in slots:
             if not each.take():
-                for taken in slots[:index]:
-                    taken.free()
+                for other in taken:
+                    other.free()
                 return None
-        return Place(self._clock.monotonic_ns() / 1e9, slots)
+            taken.append(each)
+        return Place(self._clock.monotonic_ns() / 1e9, taken)
 
     async def enter(self, session: aiohttp.ClientSession, host: str, until: float = math.inf) -> Place:
         """Wait until an attempt to `host` may start.
@@ -324,16 +325,17 @@ class Pacing:
             else:
                 self._hosts.move_to_end(name)
 
-    def _places(self, session: aiohttp.ClientSession, host: str) -> list[Slots]:
+    def _places(self, session: aiohttp.ClientSession, host: str) -> Sequence[Slots]:
         """Return what an attempt to `host` takes a slot of in the session's pool."""
         pool = session.connector
         if pool is None:
-            return []
+            return ()
         if self._last_pool() is not pool:
             if pool not in _pools:
                 _pools[pool] = _Pool(pool)
-            self._last_pool, self._last_places = weakref.ref(pool), _pools[pool].places
-        return self._last_places(host)
+            places = _pools[pool]
+            self._last_pool, self._last_places, self._only_all = weakref.ref(pool), places.places, places.only_all
+        return self._only_all or self._last_places(host)
 
     async def _take(self, place: Place, session: aiohttp.ClientSession, host: str) -> None:
         if self.adaptive:
