@@ -223,7 +223,7 @@ class Call:
             error: How the call failed; None if it did not.
             write: Takes the record, and when the call's span starts in Unix nanoseconds.
         """
-        terms, span = self._terms, self._opened()
+        terms, span = self._terms, self._span or self._opened()
         self._failure = None  # whose frames hold this call
         if self._in_queue and self._paid is not None and terms.buckets is not None:
             terms.buckets.put_back(self._host, self._paid)  # paid for a retry that was not made
@@ -232,16 +232,17 @@ class Call:
         if isinstance(error, ConnectorError):
             error.args = (one_line(terms.redactor.text(str(error))),)
             error.call_id, error.url, error.attempts = span.call_id, self._url, self.attempts
-        record = self._record(span, error, delta_us)
+        record, error_type = self._record(span, error, delta_us), None
         start_time, end_time = self._started_us * 1_000, (self._started_us + delta_us) * 1_000
         write(record, start_time)
-        if isinstance(error, Exception):  # after the row, which a Ctrl-C in a log handler must not take
-            terms.journal.failed(self._host, record, self.attempts)
+        if isinstance(error, Exception):
+            error_type = _error_type(error)
+            terms.journal.failed(self._host, record, self.attempts)  # after the row: a handler may let a Ctrl-C out
         terms.telemetry.end(
             span,
             record,
             end_time=end_time,
-            error_type=_error_type(error) if isinstance(error, Exception) else None,
+            error_type=error_type,
             resend_count=self._sent - 1 if self._sent else 0,
             http_version=None if self._exchange is None else self._exchange.version,
             queued=self._queued,

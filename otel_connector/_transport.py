@@ -260,7 +260,14 @@ async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientT
 
 def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) -> Awaitable[aiohttp.ClientResponse]:
     options, context, headers = request.options, exchange.context, request.headers
-    asked = options if not options else {name: options[name] for name in options if name not in _OURS}
+    # There is no public way to the session's middlewares; a test holds this one
+    others: Sequence[aiohttp.ClientMiddlewareType] = request.session._middlewares  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    asked, most_redirects = options, _DEFAULT_MAX_REDIRECTS
+    if options:
+        asked = {name: options[name] for name in options if name not in _OURS}
+        if options.get("middlewares") is not None:
+            others = options["middlewares"]
+        most_redirects = options.get("max_redirects", most_redirects)
     if context:  # in the place of headers of these names
         headers = context if headers is None else _merged(headers, context)
     return request.session.get(
@@ -269,9 +276,9 @@ def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) 
         headers=headers,
         auto_decompress=False,  # what the server compressed is undone here, within bounds
         raise_for_status=False,  # statuses are judged here, so the session's own rule must not come first
-        middlewares=(*_middlewares(request), exchange),  # last, so that it sees what the others send
+        middlewares=(*others, exchange) if others else (exchange,),  # last, so that it sees what the others send
         # aiohttp refuses the redirect of that number, and follows any number of them for 0
-        max_redirects=options.get("max_redirects", _DEFAULT_MAX_REDIRECTS) + 1,
+        max_redirects=most_redirects + 1,
         **asked,
     )
 
@@ -280,14 +287,6 @@ def _merged(headers: Mapping[str, str], context: Mapping[str, str]) -> Mapping[s
     merged = CIMultiDict(headers)
     merged.update(context)
     return merged
-
-
-def _middlewares(request: Request) -> Sequence[aiohttp.ClientMiddlewareType]:
-    given: Sequence[aiohttp.ClientMiddlewareType] | None = request.options.get("middlewares")
-    if given is not None:
-        return given
-    # There is no public way to the session's; a test holds this one
-    return request.session._middlewares  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
 
 async def _body(response: aiohttp.ClientResponse, request: Request, exchange: Exchange) -> bytes:
