@@ -214,9 +214,12 @@ class CallTelemetry:
             name, kind, attributes = "otel_connector.get", SpanKind.INTERNAL, {}
         span = self._tracer.start_span(name, kind=kind, attributes=attributes, start_time=start_time)
         given = span.get_span_context()
-        context = _suppressed(around) if around else _ONLY_SUPPRESSED
-        call_id = _call_id(span, given, around)
-        if given.is_valid:  # one without a context must not hide the caller's own from the propagator
+        valid = given.is_valid
+        if around:
+            call_id, context = _call_id(span, given, around), _suppressed(around)
+        else:  # and so no parent, whose ids they might be
+            call_id, context = call_id_of(given) if valid else _fresh_id(), _ONLY_SUPPRESSED
+        if valid:  # one without a context must not hide the caller's own from the propagator
             context = trace.set_span_in_context(span, context)
         return span, call_id, context
 
