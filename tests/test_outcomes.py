@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import otel_connector
 from otel_connector import COLUMNS, AsyncConnector, CallRecord
+from otel_connector._transport import loads
 from otel_connector.testing import (
     FakeClock,
     FaultServer,
@@ -402,3 +403,28 @@ async def test_a_proxy_that_does_not_connect(
     assert (caught.value.attempts, len(asked)) == (attempts, attempts)
     assert status.decode()[:3] in log.only().error
     assert log.only().response_code is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b'{"a": [1, null]}', b"[1]", b"[]\n", b"{}\r\n\t ", b" [1]", b"1", b'"x"', b"[NaN]", b'["\xed\xa0\x80"]'),
+        *(
+            '{"a": "\u00e4"}'.encode(encoding)
+            for encoding in ("utf-8", "utf-8-sig", "utf-16-le", "utf-16", "utf-32-be")
+        ),
+        *(b"", b"[", b"[1,]", b"{'a': 1}", b"[1] x", b"[1]\xc2\xa0", b"[1]\x0b", b"{}{}", b"[1]\n\n]", b'["\xff"]'),
+        b"[" * 100_000,
+    ],
+    ids=lambda body: repr(body[:12]),
+)
+def test_decodes_as_json_does(body: bytes) -> None:
+    """The decoder that stands in for `json.loads` returns the same, and says the same of what is wrong."""
+
+    def outcome(decode: Callable[[bytes], Any]) -> str:
+        try:
+            return repr(decode(body))
+        except (ValueError, RecursionError) as error:
+            return repr((type(error), error))
+
+    assert outcome(loads) == outcome(json.loads)
