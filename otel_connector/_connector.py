@@ -40,7 +40,6 @@ from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
 from otel_connector._resume import Done, log_and_its_parts, read_done
 from otel_connector._retry import Buckets, RetryBudget, RetryPolicy
 from otel_connector._telemetry import CallTelemetry
-from otel_connector._transport import resolve_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
@@ -330,7 +329,7 @@ class AsyncConnector:
 
     def _is_done(self, done: Done, session: aiohttp.ClientSession, params: Any, url: str | URL) -> bool:
         try:
-            return self._terms.shown(resolve_url(session, url, params))[0] in done
+            return self._terms.target(session, url, params).shown in done
         except (TypeError, ValueError, ConnectorError):
             return False  # no URL: its call says so
 
