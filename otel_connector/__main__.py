@@ -14,6 +14,8 @@ def main() -> None:
             raise
         sys.stderr.write(f"otel-connector: the command line needs {error.name}: pip install 'otel-connector[cli]'\n")
         sys.exit(2)
+    except KeyboardInterrupt:  # while it loads
+        sys.exit(130)
     try:
         app(prog_name="otel-connector")
     except OSError as error:  # of the output, for the commands answer for their own files

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -58,7 +58,14 @@ class Chunk:
         for name in ("log", "results"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, os.fspath(getattr(self, name)))
+        if not isinstance(cast("object", self.log), str):
+            raise TypeError(f"log must be a path, not {type(self.log).__name__}")
+        if self.results == self.log:
+            raise ValueError("results must be another file than log")
         checked_int("max_concurrency", self.max_concurrency)
+        for name in ("connector", "options"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise TypeError(f"{name} must be a mapping of parameters, not {type(getattr(self, name)).__name__}")
         for name in ("logfile", "overwrite_log"):
             if name in self.connector:
                 raise ValueError(f"connector must not have {name}: a chunk goes on with the log it has, its own")
@@ -106,7 +113,7 @@ async def fetch_chunk(chunk: Chunk) -> ChunkReport:
                 chunk.project,
                 max_concurrency=chunk.max_concurrency,
                 resume=True,
-                sink=None if results is None else into(results, redacted),
+                sink=None if results is None else Into(results, redacted),
                 decode=bytes,
                 **chunk.options,
             )
@@ -126,22 +133,29 @@ async def fetch_chunk(chunk: Chunk) -> ChunkReport:
     )
 
 
-def into(
-    results: ResultsFile, redacted: Iterable[str] = DEFAULT_REDACTED_PARAMS
-) -> Callable[[Outcome], Awaitable[None]]:
-    """Return a sink that writes outcomes whose value is the body's bytes as JSON lines.
+class Into:
+    """A sink that writes outcomes whose value is the body's bytes as JSON lines.
 
     Args:
         results: The file.
         redacted: Query parameters whose values are not written; the URL is otherwise as it was given.
     """
-    redact = Redactor(frozenset(redacted)).url
 
-    async def keep(outcome: Outcome) -> None:
+    def __init__(self, results: ResultsFile, redacted: Iterable[str] = DEFAULT_REDACTED_PARAMS) -> None:
+        """Know nothing yet of what the file holds."""
+        self._results = results
+        self._redact = Redactor(frozenset(redacted)).url
+        self._held: set[int] | None = None
+
+    def holds(self, call_id: str) -> bool:
+        """Whether the file had the result of a call when this was first asked; that reads the file, and blocks."""
+        if self._held is None:
+            self._held = {hash(each) for each in self._results.call_ids()}  # 64 bits of each, keyed, are told apart
+        return hash(call_id) in self._held
+
+    async def __call__(self, outcome: Outcome) -> None:
+        """Write one."""
         record = outcome.record
-        # Of 204 and the like there is no body
-        await results.write(
-            result_line(redact(str(outcome.url)), record.call_id, record.response_code, outcome.value or b"")
-        )
-
-    return keep
+        body: bytes = outcome.value or b""  # of 204 and the like there is none
+        url = self._redact(str(outcome.url))
+        await self._results.write(result_line(url, record.call_id, record.response_code, body))

@@ -37,9 +37,10 @@ from otel_connector._journal import Journal
 from otel_connector._pacing import Pacing, RateLimiter
 from otel_connector._record import Attempt, CallRecord
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
-from otel_connector._resume import Done, log_and_its_parts, read_done
+from otel_connector._resume import Done, read_done
 from otel_connector._retry import Buckets, RetryBudget, RetryPolicy
 from otel_connector._telemetry import CallTelemetry
+from otel_connector._transport import own_headers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
@@ -275,13 +276,15 @@ class AsyncConnector:
         ```
 
         Each URL is a call as `get` makes it, with its own row. A failure is an outcome, too; raised is only what ends
-        all: the session or the connector is closed, or `urls` or `sink` raised. The memory it takes depends on
-        `max_concurrency`, not on the number of URLs, but for 70 bytes or so for each success that `resume` finds.
+        all: the session or the connector is closed, aiohttp does not take an option, or `urls` or `sink` raised. The
+        memory it takes depends on `max_concurrency`, not on the number of URLs, but for 70 bytes or so for each success
+        that `resume` finds. Cancelling the wait for an outcome (a timeout around it) ends all, too.
 
         Args:
             session: As for `get`. Its pool (100 connections, unless its connector was made with another ``limit``)
                 bounds what is under way, too.
-            urls: Any iterable or async iterable, endless ones included. An async one is closed at the end.
+            urls: Any iterable or async iterable, endless ones included. A plain one is asked on the event loop, so it
+                must not wait; an async one is closed at the end.
             project_name: As for `get`.
             max_concurrency: Calls under way at a time. As many outcomes wait to be taken, then the calls wait.
             ordered: Give the outcomes in the order of `urls`; a slow one then holds back those behind it.
@@ -290,7 +293,9 @@ class AsyncConnector:
                 log shows of it: of those that differ only in a redacted secret, one success stands for all.
             sink: Is given each success before its row is written, and awaited if it returns an awaitable: what the log
                 says is done has been through the sink, whenever the program is killed. It may get one twice. What it
-                raises is the end of that call, with a row that says so, and of all.
+                raises is the end of that call, with a row that says so, and of all. If it has a method ``holds``, that
+                is asked with the ``call_id`` of each success that `resume` finds, in a thread; without a result, the
+                URL is fetched again.
             decode: As for `get`.
             aiohttp_options: As for `get`, the same for all.
 
@@ -303,29 +308,32 @@ class AsyncConnector:
             raise RuntimeError(_CLOSED)
         check_call(session, project_name, decode, dict(aiohttp_options))
         check_bool("ordered", ordered)
+        if "default" in aiohttp_options:
+            raise TypeError("default is no option of get_many: a failure is an outcome")
+        own_headers(aiohttp_options.get("headers"))
+        if "timeout" in aiohttp_options:
+            checked_timeout(aiohttp_options["timeout"])
         logs = self._logs_to_resume(resume)
         many = _Many(session, project_name, decode, checked_hook("sink", sink, awaited=True), aiohttp_options)
 
         async def begin() -> Resumed | None:
             if logs is None:
                 return None
-            done = await asyncio.to_thread(read_done, logs, project_name)
+            done = await asyncio.to_thread(read_done, *logs, project_name, getattr(sink, "holds", None))
             is_done = partial(self._is_done, done, session, aiohttp_options.get("params"))
             return Resumed(is_done, done.rows, done.of_project, len(done))
 
         at_once = checked_int("max_concurrency", max_concurrency)
         return Outcomes(checked_urls(urls), Work(partial(self._outcome, many), at_once, ordered, begin))
 
-    def _logs_to_resume(self, resume: bool | Iterable[str | os.PathLike[str]]) -> Callable[[], list[str]] | None:
-        """Return what lists the logs, None if there are none to look into."""
+    def _logs_to_resume(self, resume: bool | Iterable[str | os.PathLike[str]]) -> tuple[str | None, list[str]] | None:
+        """Return the own log and the others to look into; None if nothing is to be passed over."""
         if resume is False:
             return None
         others = [] if resume is True else checked_paths("resume", resume)
-        if self._exporter is not None:
-            return partial(log_and_its_parts, self._exporter.path, others)
-        if resume is True:
+        if self._exporter is None and resume is True:
             raise ValueError("resume=True looks into the log, and this connector has none; give a logfile, or paths")
-        return lambda: others
+        return (None if self._exporter is None else self._exporter.path), others
 
     def _is_done(self, done: Done, session: aiohttp.ClientSession, params: Any, url: str | URL) -> bool:
         try:
@@ -352,6 +360,8 @@ class AsyncConnector:
             record = self._end(call, error)
             if in_sink or not isinstance(error, Exception) or isinstance(error, SessionClosed):
                 raise
+            if call.attempts and not isinstance(error, ConnectorError):
+                raise  # an option that aiohttp does not take: it would be the same with every URL
             return Outcome(url, None, error, record)
         return Outcome(url, value, None, self._end(call, None))
 

@@ -162,7 +162,7 @@ class _Reader:
         names = ", ".join(sorted(self._names))
         return ValueError(
             f"{self._text!r}: {what}, found {found_text} at character {place}; the names are: {names}; "
-            "an example: 'p99 > 2s or error_rate > 1%'"
+            f"an example: {'error_rate > 1%' if 'error_rate' in self._names else f'{min(self._names)} > 10'!r}"
         )
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 
-from otel_connector._chunk import into
+from otel_connector._chunk import Into
 from otel_connector._connector import AsyncConnector
 from otel_connector._errors import HTTPStatusError
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _RECENT = 10.0  # seconds that the present rate is taken of
 _SAMPLE = 0.25  # seconds between two looks
+_FEW = 5  # calls
 
 CONDITION_NAMES = ("calls", "succeeded", "failed", "error_rate", "retries", "passed_over")
 """What ``--fail-if`` may ask for."""
@@ -82,6 +83,46 @@ class Wanted:
     results: ResultsFile | None = None
 
 
+class Rate:
+    """A limiter of attempts that can be told to stop: who waits for his turn then has waited in vain.
+
+    Args:
+        limiter: An async context manager, entered for every attempt.
+    """
+
+    def __init__(self, limiter: AbstractAsyncContextManager[Any]) -> None:
+        """Let through what the limiter does."""
+        self._limiter = limiter
+        self._waiting: set[asyncio.Future[Any]] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Let nobody through any more."""
+        self._stopped = True
+        for turn in self._waiting:
+            turn.cancel()
+
+    async def __aenter__(self) -> None:
+        """Wait for a turn.
+
+        Raises:
+            RuntimeError: There will be none.
+        """
+        turn = asyncio.ensure_future(self._limiter.__aenter__())
+        self._waiting.add(turn)
+        try:
+            await asyncio.wait({turn})
+        finally:
+            self._waiting.discard(turn)
+            turn.cancel()
+        if self._stopped:
+            raise RuntimeError("stopped before its turn came")
+        turn.result()
+
+    async def __aexit__(self, *error: object) -> None:
+        """Have nothing to give back: it is the number of attempts that is limited."""
+
+
 class Fetch:
     """One run over a list of URLs.
 
@@ -89,6 +130,7 @@ class Fetch:
         connector: Makes the calls.
         urls: The list.
         wanted: What is fetched, and how.
+        rate: The connector's limiter, which is told to stop, too.
         clock: Seconds, monotonic.
 
     Attributes:
@@ -98,7 +140,13 @@ class Fetch:
     """
 
     def __init__(
-        self, connector: AsyncConnector, urls: UrlList, wanted: Wanted, clock: Callable[[], float] = monotonic
+        self,
+        connector: AsyncConnector,
+        urls: UrlList,
+        wanted: Wanted,
+        *,
+        rate: Rate | None = None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         """Begin nothing yet."""
         self.failures: Counter[str] = Counter()
@@ -107,6 +155,7 @@ class Fetch:
         self._connector = connector
         self._urls = urls
         self._wanted = wanted
+        self._rate = rate
         self._stop = asyncio.Event()
         self._seen: set[str] = set()
         self._outcomes: Outcomes | None = None
@@ -134,7 +183,7 @@ class Fetch:
         """Fetch the list.
 
         Raises:
-            OSError: The list cannot be read, or the results cannot be written.
+            OSError: The list cannot be read, or results or rows cannot be written.
             ValueError: The list, or a log to resume from, is another kind of file.
         """
         wanted = self._wanted
@@ -147,11 +196,11 @@ class Fetch:
                 wanted.project,
                 max_concurrency=wanted.concurrency,
                 resume=wanted.resume,
-                sink=None if wanted.results is None else into(wanted.results),
+                sink=None if wanted.results is None else Into(wanted.results),
                 decode=bytes,
                 **wanted.options,
             )
-            async with outcomes:
+            async with self._connector, outcomes:
                 self._outcomes = outcomes
                 async for outcome in outcomes:
                     self._count(outcome)
@@ -160,6 +209,8 @@ class Fetch:
         """Begin no further calls; `run` returns when those under way have ended."""
         self.stopped = True
         self._stop.set()
+        if self._rate is not None:
+            self._rate.stop()
 
     def progress(self) -> Progress:
         """Return where it stands now."""
@@ -169,6 +220,8 @@ class Fetch:
         while now - self._samples[0][0] > _RECENT and len(self._samples) > 1:
             self._samples.popleft()
         since, before = self._samples[0]
+        if ended - before < _FEW:  # too little to tell how it goes of late
+            since, before = self._started, 0
         rate = (ended - before) / (now - since) if now > since else 0.0
         passed_over = self._passed_over()
         done, total = ended + passed_over, self._urls.total
@@ -186,6 +239,11 @@ class Fetch:
             remaining=None if total is None or not rate else (total - done) / rate,
             seconds=now - self._started,
         )
+
+    def rows_missing(self) -> int:
+        """Return how many rows are not in the log, because the disk refuses them."""
+        stats = self._connector.stats()
+        return stats.rows_waiting + stats.rows_lost
 
     def figures(self) -> dict[str, float]:
         """Return the values of `CONDITION_NAMES`."""

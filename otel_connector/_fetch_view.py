@@ -6,7 +6,9 @@ What is shown is drawn by a thread: a terminal that is stopped (Ctrl-S), or a pi
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Group
 from rich.live import Live
@@ -23,6 +25,58 @@ if TYPE_CHECKING:
 _LOOK_EVERY = 0.25  # seconds
 _LINE_EVERY = 5.0  # seconds, where nothing moves
 _DAY = 86_400
+
+
+class Unbreakable:
+    """An output that nobody may be there to read: what cannot be written is dropped, and ends no job.
+
+    The first failure is the last: from then on the descriptor leads nowhere, also when the interpreter flushes it.
+
+    Args:
+        stream: What is written to; None if the shell has closed it.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        """Have lost nothing yet."""
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        self._try("write", text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Send it on."""
+        self._try("flush")
+
+    def _try(self, method: str, *arguments: str) -> None:
+        if self._stream is None:
+            return
+        try:
+            getattr(self._stream, method)(*arguments)
+        except UnicodeEncodeError:  # a terminal without the character
+            self._stream.write("".join(arguments).encode(self.encoding, "replace").decode(self.encoding))
+        except (OSError, ValueError):
+            stream, self._stream = self._stream, None
+            with suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        """Return its descriptor, by which a terminal's width is found."""
+        if self._stream is None:
+            raise OSError("it is closed")
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:
+        """How text becomes bytes there."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
 
 
 class FetchView:

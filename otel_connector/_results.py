@@ -13,6 +13,7 @@ import base64
 import errno
 import json
 import os
+import re
 import threading
 import weakref
 import zlib
@@ -42,6 +43,10 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 # What some readers take for the end of a line, and JSON for a letter like any other
 _LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+_LONGEST_HEAD = 2**17  # bytes of a line in which its call_id is looked for; a URL is shorter
+
+# As `result_line` writes it: nothing inside the URL before it can look like this, because its quotes are escaped
+_CALL_ID = re.compile(rb'","call_id":"([0-9a-f]+-[0-9a-f]+)","status":')
 _TO_SPACES = str.maketrans("\r\n", "  ")
 
 _Batch: TypeAlias = "dict[asyncio.Future[OSError | None], bytes]"
@@ -147,6 +152,20 @@ class ResultsFile:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: _Batch = {}
         self._busy = False  # whether a batch is on its way, which sends the next one when it is back
+
+    def call_ids(self) -> Iterator[str]:
+        """Read the file from its beginning, and yield the ``call_id`` of each result. Blocks, as the constructor."""
+        head, passed = b"", False  # of a line: its beginning, and whether that told what there is to know
+        for data in self._format.contents(self._fd):
+            for number, piece in enumerate(data.split(b"\n")):
+                if number:
+                    head, passed = b"", False
+                if passed:
+                    continue
+                head += piece
+                if (found := _CALL_ID.search(head)) is not None:
+                    yield found[1].decode()
+                passed = found is not None or len(head) > _LONGEST_HEAD
 
     async def write(self, line: bytes) -> None:
         r"""Append a line; it is in the file when this returns, though a power cut may still take it.
@@ -343,6 +362,10 @@ class _Format(Protocol):
         """
         ...
 
+    def contents(self, fd: int) -> Iterator[bytes]:
+        """Yield the lines, unpacked, in bounded pieces."""
+        ...
+
 
 def _format_of(path: str) -> _Format:
     ending = os.path.splitext(path)[1].lower()  # noqa: PTH122 - a Path would drop a trailing slash
@@ -356,6 +379,9 @@ class _Plain:
     def mend(self, fd: int, path: str) -> int:
         _refuse_stranger(b"".join(blocks(fd, 0, 1)))
         return cut_torn_tail(fd, path)
+
+    def contents(self, fd: int) -> Iterator[bytes]:
+        return blocks(fd, 0, os.fstat(fd).st_size)
 
 
 class _Compressed(ABC):
@@ -387,6 +413,17 @@ class _Compressed(ABC):
         if members.end < size:
             os.ftruncate(fd, members.end)
         return size - members.end
+
+    def contents(self, fd: int) -> Iterator[bytes]:
+        decoder = self.decoder()
+        for block in blocks(fd, 0, os.fstat(fd).st_size):
+            for start in range(0, len(block), _PIECE):
+                data = block[start : start + _PIECE]
+                while data:
+                    yield from self.unpacked(decoder, data)
+                    if not decoder.eof:
+                        break
+                    data, decoder = decoder.unused_data, self.decoder()
 
 
 def _damage(name: str, end: int, error: str) -> str:

@@ -64,22 +64,25 @@ class Done:
         return int.from_bytes(blake2b(url, digest_size=8, key=self._key).digest(), "little")
 
 
-def log_and_its_parts(path: str, others: Iterable[str] = ()) -> list[str]:
-    """Return the parts of a rotated log (``logs.000001.csv``), oldest first, the log itself, and others."""
+def log_and_its_parts(path: str) -> list[str]:
+    """Return the parts of a rotated log (``logs.000001.csv``), oldest first, and the log itself."""
     log = Path(path)
     part = re.compile(rf"{re.escape(log.stem)}\.\d{{6,}}{re.escape(log.suffix)}")
     parts = (str(each) for each in log.parent.iterdir() if part.fullmatch(each.name))
-    return [*sorted(parts), path, *others]
+    return [*sorted(parts), path]
 
 
-def read_done(list_logs: Callable[[], Iterable[str]], project: str) -> Done:
+def read_done(log: str | None, others: Iterable[str], project: str, holds: Callable[[str], bool] | None = None) -> Done:
     """Read logs, and return what is done of a project.
 
     A row that is damaged, or is being written, is passed over; so its URL is tried again.
 
     Args:
-        list_logs: Returns their paths; called here, because it may read folders.
+        log: The connector's own log, whose parts are read, too.
+        others: Further logs.
         project: Whose rows count.
+        holds: Whether there is a result of a ``call_id`` of the own log; a success without one does not count. None if
+            nobody knows. Results of further logs are elsewhere.
 
     Raises:
         OSError: A log cannot be read, or is no regular file.
@@ -87,15 +90,19 @@ def read_done(list_logs: Callable[[], Iterable[str]], project: str) -> Done:
     """
     done, project = Done(), one_line(project)
     project_cell = cell(project).encode()
-    for path in list_logs():
+    paths = [] if log is None else [(path, holds) for path in log_and_its_parts(log)]
+    for path, has_result in [*paths, *((path, None) for path in others)]:
         for line in _lines(path):
             cells = line.split(b",")
             if len(cells) == _CELLS and b'"' not in line:  # as nearly all
-                done.note(cells[_URL], ours=cells[_PROJECT] == project_cell, success=cells[_SUCCESS] == b"True")
+                ours, success = cells[_PROJECT] == project_cell, cells[_SUCCESS] == b"True"
+                kept = has_result is None or not (ours and success) or has_result(cells[0].decode("ascii", "replace"))
+                done.note(cells[_URL], ours=ours, success=success and kept)
             else:
                 with suppress(csv.Error, ValueError):
                     record = decode_row(next(csv.reader([line.decode()], strict=True)))
-                    done.note(record.url.encode(), ours=record.project == project, success=record.success)
+                    kept = has_result is None or has_result(record.call_id)
+                    done.note(record.url.encode(), ours=record.project == project, success=record.success and kept)
     return done
 
 

@@ -59,6 +59,8 @@ class UrlLines:
     def __init__(self, path: str) -> None:
         """Open the file, and count its lines if it has an end."""
         self._name = path
+        if path == "-" and sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] # closed by the shell: "<&-"
+            raise OSError(errno.EBADF, "standard input is closed", path)
         self._fd = (
             os.dup(sys.stdin.fileno()) if path == "-" else os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         )

@@ -33,9 +33,10 @@ from otel_connector import _csv_check
 from otel_connector._connector import AsyncConnector
 from otel_connector._demo import DEFAULT_CALLS, Collector, Demo, Report, Summary, find_collector
 from otel_connector._fail_if import Condition, parse
-from otel_connector._fetch import CONDITION_NAMES, Fetch, Wanted
-from otel_connector._fetch_view import FetchView, in_the_end
+from otel_connector._fetch import CONDITION_NAMES, Fetch, Rate, Wanted
+from otel_connector._fetch_view import FetchView, Unbreakable, in_the_end
 from otel_connector._record import one_line
+from otel_connector._redact import DEFAULT_REDACTED_PARAMS, REDACTED, Redactor
 from otel_connector._results import ResultsFile
 from otel_connector._retry import RETRIED_STATUSES, RetryPolicy
 from otel_connector._torn_tail import TORN_SUFFIX
@@ -278,16 +279,17 @@ def fetch(  # noqa: PLR0917 - one parameter an option
     try:
         condition = parse(fail_if, CONDITION_NAMES)
         urls = urls_from(source, numbers)
+        limiter = None if rate is None else _limiter(rate)
         connector = AsyncConnector(
             log,
             n_tries=tries,
             timeout=timeout,
             deadline=deadline,
             retry=RetryPolicy(statuses=RETRIED_STATUSES | frozenset(retry_status or ())),
-            rate_limiter=None if rate is None else _limiter(rate),
+            rate_limiter=limiter,
             adaptive_concurrency=per_host,
         )
-        results = None if out is None else ResultsFile(out, resume=resume)
+        results = None if out is None else _results_file(out, resume=resume)
         wanted = Wanted(
             project=project,
             concurrency=concurrency,
@@ -296,15 +298,30 @@ def fetch(  # noqa: PLR0917 - one parameter an option
             options={"headers": _headers(header)} if header else {},
             results=results,
         )
-        run = Fetch(connector, urls, wanted)
+        run = Fetch(connector, urls, wanted, rate=limiter)
         _fetch(run, quiet=quiet)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        typer.echo(f"otel-connector fetch: {_why(error)}", err=True)
+    except (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
+        _complain(f"otel-connector fetch: {_why(error) or type(error).__name__}")
         raise typer.Exit(_USAGE) from None
     finally:
         if results is not None:
             results.close()
-    raise typer.Exit(_end_of_fetch(run, condition, log, out, quiet=quiet))
+    code = _code_of_fetch(run, condition, log)
+    if not quiet:
+        _show_fetch(run, log, out)
+    raise typer.Exit(code)
+
+
+def _complain(*lines: str) -> None:
+    """Say what is wrong on standard error, if there is anybody to hear it."""
+    console = Console(file=cast("TextIO", Unbreakable(sys.stderr)), highlight=False)
+    _say(console, *lines)
+
+
+def _results_file(path: Path, *, resume: bool) -> ResultsFile:
+    if path == Path("-"):
+        raise ValueError("--out must be a file, not -: what was killed goes on with it")
+    return ResultsFile(path, resume=resume)
 
 
 def _why(error: Exception) -> str:
@@ -315,22 +332,24 @@ def _why(error: Exception) -> str:
 
 def _headers(given: Sequence[str]) -> list[tuple[str, str]]:
     pairs = [each.partition(":") for each in given]
-    for name, colon, _ in pairs:
+    for name, colon, value in pairs:
         if not colon or not name.strip():
             raise ValueError(f"--header {name!r} must be 'NAME: VALUE'")
+        if not value.isprintable():  # not shown: it may be a secret
+            raise ValueError(f"--header {name!r} must be one line, without control characters")
     return [(name.strip(), value.strip()) for name, _, value in pairs]
 
 
-def _limiter(rate: float) -> Any:
+def _limiter(rate: float) -> Rate:
     """Return a limiter of attempts a second; a tenth of a second's worth may come at once."""
     try:
         from aiolimiter import AsyncLimiter
     except ImportError:
         raise ImportError("--rate needs aiolimiter: pip install 'otel-connector[cli]'") from None
-    if not rate > 0:
-        raise ValueError(f"--rate must be above 0, not {rate:g}")
+    if not 0 < rate <= sys.float_info.max:
+        raise ValueError(f"--rate must be above 0, and finite, not {rate:g}")
     burst = max(1.0, rate / 10)
-    return AsyncLimiter(burst, burst / rate)
+    return Rate(AsyncLimiter(burst, burst / rate))
 
 
 def _runner() -> tuple[str, Callable[[Coroutine[Any, Any, None]], None]]:
@@ -344,7 +363,7 @@ def _runner() -> tuple[str, Callable[[Coroutine[Any, Any, None]], None]]:
 
 def _fetch(run: Fetch, *, quiet: bool) -> None:
     """Run it, show it, and listen for Ctrl-C."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(file=cast("TextIO", Unbreakable(sys.stderr)), highlight=False)
     name, run_on_loop = _runner()
     now = run.progress()
     if not quiet:
@@ -362,6 +381,9 @@ async def _watched(run: Fetch, view: FetchView | None) -> None:
     def interrupted() -> None:
         if not run.stopped:
             run.stop()
+            _complain(
+                f"Stopping when the calls under way ({run.progress().active}) have ended; Ctrl-C ends them at once"
+            )
             return
         loop.remove_signal_handler(signal.SIGINT)  # a third one ends the program
         fetching.cancel()
@@ -386,27 +408,45 @@ async def _watched(run: Fetch, view: FetchView | None) -> None:
                 await showing
 
 
-def _end_of_fetch(run: Fetch, condition: Condition, log: Path, out: Path | None, *, quiet: bool) -> int:
-    """Say what came of it, and return the exit code."""
-    now = run.progress()
-    holding = condition.check(run.figures())
-    if not quiet:
-        console = _console()
-        if run.failures:
-            failures = _table("Failed", "Calls")
-            for name, count in run.failures.most_common(10):
-                failures.add_row(Text(name, style="red"), f"{count:,}")
-            console.print(failures)
-            console.print()
-        _say(console, f"{'Stopped' if run.stopped else 'Done'}: {in_the_end(now)}")
-        _say(console, f"Log: {log.absolute()}", *([] if out is None else [f"Results: {out.absolute()}"]))
+def _code_of_fetch(run: Fetch, condition: Condition, log: Path) -> int:
+    """Return the exit code, and say why it is what it is."""
+    missing = run.rows_missing()
+    if missing:
+        _complain(
+            f"otel-connector fetch: {log}: rows that could not be written: {missing:,}; --resume fetches those again"
+        )
     if run.stopped:
-        again = [*sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])]
-        typer.echo(f"Go on with: otel-connector {shlex.join(again)}", err=True)
+        _complain(f"Go on with: {_again(sys.argv[1:])}")
         return _INTERRUPTED
-    for each in holding:
-        typer.echo(f"otel-connector fetch: {each}", err=True)
-    return _WRONG if holding else 0
+    holding = condition.check(run.figures())
+    _complain(*(f"otel-connector fetch: {each}" for each in holding))
+    return _USAGE if missing else _WRONG if holding else 0
+
+
+def _again(arguments: Sequence[str]) -> str:
+    """Return the command that goes on, without what is secret in it."""
+    redact, shown = Redactor(DEFAULT_REDACTED_PARAMS).text, list[str]()
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_header = before in {"-H", "--header"} or argument.startswith(("-H", "--header="))
+        if is_header and ":" in argument:
+            shown.append(f"{argument.partition(':')[0]}: {REDACTED}")
+        else:
+            shown.append(redact(argument))
+    command = f"otel-connector {shlex.join([*shown, *([] if '--resume' in shown else ['--resume'])])}"
+    return command if shown == list(arguments) else f"{command}  (with the secrets in the place of {REDACTED})"
+
+
+def _show_fetch(run: Fetch, log: Path, out: Path | None) -> None:
+    """Say what came of it."""
+    console = Console(file=cast("TextIO", Unbreakable(sys.stdout)), highlight=False)
+    if run.failures:
+        failures = _table("Failed", "Calls")
+        for name, count in run.failures.most_common(10):
+            failures.add_row(Text(name, style="red"), f"{count:,}")
+        console.print(failures)
+        console.print()
+    _say(console, f"{'Stopped' if run.stopped else 'Done'}: {in_the_end(run.progress())}")
+    _say(console, f"Log: {log.absolute()}", *([] if out is None else [f"Results: {out.absolute()}"]))
 
 
 def _scan(console: Console, path: Path) -> _csv_check.Report:

@@ -97,6 +97,16 @@ async def test_without_results(api: FaultServer, tmp_path: Path) -> None:
     assert (report.succeeded, report.results) == (1, None)
 
 
+async def test_results_that_are_gone_are_fetched_again(api: FaultServer, tmp_path: Path) -> None:
+    (chunk, *_) = chunks(api, tmp_path)
+    await fetch_chunk(chunk)
+    assert chunk.results is not None
+    await asyncio.to_thread(Path(chunk.results).unlink)
+    report = await fetch_chunk(chunk)
+    assert (report.succeeded, report.passed_over) == (10, 0)
+    assert len(await asyncio.to_thread(lines, chunk.results)) == 10
+
+
 async def test_secrets_of_its_own(api: FaultServer, tmp_path: Path) -> None:
     chunk = Chunk(
         urls=(api.url("/ok", mine="m", token="t"),),
@@ -147,6 +157,14 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "one URL": ({"urls": "http://a/"}, TypeError, "urls must be URLs, not str"),
     "no URLs": ({"urls": 1}, TypeError, "urls must be URLs, not int"),
     "a log": ({"log": 1}, TypeError, "not int"),
+    "no log": ({"log": None}, TypeError, "log must be a path, not NoneType"),
+    "one file for both": ({"results": "logs.csv"}, ValueError, "results must be another file than log"),
+    "a connector": (
+        {"connector": AsyncConnector(None)},
+        TypeError,
+        "connector must be a mapping of parameters, not Async",
+    ),
+    "options": ({"options": []}, TypeError, "options must be a mapping of parameters, not list"),
     "concurrency": ({"max_concurrency": 0}, ValueError, "max_concurrency must be at least 1"),
     "logfile": ({"connector": {"logfile": "a"}}, ValueError, "connector must not have logfile"),
     "n_tries": ({"connector": {"n_tries": 0}}, ValueError, "n_tries must be at least 1"),

@@ -216,7 +216,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "a broken template": (["http://a/{", "--range", "1:2"], "is no template: "),
     "a range that is none": (["http://a/{}", "--range", "1-2"], "--range '1-2' must be FIRST:LAST or FIRST:LAST:STEP"),
     "a header that is none": (["http://a/", "-H", "secret"], "--header 'secret' must be 'NAME: VALUE'"),
-    "no rate": (["http://a/", "--rate", "0"], "--rate must be above 0, not 0"),
+    "no rate": (["http://a/", "--rate", "0"], "--rate must be above 0, and finite, not 0"),
+    "an endless rate": (["http://a/", "--rate", "inf"], "--rate must be above 0, and finite, not inf"),
+    "results to the output": (["http://a/", "--out", "-"], "--out must be a file, not -"),
+    "a header of two lines": (["http://a/", "-H", "a: b\nc: d"], "--header 'a' must be one line"),
     "no timeout": (["http://a/", "--timeout", "0"], "timeout must be more than 0 seconds"),
     "a status that is none": (["http://a/", "--retry-status", "7"], "statuses"),
     "a condition that is none": (["http://a/", "--fail-if", "p99 > 1"], "p99"),
@@ -369,6 +372,97 @@ def test_kill_9_at_any_point(kills: int, count: int, api: FaultServer, tmp_path:
     assert sum(asked.values()) - count <= kills * concurrency
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
+def test_what_has_no_result_in_the_file_is_fetched_again(ending: str, api: FaultServer, tmp_path: Path) -> None:
+    """Whatever the log says: it may be that of another file, or the file is gone."""
+    template, out = api.url("/ok?n={}"), tmp_path / f"r.{ending}"
+    assert fetch(tmp_path, template, "--range", "1:4", "--out", out.name)[0] == 0
+    code, said, _ = fetch(tmp_path, template, "--range", "1:6", "--out", out.name, "--resume")
+    assert (code, "2 ok, 0 failed, 0 retries, 4 passed over" in said) == (0, True)
+    for others in ("another", out.name):
+        out.unlink()
+        other = tmp_path / (others if others != "another" else f"a.{ending}")
+        assert fetch(tmp_path, template, "--range", "1:6", "--out", other.name, "--resume")[0] == 0
+        assert {line["url"] for line in results(other)} == {api.url("/ok", n=number) for number in range(1, 7)}
+        other.rename(out)
+    assert fetch(tmp_path, template, "--range", "1:6", "--resume")[1].startswith("Done: 6 URLs in 0:00: 0.0/s, 0 ok")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_when_nobody_reads_the_output(api: FaultServer, tmp_path: Path) -> None:
+    """As with ``| tee``, which dies of the same Ctrl-C."""
+    with start(tmp_path, api.url("/ok?n={}"), "--range", "1:1000000") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        interrupt_when(process, tmp_path / "logs.csv", 50)
+        assert process.stderr is not None
+        error = process.stderr.read()
+        assert process.wait(30) == 130
+    assert re.search(
+        r"^Stopping when the calls under way \(\d+\) have ended; Ctrl-C ends them at once$", error, re.MULTILINE
+    )
+    assert "Go on with: otel-connector fetch " in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_sends_nothing_more_though_many_wait_for_the_rate(api: FaultServer, tmp_path: Path) -> None:
+    with start(tmp_path, api.url("/ok?n={}"), "--range", "1:1000", "--rate", "0.01") as process:
+        interrupt_when(process, tmp_path / "logs.csv", 2)
+        assert process.wait(20) == 130
+    assert len(api.requests) == 1
+    unsent = [row for row in rows(tmp_path) if row["success"] == "False"]
+    assert {row["error"] for row in unsent} == {
+        "RateLimiterFailed: rate_limiter raised RuntimeError: stopped before its turn came"
+    }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_the_command_that_goes_on_has_no_secrets(api: FaultServer, tmp_path: Path) -> None:
+    url = api.url("/ok?n={}&token=SECRET1").replace("//", "//user:SECRET2@")
+    headers = ("-H", "X-Token: Bearer SECRET3", "--header=Cookie: SECRET4", "-HX-Key: SECRET5")
+    with start(tmp_path, url, "--range", "1:1000000", *headers) as process:
+        interrupt_when(process, tmp_path / "logs.csv", 50)
+        out, error = process.communicate(timeout=30)
+    assert "SECRET" not in out + error
+    assert "--header=Cookie: REDACTED" in error
+    assert "(with the secrets in the place of REDACTED)" in error
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files")
+def test_rows_that_cannot_be_written(api: FaultServer, tmp_path: Path) -> None:
+    import resource
+
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))
+
+    with start(tmp_path, api.url("/ok?n={}"), "--range", "1:100", preexec_fn=little_room) as process:
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    written = len(rows(tmp_path))
+    assert f"logs.csv: rows that could not be written: {100 - written}; --resume fetches those again" in error
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
+def test_outputs_that_cannot_be_written_end_no_job(api: FaultServer, tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full, start(tmp_path, api.url("/ok"), stderr=full, stdout=full) as process:  # noqa: PTH123
+        assert process.wait(60) == 0
+    command = [sys.executable, "-m", "otel_connector", "fetch", api.url("/ok")]
+    quoted = " ".join(f"'{each}'" for each in command)
+    for closed, code in (("2>&-", 0), (">&-", 0), ("<&-", 0)):
+        done = subprocess.run(["sh", "-c", f"{quoted} {closed}"], cwd=tmp_path, env=environment({}), check=False)
+        assert done.returncode == code
+    done = subprocess.run(
+        ["sh", "-c", f"{quoted.rpartition(' ')[0]} - <&-"],
+        cwd=tmp_path,
+        env=environment({}),
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, b"otel-connector fetch: -: standard input is closed\n")
+    assert len(rows(tmp_path)) == 4
+
+
 # How it looks
 
 
@@ -421,7 +515,7 @@ async def test_lines_where_nothing_moves(api: FaultServer, tmp_path: Path) -> No
         AsyncConnector(None, timeout=600),
         OneUrl(api.url("/never")),
         Wanted(project="P", concurrency=1),
-        lambda: seconds,
+        clock=lambda: seconds,
     )
     running = asyncio.ensure_future(run.run())
     view = FetchView(Console(file=written, width=40), run, moving=False, line_every=0.001)
@@ -440,13 +534,13 @@ async def test_lines_where_nothing_moves(api: FaultServer, tmp_path: Path) -> No
 async def test_the_rate_is_that_of_late(api: FaultServer) -> None:
     seconds = 0.0
     urls = UrlRange(api.url("/ok?n={}"), range(30))
-    run = Fetch(AsyncConnector(None), urls, Wanted(project="P", concurrency=5), lambda: seconds)
+    run = Fetch(AsyncConnector(None), urls, Wanted(project="P", concurrency=5), clock=lambda: seconds)
     assert run.progress().rate == 0
     seconds = 10.0
     await run.run()
     assert (run.progress().rate, run.progress().remaining) == (3.0, 0.0)
     seconds = 40.0
-    assert run.progress().rate == 0
+    assert run.progress().rate == 0.75, "nothing of late, so it is that of all the time"
     assert run.figures()["calls"] == 30
 
 

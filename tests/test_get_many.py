@@ -353,6 +353,45 @@ async def test_list_that_raises(many: FaultServer, log: Log) -> None:
         assert len(found) == len(log.records()) == 3
 
 
+@pytest.mark.parametrize("option", [{"heders": {}}, {"headers": {"a": "b\nc"}}])
+async def test_option_that_aiohttp_does_not_take(
+    option: dict[str, Any], many: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    """It would be refused with every URL, a million times."""
+    outcomes = connector(log).get_many(session, itertools.repeat(many.url("/ok")), "P", max_concurrency=1, **option)
+    with pytest.raises((TypeError, ValueError), match=r"heders|headers"):
+        await all_of(outcomes)
+    assert len(log.records()) == 1
+
+
+class Kept:
+    """A sink that knows what it has."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def __call__(self, outcome: Outcome) -> None:
+        self.values[outcome.record.call_id] = outcome.value
+
+    def holds(self, call_id: str) -> bool:
+        return call_id in self.values
+
+
+async def test_resume_asks_the_sink(many: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+    given, sink = [*urls(many, 4), many.url('/ok?q="a,b"')], Kept()
+    await all_of(connector(log).get_many(session, given, "P", sink=sink))
+    assert await all_of(connector(log).get_many(session, given, "P", sink=sink, resume=True)) == []
+    lost = [record for record in log.records() if "q=" in record.url or record.url.endswith("n=2")]
+    for record in lost:
+        del sink.values[record.call_id]
+    again = await all_of(connector(log).get_many(session, given, "P", sink=sink, resume=True))
+    assert {outcome.url for outcome in again} == {given[2], given[4]}
+    assert len(sink.values) == 5
+    # What other logs say is done has its results elsewhere
+    others = connector(None).get_many(session, given, "P", sink=Kept(), resume=[log.path])
+    assert await all_of(others) == []
+
+
 @pytest.mark.parametrize("awaited", [False, True])
 async def test_sink_comes_before_the_row(
     awaited: bool, many: FaultServer, session: aiohttp.ClientSession, log: Log, clock: FakeClock
@@ -460,6 +499,9 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "session": ({"session": None}, TypeError, "session must be an aiohttp.ClientSession"),
     "decode": ({"decode": 1}, TypeError, "decode must be callable"),
     "an option": ({"raise_for_status": True}, TypeError, "raise_for_status is not an option here"),
+    "default": ({"default": None}, TypeError, "default is no option of get_many: a failure is an outcome"),
+    "headers": ({"headers": {"a": 1}}, TypeError, "headers: a must be a str"),
+    "timeout": ({"timeout": 0}, ValueError, "timeout must be more than 0"),
     "resume without a log": (
         {"resume": True},
         ValueError,
@@ -557,7 +599,7 @@ def row(number: int, **changed: Any) -> bytes:
 
 def done_of(path: Path, content: bytes, project: str = "P") -> tuple[set[int], Done]:
     path.write_bytes(content)
-    done = read_done(lambda: [str(path)], project)
+    done = read_done(None, [str(path)], project)
     return {number for number in range(20) if f"http://a/{number}" in done}, done
 
 
@@ -594,9 +636,9 @@ def test_other_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"other.csv is not a log of this library: it begins with another header"):
         done_of(path, b"url,when\nhttp://a/1,now\n")
     with pytest.raises(FileNotFoundError, match=r"none.csv"):
-        read_done(lambda: [str(tmp_path / "none.csv")], "P")
+        read_done(None, [str(tmp_path / "none.csv")], "P")
     with pytest.raises(OSError, match="not a regular file"):
-        read_done(lambda: [str(tmp_path)], "P")
+        read_done(None, [str(tmp_path)], "P")
 
 
 async def test_resume_from_what_is_no_log(many: FaultServer, session: aiohttp.ClientSession, tmp_path: Path) -> None:

@@ -852,3 +852,18 @@ def test_interrupted_and_short_writes_are_gone_on_with(path: Path, processes: Ch
 def writes_some(say: Say, path: str, fault: dict[str, Any]) -> None:
     failing_calls.arm(path, fault)
     write_batches(Path(path), [[line_of(number) for number in range(start, start + 20)] for start in range(0, 200, 20)])
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
+async def test_call_ids_of_what_is_there(ending: str, tmp_path: Path) -> None:
+    """Also behind long lines, and whatever URLs and bodies look like."""
+    path, odd = tmp_path / f"r.{ending}", 'http://a/","call_id":"1-1","status":'
+    file = await asyncio.to_thread(ResultsFile, path, resume=False)
+    ids = [f"{number:032x}-{number:016x}" for number in range(1, 30)]
+    for number, call_id in enumerate(ids):
+        body = b'{"x":"' + b"y" * (300_000 * (number % 3)) + b'","call_id":"2-2","status":1}'
+        await file.write(result_line(odd, call_id, 200, body))
+    await file.write(b'{"a": "' + b"z" * 400_000 + b'"}\n')
+    await file.write(b'{"another": "tool"}\n')
+    assert await asyncio.to_thread(lambda: list(file.call_ids())) == ids
+    await file.aclose()
