@@ -141,7 +141,8 @@ def in_the_end(now: Progress) -> str:
     rate = now._replace(rate=ended / now.seconds if now.seconds else 0.0, active=0, held_back=0)
     figures = [text for text, _ in _figures(rate) if not text.endswith("in flight")]
     of_total = "" if now.total is None or now.done == now.total else f" of {now.total:,}"
-    return f"{now.done:,}{of_total} URLs in {duration(now.seconds)}: {', '.join(figures)}"
+    noun = "URL" if now.done == 1 and not of_total else "URLs"
+    return f"{now.done:,}{of_total} {noun} in {duration(now.seconds)}: {', '.join(figures)}"
 
 
 def as_line(now: Progress) -> str:

@@ -503,6 +503,7 @@ def test_lines_that_tell_where_it_stands() -> None:
         "100 passed over"
     )
     assert in_the_end(now) == "1,234 of 5,000 URLs in 0:04: 284/s, 1,100 ok, 34 failed, 1 retry, 100 passed over"
+    assert in_the_end(now._replace(done=1, total=1)).startswith("1 URL in 0:04: ")
     assert as_line(now._replace(total=None, held_back=1, rate=1.25)).startswith("1,234 done, 1.2/s, ")
     assert as_line(now._replace(total=0, done=0, remaining=None)).startswith("0/0, 312/s")
     assert [duration(seconds) for seconds in (0, 59.6, 3_600, 90_061)] == ["0:00", "1:00", "1:00:00", "1 d 1:01:01"]
