@@ -24,17 +24,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from oteltest.sink import GrpcSink
 from rich.console import Console
 from test_demo import WITHOUT, Sink, environment, free_port
 from typer.testing import CliRunner
 from watching import leaves_nothing
 
-from otel_connector import AsyncConnector
-from otel_connector._fetch import Fetch, Progress, Wanted
-from otel_connector._fetch_view import FetchView, as_line, duration, in_the_end
+from otel_connector import AsyncConnector, CSVSpanExporter
+from otel_connector._fail_if import parse
+from otel_connector._fetch import CONDITION_NAMES, Fetch, Progress, Wanted
+from otel_connector._fetch_view import FetchView, Unbreakable, as_line, duration, in_the_end
 from otel_connector._url_lists import OneUrl, UrlLines, UrlRange
-from otel_connector.cli import app
+from otel_connector.cli import _code_of_fetch, _runner, _watched, app
 from otel_connector.testing import FaultServer, json_body, respond, retry_after, silent
 
 VALUE = {"answer": 42}
@@ -57,7 +59,9 @@ def start(folder: Path, *arguments: str, **popen: Any) -> subprocess.Popen[str]:
         **popen,
     }
     extra = options.pop("extra", {})
-    command = [sys.executable, "-m", "otel_connector", "fetch", *arguments]
+    # uvloop's loop loses coverage's tracer, so where that is at work, asyncio's is used
+    begin = ["-m", "otel_connector"] if sys.gettrace() is None else ["-c", WITHOUT, "uvloop"]
+    command = [sys.executable, *begin, "fetch", *arguments]
     return subprocess.Popen(command, cwd=folder, env=environment(extra), text=True, **options)
 
 
@@ -553,6 +557,53 @@ async def test_who_leaves_a_long_list_leaves_nothing_behind(tmp_path: Path) -> N
         batches = urls.batches()
         assert len(await anext(batches)) > 1_000
         await batches.aclose()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+async def test_cancelled_without_a_ctrl_c(api: FaultServer) -> None:
+    run = Fetch(AsyncConnector(None, timeout=600), OneUrl(api.url("/never")), Wanted(project="P", concurrency=1))
+    watching = asyncio.ensure_future(_watched(run, None))
+    while not api.requests:  # noqa: ASYNC110 - nothing says when
+        await asyncio.sleep(0.001)
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+    assert asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+
+
+def test_an_output_that_ends_no_job(tmp_path: Path) -> None:
+    closed = Unbreakable(None)
+    assert (closed.write("lost"), closed.isatty(), closed.encoding) == (4, False, "utf-8")
+    closed.flush()
+    with pytest.raises(OSError, match="it is closed"):
+        closed.fileno()
+    with (tmp_path / "ascii").open("w", encoding="ascii") as file:
+        narrow = Unbreakable(file)
+        assert narrow.fileno() == file.fileno()
+        narrow.write("é 1\n")
+        narrow.flush()
+    assert (tmp_path / "ascii").read_text() == "? 1\n"
+
+
+async def test_a_log_that_takes_no_rows(api: FaultServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    log = await asyncio.to_thread(CSVSpanExporter, tmp_path / "logs.csv")
+    await asyncio.to_thread(log.shutdown)
+    run = Fetch(AsyncConnector(log), OneUrl(api.url("/ok")), Wanted(project="P", concurrency=1))
+    await run.run()
+    assert _code_of_fetch(run, parse("failed > 0", CONDITION_NAMES), Path("logs.csv")) == 2
+    assert "rows that could not be written: 1;" in capfd.readouterr().err
+
+
+def test_uvloop_is_used_where_it_is_installed() -> None:
+    assert _runner() == ("uvloop", uvloop.run)
+
+
+def test_ctrl_c_while_the_program_loads() -> None:
+    program = WITHOUT.replace("raise ModuleNotFoundError(", "raise KeyboardInterrupt(").replace(", name=name", "")
+    done = subprocess.run(
+        [sys.executable, "-c", program, "typer"], env=environment({}), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, b"")
 
 
 def test_without_uvloop(api: FaultServer, tmp_path: Path) -> None:
