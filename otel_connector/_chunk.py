@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ class Chunk:
     It pickles if what is in `connector` and `options` does; ``RetryPolicy`` and ``RetryBudget`` do.
 
     Attributes:
-        urls: The URLs.
+        urls: The URLs; kept as a tuple.
         project: The ``project_name`` of their calls.
         log: The CSV of this chunk alone, where it runs.
         results: The file for its results, JSON lines (``.gz`` and ``.zst`` are compressed); None for none.
@@ -41,7 +41,7 @@ class Chunk:
         ValueError: An argument is out of its range; named.
     """
 
-    urls: tuple[str, ...]
+    urls: Sequence[str]
     project: str
     log: str
     results: str | None = None
@@ -92,7 +92,7 @@ class ChunkReport:
 
 
 async def fetch_chunk(chunk: Chunk) -> ChunkReport:
-    """Fetch what a chunk's log does not call done yet. Safe to run twice, and to kill at any moment.
+    """Fetch what a chunk's log does not call done, or its results lack. Safe to run twice, and to kill at any moment.
 
     Each URL's result is in the results file at least once, under the ``call_id`` of its row. Logs and results of many
     chunks are read together: ``get_many(..., resume=[logs])``, ``otel-connector fetch --resume-from``.

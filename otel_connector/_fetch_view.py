@@ -1,6 +1,6 @@
 """Level 7: how ``otel-connector fetch`` looks: two lines that move on a terminal, elsewhere a line now and then.
 
-What is shown is drawn by a thread: a terminal that is stopped (Ctrl-S), or a pipe that nobody reads, holds up no call.
+What moves is drawn by a thread: a terminal that is stopped (Ctrl-S), or a pipe that nobody reads, holds up no call.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ class Instruments:
             error_type: The value of ``error.type``, if the call is an error.
             context: Holds the call's span, so that an exemplar points at it.
         """
-        if self._duration is None or (self._proxy is not None and self._proxy._real_instrument is None):  # noqa: SLF001
+        if self._duration is None or (self._proxy is not None and self._proxy._real_instrument is None):  # noqa: SLF001 - a test holds it
             return
         ended = (host, project, record.response_code, record.success, error_type)
         labels = self._labels.get(ended)

@@ -64,7 +64,7 @@ class UrlLines:
         self._fd = (
             os.dup(sys.stdin.fileno()) if path == "-" else os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         )
-        if os.path.isdir(path):  # noqa: PTH112
+        if os.path.isdir(path):  # noqa: PTH112 - a str
             os.close(self._fd)
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         self.total = sum(map(len, self._parsed())) if Path(path).is_file() else None

@@ -250,7 +250,8 @@ def fetch(  # noqa: PLR0917 - one parameter an option
         typer.Option("--header", "-H", metavar="'NAME: VALUE'", show_default=False, help="May be repeated."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Pass over URLs that the log says are done, and append to --out.")
+        bool,
+        typer.Option("--resume", help="Pass over URLs that are done by the log, and in --out if given; append to it."),
     ] = False,
     resume_from: Annotated[
         list[Path] | None,

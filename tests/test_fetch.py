@@ -449,7 +449,7 @@ def test_rows_that_cannot_be_written(api: FaultServer, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
 def test_outputs_that_cannot_be_written_end_no_job(api: FaultServer, tmp_path: Path) -> None:
-    with open("/dev/full", "w") as full, start(tmp_path, api.url("/ok"), stderr=full, stdout=full) as process:  # noqa: PTH123
+    with open("/dev/full", "w") as full, start(tmp_path, api.url("/ok"), stderr=full, stdout=full) as process:  # noqa: PTH123 - a device
         assert process.wait(60) == 0
     command = [sys.executable, "-m", "otel_connector", "fetch", api.url("/ok")]
     quoted = " ".join(f"'{each}'" for each in command)
