@@ -6,15 +6,15 @@ What moves is drawn by a thread: a terminal that is stopped (Ctrl-S), or a pipe 
 from __future__ import annotations
 
 import asyncio
-import os
-from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from otel_connector._terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -25,58 +25,6 @@ if TYPE_CHECKING:
 _LOOK_EVERY = 0.25  # seconds
 _LINE_EVERY = 5.0  # seconds, where nothing moves
 _DAY = 86_400
-
-
-class Unbreakable:
-    """An output that nobody may be there to read: what cannot be written is dropped, and ends no job.
-
-    The first failure is the last: from then on the descriptor leads nowhere, also when the interpreter flushes it.
-
-    Args:
-        stream: What is written to; None if the shell has closed it.
-    """
-
-    def __init__(self, stream: TextIO | None) -> None:
-        """Have lost nothing yet."""
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """Write what can be written."""
-        self._try("write", text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Send it on."""
-        self._try("flush")
-
-    def _try(self, method: str, *arguments: str) -> None:
-        if self._stream is None:
-            return
-        try:
-            getattr(self._stream, method)(*arguments)
-        except UnicodeEncodeError:  # a terminal without the character
-            self._stream.write("".join(arguments).encode(self.encoding, "replace").decode(self.encoding))
-        except (OSError, ValueError):
-            stream, self._stream = self._stream, None
-            with suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
-        return self._stream is not None and self._stream.isatty()
-
-    def fileno(self) -> int:
-        """Return its descriptor, by which a terminal's width is found."""
-        if self._stream is None:
-            raise OSError("it is closed")
-        return self._stream.fileno()
-
-    @property
-    def encoding(self) -> str:
-        """How text becomes bytes there."""
-        return getattr(self._stream, "encoding", None) or "utf-8"
 
 
 class FetchView:
@@ -100,16 +48,14 @@ class FetchView:
     def say_what_was_found(self) -> None:
         """Say what the log had of the list, if it was looked into."""
         if self._fetch.resumed is not None:
-            line = what_was_found(self._fetch.resumed, self._fetch.project)
-            self._console.print(Text(line), soft_wrap=True)
+            say(self._console, what_was_found(self._fetch.resumed, self._fetch.project))
 
     async def show(self) -> None:
         """Show it until cancelled."""
         if not self._moving:
             while True:
                 await asyncio.sleep(self._line_every)
-                line = Text(as_line(self._fetch.progress()))
-                await asyncio.to_thread(self._console.print, line, soft_wrap=True)
+                await asyncio.to_thread(say, self._console, as_line(self._fetch.progress()))
         with Live(get_renderable=self._drawn, console=self._console, transient=True, refresh_per_second=4):
             while True:
                 self._latest = self._fetch.progress()

@@ -29,7 +29,8 @@ import otel_connector
 from otel_connector import COLUMNS, CallRecord
 from otel_connector._csv_format import HEADER, encode_row
 from otel_connector._demo import Collector, Demo, Report, Result, Summary, find_collector, read_rows, summarise
-from otel_connector.cli import _where_traces_are, app
+from otel_connector.cli import app
+from otel_connector.cli._demo_command import _where_traces_are
 
 REPOSITORY = Path(otel_connector.__file__).parents[1]
 CALLS = 40  # enough for every kind, and for one that comes more than once

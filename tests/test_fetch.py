@@ -34,9 +34,11 @@ from watching import leaves_nothing
 from otel_connector import AsyncConnector, CSVSpanExporter
 from otel_connector._fail_if import parse
 from otel_connector._fetch import CONDITION_NAMES, Fetch, Progress, Wanted
-from otel_connector._fetch_view import FetchView, Unbreakable, as_line, duration, in_the_end
+from otel_connector._fetch_view import FetchView, as_line, duration, in_the_end
+from otel_connector._terminal import Unbreakable
 from otel_connector._url_lists import OneUrl, UrlLines, UrlRange
-from otel_connector.cli import _code_of_fetch, _runner, _watched, app
+from otel_connector.cli import app
+from otel_connector.cli._fetch_run import _runner, _watched, exit_code
 from otel_connector.testing import FaultServer, json_body, respond, retry_after, silent
 
 VALUE = {"answer": 42}
@@ -590,7 +592,7 @@ async def test_a_log_that_takes_no_rows(api: FaultServer, tmp_path: Path, capfd:
     await asyncio.to_thread(log.shutdown)
     run = Fetch(AsyncConnector(log), OneUrl(api.url("/ok")), Wanted(project="P", concurrency=1))
     await run.run()
-    assert _code_of_fetch(run, parse("failed > 0", CONDITION_NAMES), Path("logs.csv")) == 2
+    assert exit_code(run, parse("failed > 0", CONDITION_NAMES), Path("logs.csv")) == 2
     assert "rows that could not be written: 1;" in capfd.readouterr().err
 
 

@@ -1,0 +1,40 @@
+"""Level 8: the command line. Each command has its file here; what the commands do is elsewhere, below.
+
+Nothing imports this room but ``__main__``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from otel_connector._version import __version__
+from otel_connector.cli import _check_command, _demo_command, _fetch_command
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"otel-connector {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Try it: otel-connector demo")
+def _main(  # pyright: ignore[reportUnusedFunction] - typer has it
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Reliable async GETs: one OpenTelemetry span, one metric set and one CSV row per call."""
+
+
+app.command(epilog=_demo_command.EPILOG)(_demo_command.demo)
+app.command(epilog=_check_command.EPILOG)(_check_command.check)
+app.command(epilog=_fetch_command.EPILOG)(_fetch_command.fetch)
