@@ -1,4 +1,7 @@
-"""``otel-connector fetch``, run as people run it: as a process, killed, interrupted, in a pipe, on a terminal."""
+"""``otel-connector fetch``, run as people run it: as a process, killed, interrupted, in a pipe, on a terminal.
+
+What it makes of its arguments, and says, is tested in this process.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,24 @@ import pty
 import random
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
+from commands import Said, environment, run_here
 from oteltest.sink import GrpcSink
 from rich.console import Console
-from test_demo import WITHOUT, Sink, environment, free_port
+from test_demo import WITHOUT, Sink, free_port
 from typer.testing import CliRunner
 from watching import leaves_nothing
 
@@ -42,6 +48,7 @@ from otel_connector.cli._fetch_run import _runner, _watched, exit_code
 from otel_connector.testing import FaultServer, json_body, respond, retry_after, silent
 
 VALUE = {"answer": 42}
+WIDTHS = (40, 80, 200)  # of terminals
 
 
 @pytest.fixture
@@ -67,11 +74,16 @@ def start(folder: Path, *arguments: str, **popen: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=environment(extra), text=True, **options)
 
 
-def fetch(folder: Path, *arguments: str, said: str = "", **extra: str) -> tuple[int, str, str]:
-    """Run it to its end; return the exit code and what it wrote to both outputs."""
+def fetch(folder: Path, *arguments: str) -> Said:
+    """Run it to its end, in this process."""
+    return run_here(folder, "fetch", *arguments)
+
+
+def piped(folder: Path, *arguments: str, said: str = "", **extra: str) -> Said:
+    """Run it to its end as a process that gets `said` through a pipe."""
     with start(folder, *arguments, stdin=subprocess.PIPE, extra=extra) as process:
         out, error = process.communicate(said, timeout=60)
-    return process.returncode, out, error
+    return Said(process.returncode, out, error)
 
 
 def rows(folder: Path, name: str = "logs.csv") -> list[dict[str, str]]:
@@ -100,7 +112,8 @@ def results(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
 def test_template(ending: str, api: FaultServer, tmp_path: Path) -> None:
-    code, out, error = fetch(
+    run = piped if ending == "jsonl" else fetch
+    code, out, error = run(
         tmp_path, api.url("/ok?n={:03}"), "--range", "1:20", "--out", f"r.{ending}", "--project", "P"
     )
     assert code == 0, error
@@ -128,14 +141,14 @@ def test_bodies_of_every_kind(api: FaultServer, tmp_path: Path) -> None:
     assert found["none"]["text"] == ""
 
 
-@pytest.mark.parametrize("piped", [False, True])
-def test_lines(piped: bool, api: FaultServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("from_pipe", [False, True])
+def test_lines(from_pipe: bool, api: FaultServer, tmp_path: Path) -> None:
     """Blank lines and comments are none, a line that is no URL is a failed call, and a URL that comes twice is two."""
     lines = f"\ufeff# a comment\n\n{api.url('/ok')}\r\n  {api.url('/ok')}  \nno url\n{api.url('/missing')}"
     (tmp_path / "urls").write_text(lines, encoding="utf-8")
-    code, out, error = fetch(tmp_path, "-" if piped else "urls", said=lines if piped else "")
+    code, out, error = piped(tmp_path, "-", said=lines) if from_pipe else fetch(tmp_path, "urls")
     assert code == 1
-    assert ("URLs as they come, up to" if piped else "4 URLs, up to") in error
+    assert ("URLs as they come, up to" if from_pipe else "4 URLs, up to") in error
     assert "otel-connector fetch: failed is 2, above 0" in error
     assert re.search(r"^Done: 4 URLs in .*: .*/s, 2 ok, 2 failed, 0 retries$", out, re.MULTILINE)
     assert re.search(r"^HTTPStatusError 404 +1$", out, re.MULTILINE)
@@ -144,7 +157,8 @@ def test_lines(piped: bool, api: FaultServer, tmp_path: Path) -> None:
 
 
 def test_dedupe(api: FaultServer, tmp_path: Path) -> None:
-    code, out, _ = fetch(tmp_path, "-", "--dedupe", said=f"{api.url('/ok')}\n" * 5)
+    (tmp_path / "urls").write_text(f"{api.url('/ok')}\n" * 5)
+    code, out, _ = fetch(tmp_path, "urls", "--dedupe")
     assert (code, len(rows(tmp_path))) == (0, 1)
     assert "1 ok, 0 failed, 0 retries, 4 passed over" in out
 
@@ -204,7 +218,7 @@ def test_quiet(api: FaultServer, tmp_path: Path) -> None:
 def test_traces_go_where_the_environment_says(api: FaultServer, tmp_path: Path) -> None:
     sink = Sink(GrpcSink, free_port())
     try:
-        code, _, error = fetch(tmp_path, api.url("/ok"), OTEL_EXPORTER_OTLP_ENDPOINT=sink.url)
+        code, _, error = piped(tmp_path, api.url("/ok"), OTEL_EXPORTER_OTLP_ENDPOINT=sink.url)
     finally:
         sink.server.stop()
     assert code == 0, error
@@ -255,7 +269,7 @@ def test_bad_input(name: str, tmp_path: Path) -> None:
 
 
 def test_pipe_that_turns_out_to_be_binary(api: FaultServer, tmp_path: Path) -> None:
-    code, _, error = fetch(tmp_path, "-", said=f"{api.url('/ok')}\n" + "x" * 2_000_000)
+    code, _, error = piped(tmp_path, "-", said=f"{api.url('/ok')}\n" + "x" * 2_000_000)
     assert code == 2
     assert "- is no list of URLs: a line is longer than" in error
     assert len(rows(tmp_path)) <= 1
@@ -354,7 +368,7 @@ def test_ctrl_c_while_the_list_is_waited_for(api: FaultServer, tmp_path: Path) -
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize(
-    ("kills", "count"), [(5, 2_000), pytest.param(20, 20_000, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
+    ("kills", "count"), [(5, 1_000), pytest.param(20, 20_000, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
 )
 def test_kill_9_at_any_point(kills: int, count: int, api: FaultServer, tmp_path: Path) -> None:
     """After the last rerun all results are there, and few URLs were asked for twice."""
@@ -454,18 +468,18 @@ def test_outputs_that_cannot_be_written_end_no_job(api: FaultServer, tmp_path: P
     with open("/dev/full", "w") as full, start(tmp_path, api.url("/ok"), stderr=full, stdout=full) as process:  # noqa: PTH123 - a device
         assert process.wait(60) == 0
     command = [sys.executable, "-m", "otel_connector", "fetch", api.url("/ok")]
-    quoted = " ".join(f"'{each}'" for each in command)
-    for closed, code in (("2>&-", 0), (">&-", 0), ("<&-", 0)):
-        done = subprocess.run(["sh", "-c", f"{quoted} {closed}"], cwd=tmp_path, env=environment({}), check=False)
-        assert done.returncode == code
-    done = subprocess.run(
-        ["sh", "-c", f"{quoted.rpartition(' ')[0]} - <&-"],
-        cwd=tmp_path,
-        env=environment({}),
-        capture_output=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (2, b"otel-connector fetch: -: standard input is closed\n")
+    quoted = shlex.join(command)
+
+    def closing(changed: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["sh", "-c", changed], cwd=tmp_path, env=environment({}), stderr=subprocess.PIPE)
+
+    writing = [closing(f"{quoted} {closed}") for closed in ("2>&-", ">&-", "<&-")]  # side by side, to one log
+    reading = closing(f"{quoted.rpartition(' ')[0]} - <&- >/dev/null")
+    _, error = reading.communicate(timeout=60)
+    assert (reading.returncode, error) == (2, b"otel-connector fetch: -: standard input is closed\n")
+    for each in writing:
+        each.communicate(timeout=60)
+        assert each.returncode == 0
     assert len(rows(tmp_path)) == 4
 
 
@@ -487,13 +501,26 @@ def on_a_terminal(folder: Path, *arguments: str, columns: int) -> str:
     return written.decode()
 
 
+@pytest.fixture(scope="module")
+def terminals(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+    """What one fetch wrote to terminals of some widths, all at the same time."""
+
+    def fetch_on(columns: int) -> str:
+        folder = tmp_path_factory.mktemp(f"columns{columns}")
+        with FaultServer() as api:
+            api.script("/ok", json_body(VALUE))
+            api.script("/slow", [retry_after(1), json_body(1)])
+            (folder / "urls").write_text("\n".join([api.url("/ok")] * 300 + [api.url("/slow")]))
+            return on_a_terminal(folder, "urls", columns=columns)
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(WIDTHS, pool.map(fetch_on, WIDTHS), strict=True))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="terminals")
-@pytest.mark.parametrize("columns", [40, 80, 200])
-def test_terminal(columns: int, api: FaultServer, tmp_path: Path) -> None:
-    api.script("/slow", [retry_after(1), json_body(1)])
-    (tmp_path / "urls").write_text("\n".join([api.url("/ok")] * 300 + [api.url("/slow")]))
-    written = on_a_terminal(tmp_path, "urls", columns=columns)
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_terminal(columns: int, terminals: dict[int, str]) -> None:
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminals[columns])
     assert max(len(line) for line in re.split(r"[\r\n]+", text)) <= max(columns, 60)  # the first line is not wrapped
     if columns >= 80:
         assert re.search(r"300/301 \(100 %\)", text)
@@ -609,21 +636,18 @@ def test_ctrl_c_while_the_program_loads() -> None:
 
 
 def test_without_uvloop(api: FaultServer, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WITHOUT, "uvloop", "fetch", api.url("/ok")]
-    done = subprocess.run(command, cwd=tmp_path, env=environment({}), capture_output=True, text=True, check=True)
-    assert "on asyncio\n" in done.stderr
+    assert "on asyncio\n" in run_here(tmp_path, "fetch", api.url("/ok"), without="uvloop").error
 
 
-@pytest.mark.parametrize("missing", ["aiolimiter", "backports"])
+@pytest.mark.parametrize("missing", ["aiolimiter", "backports.zstd"])
 def test_what_is_not_installed_is_named(missing: str, tmp_path: Path) -> None:
-    arguments = ["fetch", "http://a/", "--rate", "5", "--out", "r.zst"]
-    command = [sys.executable, "-c", WITHOUT, missing, *arguments]
-    done = subprocess.run(command, cwd=tmp_path, env=environment({}), capture_output=True, text=True, check=False)
-    if missing == "backports" and sys.version_info >= (3, 14):
+    if missing == "backports.zstd" and sys.version_info >= (3, 14):
         return  # it is in the standard library there
-    assert done.returncode == 2
-    assert done.stderr.startswith("otel-connector fetch: ")
-    assert "pip install 'otel-connector[cli]'" in done.stderr
+    arguments = ("http://a/", "--rate", "5", "--out", "r.zst")
+    code, _, error = run_here(tmp_path, "fetch", *arguments, without=missing)
+    assert code == 2
+    assert error.startswith("otel-connector fetch: ")
+    assert "pip install 'otel-connector[cli]'" in error
 
 
 def test_help_and_completion() -> None:
