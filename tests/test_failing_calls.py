@@ -24,9 +24,9 @@ from otel_connector import CSVSpanExporter
 
 pytestmark = pytest.mark.skipif(bool(failing_calls.MISSING), reason=failing_calls.MISSING)
 
-ROWS = 20  # of the first run, and then
-MORE = 5  # of the second
-MOVED_AFTER = 10  # rows, as logrotate does
+ROWS = 12  # of the first run, and then
+MORE = 4  # of the second
+MOVED_AFTER = 6  # rows, as logrotate does
 HANGS = 10  # seconds; a run takes some hundredths of one
 AFTERWARDS = 1_000  # the number of a row that is written when all is well again
 

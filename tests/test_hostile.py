@@ -7,7 +7,9 @@ in it, or of a process of its own for the bombs), no turn of the loop lasts abov
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import os
 import subprocess
 import sys
 import time
@@ -30,6 +32,7 @@ from watching import (
     closed_session,
     leaves_nothing,
     needs_at_most,
+    resident,
     turns_of_the_loop,
 )
 
@@ -38,7 +41,9 @@ from otel_connector import AsyncConnector, ConnectorError
 from otel_connector.testing import Connection, FakeClock, FaultServer, Step, drip, endless, ok, respond, silent
 
 GIB = 2**30
+BOMB = GIB // 4  # bytes that a bomb unpacks to, four times what the larger cap allows
 CAP = 4 * 2**20
+LARGER_CAP = 64 * 2**20
 BODY = b'{"ok": true}'
 
 
@@ -46,7 +51,7 @@ BODY = b'{"ok": true}'
 
 
 @lru_cache(maxsize=1)
-def gzip_bomb(size: int = GIB, block: int = 2**20) -> bytes:
+def gzip_bomb(size: int = BOMB, block: int = 2**20) -> bytes:
     """Return one gzip member of `size` zeros, from a block that is compressed once and repeated."""
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     piece = deflater.compress(bytes(block)) + deflater.flush(zlib.Z_FULL_FLUSH)  # ends on a byte, refers to nothing
@@ -56,18 +61,18 @@ def gzip_bomb(size: int = GIB, block: int = 2**20) -> bytes:
 
 @lru_cache(maxsize=2)
 def brotli_bomb(window: int) -> bytes:
-    """Return a GiB of zeros whose decoder keeps the last 2 ** `window` bytes."""
+    """Return zeros whose decoder keeps the last 2 ** `window` bytes."""
     compressor, block = brotli.Compressor(quality=5, lgwin=window), bytes(2**22)
-    return b"".join([*(compressor.process(block) for _ in range(GIB // len(block))), compressor.finish()])
+    return b"".join([*(compressor.process(block) for _ in range(BOMB // len(block))), compressor.finish()])
 
 
 @lru_cache(maxsize=2)
 def zstd_bomb(window: int) -> bytes:
-    """Return a GiB of zeros whose decoder keeps the last 2 ** `window` bytes."""
+    """Return zeros whose decoder keeps the last 2 ** `window` bytes."""
     zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
     compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: window})
     block = bytes(2**22)
-    return b"".join([*(compressor.compress(block) for _ in range(GIB // len(block))), compressor.flush()])
+    return b"".join([*(compressor.compress(block) for _ in range(BOMB // len(block))), compressor.flush()])
 
 
 BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
@@ -83,75 +88,92 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "zstd, too large a window": ("zstd", lambda: zstd_bomb(24), "DecodeFailed"),
 }
 
-
-def defuse(url: str, cap: int) -> None:
-    """Make one call as a process of its own, and print how it ended and what it needed."""
-    from watching import resident
-
-    async def call() -> dict[str, Any]:
-        connector = AsyncConnector(None, n_tries=1, timeout=20, max_body_bytes=cap)
-        async with aiohttp.ClientSession() as session:
-            assert await connector.get(session, url + "warm", "P") == json.loads(BODY)
-            before, started = resident("VmRSS"), time.perf_counter()
-            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # noqa: ASYNC240 - no disk is behind it
-            with turns_of_the_loop() as turns:
-                try:
-                    await connector.get(session, url + "bomb", "P", decode=len)
-                    ending = ""
-                except ConnectorError as error:
-                    ending = type(error).__name__
-            return {
-                "ending": ending,
-                "seconds": time.perf_counter() - started,
-                "needed": resident("VmHWM") - before,
-                "turn": turns.cpu,
-            }
-
-    sys.stdout.write(json.dumps(asyncio.run(call())))
+LARGEST: dict[str, Callable[[], bytes]] = {
+    "gzip": lambda: gzip.compress(bytes(LARGER_CAP), 1),
+    "identity": lambda: bytes(LARGER_CAP),
+}
+"""Bodies just as large as the cap, by their coding."""
 
 
-def in_a_process(url: str, cap: int) -> dict[str, Any]:
-    program = f"import test_hostile; test_hostile.defuse({url!r}, {cap})"
-    folder = Path(__file__).parent
-    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, check=False, timeout=60)
+async def defuse(url: str, name: str, cap: int) -> dict[str, Any]:
+    """Make one call, and return how it ended and what it needed."""
+    connector = AsyncConnector(None, n_tries=1, timeout=20, max_body_bytes=cap)
+    async with aiohttp.ClientSession() as session:
+        assert await connector.get(session, f"{url}warm", "P") == json.loads(BODY)
+        before, started = resident("VmRSS"), time.perf_counter()
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # noqa: ASYNC240 - no disk is behind it
+        with turns_of_the_loop() as turns:
+            try:
+                await connector.get(session, f"{url}{name}", "P", decode=len)
+                ending = ""
+            except ConnectorError as error:
+                ending = type(error).__name__
+        return {
+            "ending": ending,
+            "seconds": time.perf_counter() - started,
+            "needed": resident("VmHWM") - before,
+            "turn": turns.cpu,
+        }
+
+
+def defuse_each(url: str, calls: list[tuple[str, int]]) -> None:
+    """Make each call in a fork of this process, which has nothing of the others in its memory, and print the results.
+
+    This is a process of its own; it has one thread and no loop.
+    """
+    for name, cap in calls:
+        sys.stdout.flush()
+        if (pid := os.fork()) == 0:
+            code = 1
+            try:
+                print(json.dumps([name, cap, asyncio.run(defuse(url, name, cap))]), flush=True)  # noqa: T201 - for the test
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, name
+
+
+@pytest.fixture(scope="module")
+def defused() -> dict[tuple[str, int], dict[str, Any]]:
+    """What came of each bomb, and of each body just as large as allowed, by its name and the cap."""
+    calls: list[tuple[str, int]] = []
+    with FaultServer() as server:
+        server.script("/warm", respond(body=BODY))
+        for number, (coding, make, _) in enumerate(BOMBS.values()):
+            body = make()
+            assert len(body) < 2**21, "small on the wire"
+            server.script(f"/{number}", respond(body=body, headers=[("Content-Encoding", coding)]))
+            calls += [(str(number), CAP), (str(number), LARGER_CAP)]
+        for coding, largest in LARGEST.items():
+            server.script(f"/{coding}", respond(body=largest(), headers=[("Content-Encoding", coding)]))
+            calls.append((coding, LARGER_CAP))
+        program = f"import test_hostile; test_hostile.defuse_each({server.url('/')!r}, {calls!r})"
+        folder = Path(__file__).parent
+        done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, check=False, timeout=90)
     assert done.returncode == 0, done.stderr.decode()
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    return {(name, cap): result for name, cap, result in map(json.loads, done.stdout.splitlines())}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("cap", [CAP, 64 * 2**20])
+@pytest.mark.parametrize("cap", [CAP, LARGER_CAP])
 @pytest.mark.parametrize("name", BOMBS)
-def test_bomb(name: str, cap: int, server: FaultServer) -> None:
-    coding, make, ending = BOMBS[name]
-    body = make()
-    assert len(body) < 2**21, "small on the wire"
-    server.script("/warm", respond(body=BODY))
-    server.script("/bomb", respond(body=body, headers=[("Content-Encoding", coding)]))
+def test_bomb(name: str, cap: int, defused: dict[tuple[str, int], dict[str, Any]]) -> None:
+    result = defused[str(list(BOMBS).index(name)), cap]
 
-    result = in_a_process(server.url("/"), cap)
-
-    assert result["ending"] == ending
+    assert result["ending"] == BOMBS[name][2]
     assert result["needed"] <= cap + ALLOWANCE, f"{result['needed']:,}"
     assert result["turn"] < STALL_LIMIT
     assert result["seconds"] < 10
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("name", ["gzip", "identity"])
-def test_body_as_large_as_allowed(name: str, server: FaultServer) -> None:
+@pytest.mark.parametrize("name", LARGEST)
+def test_body_as_large_as_allowed(name: str, defused: dict[tuple[str, int], dict[str, Any]]) -> None:
     """What is just not too large is not held twice either."""
-    cap = 64 * 2**20
-    headers = [("Content-Encoding", name)]
-    deflater = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    body = bytes(cap) if name == "identity" else deflater.compress(bytes(cap)) + deflater.flush()
-    server.script("/warm", respond(body=BODY))
-    server.script("/bomb", respond(body=body, headers=headers))
-
-    result = in_a_process(server.url("/"), cap)
+    result = defused[name, LARGER_CAP]
 
     assert result["ending"] == ""
-    assert result["needed"] <= cap + ALLOWANCE, f"{result['needed']:,}"
+    assert result["needed"] <= LARGER_CAP + ALLOWANCE, f"{result['needed']:,}"
 
 
 async def test_error_holds_no_body(server: FaultServer, session: aiohttp.ClientSession) -> None:
