@@ -263,7 +263,8 @@ async def test_websocket_of_the_same_session() -> None:
             b"Sec-WebSocket-Accept: %b\r\n\r\n" % (b"x" * 4_000, accepted(key)) + frame * 20
         )
         await writer.drain()
-        await reader.read()
+        assert (await reader.readexactly(8))[0] == 0x88, "the client closes"
+        writer.write(b"\x88\x02" + (1000).to_bytes(2, "big"))  # the client waits ten seconds for this
 
     async with serving(answer) as url, aiohttp.ClientSession() as session:
         assert await AsyncConnector(None).get(session, url, "P") == []
