@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -50,15 +52,37 @@ if __name__ == "__main__":
 {end}
 """
 
-ENDS: dict[str, tuple[str, int]] = {
-    "the end": ("work()", 0),
-    "the end, with nobody holding the connector": ("work() and None", 0),
-    "an exception": ("work(); raise ValueError", 1),
-    "sys.exit": ("work(); sys.exit(3)", 3),
-    "sys.exit in a thread and then the end": ("threading.Thread(target=lambda: (work(), sys.exit())).start()", 0),
-    "the end of a thread": ("thread = threading.Thread(target=work); thread.start(); thread.join()", 0),
-}
-SIGNALLED: dict[str, tuple[str, int, int]] = {
+FORKS = """
+import multiprocessing
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    [pool.apply(work_in_a_pool) for _ in range(2)]
+    pool.close()
+    pool.join()
+"""
+
+# A child of multiprocessing skips what a process does at its end
+CHILD = """
+import multiprocessing
+from pathlib import Path
+folder = Path(LOG).parent
+(folder / "child.py").write_text(Path("/proc/self/cmdline").read_text().split(chr(0))[2].split("if __name__")[0])
+sys.path.insert(0, str(folder))
+import child
+context = multiprocessing.get_context({method!r})
+process = context.Process(target=child.work)
+process.start()
+process.join()
+sys.exit(process.exitcode)
+"""
+
+# How it ends, the signal that it gets once it is ready for it, and what it exits with
+ENDS: dict[str, tuple[str, int | None, int]] = {
+    "the end": ("work()", None, 0),
+    "the end, with nobody holding the connector": ("work() and None", None, 0),
+    "an exception": ("work(); raise ValueError", None, 1),
+    "sys.exit": ("work(); sys.exit(3)", None, 3),
+    "sys.exit in a thread and then the end": ("threading.Thread(target=lambda: (work(), sys.exit())).start()", None, 0),
+    "the end of a thread": ("thread = threading.Thread(target=work); thread.start(); thread.join()", None, 0),
     "SIGINT": ("work(); wait()", signal.SIGINT, -signal.SIGINT),
     "SIGTERM": ("configure(signals=[signal.SIGTERM]); work(); wait()", signal.SIGTERM, -signal.SIGTERM),
     "SIGHUP": ("configure(signals=[signal.SIGTERM, signal.SIGHUP]); work(); wait()", signal.SIGHUP, -signal.SIGHUP),
@@ -67,7 +91,13 @@ SIGNALLED: dict[str, tuple[str, int, int]] = {
         signal.SIGTERM,
         7,
     ),
+    **{f"a child by {method}": (CHILD.format(method=method), None, 0) for method in ("fork", "spawn", "forkserver")},
+    "a pool of two": (FORKS, None, 0),
 }
+MODES = ["call", "background"]
+
+Programs: TypeAlias = dict[tuple[str, str], Future[tuple[int, str, Path]]]
+"""By name and mode: what a program exited with and said, and its log."""
 
 
 def run(
@@ -106,67 +136,44 @@ def url(server: FaultServer) -> str:
     return server.url("/x")
 
 
-both_modes = pytest.mark.parametrize("mode", ["call", "background"])
+both_modes = pytest.mark.parametrize("mode", MODES)
+
+
+@pytest.fixture(scope="module")
+def programs(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Programs]:
+    """Run them all, two at a time: most of it is a Python that starts."""
+
+    def run_one(name: str, mode: str, log: Path) -> tuple[int, str, Path]:
+        end, number, _ = ENDS[name]
+        return (*run(end, server.url("/x"), log, mode, number), log)
+
+    with FaultServer() as server, ThreadPoolExecutor(2) as pool:
+        server.script("/x", ok)
+        yield {
+            (name, mode): pool.submit(run_one, name, mode, tmp_path_factory.mktemp("program") / "logs.csv")
+            for name in ENDS
+            for mode in MODES
+        }
 
 
 @both_modes
 @pytest.mark.parametrize("name", ENDS)
-def test_the_program_ends(name: str, mode: str, url: str, tmp_path: Path) -> None:
-    end, code = ENDS[name]
-    ended, said = run(end, url, tmp_path / "logs.csv", mode)
-    assert ended == code, said
-    assert projects(tmp_path / "logs.csv") == [str(number) for number in range(CALLS)]
-
-
-@both_modes
-@pytest.mark.parametrize("name", SIGNALLED)
-def test_a_signal_ends_the_program(name: str, mode: str, url: str, tmp_path: Path) -> None:
-    end, number, code = SIGNALLED[name]
-    ended, said = run(end, url, tmp_path / "logs.csv", mode, number)
-    assert ended == code, said
-    assert projects(tmp_path / "logs.csv") == [str(number) for number in range(CALLS)]
+def test_the_program_ends(name: str, mode: str, programs: dict[tuple[str, str], Future[tuple[int, str, Path]]]) -> None:
+    code, said, log = programs[name, mode].result()
+    assert code == ENDS[name][2], said
+    found, numbers = projects(log), [str(number) for number in range(CALLS)]
+    if name == "a pool of two":
+        assert sorted(found) == sorted(numbers * 2)
+    else:
+        assert found == numbers
 
 
 def test_with_the_rows_on_disk_a_signal_needs_no_handler(url: str, tmp_path: Path) -> None:
     ended, _ = run("work(); wait()", url, tmp_path / "logs.csv", "call", signal.SIGTERM)
     assert ended == -signal.SIGTERM
     assert len(projects(tmp_path / "logs.csv")) == CALLS
-
-
-@both_modes
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_child_of_multiprocessing_ends(method: str, mode: str, url: str, tmp_path: Path) -> None:
-    """Which skips what a process does at its end."""
-    end = f"""
-import multiprocessing
-from pathlib import Path
-folder = Path(LOG).parent
-(folder / "child.py").write_text(Path("/proc/self/cmdline").read_text().split(chr(0))[2].split("if __name__")[0])
-sys.path.insert(0, str(folder))
-import child
-context = multiprocessing.get_context({method!r})
-process = context.Process(target=child.work)
-process.start()
-process.join()
-sys.exit(process.exitcode)
-"""
-    ended, said = run(end, url, tmp_path / "logs.csv", mode)
-    assert ended == 0, said
-    assert projects(tmp_path / "logs.csv") == [str(number) for number in range(CALLS)]
-
-
-@both_modes
-def test_a_pool_of_processes_ends(mode: str, url: str, tmp_path: Path) -> None:
-    end = """
-import multiprocessing
-with multiprocessing.get_context("fork").Pool(2) as pool:
-    [pool.apply(work_in_a_pool) for _ in range(2)]
-    pool.close()
-    pool.join()
-"""
-    ended, said = run(end, url, tmp_path / "logs.csv", mode)
-    assert ended == 0, said
-    assert sorted(projects(tmp_path / "logs.csv")) == sorted([str(number) for number in range(CALLS)] * 2)
 
 
 @both_modes

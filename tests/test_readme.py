@@ -7,7 +7,9 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -20,13 +22,8 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 COMMANDS = [text for language, text in BLOCKS if language == "bash"]
 
-
-@pytest.fixture
-def api() -> Iterator[FaultServer]:
-    """What stands in for api.example.com."""
-    with FaultServer() as server:
-        server.script("/data", json_body({"answer": 42}))
-        yield server
+Printed: TypeAlias = dict[int | str, Future[tuple[str, Path]]]
+"""By a block's number or an example's name: what it printed, and its folder."""
 
 
 def run(program: str, server: FaultServer, folder: Path) -> str:
@@ -49,16 +46,49 @@ def test_every_block_is_of_a_kind_that_is_run() -> None:
     assert {language for language, _ in BLOCKS} == {"python", "bash", "text"}  # the last is what one of them prints
 
 
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Printed]:
+    """Run them all, two at a time: most of it is a Python that starts."""
+
+    def run_block(number: int, folder: Path) -> tuple[str, Path]:
+        if "DictReader" in PYTHON[number]:  # it reads the log that the first block writes
+            run(PYTHON[0], api, folder)
+        return run(PYTHON[number], api, folder), folder
+
+    def run_example(path: Path, folder: Path) -> tuple[str, Path]:
+        if path.stem.startswith("test_"):
+            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
+            done = subprocess.run(
+                command,
+                check=True,
+                capture_output=True,
+                timeout=60,
+                cwd=folder,
+                env={"PYTHONPATH": str(ROOT)},
+                text=True,
+            )
+            return done.stdout, folder
+        return run(path.read_text(encoding="utf-8"), api, folder), folder
+
+    with FaultServer() as api, ThreadPoolExecutor(2) as pool:
+        api.script("/data", json_body({"answer": 42}))  # it stands in for api.example.com
+        printing: Printed = {}
+        for number in range(len(PYTHON)):
+            printing[number] = pool.submit(run_block, number, tmp_path_factory.mktemp("block"))
+        for path in EXAMPLES:
+            printing[path.stem] = pool.submit(run_example, path, tmp_path_factory.mktemp("example"))
+        yield printing
+
+
 @pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_python_block(number: int, api: FaultServer, tmp_path: Path) -> None:
-    if "DictReader" in PYTHON[number]:  # it reads the log that the first block writes
-        run(PYTHON[0], api, tmp_path)
-    run(PYTHON[number], api, tmp_path)
+def test_python_block(number: int, printed: Printed) -> None:
+    printed[number].result()
 
 
-def test_first_block_prints_the_answer(api: FaultServer, tmp_path: Path) -> None:
-    assert run(PYTHON[0], api, tmp_path) == "{'answer': 42}\n"
-    header, row = (tmp_path / "logs.csv").read_text().splitlines()
+def test_first_block_prints_the_answer(printed: Printed) -> None:
+    said, folder = printed[0].result()
+    assert said == "{'answer': 42}\n"
+    header, row = (folder / "logs.csv").read_text().splitlines()
     assert header == "call_id,project,t,delta_t,url,redirect_url,response_size,response_code,success,error"
     assert ",ExampleProject," in row
     assert row.endswith(",14,200,True,")
@@ -73,15 +103,9 @@ def test_command(command: str) -> None:
     subprocess.run([*program, "--help"], check=True, capture_output=True, timeout=60)
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example(path: Path, api: FaultServer, tmp_path: Path) -> None:
-    if path.stem.startswith("test_"):
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
-        subprocess.run(
-            command, check=True, capture_output=True, timeout=60, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}
-        )
-    else:
-        assert run(path.read_text(encoding="utf-8"), api, tmp_path)
+@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
+def test_example(name: str, printed: Printed) -> None:
+    assert printed[name].result()[0]
 
 
 def test_tables_name_what_the_code_has() -> None:
