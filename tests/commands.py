@@ -10,10 +10,9 @@ import io
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
-from unittest.mock import patch
 
 import pytest
 
@@ -46,22 +45,21 @@ def run_here(folder: Path, *arguments: str, without: str = "") -> Said:
         arguments: What follows the program's name.
         without: A module that cannot be imported meanwhile.
     """
-    out, error, before = io.StringIO(), io.StringIO(), Path.cwd()
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(sys, "argv", ["otel-connector", *arguments]))
-        stack.enter_context(patch.object(sys, "excepthook", sys.excepthook))  # typer sets its own
-        stack.enter_context(patch.dict(os.environ, environment({}), clear=True))
-        if without:
-            stack.enter_context(patch.dict(sys.modules, {without: None}))
-        if sys.gettrace() is not None:  # uvloop's loop loses coverage's tracer, so asyncio's is used
-            stack.enter_context(patch.dict(sys.modules, {"uvloop": None}))
-        stack.enter_context(patch.object(sys, "stdin", stack.enter_context(Path(os.devnull).open(encoding="utf-8"))))
-        stack.enter_context(redirect_stdout(out))
-        stack.enter_context(redirect_stderr(error))
-        stack.callback(os.chdir, before)
-        os.chdir(folder)
-        ended = stack.enter_context(pytest.raises(SystemExit))
-        main()
+    out, error = io.StringIO(), io.StringIO()
+    # uvloop's loop loses coverage's tracer, so where that is at work, asyncio's is used
+    missing = {without, "uvloop" if sys.gettrace() is not None else ""} - {""}
+    kept = environment({})
+    with pytest.MonkeyPatch.context() as patch, Path(os.devnull).open(encoding="utf-8") as nothing:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["otel-connector", *arguments])
+        patch.setattr(sys, "excepthook", sys.excepthook)  # typer sets its own
+        patch.setattr(sys, "stdin", nothing)
+        for name in missing:
+            patch.setitem(sys.modules, name, None)
+        for name in os.environ.keys() - kept.keys():
+            patch.delenv(name)
+        with redirect_stdout(out), redirect_stderr(error), pytest.raises(SystemExit) as ended:
+            main()
     code = ended.value.code
     assert isinstance(code, int)
     return Said(code, out.getvalue(), error.getvalue())
