@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from otel_connector._record import COLUMNS, TEXT_LIMIT, URL_LIMIT, CallRecord, one_line
+from otel_connector._record import COLUMNS, TEXT_LIMIT, URL_LIMIT, CallRecord, Fields, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,31 +24,68 @@ HEADER = (",".join(COLUMNS) + "\n").encode()
 _FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _GUARDED_STARTS = frozenset((*_FORMULA_STARTS, "'"))
 
-_COMMAS = len(COLUMNS) - 1
+# A record as one line, if its texts need nothing: a quarter cheaper in one go from the tuple than as an f-string
+_LINE = "%s,%s,%.6f,%.6f,%s,%s,%d,%d,%s,%s\n"
+_LINE_WITHOUT_CODE = "%s,%s,%.6f,%.6f,%s,%s,%d,%.0s,%s,%s\n"  # .0: no character of "None"
+
+# What such a line has only for its commas and its end, if it is ASCII. Counted all together, half as expensive as to
+# look for commas, for quotes and for what cannot be printed
+_SPECIAL = bytes((*range(0x20), 0x7F, *b',"'))
+_SPECIAL_IN_A_LINE = len(COLUMNS)
+
+_LINES_AT_ONCE = 32  # enough to share what a look costs, and not too many to be looked at again, one by one
 
 
-def encode_row(record: CallRecord) -> bytes:
+def encode_row(record: Fields) -> bytes:
     """Return the record's line, its line end included.
 
     Times have 6 decimals. A text that a spreadsheet would take for a formula gets a leading ``'``; url and
     redirect_url are cut at `URL_LIMIT`, the other texts at `TEXT_LIMIT` characters, with a visible mark.
     """
     call_id, project, t, delta_t, url, redirect_url, size, code, success, error = record
-    code_text = "" if code is None else code
-    line = f"{call_id},{project},{t:.6f},{delta_t:.6f},{url},{redirect_url},{size},{code_text},{success},{error}"
+    line = (_LINE if code is not None else _LINE_WITHOUT_CODE) % record
     # Most rows need nothing of what a cell may need, and to ask that of the whole line costs half as much
     if (
         len(line) <= TEXT_LIMIT
-        and line.count(",") == _COMMAS
-        and '"' not in line
-        and line.isprintable()
+        and (row := _plain(line, 1)) is not None
         and _GUARDED_STARTS.isdisjoint((call_id[:1], project[:1], url[:1], redirect_url[:1], error[:1]))
     ):
-        return f"{line}\n".encode()
+        return row
     return (
         f"{cell(call_id)},{cell(project)},{t:.6f},{delta_t:.6f},{cell(url, URL_LIMIT)},"
-        f"{cell(redirect_url, URL_LIMIT)},{size},{code_text},{success},{cell(error)}\n"
+        f"{cell(redirect_url, URL_LIMIT)},{size:d},{'' if code is None else int(code)},{success},{cell(error)}\n"
     ).encode()
+
+
+def encode_rows(records: Sequence[Fields]) -> list[bytes]:
+    """Return the records' lines, each as `encode_row` returns it.
+
+    What has to be asked of a line is asked of some dozens at once: then a row costs a fifth less.
+    """
+    rows: list[bytes] = []
+    for first in range(0, len(records), _LINES_AT_ONCE):
+        some = records[first : first + _LINES_AT_ONCE]
+        lines = [(_LINE if record[7] is not None else _LINE_WITHOUT_CODE) % record for record in some]
+        joined = "".join(lines)
+        call_ids, projects, _, _, urls, redirect_urls, _, _, _, errors = zip(*some, strict=True)
+        texts = {*call_ids, *projects, *urls, *redirect_urls, *errors}
+        if (
+            max(map(len, lines)) <= TEXT_LIMIT
+            and (data := _plain(joined, len(lines))) is not None
+            and _GUARDED_STARTS.isdisjoint([text[:1] for text in texts])
+        ):
+            rows += data.splitlines(keepends=True)
+        else:
+            rows += map(encode_row, some)
+    return rows
+
+
+def _plain(text: str, lines: int) -> bytes | None:
+    """Return the lines encoded; None if a text in them may have to be quoted or escaped."""
+    if not text.isascii():
+        return None
+    data = text.encode()
+    return data if len(data) - len(data.translate(None, _SPECIAL)) == lines * _SPECIAL_IN_A_LINE else None
 
 
 def cell(text: str, limit: int = TEXT_LIMIT) -> str:

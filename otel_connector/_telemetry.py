@@ -75,9 +75,14 @@ def call_id_of(context: SpanContext) -> str:
     """Return the call_id of the span with this context: trace and span id in hexadecimal, joined by a hyphen.
 
     Raises:
-        TypeError: An id is no integer: an application's id generator may do that.
+        TypeError, ValueError: An id is no integer: an application's id generator may do that.
     """
-    return f"{context[0]:032x}-{context[1]:016x}"  # not by its properties' names: they cost three times as much
+    trace_id, span_id = context[0], context[1]  # not by its properties' names: they cost three times as much
+    try:
+        # Half of what the numbers' own format costs
+        return f"{trace_id.to_bytes(16, 'big').hex()}-{span_id.to_bytes(8, 'big').hex()}"
+    except (AttributeError, OverflowError):  # a generator that gives something else
+        return f"{trace_id:032x}-{span_id:016x}"
 
 
 def field_attributes(record: CallRecord) -> dict[str, AttributeValue]:

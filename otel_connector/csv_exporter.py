@@ -17,13 +17,13 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_connector._arguments import check_bool, checked_int, checked_seconds
 from otel_connector._background import BackgroundRows
-from otel_connector._csv_format import HEADER, encode_row
+from otel_connector._csv_format import HEADER, encode_row, encode_rows
 from otel_connector._csv_writer import BACKLOG_BYTES, RowWriter
-from otel_connector._record import CallRecord, RowCounts
+from otel_connector._record import COLUMNS, CallRecord, Fields, RowCounts
 from otel_connector._telemetry import FIELD_PREFIX, call_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import Span
@@ -35,10 +35,9 @@ PATH_VARIABLE = "OTEL_CONNECTOR_CSV_PATH"
 DEFAULT_PATH = "otel_connector.csv"
 
 # The attributes' names, made once and not for each of some 100,000 spans a second
-_CALL_ID, _T, _DELTA_T, _SIZE, _CODE, _SUCCESS = (
-    FIELD_PREFIX + name for name in ("call_id", "t", "delta_t", "response_size", "response_code", "success")
+_CALL_ID, _PROJECT, _T, _DELTA_T, _URL, _REDIRECT_URL, _SIZE, _CODE, _SUCCESS, _ERROR = (
+    FIELD_PREFIX + name for name in COLUMNS
 )
-_TEXTS = tuple(FIELD_PREFIX + name for name in ("project", "url", "redirect_url", "error"))
 
 # A call whose exporter also stands in a provider arrives twice: directly and by the processor. 4,096 is twice the
 # batch processor's default queue, so the second arrival is recognised unless that queue was enlarged.
@@ -49,13 +48,13 @@ class _WrittenCalls:
     """The calls written to one log of late. Without a lock, which a fork could leave taken in the child."""
 
     def __init__(self) -> None:
-        self._calls: dict[tuple[str, int | None], object] = {}
-        self._before: dict[tuple[str, int | None], object] = {}
+        self._calls: dict[tuple[str, int | None], tuple[str, int | None]] = {}
+        self._before: dict[tuple[str, int | None], tuple[str, int | None]] = {}
 
     def add(self, call: tuple[str, int | None]) -> bool:
         """Remember a call; False if it is remembered already."""
-        token, calls = object(), self._calls
-        if call in self._before or calls.setdefault(call, token) is not token:  # one step, whatever other threads do
+        calls = self._calls
+        if call in self._before or calls.setdefault(call, call) is not call:  # one step, whatever other threads do
             return False
         if len(calls) >= _REMEMBERED_CALLS:
             # All at once: a dictionary that loses its first entry again and again is searched for the next one
@@ -158,7 +157,7 @@ class CSVSpanExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Write a row for each span that carries the fields; FAILURE if a row is not in the file yet."""
-        rows = [row for span in spans if (row := self._row(span)) is not None]
+        rows = _encoded([fields for span in spans if (fields := self._fields(span)) is not None])
         return SpanExportResult.SUCCESS if self._rows.write(rows) else SpanExportResult.FAILURE
 
     def export_record(self, record: CallRecord, start_time: int) -> None:
@@ -198,17 +197,45 @@ class CSVSpanExporter(SpanExporter):
         """Write what waits, in the mode ``background`` for 5 s at most, and close the file. Later rows are lost."""
         self._rows.close()
 
-    def _row(self, span: ReadableSpan) -> bytes | None:
-        attributes, context = span.attributes, span.get_span_context()
-        if not attributes or context is None or _CALL_ID not in attributes:
+    def _fields(self, span: ReadableSpan) -> Fields | None:
+        """Read the ten fields back from a span; None if they are not there, of another kind, or written already."""
+        context, attributes = span.get_span_context(), span.attributes
+        if context is None or attributes is None:
             return None
-        # Not the attribute: the SDK may have cut it (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT), and then ids would collide
-        call_id = call_id_of(context)
-        record = _record_of(attributes, call_id)
+        try:  # noqa: SIM105 - `suppress` costs as much as all that is between here and the row
+            # The SDK's spans have a mapping written in Python: ten looks into it cost three times as much as its copy
+            attributes = cast("dict[str, AttributeValue]", attributes).copy()
+        except AttributeError:  # a mapping without one does as well
+            pass
+        get = attributes.get
+        t, delta_t, size, code = get(_T), get(_DELTA_T), get(_SIZE), get(_CODE)
+        if not (
+            _CALL_ID in attributes
+            and isinstance(t, (float, int))
+            and isinstance(delta_t, (float, int))
+            and isinstance(size, int)
+            and (code is None or isinstance(code, int))
+        ):
+            return None
+        try:
+            # Not the attribute: the SDK may have cut it (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT), and then ids would collide
+            call_id = call_id_of(context)
+            fields = (
+                call_id,
+                str(get(_PROJECT) or ""),
+                t,
+                delta_t,
+                str(get(_URL) or ""),
+                str(get(_REDIRECT_URL) or ""),
+                size,
+                code,
+                get(_SUCCESS) is True,
+                str(get(_ERROR) or ""),
+            )
+        except (TypeError, ValueError):  # ids that are no integers, or a number of thousands of digits for a text
+            return None
         # With the start, because the ids repeat in a program that seeds `random`, from which the SDK draws them
-        if record is None or not self._written_calls.add((call_id, span.start_time)):
-            return None
-        return encode_row(record)
+        return fields if self._written_calls.add((call_id, span.start_time)) else None
 
 
 class CSVSpanProcessor(SpanProcessor):
@@ -270,27 +297,11 @@ def _checked_permissions(permissions: object) -> int:
     return mode
 
 
-def _record_of(attributes: Mapping[str, AttributeValue], call_id: str) -> CallRecord | None:
-    """Read the ten fields back from a span; None if one is of another kind than ours."""
-    get = attributes.get
-    t, delta_t, size, code = get(_T), get(_DELTA_T), get(_SIZE), get(_CODE)
-    if not (
-        isinstance(t, (int, float))
-        and isinstance(delta_t, (int, float))
-        and isinstance(size, int)
-        and (code is None or isinstance(code, int))
-    ):
-        return None
-    project, url, redirect_url, error = (get(name) or "" for name in _TEXTS)
-    return CallRecord(
-        call_id,
-        str(project),
-        t,
-        delta_t,
-        str(url),
-        str(redirect_url),
-        size,
-        code,
-        get(_SUCCESS) is True,
-        str(error),
-    )
+def _encoded(records: Sequence[Fields]) -> list[bytes]:
+    """Return the records' rows, without one whose number cannot be written: the others must not be lost with it."""
+    try:
+        return encode_rows(records)
+    except (OverflowError, ValueError):  # an integer above what a float holds, or of thousands of digits
+        if len(records) == 1:
+            return []
+        return [row for record in records for row in _encoded((record,))]

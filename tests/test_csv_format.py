@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from otel_connector._csv_format import HEADER, decode_row, encode_row
+from otel_connector._csv_format import HEADER, cell, decode_row, encode_row, encode_rows
 from otel_connector._record import COLUMNS, TEXT_LIMIT, URL_LIMIT, CallRecord, one_line
 
 BLANK = CallRecord(
@@ -163,6 +163,33 @@ def test_a_row_reads_as_the_documentation_says() -> None:
         f"{BLANK.call_id},'=P,1700000000.250000,0.500000,"
         '"https://h/?a=1,2",,17,404,False,"E: ""no""\\n"\n'
     )  # fmt: skip
+
+
+def cell_by_cell(record: CallRecord) -> bytes:
+    """Encode a record without looking at whether it needs any of it."""
+    texts = [cell(record.call_id), cell(record.project), f"{record.t:.6f}", f"{record.delta_t:.6f}"]
+    texts += [cell(record.url, URL_LIMIT), cell(record.redirect_url, URL_LIMIT), str(record.response_size)]
+    texts += ["" if record.response_code is None else str(record.response_code), str(record.success)]
+    return (",".join([*texts, cell(record.error)]) + "\n").encode()
+
+
+@given(st.lists(RECORDS, max_size=5), st.integers(0, 40), st.integers(0, 40))
+@example([], 0, 0)
+@example(NASTY_RECORDS, 31, 1)
+@example([BLANK._replace(url="u" * length) for length in range(1_900, 2_100)], 0, 0)
+def test_rows_are_the_same_alone_and_together(records: list[CallRecord], before: int, behind: int) -> None:
+    usual = BLANK._replace(project="P", url="http://h/?a=1", response_size=3, response_code=200, success=True)
+    some = [*[usual] * before, *records, *[usual] * behind]
+    assert encode_rows(some) == [encode_row(record) for record in some] == [cell_by_cell(record) for record in some]
+
+
+@pytest.mark.parametrize("text", ["{}", "a{}b", "'{}"])
+def test_a_row_is_not_taken_for_a_plain_one(text: str) -> None:
+    characters = [chr(code) for code in (*range(0x300), 0x61C, *range(0x2000, 0x2070), 0xFEFF, *range(0xFF00, 0xFF30))]
+    for column in ("call_id", "project", "url", "redirect_url", "error"):
+        records = [BLANK._replace(**{column: text.format(each)}) for each in characters]  # type: ignore[arg-type]
+        assert encode_rows(records) == [encode_row(record) for record in records]
+        assert [encode_row(record) for record in records] == [cell_by_cell(record) for record in records]
 
 
 @pytest.mark.parametrize("column", COLUMNS)

@@ -7,12 +7,17 @@ import csv
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from conftest import Log
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
@@ -23,6 +28,7 @@ from opentelemetry.util._importlib_metadata import entry_points
 from otel_connector import AsyncConnector, CSVSpanExporter, CSVSpanProcessor, csv_exporter
 from otel_connector._csv_format import decode_row
 from otel_connector._csv_writer import RowWriter
+from otel_connector._record import COLUMNS
 from otel_connector.testing import FaultServer, ok
 
 FIELDS: dict[str, Any] = {
@@ -57,6 +63,67 @@ def test_a_row_for_each_span_with_the_fields_and_none_for_others(log: Log) -> No
         [f"{2:032x}-{2:016x}", "P", "1.500000", "0.250000", "http://h/", "", "3", "200", "False", "E: x"],
     ]
     exporter.shutdown()
+
+
+class OfAnotherMake(Mapping[str, Any]):
+    """Attributes that have nothing but what a mapping must."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def test_a_span_that_cannot_be_written_takes_no_other_with_it(log: Log) -> None:
+    exporter = CSVSpanExporter(log.path)
+    ids: Any = 1.5
+    nothing = Resource.get_empty()
+    no_ids = ReadableSpan("GET", SpanContext(ids, ids, is_remote=False), resource=nothing, attributes=FIELDS)
+    too_many = [span(2, t=10**400), span(3, response_size=10**5_000), span(4, response_code=10**5_000)]
+    context = SpanContext(5, 5, is_remote=False)
+    of_another_make = ReadableSpan("GET", context, resource=nothing, attributes=OfAnotherMake(FIELDS))
+    spans = [span(1), no_ids, *too_many, of_another_make, span(6, t=7, delta_t=True, response_size=True)]
+    assert exporter.export(spans) is SpanExportResult.SUCCESS
+    assert [int(cells[0][:32], 16) for cells in log.cells()[1:]] == [1, 5, 6]
+    assert log.cells()[-1][2:] == ["7.000000", "1.000000", "http://h/", "", "1", "200", "True", ""]
+    exporter.shutdown()
+
+
+VALUES = st.one_of(
+    st.sampled_from([None, True, False, -1, 0, 200, 10**400, 10**5_000, 1.5, 1e300, -0.0, float("nan"), float("inf")]),
+    st.sampled_from(["", "=1", "a,b", '"', "\n", "\u2028", "\ud800", "\uff1d", "'", "x" * 9_000, b"b", [], {}, ["a"]]),
+    st.floats(0, 2e9),
+    st.text("aé-'=,\"\x7f", max_size=5),
+)
+CHANGES = st.dictionaries(st.sampled_from(COLUMNS), VALUES, max_size=2)
+
+
+@settings(deadline=None)  # it writes files, on a machine that does other things
+@given(st.lists(st.tuples(CHANGES, st.integers(1, 3), st.booleans()), max_size=40))
+def test_a_batch_is_written_as_its_spans_are_one_by_one(made: list[tuple[dict[str, Any], int, bool]]) -> None:
+    spans: list[ReadableSpan] = []
+    for number, (changes, start, of_the_sdk) in enumerate(made):
+        each = span(number // 2 + 1, start, **changes)
+        if of_the_sdk:
+            own = BoundedAttributes(attributes=each.attributes, immutable=False)
+            each = ReadableSpan("GET", each.context, resource=each.resource, attributes=own, start_time=start)
+        spans.append(each)
+    with tempfile.TemporaryDirectory() as folder:
+        batch, alone = (CSVSpanExporter(Path(folder) / name) for name in ("batch.csv", "alone.csv"))
+        batch.export(spans)
+        for each in spans:
+            alone.export([each])
+        batch.shutdown()
+        alone.shutdown()
+        assert Path(batch.path).read_bytes() == Path(alone.path).read_bytes()
+        assert batch.counts() == alone.counts()
 
 
 def test_a_call_that_arrives_twice_is_written_once(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from opentelemetry.semconv.attributes import (
     url_attributes,
 )
 from opentelemetry.semconv.metrics import http_metrics
+from opentelemetry.trace import SpanContext
 
 import otel_connector
 from otel_connector import AsyncConnector, ConnectorError, RetryPolicy, _instruments, _telemetry
@@ -425,3 +426,16 @@ def test_the_label_sets_kept_ready_are_bounded(sdk: SDK, monkeypatch: pytest.Mon
         assert len(instruments._labels) <= 3
     found = sdk.points("http.client.request.duration")
     assert sorted(point.attributes["http.response.status_code"] for point in found) == list(range(200, 208))
+
+
+@pytest.mark.parametrize("trace_id", [0, 1, 2**127 + 5, 2**128 - 1, 2**128, -1, True])
+@pytest.mark.parametrize("span_id", [0, 1, 2**63 + 5, 2**64 - 1, 2**64, -1])
+def test_a_call_id_is_the_ids_in_hexadecimal(trace_id: int, span_id: int) -> None:
+    ids = SpanContext(trace_id, span_id, is_remote=False)
+    assert _telemetry.call_id_of(ids) == f"{trace_id:032x}-{span_id:016x}"
+
+
+@pytest.mark.parametrize(("ids", "kind"), [((1.5, 1), ValueError), ((1, (2,)), TypeError)])
+def test_ids_that_are_no_integers_have_no_call_id(ids: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        _telemetry.call_id_of(ids)
