@@ -28,8 +28,8 @@ _GUARDED_STARTS = frozenset((*_FORMULA_STARTS, "'"))
 _LINE = "%s,%s,%.6f,%.6f,%s,%s,%d,%d,%s,%s\n"
 _LINE_WITHOUT_CODE = "%s,%s,%.6f,%.6f,%s,%s,%d,%.0s,%s,%s\n"  # .0: no character of "None"
 
-# What such a line has only for its commas and its end, if it is ASCII. Counted all together, half as expensive as to
-# look for commas, for quotes and for what cannot be printed
+# What such a line has only for its commas and its end. To count it all together costs half as much as to look for
+# commas, for quotes and, in ASCII, for what cannot be printed
 _SPECIAL = bytes((*range(0x20), 0x7F, *b',"'))
 _SPECIAL_IN_A_LINE = len(COLUMNS)
 
@@ -82,7 +82,7 @@ def encode_rows(records: Sequence[Fields]) -> list[bytes]:
 
 def _plain(text: str, lines: int) -> bytes | None:
     """Return the lines encoded; None if a text in them may have to be quoted or escaped."""
-    if not text.isascii():
+    if not text.isascii() and not text.replace("\n", "").isprintable():
         return None
     data = text.encode()
     return data if len(data) - len(data.translate(None, _SPECIAL)) == lines * _SPECIAL_IN_A_LINE else None

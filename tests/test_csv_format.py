@@ -12,7 +12,7 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from otel_connector._csv_format import HEADER, cell, decode_row, encode_row, encode_rows
@@ -173,6 +173,7 @@ def cell_by_cell(record: CallRecord) -> bytes:
     return (",".join([*texts, cell(record.error)]) + "\n").encode()
 
 
+@settings(deadline=None)  # which a busy machine would pass over
 @given(st.lists(RECORDS, max_size=5), st.integers(0, 40), st.integers(0, 40))
 @example([], 0, 0)
 @example(NASTY_RECORDS, 31, 1)

@@ -10,6 +10,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import resource
 from collections.abc import Generator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -65,8 +66,16 @@ class Answer(asyncio.Protocol):
         self._transport.write(self.responses[path])
 
 
+def allow_descriptors() -> int:
+    """Let this process open as many files and connections as it may, and return how many that are."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most
+
+
 def _serve(ready: Connection, core: int) -> None:
     os.sched_setaffinity(0, {core})
+    allow_descriptors()
 
     async def main() -> None:
         server = await asyncio.get_running_loop().create_server(Answer, "127.0.0.1", 0, backlog=16_384)

@@ -69,12 +69,13 @@ class Variants:
 
     Args:
         folder: Where logs go.
-        connections: What each session's pool may have; 0 for any number.
+        crowded: Whether thousands of calls are to be under way. Then there is one pool without a limit for all
+            sessions, because one for each would be more connections than a process may usually have.
     """
 
-    def __init__(self, folder: Path, connections: int = 100) -> None:
+    def __init__(self, folder: Path, *, crowded: bool = False) -> None:
         self._folder = folder
-        self._connections = connections
+        self._shared = aiohttp.TCPConnector(limit=0) if crowded else None
         self._stack = AsyncExitStack()
         self._logs = 0
 
@@ -83,10 +84,13 @@ class Variants:
 
     async def __aexit__(self, *reason: object) -> None:
         await self._stack.aclose()
+        if self._shared is not None:
+            await self._shared.close()
 
     async def _session(self, **options: Any) -> aiohttp.ClientSession:
-        pool = aiohttp.TCPConnector(limit=self._connections)
-        return await self._stack.enter_async_context(aiohttp.ClientSession(connector=pool, **options))
+        pool, own = self._shared or aiohttp.TCPConnector(), self._shared is None
+        session = aiohttp.ClientSession(connector=pool, connector_owner=own, **options)
+        return await self._stack.enter_async_context(session)
 
     def _log(self) -> Path:
         self._logs += 1
@@ -185,6 +189,7 @@ class Variants:
         session = await self._session()
         connector = AsyncConnector(
             self._log() if csv else None,
+            timeout=300,  # as the others have it from aiohttp: ten thousand at once take their time
             retry=RetryPolicy(backoff=0.001),
             tracer_provider=telemetry.tracing if telemetry else tracing,
             meter_provider=telemetry.metrics if telemetry else metrics,
