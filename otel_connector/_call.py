@@ -24,6 +24,7 @@ from otel_connector._errors import (
     HTTPStatusError,
     RetryBudgetExhausted,
     SessionClosed,
+    class_name,
 )
 from otel_connector._record import TEXT_LIMIT, URL_LIMIT, Attempt, CallRecord, new_record, one_line
 from otel_connector._retry import THROTTLING_STATUSES, parse_retry_after
@@ -429,10 +430,7 @@ def host_of(url: URL) -> str:
 
 def _error_type(error: Exception) -> str:
     """Return the value of ``error.type``: the status as text, or the class's qualified name."""
-    if isinstance(error, HTTPStatusError):
-        return str(error.status)
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return str(error.status) if isinstance(error, HTTPStatusError) else class_name(type(error))
 
 
 def _text(value: object) -> str:

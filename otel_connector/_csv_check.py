@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from otel_connector._csv_format import HEADER, decode_row, encode_row
-from otel_connector._record import TEXT_LIMIT, one_line
+from otel_connector._record import TEXT_LIMIT, CallRecord, one_line
 from otel_connector._torn_tail import TORN_SUFFIX, blocks, cut_torn_tail, open_regular, refuse_strangers_links
 
 fcntl: Any
@@ -162,34 +162,38 @@ class _Scan:
         self._dropped, self._hollow = 0, False
 
 
-def _what_is_wrong(line: bytes) -> str | None:
-    """Return why `line` is no row of ours, None if it is one."""
-    if b"\0" in line:
-        return _HOLE
-    if line == _HEADER_LINE:
-        return "it is a header: files were joined"
-    try:
-        return _what_is_wrong_in(line.decode())
-    except UnicodeDecodeError as error:
-        return f"it is not UTF-8 from its byte {error.start} on"
-    except csv.Error as error:
-        return f"its quotes or line ends are not those of a row: {error}"
-    except ValueError as error:
-        return one_line(str(error), _WHAT_LIMIT)
-
-
-def _what_is_wrong_in(line: str) -> str | None:
-    """Return why `line` is no row of ours although it reads as one, None if it is one.
+def read_line(line: bytes) -> tuple[list[str], CallRecord]:
+    """Return the cells of a line without its end, and the record they stand for, whoever wrote it.
 
     Raises:
-        csv.Error: Its cells cannot be told apart.
-        ValueError: They are not those of a row.
+        ValueError: It is no row; says on one line what is wrong with it.
     """
-    record = decode_row(next(csv.reader([line], strict=True)))
+    if b"\0" in line:
+        raise ValueError(_HOLE)
+    if line == _HEADER_LINE:
+        raise ValueError("it is a header: files were joined")
+    try:
+        cells = next(csv.reader([line.decode()], strict=True))
+        record = decode_row(cells)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 from its byte {error.start} on") from None
+    except csv.Error as error:
+        raise ValueError(f"its quotes or line ends are not those of a row: {error}") from None
+    except ValueError as error:
+        raise ValueError(one_line(str(error), _WHAT_LIMIT)) from None
     if not _CALL_ID.fullmatch(record.call_id):  # where the first cell was torn, the row glued to it has ten cells, too
-        return f"call_id is no id but {record.call_id[:_WHAT_LIMIT]!r}; parts of two rows, maybe"
+        raise ValueError(one_line(f"call_id is no id but {record.call_id!r}; parts of two rows, maybe", _WHAT_LIMIT))
+    return cells, record
+
+
+def _what_is_wrong(line: bytes) -> str | None:
+    """Return why `line` is no row of ours, None if it is one."""
+    try:
+        _, record = read_line(line)
+    except ValueError as error:
+        return str(error)
     # Written once more it is the same to the byte, unless another program wrote it
-    return None if encode_row(record).decode() == f"{line}\n" else "it is not as it was written: something changed it"
+    return None if encode_row(record) == line + b"\n" else "it is not as it was written: something changed it"
 
 
 def check(path: str | os.PathLike[str], progress: Callable[[int, int], object] | None = None) -> Report:
@@ -208,7 +212,7 @@ def check(path: str | os.PathLike[str], progress: Callable[[int, int], object] |
     name = os.fspath(path)
     fd = open_regular(name, os.O_RDONLY)
     try:
-        _refuse_stranger(fd, row_will_do=True)
+        refuse_stranger(b"".join(blocks(fd, 0, LINE_LIMIT)), row_will_do=True)
         scan = _Scan()
         size, done = os.fstat(fd).st_size, 0
         for block in blocks(fd, 0, size, skip_holes=True):
@@ -249,7 +253,7 @@ def repair(path: str | os.PathLike[str]) -> int:
     refuse_strangers_links(name)
     fd = open_regular(name, os.O_RDWR)
     try:
-        _refuse_stranger(fd)  # before the lock: what is not ours is not locked either
+        refuse_stranger(b"".join(blocks(fd, 0, _GLANCE)))  # before the lock: what is not ours is not locked either
         if fcntl is not None:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -260,9 +264,13 @@ def repair(path: str | os.PathLike[str]) -> int:
         os.close(fd)
 
 
-def _refuse_stranger(fd: int, *, row_will_do: bool = False) -> None:
-    """Raise ValueError if the file does not start with the header (or a row of a log), and say what it is."""
-    head = b"".join(blocks(fd, 0, LINE_LIMIT if row_will_do else _GLANCE))
+def refuse_stranger(head: bytes, *, row_will_do: bool = False) -> None:
+    """Raise ValueError if a file that starts with `head` is no log, and say what it is.
+
+    Args:
+        head: More than the header, and the whole first line if a row will do.
+        row_will_do: Take a row of a log for a header, too.
+    """
     if head.startswith(HEADER):
         return
     line, end, _ = head.partition(b"\n")

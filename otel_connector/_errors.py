@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+def class_name(kind: type[BaseException]) -> str:
+    """Return a class's qualified name, as ``error.type`` has it: of what is built in without its module."""
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
 class ConnectorError(aiohttp.ClientError):
     """A call failed; the base of everything `AsyncConnector.get` raises of its own.
 

@@ -90,6 +90,27 @@ def field_attributes(record: CallRecord) -> dict[str, AttributeValue]:
     return {name: value for name, value in zip(_FIELD_NAMES, record, strict=True) if value is not None and value != ""}
 
 
+def http_attributes(url: str, host: str | None, port: int | None) -> dict[str, AttributeValue]:
+    """Return what an HTTP span says from its start, for a URL that is redacted."""
+    attributes: dict[str, AttributeValue] = {"http.request.method": "GET", "url.full": url}
+    if host is not None:
+        attributes["server.address"] = host
+    if port is not None:
+        attributes["server.port"] = port
+    return attributes
+
+
+def error_status(error_type: str, error: str) -> Status:
+    """Return the status of a span that ends in an error.
+
+    Args:
+        error_type: The value of ``error.type``.
+        error: ``ClassName: message``.
+    """
+    # A status code says it all; a description would only repeat it (semantic conventions, "Status")
+    return Status(StatusCode.ERROR, None if error_type.isdigit() else error)
+
+
 class Asked(NamedTuple):
     """What the spans and metrics of all calls for one URL have in common.
 
@@ -182,13 +203,8 @@ class CallTelemetry:
             host: Its host, None if it has none.
             port: Its port.
         """
-        http: dict[str, AttributeValue] = {"http.request.method": "GET", "url.full": url}
-        if host is not None:
-            http["server.address"] = host
-        if port is not None:
-            http["server.port"] = port
         labels = self._instruments.host(host or "", port)
-        return Asked(http, labels, self.counts.active.setdefault(labels, Active()))
+        return Asked(http_attributes(url, host, port), labels, self.counts.active.setdefault(labels, Active()))
 
     def start(self, asked: Asked, project: str, start_time: int) -> CallSpan:
         """Start the call's span and make it current, until `end`.
@@ -428,8 +444,7 @@ def _outcome(
         attributes["network.protocol.version"] = f"{http_version[0]}.{http_version[1]}"
     if error_type is not None:
         attributes["error.type"] = error_type
-        # A status code says it all; a description would only repeat it (semantic conventions, "Status")
-        span.set_status(Status(StatusCode.ERROR, None if error_type.isdigit() else error))
+        span.set_status(error_status(error_type, error))
     return attributes
 
 
