@@ -37,17 +37,18 @@ _BLOCK = 2**18  # bytes read at once: larger is no faster, and this stays in a p
 _GLANCE = 4_096  # bytes that show the header, or where the last row ends
 _WHAT_LIMIT = 200  # characters said about one line
 _HEADER_LINE = HEADER.rstrip(b"\n")
-_HOLE = "there are NUL bytes in it: a hole, as a crash of the machine leaves"
+HOLE = "there are NUL bytes in it: a hole, as a crash of the machine leaves"
 _CALL_ID = re.compile("[0-9a-f]{32}-[0-9a-f]{16}")
 
 # Nearly every row is of ASCII, needs no quotes and wears no guard. It is known at sight, in a tenth of the time that
 # reading it and writing it once more takes. No text reaches its limit in a line that is not longer than the lowest.
 _PLAIN_TEXT = rb"(?:[ !#-&(-*.-<>?A-~][ !#-+\--~]*)?"
 _PLAIN_TIME = rb"(?:0|[1-9][0-9]{0,8}|1[0-9]{9})\.[0-9]{6}"
-_PLAIN_ROW = re.compile(
+PLAIN_ROW = re.compile(
     rb"%b,%b,%b,%b,%b,%b,(?:0|[1-9][0-9]{0,17}),(?:[1-9][0-9]{2})?,(?:True|False),%b"
     % (_CALL_ID.pattern.encode(), _PLAIN_TEXT, _PLAIN_TIME, _PLAIN_TIME, _PLAIN_TEXT, _PLAIN_TEXT, _PLAIN_TEXT)
 )
+"""What nearly every row looks like. A line that does not match may still be a row."""
 
 # How files begin that take a log's place: what logrotate packs with, and what a spreadsheet saves
 _MAGIC = {
@@ -124,7 +125,7 @@ class _Scan:
         length = self._dropped + len(self._rest)
         if not length:
             return None
-        what = _HOLE if self._hollow or b"\0" in self._rest else "it has no line end"
+        what = HOLE if self._hollow or b"\0" in self._rest else "it has no line end"
         return Damage(line=self.lines + 1, offset=self.offset, length=length, what=what)
 
     def feed(self, block: bytes) -> None:
@@ -144,11 +145,11 @@ class _Scan:
     def _end_line(self, line: bytes) -> None:
         length = self._dropped + len(line)
         if length > LINE_LIMIT:
-            what = _HOLE if self._hollow or b"\0" in line else "it is longer than any row"
+            what = HOLE if self._hollow or b"\0" in line else "it is longer than any row"
         elif self.lines == 0 and line == _HEADER_LINE:
             what = None
         else:
-            plain = len(line) <= TEXT_LIMIT and _PLAIN_ROW.fullmatch(line)
+            plain = len(line) <= TEXT_LIMIT and PLAIN_ROW.fullmatch(line)
             what = None if plain else _what_is_wrong(line)
             self.rows += what is None
             if self.lines == 0 and what is None:
@@ -169,7 +170,7 @@ def read_line(line: bytes) -> tuple[list[str], CallRecord]:
         ValueError: It is no row; says on one line what is wrong with it.
     """
     if b"\0" in line:
-        raise ValueError(_HOLE)
+        raise ValueError(HOLE)
     if line == _HEADER_LINE:
         raise ValueError("it is a header: files were joined")
     try:

@@ -21,8 +21,8 @@ HEADER = (",".join(COLUMNS) + "\n").encode()
 
 # What makes a spreadsheet read a cell as a formula (OWASP, "CSV Injection"), with the full-width forms that some
 # spreadsheets fold to the same. A leading tab or line break cannot occur: they are escaped.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-_GUARDED_STARTS = frozenset((*_FORMULA_STARTS, "'"))
+FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_GUARDED_STARTS = frozenset((*FORMULA_STARTS, "'"))
 
 # A record as one line, if its texts need nothing: a quarter cheaper in one go from the tuple than as an f-string
 _LINE = "%s,%s,%.6f,%.6f,%s,%s,%d,%d,%s,%s\n"
@@ -100,7 +100,7 @@ def cell(text: str, limit: int = TEXT_LIMIT) -> str:
 
 def _is_formula(text: str) -> bool:
     # A text that already wears the guard gets another one, or it would lose its own when it is read back
-    return text.lstrip("'").startswith(_FORMULA_STARTS)
+    return text.lstrip("'").startswith(FORMULA_STARTS)
 
 
 def decode_row(cells: Sequence[str]) -> CallRecord:

@@ -74,6 +74,8 @@ ROOMS = {
     "_connector": Room(4, ("opentelemetry.exporter", "csv", "rich", "typer", *CSV_INSIDES)),
     "providers": Room(5, ("aiohttp", "otel_connector._connector")),
     "testing": Room(5, ("pytest",)),
+    "review": Room(5, (OTEL, "aiohttp", "asyncio", "rich", "typer")),
+    "_review_view": Room(6, (OTEL, "aiohttp", "asyncio", "typer")),
     "_chunk": Room(5, (OTEL, "rich", "typer")),
     "_demo": Room(6, (OTEL, "rich", "typer")),
     "_fetch": Room(6, (OTEL, "rich", "typer")),
@@ -81,12 +83,13 @@ ROOMS = {
     "_replay_checkpoint": Room(1, (OTEL, "aiohttp", "asyncio")),
     "_replay": Room(6, ("aiohttp", "asyncio", "rich", "typer", "otel_connector._csv_writer")),
     "_fetch_view": Room(7, (OTEL, "aiohttp", "typer")),
+    "_compare_view": Room(7, (OTEL, "aiohttp", "typer")),
     "cli": Room(8),
     "__main__": Room(9),
 }
 DISCOURAGED = {"config", "constants", "helpers", "utils"}
 # Loading any of these costs every user, also the one who has no use for it.
-HEAVY = ("grpc", "opentelemetry.exporter", "opentelemetry.sdk.metrics", "requests", "rich", "typer")
+HEAVY = ("altair", "duckdb", "grpc", "opentelemetry.exporter", "opentelemetry.sdk.metrics", "requests", "rich", "typer")
 
 
 def package_folder() -> Path:

@@ -1,402 +1,451 @@
-"""What strangers found when they tried to break it: each of these was wrong once."""
+"""From logs to figures: every line is a row or is counted, and the figures are those of pandas and polars."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import gzip
-import weakref
-import zlib
+import math
+import os
+import random
+import threading
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+import duckdb
+import pandas as pd
+import polars as pl
 import pytest
-from conftest import SDK, Log, free_again
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-import otel_connector
-from otel_connector import (
-    AsyncConnector,
-    Attempt,
-    ConnectorError,
-    CSVSpanExporter,
-    CSVSpanProcessor,
-    RetryBudget,
-    RetryPolicy,
+from otel_connector import review
+from otel_connector._csv_format import HEADER, encode_row
+from otel_connector._record import CallRecord, one_line
+from otel_connector.review import _files, _load
+
+EPOCH = datetime.fromisoformat("1970-01-01")
+START = 1_790_000_000.0  # 2026-09-21 14:13:20 UTC
+
+
+def call(number: int, **fields: Any) -> CallRecord:
+    """A call, a second after the one before it."""
+    failed = "error" in fields
+    made: dict[str, Any] = {
+        "call_id": f"{number + 1:032x}-{number + 1:016x}",
+        "project": "P",
+        "t": START + number,
+        "delta_t": 0.25,
+        "url": f"https://api.example.com/{number}",
+        "redirect_url": "",
+        "response_size": 0 if failed else 100,
+        "response_code": None if failed else 200,
+        "success": not failed,
+        "error": "",
+    }
+    return CallRecord(**{**made, **fields})
+
+
+def at(second: float) -> datetime:
+    """So many seconds after the first call, in UTC, as DuckDB has it."""
+    return EPOCH + timedelta(seconds=START + second)
+
+
+def rows(*records: CallRecord) -> bytes:
+    return b"".join(map(encode_row, records))
+
+
+def write(path: Path, records: Iterable[CallRecord]) -> Path:
+    path.write_bytes(HEADER + rows(*records))
+    return path
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "logs.csv"
+
+
+texts = st.text(max_size=30).map(one_line)
+records = st.lists(
+    st.builds(
+        CallRecord,
+        call_id=st.builds("{:032x}-{:016x}".format, st.integers(1, 2**128 - 1), st.integers(1, 2**64 - 1)),
+        project=texts,
+        t=st.integers(0, 4_000_000_000_000_000).map(lambda us: us / 1e6),
+        delta_t=st.integers(0, 10**10).map(lambda us: us / 1e6),
+        url=texts | st.builds("http://{}/{}".format, st.sampled_from(["a.example", "b.example:81"]), st.integers(0, 9)),
+        redirect_url=texts,
+        response_size=st.integers(0, 2**40),
+        response_code=st.none() | st.integers(100, 599),
+        success=st.booleans(),
+        error=texts,
+    ),
+    min_size=1,
+    max_size=40,
+    unique_by=lambda record: record.call_id,
 )
-from otel_connector._redact import Redactor
-from otel_connector.testing import FakeClock, FaultServer, hold, ok, redirect, respond
 
 
-@pytest.mark.parametrize("processor", [CSVSpanProcessor, SimpleSpanProcessor])
-async def test_the_whole_row_wins_over_the_one_the_sdk_cut(
-    processor: Any, server: FaultServer, session: aiohttp.ClientSession, log: Log
-) -> None:
-    server.script("/a/very/long/path", ok)
-    exporter = CSVSpanExporter(log.path)
-    provider = TracerProvider(
-        resource=Resource.get_empty(), span_limits=SpanLimits(max_attribute_length=16), shutdown_on_exit=False
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(records)
+def test_the_figures_are_those_of_pandas_and_polars(log: Path, made: list[CallRecord]) -> None:
+    write(log, made)
+    texts = {"call_id": str, "project": str, "url": str, "redirect_url": str, "error": str}
+    frame = pd.read_csv(log, keep_default_na=False, na_values={"response_code": [""]}, dtype=texts)
+    lazy = pl.read_csv(log, schema_overrides=dict.fromkeys(texts, pl.String))
+    with review.load(log) as calls:
+        summary = review.summarize(calls, top=100)
+        assert calls.files == (review.LogFile(path=str(log)),)
+        got = {row[0]: row for row in calls.relation.fetchall()}
+    assert summary.total.calls == len(made) == len(frame) == lazy.height
+    assert summary.total.failed == int((~frame["success"]).sum())
+    assert summary.total.bytes == int(frame["response_size"].sum())
+    for name, q in (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)):
+        figure = getattr(summary.total.latency, name)
+        assert figure == pytest.approx(frame["delta_t"].quantile(q), rel=1e-12, abs=1e-15)
+        assert figure == pytest.approx(lazy["delta_t"].quantile(q, interpolation="linear"), rel=1e-12, abs=1e-15)
+    by_cell = {group.calls for group in summary.projects}
+    assert by_cell == set(frame.groupby("project").size())
+    for record in made:
+        row = got[record.call_id]
+        assert (row[1], row[4], row[5], row[9]) == (record.project, record.url, record.redirect_url, record.error)
+        assert (row[2] - EPOCH) / timedelta(microseconds=1) == round(record.t * 1e6)
+        assert (row[3], *row[6:9]) == (record.delta_t, record.response_size, record.response_code, record.success)
+
+
+ONE = rows(call(1))
+DAMAGE: dict[str, tuple[bytes, int, int, str]] = {
+    # what follows one good row and comes before two others: rows in all, damaged lines, and what is said of the first
+    "nothing": (b"", 3, 0, ""),
+    "garbage": (b"garbage\n", 3, 1, "a row has 10 cells, this one has 1"),
+    "an empty line": (b"\n", 3, 1, "a row has 10 cells, this one has 0"),
+    "torn in quotes": (ONE[:-1] + b'"torn, \n', 3, 1, "unexpected end of data"),
+    "glued to the next": (ONE[:40], 2, 1, "call_id is no id"),
+    "not UTF-8": (b"\xff\xfe" + ONE, 3, 1, "not UTF-8 from its byte 0"),
+    "a hole": (b"\0" * 5_000 + ONE, 3, 1, "a hole"),
+    "joined files": (HEADER + ONE, 4, 1, "it is a header"),
+    "too long": (b"x" * 3_000_000 + b"\n", 3, 1, "longer than any row"),
+    "no time": (ONE.replace(b"1790000001.000000", b"nan"), 3, 1, "t is nan"),
+    "a time that cannot be": (ONE.replace(b"1790000001.000000", b"1e300"), 3, 1, "t is 1e+300"),
+    "no duration": (ONE.replace(b"0.250000", b"-1"), 3, 1, "delta_t is -1"),
+    "no success": (ONE.replace(b"True", b"maybe"), 3, 1, "success is True or False"),
+    "no size": (ONE.replace(b",100,", b",,"), 3, 1, "response_size is a number"),
+    "a size that cannot be": (ONE.replace(b",100,", b",9" + b"9" * 20 + b","), 3, 1, "response_size is 9"),
+    "no id": (ONE.replace(b"-0000", b"+0000", 1)[3:], 3, 1, "call_id is no id"),
+    "another program's line ends": (ONE[:-1] + b"\r\n", 4, 0, ""),
+    "quotes beside damage": (b"garbage\n" + rows(call(1, error="X: a, b", project="=1")), 4, 1, "has 1"),
+    "needless quotes": (ONE.replace(b",P,", b',"P",'), 4, 0, ""),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_counted_and_takes_no_other_row_with_it(name: str, log: Path) -> None:
+    between, whole, damaged, what = DAMAGE[name]
+    log.write_bytes(HEADER + rows(call(0)) + between + rows(call(2), call(3)))
+    with review.load(log) as calls:
+        (file,) = calls.files
+        assert (len(calls), file.damaged, len(file.damage)) == (whole, damaged, damaged)
+        assert review.summarize(calls).damaged == damaged
+    if damaged:
+        line, said = file.damage[0]
+        assert line == 3
+        assert what in said
+
+
+@pytest.mark.parametrize("kept", [1, 60, -30, -1], ids=["a byte", "its start", "in its error", "all but its end"])
+@pytest.mark.parametrize("beside", [b"", b"garbage\n"], ids=["whole", "damaged"])
+def test_an_unfinished_last_line_is_told_and_not_counted(kept: int, beside: bytes, log: Path) -> None:
+    last = rows(call(9, error='AttemptTimeout: "no answer", or such, within the time that there was'))
+    log.write_bytes(HEADER + rows(call(0), call(1)) + beside + last[:kept])
+    with review.load(log) as calls:
+        assert (len(calls), calls.files[0].unfinished, calls.files[0].damaged) == (2, True, bool(beside))
+
+
+def test_only_so_many_damaged_lines_are_named(log: Path) -> None:
+    log.write_bytes(HEADER + b"x\n" * 50)
+    with review.load(log) as calls:
+        assert (calls.files[0].damaged, len(calls.files[0].damage)) == (50, 20)
+
+
+@pytest.mark.parametrize(
+    "start", [b"\xef\xbb\xbf" + HEADER, HEADER.replace(b"\n", b"\r\n"), HEADER.replace(b",", b'","')]
+)
+def test_a_log_that_another_program_saved_is_read(start: bytes, log: Path) -> None:
+    log.write_bytes((b'"' + start[:-1] + b'"\n' if b'"' in start else start) + rows(call(0), call(1)))
+    with review.load(log) as calls:
+        assert (len(calls), calls.files[0].damaged) == (2, 0)
+
+
+def test_compressed_logs_are_read_under_any_name(tmp_path: Path) -> None:
+    packed = gzip.compress(HEADER + rows(call(0), call(1)))
+    for name in ("logs.csv.gz", "logs.csv-20261125"):
+        (tmp_path / name).write_bytes(packed)
+        with review.load(tmp_path / name) as calls:
+            assert (len(calls), calls.files[0].damaged) == (2, 0)
+
+
+@pytest.mark.parametrize("cut", [1, 400])
+def test_a_compressed_log_that_ends_early_gives_what_it_has(cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "logs.csv.gz"
+    path.write_bytes(
+        gzip.compress(HEADER + rows(*(call(n, url=f"http://h/{random.Random(n).random()}") for n in range(900))))[:-cut]
     )
-    provider.add_span_processor(processor(exporter))
-    subject = AsyncConnector(exporter, tracer_provider=provider)
-    await subject.get(session, server.url("/a/very/long/path"), "Project with a long name")
-    assert (log.only().project, log.only().url) == ("Project with a long name", server.url("/a/very/long/path"))
-    exporter.shutdown()
+    with review.load(path) as calls:
+        assert 500 < len(calls) <= 900
+        assert "cannot be read" in calls.files[0].damage[0][1]
+        assert calls.files[0].damaged == 1
 
 
-@pytest.mark.parametrize("url", ["http://u:пароль@127.0.0.1:1/", "http://u:%D0%BF@127.0.0.1:1/"])
-async def test_a_password_that_cannot_be_encoded(url: str, session: aiohttp.ClientSession, log: Log) -> None:
-    with pytest.raises(otel_connector.InvalidURL) as caught:
-        await AsyncConnector(log.path, clock=FakeClock()).get(session, url, "P")
-    assert caught.value.__cause__ is None
-    assert "парол" not in repr(caught.value) + log.path.read_text()
-
-
-@pytest.mark.parametrize("location", ["http://ж@127.0.0.1:1/", "http://a..b/", f"http://{'a' * 70}.com/"])
-async def test_a_redirect_that_cannot_be_encoded(
-    location: str, server: FaultServer, session: aiohttp.ClientSession, log: Log
-) -> None:
-    head = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
-
-    async def play(connection: Any) -> None:
-        await connection.send(head.encode())
-
-    server.script("/x", play)
-    subject = AsyncConnector(log.path, n_tries=1, clock=FakeClock())
-    assert await subject.get(session, server.url("/x"), "P", default="D") == "D"
-    assert log.only().error.startswith(("RedirectRefused: ", "ConnectFailed: "))
-
-
-@pytest.mark.parametrize("host", ["xn--a", "xn--", "a.xn--", "xn--zzzzzzzzz.com"])
-async def test_a_host_that_cannot_be_decoded(host: str, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
-    subject = AsyncConnector(log.path, n_tries=1, **sdk.providers)
-    assert await subject.get(session, f"http://{host}/", "P", default="D") == "D"
-    assert log.only().error == "InvalidURL: url has a host that cannot be decoded"
-    assert (subject.stats().calls_active, subject.stats().calls_failed) == (0, 1)
-    assert sdk.span().name == "GET"
-
-
-async def test_a_redirect_that_does_not_go_with_the_callers_headers(
-    server: FaultServer, session: aiohttp.ClientSession, log: Log
-) -> None:
-    """A server could blame the caller, whose ValueError that would be."""
-    server.script("/x", redirect(server.url("/y").replace("//", "//evil:hunter2@")))
-    server.script("/y", ok)
-    subject = AsyncConnector(log.path, n_tries=1)
-    with pytest.raises(otel_connector.RedirectRefused) as caught:
-        await subject.get(session, server.url("/x"), "P", headers={"Authorization": "x"})
-    assert "hunter2" not in str(caught.value) + log.path.read_text()
-
-
-async def test_an_answer_cut_inside_its_head_shows_no_cookie(
-    server: FaultServer, session: aiohttp.ClientSession, log: Log
-) -> None:
-    async def play(connection: Any) -> None:
-        await connection.send(b"HTTP/1.1 200 OK\r\nSet-Cookie: sid=TOPSECRET\r\nX-")
-        connection.close()
-
-    server.script("/x", play)
-    with pytest.raises(otel_connector.ConnectFailed) as caught:
-        await AsyncConnector(log.path, n_tries=1).get(session, server.url("/x"), "P")
-    assert "TOPSECRET" not in str(caught.value) + log.path.read_text()
-
-
-@pytest.mark.parametrize("length", [b"", b"Content-Length: 8\r\n"])
-async def test_205_is_not_waited_for(
-    length: bytes, server: FaultServer, session: aiohttp.ClientSession, log: Log
-) -> None:
-    async def play(connection: Any) -> None:
-        await connection.send(b"HTTP/1.1 205 Reset Content\r\n" + length + b"\r\n")
-        await asyncio.Event().wait()
-
-    server.script("/x", play)
-    assert await AsyncConnector(log.path, n_tries=1, timeout=5).get(session, server.url("/x"), "P") is None
-    assert log.only().response_code == 205
-    assert free_again(session)
-
-
-async def test_closing_waits_for_the_rows_of_calls_under_way(
-    server: FaultServer, session: aiohttp.ClientSession, log: Log
-) -> None:
-    held = hold()
-    server.script("/x", held.step)
-    async with AsyncConnector(log.path) as subject:
-        task = asyncio.create_task(subject.get(session, server.url("/x"), "P"))
-        await held.arrived
-    with pytest.raises(RuntimeError, match="closed"):
-        await subject.get(session, server.url("/x"), "P")
-    held.release()
-    assert await task == {"ok": True}
-    assert log.only().success
-    assert subject.stats().rows_lost == 0
-
-
-async def test_rows_are_counted_once_for_a_shared_log(
-    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
-) -> None:
-    server.script("/x", ok)
-    exporter = CSVSpanExporter(log.path)
-    for number in range(1, 4):
-        subject = AsyncConnector(exporter, **sdk.providers)
-        await subject.get(session, server.url("/x"), "P")
-        del subject
-        gc.collect()
-        assert [point.value for point in sdk.points("otel_connector.rows.written")] == [number]
-    del exporter
-    gc.collect()
-    assert [point.value for point in sdk.points("otel_connector.rows.written")] == [3]
-
-
-async def test_two_exporters_on_one_file_write_a_call_once(
-    server: FaultServer, session: aiohttp.ClientSession, log: Log
-) -> None:
-    server.script("/x", ok)
-    provider = TracerProvider(resource=Resource.get_empty(), shutdown_on_exit=False)
-    provider.add_span_processor(CSVSpanProcessor(CSVSpanExporter(log.path)))
-    subject = AsyncConnector(log.path, tracer_provider=provider)
-    await subject.get(session, server.url("/x"), "P")
-    assert log.only().success
+def test_a_compressed_log_with_a_wrong_check_sum(tmp_path: Path) -> None:
+    path = tmp_path / "logs.csv.gz"
+    packed = bytearray(gzip.compress(HEADER + rows(call(0), call(1))))
+    packed[-8] ^= 1
+    path.write_bytes(packed)
+    with review.load(path) as calls:
+        assert (len(calls), calls.files[0].damaged) == (2, 1)
+        assert "CRC check failed" in calls.files[0].damage[0][1]
 
 
 @pytest.mark.parametrize(
-    "secret",
+    ("content", "said"),
     [
-        "http://u:canary\uff20host/",
-        "http://host:canary/",
-        "http://h/?u=http://a:canary@b/",
-        "http://h/p/http://a:canary@b/",
-        "http://h/?token[]=canary",
-        "http://h/?token%5B0%5D=canary",
-        "http://h/?%20token=canary",
-        "http://h/?token+=canary",
-        "http://h/?next=%2Fa%3Ftoken%3Dcanary",
+        (b"", "it is empty"),
+        (b"a,b\n1,2\n", "its first line is 'a,b'"),
+        (b"\x28\xb5\x2f\xfd....", r"compressed \(zstd\)"),
+        (gzip.compress(HEADER * 900)[:12], "ends before the first line"),
+        (os.urandom(64) + b"\n", "it is no log of this library"),
     ],
 )
-def test_secrets_in_disguise(secret: str) -> None:
-    assert "canary" not in Redactor().url(secret)
+def test_what_is_no_log_is_told_and_the_others_are_read(content: bytes, said: str, log: Path, tmp_path: Path) -> None:
+    stranger = tmp_path / "stranger.csv"
+    stranger.write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        review.load(stranger)
+    write(log, [call(0)])
+    with review.load(log, stranger) as calls:
+        assert (len(calls), [bool(file.problem) for file in calls.files]) == (1, [False, True])
 
 
-@pytest.mark.parametrize(
-    "location",
-    [
-        "ftp://h/?a=%26token%3Dcanary",
-        "ftp://u:canary PW@h/",
-        "http://u:canary PW@h:abc/",
-        "http://u:canary<PW@h:abc/",
-        'ftp://h/?token=a"canary',
-        "http://[::1/?token=a<canary",
-        "http://h:abc/?next=http%3A%2F%2Fu%3Acanary%40z",
-    ],
-)
-async def test_where_a_server_sends_us_is_not_shown_with_its_secrets(
-    location: str, server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
-) -> None:
-    server.script("/x", redirect(location))
-    subject = AsyncConnector(log.path, n_tries=1, **sdk.providers)
-    with pytest.raises(otel_connector.ConnectorError) as caught:
-        await subject.get(session, server.url("/x"), "P")
-    assert "canary" not in f"{caught.value}{log.only()}{sdk.span().to_json()}"
+def test_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(ValueError, match=r"regular file|directory"):
+            review.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        review.load(tmp_path / "nothing*.csv")
 
 
-@pytest.mark.parametrize("host", ["u:canary\uff20127.0.0.1:1", "u:canary PW\uff1ax@h", "u:canary\u2039PW\uff0fx@h"])
-async def test_a_url_that_is_refused_is_not_shown_with_its_secrets(
-    host: str, session: aiohttp.ClientSession, log: Log, sdk: SDK
-) -> None:
-    subject = AsyncConnector(log.path, n_tries=1, **sdk.providers)
-    with pytest.raises(otel_connector.InvalidURL) as caught:
-        await subject.get(session, f"http://{host}/", "P")
-    assert "canary" not in f"{caught.value}{log.only()}{sdk.span().to_json()}"
+def test_which_files_are_meant(tmp_path: Path) -> None:
+    log = write(tmp_path / "logs.csv", [call(2)])
+    write(tmp_path / "logs.000001.csv", [call(0)])
+    write(tmp_path / "logs.000002.csv", [call(1)])
+    write(tmp_path / "a[1]*.csv", [call(3)])
+    (tmp_path / "logs.csv.torn").write_bytes(b"torn\nand torn")
+    parts = [str(tmp_path / name) for name in ("logs.000001.csv", "logs.000002.csv", "logs.csv")]
+    assert _files.named([str(log)]) == parts
+    assert _files.named([str(log), parts[1]]) == parts  # each once
+    assert _files.named([parts[1]]) == parts[1:2]
+    assert _files.named([str(tmp_path / "logs.*.csv")]) == parts[:2]
+    with review.load(log, tmp_path / "a[1]*.csv") as calls:
+        assert len(calls) == 4
+        torn = calls.files[2].torn
+        assert torn is not None
+        assert (torn.lines, torn.size) == (2, 13)
+        assert calls.files[0].torn is None
 
 
-@pytest.mark.parametrize(
-    ("proxy", "error"),
-    [("nope", "proxy is not a URL: nope"), ("http://us:canary\uff20h/", "proxy is not a URL: REDACTED")],
-)
-async def test_a_proxy_that_is_no_url_is_named(
-    proxy: str, error: str, server: FaultServer, session: aiohttp.ClientSession
-) -> None:
-    with pytest.raises(otel_connector.InvalidURL, match=f"^{error}"):
-        await AsyncConnector(None).get(session, server.url("/x"), "P", proxy=proxy)
+def test_a_log_that_is_being_written(log: Path) -> None:
+    write(log, map(call, range(1_000)))
+    stop = threading.Event()
 
+    def append() -> None:
+        number = 1_000
+        with log.open("ab", buffering=0) as file:
+            while not stop.is_set():
+                file.write(encode_row(call(number)))
+                number += 1
 
-@pytest.mark.parametrize(
-    ("options", "name"),
-    [
-        ({"headers": {"a": 5}}, "headers: a must be a str"),
-        ({"cookies": 5}, "^cookies: "),
-        ({"cookies": {"a b": "x"}}, "^cookies: "),
-        ({"read_bufsize": 0}, "read_bufsize must be at least 1"),
-        ({"foo": 1}, "^foo: "),
-        ({"foo": 1, "headers": {"a": "b"}}, "^headers, foo: "),
-        ({"skip_auto_headers": 5}, "skip_auto_headers"),
-        ({"proxy": 5}, "proxy"),
-        ({"middlewares": 5}, "middlewares"),
-        ({"ssl": "idna"}, "ssl"),
-        ({"timeout": aiohttp.ClientTimeout(total=-1)}, "timeout.total"),
-        ({"decode": None}, "decode"),
-    ],
-)
-async def test_the_bad_option_is_named(
-    options: dict[str, Any], name: str, server: FaultServer, session: aiohttp.ClientSession, log: Log
-) -> None:
-    server.script("/x", ok)
-    with pytest.raises((TypeError, ValueError), match=name) as caught:
-        await AsyncConnector(log.path, clock=FakeClock()).get(session, server.url("/x"), "P", **options)
-    assert not isinstance(caught.value, ConnectorError)
-    assert not log.only().success
-
-
-async def test_an_asynchronous_decoder_is_refused(
-    server: FaultServer, session: aiohttp.ClientSession, log: Log
-) -> None:
-    async def decode(body: bytes) -> bytes:
-        return body
-
-    server.script("/x", ok)
-    with pytest.raises(TypeError, match="decode must be a plain function"):
-        await AsyncConnector(log.path).get(session, server.url("/x"), "P", decode=decode)
-    assert not log.only().success
-
-
-def test_a_wait_that_no_clock_can_count_is_refused() -> None:
-    with pytest.raises(ValueError, match="backoff"):
-        RetryPolicy(backoff=10**400)
-
-
-@pytest.mark.parametrize("url", ["nope", "http://127.0.0.1:1/"])
-async def test_errors_hold_no_cycles(url: str, session: aiohttp.ClientSession) -> None:
-    subject = AsyncConnector(None, n_tries=2, clock=FakeClock())
-    gc.collect()
-    gc.disable()
+    writer = threading.Thread(target=append)
+    writer.start()
     try:
-        seen: list[weakref.ref[ConnectorError]] = []
-        try:
-            await subject.get(session, url, "P")
-        except ConnectorError as error:
-            seen.append(weakref.ref(error))
-        assert [error() for error in seen] == [None]
+        for _ in range(5):
+            before = log.stat().st_size // 200
+            with review.load(log) as calls:
+                assert len(calls) >= before
+                assert calls.files[0].damaged == 0
     finally:
-        gc.enable()
+        stop.set()
+        writer.join()
 
 
-async def test_what_looks_at_its_arguments_may_raise_anything(session: aiohttp.ClientSession, log: Log) -> None:
-    class Hostile(dict[str, str]):
-        def keys(self) -> Any:
-            raise RuntimeError("no")
-
-        items = __iter__ = keys
-
-    class Text(str):
-        __slots__ = ()
-
-        def __str__(self) -> str:
-            raise RuntimeError("no")
-
-    subject = AsyncConnector(log.path, clock=FakeClock())
-    with pytest.raises(RuntimeError, match="no"):
-        await subject.get(session, "http://127.0.0.1:1/", "P", params=Hostile(a="b"))
-    with pytest.raises(RuntimeError, match="no"):
-        await subject.get(session, Text("http://127.0.0.1:2/"), Text("P"))
-    assert [record.url for record in log.records()] == ["http://127.0.0.1:1/", "http://127.0.0.1:2/"]
-
-
-async def test_a_reason_phrase_is_harmless_in_the_exception_too(
-    server: FaultServer, session: aiohttp.ClientSession
-) -> None:
-    async def play(connection: Any) -> None:
-        await connection.send(b"HTTP/1.1 404 A\x1b[31mB \xf6\r\nContent-Length: 0\r\n\r\n")
-
-    server.script("/x", play)
-    with pytest.raises(ConnectorError) as caught:
-        await AsyncConnector(None).get(session, server.url("/x"), "P")
-    str(caught.value).encode()
-    assert "\x1b" not in str(caught.value)
+def a_night() -> list[CallRecord]:
+    """Calls of an hour, in which much happens."""
+    chance = random.Random(5)
+    made = list[CallRecord]()
+    for number in range(3_600):
+        if 1_000 <= number < 1_600:  # nothing for ten minutes
+            continue
+        slow = 4.0 if number >= 2_700 else 1.0
+        fields: dict[str, Any] = {
+            "project": "Prices" if number % 3 else "Weather",
+            "url": f"https://{'a' if number % 2 else 'b'}.example/{number}",
+            "delta_t": round(slow * chance.lognormvariate(-1.6, 0.6), 6),
+        }
+        if chance.random() < (0.2 if number >= 2_700 else 0.02):
+            fields |= {"error": "HTTPStatusError: 503 Service Unavailable", "response_code": 503}
+        made.append(call(number, **fields))
+    made.append(call(3_600, error="InvalidURL: no scheme", url="no url", project="", t=START + 500))
+    made += [call(4_000 + n, t=START + 300.5) for n in range(40)]
+    return made
 
 
-@pytest.mark.parametrize("status", ["000", "099", "101"])
-async def test_a_status_that_is_no_answer(status: str, server: FaultServer, session: aiohttp.ClientSession) -> None:
-    async def play(connection: Any) -> None:
-        await connection.send(f"HTTP/1.1 {status} Odd\r\nContent-Length: 2\r\n\r\n{{}}".encode())
-
-    server.script("/x", play)
-    with pytest.raises(otel_connector.MalformedResponse):
-        await AsyncConnector(None, n_tries=1, timeout=5).get(session, server.url("/x"), "P")
-
-
-async def test_an_errors_unfinished_body_does_not_hold_the_call(
-    server: FaultServer, session: aiohttp.ClientSession, log: Log
-) -> None:
-    async def play(connection: Any) -> None:
-        await connection.send(b"HTTP/1.1 404 Gone\r\nContent-Length: 100\r\n\r\nbegin")
-        await asyncio.Event().wait()
-
-    server.script("/x", play)
-    with pytest.raises(otel_connector.HTTPStatusError):
-        await AsyncConnector(log.path, timeout=30).get(session, server.url("/x"), "P")
-    assert log.only().delta_t < 5
-    assert log.only().response_size == 5
-
-
-async def test_a_coding_that_nothing_decodes(server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
-    body = gzip.compress(b"{}")[:-12] + b"garbage"
-    server.script("/x", respond(body=body, headers=[("Content-Encoding", "gzip")]))
-    with pytest.raises(otel_connector.DecodeFailed):
-        await AsyncConnector(log.path, n_tries=1).get(session, server.url("/x"), "P")
+def test_a_night(log: Path) -> None:
+    made = a_night()
+    write(log, made)
+    with review.load(log) as calls:
+        summary = review.summarize(calls, top=2)
+    assert [(group.name, group.calls) for group in summary.projects] == [("Prices", 2_000), ("Weather", 1_000)]
+    assert (summary.more_projects, summary.more_hosts, summary.more_errors) == (2, 2, 0)
+    assert [group.name for group in summary.hosts] == ["a.example", "b.example"]
+    assert [each.name for each in summary.errors] == ["HTTPStatusError 503", "InvalidURL"]
+    assert sum(each.calls for each in summary.errors) == summary.total.failed
+    assert summary.errors[1].example.url == "no url"
+    assert summary.errors[0].share == summary.errors[0].calls / len(made)
+    assert [each.delta_t for each in summary.slowest] == sorted((r.delta_t for r in made), reverse=True)[:10]
+    assert [(each.start, each.seconds) for each in summary.quiet] == [(at(999), 601.0)]
+    assert (summary.bursts.peak, summary.bursts.peak_calls) == (at(300), 41)
+    assert (summary.bursts.median, summary.bursts.seconds) == (1.0, 1)
+    first, *_, last = summary.quarters
+    assert last.latency.p50 > 3 * first.latency.p50
+    assert last.error_rate > 3 * first.error_rate
+    assert sum(quarter.calls for quarter in summary.quarters) == summary.total.calls
+    assert summary.total.rate == summary.total.calls / 3_599
+    assert summary.total.succeeded + summary.total.failed == summary.total.calls
 
 
-async def test_a_redirect_to_nowhere_is_in_the_row(
-    server: FaultServer, session: aiohttp.ClientSession, log: Log
-) -> None:
-    server.script("/x", redirect("http://127.0.0.1:1/there"))
-    with pytest.raises(otel_connector.ConnectFailed):
-        await AsyncConnector(log.path, n_tries=1).get(session, server.url("/x"), "P")
-    assert log.only().redirect_url == "http://127.0.0.1:1/there"
-    assert log.only().response_code == 302
+@pytest.mark.parametrize("night", [a_night(), a_night()[::-1]], ids=["as it was", "the slow ones first"])
+def test_a_large_log_says_the_same_and_keeps_few_texts(night: list[CallRecord], log: Path, monkeypatch: Any) -> None:
+    write(log, night)
+    with review.load(log) as calls:
+        small = review.summarize(calls)
+    monkeypatch.setattr(_load, "_LARGE", 0)
+    monkeypatch.setattr(_load, "_SAMPLE_ROWS", 500)
+    with review.load(log) as calls:
+        large = review.summarize(calls)
+        ((kept,),) = calls.rows("SELECT count(url) FROM calls")
+        ((whole,),) = calls.rows("SELECT count(url) FROM whole_calls")
+    assert kept < len(night) / 2
+    assert whole == len(night)
+    assert large.total == small.total
+    assert large.slowest == small.slowest
+    assert [(each.name, each.calls) for each in large.errors] == [(each.name, each.calls) for each in small.errors]
+    assert all(each.example.error for each in large.errors)
 
 
-def test_a_log_that_was_closed_says_that_rows_are_lost(log: Log, caplog: pytest.LogCaptureFixture) -> None:
-    exporter = CSVSpanExporter(Path(log.path))
-    exporter.shutdown()
-    exporter._rows.write([b"row\n"])
-    assert "the rows are lost" in caplog.text
+def test_no_calls(log: Path) -> None:
+    write(log, [])
+    with review.load(log) as calls:
+        summary = review.summarize(calls)
+    assert (summary.total.calls, summary.quarters, summary.quiet, summary.slowest, summary.errors) == (
+        0,
+        (),
+        (),
+        (),
+        (),
+    )
+    assert summary.bursts == review.Bursts(peak=None, peak_calls=0, median=0.0, seconds=0)
+    assert math.isnan(summary.total.error_rate)
+    assert math.isnan(summary.total.rate)
+    assert math.isnan(summary.total.latency.p99)
 
 
-async def test_a_broken_coding_that_comes_with_the_head(
-    server: FaultServer, session: aiohttp.ClientSession, log: Log
-) -> None:
-    body = zlib.compress(bytes(range(256)) * 4)[:-40]
-    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-
-    async def play(connection: Any) -> None:
-        await connection.send(head + body)
-
-    server.script("/x", play)
-    with pytest.raises(otel_connector.BodyTruncated):
-        await AsyncConnector(log.path, n_tries=1, timeout=5).get(session, server.url("/x"), "P")
+def test_one_call(log: Path) -> None:
+    write(log, [call(0)])
+    with review.load(log) as calls:
+        summary = review.summarize(calls)
+    assert summary.total.latency == review.Latency(p50=0.25, p90=0.25, p95=0.25, p99=0.25, max=0.25)
+    assert (summary.quarters, summary.quiet, summary.bursts.peak_calls) == ((), (), 1)
+    assert summary.slowest[0].trace_id == f"{1:032x}"
 
 
-def test_a_hook_that_nobody_would_await_is_refused() -> None:
-    async def hook(attempt: Attempt) -> None:
-        del attempt
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://api.example.com/x", "api.example.com"),
+        ("http://[::1]:8080/", "[::1]:8080"),
+        ("https://REDACTED@api.example.com:81?q=/a/b", "api.example.com:81"),
+        ("https://h#/x@y", "h"),
+        ("https://h", "h"),
+        ("/relative", ""),
+        ("", ""),
+    ],
+)
+def test_the_host_of_a_url(url: str, host: str, log: Path) -> None:
+    write(log, [call(0, url=url)])
+    with review.load(log) as calls:
+        assert calls.rows("SELECT host FROM calls") == [(host,)]
 
-    with pytest.raises(TypeError, match="on_retry must be a plain function"):
-        AsyncConnector(None, on_retry=hook)
+
+@pytest.mark.parametrize(
+    ("error", "code", "kind"),
+    [
+        ("AttemptTimeout: no answer within 5 s: really", None, "AttemptTimeout"),
+        ("HTTPStatusError: 404 Not Found", 404, "HTTPStatusError 404"),
+        ("CancelledError", None, "CancelledError"),
+        ("", None, "no error given"),
+    ],
+)
+def test_the_class_of_an_error(error: str, code: int | None, kind: str, log: Path) -> None:
+    write(log, [call(0, error=error, response_code=code)])
+    with review.load(log) as calls:
+        assert calls.rows("SELECT error_type FROM calls") == [(kind,)]
 
 
-@pytest.mark.parametrize("budget", [None, RetryBudget(capacity=28)])
-async def test_a_retry_that_is_not_made_is_not_paid_for(
-    budget: RetryBudget | None, server: FaultServer, session: aiohttp.ClientSession
-) -> None:
-    server.script("/x", 500)
+def test_a_condition_in_sql(log: Path) -> None:
+    write(log, map(call, range(10)))
+    with review.load(log, where="t >= '2026-09-21 14:13:25' AND host = 'api.example.com'") as calls:
+        assert len(calls) == 5
+        assert calls.rows("SELECT count(*) FROM whole_calls") == [(5,)]
+        assert calls.rows("SELECT count(*) FROM log") == [(10,)]
+    for wrong in ("nosuch > 1", "project = 1", ")", "sum(delta_t) > 1"):
+        with pytest.raises(ValueError, match="where="):
+            review.load(log, where=wrong)
 
-    class Cancelling(FakeClock):
-        async def sleep(self, delay: float) -> None:
-            raise asyncio.CancelledError
 
-    subject = AsyncConnector(None, retry_budget=budget, clock=Cancelling())
-    for _ in range(5):  # each would cost 14
-        with pytest.raises(asyncio.CancelledError):
-            await subject.get(session, server.url("/x"), "P")
+def test_a_damaged_log_under_a_condition(log: Path) -> None:
+    log.write_bytes(HEADER + rows(call(0)) + b"garbage\n" + rows(call(1)))
+    with review.load(log, where="project = 'nobody'") as calls:
+        assert (len(calls), calls.files[0].damaged) == (0, 1)
+
+
+def test_frames_for_a_notebook(log: Path) -> None:
+    write(log, [call(0), call(1, error="AttemptTimeout: x")])
+    calls = review.load(log)
+    assert list(calls.df().columns) == calls.pl().columns == HEADER.decode().strip().split(",")
+    assert calls.pl()["response_code"].to_list() == [200, None]
+    assert str(calls.df()["t"].dtype).startswith("datetime64")
+    assert calls.sql("SELECT max(delta_t) FROM calls").fetchall() == [(0.25,)]
+    folder = Path(calls._folder)
+    assert folder.is_dir()
+    calls.close()
+    calls.close()
+    assert not folder.exists()
+    with pytest.raises(duckdb.Error):
+        len(calls)
+
+
+def test_nothing_is_left_behind(log: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    log.write_bytes(HEADER + b"garbage\n")
+    with review.load(log):
+        assert len(list(tmp_path.glob("otel_connector-review-*/*.csv"))) == 1
+    with pytest.raises(ValueError, match="where"):
+        review.load(log, where="oops")
+    assert list(tmp_path.glob("otel_connector-review-*")) == []
+
+
+def test_without_duckdb(log: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "duckdb", None)
+    with pytest.raises(ImportError, match=r"otel-connector\[review\]"):
+        review.load(log)

@@ -1,0 +1,157 @@
+"""Which files a review reads, and what each of them is: a log, a compressed one, a torn neighbour, or no log at all.
+
+Opens nothing but regular files, changes none, and reads of each its first line and its end. What is damaged in the
+middle shows only when all of it is read (`_repaired.py`). Knows nothing of DuckDB.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from otel_connector._csv_check import LINE_LIMIT
+from otel_connector._csv_format import HEADER
+from otel_connector._log_lines import open_log
+from otel_connector._record import COLUMNS, one_line
+from otel_connector._resume import log_and_its_parts
+from otel_connector._torn_tail import TORN_SUFFIX, blocks, count_lines, last_row_end, open_regular
+
+_BLOCK = 2**20
+_MAGIC_BYTES = 8  # of a file, that say what it is
+_HEADER_LINE = HEADER.rstrip(b"\n")
+_OTHER_MAGIC = {b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2", b"PK\x03\x04": "zip"}
+_BOM = b"\xef\xbb\xbf"
+_SHOWN = 80  # characters of a stranger's header in a message
+_PARTED = re.compile(r"\.\d{6,}$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A log that is there.
+
+    Attributes:
+        path: Where it is.
+        compressed: Whether it is gzip.
+        plain: Whether it begins as this library writes it; a file that a spreadsheet saved may not.
+        size: Bytes, when it was looked at.
+        tail: What is there of a last line that has no end; not known of a compressed one.
+    """
+
+    path: str
+    compressed: bool
+    plain: bool
+    size: int
+    tail: bytes = b""
+
+    def lines(self) -> int:
+        r"""Count the ``\n`` of what was there when it was looked at."""
+        if self.compressed:
+            with open_log(self.path) as (_, file):
+                return sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))
+        return self._lines_between(0, self.size)
+
+    def grown(self) -> int:
+        r"""Count the ``\n`` of what has come since."""
+        size = Path(self.path).stat().st_size
+        return 0 if self.compressed or size == self.size else self._lines_between(self.size, size)
+
+    def _lines_between(self, start: int, end: int) -> int:
+        with open(open_regular(self.path, os.O_RDONLY), "rb") as file:  # noqa: PTH123 - of a descriptor
+            return count_lines(file.fileno(), start, end)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Torn:
+    """A neighbour ``<logfile>.torn``: unfinished lines that were taken off a log.
+
+    Attributes:
+        path: Where it is.
+        lines: How many it keeps.
+        size: Bytes.
+    """
+
+    path: str
+    lines: int
+    size: int
+
+
+def named(paths: Iterable[str]) -> list[str]:
+    """Return the files that are meant: patterns expanded, the parts of a rotated log before it, each file once.
+
+    Raises:
+        FileNotFoundError: A path, or what a pattern matches, is not there.
+    """
+    found: dict[tuple[int, int], str] = {}
+    for path in paths:
+        for each in _expanded(path):
+            status = os.stat(each)  # noqa: PTH116 - a str all the way
+            found.setdefault((status.st_dev, status.st_ino), each)
+    return list(found.values())
+
+
+def _expanded(path: str) -> Iterator[str]:
+    if os.path.lexists(path):
+        is_part = path.endswith(TORN_SUFFIX) or _PARTED.search(Path(path).stem)
+        yield from [path] if is_part or not Path(path).is_file() else log_and_its_parts(path)
+    elif matches := sorted(glob.glob(path)):  # noqa: PTH207 - a pattern that may be absolute
+        yield from matches
+    else:
+        raise FileNotFoundError(2, "no such file", path)
+
+
+def look_at(path: str) -> Found:
+    """Say what a file is.
+
+    Raises:
+        OSError: It cannot be read, or is no regular file.
+        ValueError: It is no log; says what it is.
+    """
+    with open_log(path) as (raw, file):
+        start = raw.peek(_MAGIC_BYTES)[:_MAGIC_BYTES]
+        for magic, name in _OTHER_MAGIC.items():
+            if start.startswith(magic):
+                raise ValueError(f"it is compressed ({name}): unpack it first; gzip is read as it is")
+        try:
+            first = file.readline(LINE_LIMIT)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"its compressed data ends before the first line: {error}") from None
+        if first != HEADER:
+            _refuse_stranger(first)
+        compressed = file is not raw
+        # DuckDB knows a gzip by its name only
+        plain = first == HEADER and (not compressed or path.endswith(".gz"))
+        size, tail = os.fstat(raw.fileno()).st_size, b""
+        if not compressed:
+            end = last_row_end(raw.fileno())
+            tail = b"".join(blocks(raw.fileno(), end, min(size, end + LINE_LIMIT)))
+    return Found(path=path, compressed=compressed, plain=plain, size=size, tail=tail)
+
+
+def _refuse_stranger(first: bytes) -> None:
+    line = first.removeprefix(_BOM).rstrip(b"\r\n")
+    names = [cell.strip(b'" ') for cell in line.split(b",")]
+    if names == _HEADER_LINE.split(b","):
+        return
+    if not first:
+        raise ValueError("it is empty: not even a header is in it")
+    shown = one_line(line.decode("utf-8", "replace"), _SHOWN)
+    raise ValueError(
+        f"it is no log of this library: its first line is {shown!r}, not {','.join(COLUMNS[:3])!r} and so on"
+    )
+
+
+def torn_neighbour(path: str) -> Torn | None:
+    """Return what is kept beside a log of lines that were never finished."""
+    torn = path if path.endswith(TORN_SUFFIX) else path + TORN_SUFFIX
+    try:
+        with open(open_regular(torn, os.O_RDONLY), "rb") as file:  # noqa: PTH123 - of a descriptor
+            size = os.fstat(file.fileno()).st_size
+            lines = sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))
+    except OSError:
+        return None
+    return Torn(path=torn, lines=lines + 1, size=size) if size else None

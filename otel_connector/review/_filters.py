@@ -1,0 +1,64 @@
+"""Which calls are looked at: the filters of the command as one condition in SQL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+
+_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)", re.IGNORECASE)
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
+
+
+def condition(
+    *,
+    projects: Sequence[str] = (),
+    since: datetime | None = None,
+    until: datetime | None = None,
+    where: str | None = None,
+) -> str:
+    """Return a condition for `load`.
+
+    Args:
+        projects: Only these.
+        since: Only calls that began then or later.
+        until: Only calls that began before.
+        where: A further condition in SQL.
+    """
+    parts = list[str]()
+    if projects:
+        parts.append(f"project IN ({', '.join(map(_quoted, projects))})")
+    parts += [f"t {sign} TIMESTAMP '{_utc(time)}'" for sign, time in ((">=", since), ("<", until)) if time is not None]
+    if where is not None:
+        parts.append(f"({where}\n)")  # a comment at its end must not take the parenthesis with it
+    return " AND ".join(parts) or "TRUE"
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """Read a time: ISO 8601 (UTC unless it says otherwise), Unix seconds, or how long ago (``90s``, ``30m``, ``2h``).
+
+    Args:
+        text: What was written.
+        now: With a zone; from where to count back.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    text = text.strip()
+    if ago := _AGO.fullmatch(text):
+        return now - timedelta(seconds=float(ago[1]) * _SECONDS[ago[2].lower()])
+    try:
+        if re.fullmatch(r"\d{9,11}(\.\d+)?", text):
+            return datetime.fromtimestamp(float(text), timezone.utc)
+        time = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text))  # Python 3.10 does not know the Z
+    except (OverflowError, ValueError):
+        raise ValueError(f"{text!r} is no time: say 2026-11-25, '2026-11-25 08:30', 1790000000 or 2h (ago)") from None
+    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
+
+
+def _utc(time: datetime) -> str:
+    return f"{time.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S.%f}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

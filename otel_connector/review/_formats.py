@@ -1,0 +1,142 @@
+"""A summary for machines and for other reports: JSON, CSV, Markdown, and the values a condition asks for.
+
+Numbers are in base units here (seconds, bytes, shares of 1); only Markdown, which people read, has them rounded.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from typing import Any, cast
+
+from otel_connector._record import one_line
+from otel_connector.review._summary import Group, Summary
+from otel_connector.review._units import duration, moment, rate, share, size
+
+CONDITION_NAMES = (
+    "bytes",
+    "calls",
+    "damaged",
+    "error_rate",
+    "failed",
+    "max",
+    "p50",
+    "p90",
+    "p95",
+    "p99",
+    "rate",
+    "succeeded",
+)
+"""What a condition may ask for: counts, shares of 1, seconds, bytes, calls a second."""
+
+_COMPUTED = {"Group": ("succeeded", "error_rate", "seconds", "rate"), "Summary": ("damaged",)}
+_COLUMNS = (
+    "of",
+    "name",
+    "calls",
+    "failed",
+    "error_rate",
+    "rate",
+    "p50",
+    "p90",
+    "p95",
+    "p99",
+    "max",
+    "bytes",
+    "start",
+    "end",
+)
+_ESCAPED_IN_MARKDOWN = {ord(char): f"\\{char}" for char in "\\`*_[]<>|~&"}
+
+
+def values(summary: Summary) -> dict[str, float]:
+    """Return what a condition may ask for; NaN where there were no calls."""
+    total = summary.total
+    latency = {field.name: float(getattr(total.latency, field.name)) for field in fields(total.latency)}
+    counts = {
+        name: float(getattr(total, name)) for name in ("bytes", "calls", "failed", "succeeded", "error_rate", "rate")
+    }
+    return {**latency, **counts, "damaged": float(summary.damaged)}
+
+
+def as_json(summary: Summary) -> str:
+    """Return all of it as JSON, indented: times in ISO 8601 and UTC, what is no number (the p99 of no calls) null."""
+    return json.dumps(plain(summary), indent=2, ensure_ascii=False)
+
+
+def plain(value: Any) -> Any:
+    """Turn a value, dataclasses within it included, into what JSON knows."""
+    if is_dataclass(value):
+        names = (*(field.name for field in fields(value)), *_COMPUTED.get(type(value).__name__, ()))
+        return {name: plain(getattr(value, name)) for name in names}
+    if isinstance(value, datetime):
+        return f"{value.isoformat()}Z"
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in cast("Sequence[Any]", value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_csv(summary: Summary) -> str:
+    """Return the total, the projects, the hosts and the quarters as CSV, a line each."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for of, each in _every_group(summary):
+        latency = [each.latency.p50, each.latency.p90, each.latency.p95, each.latency.p99, each.latency.max]
+        figures = [each.calls, each.failed, each.error_rate, each.rate, *latency, each.bytes]
+        times = [moment.isoformat() + "Z" if moment else "" for moment in (each.start, each.end)]
+        writer.writerow([of, each.name, *("" if math.isnan(figure) else figure for figure in figures), *times])
+    return text.getvalue()
+
+
+def _every_group(summary: Summary) -> Iterator[tuple[str, Group]]:
+    yield "total", summary.total
+    for of, groups in (("project", summary.projects), ("host", summary.hosts), ("quarter", summary.quarters)):
+        yield from ((of, each) for each in groups)
+
+
+def as_markdown(summary: Summary) -> str:
+    """Return it as Markdown tables, rounded, with units."""
+    total = summary.total
+    period = f"{moment(total.start)} to {moment(total.end)} UTC, {duration(total.seconds)}"
+    lines = [f"{period}: {total.calls:,} calls, {total.failed:,} failed", ""]
+    heads = ("", "Calls", "Failed", "Rate", "p50", "p90", "p95", "p99", "Max", "Bytes")
+    lines += markdown_table(heads, (_figures(of, each) for of, each in _every_group(summary)))
+    if summary.errors:
+        rows = ((each.name, f"{each.calls:,}", share(each.share), each.example.error) for each in summary.errors)
+        lines += ["", *markdown_table(("Error", "Calls", "Share", "For example"), rows, texts=(0, 3))]
+    if summary.slowest:
+        slow = ((duration(each.delta_t), each.url, each.call_id) for each in summary.slowest)
+        lines += ["", *markdown_table(("Slowest", "URL", "call_id"), slow, texts=(1, 2))]
+    for file in summary.files:
+        if file.problem or file.damaged:
+            lines += [
+                "",
+                f"{escaped(file.path)}: {escaped(file.problem) or f'damaged lines, not counted: {file.damaged:,}'}",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(of: str, each: Group) -> tuple[str, ...]:
+    latency = each.latency
+    times = (duration(value) for value in (latency.p50, latency.p90, latency.p95, latency.p99, latency.max))
+    name = f"{of} {each.name}" if of in {"project", "host"} else each.name or of
+    return (name, f"{each.calls:,}", share(each.error_rate), rate(each.rate), *times, size(each.bytes))
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: Sequence[int] = (0,)) -> Iterator[str]:
+    """Yield a table's lines; the columns in `texts` are texts, whose signs mean nothing, the others numbers."""
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'|'.join('---' if number in texts else '--:' for number in range(len(head)))}|"
+    for row in rows:
+        yield f"| {' | '.join(escaped(cell) if number in texts else cell for number, cell in enumerate(row))} |"
+
+
+def escaped(text: str) -> str:
+    """Return a text that Markdown shows as it is."""
+    return one_line(text).translate(_ESCAPED_IN_MARKDOWN)

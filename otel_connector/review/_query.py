@@ -1,0 +1,58 @@
+"""The answer to a question in SQL, as text in one of the forms a summary has."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from otel_connector.review._formats import markdown_table, plain
+
+if TYPE_CHECKING:
+    from otel_connector.review._load import Calls
+
+
+class Answer:
+    """What a query found.
+
+    Args:
+        calls: What is asked; the tables are ``calls``, ``whole_calls`` and ``log``.
+        query: One statement of DuckDB's SQL.
+
+    Raises:
+        ValueError: DuckDB cannot answer it.
+    """
+
+    def __init__(self, calls: Calls, query: str) -> None:
+        """Ask."""
+        import duckdb
+
+        try:
+            cursor = calls.connection.execute(query)
+            self.columns = [str(column[0]) for column in cursor.description or ()]
+            self.rows: list[tuple[Any, ...]] = cursor.fetchall()
+        except duckdb.Error as error:
+            raise ValueError(f"--sql: {error}") from None
+
+    def as_json(self) -> str:
+        """Return a list of objects."""
+        rows = [dict(zip(self.columns, plain(row), strict=True)) for row in self.rows]
+        return json.dumps(rows, indent=2, ensure_ascii=False, default=str)
+
+    def as_csv(self) -> str:
+        """Return a header and the rows; NULL is an empty cell."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def as_markdown(self) -> str:
+        """Return a table."""
+        numbers = range(len(self.columns))
+        return "\n".join(markdown_table(self.columns, self.texts(), texts=numbers)) + "\n"
+
+    def texts(self) -> list[list[str]]:
+        """Return the cells as texts."""
+        return [["" if cell is None else str(cell) for cell in row] for row in self.rows]

@@ -1,0 +1,377 @@
+"""The page: one HTML file that needs no network, with pictures that can be moved and tables that can be searched.
+
+The pictures' JavaScript comes out of vl-convert and stands in the page once; ours is `report.js`. A policy in the page
+lets these two scripts run and nothing else, and lets nothing be fetched, so that a text of a hostile server that got
+past `_html` would still be no more than a text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from otel_connector._version import __version__
+from otel_connector.review._html import Cell, Column, script_json, table, text, words
+from otel_connector.review._load import Calls, LogFile
+from otel_connector.review._pictures import MISSING
+from otel_connector.review._points import points
+from otel_connector.review._summary import Group, Summary
+from otel_connector.review._trace_url import TraceURL
+from otel_connector.review._units import NONE, duration, moment, rate, share, size
+
+_MOST_FAILED, _MOST_SLOW = 200, 50
+_FEW_FAIL = 0.01  # share of calls from which failures are marked
+_NAMED_DAMAGE = 5  # damaged lines that are shown of a file
+
+_FIGURE_COLUMNS = (
+    Column("Calls", number=True),
+    Column("Failed", number=True),
+    Column("Rate", number=True),
+    Column("p50", number=True),
+    Column("p95", number=True),
+    Column("p99", number=True),
+    Column("Max", number=True),
+    Column("Received", number=True),
+)
+
+
+def html_report(calls: Calls, summary: Summary, *, title: str = "Calls", trace_url: str | None = None) -> str:
+    """Return the report: a whole HTML page that needs nothing beside itself.
+
+    Args:
+        calls: What `load` read.
+        summary: What `summarize` made of it; its ``top`` is how many rows the tables of hosts and projects have at
+            most, which can be searched, so that some hundreds are not too many.
+        title: The page's heading.
+        trace_url: Where a call's trace is shown, with ``{trace_id}``, ``{span_id}`` or ``{call_id}`` in it, such as
+            ``http://localhost:16686/trace/{trace_id}``; without it, calls are named but lead nowhere.
+
+    Raises:
+        ImportError: Altair or vl-convert is not installed; says which extra brings them.
+        ValueError: `trace_url` is no http or https URL, or has other placeholders.
+    """
+    traces = None if trace_url is None else TraceURL(trace_url)
+    try:
+        from otel_connector.review._charts import OVER_TIME, charts
+
+        library = _library()
+    except ImportError:
+        raise ImportError(MISSING) from None
+    found = points(calls)
+    schemes = {} if found is None else {name: charts(found, dark=name == "dark") for name in ("light", "dark")}
+    specs = {
+        scheme: {name: chart.to_dict(validate=False) for name, chart in drawn.items()}
+        for scheme, drawn in schemes.items()
+    }
+    pictures = _Pictures(specs)
+    body = "\n".join(_sections(calls, summary, traces, pictures, OVER_TIME))
+    return _page(title, _period(summary), body, script_json(pictures.shared()), library)
+
+
+@cache
+def _library() -> str:
+    """Return the JavaScript that draws charts, which takes seconds to put together."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+
+
+class _Pictures:
+    """The charts as the page has them: the numbers once, and what draws them for light and for dark."""
+
+    def __init__(self, specs: dict[str, dict[str, dict[str, Any]]]) -> None:
+        self._datasets = dict[str, Any]()
+        self._specs = specs
+        self._titles = dict[str, tuple[str, str]]()
+        for drawn in specs.values():
+            for name, spec in drawn.items():
+                self._datasets |= spec.pop("datasets")  # a name means the same numbers in all of them
+                title = spec.pop("title")
+                self._titles[name] = title["text"], title["subtitle"]
+                spec |= {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+
+    def shared(self) -> dict[str, Any]:
+        return {"datasets": self._datasets, "charts": self._specs}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._titles
+
+    def html(self, name: str) -> str:
+        """Return the place of a chart, with its title."""
+        title, subtitle = self._titles[name]
+        return (
+            f"<figure><figcaption><h3>{html.escape(title)}</h3><p>{html.escape(subtitle)}</p></figcaption>"
+            f'<div class="chart" id="chart-{name}"></div></figure>'
+        )
+
+
+def _sections(
+    calls: Calls, summary: Summary, traces: TraceURL | None, pictures: _Pictures, over_time: Sequence[str]
+) -> Iterator[str]:
+    yield _files(summary.files)
+    if not summary.total.calls:
+        yield _section("nothing", "No calls", "<p>There is no call in what was read.</p>")
+        return
+    yield _section("overview", "Overview", _cards(summary) + _remarks(summary))
+    drawn = "".join(pictures.html(name) for name in over_time)
+    yield _section(
+        "over-time", "Over time", f'<div id="moves" class="moves" hidden></div><div class="card">{drawn}</div>'
+    )
+    rest = "".join(
+        f'<div class="card">{pictures.html(name)}</div>' for name in ("distribution", "errors") if name in pictures
+    )
+    yield _section("what", "Latency and errors", f'<div class="pair">{rest}</div>{_errors(summary, traces)}')
+    yield _section("projects", "Projects", _groups("Project", summary.projects, summary.more_projects, "projects"))
+    yield _section("hosts", "Hosts", _groups("Host", summary.hosts, summary.more_hosts, "hosts"))
+    yield _section("slowest", "Slowest calls", _calls(_slowest(calls), traces, "slowest calls"))
+    if summary.total.failed:
+        yield _section("failed", "Failed calls", _failed(calls, summary, traces))
+    if summary.quarters:
+        yield _section("quarters", "The period in quarters", _quarters(summary))
+
+
+def _section(name: str, heading: str, content: str) -> str:
+    title = f'<h2 id="{name}-heading">{heading}</h2>'
+    return f'<section id="{name}" aria-labelledby="{name}-heading">{title}{content}</section>'
+
+
+def _period(summary: Summary) -> str:
+    total = summary.total
+    if not total.seconds:
+        return f"{moment(total.start)} UTC" if total.calls else "No calls"
+    return f"{moment(total.start)} to {moment(total.end)} UTC, {duration(total.seconds)}"
+
+
+def _cards(summary: Summary) -> str:
+    total, latency = summary.total, summary.total.latency
+    mark = "" if not total.failed else '<span class="mark" aria-hidden="true">&#9650;</span> '
+    tone = "" if total.error_rate < _FEW_FAIL else " bad"
+    projects = _count(len(summary.projects) + summary.more_projects, "project")
+    hosts = _count(len(summary.hosts) + summary.more_hosts, "host")
+    cards = (
+        ("Calls", f"{total.calls:,}", f"{projects}, {hosts}", ""),
+        ("Succeeded", share(1 - total.error_rate), f"{mark}{total.failed:,} failed", tone),
+        ("Rate", _calls_per(total.rate), f"at most {summary.bursts.peak_calls:,} in a second", ""),
+        ("Received", size(total.bytes), f"{size(total.bytes / total.calls)} a call", ""),
+        ("p50", duration(latency.p50), "half of the calls took no longer", ""),
+        ("p95", duration(latency.p95), "19 of 20 took no longer", ""),
+        ("p99", duration(latency.p99), "99 of 100 took no longer", ""),
+        ("Max", duration(latency.max), "the slowest call", ""),
+    )
+    shown = "".join(
+        f'<div class="tile{tone}"><dt>{name}</dt><dd><strong>{value}</strong><small>{note}</small></dd></div>'
+        for name, value, note, tone in cards
+    )
+    return f'<dl class="tiles">{shown}</dl>'
+
+
+def _calls_per(per_second: float) -> str:
+    return rate(per_second).replace("/", " calls/")
+
+
+def _remarks(summary: Summary) -> str:
+    """Say in words what the eye should not miss: the busiest second, and when nothing was begun."""
+    bursts = summary.bursts
+    said = [f"Busiest second: {moment(bursts.peak)}, {_count(bursts.peak_calls, 'call')} begun."]
+    said += [f"Quiet for {duration(quiet.seconds)} from {moment(quiet.start)}." for quiet in summary.quiet[:3]]
+    if more := len(summary.quiet[3:]):
+        said.append(f"Quiet at {more} more times.")
+    return f'<ul class="remarks">{"".join(f"<li>{each}</li>" for each in said)}</ul>'
+
+
+def _files(logs: Sequence[LogFile]) -> str:
+    """Say which files were read, and what of them is not in the figures; that is shown without asking."""
+    items = "".join(f"<li><code>{text(log.path)}</code>{''.join(_about(log))}</li>" for log in logs)
+    good = sum(not log.problem for log in logs)
+    damaged = sum(log.damaged for log in logs)
+    told = f"{_count(good, 'file')} read, {_count(damaged, 'damaged line')}"
+    if bad := len(logs) - good:
+        told += f", {_count(bad, 'file')} not read"
+    opened = " open" if damaged or bad else ""
+    return f'<details class="files"{opened}><summary>{told}</summary><ul>{items}</ul></details>'
+
+
+def _about(log: LogFile) -> Iterator[str]:
+    if log.problem:
+        yield f' <strong class="bad">not read</strong>: {text(log.problem)}'
+    if log.damaged:
+        lines = "".join(f"<li>line {number:,}: {text(what)}</li>" for number, what in log.damage[:_NAMED_DAMAGE])
+        more = log.damaged - len(log.damage[:_NAMED_DAMAGE])
+        lines += f"<li>and {more:,} more</li>" if more else ""
+        count = _count(log.damaged, "damaged line")
+        yield f' <strong class="bad">{count}</strong>, not counted as calls<ul>{lines}</ul>'
+    if log.unfinished:
+        yield " Its last line has no end and is not counted: torn, or being written."
+    if log.torn is not None:
+        yield f" <code>{text(log.torn.path)}</code> keeps {_count(log.torn.lines, 'unfinished line')}, not counted."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _groups(name: str, groups: Sequence[Group], more: int, searched: str) -> str:
+    shown = table(
+        (Column(name), *_FIGURE_COLUMNS),
+        ((words(each.name), *_figures(each)) for each in groups),
+        caption=f"{name}s, the most calls first",
+        searched=searched,
+    )
+    return shown + (f'<p class="faint">and {more:,} more {searched}, with fewer calls</p>' if more else "")
+
+
+def _figures(group: Group) -> Iterator[Cell]:
+    latency = group.latency
+    yield Cell(f"{group.calls:,}", group.calls)
+    failed = share(group.error_rate)
+    marked = f'<span class="bad"><span class="mark" aria-hidden="true">&#9650;</span> {failed}</span>'
+    yield Cell(marked if group.error_rate >= _FEW_FAIL else failed, _order(group.error_rate))
+    yield Cell(_calls_per(group.rate), _order(group.rate))
+    for seconds in (latency.p50, latency.p95, latency.p99, latency.max):
+        yield Cell(duration(seconds), _order(seconds))
+    yield Cell(size(group.bytes), group.bytes)
+
+
+def _order(value: float) -> float:
+    return -1.0 if math.isnan(value) else value
+
+
+def _quarters(summary: Summary) -> str:
+    columns = (Column("Quarter"), Column("First call (UTC)"), *_FIGURE_COLUMNS)
+    rows = (
+        (Cell(text(each.name.capitalize())), Cell(moment(each.start)), *_figures(each)) for each in summary.quarters
+    )
+    return table(columns, rows, caption="The period in four parts of the same length")
+
+
+def _errors(summary: Summary, traces: TraceURL | None) -> str:
+    if not summary.errors:
+        return '<p class="good">No call failed.</p>'
+    columns = (
+        Column("Class"),
+        Column("Calls", number=True),
+        Column("Share", number=True),
+        Column("For example"),
+        Column("URL"),
+        Column("call_id"),
+    )
+    rows = (
+        (
+            words(each.name),
+            Cell(f"{each.calls:,}", each.calls),
+            Cell(share(each.share), each.share),
+            words(each.example.error),
+            words(each.example.url),
+            _call_id(each.example.call_id, traces),
+        )
+        for each in summary.errors
+    )
+    more = f'<p class="faint">and {summary.more_errors:,} more classes</p>' if summary.more_errors else ""
+    return table(columns, rows, caption="Errors by class, with an example each") + more
+
+
+_CALL = "call_id, project, t, delta_t, url, response_code, error"
+_CallRow = tuple[str, str, datetime, float, str, int | None, str]
+
+
+def _slowest(calls: Calls) -> Iterable[Any]:
+    return calls.rows(f"SELECT {_CALL} FROM calls WHERE call_id IS NOT NULL ORDER BY delta_t DESC LIMIT {_MOST_SLOW}")
+
+
+def _failed(calls: Calls, summary: Summary, traces: TraceURL | None) -> str:
+    """Show failed calls, of each class the latest, so that a frequent class leaves room for a rare one."""
+    rows = calls.rows(
+        f"SELECT {_CALL} FROM (SELECT *, row_number() OVER (PARTITION BY error_type ORDER BY t DESC) AS latest "
+        f"FROM calls WHERE NOT success AND call_id IS NOT NULL ORDER BY latest LIMIT {_MOST_FAILED}) ORDER BY t"
+    )
+    shown = len(rows)
+    note = (
+        ""
+        if shown == summary.total.failed
+        else f'<p class="faint">{shown:,} of {summary.total.failed:,}: some of each class</p>'
+    )
+    return note + _calls(rows, traces, "failed calls")
+
+
+def _calls(rows: Iterable[_CallRow], traces: TraceURL | None, searched: str) -> str:
+    columns = (
+        Column("Began (UTC)"),
+        Column("Took", number=True),
+        Column("Status", number=True),
+        Column("Project"),
+        Column("URL"),
+        Column("Error"),
+        Column("call_id"),
+    )
+    cells = (
+        (
+            Cell(f'<time datetime="{t.isoformat()}Z">{moment(t)}</time>', t.timestamp()),
+            Cell(duration(delta_t), delta_t),
+            Cell(NONE if code is None else str(code), -1 if code is None else code),
+            words(project),
+            words(url),
+            words(error),
+            _call_id(call_id, traces),
+        )
+        for call_id, project, t, delta_t, url, code, error in rows
+    )
+    return table(columns, cells, caption=searched.capitalize(), searched=searched)
+
+
+def _call_id(call_id: str, traces: TraceURL | None) -> Cell:
+    shown = f"<code>{text(call_id).replace('-', '-<wbr>')}</code>"
+    if traces is None:
+        return Cell(shown)
+    link = html.escape(traces.of(call_id))
+    return Cell(f'<a href="{link}" target="_blank" rel="noopener noreferrer">{shown}</a>')
+
+
+def _page(title: str, period: str, body: str, data: str, library: str) -> str:
+    style, script = (
+        files("otel_connector.review").joinpath(name).read_text(encoding="utf-8")
+        for name in ("report.css", "report.js")
+    )
+    policy = (
+        f"default-src 'none'; script-src {_hash(library)} {_hash(script)}; style-src {_hash(style)}; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+    name = text(title)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="referrer" content="no-referrer">
+<title>{name}</title>
+<style>{style}</style>
+</head>
+<body>
+<header>
+<div><h1>{name}</h1><p>{period}</p></div>
+<button type="button" id="scheme" hidden>Dark</button>
+</header>
+<main>
+{body}
+</main>
+<footer><p>otel-connector {__version__}. Times are UTC. Percentiles are exact, interpolated between the two nearest
+calls.</p></footer>
+<noscript><p>The pictures, and sorting and searching the tables, need JavaScript.</p></noscript>
+<script type="application/json" id="data">{data}</script>
+<script>{library}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def _hash(source: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"

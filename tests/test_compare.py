@@ -1,0 +1,515 @@
+"""Two runs side by side: what is called a difference, and what is not.
+
+The two kinds of error are measured: marks where there is no difference, also when the calls of a run depend on each
+other, and differences that are not marked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import datetime
+from statistics import NormalDist
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pytest
+from rich.console import Console
+
+from otel_connector._compare_view import show_comparison
+from otel_connector.review import _compare_text as words
+from otel_connector.review import _noise
+from otel_connector.review._compare import FISHER, WELCH, WOODRUFF, Compared, Comparison, Difference, compare
+from otel_connector.review._load import Calls, LogFile
+from otel_connector.review._noise import STRETCHES, Estimate
+
+ARGUMENTS: dict[str, Any] = {"calls": 6_000, "seconds": 600, "slower": 1.0, "failing": 0.01, "hosts": 2, "seed": 1}
+
+# calls one after the other, lognormal, with a wave that makes neighbours alike
+RUN = """
+    CREATE TABLE calls AS
+    WITH drawn AS (
+        SELECT i, i * $seconds / $calls AS since, hash(i, $seed, 1) / 18446744073709551616.0 AS u,
+            hash(i, $seed, 2) / 18446744073709551616.0 AS v, hash(i, $seed, 3) / 18446744073709551616.0 AS w
+        FROM range($calls) r(i)
+    )
+    SELECT make_timestamp(1700000000000000 + (since * 1e6)::BIGINT) AS t,
+        $slower * 0.1 * exp(0.5 * sqrt(-2 * ln(u + 1e-12)) * cos(2 * pi() * v) + 0.05 * sin(since)) AS delta_t,
+        'P' AS project, 'host' || hash(i) % $hosts AS host, w >= $failing AS success,
+        CASE WHEN success THEN '' WHEN i % 3 = 0 THEN 'HTTPStatusError 503' ELSE 'ConnectFailed' END AS error_type,
+        500 + (u * 1000)::BIGINT AS response_size, 200 AS response_code FROM drawn
+"""
+
+
+@contextmanager
+def run(sql: str = "", **arguments: Any) -> Iterator[Calls]:
+    """A run of the given size; then `sql` is done to it."""
+    connection = duckdb.connect(config={"threads": 1})
+    connection.execute(RUN, ARGUMENTS | arguments)
+    for statement in filter(str.strip, sql.split(";")):
+        connection.execute(statement)
+    with Calls(connection, tempfile.mkdtemp()) as calls:
+        calls.files = (LogFile(path="logs/run.csv"), LogFile(path="logs/none.txt", problem="it is no log"))
+        yield calls
+
+
+def compared(before: AbstractContextManager[Calls], after: AbstractContextManager[Calls], **options: Any) -> Comparison:
+    with ExitStack() as stack:
+        return compare(stack.enter_context(before), stack.enter_context(after), **options)
+
+
+def row(group: Compared, figure: str, error: str = "") -> Difference:
+    (found,) = (each for each in group.differences if (each.figure, each.error) == (figure, error))
+    return found
+
+
+def verdicts(group: Compared) -> dict[str, str]:
+    return {each.error or each.figure: each.verdict for each in group.differences}
+
+
+@pytest.fixture(scope="module")
+def different() -> Comparison:
+    """The second run is slower by a fifth, fails twice as often, and goes to another host besides."""
+    more = "INSERT INTO calls SELECT * REPLACE ('new' AS host, 'Q|*' AS project) FROM calls LIMIT 50"
+    first, second = run(calls=20_000), run(more, calls=20_000, slower=1.2, failing=0.02, seed=2)
+    return compared(first, second)
+
+
+@pytest.fixture(scope="module")
+def short() -> Comparison:
+    """Two runs of a second each."""
+    return compared(run(calls=500, seconds=1), run(calls=500, seconds=1, seed=2, slower=3))
+
+
+# What is said of two runs
+
+
+def test_real_differences_are_marked(different: Comparison) -> None:
+    assert verdicts(different.total) == {
+        "calls": "not tested",
+        "calls_per_second": "same within noise",
+        "error_rate": "worse",
+        "ConnectFailed": "worse",
+        "HTTPStatusError 503": "worse",
+        "p50": "worse",
+        "p90": "worse",
+        "p95": "worse",
+        "p99": "worse",
+        "bytes_per_call": "same within noise",
+    }
+    slower = row(different.total, "p95")
+    assert slower.relative == pytest.approx(0.2, abs=0.04)
+    assert slower.absolute == slower.after - slower.before
+    assert slower.noise < slower.absolute
+    assert (slower.test, row(different.total, "error_rate").test) == (WOODRUFF, WELCH)
+
+
+def test_the_other_way_round_it_is_better() -> None:
+    result = compared(run(calls=20_000, slower=1.2, failing=0.02, seed=2), run("UPDATE calls SET response_size = 9"))
+    found = verdicts(result.total)
+    assert (found["p95"], found["error_rate"]) == ("better", "better")
+    assert (found["calls_per_second"], found["bytes_per_call"]) == ("less", "less")
+    assert row(result.total, "bytes_per_call").after == 9
+
+
+def test_a_run_compared_with_itself_is_the_same() -> None:
+    result = compared(run(calls=20_000), run(calls=20_000))
+    assert not any(each.larger_than_noise for each in result.total.differences)
+    assert all(each.p == 1 and each.relative == 0 for each in result.total.differences[1:])
+    assert words.headline(result) == "No difference of all calls is larger than noise"
+
+
+def test_figures_are_those_of_the_run() -> None:
+    with run() as calls:
+        expected = calls.rows(
+            "SELECT count(*), count_if(NOT success) / count(*), count_if(error_type = 'ConnectFailed') / count(*), "
+            "quantile_cont(delta_t, 0.5), quantile_cont(delta_t, 0.99), avg(response_size) FROM calls"
+        )[0]
+        found = compare(calls, calls).total
+    figures = [("calls", ""), ("error_rate", ""), ("error_share", "ConnectFailed"), ("p50", ""), ("p99", "")]
+    assert [row(found, *each).before for each in [*figures, ("bytes_per_call", "")]] == pytest.approx(expected)
+
+
+def test_hosts_and_projects_of_one_run_only_are_listed(different: Comparison) -> None:
+    assert [each.name for each in different.hosts.compared] == ["host0", "host1"]
+    assert [(each.name, each.calls) for each in different.hosts.only_after] == [("new", 50)]
+    assert different.hosts.only_before == ()
+    assert all(row(each, "p95").verdict == "worse" for each in different.hosts.compared)
+
+
+def test_the_busiest_are_compared_and_the_others_counted() -> None:
+    swapped = "UPDATE calls SET host = 'x' || host WHERE host IN ('host2', 'host3')"
+    result = compared(run(hosts=4), run(swapped, hosts=4), groups=1).hosts
+    assert [len(each) for each in (result.compared, result.only_before, result.only_after)] == [1, 1, 1]
+    assert result.more == (1, 1, 1)
+
+
+def test_rare_error_classes_are_counted() -> None:
+    many = "UPDATE calls SET error_type = 'E' || (hash(t) % 15) WHERE NOT success"
+    first, second = run(many, failing=0.2), run(many, failing=0.2, seed=2)
+    total = compared(first, second).total
+    assert (len([each for each in total.differences if each.error]), total.more_errors > 0) == (10, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"calls": 99}, "fewer than 100 calls in a run"),
+        ({"calls": 0}, "fewer than 100 calls in a run"),
+        ({"seconds": 9}, "a run shorter than 10 s"),
+        ({"slower": 500.0}, "a run shorter than 30 calls one after the other"),
+    ],
+)
+def test_where_there_is_too_little_nothing_is_said(arguments: dict[str, Any], reason: str) -> None:
+    total = compared(run(), run(seed=2, **arguments)).total
+    assert {(each.verdict, each.reason) for each in total.differences[1:]} == {("too few to tell", reason)}
+    assert all(math.isnan(each.p) and not each.test for each in total.differences)
+
+
+def test_calls_at_one_time_are_one_observation() -> None:
+    burst = "UPDATE calls SET t = TIMESTAMP '2023-11-14 22:14:00' WHERE hash(t) % 10 <> 0"
+    total = compared(run(burst), run(burst, seed=2, slower=3.0)).total
+    assert row(total, "p50").reason == "nearly all calls of a run at one time"
+
+
+def test_one_instant_is_no_rate() -> None:
+    total = compared(run("UPDATE calls SET t = TIMESTAMP '2023-11-14'"), run()).total
+    assert math.isnan(row(total, "calls_per_second").before)
+
+
+def test_a_percentile_that_few_calls_are_slower_than_is_not_told() -> None:
+    total = compared(run(calls=900), run(calls=900, seed=2)).total
+    assert (row(total, "p99").verdict, row(total, "p99").reason) == ("too few to tell", "too few calls as slow")
+    assert row(total, "p50").verdict == "same within noise"
+
+
+def test_noise_that_would_hide_a_half_is_no_sameness() -> None:
+    slow_times = "UPDATE calls SET delta_t = delta_t * (1 + 20 * (hash(epoch_us(t) // 20000000) % 2))"
+    total = compared(run(slow_times), run(slow_times, seed=2, slower=1.1)).total
+    assert row(total, "p50").verdict == "too noisy to tell"
+
+
+def test_few_failures_are_counted_exactly() -> None:
+    few = compared(run(failing=0.0), run(failing=0.001, seed=2)).total
+    spread = "UPDATE calls SET success = false, error_type = 'E' WHERE epoch_us(t) % 40000000 = 0"
+    many = compared(run(failing=0.0), run(spread, failing=0.0, seed=2)).total
+    none = compared(run(failing=0.0), run(failing=0.0, seed=2)).total
+    assert [row(each, "error_rate").test for each in (few, many, none)] == [FISHER] * 3
+    assert [row(each, "error_rate").verdict for each in (few, many, none)] == [
+        "too few to tell",
+        "worse",
+        "same within noise",
+    ]
+    assert row(many, "error_rate").relative == math.inf
+
+
+def test_an_outage_is_one_event_not_many() -> None:
+    outage = "UPDATE calls SET success = false, error_type = 'E' WHERE epoch_us(t) - 1700000100000000 BETWEEN 0 AND 3e6"
+    total = compared(run(failing=0.0), run(outage, failing=0.0, seed=2)).total
+    assert row(total, "error_rate").after == pytest.approx(31 / 6_000)  # twice what is "worse" above
+    assert row(total, "error_rate").verdict == "too few to tell"
+
+
+def test_what_is_certain_but_tiny_is_said_to_be() -> None:
+    def constant(size: int) -> str:
+        return f"UPDATE calls SET response_size = {size}"
+
+    total = compared(run(constant(1_000)), run(constant(1_001))).total
+    assert row(total, "bytes_per_call").verdict == "too small to matter"
+    total = compared(run(constant(1_000)), run(constant(1_001)), minimum=0.0).total
+    assert row(total, "bytes_per_call").verdict == "more"
+
+
+def test_what_is_beyond_the_noise_shown_is_what_is_marked() -> None:
+    """Also a row that by itself would be a difference, but not as one of many."""
+    results = [compared(run(), run(seed=2, slower=slower), minimum=0.0) for slower in (1.01, 1.02, 1.03, 1.04)]
+    rows = [each for result in results for each in result.total.differences if not math.isnan(each.noise)]
+    assert [each for each in rows if each.larger_than_noise != (abs(each.absolute) > each.noise)] == []
+    assert [each for each in rows if each.p < 0.01 and not each.larger_than_noise] != []
+
+
+@pytest.mark.parametrize("option", [{"confidence": 1.0}, {"confidence": 0.4}, {"minimum": -1.0}, {"groups": -1}])
+def test_arguments_out_of_range(option: dict[str, Any]) -> None:
+    with run(calls=1) as calls, pytest.raises(ValueError, match=f"^{next(iter(option))} must be"):
+        compare(calls, calls, **option)
+
+
+# How often it is wrong
+
+Draw = Callable[[np.random.Generator], npt.NDArray[np.float64]]
+
+
+def independent(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    return rng.lognormal(0, 0.5, 3_000)
+
+
+def alike(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Calls whose neighbours are as slow as they are: what lasts, lasts for about a fortieth of a stretch."""
+    wave = rng.normal(size=300)
+    for i in range(1, 300):
+        wave[i] = 0.8 * wave[i - 1] + 0.6 * wave[i]
+    return np.exp(0.4 * np.repeat(wave, 10)) * rng.lognormal(0, 0.5, 3_000)
+
+
+def alarms(draw: Draw, times: float, repetitions: int, level: float) -> dict[str, float]:
+    """How often each kind of test finds the second of two runs different, which is `times` the first."""
+    rng = np.random.default_rng(7)
+    found: dict[str, int] = dict.fromkeys(("mean", "p50", "p95", "share", "naive"), 0)
+    levels = (0.01, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.997, 0.9999)
+    for _ in range(repetitions):
+        runs = [draw(rng), draw(rng) * times]
+        ps = {"mean": _noise.welch(*(mean_of(each) for each in runs)).p}
+        for name, at in (("p50", 0.5), ("p95", 0.95)):
+            first, second = (percentile_of(each, at, levels) for each in runs)
+            ps[name] = _noise.welch(first, second).p if first and second else 1.0
+        shares = [_noise.share(stretches(each > 2.5), [100] * STRETCHES) for each in runs]
+        test = _noise.fisher(*shares) if _noise.are_few(*shares) else _noise.welch(*(s.estimate for s in shares))
+        ps["share"] = test.p
+        apart = (runs[1].mean() - runs[0].mean()) / math.sqrt(sum(each.var() / each.size for each in runs))
+        ps["naive"] = 2 * NormalDist().cdf(-abs(apart))
+        for name, p in ps.items():
+            found[name] += p <= level
+    return {name: count / repetitions for name, count in found.items()}
+
+
+def stretches(values: npt.NDArray[Any]) -> list[int]:
+    return [int(each) for each in values.reshape(STRETCHES, -1).sum(axis=1)]
+
+
+def mean_of(values: npt.NDArray[np.float64]) -> Estimate:
+    return _noise.ratio([float(each) for each in values.reshape(STRETCHES, -1).sum(axis=1)], [100] * STRETCHES)
+
+
+def percentile_of(values: npt.NDArray[np.float64], level: float, levels: Sequence[float]) -> Estimate | None:
+    curve = [float(each) for each in np.quantile(values, levels)]
+    no_slower = _noise.share(stretches(values <= curve[levels.index(level)]), [100] * STRETCHES)
+    return _noise.percentile(level, no_slower, levels, curve, confidence=0.99)
+
+
+@pytest.mark.parametrize("draw", [independent, alike])
+def test_false_alarms_are_as_rare_as_promised(draw: Draw) -> None:
+    repetitions, level = 250, 0.05
+    found = alarms(draw, 1.0, repetitions, level)
+    naive = found.pop("naive")
+    bound = level + 2.6 * math.sqrt(level * (1 - level) / repetitions)  # 1 in 200 runs of this test, had it no seed
+    assert all(rate <= bound for rate in found.values()), found
+    if draw is alike:
+        assert naive > 4 * level, "the calls do not depend on each other enough to try it"
+
+
+def test_differences_of_a_fifth_are_found() -> None:
+    found = alarms(independent, 1.2, 100, 0.001)
+    assert all(found[kind] > 0.95 for kind in ("mean", "p50", "p95")), found
+
+
+def test_an_error_rate_that_doubles_is_found() -> None:
+    rng, found = np.random.default_rng(3), 0
+    for _ in range(100):
+        shares = [
+            _noise.share([int(n) for n in rng.binomial(333, p, STRETCHES)], [333] * STRETCHES) for p in (0.01, 0.02)
+        ]
+        found += _noise.welch(shares[0].estimate, shares[1].estimate).p < 0.001
+    assert found > 90
+
+
+def test_no_marks_on_whole_tables_without_a_difference() -> None:
+    """From the table in DuckDB on, with all rows and their correction."""
+    for seed in range(10, 16, 2):
+        result = compared(run(seed=seed), run(seed=seed + 1))
+        groups = [result.total, *result.hosts.compared, *result.projects.compared]
+        assert [each for group in groups for each in group.differences if each.larger_than_noise] == []
+
+
+# The arithmetic, against tables and by hand
+
+
+@pytest.mark.parametrize(
+    ("t", "freedom", "p"),
+    [(2.228, 10, 0.05), (3.169, 10, 0.01), (4.587, 10, 0.001), (2.750, 30, 0.01), (3.646, 30, 0.001)],
+)
+def test_students_t_as_in_the_tables(t: float, freedom: float, p: float) -> None:
+    assert _noise.student_p(t, freedom) == pytest.approx(p, rel=0.03)
+    assert _noise.student_bound(p, freedom) == pytest.approx(t, rel=0.005)
+    assert _noise.student_p(_noise.student_bound(p, freedom), freedom) == pytest.approx(p)
+
+
+def test_without_end_of_freedom_it_is_the_normal_distribution() -> None:
+    assert _noise.student_p(1.959964, math.inf) == pytest.approx(0.05, rel=1e-5)
+    assert _noise.student_bound(0.05, math.inf) == pytest.approx(1.959964, rel=1e-5)
+
+
+def spread_evenly(events: int, calls: int) -> _noise.Share:
+    estimate = Estimate(value=events / calls, below=0, above=0, freedom=29)
+    return _noise.Share(estimate=estimate, events=events, calls=calls, clumping=1.0)
+
+
+def test_fishers_exact_as_he_had_it() -> None:
+    """The lady tasting tea (The Design of Experiments, 1935): 3 of 4 right is 34 / 70 both ways."""
+    assert _noise.fisher(spread_evenly(3, 4), spread_evenly(1, 4)).p == pytest.approx(34 / 70)
+    assert _noise.fisher(spread_evenly(4, 4), spread_evenly(0, 4)).p == pytest.approx(2 / 70)
+
+
+def test_events_that_come_eight_at_once_count_as_one() -> None:
+    eight, none = dataclasses.replace(spread_evenly(8, 8_000), clumping=8.0), spread_evenly(0, 8_000)
+    assert _noise.fisher(eight, none).p == _noise.fisher(spread_evenly(1, 1_000), spread_evenly(0, 1_000)).p == 1
+    plenty = [spread_evenly(50, 1_000), spread_evenly(40, 1_000)]
+    assert not _noise.are_few(*plenty)
+    assert _noise.are_few(plenty[0], dataclasses.replace(plenty[1], clumping=8.0))
+
+
+def test_holm_gives_more_to_those_behind_what_passed() -> None:
+    assert _noise.holm([0.03, 0.001, 0.9], 0.05) == pytest.approx([0.025, 0.05 / 3, 0.025])
+    assert _noise.holm([], 0.05) == []
+
+
+def test_a_trend_leaves_fewer_stretches() -> None:
+    assert _noise.rate(range(STRETCHES), 30.0).freedom == pytest.approx(3)  # the least that is left
+    assert _noise.rate([1, 2] * 15, 30.0).freedom == STRETCHES - 1
+
+
+def test_what_does_not_vary_has_no_noise() -> None:
+    same = _noise.rate([5] * STRETCHES, 30.0)
+    assert (same.value, same.above, _noise.welch(same, same).p) == (5.0, 0.0, 1.0)
+    assert _noise.effective_stretches([0] * STRETCHES) == 0
+
+
+def test_a_percentile_whose_interval_leaves_the_curve_is_not_told() -> None:
+    share = _noise.share([1] * STRETCHES, [2] * STRETCHES)
+    assert _noise.percentile(0.5, share, [0.4, 0.5, 0.6], [1.0, 2.0, 3.0], confidence=0.99) is None
+
+
+# How it looks
+
+
+def shown(comparison: Comparison, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    show_comparison(console, comparison)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert isinstance(text, str)
+    return text
+
+
+def test_it_fits_80_columns_and_says_all_in_words(different: Comparison) -> None:
+    text = shown(different, 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+    line = next(line for line in text.splitlines() if line.startswith("p95"))
+    assert line.split()[2:5:2] == ["ms", "ms"]
+    assert line.rstrip().endswith("worse")
+    assert "Only after: new (50 calls)" in text
+    assert "Hosts, if beyond noise" in text
+    assert "Noise is how much a figure differs between 30 equal stretches" in text
+
+
+def test_a_wide_terminal_shows_how_it_was_found(different: Comparison) -> None:
+    text = shown(different, 200)
+    assert max(map(len, text.splitlines())) <= 200
+    assert {"Difference", "Noise", "p", "Test,"} <= set(text.split())
+    assert WOODRUFF in text
+
+
+def test_too_little_is_said_first(short: Comparison) -> None:
+    text = shown(short, 80)
+    assert "Too few to tell: a run shorter than 10 s" in text
+    assert "same within noise" not in text
+    assert "Too few to tell: host0, host1" in text
+    assert "Projects" not in text, "the only project has all calls"
+    assert "none, there is too little" in text
+
+
+def test_what_is_left_out_is_said() -> None:
+    total = Compared(name="", differences=(), more_errors=1_234)
+    result = dataclasses.replace(compared(run(hosts=3), run(hosts=3), groups=1), total=total)
+    for text in (shown(result, 80), words.markdown(result)):
+        assert "1,234 rarer error classes" in text
+        assert "2 more with fewer calls" in text
+        assert "Nothing larger than noise: host" in text
+
+
+def test_more_on_one_side_than_are_listed() -> None:
+    moved = "UPDATE calls SET host = 'x' || host"
+    assert "Only before: host0 (" in shown(compared(run(), run(moved), groups=1), 80)
+    assert "and 1 more" in shown(compared(run(), run(moved), groups=1), 80)
+
+
+def test_no_calls_at_all() -> None:
+    result = compared(run(calls=0), run(calls=0))
+    assert "run.csv: no calls" in shown(result, 80)
+    assert result.to_dict()["total"]["differences"][1]["before"] is None
+
+
+def test_json_has_every_figure_and_no_nan(different: Comparison) -> None:
+    result = json.loads(json.dumps(different.to_dict(), allow_nan=False))
+    assert result["before"]["files"] == ["logs/run.csv"]
+    assert result["before"]["start"] == "2023-11-14T22:13:20.000000Z"
+    assert result["before"]["seconds"] == pytest.approx(600, abs=1)
+    slower = next(each for each in result["total"]["differences"] if each["figure"] == "p95")
+    assert (slower["verdict"], slower["larger_than_noise"], slower["unit"]) == ("worse", True, "s")
+    assert slower["relative"] == pytest.approx(row(different.total, "p95").relative)
+    assert result["hosts"]["only_after"] == [{"name": "new", "calls": 50}]
+
+
+def test_markdown_is_a_table_and_names_cannot_break_it(different: Comparison) -> None:
+    text = words.markdown(different)
+    lines = text.splitlines()
+    assert lines[0] == "# Before and after"
+    assert "| Figure | Before | After | Difference | Change | Noise | p | Verdict |" in lines
+    assert any(line.startswith("| p95 | 2") and line.endswith("| worse |") for line in lines)
+    assert any(line.startswith("| host0: p95 | ") for line in lines)
+    assert r"- Only after: Q\|\* (50 calls)" in lines
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (math.nan, "s", "-"),
+        (0.0, "s", "0 ms"),
+        (0.000012, "s", "0.012 ms"),
+        (0.1234, "s", "123 ms"),
+        (12.345, "s", "12.3 s"),
+        (0.0123, "1", "1.23 %"),
+        (1e-7, "1", "1.0e-05 %"),
+        (1234567, "{call}", "1,234,567"),
+        (1234.5, "{call}/s", "1,234/s"),
+        (999.4, "By", "999 B"),
+        (1_500, "By", "1.50 kB"),
+        (2.5e6, "By", "2.50 MB"),
+        (7e12, "By", "7,000 GB"),
+    ],
+)
+def test_figures_have_units(value: float, unit: str, text: str) -> None:
+    assert words.amount(value, unit) == text
+
+
+def test_changes_in_words() -> None:
+    def changed(before: float, after: float) -> str:
+        return words.change(Difference(figure="p50", unit="s", before=before, after=after))
+
+    assert [changed(1, 1.1), changed(2, 1), changed(1, 12), changed(0, 1), changed(0, 0), changed(math.nan, 1)] == [
+        "+10.0 %",
+        "-50.0 %",
+        "x 12.0",
+        "new",
+        "+0.0 %",
+        "-",
+    ]
+
+
+@pytest.mark.parametrize(("hours", "text"), [(0, "12.0 s"), (1, "1 h 0 min"), (30, "30 h 0 min")])
+def test_periods_in_words(hours: int, text: str) -> None:
+    start = datetime(2024, 1, 1)  # noqa: DTZ001 - DuckDB's, in UTC
+    end = datetime.fromtimestamp(start.timestamp() + hours * 3600 + 12)  # noqa: DTZ006
+    with run(calls=1) as calls:
+        which = dataclasses.replace(compare(calls, calls).before, start=start, end=end)
+    assert f"in {text} from 2024-01-01 00:00:00 UTC" in words.run(which)
+
+
+def test_names_from_a_log_stay_on_their_line() -> None:
+    assert (words.name(""), words.name("a\nb\x1b[31m")) == ("(none)", r"a\nb\x1b[31m")

@@ -1,0 +1,229 @@
+"""What the pictures of a log show, counted once more by hand, and the pictures as files."""
+
+from __future__ import annotations
+
+import random
+import re
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from otel_connector._record import COLUMNS
+from otel_connector.review import Calls, figures, html_report, load, save_pictures, summarize
+from otel_connector.review._points import Points, points
+from otel_connector.review._trace_url import TraceURL
+
+START = 1_790_000_000.0
+NAMES = ["latency", "rate", "heatmap", "statuses", "distribution", "errors"]
+Row = tuple[float, float, str, int | None, str]  # t, delta_t, project, response_code, error
+
+
+def read(path: Path, rows: Sequence[Row]) -> Calls:
+    lines = (
+        f"{i:032x}-{i:016x},{project},{t:.6f},{delta_t:.6f},https://h/{i},,7,{code or ''},{not error},{error}"
+        for i, (t, delta_t, project, code, error) in enumerate(rows)
+    )
+    path.write_text("\n".join((",".join(COLUMNS), *lines)) + "\n")
+    return load(path)
+
+
+def points_of(path: Path, rows: Sequence[Row]) -> Points:
+    with read(path, rows) as calls:
+        found = points(calls)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log.csv"
+
+
+def test_points_are_what_the_rows_say(log: Path) -> None:
+    chance = random.Random(3)
+    rows: list[Row] = []
+    for _ in range(3_000):
+        failed = chance.random() < 0.1
+        code = chance.choice([404, 503, None]) if failed else 200
+        rows.append((
+            round(START + chance.random() * 3_000, 6),
+            round(chance.lognormvariate(-2, 1), 6),
+            f"p{int(chance.paretovariate(1)) % 12}",
+            code,
+            f"{chance.choice('ABC')}: x" if failed else "",
+        ))  # fmt: skip
+    found = points_of(log, rows)
+    assert 60 <= len(found.over_time) <= 240
+    for point in found.over_time:
+        inside = [row for row in rows if point["t"] <= row[0] * 1000 < point["end"]]
+        assert (point["calls"], point["failed"]) == (len(inside), sum(bool(row[4]) for row in inside))
+        if len(inside) > 1:
+            percentiles = statistics.quantiles([row[1] for row in inside], n=100, method="inclusive")
+            for name in ("p50", "p90", "p99"):
+                assert point[name] == pytest.approx(percentiles[int(name[1:]) - 1], abs=2e-6)
+    for shown in (found.by_status, found.latencies, found.distribution):
+        assert sum(point["calls"] for point in shown) == len(rows)
+    assert found.statuses == ["503", "404", "no response", "200"]
+    for piece in {(point["low"], point["high"]) for point in found.distribution}:
+        inside = [row for row in rows if piece[0] * 1.0002 < row[1] < piece[1] * 0.9998]
+        shown_calls = sum(point["calls"] for point in found.distribution if (point["low"], point["high"]) == piece)
+        assert abs(shown_calls - len(inside)) <= 3  # at the edges, which are shown with four digits
+    common = [name for name, _ in Counter(row[2] for row in rows).most_common(6)]
+    assert sorted(found.projects[:6]) == sorted(common)
+    assert re.fullmatch(r"\d other projects", found.projects[6])
+    counted = Counter(row[4][:1] for row in rows if row[4])
+    assert {point["error"]: point["calls"] for point in found.errors} == counted
+    assert sum(point["share"] for point in found.errors) == pytest.approx(counted.total() / len(rows))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "calls", "width"),
+    [
+        (0, 1, 1.0),
+        (0.5, 2, 1.0),
+        (0.28, 100, 0.02),
+        (50, 100, 5.0),
+        (50, 5_000, 0.5),
+        (8 * 3_600, 5_000, 300.0),
+        (31 * 86_400, 5_000, 21_600.0),
+        (50 * 365 * 86_400, 500, 86_400.0 * 7 * 64),
+    ],
+)
+def test_time_is_cut_in_usual_widths(seconds: float, calls: int, width: float, log: Path) -> None:
+    rows = [(START + seconds * i / max(calls - 1, 1), 0.1, "P", 200, "") for i in range(calls)]
+    found = points_of(log, rows)
+    assert found.width == width
+    assert len(found.over_time) <= 240
+    assert sum(point["calls"] for point in found.over_time) == calls
+    assert found.domain[0] <= found.over_time[0]["t"]
+    assert found.domain[1] >= found.over_time[-1]["end"]
+    assert found.domain[1] - found.domain[0] >= 12 * width * 1000
+
+
+def test_a_pause_is_a_gap_and_not_a_line(log: Path) -> None:
+    rows = [(START + i, 0.1, "P", 200, "") for i in (*range(200), *range(1_000, 1_200), 1_500)]
+    with read(log, rows) as calls:
+        found = points(calls)
+        assert found is not None
+        latency = figures(calls)["latency"].to_dict()
+    empty = [point for point in found.over_time if not point["calls"]]
+    assert len(empty) > 10
+    assert all(point["p50"] is None for point in empty)
+    (alone,) = latency["datasets"]["alone"]  # which no line would show
+    assert alone["t"] <= (START + 1_500) * 1000 < alone["end"]
+
+
+def test_extremes_keep_the_pictures_small(log: Path) -> None:
+    rows = [(START + i, 10 ** (i % 13 - 6), "P", 100 + i % 500, f"E{i % 50}: x") for i in range(2_000)]
+    with read(log, rows) as calls:
+        found = points(calls)
+        latency = figures(calls)["latency"].to_dict()
+    assert found is not None
+    assert len(latency["layer"][0]["encoding"]["y"]["axis"]["values"]) > 3
+    assert len({point["low"] for point in found.latencies}) <= 60
+    assert len(found.statuses) == 7
+    assert "other" in found.statuses
+    assert [point["error"] for point in found.errors][-1] == "38 other classes"
+    assert sum(point["calls"] for point in found.errors) == 2_000
+
+
+def test_names_are_told_apart(log: Path) -> None:
+    long = "x" * 80
+    rows: list[Row] = [(START + i, 0.1, name, 200, "") for i, name in enumerate(["", long + "1", long + "2"])]
+    found = points_of(log, rows)
+    assert found.projects[0] == "(none)"
+    assert len(set(found.projects)) == 3
+    assert all(len(name) <= 70 for name in found.projects)
+    assert {point["project"] for point in found.distribution} == set(found.projects)
+
+
+def test_no_call_has_no_picture(log: Path, tmp_path: Path) -> None:
+    with read(log, []) as calls:
+        assert points(calls) is None
+        assert figures(calls) == {}
+        assert save_pictures(calls, tmp_path / "night.png", "png") == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_pictures_are_charts_that_show_by_themselves(dark: bool, log: Path) -> None:
+    rows: list[Row] = [(START + i, 0.1, "P", 200 if i % 7 else 500, "" if i % 7 else "E: x") for i in range(100)]
+    with read(log, rows) as calls:
+        drawn = figures(calls, dark=dark)
+    assert list(drawn) == NAMES
+    for figure in drawn.values():
+        spec = figure.to_dict()  # which checks it
+        assert spec["title"]["text"]
+        assert spec["description"].startswith(spec["title"]["text"])
+        assert spec["datasets"]
+        assert spec["config"]["background"] == ("#171c24" if dark else "#ffffff")
+        bundle: Any = figure._repr_mimebundle_()
+        assert spec["title"]["text"] in bundle["text/html"]
+
+
+def pixels(path: Path) -> tuple[int, int]:
+    head = path.read_bytes()[:24]
+    assert head.startswith(b"\x89PNG")
+    return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+
+
+def test_pictures_become_files(log: Path, tmp_path: Path) -> None:
+    with read(log, [(START, 0.1, "P", 200, "")]) as calls:
+        written = save_pictures(calls, tmp_path / "night.png", "png")
+        assert [path.name for path in written] == [f"night-{name}.png" for name in NAMES[:-1]]
+        assert all(width > 1_700 and height > 400 for width, height in map(pixels, written))
+        written = save_pictures(calls, tmp_path / "v1.2", "svg")
+        assert [path.name for path in written] == [f"v1.2-{name}.svg" for name in NAMES[:-1]]
+        assert all(ET.parse(path).getroot().tag.endswith("svg") for path in written)
+        assert "Latency over time" in written[0].read_text(encoding="utf-8")
+        with pytest.raises(ValueError, match="form='pdf': it is 'png' or 'svg'"):
+            save_pictures(calls, tmp_path / "night", "pdf")
+
+
+@pytest.mark.parametrize("missing", ["altair", "vl_convert"])
+def test_what_is_not_installed_is_named(missing: str, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("otel_connector.review._charts")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with read(log, [(START, 0.1, "P", 200, "")]) as calls:
+        wanting: list[Any] = [lambda: save_pictures(calls, log, "png")]
+        if missing == "altair":
+            wanting += [lambda: figures(calls), lambda: html_report(calls, summarize(calls))]
+        for want in wanting:
+            with pytest.raises(ImportError, match=re.escape("pip install 'otel-connector[review]'")):
+                want()
+
+
+def test_a_trace_url_is_filled_in() -> None:
+    call = f"{'a' * 32}-{'b' * 16}"
+    assert (
+        TraceURL("https://t/{trace_id}?s={span_id}#{call_id}").of(call) == f"https://t/{'a' * 32}?s={'b' * 16}#{call}"
+    )
+    grafana = 'http://g/explore?left={"queries":[{"query":"{trace_id}"}]}'
+    assert TraceURL(grafana).of(call) == grafana.replace("{trace_id}", "a" * 32)
+    assert TraceURL("http://t/{call_id}").of('"><script>{trace_id}') == "http://t/%22%3E%3Cscript%3E%7Btrace_id%7D"
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("javascript:alert({trace_id})", "has to begin with http"),
+        ("//host/{trace_id}", "has to begin with http"),
+        ("http:///{trace_id}", "has to begin with http"),
+        ("http://[half/{trace_id}", "Invalid IPv6"),
+        ("http://t/{traceid}", r"\{traceid\} is none of \{trace_id\}"),
+        ("http://t/{}", r"\{\} is none of"),
+        ("http://t/", "has none of"),
+    ],
+)
+def test_a_trace_url_that_leads_nowhere_is_refused(template: str, why: str, log: Path) -> None:
+    with (
+        read(log, [(START, 0.1, "P", 200, "")]) as calls,
+        pytest.raises(ValueError, match=f"trace_url='{re.escape(template)}': .*{why}"),
+    ):
+        html_report(calls, summarize(calls), trace_url=template)
