@@ -11,7 +11,7 @@ import csv
 import math
 import socket
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
@@ -403,6 +403,11 @@ class Collector:
 
     endpoint: str
     protocol: str | None = None
+
+    def tell_the_sdk(self, environ: MutableMapping[str, str]) -> None:
+        """Say over which protocol, where the SDK would take another by itself."""
+        if self.protocol is not None:
+            environ.setdefault("OTEL_EXPORTER_OTLP_PROTOCOL", self.protocol)
 
 
 def find_collector(environ: Mapping[str, str], ports: tuple[int, int] = (4317, 4318)) -> Collector | None:

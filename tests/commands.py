@@ -37,18 +37,19 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONPATH": path, "PYTHONWARNINGS": "error", **extra}
 
 
-def run_here(folder: Path, *arguments: str, without: str = "") -> Said:
+def run_here(folder: Path, *arguments: str, without: str = "", **extra: str) -> Said:
     """Run ``otel-connector`` with `arguments` in `folder`, which is left again, with nothing to read.
 
     Args:
         folder: Where.
         arguments: What follows the program's name.
         without: A module that cannot be imported meanwhile.
+        extra: What is in the environment beside ours.
     """
     out, error = io.StringIO(), io.StringIO()
     # uvloop's loop loses coverage's tracer, so where that is at work, asyncio's is used
     missing = {without, "uvloop" if sys.gettrace() is not None else ""} - {""}
-    kept = environment({})
+    wanted = environment(extra)
     with pytest.MonkeyPatch.context() as patch, Path(os.devnull).open(encoding="utf-8") as nothing:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["otel-connector", *arguments])
@@ -56,8 +57,10 @@ def run_here(folder: Path, *arguments: str, without: str = "") -> Said:
         patch.setattr(sys, "stdin", nothing)
         for name in missing:
             patch.setitem(sys.modules, name, None)
-        for name in os.environ.keys() - kept.keys():
+        for name in os.environ.keys() - wanted.keys():
             patch.delenv(name)
+        for name in extra:
+            patch.setenv(name, wanted[name])
         with redirect_stdout(out), redirect_stderr(error), pytest.raises(SystemExit) as ended:
             main()
     code = ended.value.code

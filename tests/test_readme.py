@@ -51,7 +51,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Printed]:
     """Run them all, two at a time: most of it is a Python that starts."""
 
     def run_block(number: int, folder: Path) -> tuple[str, Path]:
-        if "DictReader" in PYTHON[number]:  # it reads the log that the first block writes
+        if "DictReader" in PYTHON[number] or "review.load" in PYTHON[number]:  # reads what the first block writes
             run(PYTHON[0], api, folder)
         return run(PYTHON[number], api, folder), folder
 

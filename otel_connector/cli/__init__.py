@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from otel_connector._version import __version__
-from otel_connector.cli import _check_command, _demo_command, _fetch_command
+from otel_connector.cli import _check_command, _demo_command, _fetch_command, _replay_command, _review_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,3 +38,5 @@ def _main(  # pyright: ignore[reportUnusedFunction] - typer has it
 app.command(epilog=_demo_command.EPILOG)(_demo_command.demo)
 app.command(epilog=_check_command.EPILOG)(_check_command.check)
 app.command(epilog=_fetch_command.EPILOG)(_fetch_command.fetch)
+app.command(epilog=_review_command.EPILOG)(_review_command.review)
+app.command(epilog=_replay_command.EPILOG)(_replay_command.replay)

@@ -86,8 +86,7 @@ def _collector(otlp: bool | None) -> Collector | None:
     collector = find_collector(os.environ)
     if collector is None:
         return Collector(endpoint="http://localhost:4317") if otlp else None
-    if collector.protocol is not None:
-        os.environ.setdefault("OTEL_EXPORTER_OTLP_PROTOCOL", collector.protocol)
+    collector.tell_the_sdk(os.environ)
     return collector
 
 

@@ -17,7 +17,7 @@ from otel_connector._retry import RETRIED_STATUSES, RetryPolicy
 from otel_connector._terminal import complain
 from otel_connector._url_lists import urls_from
 from otel_connector.cli import _fetch_options as options
-from otel_connector.cli._exit_codes import USAGE
+from otel_connector.cli._exit_codes import USAGE, reason
 from otel_connector.cli._fetch_run import exit_code, fetch_and_show, show_result
 
 # Click keeps the lines of a paragraph that starts with a backspace as they are.
@@ -44,7 +44,7 @@ Examples:
 """
 
 
-def fetch(  # noqa: PLR0917 - one parameter an option
+def fetch(
     source: options.Source,
     numbers: options.Numbers = None,
     project: options.Project = "fetch",
@@ -96,7 +96,7 @@ def fetch(  # noqa: PLR0917 - one parameter an option
         run = Fetch(connector, urls, wanted, rate=limiter)
         fetch_and_show(run, quiet=quiet)
     except (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
-        complain(f"otel-connector fetch: {_why(error) or type(error).__name__}")
+        complain(f"otel-connector fetch: {reason(error)}")
         raise typer.Exit(USAGE) from None
     finally:
         if results is not None:
@@ -133,9 +133,3 @@ def _limiter(rate: float) -> Rate:
         raise ValueError(f"--rate must be above 0, and finite, not {rate:g}")
     burst = max(1.0, rate / 10)
     return Rate(AsyncLimiter(burst, burst / rate))
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)

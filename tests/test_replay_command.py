@@ -1,0 +1,104 @@
+"""`otel-connector replay` as it is typed: what it sends, says and exits with."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import Said, environment, run_here
+from test_replay import Arrived, backend
+from test_review import call, rows, write
+
+from otel_connector._csv_format import HEADER
+
+__all__ = ["backend"]  # the fixture is used by its name
+
+
+def replayed(folder: Path, port: int, *arguments: str) -> Said:
+    return run_here(folder, "replay", *arguments, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}")
+
+
+def test_a_log_and_its_parts_are_sent_once(backend: tuple[Arrived, int], tmp_path: Path) -> None:
+    arrived, port = backend
+    write(tmp_path / "logs.000001.csv", map(call, range(5)))
+    write(tmp_path / "logs.csv", [call(5), call(6, error="AttemptTimeout: x", project="Q")])
+    to = f"Spans sent to http://127.0.0.1:{port}"
+    assert replayed(tmp_path, port, "logs.csv", "--otlp") == (0, f"{to}: 7\n", "")
+    assert replayed(tmp_path, port, "logs.csv") == (0, f"{to}: 0; sent before: 7\n", "")
+    assert len(arrived.call_ids()) == 7
+    some = replayed(tmp_path, port, "logs.csv", "--failed-only", "--project", "Q", "--since", "1790000000")
+    assert some == (0, f"{to}: 1; not asked for: 6\n", "")
+    assert (
+        replayed(tmp_path, port, "logs.csv", "--afresh", "--until", "1790000003").out == f"{to}: 3; not asked for: 4\n"
+    )
+
+
+def test_what_is_not_sent_is_said(backend: tuple[Arrived, int], tmp_path: Path) -> None:
+    (tmp_path / "logs.csv").write_bytes(HEADER + rows(call(0), call(0)) + b"garbage\n" + rows(call(1))[:-9])
+    said = replayed(tmp_path, backend[1], "logs.csv", "--checkpoint", "here", "--service-name", "old")
+    assert said.code == 1
+    assert said.out.splitlines() == [
+        "logs.csv: line 4: a row has 10 cells, this one has 1",
+        "logs.csv: line 5: it has no line end",
+        f"Spans sent to http://127.0.0.1:{backend[1]}: 1; there twice: 1; damaged lines: 1; unfinished last lines: 1",
+    ]
+    assert (tmp_path / "here").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nothing.csv",), "nothing.csv: No such file or directory"),
+        (("stranger.csv",), "stranger.csv: not a log"),
+        (("logs.csv", "--since", "never"), "'never' is no time"),
+        (("logs.csv", "--rate", "0"), "rate must be above 0"),
+        (("logs.csv", "--since", "2026-01-02", "--until", "2026-01-01"), "since must be before until"),
+    ],
+)
+def test_wrong_arguments(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    write(tmp_path / "logs.csv", [call(0)])
+    (tmp_path / "stranger.csv").write_text("a,b\n")
+    done = replayed(tmp_path, 1, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.error.startswith("otel-connector replay: ")
+    assert said in done.error
+
+
+def test_a_protocol_that_there_is_not(tmp_path: Path) -> None:
+    write(tmp_path / "logs.csv", [call(0)])
+    done = run_here(tmp_path, "replay", "logs.csv", OTEL_EXPORTER_OTLP_PROTOCOL="carrier-pigeon")
+    assert (done.code, "carrier-pigeon" in done.error) == (2, True)
+
+
+def test_without_a_collector_it_says_so_and_how_to_go_on(tmp_path: Path) -> None:
+    write(tmp_path / "logs.csv", [call(0)])
+    done = run_here(
+        tmp_path,
+        "replay",
+        "logs.csv",
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1",
+        OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+        OTEL_EXPORTER_OTLP_TIMEOUT="1",
+    )
+    assert (done.code, done.out) == (2, "")
+    assert "did not take a batch of 1" in done.error
+    assert "a rerun goes on there" in done.error
+
+
+def test_ctrl_c_stops_between_two_batches(backend: tuple[Arrived, int], tmp_path: Path) -> None:
+    arrived, port = backend
+    write(tmp_path / "logs.csv", map(call, range(3_000)))
+    program = [sys.executable, "-m", "otel_connector", "replay", "logs.csv", "--rate", "512"]
+    env = environment({"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"})
+    with subprocess.Popen(program, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as process:
+        arrived.wait_for(512)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate()
+    assert process.returncode == 130
+    assert out.startswith("Stopped; sent: ")
+    assert replayed(tmp_path, port, "logs.csv", "--rate", "100000").code == 0
+    assert len(arrived.call_ids()) == 3_000
+    assert sum(arrived.call_ids().values()) <= 3_000 + 512  # the batch that was under way may be there twice
