@@ -100,7 +100,7 @@ def test_command(command: str) -> None:
     install, ran = (shlex.split(part) for part in command.strip().split(" && "))
     assert install[:4] == ["python", "-m", "pip", "install"]
     program = [sys.executable, *ran[1:]] if ran[0] == "python" else [sys.executable, "-m", "otel_connector", *ran[1:]]
-    subprocess.run([*program, "--help"], check=True, capture_output=True, timeout=60)
+    subprocess.run([*program, "--help"], check=True, capture_output=True, timeout=60, cwd=ROOT)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])

@@ -1,0 +1,90 @@
+"""A web service, its two flaky upstreams and its callers, and one trace through all of them: `python examples/service`.
+
+Each is a process of its own, as it would be elsewhere. Where `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector, all of
+them send there; otherwise to a receiver in here, and a trace is printed as a tree.
+"""
+
+import argparse
+import asyncio
+import csv
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import aiohttp
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
+from receiver import receiver
+from trace_tree import tree
+
+from otel_connector import AsyncConnector, configure
+
+HERE = Path(__file__).parent
+
+
+@contextmanager
+def running(program: str, *arguments: str) -> Iterator[str]:
+    """Run a program that prints its address, and at the end have it finish what it is at and send its spans."""
+    command = [sys.executable, str(HERE / program), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - programs of ours
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+async def load(shop: str, log: Path, requests: int, concurrency: int) -> str:
+    """Ask the service for that many offers and return what came of it."""
+    connector = AsyncConnector(log, overwrite_log=True, n_tries=1, timeout=10)
+    urls = (f"{shop}/offer/{number % 100}" for number in range(requests))
+    async with aiohttp.ClientSession() as session:
+        async for _ in connector.get_many(session, urls, "shop", max_concurrency=concurrency):
+            pass
+    stats = connector.stats()
+    return f"{stats.calls_succeeded} offers, {stats.calls_failed} requests that failed"
+
+
+def slowest(log: Path) -> dict[str, str]:
+    """Return the row of the slowest call that succeeded: one that needed more than one attempt."""
+    with log.open(newline="", encoding="utf-8") as file:
+        return max((row for row in csv.DictReader(file) if row["success"] == "True"), key=lambda row: row["delta_t"])
+
+
+def main() -> None:
+    """Start all, load it, stop all, and say where things are."""
+    parser = argparse.ArgumentParser(prog="python examples/service", description=__doc__)
+    parser.add_argument("--requests", type=int, default=200, help="to the service, in all (default 200)")
+    parser.add_argument("--concurrency", type=int, default=10, help="at a time (default 10)")
+    parser.add_argument("--folder", type=Path, default=Path("service-logs"), help="for the logs (service-logs)")
+    parser.add_argument("--attempt-spans", action="store_true", help="give each attempt a span, not an event")
+    options = parser.parse_args()
+    options.folder.mkdir(exist_ok=True)
+    callers, shop = options.folder / "callers.csv", options.folder / "shop.csv"
+    shop.unlink(missing_ok=True)
+    os.environ.update(SHOP_LOG=str(shop), SHOP_ATTEMPT_SPANS=str(int(options.attempt_spans)))
+    collector = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    spans: list[ResourceSpans] = []
+
+    with ExitStack() as stack:
+        if not collector:
+            os.environ["OTEL_EXPORTER_OTLP_PROTOCOL"] = "http/protobuf"
+            os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = stack.enter_context(receiver(spans))
+        os.environ["SHOP_PRICES"] = stack.enter_context(running("upstream.py", "price"))
+        os.environ["SHOP_STOCK"] = stack.enter_context(running("upstream.py", "stock"))
+        address = stack.enter_context(running("shop.py"))
+        with configure("callers"):
+            print(asyncio.run(load(address, callers, options.requests, options.concurrency)))
+
+    row = slowest(shop)
+    trace_id = row["call_id"].partition("-")[0]
+    print(f"rows: {callers} (callers to service), {shop} (service to upstreams)")
+    print(f"the slowest call of the service took {row['delta_t']} s; its trace: {trace_id}")
+    print(f"sent to {collector}" if collector else tree(spans, trace_id))
+
+
+if __name__ == "__main__":
+    main()
