@@ -14,12 +14,30 @@ import weakref
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypedDict, TypeVar
 
 from opentelemetry import metrics
 from opentelemetry.metrics import Observation
 
 from otel_connector._version import __version__
+from otel_connector._vocabulary import (
+    ACTIVE,
+    DURATION,
+    ERROR_TYPE,
+    METHOD,
+    PROJECT,
+    REASON,
+    RECEIVED,
+    RESENDS,
+    ROWS_LOST,
+    ROWS_WAITING,
+    ROWS_WRITTEN,
+    SERVER_ADDRESS,
+    SERVER_PORT,
+    STATUS_CODE,
+    SUCCESS,
+    Metric,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,6 +55,15 @@ Host = tuple[str, "int | None"]
 """Address and port, as metric labels; an empty address where a call has none."""
 
 _Label = TypeVar("_Label", bound=Hashable)
+
+
+class _Named(TypedDict):
+    """What an instrument is made with."""
+
+    name: str
+    unit: str
+    description: str
+
 
 # Semantic conventions, http.client.request.duration: the advised boundaries, in seconds
 _DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -118,10 +145,7 @@ class Instruments:
 
     def _create_duration(self, meter: Meter) -> None:
         self._duration = meter.create_histogram(
-            "http.client.request.duration",
-            unit="s",
-            description="Duration of HTTP client requests.",
-            explicit_bucket_boundaries_advisory=_DURATION_BUCKETS,
+            explicit_bucket_boundaries_advisory=_DURATION_BUCKETS, **_named(DURATION)
         )
         # The API's own, which passes on to nobody as long as there is no SDK: to ask it before the labels are looked up
         # saves 1 % of a bare call's instructions
@@ -129,15 +153,15 @@ class Instruments:
 
     def _create_sums(self, meter: Meter) -> None:
         create = meter.create_observable_counter
-        create("otel_connector.received", [self._observe_received], "By", "Bytes of body read, after content decoding.")
-        create("otel_connector.resends", [self._observe_resends], "{resend}", "Attempts after the first of a call.")
-        create("otel_connector.rows.written", [self._row_observer(0)], "{row}", "Rows in the log.")
-        create("otel_connector.rows.lost", [self._row_observer(2)], "{row}", "Rows that never got there.")
+        create(callbacks=[self._observe_received], **_named(RECEIVED))
+        create(callbacks=[self._observe_resends], **_named(RESENDS))
+        create(callbacks=[self._row_observer(0)], **_named(ROWS_WRITTEN))
+        create(callbacks=[self._row_observer(2)], **_named(ROWS_LOST))
 
     def _create_levels(self, meter: Meter) -> None:
         create = meter.create_observable_up_down_counter
-        create("http.client.active_requests", [self._observe_active], "{request}", "Number of active HTTP requests.")
-        create("otel_connector.rows.waiting", [self._row_observer(1)], "{row}", "Rows the disk refused so far.")
+        create(callbacks=[self._observe_active], **_named(ACTIVE))
+        create(callbacks=[self._row_observer(1)], **_named(ROWS_WAITING))
 
     def record(self, record: CallRecord, host: Host, project: str, error_type: str | None, context: Context) -> None:
         """Record an ended call.
@@ -208,21 +232,19 @@ class Instruments:
         active: Counter[Host] = Counter()
         for counts in self._all():
             active.update({host: level.calls for host, level in counts.active.copy().items()})
-        return [
-            Observation(number, {"http.request.method": "GET", **_host_labels(host)}) for host, number in active.items()
-        ]
+        return [Observation(number, {METHOD: "GET", **_host_labels(host)}) for host, number in active.items()]
 
     def _observe_received(self, _: CallbackOptions) -> Iterable[Observation]:
         received: Counter[str] = Counter()
         for counts in self._all():
             received.update(counts.received.copy())
-        return [Observation(size, {"otel_connector.project": name}) for name, size in received.items()]
+        return [Observation(size, {PROJECT: name}) for name, size in received.items()]
 
     def _observe_resends(self, _: CallbackOptions) -> Iterable[Observation]:
         resends: Counter[str] = Counter()
         for counts in self._all():
             resends.update(counts.resends.copy())
-        return [Observation(number, {"otel_connector.reason": reason}) for reason, number in resends.items()]
+        return [Observation(number, {REASON: reason}) for reason, number in resends.items()]
 
     def _row_observer(self, index: int) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
@@ -237,15 +259,15 @@ def _labels_of(
     host: Host, project: str, status: int | None, success: bool, error_type: str | None
 ) -> dict[str, AttributeValue]:
     labels: dict[str, AttributeValue] = {
-        "http.request.method": "GET",
-        "otel_connector.project": project,
-        "otel_connector.success": success,
+        METHOD: "GET",
+        PROJECT: project,
+        SUCCESS: success,
         **_host_labels(host),
     }
     if status is not None:
-        labels["http.response.status_code"] = status
+        labels[STATUS_CODE] = status
     if error_type is not None:
-        labels["error.type"] = error_type
+        labels[ERROR_TYPE] = error_type
     return labels
 
 
@@ -260,7 +282,11 @@ def _host_labels(host: Host) -> dict[str, AttributeValue]:
     address, port = host
     if not address:
         return {}
-    return {"server.address": address} if port is None else {"server.address": address, "server.port": port}
+    return {SERVER_ADDRESS: address} if port is None else {SERVER_ADDRESS: address, SERVER_PORT: port}
+
+
+def _named(metric: Metric) -> _Named:
+    return {"name": metric.name, "unit": metric.unit, "description": metric.description}
 
 
 _instruments: weakref.WeakKeyDictionary[Any, Instruments] = weakref.WeakKeyDictionary()

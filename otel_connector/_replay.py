@@ -36,7 +36,7 @@ from otel_connector._record import CallRecord, one_line
 from otel_connector._redact import Redactor
 from otel_connector._replay_checkpoint import Checkpoint, Position
 from otel_connector._row_span import read_row, span_of
-from otel_connector._telemetry import FIELD_PREFIX
+from otel_connector._vocabulary import FIELD_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable

@@ -25,6 +25,7 @@ from otel_connector._instruments import SCHEMA_URL, SCOPE
 from otel_connector._record import COLUMNS, CallRecord
 from otel_connector._telemetry import error_status, field_attributes, http_attributes
 from otel_connector._version import __version__
+from otel_connector._vocabulary import CALL_NAME, ERROR_TYPE, STATUS_CODE
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -97,11 +98,11 @@ def span_of(row: Row, resource: Resource) -> ReadableSpan:
     attributes = http_attributes(record.url, *_host_and_port(record.url))
     attributes.update(field_attributes(record))
     if record.response_code is not None:
-        attributes["http.response.status_code"] = record.response_code
+        attributes[STATUS_CODE] = record.response_code
     if error_type is not None:
-        attributes["error.type"] = error_type
+        attributes[ERROR_TYPE] = error_type
     return ReadableSpan(
-        "GET",
+        CALL_NAME,
         context=SpanContext(row.trace_id, row.span_id, is_remote=False, trace_flags=_SAMPLED),
         resource=resource,
         attributes=attributes,

@@ -30,6 +30,25 @@ from otel_connector._instruments import SCHEMA_URL, SCOPE, Active, CallCounts, H
 from otel_connector._journal import Troubles
 from otel_connector._record import COLUMNS, Attempt, CallRecord
 from otel_connector._version import __version__
+from otel_connector._vocabulary import (
+    ATTEMPT_DURATION,
+    ATTEMPT_EVENT,
+    ATTEMPT_NUMBER,
+    ATTEMPT_REASON,
+    ATTEMPT_WAIT,
+    CALL_NAME,
+    CALL_WITH_ATTEMPT_SPANS_NAME,
+    ERROR_TYPE,
+    FIELD_PREFIX,
+    METHOD,
+    PROTOCOL_VERSION,
+    QUEUE_DURATION,
+    RESEND_COUNT,
+    SERVER_ADDRESS,
+    SERVER_PORT,
+    STATUS_CODE,
+    URL_FULL,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,8 +58,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
-FIELD_PREFIX: Final = "otel_connector."
-ATTEMPT_EVENT: Final = "otel_connector.attempt"
 _FIELD_NAMES = tuple(FIELD_PREFIX + name for name in COLUMNS)
 
 # What contrib's instrumentations look at before they make a span of their own. The key has no public name; where it is
@@ -92,11 +109,11 @@ def field_attributes(record: CallRecord) -> dict[str, AttributeValue]:
 
 def http_attributes(url: str, host: str | None, port: int | None) -> dict[str, AttributeValue]:
     """Return what an HTTP span says from its start, for a URL that is redacted."""
-    attributes: dict[str, AttributeValue] = {"http.request.method": "GET", "url.full": url}
+    attributes: dict[str, AttributeValue] = {METHOD: "GET", URL_FULL: url}
     if host is not None:
-        attributes["server.address"] = host
+        attributes[SERVER_ADDRESS] = host
     if port is not None:
-        attributes["server.port"] = port
+        attributes[SERVER_PORT] = port
     return attributes
 
 
@@ -230,9 +247,9 @@ class CallTelemetry:
         return CallSpan(call_id, asked, self._instruments.project(project), span, context, token)
 
     def _start(self, asked: Asked, start_time: int, around: Context) -> tuple[Span, str, Context]:
-        name, kind, attributes = "GET", SpanKind.CLIENT, asked.http.copy()
+        name, kind, attributes = CALL_NAME, SpanKind.CLIENT, asked.http.copy()
         if self.attempt_spans:
-            name, kind, attributes = "otel_connector.get", SpanKind.INTERNAL, {}
+            name, kind, attributes = CALL_WITH_ATTEMPT_SPANS_NAME, SpanKind.INTERNAL, {}
         span = self._tracer.start_span(name, kind=kind, attributes=attributes, start_time=start_time)
         given = span.get_span_context()
         valid = given.is_valid
@@ -268,9 +285,11 @@ class CallTelemetry:
         """
         attributes = call.asked.http.copy()
         if resend_count:
-            attributes["http.request.resend_count"] = resend_count
+            attributes[RESEND_COUNT] = resend_count
         try:
-            span = self._tracer.start_span("GET", kind=SpanKind.CLIENT, attributes=attributes, start_time=start_time)
+            span = self._tracer.start_span(
+                CALL_NAME, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_time
+            )
             context = trace.set_span_in_context(span)
             return AttemptSpan(span, context, otel_context.attach(context))
         except BaseException as error:  # noqa: BLE001 - an application's sampler, processor, id generator or context
@@ -305,7 +324,7 @@ class CallTelemetry:
             if attempt.span.is_recording():
                 attributes = _outcome(attempt.span, status, http_version, error_type, error)
                 if resend_count:
-                    attributes["http.request.resend_count"] = resend_count
+                    attributes[RESEND_COUNT] = resend_count
                 attempt.span.set_attributes(attributes)
             attempt.span.end(end_time)
         except BaseException as problem:  # noqa: BLE001 - an application's processor, exporter or context
@@ -354,15 +373,15 @@ class CallTelemetry:
         if self.attempt_spans:
             return
         attributes: dict[str, AttributeValue] = {
-            "otel_connector.attempt.number": attempt.number,
-            "otel_connector.attempt.duration": attempt.duration,
-            "otel_connector.attempt.reason": attempt.reason,
-            "error.type": attempt.error_type,
+            ATTEMPT_NUMBER: attempt.number,
+            ATTEMPT_DURATION: attempt.duration,
+            ATTEMPT_REASON: attempt.reason,
+            ERROR_TYPE: attempt.error_type,
         }
         if attempt.status is not None:
-            attributes["http.response.status_code"] = attempt.status
+            attributes[STATUS_CODE] = attempt.status
         if attempt.wait is not None:
-            attributes["otel_connector.attempt.wait"] = attempt.wait
+            attributes[ATTEMPT_WAIT] = attempt.wait
         try:
             if call.span.is_recording():
                 call.span.add_event(ATTEMPT_EVENT, attributes, timestamp)
@@ -405,9 +424,9 @@ class CallTelemetry:
                         status = version = None
                     attributes.update(_outcome(call.span, status, version, error_type, record.error))
                     if resend_count and not self.attempt_spans:
-                        attributes["http.request.resend_count"] = resend_count
+                        attributes[RESEND_COUNT] = resend_count
                     if queued:
-                        attributes["otel_connector.queue.duration"] = queued
+                        attributes[QUEUE_DURATION] = queued
                     call.span.set_attributes(attributes)
                 call.span.end(end_time)
         except BaseException as error:  # noqa: BLE001 - an application's processor, exporter or context
@@ -439,11 +458,11 @@ def _outcome(
     """Set the span's status and return the attributes that say how it ended."""
     attributes: dict[str, AttributeValue] = {}
     if status is not None:
-        attributes["http.response.status_code"] = status
+        attributes[STATUS_CODE] = status
     if http_version is not None:
-        attributes["network.protocol.version"] = f"{http_version[0]}.{http_version[1]}"
+        attributes[PROTOCOL_VERSION] = f"{http_version[0]}.{http_version[1]}"
     if error_type is not None:
-        attributes["error.type"] = error_type
+        attributes[ERROR_TYPE] = error_type
         span.set_status(error_status(error_type, error))
     return attributes
 

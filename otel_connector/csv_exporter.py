@@ -20,7 +20,8 @@ from otel_connector._background import BackgroundRows
 from otel_connector._csv_format import HEADER, encode_row, encode_rows
 from otel_connector._csv_writer import BACKLOG_BYTES, RowWriter
 from otel_connector._record import COLUMNS, CallRecord, Fields, RowCounts
-from otel_connector._telemetry import FIELD_PREFIX, call_id_of
+from otel_connector._telemetry import call_id_of
+from otel_connector._vocabulary import FIELD_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -48,6 +48,7 @@ ROOMS = {
     "_redact": Room(0, (OTEL, "aiohttp")),
     "_terminal": Room(0, (OTEL, "aiohttp", "asyncio", "typer")),
     "_torn_tail": Room(0, (OTEL, "aiohttp", "asyncio")),
+    "_vocabulary": Room(0, (OTEL, "aiohttp", "asyncio")),
     "_version": Room(0, (OTEL, "aiohttp")),
     "_content_coding": Room(1, (OTEL, "aiohttp", "asyncio")),
     "_csv_format": Room(1, (OTEL, "aiohttp", "otel_connector._csv_writer")),
