@@ -493,12 +493,12 @@ def test_a_configuration_file_goes_through_the_sdk() -> None:
     program = """
 try:
     configure()
-except (RuntimeError, OSError) as error:
+except Exception as error:
     print(error)
 """
     out, _ = run(program, {"OTEL_CONFIG_FILE": "no-such-file.yaml"})
 
-    assert "no-such-file.yaml" in out or "opentelemetry-configuration is not installed" in out
+    assert out.strip().endswith("no-such-file.yaml")  # one that is there is in test_zero_code
 
 
 def test_importing_it_loads_neither_the_sdk_nor_aiohttp() -> None:
