@@ -16,6 +16,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from otel_connector._record import COLUMNS
 from otel_connector.review import html_report, load, summarize
 
+pytestmark = pytest.mark.browser
+
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
     "--no-sandbox",
