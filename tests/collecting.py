@@ -127,8 +127,9 @@ def agent(grpc: int, http: int, backend: int) -> Iterator[subprocess.Popen[bytes
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             give_up = time.monotonic() + 20
-            while not (listens(grpc) and listens(http)) and time.monotonic() < give_up:
-                pass
+            while not (listens(grpc) and listens(http)):
+                assert process.poll() is None, "the agent does not run with this Python"
+                assert time.monotonic() < give_up
             yield process
         finally:
             process.kill()

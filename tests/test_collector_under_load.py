@@ -205,7 +205,7 @@ def test_a_collector_in_trouble_is_not_felt(
 ) -> None:
     server.script("/x", ok)
     moved: dict[str, list[float]] = {"killed": [], "black_holed": [], "slowed": []}
-    with troubled() as (trouble, _):
+    with troubled() as (trouble, behind):
         variables = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{trouble.grpc}",
             "OTEL_BSP_SCHEDULE_DELAY": "100",
@@ -244,8 +244,12 @@ def test_a_collector_in_trouble_is_not_felt(
             held = float(process.stdout.readline())
             trouble.well(after="black_holed")
             process.wait(30)
+        rows = rows_of(tmp_path / "logs.csv")
+        ids = [row["call_id"] for row in rows]
+        before, after_a_kill = set(ids[:calls]), set(ids[3 * calls : 4 * calls])
+        behind.received.wait_for(lambda: before <= set(behind.received.call_ids()))  # it was a collector that had them
+        behind.received.wait_for(lambda: after_a_kill & set(behind.received.call_ids()))
 
-    rows = rows_of(tmp_path / "logs.csv")
     assert len(rows) == len({row["call_id"] for row in rows}) == calls * (2 + 6 * pairs)
     assert {row["success"] for row in rows} == {"True"}
     assert held < 5.5
