@@ -285,6 +285,7 @@ class Call:
         self._place = place
         self._entered(request)
         self._queued += place.queued
+        self._terms.telemetry.counts.queued += place.queued
 
     def _too_late(self, where: str) -> DeadlineExceeded:
         after = f", after {self._last_failure}" if self._last_failure else ""
@@ -383,6 +384,7 @@ class Call:
             self._started_us, self._started_ns = clock.time_ns() // 1_000, clock.monotonic_ns()
             if self._in_queue:  # it never came out
                 self._queued = (self._started_ns - self._accepted_ns) / 1e9
+                telemetry.counts.queued += self._queued
             asked = telemetry.asked(self._url, None, None) if target is None else target.asked
             self._span = telemetry.start(asked, self._project, self._started_us * 1_000)
         return self._span

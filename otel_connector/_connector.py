@@ -189,6 +189,7 @@ class AsyncConnector:
             tracer_provider,
             meter_provider,
             log=self._exporter,
+            pace=pacing,
             monotonic_ns=clock.monotonic_ns,
             attempt_spans=attempt_spans,
         )

@@ -24,8 +24,10 @@ from otel_connector._vocabulary import (
     ACTIVE,
     DURATION,
     ERROR_TYPE,
+    HELD_BACK,
     METHOD,
     PROJECT,
+    QUEUE_TIME,
     REASON,
     RECEIVED,
     RESENDS,
@@ -40,7 +42,7 @@ from otel_connector._vocabulary import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from opentelemetry.context import Context
     from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider
@@ -94,6 +96,14 @@ class Log(Protocol):
         ...
 
 
+class Pace(Protocol):
+    """What knows which hosts asked for a pause."""
+
+    def held_back(self) -> Collection[str]:
+        """Return the ``host:port`` of each; asked in any thread."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Active:
     """How many calls to one host are under way."""
@@ -109,11 +119,13 @@ class CallCounts:
         active: Calls under way, by host and port.
         received: Bytes of body read, by project.
         resends: Attempts after the first, by the reason for them.
+        queued: Seconds that calls waited for their turn.
     """
 
     active: dict[Host, Active] = field(default_factory=dict[Host, Active])
     received: Counter[str] = field(default_factory=Counter[str])
     resends: Counter[str] = field(default_factory=Counter[str])
+    queued: float = 0.0
 
 
 class Instruments:
@@ -130,6 +142,8 @@ class Instruments:
         self._retired = CallCounts()
         self._logs: weakref.WeakKeyDictionary[Log, RowCounter] = weakref.WeakKeyDictionary()
         self._retired_rows = [0, 0]
+        # Held weakly: it has the application's limiter, which may have the connector
+        self._paces: weakref.WeakSet[Pace] = weakref.WeakSet()
         self._hosts: set[Host] = set()
         self._projects: set[str] = set()
         self._duration: Histogram | None = None
@@ -155,12 +169,14 @@ class Instruments:
         create = meter.create_observable_counter
         create(callbacks=[self._observe_received], **_named(RECEIVED))
         create(callbacks=[self._observe_resends], **_named(RESENDS))
+        create(callbacks=[self._observe_queued], **_named(QUEUE_TIME))
         create(callbacks=[self._row_observer(0)], **_named(ROWS_WRITTEN))
         create(callbacks=[self._row_observer(2)], **_named(ROWS_LOST))
 
     def _create_levels(self, meter: Meter) -> None:
         create = meter.create_observable_up_down_counter
         create(callbacks=[self._observe_active], **_named(ACTIVE))
+        create(callbacks=[self._observe_held_back], **_named(HELD_BACK))
         create(callbacks=[self._row_observer(1)], **_named(ROWS_WAITING))
 
     def record(self, record: CallRecord, host: Host, project: str, error_type: str | None, context: Context) -> None:
@@ -188,6 +204,11 @@ class Instruments:
         with self._lock:
             self._live.add(counts)
 
+    def watch_pace(self, pace: Pace) -> None:
+        """Report the hosts that it holds back from now on, for as long as it is there."""
+        with self._lock:
+            self._paces.add(pace)
+
     def watch(self, log: Log) -> None:
         """Report the log's rows from now on, once, however many connectors write to it."""
         with self._lock:
@@ -207,6 +228,7 @@ class Instruments:
             self._live.discard(counts)
             self._retired.received.update(counts.received)
             self._retired.resends.update(counts.resends)
+            self._retired.queued += counts.queued
 
     def host(self, host: str, port: int | None) -> Host:
         """Return the labels for a host and port, bounded in number."""
@@ -245,6 +267,14 @@ class Instruments:
         for counts in self._all():
             resends.update(counts.resends.copy())
         return [Observation(number, {REASON: reason}) for reason, number in resends.items()]
+
+    def _observe_queued(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(sum(counts.queued for counts in self._all()))]
+
+    def _observe_held_back(self, _: CallbackOptions) -> Iterable[Observation]:
+        with self._lock:
+            paces = list(self._paces)
+        return [Observation(len({host for pace in paces for host in pace.held_back()}))]  # a host of two is one
 
     def _row_observer(self, index: int) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:

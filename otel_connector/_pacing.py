@@ -185,9 +185,10 @@ class Pacing:
         self._last_places: Callable[[str], Sequence[Slots]] = lambda _: ()
 
     def held_back(self) -> list[str]:
-        """Return the hosts that asked for a pause which has not ended."""
+        """Return the hosts that asked for a pause which has not ended; in any thread."""
         now = self._now()
-        return [name for name, host in self._hosts.items() if host.held_until > now]
+        hosts = self._hosts.copy()  # in one go, while the event loop's thread may add some
+        return [name for name, host in hosts.items() if host.held_until > now]
 
     def enter_now(self, session: aiohttp.ClientSession, host: str) -> Place | None:
         """Let an attempt to `host` start if nothing has to be waited for; None if `enter` must be asked.

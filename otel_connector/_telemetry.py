@@ -26,7 +26,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from otel_connector._instruments import SCHEMA_URL, SCOPE, Active, CallCounts, Host, Log, instruments_of
+from otel_connector._instruments import SCHEMA_URL, SCOPE, Active, CallCounts, Host, Log, Pace, instruments_of
 from otel_connector._journal import Troubles
 from otel_connector._record import COLUMNS, Attempt, CallRecord
 from otel_connector._version import __version__
@@ -182,6 +182,7 @@ class CallTelemetry:
         tracer_provider: Where the tracer comes from; default the global one, also if it is set up later.
         meter_provider: Where the meter comes from; default the global one, also if it is set up later.
         log: Where the rows go, for the metrics; None where there is no log.
+        pace: What holds hosts back, for the metrics.
         monotonic_ns: The clock that paces log lines about broken telemetry.
     """
 
@@ -191,6 +192,7 @@ class CallTelemetry:
         meter_provider: MeterProvider | None = None,
         *,
         log: Log | None = None,
+        pace: Pace | None = None,
         monotonic_ns: Callable[[], int] = time.perf_counter_ns,
         attempt_spans: bool = False,
     ) -> None:
@@ -206,6 +208,8 @@ class CallTelemetry:
         self._instruments.add(self.counts)
         if log is not None:
             self._instruments.watch(log)
+        if pace is not None:
+            self._instruments.watch_pace(pace)
         weakref.finalize(self, self._instruments.retire, self.counts).atexit = False
         self.attempt_spans = attempt_spans
         self._is_proxy = isinstance(self._tracer, trace.ProxyTracer)

@@ -155,10 +155,36 @@ RECEIVED: Final = Metric(
 RESENDS: Final = Metric(
     "otel_connector.resends", "counter", "{resend}", "Attempts after the first of a call.", (REASON,), OURS
 )
+HELD_BACK: Final = Metric(
+    "otel_connector.host.held_back",
+    "up-down counter",
+    "{host}",
+    "Hosts that asked for a pause which has not ended.",
+    (),
+    OURS,
+)
+QUEUE_TIME: Final = Metric(
+    "otel_connector.queue.time",
+    "counter",
+    "s",
+    "Time that calls waited for their turn: for a connection of the pool, a limiter, a host's pause.",
+    (),
+    OURS,
+)
 ROWS_WRITTEN: Final = Metric("otel_connector.rows.written", "counter", "{row}", "Rows in the log.", (), OURS)
 ROWS_WAITING: Final = Metric(
     "otel_connector.rows.waiting", "up-down counter", "{row}", "Rows the disk refused so far.", (), OURS
 )
 ROWS_LOST: Final = Metric("otel_connector.rows.lost", "counter", "{row}", "Rows that never got there.", (), OURS)
 
-METRICS: Final = (DURATION, ACTIVE, RECEIVED, RESENDS, ROWS_WRITTEN, ROWS_WAITING, ROWS_LOST)
+METRICS: Final = (
+    DURATION,
+    ACTIVE,
+    RECEIVED,
+    RESENDS,
+    HELD_BACK,
+    QUEUE_TIME,
+    ROWS_WRITTEN,
+    ROWS_WAITING,
+    ROWS_LOST,
+)

@@ -392,7 +392,8 @@ async def test_instruments_that_can_be_made_are(server: FaultServer, log: Log) -
     data = reader.get_metrics_data()
     assert data is not None
     names = {metric.name for metric in data.resource_metrics[0].scope_metrics[0].metrics}
-    assert names == {"http.client.request.duration", "http.client.active_requests", "otel_connector.rows.waiting"}
+    levels = {"http.client.active_requests", "otel_connector.host.held_back", "otel_connector.rows.waiting"}
+    assert names == {"http.client.request.duration", *levels}
 
 
 # The propagator.

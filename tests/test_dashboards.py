@@ -28,13 +28,13 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Histogram, InMemoryMetricReader, Metric, Sum
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import CollectorRegistry
 from scraping import Prometheus, Scraped, prometheus
 
 from otel_connector import AsyncConnector, Attempt, CallRecord, CSVSpanExporter, HTTPStatusError, RetryPolicy
-from otel_connector.testing import FaultServer, hold, json_body, ok, silent, truncated
+from otel_connector.testing import FaultServer, hold, json_body, ok, retry_after, silent, truncated
 
 FOLDER = Path(__file__).parent.parent / "examples" / "observability"
 RULES = FOLDER / "prometheus" / "rules.yml"
@@ -83,6 +83,8 @@ class Example:
         prometheus: Has scraped the program all the time.
         rows: The log: two batches of the same calls.
         resends: Attempts after the first, by the reason for them, counted as they were announced.
+        queued: Seconds that each batch's calls waited for their turn, as their spans have it.
+        held_back: The hosts that asked for a pause, as the connectors say.
         at: When both batches were in Prometheus, and nothing else.
         end: When it had also seen rows that wait, and rows that are lost.
         rules: The rules and what came of them, then.
@@ -91,6 +93,8 @@ class Example:
     prometheus: Prometheus
     rows: list[CallRecord]
     resends: Counter[str]
+    queued: list[float]
+    held_back: set[str]
     at: float
     end: float
     rules: list[dict[str, Any]]
@@ -116,28 +120,45 @@ class Example:
         return Counter({key: number // 2 for key, number in both.items()})
 
 
-async def batch(connector: AsyncConnector, hasty: AsyncConnector, server: FaultServer, refused: str) -> None:
-    """Make calls for two projects at two hosts, which end in most of the ways a call can end."""
+@dataclass
+class Connectors:
+    """What makes the calls of a batch.
+
+    Attributes:
+        patient: Most of them.
+        hasty: Has no time.
+        told: Makes one call, and is asked for a pause.
+    """
+
+    patient: AsyncConnector
+    hasty: AsyncConnector
+    told: AsyncConnector
+
+
+async def batch(by: Connectors, server: FaultServer, refused: str) -> None:
+    """Make calls for two projects at two hosts, which end in most of the ways a call can end; some have to queue."""
     steps: dict[str, Any] = {
         "/ok": ok,
         "/long": json_body(["x" * 2_000]),
         "/missing": 404,
         "/down": 503,
+        "/busy": retry_after(100, 503),
         "/cut": truncated(),
         "/silent": silent,
         **{f"/again/{number}": [503, ok] for number in range(8)},
     }
     for path, script in steps.items():
         server.script(path, script)
-    prices = ["/ok"] * 7 + ["/missing", "/down", "/down"] + [f"/again/{number}" for number in range(4)]
+    prices = ["/ok"] * 7 + ["/missing", "/down"] + [f"/again/{number}" for number in range(4)]
     weather = ["/long"] * 6 + ["/cut"] + [f"/again/{number}" for number in range(4, 8)]
-    async with aiohttp.ClientSession() as session:
-        calls = [connector.get(session, server.url(path), "Prices", default=None) for path in prices]
-        calls.append(connector.get(session, refused, "Prices", default=None))
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=15)) as session:
+        calls = [by.patient.get(session, server.url(path), "Prices", default=None) for path in prices]
+        calls.append(by.told.get(session, server.url("/busy"), "Prices", default=None))
+        calls.append(by.patient.get(session, refused, "Prices", default=None))
         there = [server.url(path).replace("127.0.0.1", "localhost") for path in [*weather, "/silent"]]
-        calls += [connector.get(session, url, "Weather", default=None) for url in there[:-1]]
-        calls.append(hasty.get(session, there[-1], "Weather", default=None))
-        calls.append(asyncio.wait_for(connector.get(session, there[-1], "Weather"), 0.1))
+        calls += [by.patient.get(session, url, "Weather", default=None) for url in there[:-1]]
+        calls.append(by.hasty.get(session, there[-1], "Weather", default=None))
+        calls.append(asyncio.wait_for(by.patient.get(session, there[-1], "Weather"), 0.1))
         ends = await asyncio.gather(*calls, return_exceptions=True)
     assert len(ends) == BATCH
     assert [type(end) for end in ends if isinstance(end, BaseException)] == [asyncio.TimeoutError]
@@ -156,6 +177,18 @@ def rows_in_trouble(folder: Path, providers: dict[str, Any], server: FaultServer
 
     asyncio.run(calls())
     return connector
+
+
+class Queued(SpanProcessor):
+    """Adds up what the spans say of the queue."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def on_end(self, span: ReadableSpan) -> None:
+        seconds = (span.attributes or {}).get("otel_connector.queue.duration", 0.0)
+        assert isinstance(seconds, float)
+        self.seconds += seconds
 
 
 @contextmanager
@@ -193,20 +226,27 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
         server.script("/v1/traces", [collector.step, 400, ok])
         options = {"n_tries": 2, "retry": RetryPolicy(backoff=0.001), "on_retry": on_retry, **providers}
         exporter = CSVSpanExporter(log.path)
-        connector, hasty = (AsyncConnector(exporter, timeout=timeout, **options) for timeout in (30, 0.1))
-        asyncio.run(batch(connector, hasty, server, refused))
+        patient, hasty = (AsyncConnector(exporter, timeout=timeout, **options) for timeout in (30, 0.1))
+        # Another each time, because the second call would wait for the end of the pause
+        told = [AsyncConnector(exporter, n_tries=1, **providers) for _ in range(2)]
+        queued = Queued()
+        providers["tracer_provider"].add_span_processor(queued)
+        asyncio.run(batch(Connectors(patient, hasty, told[0]), server, refused))
+        first = queued.seconds
         # Every series has begun before the first scrape, so that a rate sees the second batch, and all of it
         with scraped.served() as port, prometheus(folder, port, RULES) as running:
             scraped.wait()
-            asyncio.run(batch(connector, hasty, server, refused))
+            asyncio.run(batch(Connectors(patient, hasty, told[1]), server, refused))
             collector.release()
             at = settled(scraped, running)
+            waits = [first, queued.seconds - first]
+            held_back = {host for connector in told for host in connector.stats().hosts_held_back}
             broken = rows_in_trouble(folder / "gone", providers, server)
             assert (broken.stats().rows_waiting, broken.stats().rows_lost) == (1, 2)
             providers["tracer_provider"].force_flush()
             end = settled(scraped, running)
             (group,) = running.get("rules")["groups"]
-            yield Example(running, log.records(), resends, at, end, group["rules"])
+            yield Example(running, log.records(), resends, waits, held_back, at, end, group["rules"])
         asyncio.run(broken.aclose())
 
 
@@ -319,6 +359,17 @@ def test_failures_and_retries_are_those_of_the_log(example: Example) -> None:
     assert set(resends) == {"connection", "status_503", "timeout", "truncated"}
 
 
+def test_hosts_held_back_are_those_of_the_connectors(example: Example) -> None:
+    assert example.value(the_query("collection", "Hosts held back")) == len(example.held_back) == 1
+
+
+def test_time_in_the_queue_is_that_of_the_spans(example: Example) -> None:
+    assert example.value("sum(otel_connector_queue_time_seconds_total)") == pytest.approx(sum(example.queued))
+    # A rate sees the second batch only
+    per_call = example.value(the_query("collection", "Time in the queue"))
+    assert per_call == pytest.approx(example.queued[1] / BATCH, rel=0.1)
+
+
 def test_rows_are_those_of_the_log(example: Example) -> None:
     queries = [
         the_query("health", title) for title in ("Rows written", "Rows waiting", "Rows lost", "Calls without a row")
@@ -345,7 +396,6 @@ def test_rates_are_in_the_proportions_of_the_log(example: Example) -> None:
     assert part("service", "Calls by host", "server_address") == example.of_a_batch(host)
     assert part("collection", "Calls by host", "server_address") == example.of_a_batch(host)
     assert part("service", "Given up by their caller", "otel_connector_project") == {"Weather": 1}
-    assert part("collection", "Hosts that say: not now", "server_address") == {"127.0.0.1": 2}
     outcomes = {
         wanted: part("collection", "Calls by outcome", "", number)[""] for number, wanted in ((0, "1"), (1, "0"))
     }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.util import find_spec
@@ -59,6 +61,12 @@ def queue_time(span: ReadableSpan) -> float:
     seconds = (span.attributes or {}).get(QUEUED, 0.0)
     assert isinstance(seconds, float)
     return seconds
+
+
+def metrics_of(sdk: SDK) -> tuple[int, float]:
+    """How many hosts are held back, and for how many seconds calls have waited, as the metrics have it."""
+    (held_back,), (queued,) = (sdk.points(f"otel_connector.{name}") for name in ("host.held_back", "queue.time"))
+    return held_back.value, queued.value
 
 
 async def turns(count: int = 5) -> None:
@@ -224,6 +232,7 @@ async def test_a_queue_in_the_pool_is_not_charged_to_the_timeout(server: FaultSe
         assert queue_time(span) >= 0.3 * number
         assert abs(queue_time(span) - since_the_first) < 0.25, "all ten were made at once"
     assert QUEUED not in (spans[0].attributes or {}), "the first did not wait"
+    assert metrics_of(sdk)[1] == pytest.approx(sum(map(queue_time, spans)))
 
 
 async def test_limit_per_host(server: FaultServer, other: FaultServer, log: Log, sdk: SDK) -> None:
@@ -335,6 +344,62 @@ async def test_one_retry_after_holds_back_every_call_to_that_host(
     spans = [dict(span.attributes or {}) for span in sdk.spans.get_finished_spans()]
     assert [span.get(QUEUED) for span in spans] == [None, None, 30, 30, 30, None]
     assert all(span["otel_connector.delta_t"] == 0 for span in spans)
+
+
+async def test_hosts_held_back_and_time_in_the_queue_are_metrics(
+    server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    other.script("/busy", retry_after(40))
+    server.script("/busy", retry_after(30))
+    server.script("/y", ok)
+    one, two = (AsyncConnector(None, n_tries=1, clock=FakeClock(), **sdk.providers) for _ in range(2))
+    assert metrics_of(sdk) == (0, 0)
+    for subject, host in ((one, server), (two, server), (two, other)):
+        await subject.get(session, host.url("/busy"), "P", default=None)
+    held_back = {*one.stats().hosts_held_back, *two.stats().hosts_held_back}
+    assert metrics_of(sdk) == (len(held_back), 0) == (2, 0), "a host of two connectors is one"
+
+    await one.get(session, server.url("/y"), "P")
+    assert (one.stats().hosts_held_back, metrics_of(sdk)) == ((), (2, 30))
+    await two.get(session, server.url("/y"), "P")
+    assert (two.stats().hosts_held_back, metrics_of(sdk)) == ((f"127.0.0.1:{other.port}",), (1, 60))
+    del one, two, subject
+    gc.collect()
+    assert metrics_of(sdk) == (0, 60), "who is gone holds nobody back, and a sum stays"
+
+
+async def test_time_in_the_queue_counts_for_calls_that_never_came_out(server: FaultServer, sdk: SDK) -> None:
+    held = hold()
+    server.script("/x", held.step)
+    clock = FakeClock()
+    subject = AsyncConnector(None, n_tries=1, clock=clock, **sdk.providers)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        calls = [asyncio.create_task(subject.get(session, server.url("/x"), "P")) for _ in range(2)]
+        await held.arrived
+        await clock.sleep(7)
+        calls[1].cancel()
+        await asyncio.wait(calls[1:])
+        assert (queue_time(sdk.span()), metrics_of(sdk)) == (7, (0, 7))
+        held.release()
+        await calls[0]
+    assert metrics_of(sdk) == (0, 7)
+
+
+async def test_the_metrics_keep_no_connector_that_its_limiter_has(session: aiohttp.ClientSession, sdk: SDK) -> None:
+    class Client:
+        def __init__(self) -> None:
+            self.connector = AsyncConnector(None, rate_limiter=self.limiter, clock=FakeClock(), **sdk.providers)
+
+        def limiter(self, _: str) -> contextlib.AbstractAsyncContextManager[None]:
+            return contextlib.nullcontext()
+
+    client = Client()
+    await client.connector.get(session, "http://127.0.0.1:1/", "P", default=None)
+    gone = weakref.ref(client)
+    del client
+    gc.collect()
+    assert gone() is None
+    assert metrics_of(sdk) == (0, 0)
 
 
 async def test_a_pause_that_begins_while_a_call_is_queued_holds_it_back(server: FaultServer, clock: FakeClock) -> None:

@@ -22,7 +22,6 @@ from panels import (
     lines,
     number,
     page,
-    prose,
     query,
     ranking,
     rows,
@@ -37,6 +36,8 @@ CALLS = f"{DURATION}_count"
 ACTIVE = "http_client_active_requests"
 RECEIVED = "otel_connector_received_bytes_total"
 RESENDS = "otel_connector_resends_total"
+HELD_BACK = "otel_connector_host_held_back"
+QUEUE_TIME = "otel_connector_queue_time_seconds_total"
 WRITTEN, WAITING, LOST = (
     "otel_connector_rows_written_total",
     "otel_connector_rows_waiting",
@@ -53,7 +54,6 @@ SUCCEEDED = f'otel_connector_success="true", {CHOSEN}'
 FAILED = f'otel_connector_success="false", {CHOSEN}'
 ERRORS = f'error_type!="", {OURS}'
 GIVEN_UP = f'error_type="", {FAILED}'
-THROTTLED = f'http_response_status_code=~"429|503", {OURS}'
 ALL_OF_JOB = f'otel_connector_success!="", {JOB}'
 
 # The same numbers as in prometheus/rules.yml, where the alerts are
@@ -302,19 +302,31 @@ def collection() -> Dashboard:
             "Calls that ended, a second. A host that is held back falls to nothing for as long as it asked for.",
             "reqps",
             query(per_second(CALLS, OURS, "server_address"), "{{server_address}}"),
+            span=6,
         ),
         lines(
             "Under way by host",
             "Calls that have begun and not ended; one that waits before another attempt has begun.",
             "short",
             query(f"sum by (server_address) ({ACTIVE}{{{HOST}}})", "{{server_address}}"),
+            span=6,
         ),
         lines(
-            "Hosts that say: not now",
-            "Calls a second that ended in 429 or 503 after all their tries. A host that is held back and then answers"
-            " is not among them.",
-            "reqps",
-            query(per_second(CALLS, THROTTLED, "server_address"), "{{server_address}}"),
+            "Hosts held back",
+            "Hosts that asked for a pause (`Retry-After` with 429 or 503) which has not ended: no call to them is sent."
+            " `stats().hosts_held_back` has their names; a host of two programs counts in each.",
+            "short",
+            query(f"sum by ({PROGRAM}) ({HELD_BACK}{{{JOB}}})", LEGEND),
+            span=6,
+        ),
+        lines(
+            "Time in the queue",
+            "What a call waits for its turn, on average: for a connection of the pool, a limiter, a host's pause. Noted"
+            " when the wait is over. What climbs beside calls that stay fast is the program's own limit; a single"
+            f" call's is on its span, `otel_connector.queue.duration`. {IN_SERVICE}",
+            "s",
+            query(f"{per_second(QUEUE_TIME, JOB)} / {per_second(CALLS, ALL_OF_JOB)}", "per call"),
+            span=6,
         ),
     )
     section(
@@ -444,6 +456,7 @@ def _spans(built: Dashboard) -> None:
                 ),
                 "{{error_type}} {{http_response_status_code}}",
             ),
+            span=12,
             stacked=True,
         ),
         lines(
@@ -451,12 +464,7 @@ def _spans(built: Dashboard) -> None:
             f"Tries after the first included. {SDK_METRICS}",
             "s",
             query(f"histogram_quantile(0.95, {per_second(EXPORT_BUCKETS, SPAN_EXPORTER, f'le, {PROGRAM}')})", LEGEND),
-        ),
-        prose(
-            "Time in a queue",
-            "What a call waits for its turn (a connection of the pool, a limiter, a host's pause) comes before it"
-            " begins. It is on the call's span, `otel_connector.queue.duration` in seconds, and there is no metric of"
-            " it: look for it in the traces.",
+            span=12,
         ),
     )
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from grafana_foundation_sdk.builders import bargauge, common, dashboard, heatmap, prometheus, stat, table, timeseries
-from grafana_foundation_sdk.builders import text as text_panel
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import (
@@ -177,11 +176,6 @@ def rows(title: str, description: str, expr: str, names: Mapping[str, str], *, s
         )
     )
     return panel.sort_by([common.TableSortByFieldState().display_name(names["Value"]).desc(desc=True)])
-
-
-def prose(title: str, content: str, *, span: int = 8) -> text_panel.Panel:
-    """Return a panel of Markdown."""
-    return text_panel.Panel().title(title).content(content).height(8).span(span)
 
 
 def choice(name: str, label: str, description: str, labels_of: str) -> dashboard.QueryVariable:
