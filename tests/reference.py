@@ -16,7 +16,7 @@ from otel_connector._instruments import SCHEMA_URL, SCOPE
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- made by tests/reference.py: begin -->\n", "<!-- end -->\n"
-COMMANDS = ("demo", "check", "fetch", "review")
+COMMANDS = ("demo", "check", "fetch", "review", "replay")
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
