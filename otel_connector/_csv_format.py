@@ -90,12 +90,15 @@ def _plain(text: str, lines: int) -> bytes | None:
 
 def cell(text: str, limit: int = TEXT_LIMIT) -> str:
     """Return the cell of a text."""
-    text = one_line(text, limit)
-    if _is_formula(text):
-        text = f"'{text}"
+    text = guarded(one_line(text, limit))
     if "," in text or '"' in text:
         text = '"' + text.replace('"', '""') + '"'
     return text
+
+
+def guarded(text: str) -> str:
+    """Return a text with a guard before it, if a spreadsheet would take it for a formula."""
+    return f"'{text}" if _is_formula(text) else text
 
 
 def _is_formula(text: str) -> bool:

@@ -22,6 +22,9 @@ _OPERATORS: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "<": (operator.lt, "below"),
 }
 
+# What a unit goes with; a name without a kind takes all
+_UNITS_OF = {"number": ("",), "share": ("", "%"), "seconds": ("", "s", "ms", "us")}
+
 _UNITS = {"": 0, "%": -2, "s": 0, "ms": -3, "us": -6}  # powers of ten
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
@@ -88,13 +91,13 @@ class Condition:
         return list(dict.fromkeys(told))
 
 
-def parse(text: str, names: Collection[str]) -> Condition:
+def parse(text: str, names: Collection[str] | Mapping[str, str]) -> Condition:
     """Read a condition such as ``failed >= 1 and calls < 100``.
 
     Args:
         text: Comparisons (``> >= < <= == !=``) of a name with a number, which may have a unit: ``%`` for hundredths,
             ``s``, ``ms``, ``us`` for seconds and their parts.
-        names: The names that there are.
+        names: The names that there are; in a mapping, also what each is: a ``number``, a ``share`` of 1, ``seconds``.
 
     Raises:
         ValueError: It cannot be read; the message names what is wrong and where, and the names that there are.
@@ -111,9 +114,10 @@ def parse(text: str, names: Collection[str]) -> Condition:
 class _Reader:
     """Reads one condition from its beginning to its end."""
 
-    def __init__(self, text: str, names: Collection[str]) -> None:
+    def __init__(self, text: str, names: Collection[str] | Mapping[str, str]) -> None:
         self._text = text
         self._names = names
+        self._kinds = dict[str, str](names) if isinstance(names, Mapping) else dict[str, str]()
         self._at = 0
         self._pass_space()
 
@@ -129,6 +133,10 @@ class _Reader:
             raise self._error("expected a number")
         unit_start, unit = self._at, self._taken(_UNIT)
         letters = unit[0] if unit else ""
+        kind = self._kinds.get(name[0])
+        if kind is not None and letters in _UNITS and letters not in _UNITS_OF[kind]:
+            known = " or ".join(filter(None, _UNITS_OF[kind])) or "none"
+            raise self._error(f"{name[0]} has another unit ({known})", unit_start)
         if letters not in _UNITS:
             raise self._error(f"unknown unit (there are {', '.join(filter(None, _UNITS))})", unit_start)
         # By its digits, not by a division: 0.7% is then the very number that 0.007 is

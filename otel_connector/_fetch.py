@@ -28,8 +28,15 @@ _RECENT = 10.0  # seconds that the present rate is taken of
 _SAMPLE = 0.25  # seconds between two looks
 _FEW = 5  # calls
 
-CONDITION_NAMES = ("calls", "succeeded", "failed", "error_rate", "retries", "passed_over")
-"""What ``--fail-if`` may ask for."""
+CONDITION_NAMES = {
+    "calls": "number",
+    "succeeded": "number",
+    "failed": "number",
+    "error_rate": "share",
+    "retries": "number",
+    "passed_over": "number",
+}
+"""What ``--fail-if`` may ask for, and what each is."""
 
 
 class Progress(NamedTuple):

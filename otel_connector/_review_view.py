@@ -156,7 +156,10 @@ def _errors(classes: Sequence[ErrorClass], rows: int) -> Table:
         example = each.example
         message = example.error.removeprefix(f"{each.name.partition(' ')[0]}: ")
         columns.add_row(
-            Text(each.name, style="red"), f"{each.calls:,}", share(each.share), Text(f"{message}  {example.url}")
+            Text(one_line(each.name), style="red"),
+            f"{each.calls:,}",
+            share(each.share),
+            Text(one_line(f"{message}  {example.url}")),
         )
     return columns
 
@@ -172,7 +175,7 @@ def _slowest(summary: Summary, rows: int, *, wide: bool) -> Table:
     for each in summary.slowest[:rows]:
         status = Text(str(each.response_code or NONE), style="" if each.success else "red")
         trace = [Text(each.trace_id, style="dim")] if wide else []
-        columns.add_row(duration(each.delta_t), status, Text(each.url), *trace)
+        columns.add_row(duration(each.delta_t), status, Text(one_line(each.url)), *trace)
     return columns
 
 

@@ -34,7 +34,7 @@ ARGUMENTS: dict[str, Any] = {"calls": 6_000, "seconds": 600, "slower": 1.0, "fai
 
 # calls one after the other, lognormal, with a wave that makes neighbours alike
 RUN = """
-    CREATE TABLE calls AS
+    CREATE TABLE brief AS
     WITH drawn AS (
         SELECT i, i * $seconds / $calls AS since, hash(i, $seed, 1) / 18446744073709551616.0 AS u,
             hash(i, $seed, 2) / 18446744073709551616.0 AS v, hash(i, $seed, 3) / 18446744073709551616.0 AS w
@@ -77,7 +77,7 @@ def verdicts(group: Compared) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def different() -> Comparison:
     """The second run is slower by a fifth, fails twice as often, and goes to another host besides."""
-    more = "INSERT INTO calls SELECT * REPLACE ('new' AS host, 'Q|*' AS project) FROM calls LIMIT 50"
+    more = "INSERT INTO brief SELECT * REPLACE ('new' AS host, 'Q|*' AS project) FROM brief LIMIT 50"
     first, second = run(calls=20_000), run(more, calls=20_000, slower=1.2, failing=0.02, seed=2)
     return compared(first, second)
 
@@ -130,7 +130,7 @@ def test_figures_are_those_of_the_run() -> None:
     with run() as calls:
         expected = calls.rows(
             "SELECT count(*), count_if(NOT success) / count(*), count_if(error_type = 'ConnectFailed') / count(*), "
-            "quantile_cont(delta_t, 0.5), quantile_cont(delta_t, 0.99), avg(response_size) FROM calls"
+            "quantile_cont(delta_t, 0.5), quantile_cont(delta_t, 0.99), avg(response_size) FROM brief"
         )[0]
         found = compare(calls, calls).total
     figures = [("calls", ""), ("error_rate", ""), ("error_share", "ConnectFailed"), ("p50", ""), ("p99", "")]

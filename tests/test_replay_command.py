@@ -51,7 +51,8 @@ def test_what_is_not_sent_is_said(backend: tuple[Arrived, int], tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("nothing.csv",), "nothing.csv: No such file or directory"),
+        (("nothing.csv",), "nothing.csv: no such file"),
+        (("logs.csv", "--since", "2h"), "'2h' is no time"),
         (("stranger.csv",), "stranger.csv: not a log"),
         (("logs.csv", "--since", "never"), "'never' is no time"),
         (("logs.csv", "--rate", "0"), "rate must be above 0"),

@@ -133,6 +133,7 @@ DAMAGE: dict[str, tuple[bytes, int, int, str]] = {
     "a size that cannot be": (ONE.replace(b",100,", b",9" + b"9" * 20 + b","), 3, 1, "response_size is 9"),
     "no id": (ONE.replace(b"-0000", b"+0000", 1)[3:], 3, 1, "call_id is no id"),
     "another program's line ends": (ONE[:-1] + b"\r\n", 4, 0, ""),
+    "sizes beyond all": (b"".join(rows(call(n, response_size=2**63 - 1)) for n in (7, 8)), 5, 0, ""),
     "quotes beside damage": (b"garbage\n" + rows(call(1, error="X: a, b", project="=1")), 4, 1, "has 1"),
     "needless quotes": (ONE.replace(b",P,", b',"P",'), 4, 0, ""),
 }
@@ -226,6 +227,31 @@ def test_what_is_no_log_is_told_and_the_others_are_read(content: bytes, said: st
         assert (len(calls), [bool(file.problem) for file in calls.files]) == (1, [False, True])
 
 
+def test_a_flipped_bit_in_a_packed_log_ends(tmp_path: Path) -> None:
+    made = (call(n, url=f"http://h/{random.Random(n).random()}") for n in range(2_000))
+    packed = gzip.compress(HEADER + rows(*made))
+    for at in range(1, 15):
+        spoilt = bytearray(packed)
+        spoilt[len(packed) * at // 16] ^= 4
+        (tmp_path / "logs.csv.gz").write_bytes(spoilt)
+        with review.load(tmp_path / "logs.csv.gz") as calls:
+            assert calls.files[0].damaged
+
+
+def test_a_name_that_is_not_utf_8(log: Path, tmp_path: Path) -> None:
+    write(log, [call(0)])
+    stranger = write(tmp_path / os.fsdecode(b"b\xff.csv"), [call(0)])
+    with review.load(log, stranger) as calls:
+        assert "not UTF-8" in calls.files[1].problem
+
+
+def test_no_room_for_temporary_files(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(log, map(call, range(1_000)))
+    monkeypatch.setattr(_load, "MEMORY_LIMIT", "1KB")
+    with pytest.raises(OSError, match="cannot be reviewed"):
+        review.load(log)
+
+
 def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "."):
@@ -251,6 +277,10 @@ def test_which_files_are_meant(tmp_path: Path) -> None:
         torn = calls.files[2].torn
         assert torn is not None
         assert (torn.lines, torn.size) == (2, 13)
+        (tmp_path / "logs.csv.torn").write_bytes(b"torn\n")
+        whole = _files.torn_neighbour(str(log))
+        assert whole is not None
+        assert whole.lines == 1
         assert calls.files[0].torn is None
 
 
@@ -332,8 +362,8 @@ def test_a_large_log_says_the_same_and_keeps_few_texts(night: list[CallRecord], 
     monkeypatch.setattr(_load, "_SAMPLE_ROWS", 500)
     with review.load(log) as calls:
         large = review.summarize(calls)
-        ((kept,),) = calls.rows("SELECT count(url) FROM calls")
-        ((whole,),) = calls.rows("SELECT count(url) FROM whole_calls")
+        ((kept,),) = calls.rows("SELECT count(url) FROM brief")
+        ((whole,),) = calls.rows("SELECT count(url) FROM calls")
     assert kept < len(night) / 2
     assert whole == len(night)
     assert large.total == small.total
@@ -405,7 +435,7 @@ def test_a_condition_in_sql(log: Path) -> None:
     write(log, map(call, range(10)))
     with review.load(log, where="t >= '2026-09-21 14:13:25' AND host = 'api.example.com'") as calls:
         assert len(calls) == 5
-        assert calls.rows("SELECT count(*) FROM whole_calls") == [(5,)]
+        assert calls.rows("SELECT count(*) FROM calls") == [(5,)]
         assert calls.rows("SELECT count(*) FROM log") == [(10,)]
     for wrong in ("nosuch > 1", "project = 1", ")", "sum(delta_t) > 1"):
         with pytest.raises(ValueError, match="where="):
@@ -425,6 +455,8 @@ def test_frames_for_a_notebook(log: Path) -> None:
     assert calls.pl()["response_code"].to_list() == [200, None]
     assert str(calls.df()["t"].dtype).startswith("datetime64")
     assert calls.sql("SELECT max(delta_t) FROM calls").fetchall() == [(0.25,)]
+    relation = review.load(log).relation  # which outlives what it came from
+    assert relation.limit(1).fetchall()[0][1] == "P"
     folder = Path(calls._folder)
     assert folder.is_dir()
     calls.close()

@@ -23,7 +23,7 @@ from test_review import a_night, call, rows, write
 
 from otel_connector import _review_view, review
 from otel_connector._csv_format import HEADER
-from otel_connector.review import _filters, _units
+from otel_connector.review import _filters, _load, _units
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=timezone.utc)
 
@@ -85,7 +85,9 @@ def test_times(text: str, time: datetime) -> None:
     assert _filters.moment(text, NOW) == time
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01", "5 weeks", "99999999999999"])
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "2026-13-01", "5 weeks", "99999999999999", "999999999999h", "0001-01-01T00:00+14:00"]
+)
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match="is no time: say"):
         _filters.moment(text, NOW)
@@ -231,6 +233,88 @@ def test_fail_if(condition: str, code: int, said: str, night: str, tmp_path: Pat
     assert bool(said) is bool(done.error)
 
 
+def test_how_long_ago_is_no_time_where_it_would_be_another_each_time() -> None:
+    with pytest.raises(ValueError, match=r"say 2026-11-25, '2026-11-25 08:30', 1790000000$"):
+        _filters.moment("2h", None)
+
+
+@pytest.mark.parametrize("condition", ["p99 > 1%", "error_rate > 2s", "succeeded < 100%", "calls > 1ms"])
+def test_a_condition_whose_unit_is_another(condition: str, night: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", night, "--fail-if", condition)
+    assert (done.code, "has another unit" in done.error) == (2, True)
+
+
+def test_a_condition_without_calls_is_no_success(night: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", night, "--project", "nobody", "--fail-if", "error_rate > 0")
+    assert (done.code, done.error) == (2, "otel-connector review: --fail-if: there are no calls to judge\n")
+    assert run_here(tmp_path, "review", night, "--project", "nobody", "--fail-if", "calls < 1").code == 1
+    write(tmp_path / "short.csv", [call(0)])
+    done = run_here(tmp_path, "review", "--compare", night, "short.csv", "--fail-if", "worse > 0")
+    assert (done.code, "too little" in done.error) == (2, True)
+
+
+def test_sql_has_all_texts_of_a_large_log(night: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_load, "_LARGE", 0)
+    monkeypatch.setattr(_load, "_SAMPLE_ROWS", 500)
+    query = "SELECT count(DISTINCT call_id), count(url), count(error) FROM calls"
+    assert run_here(tmp_path, "review", night, "--sql", query, "--csv").out.splitlines()[1] == "3041,3041,3041"
+
+
+@pytest.mark.parametrize("query", ["", "-- nothing"])
+def test_sql_without_a_query(query: str, night: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", night, "--sql", query)
+    assert (done.code, done.out) == (2, "")
+    assert done.error.startswith("otel-connector review: --sql: ")
+
+
+def test_formulas_and_hidden_signs_reach_neither_spreadsheet_nor_terminal(tmp_path: Path) -> None:
+    write(tmp_path / "logs.csv", [call(0, project="=1+1", url="http://h/\x9b31m\u202e", error="X: \x9b31m")])
+    assert "project,'=1+1," in run_here(tmp_path, "review", "logs.csv", "--csv").out
+    ask = 'SELECT project, chr(155) || url AS "[b]" FROM calls'
+    assert "'=1+1," in run_here(tmp_path, "review", "logs.csv", "--sql", ask, "--csv").out
+    for said in (run_here(tmp_path, "review", "logs.csv"), run_here(tmp_path, "review", "logs.csv", "--sql", ask)):
+        assert not {"\x9b", "\u202e"} & set(said.out)
+    assert "[b]" in run_here(tmp_path, "review", "logs.csv", "--sql", ask).out
+
+
+def test_damage_is_said_whatever_is_printed(tmp_path: Path) -> None:
+    (tmp_path / "logs.csv").write_bytes(HEADER + rows(call(0)) + b"garbage\n")
+    for arguments in (("--csv",), ("--sql", "SELECT 1")):
+        assert "1 damaged line" in run_here(tmp_path, "review", "logs.csv", *arguments).error
+
+
+def test_a_report_is_not_written_over_a_log(tmp_path: Path) -> None:
+    for name in ("logs-1.csv", "logs-2.csv"):
+        write(tmp_path / name, [call(0)])
+    (tmp_path / "link.html").symlink_to("logs-1.csv")
+    before = (tmp_path / "logs-1.csv").read_bytes()
+    for arguments in (("--html", "logs-1.csv", "logs-2.csv"), ("logs-1.csv", "--html", "link.html")):
+        done = run_here(tmp_path, "review", *arguments)
+        assert (done.code, "that is a log" in done.error) == (2, True)
+    assert (tmp_path / "logs-1.csv").read_bytes() == before
+    (tmp_path / "old.html").write_text("old")
+    assert run_here(tmp_path, "review", "logs-1.csv", "--html", "old.html").code == 0
+    assert "<h1>old</h1>" in (tmp_path / "old.html").read_text(encoding="utf-8")
+    assert not list(tmp_path.glob(".old*"))
+
+
+def test_ctrl_c_while_it_reads(tmp_path: Path) -> None:
+    lines = rows(*(call(n) for n in range(10_000)))
+    with (tmp_path / "logs.csv").open("wb") as file:
+        file.write(HEADER)
+        for _ in range(100):
+            file.write(lines)
+    program = [sys.executable, "-m", "otel_connector", "review", "logs.csv"]
+    env = environment({"TMPDIR": str(tmp_path)})
+    with subprocess.Popen(program, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while not list(tmp_path.glob("otel_connector-review-*")):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate()
+    assert (process.returncode, error) == (130, b"")
+    assert not list(tmp_path.glob("otel_connector-review-*"))
+
+
 def test_sql(night: str, tmp_path: Path) -> None:
     query = "SELECT project, count(*) AS n, NULL AS nothing FROM calls GROUP BY 1 ORDER BY 2 DESC LIMIT 1"
     ask = ("review", night, "--sql", query)
@@ -342,6 +426,7 @@ def test_what_two_files_lack_is_said(night: str, tmp_path: Path) -> None:
         (("--compare",), "--compare takes two logs, before and after, not 1"),
         (("--compare", "--fail-if", "p99 > 1s"), "unknown name"),
         (("--follow", "--sql", "SELECT 1"), "--follow goes without --sql"),
+        (("--sql", "SELECT 1", "--fail-if", "p99 > 1s"), "--sql goes without --fail-if"),
         (("--trace-url", "http://x/{trace_id}"), "--trace-url is for the links in --html"),
     ],
 )
@@ -363,8 +448,9 @@ def test_follow_shows_what_has_come_until_ctrl_c(tmp_path: Path) -> None:
     with subprocess.Popen(program, cwd=tmp_path, env=environment({}), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         until(process.stdout, "1 call,")
-        with log.open("ab") as file:
-            file.write(rows(call(1), call(2)))
+        log.write_bytes(b"")  # as copytruncate does it
+        until(process.stdout, "1 call,")
+        log.write_bytes(HEADER + rows(call(0), call(1), call(2)))
         until(process.stdout, "3 calls")
         process.send_signal(signal.SIGINT)
         process.stdout.read()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +13,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from otel_connector._demo import find_collector
 from otel_connector._record import one_line
 from otel_connector._replay import DEFAULT_RATE, DEFAULT_SERVICE, CollectorRefused, Replay, Replayed, Wanted, open_otlp
-from otel_connector._resume import log_and_its_parts
 from otel_connector._terminal import complain, moves, output, say, unbreakable
 from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, WRONG, reason
+from otel_connector.review._files import named
 from otel_connector.review._filters import moment
 
 EPILOG = """\b
@@ -42,7 +41,7 @@ Examples:
 
 def replay(
     files: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="FILES...", show_default=False, help="Logs, plain or gzip; with the parts of rotated ones."
         ),
@@ -56,9 +55,7 @@ def replay(
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option(
-            metavar="TIME", show_default=False, help="Only calls begun then or later: ISO 8601 in UTC, or 2h (ago)."
-        ),
+        typer.Option(metavar="TIME", show_default=False, help="Only calls begun then or later: ISO 8601 in UTC."),
     ] = None,
     until: Annotated[
         str | None, typer.Option(metavar="TIME", show_default=False, help="Only calls begun before.")
@@ -85,7 +82,7 @@ def replay(
         if collector is not None:
             collector.tell_the_sdk(os.environ)
         exporter, to = open_otlp()
-        logs = [part for path in files for part in (log_and_its_parts(os.fspath(path)) if path.is_file() else [path])]
+        logs = named(files)
         run = Replay(
             logs,
             exporter,
@@ -112,8 +109,8 @@ def replay(
 
 
 def _wanted(projects: list[str] | None, since: str | None, until: str | None, *, failed_only: bool) -> Wanted:
-    now = datetime.now(timezone.utc)
-    begin, end = (None if text is None else moment(text, now).timestamp() for text in (since, until))
+    # Not "2h ago": that would be another replay whenever it is asked for, and none would go on where one stopped
+    begin, end = (None if text is None else moment(text, None).timestamp() for text in (since, until))
     return Wanted(
         projects=tuple(projects or ()),
         since=float("-inf") if begin is None else begin,

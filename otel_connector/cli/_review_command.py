@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +17,15 @@ import typer
 from rich.console import Console, RenderableType
 from rich.console import Group as Drawing
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from otel_connector._compare_view import show_comparison
+from otel_connector._csv_format import HEADER
 from otel_connector._fail_if import Condition, parse
 from otel_connector._record import one_line
 from otel_connector._review_view import about_files, drawn
-from otel_connector._terminal import complain, moves, output, say, table, unbreakable
+from otel_connector._terminal import complain, moves, output, say, unbreakable
 from otel_connector.cli import _review_options as options
 from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, WRONG, reason
 from otel_connector.review import Calls, Comparison, Summary, html_report, load, save_pictures, summarize
@@ -34,17 +37,18 @@ from otel_connector.review._query import Answer
 
 EPILOG = f"""\b
 The table calls has the columns call_id, project, t (UTC), delta_t (seconds), url, redirect_url,
-response_size (bytes), response_code, success, error, host and error_type. Of large logs it has the
-texts of slow and of some failed calls only; whole_calls has them all, and takes longer.
+response_size (bytes), response_code, success, error, host and error_type. It is DuckDB's own SQL:
+what a query writes or reads beside the logs is its affair.
 
 \b
-Names in --fail-if: {", ".join(CONDITION_NAMES)}
+Names in --fail-if: {", ".join(CONDITION_NAMES)};
+  with --compare: better, worse (figures that are, beyond noise)
 
 \b
 Exit code:
   0    done
   1    the condition of --fail-if holds
-  2    an argument is wrong, or a file cannot be read or is no log
+  2    an argument is wrong, a file cannot be read or is no log, or --fail-if has no calls to judge
   130  stopped by Ctrl-C
 
 \b
@@ -99,10 +103,15 @@ def review(
         if follow:
             _refuse({"--html": html, "--png": png, "--svg": svg, "--sql": sql, "--fail-if": fail_if}, beside="--follow")
             _follow(console, partial(read, *files), top)
+        if sql is not None:
+            _refuse({"--html": html, "--png": png, "--svg": svg, "--fail-if": fail_if}, beside="--sql")
+        _spare_logs(html, files)
         with read(*files) as calls:
+            if form != "text" or sql is not None:
+                complain(*about_files(calls.files))
             if sql is not None:
                 _print_answer(console, Answer(calls, sql), form)
-                return
+                raise typer.Exit(USAGE if any(file.problem for file in calls.files) else 0)
             summary = summarize(calls, top=top)
             written = _write(calls, summary, html, png, svg, trace_url)
         _print_summary(console, summary, form)
@@ -111,7 +120,9 @@ def review(
     except (ImportError, MemoryError, OSError, ValueError) as error:
         complain(f"otel-connector review: {reason(error)}")
         raise typer.Exit(USAGE) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "interrupt" not in str(error).lower():  # DuckDB's word for Ctrl-C
+            raise
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -120,6 +131,16 @@ def _refuse(options: Mapping[str, object], *, beside: str) -> None:
     asked = [name for name, value in options.items() if value]
     if asked:
         raise ValueError(f"{beside} goes without {' and '.join(asked)}")
+
+
+def _spare_logs(html: Path | None, files: Sequence[str]) -> None:
+    """Refuse to write a report over a log, as where the shell has put the first of many behind ``--html``."""
+    if html is None or not html.is_file():
+        return
+    with html.open("rb") as file:
+        is_log = file.read(len(HEADER)) == HEADER
+    if is_log or any(Path(each).exists() and html.samefile(each) for each in files):
+        raise ValueError(f"--html {html}: that is a log; name another file for the report")
 
 
 def _compare(
@@ -140,6 +161,9 @@ def _compare(
             to_json(comparison.to_dict(), indent=2, ensure_ascii=False) if form == "json" else markdown_of(comparison)
         )
         typer.echo(told.rstrip("\n"))
+    if failing is not None and not any(row.test for row in comparison.total.differences):
+        complain("otel-connector review: --fail-if: there is too little in the logs to compare them")
+        return USAGE
     holding = [] if failing is None else failing.check(_verdicts(comparison))
     complain(*(f"otel-connector review: {each}" for each in holding))
     return WRONG if holding else 0
@@ -159,7 +183,14 @@ def _write(
     written = list[str]()
     if html is not None:
         wide = summarize(calls, top=max(_REPORTED, len(summary.hosts)))  # tables that can be searched may be long
-        html.write_text(html_report(calls, wide, title=html.stem, trace_url=trace_url), encoding="utf-8")
+        page = html_report(calls, wide, title=html.stem, trace_url=trace_url)
+        unfinished = html.with_name(f".{html.name}.{os.getpid()}")
+        try:
+            unfinished.write_text(page, encoding="utf-8")
+            unfinished.replace(html)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(html)) from None
         written.append(f"Report: {html.absolute()}")
     elif trace_url is not None:
         raise ValueError("--trace-url is for the links in --html")
@@ -203,11 +234,11 @@ def _print_answer(console: Console, answer: Answer, form: str) -> None:
     if form in forms:
         typer.echo(forms[form]().rstrip("\n"))
         return
-    columns = table(*answer.columns[:1] or ("",))
-    for name in answer.columns[1:]:
-        columns.add_column(name, overflow="fold")
+    columns = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for name in answer.columns:
+        columns.add_column(Text(one_line(name)), overflow="fold")
     for row in answer.texts():
-        columns.add_row(*map(Text, row))
+        columns.add_row(*(Text(one_line(cell)) for cell in row))
     console.print(columns)
 
 
@@ -216,10 +247,17 @@ def _follow(console: Console, read: Callable[[], Calls], top: int) -> NoReturn:
     with (
         Live(console=console, auto_refresh=False, vertical_overflow="crop") if moves(console) else nullcontext() as live
     ):
+        seen: Summary | None = None
         while True:
             begun = time.monotonic()
-            with read() as calls:
-                summary = summarize(calls, top=top)
+            try:
+                with read() as calls:
+                    summary = summarize(calls, top=top)
+            except (OSError, ValueError):  # it is being rotated, or begun anew: it was a log a moment ago
+                if seen is None:
+                    raise
+                summary = seen
+            seen = summary
             about = [Text(line) for line in about_files(summary.files)]
             view = Drawing(*about, _fitted(console, summary, len(about)))
             if live is None:
@@ -235,5 +273,8 @@ def _code(summary: Summary, failing: Condition | None) -> int:
         complain(*(f"otel-connector review: {one_line(file.path)}: {file.problem}" for file in unread))
         return USAGE
     holding = [] if failing is None else failing.check(values(summary))
+    if failing is not None and not holding and not summary.total.calls:
+        complain("otel-connector review: --fail-if: there are no calls to judge")
+        return USAGE
     complain(*(f"otel-connector review: {each}" for each in holding))
     return WRONG if holding else 0

@@ -37,7 +37,7 @@ class Found:
     Attributes:
         path: Where it is.
         compressed: Whether it is gzip.
-        plain: Whether it begins as this library writes it; a file that a spreadsheet saved may not.
+        plain: Whether DuckDB may read it as it is: not what is compressed, or what a spreadsheet saved.
         size: Bytes, when it was looked at.
         tail: What is there of a last line that has no end; not known of a compressed one.
     """
@@ -49,16 +49,13 @@ class Found:
     tail: bytes = b""
 
     def lines(self) -> int:
-        r"""Count the ``\n`` of what was there when it was looked at."""
-        if self.compressed:
-            with open_log(self.path) as (_, file):
-                return sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))
+        r"""Count the ``\n`` of what was there when it was looked at; not of a compressed one."""
         return self._lines_between(0, self.size)
 
     def grown(self) -> int:
         r"""Count the ``\n`` of what has come since."""
         size = Path(self.path).stat().st_size
-        return 0 if self.compressed or size == self.size else self._lines_between(self.size, size)
+        return 0 if size == self.size else self._lines_between(self.size, size)
 
     def _lines_between(self, start: int, end: int) -> int:
         with open(open_regular(self.path, os.O_RDONLY), "rb") as file:  # noqa: PTH123 - of a descriptor
@@ -111,6 +108,10 @@ def look_at(path: str) -> Found:
         OSError: It cannot be read, or is no regular file.
         ValueError: It is no log; says what it is.
     """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ValueError("its name is not UTF-8: rename it") from None
     with open_log(path) as (raw, file):
         start = raw.peek(_MAGIC_BYTES)[:_MAGIC_BYTES]
         for magic, name in _OTHER_MAGIC.items():
@@ -123,8 +124,7 @@ def look_at(path: str) -> Found:
         if first != HEADER:
             _refuse_stranger(first)
         compressed = file is not raw
-        # DuckDB knows a gzip by its name only
-        plain = first == HEADER and (not compressed or path.endswith(".gz"))
+        plain = first == HEADER and not compressed  # DuckDB 2.0 does not come back from some damaged gzips
         size, tail = os.fstat(raw.fileno()).st_size, b""
         if not compressed:
             end = last_row_end(raw.fileno())
@@ -151,7 +151,9 @@ def torn_neighbour(path: str) -> Torn | None:
     try:
         with open(open_regular(torn, os.O_RDONLY), "rb") as file:  # noqa: PTH123 - of a descriptor
             size = os.fstat(file.fileno()).st_size
-            lines = sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))
+            lines, end = 0, b"\n"
+            for block in iter(lambda: file.read(_BLOCK), b""):
+                lines, end = lines + block.count(b"\n"), block[-1:]
     except OSError:
         return None
-    return Torn(path=torn, lines=lines + 1, size=size) if size else None
+    return Torn(path=torn, lines=lines + (end != b"\n"), size=size) if size else None

@@ -34,26 +34,27 @@ def condition(
     return " AND ".join(parts) or "TRUE"
 
 
-def moment(text: str, now: datetime) -> datetime:
+def moment(text: str, now: datetime | None) -> datetime:
     """Read a time: ISO 8601 (UTC unless it says otherwise), Unix seconds, or how long ago (``90s``, ``30m``, ``2h``).
 
     Args:
         text: What was written.
-        now: With a zone; from where to count back.
+        now: With a zone; from where to count back. None if that would be another time whenever it is asked.
 
     Raises:
         ValueError: It is none of these.
     """
     text = text.strip()
-    if ago := _AGO.fullmatch(text):
-        return now - timedelta(seconds=float(ago[1]) * _SECONDS[ago[2].lower()])
     try:
+        if now is not None and (ago := _AGO.fullmatch(text)):
+            return now - timedelta(seconds=float(ago[1]) * _SECONDS[ago[2].lower()])
         if re.fullmatch(r"\d{9,11}(\.\d+)?", text):
             return datetime.fromtimestamp(float(text), timezone.utc)
         time = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text))  # Python 3.10 does not know the Z
+        return time.astimezone(timezone.utc) if time.tzinfo else time.replace(tzinfo=timezone.utc)
     except (OverflowError, ValueError):
-        raise ValueError(f"{text!r} is no time: say 2026-11-25, '2026-11-25 08:30', 1790000000 or 2h (ago)") from None
-    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
+        examples = "2026-11-25, '2026-11-25 08:30', 1790000000" + (" or 2h (ago)" if now else "")
+        raise ValueError(f"{text!r} is no time: say {examples}") from None
 
 
 def _utc(time: datetime) -> str:

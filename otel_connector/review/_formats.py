@@ -14,25 +14,26 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any, cast
 
+from otel_connector._csv_format import guarded
 from otel_connector._record import one_line
 from otel_connector.review._summary import Group, Summary
 from otel_connector.review._units import duration, moment, rate, share, size
 
-CONDITION_NAMES = (
-    "bytes",
-    "calls",
-    "damaged",
-    "error_rate",
-    "failed",
-    "max",
-    "p50",
-    "p90",
-    "p95",
-    "p99",
-    "rate",
-    "succeeded",
-)
-"""What a condition may ask for: counts, shares of 1, seconds, bytes, calls a second."""
+CONDITION_NAMES = {
+    "bytes": "number",
+    "calls": "number",
+    "damaged": "number",
+    "error_rate": "share",
+    "failed": "number",
+    "max": "seconds",
+    "p50": "seconds",
+    "p90": "seconds",
+    "p95": "seconds",
+    "p99": "seconds",
+    "rate": "number",
+    "succeeded": "number",
+}
+"""What a condition may ask for, and what each is; rate is calls a second."""
 
 _COMPUTED = {"Group": ("succeeded", "error_rate", "seconds", "rate"), "Summary": ("damaged",)}
 _COLUMNS = (
@@ -90,7 +91,7 @@ def as_csv(summary: Summary) -> str:
         latency = [each.latency.p50, each.latency.p90, each.latency.p95, each.latency.p99, each.latency.max]
         figures = [each.calls, each.failed, each.error_rate, each.rate, *latency, each.bytes]
         times = [moment.isoformat() + "Z" if moment else "" for moment in (each.start, each.end)]
-        writer.writerow([of, each.name, *("" if math.isnan(figure) else figure for figure in figures), *times])
+        writer.writerow([of, guarded(each.name), *("" if math.isnan(figure) else figure for figure in figures), *times])
     return text.getvalue()
 
 

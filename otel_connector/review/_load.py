@@ -7,11 +7,11 @@ row, so rows and line ends have to agree. Where they do not, or a value cannot b
 
 from __future__ import annotations
 
+import atexit
 import glob
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -96,10 +96,10 @@ class Calls:
 
     Attributes:
         files: What became of each file.
-        connection: DuckDB's, with three views. ``log`` has the ten columns of all rows, read from the files at each
-            query. ``calls`` is in memory, of the rows that the filters leave; it has ``host`` and ``error_type`` beside
-            the ten, but the texts (call_id, url, redirect_url, error) only of calls that stand out where the files are
-            large. ``whole_calls`` is the same with all texts, read from the files at each query.
+        connection: DuckDB's, with these views. ``log`` has the ten columns of all rows. ``calls`` has ``host`` and
+            ``error_type`` beside them, of the rows that the filters leave; of a large log it is read from the files at
+            each query. ``brief`` is the same, and quick, but of large logs has the texts (call_id, url, redirect_url,
+            error) only of calls that stand out, and NULL for the others. One thread at a time may ask.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: str) -> None:
@@ -128,7 +128,7 @@ class Calls:
         return cast("pd.DataFrame", self.relation.df())
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
-        """Ask in SQL; the tables are ``log``, ``calls`` and ``whole_calls``."""
+        """Ask in SQL; the tables are ``calls``, ``log`` and ``brief``."""
         return self.connection.sql(query)
 
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -136,7 +136,10 @@ class Calls:
         return self.connection.execute(query, list(parameters)).fetchall()
 
     def close(self) -> None:
-        """Give back the memory, and take away the temporary files. Doing it twice is harmless."""
+        """Give back the memory, and take away the temporary files; else the end of the program does.
+
+        Doing it twice is harmless. What came of it, relations included, is of no use any more.
+        """
         self.connection.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -150,13 +153,9 @@ class Calls:
         """Close."""
         self.close()
 
-    def __del__(self) -> None:
-        """Close, for a notebook that forgot to."""
-        self.close()
-
     def __len__(self) -> int:
         """How many calls the filters leave."""
-        return int(self.rows("SELECT count(*) FROM calls")[0][0])
+        return int(self.rows("SELECT count(*) FROM brief")[0][0])
 
 
 def load(*paths: str | os.PathLike[str], where: str = "TRUE") -> Calls:
@@ -173,23 +172,29 @@ def load(*paths: str | os.PathLike[str], where: str = "TRUE") -> Calls:
     Raises:
         FileNotFoundError: A file is not there.
         ImportError: DuckDB is not installed; says which extra brings it.
+        OSError: DuckDB cannot do it, as where there is no room for temporary files.
         ValueError: None of the files is a log, or DuckDB cannot read `where`.
     """
     try:
         import duckdb
     except ImportError:
         raise ImportError("a review needs duckdb: pip install 'otel-connector[review]'") from None
-    files = named([os.fspath(path) for path in paths])
+    files = named([os.fsdecode(path) for path in paths])
     folder = tempfile.mkdtemp(prefix="otel_connector-review-")
+    # Not when the calls are collected: a relation that came from them may be in use
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     calls = Calls(duckdb.connect(), folder)
     try:
         _set_up(calls.connection, folder)
         sources, problems = _sorted_out(files)
         _read(calls.connection, list(sources.values()), where, folder)
         calls.files = tuple(_report(path, sources, problems) for path in files)
-    except duckdb.Error as error:
+    except (duckdb.BinderException, duckdb.ConversionException, duckdb.ParserException) as error:
         calls.close()
         raise ValueError(f"where={where!r}: {_first_line(error)}") from None
+    except duckdb.Error as error:
+        calls.close()
+        raise OSError(f"the logs cannot be reviewed: {_first_line(error)}") from None
     except BaseException:
         calls.close()
         raise
@@ -261,12 +266,13 @@ def _read(connection: duckdb.DuckDBPyConnection, sources: list[_Source], where: 
             texts = ", ".join(
                 f"split_part(texts, {_APART}, {number}) AS {name}" for number, name in enumerate(_MOVED, start=1)
             )
-            for view, condition in (("calls", "kept"), ("standing_out", "kept AND texts IS NOT NULL")):
+            for view, condition in (("brief", "kept"), ("standing_out", "kept AND texts IS NOT NULL")):
                 connection.execute(
                     f"CREATE OR REPLACE VIEW {view} AS "
                     f"SELECT * EXCLUDE (texts, bad, kept), {texts} FROM stored.everything WHERE {condition}"
                 )
-            connection.execute(f"CREATE OR REPLACE VIEW whole_calls AS SELECT * FROM known WHERE ({where})")
+            whole = f"SELECT * FROM known WHERE ({where})" if large else "SELECT * FROM brief"
+            connection.execute(f"CREATE OR REPLACE VIEW calls AS {whole}")
             return
 
 
@@ -279,16 +285,13 @@ def _misread(connection: duckdb.DuckDBPyConnection, sources: list[_Source], wher
         counting = [beside.submit(source.found.lines) for source in unrepaired]
         try:
             connection.execute(_table_sql(connection, sources, where))
-        except (duckdb.BinderException, duckdb.ParserException):
-            raise  # of `where`
+        except (duckdb.BinderException, duckdb.ParserException, duckdb.OutOfMemoryException):
+            raise  # of `where`, or of a full disk
         except duckdb.Error:
             if not unrepaired:
                 raise
             return unrepaired
-        try:
-            lines = sum(count.result() - 1 for count in counting)
-        except (EOFError, OSError, zlib.error):
-            return unrepaired
+        lines = sum(count.result() - 1 for count in counting)
     rows, bad = connection.execute("SELECT count(*), count_if(bad) FROM stored.everything").fetchall()[0]
     rows -= sum(source.damage.rows for source in sources)
     grown = sum(source.found.grown() for source in unrepaired)

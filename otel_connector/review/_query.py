@@ -7,6 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+from otel_connector._csv_format import guarded
 from otel_connector.review._formats import markdown_table, plain
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ class Answer:
     """What a query found.
 
     Args:
-        calls: What is asked; the tables are ``calls``, ``whole_calls`` and ``log``.
+        calls: What is asked; the tables are ``calls``, ``log`` and ``brief``.
         query: One statement of DuckDB's SQL.
 
     Raises:
@@ -30,10 +31,11 @@ class Answer:
 
         try:
             cursor = calls.connection.execute(query)
-            self.columns = [str(column[0]) for column in cursor.description or ()]
-            self.rows: list[tuple[Any, ...]] = cursor.fetchall()
-        except duckdb.Error as error:
-            raise ValueError(f"--sql: {error}") from None
+            found = cursor.description
+            self.columns = [str(column[0]) for column in found or ()]
+            self.rows: list[tuple[Any, ...]] = cursor.fetchall() if found else []
+        except (AttributeError, duckdb.Error) as error:  # the first: there is no statement in it
+            raise ValueError(f"--sql: {'there is no query' if isinstance(error, AttributeError) else error}") from None
 
     def as_json(self) -> str:
         """Return a list of objects."""
@@ -41,11 +43,11 @@ class Answer:
         return json.dumps(rows, indent=2, ensure_ascii=False, default=str)
 
     def as_csv(self) -> str:
-        """Return a header and the rows; NULL is an empty cell."""
+        """Return a header and the rows; NULL is an empty cell, and a formula is guarded."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
-        writer.writerows(self.rows)
+        writer.writerows([guarded(cell) if isinstance(cell, str) else cell for cell in row] for row in self.rows)
         return text.getvalue()
 
     def as_markdown(self) -> str:
