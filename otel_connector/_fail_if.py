@@ -11,6 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 # The longer ones first, or `>=` would be read as `>` and a stray `=`
 _OPERATORS: dict[str, tuple[Callable[[float, float], bool], str]] = {
@@ -117,7 +118,7 @@ class _Reader:
     def __init__(self, text: str, names: Collection[str] | Mapping[str, str]) -> None:
         self._text = text
         self._names = names
-        self._kinds = dict[str, str](names) if isinstance(names, Mapping) else dict[str, str]()
+        self._kinds = dict(cast("Mapping[str, str]", names)) if isinstance(names, Mapping) else dict[str, str]()
         self._at = 0
         self._pass_space()
 

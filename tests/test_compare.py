@@ -112,7 +112,7 @@ def test_real_differences_are_marked(different: Comparison) -> None:
 
 
 def test_the_other_way_round_it_is_better() -> None:
-    result = compared(run(calls=20_000, slower=1.2, failing=0.02, seed=2), run("UPDATE calls SET response_size = 9"))
+    result = compared(run(calls=20_000, slower=1.2, failing=0.02, seed=2), run("UPDATE brief SET response_size = 9"))
     found = verdicts(result.total)
     assert (found["p95"], found["error_rate"]) == ("better", "better")
     assert (found["calls_per_second"], found["bytes_per_call"]) == ("less", "less")
@@ -145,14 +145,14 @@ def test_hosts_and_projects_of_one_run_only_are_listed(different: Comparison) ->
 
 
 def test_the_busiest_are_compared_and_the_others_counted() -> None:
-    swapped = "UPDATE calls SET host = 'x' || host WHERE host IN ('host2', 'host3')"
+    swapped = "UPDATE brief SET host = 'x' || host WHERE host IN ('host2', 'host3')"
     result = compared(run(hosts=4), run(swapped, hosts=4), groups=1).hosts
     assert [len(each) for each in (result.compared, result.only_before, result.only_after)] == [1, 1, 1]
     assert result.more == (1, 1, 1)
 
 
 def test_rare_error_classes_are_counted() -> None:
-    many = "UPDATE calls SET error_type = 'E' || (hash(t) % 15) WHERE NOT success"
+    many = "UPDATE brief SET error_type = 'E' || (hash(t) % 15) WHERE NOT success"
     first, second = run(many, failing=0.2), run(many, failing=0.2, seed=2)
     total = compared(first, second).total
     assert (len([each for each in total.differences if each.error]), total.more_errors > 0) == (10, True)
@@ -174,13 +174,13 @@ def test_where_there_is_too_little_nothing_is_said(arguments: dict[str, Any], re
 
 
 def test_calls_at_one_time_are_one_observation() -> None:
-    burst = "UPDATE calls SET t = TIMESTAMP '2023-11-14 22:14:00' WHERE hash(t) % 10 <> 0"
+    burst = "UPDATE brief SET t = TIMESTAMP '2023-11-14 22:14:00' WHERE hash(t) % 10 <> 0"
     total = compared(run(burst), run(burst, seed=2, slower=3.0)).total
     assert row(total, "p50").reason == "nearly all calls of a run at one time"
 
 
 def test_one_instant_is_no_rate() -> None:
-    total = compared(run("UPDATE calls SET t = TIMESTAMP '2023-11-14'"), run()).total
+    total = compared(run("UPDATE brief SET t = TIMESTAMP '2023-11-14'"), run()).total
     assert math.isnan(row(total, "calls_per_second").before)
 
 
@@ -191,14 +191,14 @@ def test_a_percentile_that_few_calls_are_slower_than_is_not_told() -> None:
 
 
 def test_noise_that_would_hide_a_half_is_no_sameness() -> None:
-    slow_times = "UPDATE calls SET delta_t = delta_t * (1 + 20 * (hash(epoch_us(t) // 20000000) % 2))"
+    slow_times = "UPDATE brief SET delta_t = delta_t * (1 + 20 * (hash(epoch_us(t) // 20000000) % 2))"
     total = compared(run(slow_times), run(slow_times, seed=2, slower=1.1)).total
     assert row(total, "p50").verdict == "too noisy to tell"
 
 
 def test_few_failures_are_counted_exactly() -> None:
     few = compared(run(failing=0.0), run(failing=0.001, seed=2)).total
-    spread = "UPDATE calls SET success = false, error_type = 'E' WHERE epoch_us(t) % 40000000 = 0"
+    spread = "UPDATE brief SET success = false, error_type = 'E' WHERE epoch_us(t) % 40000000 = 0"
     many = compared(run(failing=0.0), run(spread, failing=0.0, seed=2)).total
     none = compared(run(failing=0.0), run(failing=0.0, seed=2)).total
     assert [row(each, "error_rate").test for each in (few, many, none)] == [FISHER] * 3
@@ -211,7 +211,7 @@ def test_few_failures_are_counted_exactly() -> None:
 
 
 def test_an_outage_is_one_event_not_many() -> None:
-    outage = "UPDATE calls SET success = false, error_type = 'E' WHERE epoch_us(t) - 1700000100000000 BETWEEN 0 AND 3e6"
+    outage = "UPDATE brief SET success = false, error_type = 'E' WHERE epoch_us(t) - 1700000100000000 BETWEEN 0 AND 3e6"
     total = compared(run(failing=0.0), run(outage, failing=0.0, seed=2)).total
     assert row(total, "error_rate").after == pytest.approx(31 / 6_000)  # twice what is "worse" above
     assert row(total, "error_rate").verdict == "too few to tell"
@@ -219,7 +219,7 @@ def test_an_outage_is_one_event_not_many() -> None:
 
 def test_what_is_certain_but_tiny_is_said_to_be() -> None:
     def constant(size: int) -> str:
-        return f"UPDATE calls SET response_size = {size}"
+        return f"UPDATE brief SET response_size = {size}"
 
     total = compared(run(constant(1_000)), run(constant(1_001))).total
     assert row(total, "bytes_per_call").verdict == "too small to matter"
@@ -434,7 +434,7 @@ def test_what_is_left_out_is_said() -> None:
 
 
 def test_more_on_one_side_than_are_listed() -> None:
-    moved = "UPDATE calls SET host = 'x' || host"
+    moved = "UPDATE brief SET host = 'x' || host"
     assert "Only before: host0 (" in shown(compared(run(), run(moved), groups=1), 80)
     assert "and 1 more" in shown(compared(run(), run(moved), groups=1), 80)
 
