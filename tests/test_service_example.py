@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import re
+import signal
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -86,7 +88,7 @@ def test_one_trace_through_all(real_collector: Collector, python_path: str, tmp_
         (root,) = roots_of(received.resource_spans, row["call_id"].partition("-")[0])
         assert_tree(root, calls)
 
-    found = re.search(r"its trace: (\w{32})\nsent to http://127", done.stdout)
+    found = re.search(r"its trace: (\w{32})\nwhat was sent went to http://127", done.stdout)
     assert found is not None
     shown = tree(received.resource_spans, found[1])
     assert re.match(
@@ -109,3 +111,21 @@ def test_without_a_collector_it_shows_the_trace(tmp_path: Path) -> None:
     for upstream in ("price", "stock"):
         assert [line for line in shown if line.endswith(f"└─ {upstream}  SERVER  GET /{upstream}/{{item}}")]
     assert len(rows(tmp_path / "service-logs" / "shop.csv")) == 24
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_who_ends_it_ends_all_of_it(sent: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, EXAMPLE, "--requests", "100000"]
+    log = tmp_path / "service-logs" / "shop.csv"
+    # Its outputs end when the last of its processes has
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not log.exists():
+            assert process.poll() is None
+        process.send_signal(sent)
+        _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (1, "stopped\n")
+
+
+def test_a_number_below_one_is_refused(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, EXAMPLE, "--requests", "0"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "must be at least 1" in done.stderr) == (2, True)

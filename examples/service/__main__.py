@@ -29,7 +29,8 @@ HERE = Path(__file__).parent
 def running(program: str, *arguments: str) -> Iterator[str]:
     """Run a program that prints its address, and at the end have it finish what it is at and send its spans."""
     command = [sys.executable, str(HERE / program), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - programs of ours
+    # In a session of its own: Ctrl-C is for this program, which ends the others in their turn
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:  # noqa: S603 - ours
         assert process.stdout is not None
         try:
             yield process.stdout.readline().strip()
@@ -48,25 +49,39 @@ async def load(shop: str, log: Path, requests: int, concurrency: int) -> str:
     return f"{stats.calls_succeeded} offers, {stats.calls_failed} requests that failed"
 
 
-def slowest(log: Path) -> dict[str, str]:
+def slowest(log: Path) -> dict[str, str] | None:
     """Return the row of the slowest call that succeeded: one that needed more than one attempt."""
     with log.open(newline="", encoding="utf-8") as file:
-        return max((row for row in csv.DictReader(file) if row["success"] == "True"), key=lambda row: row["delta_t"])
+        good = (row for row in csv.DictReader(file) if row["success"] == "True")
+        return max(good, key=lambda row: float(row["delta_t"]), default=None)
+
+
+def at_least_one(text: str) -> int:
+    """Read a number from the command line."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def interrupted(*_: object) -> None:
+    """Leave by the way that ends the other programs, too."""
+    raise KeyboardInterrupt
 
 
 def main() -> None:
     """Start all, load it, stop all, and say where things are."""
     parser = argparse.ArgumentParser(prog="python examples/service", description=__doc__)
-    parser.add_argument("--requests", type=int, default=200, help="to the service, in all (default 200)")
-    parser.add_argument("--concurrency", type=int, default=10, help="at a time (default 10)")
+    parser.add_argument("--requests", type=at_least_one, default=200, help="to the service, in all (default 200)")
+    parser.add_argument("--concurrency", type=at_least_one, default=10, help="at a time (default 10)")
     parser.add_argument("--folder", type=Path, default=Path("service-logs"), help="for the logs (service-logs)")
     parser.add_argument("--attempt-spans", action="store_true", help="give each attempt a span, not an event")
     options = parser.parse_args()
-    options.folder.mkdir(exist_ok=True)
+    options.folder.mkdir(parents=True, exist_ok=True)
     callers, shop = options.folder / "callers.csv", options.folder / "shop.csv"
     shop.unlink(missing_ok=True)
     os.environ.update(SHOP_LOG=str(shop), SHOP_ATTEMPT_SPANS=str(int(options.attempt_spans)))
-    collector = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    collector = next((os.environ[name] for name in names if os.environ.get(name)), None)
     spans: list[ResourceSpans] = []
 
     with ExitStack() as stack:
@@ -79,12 +94,22 @@ def main() -> None:
         with configure("callers"):
             print(asyncio.run(load(address, callers, options.requests, options.concurrency)))
 
-    row = slowest(shop)
-    trace_id = row["call_id"].partition("-")[0]
     print(f"rows: {callers} (callers to service), {shop} (service to upstreams)")
+    row = slowest(shop)
+    if row is None:
+        print("no call of the service succeeded")
+        return
+    trace_id = row["call_id"].partition("-")[0]
     print(f"the slowest call of the service took {row['delta_t']} s; its trace: {trace_id}")
-    print(f"sent to {collector}" if collector else tree(spans, trace_id))
+    if collector:
+        print(f"what was sent went to {collector}")
+    else:
+        print(tree(spans, trace_id) or "which is not here: not sampled, or exported elsewhere (OTEL_TRACES_*)")
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, interrupted)
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped")

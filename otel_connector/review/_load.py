@@ -210,6 +210,9 @@ def _set_up(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
     connection.execute(f"SET temp_directory={_quoted(folder)}")
     connection.execute("SET preserve_insertion_order=false")  # half the time
     connection.execute("SET enable_progress_bar=false")
+    # Its file is thrown away: nothing of it need be safe
+    connection.execute("PRAGMA disable_checkpoint_on_shutdown")
+    connection.execute("SET checkpoint_threshold='100GB'")
 
 
 def _sorted_out(files: list[str]) -> tuple[dict[str, _Source], dict[str, str]]:

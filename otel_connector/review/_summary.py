@@ -269,8 +269,8 @@ def _slowest(calls: Calls, most: int) -> tuple[Call, ...]:
     query = f"SELECT max_by({_CALL}, delta_t) FROM {{}} GROUP BY url ORDER BY max(delta_t) DESC, url LIMIT ?"
     found = [Call(**row) for (row,) in calls.rows(query.format("standing_out"), [most])]
     cutoff = found[-1].delta_t if len(found) == most else -1.0
-    above = "SELECT count(*) FROM {} WHERE delta_t > ?"
-    if calls.rows(above.format("brief"), [cutoff]) != calls.rows(above.format("standing_out"), [cutoff]):
+    ((unknown,),) = calls.rows("SELECT count(*) FROM brief WHERE delta_t > ? AND call_id IS NULL", [cutoff])
+    if unknown:
         # What memory keeps of large files is not enough: the first calls were slower than the rest
         found = [Call(**row) for (row,) in calls.rows(query.format("calls"), [most])]
     return tuple(found)
