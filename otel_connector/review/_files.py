@@ -36,14 +36,12 @@ class Found:
 
     Attributes:
         path: Where it is.
-        compressed: Whether it is gzip.
         plain: Whether DuckDB may read it as it is: not what is compressed, or what a spreadsheet saved.
         size: Bytes, when it was looked at.
         tail: What is there of a last line that has no end; not known of a compressed one.
     """
 
     path: str
-    compressed: bool
     plain: bool
     size: int
     tail: bytes = b""
@@ -129,7 +127,7 @@ def look_at(path: str) -> Found:
         if not compressed:
             end = last_row_end(raw.fileno())
             tail = b"".join(blocks(raw.fileno(), end, min(size, end + LINE_LIMIT)))
-    return Found(path=path, compressed=compressed, plain=plain, size=size, tail=tail)
+    return Found(path=path, plain=plain, size=size, tail=tail)
 
 
 def _refuse_stranger(first: bytes) -> None:

@@ -27,7 +27,7 @@ def condition(
     """
     parts = list[str]()
     if projects:
-        parts.append(f"project IN ({', '.join(map(_quoted, projects))})")
+        parts.append(f"project IN ({', '.join(map(quoted, projects))})")
     parts += [f"t {sign} TIMESTAMP '{_utc(time)}'" for sign, time in ((">=", since), ("<", until)) if time is not None]
     if where is not None:
         parts.append(f"({where}\n)")  # a comment at its end must not take the parenthesis with it
@@ -61,5 +61,6 @@ def _utc(time: datetime) -> str:
     return f"{time.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S.%f}"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return a text as SQL has it."""
     return "'" + text.replace("'", "''") + "'"

@@ -22,6 +22,7 @@ from otel_connector._csv_check import LINE_LIMIT
 from otel_connector._csv_format import FORMULA_STARTS
 from otel_connector._record import one_line
 from otel_connector.review._files import Found, Torn, look_at, named, torn_neighbour
+from otel_connector.review._filters import quoted
 from otel_connector.review._repaired import CALL_ID_LENGTH, LATEST, LONGEST, Damage, copy_good_rows
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def _first_line(error: BaseException) -> str:
 
 def _set_up(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
     connection.execute(f"SET memory_limit='{MEMORY_LIMIT}'")
-    connection.execute(f"SET temp_directory={_quoted(folder)}")
+    connection.execute(f"SET temp_directory={quoted(folder)}")
     connection.execute("SET preserve_insertion_order=false")  # half the time
     connection.execute("SET enable_progress_bar=false")
     # Its file is thrown away: nothing of it need be safe
@@ -252,7 +253,7 @@ def _read(connection: duckdb.DuckDBPyConnection, sources: list[_Source], where: 
     """Fill the table; a file that is not read as it should be is repaired first."""
     # What DuckDB holds in memory is not compressed: in a file a large log takes a fourth, and is asked sooner
     large = sum(source.found.size for source in sources) >= _LARGE
-    connection.execute(f"ATTACH {_quoted(f'{folder}/calls.duckdb' if large else ':memory:')} AS stored")
+    connection.execute(f"ATTACH {quoted(f'{folder}/calls.duckdb' if large else ':memory:')} AS stored")
     suspects = [source for source in sources if not source.found.plain]
     while True:
         for source in suspects:
@@ -303,7 +304,7 @@ def _misread(connection: duckdb.DuckDBPyConnection, sources: list[_Source], wher
 
 def _log_sql(sources: list[_Source]) -> str:
     """Return the query for the ten columns, typed; what cannot be a time is NULL, a guard before a formula is off."""
-    paths = ", ".join(_quoted(glob.escape(source.read_from)) for source in sources)
+    paths = ", ".join(quoted(glob.escape(source.read_from)) for source in sources)
     tails = [source.found.tail.partition(b",")[0].decode("utf-8", "replace") for source in sources if source.found.tail]
     return f"""
         SELECT call_id, {_unguarded("project")},
@@ -312,8 +313,8 @@ def _log_sql(sources: list[_Source]) -> str:
             {_unguarded("url")}, {_unguarded("redirect_url")}, response_size, response_code, success,
             {_unguarded("error")}
         FROM read_csv([{paths}], header=true, delim=',', quote='"', escape='"', auto_detect=false, columns={_COLUMNS},
-            force_not_null=[{", ".join(map(_quoted, _TEXTS))}], store_rejects=true, max_line_size={LINE_LIMIT})
-        {f"WHERE call_id NOT IN ({', '.join(map(_quoted, tails))})" if tails else ""}"""
+            force_not_null=[{", ".join(map(quoted, _TEXTS))}], store_rejects=true, max_line_size={LINE_LIMIT})
+        {f"WHERE call_id NOT IN ({', '.join(map(quoted, tails))})" if tails else ""}"""
 
 
 def _unguarded(column: str) -> str:
@@ -348,10 +349,6 @@ def _stands_out_sql(connection: duckdb.DuckDBPyConnection, sources: list[_Source
     sample = f"(FROM known LIMIT {_SAMPLE_ROWS})"
     slow = connection.execute(f"SELECT quantile_cont(delta_t, 0.999) FROM {sample}").fetchall()[0][0]
     failures = connection.execute(f"SELECT error_type, count(*) FROM {sample} WHERE NOT success GROUP BY 1").fetchall()
-    frequent = [_quoted(name) for name, calls in failures if calls > _FREQUENT * _SAMPLE_ROWS]
+    frequent = [quoted(name) for name, calls in failures if calls > _FREQUENT * _SAMPLE_ROWS]
     rare = f"error_type NOT IN ({', '.join(frequent)})" if frequent else "TRUE"
     return f"(delta_t >= {slow or 0} OR (NOT success AND ({rare} OR epoch_us(t) % {_KEPT_OF_ORDINARY} = 0)))"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

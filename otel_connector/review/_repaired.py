@@ -1,7 +1,8 @@
 """A damaged log as a whole one: its good lines in a temporary file, and what is wrong with the others.
 
 A row is one physical line, so a line is judged by itself: a torn one takes none with it, whatever quotes it left open.
-This costs some microseconds a line, which is why only files with damage go this way. Knows nothing of DuckDB.
+This costs some microseconds a line, which is why only files go this way that are damaged, packed, or saved by another
+program. Knows nothing of DuckDB.
 """
 
 from __future__ import annotations
