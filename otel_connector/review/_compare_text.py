@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from otel_connector._record import one_line
 from otel_connector.review._compare import Compared, Comparison, Difference, Groups, OnlyIn, Run
+from otel_connector.review._formats import escaped
 from otel_connector.review._noise import STRETCHES
-
-NOTHING = "-"
-"""What stands where there is no figure."""
+from otel_connector.review._units import NONE
 
 _NAME_LIMIT = 200  # characters of a name from a log
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~])")
 _LABELS = {"calls_per_second": "calls per second", "error_rate": "error rate", "bytes_per_call": "bytes per call"}
 _MANY_TIMES = 9.995  # from here on a change is said as a factor
 _UNKNOWABLE = ("too few to tell", "too noisy to tell", "not tested")
@@ -34,7 +31,7 @@ def name(text: str) -> str:
 def amount(value: float, unit: str) -> str:
     """Return a figure with its unit, in three digits or more."""
     if not math.isfinite(value):
-        return NOTHING
+        return NONE
     match unit:
         case "{call}":
             return f"{value:,.0f}"
@@ -75,7 +72,7 @@ def difference(row: Difference) -> str:
 def change(row: Difference) -> str:
     """Return the difference as a share of before, or as a factor."""
     if math.isnan(row.relative):
-        return NOTHING
+        return NONE
     if math.isinf(row.relative):
         return "new"
     if row.relative >= _MANY_TIMES:
@@ -86,13 +83,13 @@ def change(row: Difference) -> str:
 def noise(row: Difference) -> str:
     """Return what chance alone may make of it."""
     text = amount(row.noise, row.unit)
-    return text if text == NOTHING else f"±{text.replace('%', 'pp')}"
+    return text if text == NONE else f"±{text.replace('%', 'pp')}"
 
 
 def p_value(row: Difference) -> str:
     """Return p, as far as anybody reads it."""
     if math.isnan(row.p):
-        return NOTHING
+        return NONE
     return f"{row.p:.3f}" if row.p >= 0.0005 else "<0.001"  # noqa: PLR2004 - what three places show
 
 
@@ -115,7 +112,7 @@ def headline(comparison: Comparison) -> str:
 
 def run(which: Run) -> str:
     """Say what one of the two is."""
-    files = ", ".join(one_line(Path(path).name, _NAME_LIMIT) for path in which.files) or NOTHING
+    files = ", ".join(one_line(Path(path).name, _NAME_LIMIT) for path in which.files) or NONE
     if not which.start:
         return f"{files}: no calls"
     return f"{files}: {which.calls:,} calls in {_period(which.seconds)} from {which.start:%Y-%m-%d %H:%M:%S} UTC"
@@ -181,8 +178,8 @@ def _with_calls(only: Sequence[OnlyIn], more: int) -> list[str]:
 
 def markdown(comparison: Comparison) -> str:
     """Return a report in Markdown, with tables as GitHub has them."""
-    lines = ["# Before and after", "", _escaped(headline(comparison)), ""]
-    lines += [f"- before: {_escaped(run(comparison.before))}", f"- after: {_escaped(run(comparison.after))}"]
+    lines = ["# Before and after", "", escaped(headline(comparison)), ""]
+    lines += [f"- before: {escaped(run(comparison.before))}", f"- after: {escaped(run(comparison.after))}"]
     lines += ["", "## All calls", "", *_markdown_table("Figure", [("", comparison.total.differences)])]
     if comparison.total.more_errors:
         lines += ["", f"{comparison.total.more_errors:,} rarer error classes are not shown."]
@@ -191,8 +188,8 @@ def markdown(comparison: Comparison) -> str:
         rows = [(group.name, found) for group in groups.compared if (found := marked(group))]
         if rows:
             lines += [*_markdown_table(f"Larger than noise, by {one}", rows), ""]
-        lines += [f"- {what}: {_escaped(names)}" for what, names in rest(groups)]
-    return "\n".join([*lines, "", _escaped(method(comparison)), ""])
+        lines += [f"- {what}: {escaped(names)}" for what, names in rest(groups)]
+    return "\n".join([*lines, "", escaped(method(comparison)), ""])
 
 
 def _markdown_table(first: str, groups: Sequence[tuple[str, Sequence[Difference]]]) -> Iterator[str]:
@@ -202,7 +199,7 @@ def _markdown_table(first: str, groups: Sequence[tuple[str, Sequence[Difference]
         for row in rows:
             what = f"{name(group)}: {label(row).strip()}" if group or first != "Figure" else label(row).strip()
             cells = [what, *figures(row), difference(row), change(row), noise(row), p_value(row), verdict(row)]
-            yield "| " + " | ".join(map(_escaped, cells)) + " |"
+            yield "| " + " | ".join(map(escaped, cells)) + " |"
 
 
 def figures(row: Difference) -> tuple[str, str]:
@@ -213,7 +210,3 @@ def figures(row: Difference) -> tuple[str, str]:
 def verdict(row: Difference) -> str:
     """Return what came of it, and why if nothing did."""
     return f"{row.verdict}: {row.reason}" if row.reason else row.verdict
-
-
-def _escaped(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", text)
