@@ -457,6 +457,15 @@ def test_follow_shows_what_has_come_until_ctrl_c(tmp_path: Path) -> None:
     assert process.returncode == 130
 
 
+def test_follow_of_what_is_no_log_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / "notes.csv").write_text("what,when\n")
+    done = run_here(tmp_path, "review", "notes.csv", "--follow")
+    assert (done.code, done.out) == (2, "")
+    assert "it is no log of this library" in done.error
+    done = run_here(tmp_path, "review", "nothing.csv", "--follow")
+    assert (done.code, done.out, done.error) == (2, "", "otel-connector review: nothing.csv: no such file\n")
+
+
 def test_follow_on_a_terminal(tmp_path: Path) -> None:
     log = write(tmp_path / "logs.csv", [call(0)])
     ours, theirs = pty.openpty()
