@@ -6,6 +6,9 @@ import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
+EVERYTHING = "TRUE"
+"""The condition that holds for every call."""
+
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)", re.IGNORECASE)
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
 
@@ -31,7 +34,7 @@ def condition(
     parts += [f"t {sign} TIMESTAMP '{_utc(time)}'" for sign, time in ((">=", since), ("<", until)) if time is not None]
     if where is not None:
         parts.append(f"({where}\n)")  # a comment at its end must not take the parenthesis with it
-    return " AND ".join(parts) or "TRUE"
+    return " AND ".join(parts) or EVERYTHING
 
 
 def moment(text: str, now: datetime | None) -> datetime:

@@ -22,7 +22,7 @@ from otel_connector._csv_check import LINE_LIMIT
 from otel_connector._csv_format import FORMULA_STARTS
 from otel_connector._record import one_line
 from otel_connector.review._files import Found, Torn, look_at, named, torn_neighbour
-from otel_connector.review._filters import quoted
+from otel_connector.review._filters import EVERYTHING, quoted
 from otel_connector.review._repaired import CALL_ID_LENGTH, LATEST, LONGEST, Damage, copy_good_rows
 
 if TYPE_CHECKING:
@@ -44,19 +44,17 @@ _COLUMNS = (
     "'redirect_url': 'VARCHAR', 'response_size': 'BIGINT', 'response_code': 'INTEGER', 'success': 'BOOLEAN', "
     "'error': 'VARCHAR'}"
 )
-_TEXTS = ("call_id", "project", "url", "redirect_url", "error")
 
 # Of most calls of a large log these are not kept, and one column of nothing takes a fourth of what four take. Joined by
 # a character that no text has, as it would be escaped there
 _MOVED = ("call_id", "url", "redirect_url", "error")
 _APART = "chr(31)"
 
-# Where the URL leads, port included; nothing where it is no URL. The pattern alone would be right, but takes six times
-# as long, so only a URL goes to it that has more than a host before its path
-_AUTHORITY = "split_part(url, '/', 3)"
-_HOST = """CASE WHEN NOT contains(url, '://') THEN ''
-    WHEN contains(authority, '@') OR contains(authority, '?') OR contains(authority, '#')
-    THEN regexp_extract(url, '^[^/]*//(?:[^/?#]*@)?([^/?#]*)', 1) ELSE authority END"""
+# Where the URL leads, port included; nothing where it is no URL. The second half is asked once of each different text
+# that a stored column has, and not of every row
+_AUTHORITY = "CASE WHEN contains(url, '://') THEN split_part(url, '/', 3) ELSE '' END AS authority"
+_HOST = """CASE WHEN contains(authority, '@') OR contains(authority, '?') OR contains(authority, '#')
+    THEN regexp_extract(authority, '^(?:[^?#]*@)?([^?#]*)', 1) ELSE authority END AS host"""
 _ERROR_TYPE = """CASE WHEN success THEN '' WHEN error = '' THEN 'no error given'
     WHEN starts_with(error, 'HTTPStatusError:') THEN 'HTTPStatusError ' || coalesce(response_code::VARCHAR, '')
     ELSE split_part(error, ':', 1) END"""
@@ -159,7 +157,7 @@ class Calls:
         return int(self.rows("SELECT count(*) FROM brief")[0][0])
 
 
-def load(*paths: str | os.PathLike[str], where: str = "TRUE") -> Calls:
+def load(*paths: str | os.PathLike[str], where: str = EVERYTHING) -> Calls:
     """Read logs.
 
     Args:
@@ -263,8 +261,7 @@ def _read(connection: duckdb.DuckDBPyConnection, sources: list[_Source], where: 
         connection.execute(f"CREATE OR REPLACE VIEW log AS {_log_sql(sources)}")
         connection.execute(f"""
             CREATE OR REPLACE VIEW known AS
-            SELECT * EXCLUDE (authority), {_HOST} AS host, {_ERROR_TYPE} AS error_type
-            FROM (SELECT *, {_AUTHORITY} AS authority FROM log)""")
+            SELECT *, {_HOST}, {_ERROR_TYPE} AS error_type FROM (SELECT *, {_AUTHORITY} FROM log)""")
         suspects = _misread(connection, sources, where)
         if not suspects:
             texts = ", ".join(
@@ -272,10 +269,11 @@ def _read(connection: duckdb.DuckDBPyConnection, sources: list[_Source], where: 
             )
             for view, condition in (("brief", "kept"), ("standing_out", "kept AND texts IS NOT NULL")):
                 connection.execute(
-                    f"CREATE OR REPLACE VIEW {view} AS "
-                    f"SELECT * EXCLUDE (texts, bad, kept), {texts} FROM stored.everything WHERE {condition}"
+                    f"CREATE OR REPLACE VIEW {view} AS SELECT * EXCLUDE (texts, authority, kept), {_HOST}, {texts} "
+                    f"FROM (SELECT *{', TRUE AS kept' if where == EVERYTHING else ''} FROM stored.everything) "
+                    f"WHERE {condition}"
                 )
-            whole = f"SELECT * FROM known WHERE ({where})" if large else "SELECT * FROM brief"
+            whole = f"SELECT * EXCLUDE (authority) FROM known WHERE ({where})" if large else "SELECT * FROM brief"
             connection.execute(f"CREATE OR REPLACE VIEW calls AS {whole}")
             return
 
@@ -296,7 +294,7 @@ def _misread(connection: duckdb.DuckDBPyConnection, sources: list[_Source], wher
                 raise
             return unrepaired
         lines = sum(count.result() - 1 for count in counting)
-    rows, bad = connection.execute("SELECT count(*), count_if(bad) FROM stored.everything").fetchall()[0]
+    rows, bad = connection.execute("SELECT count(*), count_if(t IS NULL) FROM stored.everything").fetchall()[0]
     rows -= sum(source.damage.rows for source in sources)
     grown = sum(source.found.grown() for source in unrepaired)
     return [] if not bad and lines <= rows <= lines + grown else unrepaired
@@ -313,7 +311,7 @@ def _log_sql(sources: list[_Source]) -> str:
             {_unguarded("url")}, {_unguarded("redirect_url")}, response_size, response_code, success,
             {_unguarded("error")}
         FROM read_csv([{paths}], header=true, delim=',', quote='"', escape='"', auto_detect=false, columns={_COLUMNS},
-            force_not_null=[{", ".join(map(quoted, _TEXTS))}], store_rejects=true, max_line_size={LINE_LIMIT})
+            store_rejects=true, max_line_size={LINE_LIMIT})
         {f"WHERE call_id NOT IN ({', '.join(map(quoted, tails))})" if tails else ""}"""
 
 
@@ -321,18 +319,19 @@ def _unguarded(column: str) -> str:
     """Take off the guard that a text wears which a spreadsheet would read as a formula (`_csv_format.cell`)."""
     starts = "".join(FORMULA_STARTS).replace("-", r"\-")
     guarded = f"starts_with({column}, '''') AND regexp_matches({column}, '^''+[{starts}]')"
-    # DuckDB 2.0 forgets `force_not_null` where not all columns are read
+    # Not `force_not_null`: where not all columns are read, DuckDB 2.0 takes it for other columns, and twice the time
     return f"CASE WHEN {guarded} THEN {column}[2:] ELSE coalesce({column}, '') END AS {column}"
 
 
 def _table_sql(connection: duckdb.DuckDBPyConnection, sources: list[_Source], where: str) -> str:
     texts = f"CASE WHEN stands_out THEN concat_ws({_APART}, {', '.join(_MOVED)}) END AS texts"
+    # Two columns more would take a tenth more time: a row that cannot be has no t, and `kept` is there only if needed
     return f"""
         CREATE OR REPLACE TABLE stored.everything AS
-        SELECT t, delta_t, project, host, error_type, response_size, response_code, success, {texts},
-            t IS NULL OR delta_t IS NULL OR success IS NULL OR response_size IS NULL
-                OR length(call_id) <> {CALL_ID_LENGTH} AS bad,
-            ({where}) IS TRUE AS kept
+        SELECT CASE WHEN delta_t IS NOT NULL AND success IS NOT NULL AND response_size IS NOT NULL
+                AND length(call_id) = {CALL_ID_LENGTH} THEN t END AS t,
+            delta_t, project, authority, error_type, response_size, response_code, success, {texts}
+            {f", ({where}) IS TRUE AS kept" if where != EVERYTHING else ""}
         FROM (
             SELECT *, {_stands_out_sql(connection, sources)} AS stands_out FROM known
         )"""
