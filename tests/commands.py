@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
@@ -61,8 +62,10 @@ def run_here(folder: Path, *arguments: str, without: str = "", **extra: str) -> 
             patch.delenv(name)
         for name in extra:
             patch.setenv(name, wanted[name])
+        before = signal.getsignal(signal.SIGTERM)
         with redirect_stdout(out), redirect_stderr(error), pytest.raises(SystemExit) as ended:
             main()
+        signal.signal(signal.SIGTERM, before)
     code = ended.value.code
     assert isinstance(code, int)
     return Said(code, out.getvalue(), error.getvalue())

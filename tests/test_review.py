@@ -261,6 +261,19 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         review.load(tmp_path / "nothing*.csv")
 
 
+def test_what_is_no_path(log: Path) -> None:
+    with pytest.raises(ValueError, match="paths: name at least one log"):
+        review.load()
+    with pytest.raises(TypeError, match=r"paths must be paths, one after the other as in load\(\*paths\), not list"):
+        review.load([log])  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+def test_the_calls_say_what_they_are_of(log: Path) -> None:
+    write(log, [call(0)])
+    with review.load(log) as calls:
+        assert repr(calls) == f"<Calls of {log}>"
+
+
 def test_which_files_are_meant(tmp_path: Path) -> None:
     log = write(tmp_path / "logs.csv", [call(2)])
     write(tmp_path / "logs.000001.csv", [call(0)])

@@ -298,7 +298,8 @@ def test_a_report_is_not_written_over_a_log(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".old*"))
 
 
-def test_ctrl_c_while_it_reads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_while_it_reads(tmp_path: Path, sent: signal.Signals) -> None:
     lines = rows(*(call(n) for n in range(10_000)))
     with (tmp_path / "logs.csv").open("wb") as file:
         file.write(HEADER)
@@ -309,7 +310,7 @@ def test_ctrl_c_while_it_reads(tmp_path: Path) -> None:
     with subprocess.Popen(program, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while not list(tmp_path.glob("otel_connector-review-*")):
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         _, error = process.communicate()
     assert (process.returncode, error) == (130, b"")
     assert not list(tmp_path.glob("otel_connector-review-*"))

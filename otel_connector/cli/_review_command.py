@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -91,6 +92,7 @@ def review(
     The parts of a rotated log are read with it. Lines that are no rows are counted and named, never passed over.
     Percentiles are exact, interpolated linearly between the two nearest calls. Times are UTC.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or its temporary files would stay behind
     try:
         form = _form(json=json, csv=csv, markdown=markdown)
         chosen = _chosen(project, since, until, where)

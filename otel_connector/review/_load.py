@@ -152,6 +152,10 @@ class Calls:
         """Close."""
         self.close()
 
+    def __repr__(self) -> str:
+        """Say which files these are of; what is in them, `summarize` says."""
+        return f"<Calls of {', '.join(file.path for file in self.files)}>"
+
     def __len__(self) -> int:
         """How many calls the filters leave."""
         return int(self.rows("SELECT count(*) FROM brief")[0][0])
@@ -172,12 +176,18 @@ def load(*paths: str | os.PathLike[str], where: str = EVERYTHING) -> Calls:
         FileNotFoundError: A file is not there.
         ImportError: DuckDB is not installed; says which extra brings it.
         OSError: DuckDB cannot do it, as where there is no room for temporary files.
+        TypeError: A path is none.
         ValueError: None of the files is a log, or DuckDB cannot read `where`.
     """
     try:
         import duckdb
     except ImportError:
         raise ImportError("a review needs duckdb: pip install 'otel-connector[review]'") from None
+    if not paths:
+        raise ValueError("paths: name at least one log, or a pattern")
+    for path in paths:
+        if not isinstance(cast("object", path), (str, bytes, os.PathLike)):
+            raise TypeError(f"paths must be paths, one after the other as in load(*paths), not {type(path).__name__}")
     files = named([os.fsdecode(path) for path in paths])
     folder = tempfile.mkdtemp(prefix="otel_connector-review-")
     # Not when the calls are collected: a relation that came from them may be in use

@@ -1,15 +1,17 @@
 """What a call's latency gains under load: calls started on time, whether earlier ones are back or not.
 
-Bare aiohttp and the connector take turns of a second; the percentiles are of all turns of each. Beside them stands how
-full the client's one core was: its CPU time, that of the SDK's thread included, and the time that its loop was ready to
-run and others had the core. Where the two come near 100 % the latency is that of a queue, which says how long the turn
-was and not what a call costs; where others had the core, that of their turns. Therefore there are lower rates, too.
+Bare aiohttp, the connector, the floor and the peers take turns of a second in random order; the percentiles are of all
+turns of each: microseconds above bare aiohttp's, and the ratio to it. Beside them stands how full the client's one core
+was: its CPU time, that of the SDK's thread included, and the time that its loop was ready to run and others had the
+core. Where the two come near 100 % the latency is that of a queue, which says how long the turn was and not what a call
+costs; where others had the core, that of their turns. Therefore there are lower rates, too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,10 @@ class _Turns:
     passed: float = 0.0
     cpu: float = 0.0
     waited: float = 0.0
+
+    def percentiles(self) -> list[float]:
+        ordered = sorted(self.took)
+        return [ordered[min(int(len(ordered) * percent / 100), len(ordered) - 1)] for percent in _PERCENTILES]
 
     def full(self) -> str:
         return f"{self.cpu / self.passed:.0%} + {self.waited / self.passed:.0%}"
@@ -62,26 +68,27 @@ async def _turn(call: Call, url: str, rate: int, into: _Turns) -> None:
     into.waited += _waited_for_core() - waited
 
 
-def _percentile(times: list[float], percent: float) -> float:
-    ordered = sorted(times)
-    return ordered[min(int(len(ordered) * percent / 100), len(ordered) - 1)]
-
-
 async def table(server: str, folder: Path, turns: int = 10) -> None:
     """Measure and print."""
-    telemetry = Telemetry()
-    print("| calls a second | percentile | bare aiohttp = 1 | in full | added | core: bare, ran + waited | in full |")
-    print("|--:|--:|--:|--:|--:|--:|--:|")
+    telemetries = {name: Telemetry() for name in ("in full", "floor", "peers")}
+    print("| calls a second | | p50, added | p99, added | p99.9, added | the core: ran + waited |")
+    print("|--:|---|--:|--:|--:|--:|")
     async with Variants(folder) as make:
-        variants = {"bare aiohttp": await make.bare(), "in full": await make.ours(telemetry)}
+        variants = {
+            "bare aiohttp": await make.bare(),
+            "in full": await make.ours(telemetries["in full"]),
+            "floor": await make.floor(telemetries["floor"]),
+            "peers": await make.peers(telemetries["peers"]),
+        }
         for rate in _RATES:
             found = {name: _Turns() for name in variants}
             for turn in range(turns + 1):
-                for name, call in variants.items():
-                    await _turn(call, f"{server}/{SMALL}", rate, found[name] if turn else _Turns())
-            full = " | ".join(each.full() for each in found.values())
-            for percent in _PERCENTILES:
-                bare, ours = (_percentile(each.took, percent) for each in found.values())
-                added = f"{(ours - bare) * 1e6:,.0f} us"
-                print(f"| {rate:,} | p{percent:g} | 1.00 | {ours / bare:.2f} | {added} | {full} |", flush=True)
-    telemetry.shutdown()
+                for name in random.sample(list(variants), len(variants)):
+                    await _turn(variants[name], f"{server}/{SMALL}", rate, found[name] if turn else _Turns())
+            bare = found["bare aiohttp"].percentiles()
+            for name, each in found.items():
+                pairs = zip(each.percentiles(), bare, strict=True)
+                told = " | ".join(f"{(own - least) * 1e6:+,.0f} us, {own / least:.2f}" for own, least in pairs)
+                print(f"| {rate:,} | {name} | {told} | {each.full()} |", flush=True)
+    for telemetry in telemetries.values():
+        telemetry.shutdown()
