@@ -94,7 +94,10 @@ def test_one_trace_through_all(real_collector: Collector, python_path: str, tmp_
     assert re.match(
         r"callers  CLIENT  GET  [\d.]+ ms  http://127.*  200\n└─ shop  SERVER  GET /offer/{item}  [\d.]+ ms", shown
     )
-    assert f"* {ATTEMPT}: number 1, duration 0." in shown
+    # Not always in the slowest: on a busy machine that may be a call that only had to wait
+    trees = [tree(received.resource_spans, row["call_id"].partition("-")[0]) for row in callers]
+    assert shown in trees
+    assert [each for each in trees if f"* {ATTEMPT}: number 1, duration 0." in each]
 
 
 def test_without_a_collector_it_shows_the_trace(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ async def load(shop: str, log: Path, requests: int, concurrency: int) -> str:
 
 
 def slowest(log: Path) -> dict[str, str] | None:
-    """Return the row of the slowest call that succeeded: one that needed more than one attempt."""
+    """Return the row of the slowest call that succeeded: nearly always one that needed more than one attempt."""
     with log.open(newline="", encoding="utf-8") as file:
         good = (row for row in csv.DictReader(file) if row["success"] == "True")
         return max(good, key=lambda row: float(row["delta_t"]), default=None)

@@ -1,4 +1,4 @@
-"""A call in full and what people use today, both sending to the same real collector over OTLP."""
+"""A call in full, the least that gives its span, and what people use today, all sending to one collector over OTLP."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import rotel
-from call_cost import BARE, ratios, show, spent
+from call_cost import BARE, print_ratio, show, spent
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from serving import SMALL
 from variants import Telemetry, Variants
 
-_OURS, _PEERS = "in full, OTLP to a collector", "peers, OTLP to the same collector"
+_OURS, _FLOOR, _PEERS = "in full, OTLP to a collector", "floor, the same collector", "peers, the same collector"
+_BATCH = 512  # the SDK's own: a turn is as many calls
 
 
 def _free_port() -> int:
@@ -46,25 +47,28 @@ def collector() -> Generator[str]:
             process.terminate()
 
 
-async def table(server: str, folder: Path, rounds: int = 9, calls: int = 1_000) -> None:
+async def table(server: str, folder: Path, rounds: int = 9, calls: int = 2 * _BATCH) -> None:
     """Measure and print."""
     with collector() as endpoint:
-        both = [
-            Telemetry(
+        telemetries = {
+            name: Telemetry(
                 OTLPSpanExporter(endpoint, insecure=True),
                 PeriodicExportingMetricReader(OTLPMetricExporter(endpoint, insecure=True), 5_000),
             )
-            for _ in range(2)
-        ]
+            for name in (_OURS, _FLOOR, _PEERS)
+        }
         async with Variants(folder) as make:
             variants = {
                 BARE: await make.bare(),
-                _OURS: await make.ours(both[0]),
-                _PEERS: await make.peers(both[1]),
+                _OURS: await make.ours(telemetries[_OURS]),
+                _FLOOR: await make.floor(telemetries[_FLOOR]),
+                _PEERS: await make.peers(telemetries[_PEERS]),
             }
-            found = await spent(variants, f"{server}/{SMALL}", rounds, calls)
-        for telemetry in both:
+            url = f"{server}/{SMALL}"
+            found = await spent(variants, telemetries, url, rounds=rounds, calls=calls, at_a_turn=_BATCH)
+        for telemetry in telemetries.values():
             telemetry.shutdown()
     show(found)
-    median, first, third = ratios(found, _OURS, _PEERS)
-    print(f"\nin full, of the peers: {median:.2f} ({first:.2f} - {third:.2f})")
+    print()
+    print_ratio(found, _OURS, _FLOOR, "the floor")
+    print_ratio(found, _OURS, _PEERS, "the peers")
