@@ -6,6 +6,8 @@ import gzip
 import math
 import os
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -16,6 +18,7 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pytest
+from commands import environment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -266,6 +269,32 @@ def test_what_is_no_path(log: Path) -> None:
         review.load()
     with pytest.raises(TypeError, match=r"paths must be paths, one after the other as in load\(\*paths\), not list"):
         review.load([log])  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+INTERRUPTED = """
+import os
+from otel_connector import review
+
+mkdir = os.mkdir
+def interrupted(path, mode=0o777):
+    mkdir(path, mode)
+    raise KeyboardInterrupt
+
+os.mkdir = interrupted
+review.load("logs.csv")
+"""
+
+
+def test_an_interrupt_right_after_its_folder_was_made_leaves_none_behind(log: Path, tmp_path: Path) -> None:
+    write(log, [call(0)])
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    program = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(
+        program, cwd=log.parent, env=environment({"TMPDIR": str(folder)}), capture_output=True, check=False
+    )
+    assert b"KeyboardInterrupt" in done.stderr
+    assert not list(folder.iterdir())
 
 
 def test_the_calls_say_what_they_are_of(log: Path) -> None:

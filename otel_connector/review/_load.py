@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import glob
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -189,9 +190,7 @@ def load(*paths: str | os.PathLike[str], where: str = EVERYTHING) -> Calls:
         if not isinstance(cast("object", path), (str, bytes, os.PathLike)):
             raise TypeError(f"paths must be paths, one after the other as in load(*paths), not {type(path).__name__}")
     files = named([os.fsdecode(path) for path in paths])
-    folder = tempfile.mkdtemp(prefix="otel_connector-review-")
-    # Not when the calls are collected: a relation that came from them may be in use
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = _temporary_folder()
     calls = Calls(duckdb.connect(), folder)
     try:
         _set_up(calls.connection, folder)
@@ -208,6 +207,16 @@ def load(*paths: str | os.PathLike[str], where: str = EVERYTHING) -> Calls:
         calls.close()
         raise
     return calls
+
+
+def _temporary_folder() -> str:
+    """Make a folder that is gone when the program ends, if not before."""
+    folder = os.path.join(tempfile.gettempdir(), f"otel_connector-review-{secrets.token_hex(8)}")  # noqa: PTH118 - a str
+    # First, or a Ctrl-C between the two would leave it behind. And not when the calls are collected: a relation that
+    # came from them may be in use
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.mkdir(folder, 0o700)  # noqa: PTH102 - a str
+    return folder
 
 
 def _first_line(error: BaseException) -> str:
