@@ -391,7 +391,7 @@ def test_damage_to_what_is_packed_is_counted(logs_csv: Path, spoil: Callable[[by
     assert counted.damage[0][1].what.startswith("from here on it cannot be unpacked: ")
     assert what in counted.damage[0][1].what
     assert exporter.numbers() == list(range(counted.sent))
-    assert 500 < counted.sent <= 2_000
+    assert 400 < counted.sent <= 2_000  # how much is packed in one piece is another with each Python
     again = replay(path, into=exporter)
     assert (again.sent, again.passed_over, again.damaged) == (0, counted.sent, 1)
 
