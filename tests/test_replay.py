@@ -11,6 +11,7 @@ import socket
 import subprocess
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -374,13 +375,19 @@ def test_packed_logs_are_read_as_they_are(tmp_path: Path) -> None:
     assert 0 < told[0].done <= told[1].done == path.stat().st_size
 
 
+def in_one_piece(content: bytes) -> bytes:
+    """Return the beginning of a packed file, to the end of a block: where that is by itself, zlib's versions disagree."""
+    packer = zlib.compressobj(0, wbits=31)
+    return packer.compress(content) + packer.flush(zlib.Z_FULL_FLUSH)
+
+
 @pytest.mark.parametrize(
     ("spoil", "what"),
     [
         (lambda packed: packed[:-3_000], "ended before"),
         (lambda packed: packed[:-8] + bytes(8), "CRC check failed"),
         (lambda packed: packed + b"x" * 9, "Not a gzipped file"),
-        (lambda packed: packed[: 15 + int.from_bytes(packed[11:13], "little")] + b"\xff" * 9, "invalid block type"),
+        (lambda packed: in_one_piece(gzip.decompress(packed)[:200_000]) + b"\xff" * 9, "invalid block type"),
     ],
 )
 def test_damage_to_what_is_packed_is_counted(logs_csv: Path, spoil: Callable[[bytes], bytes], what: str) -> None:
@@ -391,7 +398,7 @@ def test_damage_to_what_is_packed_is_counted(logs_csv: Path, spoil: Callable[[by
     assert counted.damage[0][1].what.startswith("from here on it cannot be unpacked: ")
     assert what in counted.damage[0][1].what
     assert exporter.numbers() == list(range(counted.sent))
-    assert 400 < counted.sent <= 2_000  # how much is packed in one piece is another with each Python
+    assert 500 < counted.sent <= 2_000
     again = replay(path, into=exporter)
     assert (again.sent, again.passed_over, again.damaged) == (0, counted.sent, 1)
 

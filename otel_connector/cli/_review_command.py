@@ -50,7 +50,7 @@ Exit code:
   0    done
   1    the condition of --fail-if holds
   2    an argument is wrong, a file cannot be read or is no log, or --fail-if has no calls to judge
-  130  stopped by Ctrl-C
+  130  stopped by Ctrl-C, or by SIGTERM
 
 \b
 Examples:
