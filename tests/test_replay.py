@@ -376,7 +376,7 @@ def test_packed_logs_are_read_as_they_are(tmp_path: Path) -> None:
 
 
 def in_one_piece(content: bytes) -> bytes:
-    """Return the beginning of a packed file, to the end of a block: where that is by itself, zlib's versions disagree."""
+    """Return the beginning of a packed file, to a block's end: where zlib ends one by itself is each version's own."""
     packer = zlib.compressobj(0, wbits=31)
     return packer.compress(content) + packer.flush(zlib.Z_FULL_FLUSH)
 
