@@ -11,7 +11,7 @@ import asyncio
 import json
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from yarl import URL
 
@@ -23,7 +23,6 @@ from otel_connector._errors import (
     DeadlineExceeded,
     HTTPStatusError,
     RetryBudgetExhausted,
-    SessionClosed,
     class_name,
 )
 from otel_connector._record import TEXT_LIMIT, URL_LIMIT, Attempt, CallRecord, new_record, one_line
@@ -47,7 +46,7 @@ _FIRST_SERVER_ERROR = 500  # RFC 9110, section 15.6
 
 _TARGETS = 128  # as many as yarl remembers of what it has parsed, and for the same reason
 
-WriteRow: TypeAlias = "Callable[[CallRecord, int], None]"
+WriteRow: TypeAlias = "Callable[[CallRecord, int | None], None]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +82,8 @@ class Terms:
         return target
 
 
-class Target(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Target:
     """What a call is for.
 
     Attributes:
@@ -111,23 +111,29 @@ class Call:
         options: Options of ``aiohttp.ClientSession.get``; taken over.
     """
 
-    # What most calls never change is said here, of all of them: a field set for each would cost its time
-    _target: Target | None = None
-    _span: CallSpan | None = None
-    _exchange: Exchange | None = None
-    _place: Place | None = None
-    _failure: ConnectorError | None = None
-    _paid: int | None = None
-    _host = ""
-    _last_failure = ""
-    _in_queue = False
-    _queued = 0.0
-    _started_us = 0
-    _started_ns = 0
-    _stopped_ns: int | None = None
-    _sent = 0
-    attempts = 0
-    retries = 0
+    __slots__ = (
+        "_accepted_ns",
+        "_exchange",
+        "_failure",
+        "_host",
+        "_in_queue",
+        "_last_failure",
+        "_paid",
+        "_place",
+        "_project",
+        "_queued",
+        "_request",
+        "_sent",
+        "_span",
+        "_started_ns",
+        "_started_us",
+        "_stopped_ns",
+        "_target",
+        "_terms",
+        "_url",
+        "attempts",
+        "retries",
+    )
 
     def __init__(
         self,
@@ -143,6 +149,17 @@ class Call:
         self._terms = terms
         self._accepted_ns = terms.clock.monotonic_ns()
         self._request: Request | Exception | None
+        self._target: Target | None = None
+        self._span: CallSpan | None = None
+        self._exchange: Exchange | None = None
+        self._place: Place | None = None
+        self._failure: ConnectorError | None = None
+        self._paid: int | None = None
+        self._stopped_ns: int | None = None
+        self._host = self._last_failure = ""
+        self._in_queue = False
+        self._queued = 0.0
+        self._started_us = self._started_ns = self._sent = self.attempts = self.retries = 0
         try:
             check_call(session, project, decode, options)
             params = options.pop("params", None) if options else None
@@ -222,7 +239,7 @@ class Call:
 
         Args:
             error: How the call failed; None if it did not.
-            write: Takes the record, and when the call's span starts in Unix nanoseconds.
+            write: Takes the record, and when the call's span starts in Unix nanoseconds; None where there is no span.
         """
         terms, span = self._terms, self._span or self._opened()
         self._failure = None  # whose frames hold this call
@@ -234,15 +251,14 @@ class Call:
             error.args = (one_line(terms.redactor.text(str(error))),)
             error.call_id, error.url, error.attempts = span.call_id, self._url, self.attempts
         record, error_type = self._record(span, error, delta_us), None
-        start_time, end_time = self._started_us * 1_000, (self._started_us + delta_us) * 1_000
-        write(record, start_time)
+        write(record, self._started_us * 1_000 if span.recorded else None)
         if isinstance(error, Exception):
             error_type = _error_type(error)
             terms.journal.failed(self._host, record, self.attempts)  # after the row: a handler may let a Ctrl-C out
         terms.telemetry.end(
             span,
             record,
-            end_time=end_time,
+            end_time=(self._started_us + delta_us) * 1_000,
             error_type=error_type,
             resend_count=self._sent - 1 if self._sent else 0,
             http_version=None if self._exchange is None else self._exchange.version,
@@ -258,13 +274,8 @@ class Call:
         self._place = self._terms.pacing.enter_now(request.session, self._host)
         if self._place is None:
             return False
-        self._entered(request)
-        return True
-
-    def _entered(self, request: Request) -> None:
-        if request.session.closed:
-            raise SessionClosed("session is closed; pass an open aiohttp.ClientSession")
         self._in_queue = False
+        return True
 
     async def _enter(self, request: Request) -> None:
         """Wait for the attempt's turn; before the first one that is not part of the call's time."""
@@ -282,8 +293,7 @@ class Call:
             raise
         except asyncio.TimeoutError as error:
             raise self._too_late("in the queue") from error
-        self._place = place
-        self._entered(request)
+        self._place, self._in_queue = place, False
         self._queued += place.queued
         self._terms.telemetry.counts.queued += place.queued
 

@@ -408,7 +408,7 @@ class AsyncConnector:
             self._close_log()
         return record
 
-    def _write(self, record: CallRecord, start_time: int) -> None:
+    def _write(self, record: CallRecord, start_time: int | None) -> None:
         # Counted first: who asks `stats` from inside the log finds the row, and so must not find the call under way
         self._succeeded += record.success
         self._failed += not record.success

@@ -156,7 +156,8 @@ class RowWriter:
             if not self._backlog:
                 while self._new and self._try(self._new):
                     pass
-            self._keep_new()
+            if self._new:
+                self._keep_new()
         except BaseException:  # a signal's handler raised; what is undone is done by whoever comes next, or at the end
             _with_rows_in_hand.add(self)
             finish_before_exit(self)
@@ -255,7 +256,7 @@ class RowWriter:
     def _account(self, done: int) -> None:
         """Note that so many of the rows tried are in the file."""
         if self._tried is self._new:
-            self._new = self._new[done:]
+            self._new = self._new[done:] if done < len(self._new) else ()
         else:
             for row in self._tried[:done]:
                 if self._backlog and self._backlog[0] is row:  # else it is noted already: see `_recover`
@@ -273,7 +274,9 @@ class RowWriter:
     def _append(self, rows: Sequence[bytes]) -> int:
         """Write the rows for which the file has room; return how many of them are in it as a whole."""
         data = rows[0] if len(rows) == 1 else b"".join(rows)
-        log = self._current()
+        log = self._log
+        if log is None or self._monotonic() >= self._look_at:
+            log = self._current()
         whole = log.append(data, self._patience)
         while log.full:
             log = self._after_rotation(log)
@@ -325,11 +328,9 @@ class RowWriter:
 
     def _current(self) -> LogFile:
         """Return the file that the path leads to, with room for a row."""
-        now = self._monotonic()
-        if self._log is not None and now >= self._look_at:
-            self._look_at = now + _LOOK_INTERVAL
-            if self._log.moved:
-                self._follow(self._log)
+        self._look_at = self._monotonic() + _LOOK_INTERVAL
+        if self._log is not None and self._log.moved:
+            self._follow(self._log)
         if self._log is None:
             self._log = self._open()
         return self._log

@@ -135,7 +135,8 @@ class LogFile:
             OSError: Nothing was written.
         """
         self._writing_at = None
-        self._take_turn(patience)
+        if not self._has_turn():
+            self._take_turn(patience)
         try:
             if os.lseek(self._fd, 0, os.SEEK_END) != self.end:  # somebody else wrote, or emptied the file
                 self._mend()

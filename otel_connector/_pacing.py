@@ -20,7 +20,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from otel_connector._clock import time_limit
-from otel_connector._errors import DeadlineExceeded, RateLimiterFailed
+from otel_connector._errors import DeadlineExceeded, RateLimiterFailed, SessionClosed
 from otel_connector._fair_reading import read_fairly
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class _Host:
     reduced_at: float = -1.0  # monotonic seconds
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Place:
     """A place that an attempt has taken, to be given back by `Pacing.leave`.
 
@@ -147,7 +147,7 @@ class Place:
     """
 
     entered: float
-    slots: list[Slots]
+    slots: Sequence[Slots]
     waited: bool = False
     queued: float = 0.0
     limiter: AbstractAsyncContextManager[Any, Any] | None = None
@@ -194,20 +194,21 @@ class Pacing:
         """Let an attempt to `host` start if nothing has to be waited for; None if `enter` must be asked.
 
         Which is most attempts: to await `enter` only to hear so would cost as much as the rest of the way here.
+
+        Raises:
+            SessionClosed: There is no pool any more.
         """
         if self._rate_limiter is not None or (self._hosts and self.pause_of(host)):
             return None
         slots = self._places(session, host)
         if self.adaptive:
-            slots = [self._known(host).slots, *slots]
-        taken: list[Slots] = []
-        for each in slots:
+            slots = (self._known(host).slots, *slots)
+        for taken, each in enumerate(slots):
             if not each.take():
-                for other in taken:
+                for other in slots[:taken]:
                     other.free()
                 return None
-            taken.append(each)
-        return Place(self._clock.monotonic_ns() / 1e9, taken)
+        return Place(self._clock.monotonic_ns() / 1e9, slots)
 
     async def enter(self, session: aiohttp.ClientSession, host: str, until: float = math.inf) -> Place:
         """Wait until an attempt to `host` may start.
@@ -223,9 +224,10 @@ class Pacing:
         Raises:
             DeadlineExceeded: The host's pause ends after `until`.
             RateLimiterFailed: The rate limiter raised.
+            SessionClosed: There is no pool any more.
         """
         began = self._now()
-        place = Place(began, [])
+        place = Place(began, ())
         try:
             while True:
                 await self._wait_out(place, host, until)
@@ -329,8 +331,8 @@ class Pacing:
     def _places(self, session: aiohttp.ClientSession, host: str) -> Sequence[Slots]:
         """Return what an attempt to `host` takes a slot of in the session's pool."""
         pool = session.connector
-        if pool is None:
-            return ()
+        if pool is None or pool.closed:  # as `session.closed` is, for half of what that costs
+            raise SessionClosed("session is closed; pass an open aiohttp.ClientSession")
         if self._last_pool() is not pool:
             if pool not in _pools:
                 _pools[pool] = _Pool(pool)
@@ -343,20 +345,21 @@ class Pacing:
             await self._take_one(place, self._known(host).slots)
         for slots in self._places(session, host):  # asked for now: a pool forgets a host that nobody waits for
             await self._take_one(place, slots)
+        self._places(session, host)  # it may have been closed meanwhile
 
     @staticmethod
     async def _take_one(place: Place, slots: Slots) -> None:
         if not slots.take():
             place.waited = True
             await slots.wait()
-        place.slots.append(slots)
+        place.slots = (*place.slots, slots)
 
     @staticmethod
     def free(place: Place) -> None:
         """Give back all of a place but its limiter."""
         for slots in place.slots:
             slots.free()
-        place.slots = []
+        place.slots = ()
 
 
 async def _pass(rate_limiter: RateLimiter, host: str) -> AbstractAsyncContextManager[Any, Any]:

@@ -161,7 +161,7 @@ class CSVSpanExporter(SpanExporter):
         rows = _encoded([fields for span in spans if (fields := self._fields(span)) is not None])
         return SpanExportResult.SUCCESS if self._rows.write(rows) else SpanExportResult.FAILURE
 
-    def export_record(self, record: CallRecord, start_time: int) -> None:
+    def export_record(self, record: CallRecord, start_time: int | None) -> None:
         """Write a call's row at once, whatever became of its own span: the connector's way in.
 
         It is the row that `export` writes for the call's span, complete at any sampler and any span limit. No span is
@@ -169,9 +169,10 @@ class CSVSpanExporter(SpanExporter):
 
         Args:
             record: The call.
-            start_time: When its span starts, Unix time in nanoseconds.
+            start_time: When its span starts, Unix time in nanoseconds; None if it has none that could come here a
+                second time, by the SDK.
         """
-        if self._written_calls.add((record.call_id, start_time)):
+        if start_time is None or self._written_calls.add((record.call_id, start_time)):
             self._rows.write((encode_row(record),))
 
     @property

@@ -894,7 +894,7 @@ def test_what_is_noted_is_not_noted_again(path: Path) -> None:
     assert writer.close()
 
 
-@pytest.mark.parametrize("where", ["_open", "_take_turn"])
+@pytest.mark.parametrize("where", ["_open", "_has_turn"])
 def test_a_write_that_is_broken_off_before_it_begins(path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def raises(*arguments: object, **options: object) -> Any:
         raise Interrupted

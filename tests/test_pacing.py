@@ -29,7 +29,15 @@ from multidict import CIMultiDict
 from opentelemetry.sdk.trace import ReadableSpan
 from pyrate_limiter import InMemoryBucket, Limiter, Rate, RedisBucket
 
-from otel_connector import AsyncConnector, ConnectFailed, HTTPStatusError, RateLimiterFailed, RetryPolicy, _pacing
+from otel_connector import (
+    AsyncConnector,
+    ConnectFailed,
+    HTTPStatusError,
+    RateLimiterFailed,
+    RetryPolicy,
+    SessionClosed,
+    _pacing,
+)
 from otel_connector._pacing import Pacing, Place, Slots
 from otel_connector.testing import Connection, FakeClock, FaultServer, hold, ok, retry_after, slow_headers
 
@@ -312,12 +320,28 @@ async def test_what_was_free_is_given_back_where_something_else_is_not() -> None
         await pacing.leave(again)
 
 
-async def test_a_session_without_a_pool_is_not_waited_for(session: aiohttp.ClientSession) -> None:
+async def test_a_session_that_is_closed_is_not_waited_for(session: aiohttp.ClientSession) -> None:
     await session.close()
     pacing = Pacing(FakeClock(), None, 0)
-    place = await pacing.enter(session, "h:1")
-    assert place.slots == []
-    await pacing.leave(place)
+    with pytest.raises(SessionClosed, match=r"^session is closed"):
+        await pacing.enter(session, "h:1")
+    with pytest.raises(SessionClosed, match=r"^session is closed"):
+        pacing.enter_now(session, "h:1")
+
+
+async def test_a_session_that_is_closed_while_its_pool_is_waited_for() -> None:
+    pacing = Pacing(FakeClock(), None, 0)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        pool = session.connector
+        assert pool is not None
+        first = await pacing.enter(session, "h:1")
+        second = asyncio.create_task(pacing.enter(session, "h:1"))
+        await turns(3)
+        await session.close()
+        await pacing.leave(first)
+        with pytest.raises(SessionClosed):
+            await second
+        assert _pacing._pools[pool].places("h:1")[-1].idle
 
 
 # A server's pause.

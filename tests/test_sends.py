@@ -184,6 +184,20 @@ async def test_the_sessions_own_middlewares_run(server: FaultServer, sdk: SDK) -
     assert sdk.span().attributes[RESENDS] == 1
 
 
+async def test_a_session_class_with_a_get_of_its_own_is_asked_for_it(server: FaultServer, sdk: SDK) -> None:
+    with pytest.warns(DeprecationWarning, match="Inheritance class"):
+
+        class Signing(aiohttp.ClientSession):
+            def get(self, url: Any, *, allow_redirects: bool = True, **options: Any) -> Any:
+                options["headers"] = {**(options["headers"] or {}), "X-Signed": str(url.path)}
+                return super().get(url, allow_redirects=allow_redirects, **options)
+
+    server.script("/x", [503, ok])
+    async with Signing() as session:
+        assert await connector(sdk).get(session, server.url("/x"), "P", allow_redirects=False) == {"ok": True}
+    assert [request.headers["X-Signed"] for request in server.requests] == ["/x"] * 2
+
+
 async def test_a_calls_own_middlewares_take_the_place_of_the_sessions(server: FaultServer, sdk: SDK) -> None:
     server.script("/x", [reset, ok])
     of_session, of_call = Stamp("session"), Stamp("call")

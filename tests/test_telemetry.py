@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import logging
 import sys
 from collections.abc import Mapping
@@ -13,10 +14,13 @@ import aiohttp
 import pytest
 from conftest import SDK, Log
 from opentelemetry import baggage, context, metrics, propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from opentelemetry.semconv.attributes import (
     error_attributes,
     http_attributes,
@@ -25,7 +29,8 @@ from opentelemetry.semconv.attributes import (
     url_attributes,
 )
 from opentelemetry.semconv.metrics import http_metrics
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import SpanContext, TraceFlags, TraceState
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import otel_connector
 from otel_connector import AsyncConnector, ConnectorError, RetryPolicy, _instruments, _telemetry
@@ -303,7 +308,57 @@ def test_private_names_that_are_relied_on_exist() -> None:
     """If one of these goes, the code falls back or fails: better here than in a user's program."""
     assert _telemetry._SUPPRESS_HTTP == context._SUPPRESS_HTTP_INSTRUMENTATION_KEY
     assert callable(aiohttp.ClientSession._build_url)
+    assert inspect.iscoroutinefunction(aiohttp.ClientSession._request), "what get awaits"
+    assert list(inspect.signature(aiohttp.ClientSession._request).parameters)[:3] == ["self", "method", "str_or_url"]
+    default = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+    assert [type(part) for part in default._propagators] == list(_telemetry._W3C_PROPAGATORS)
     assert "_middlewares" in aiohttp.ClientSession.ATTRS
+
+
+class Carrier(dict[str, str]):
+    """What a propagator writes to."""
+
+
+@pytest.mark.parametrize(
+    "propagator",
+    [
+        CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()]),
+        TraceContextTextMapPropagator(),
+        W3CBaggagePropagator(),
+        CompositePropagator([]),
+    ],
+    ids=["default", "trace context", "baggage", "none"],
+)
+@pytest.mark.parametrize("around", ["nothing", "span", "remote span with a state", "baggage", "not sampled", "no SDK"])
+async def test_the_headers_are_those_that_the_global_propagator_writes(
+    propagator: TextMapPropagator, around: str, server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    server.script("/x", ok)
+    state, inside, written = TraceState([("vendor", "7")]), Context(), Carrier()
+    remote = SpanContext(7, 8, is_remote=True, trace_flags=TraceFlags(1), trace_state=state)
+    if around == "span":
+        inside = trace.set_span_in_context(sdk.tracer_provider.get_tracer("t").start_span("server"), inside)
+    elif around == "remote span with a state":
+        inside = trace.set_span_in_context(trace.NonRecordingSpan(remote), inside)
+    elif around == "baggage":
+        inside = baggage.set_baggage("tenant", "t1", inside)
+    providers: dict[str, Any] = {} if around == "no SDK" else {"tracer_provider": sdk.tracer_provider}
+    if around == "not sampled":
+        providers["tracer_provider"] = TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)
+
+    def writes(_: bytes) -> None:
+        propagator.inject(written)  # inside the call, where its span is the current one
+
+    before, token = propagate.get_global_textmap(), context.attach(inside)
+    propagate.set_global_textmap(propagator)
+    try:
+        await AsyncConnector(None, **providers).get(session, server.url("/x"), "P", decode=writes)
+    finally:
+        propagate.set_global_textmap(before)
+        context.detach(token)
+    (request,) = server.requests
+    names = {"traceparent", "tracestate", "baggage"}
+    assert {name.lower(): value for name, value in request.headers.items() if name.lower() in names} == written
 
 
 async def test_no_trace_config_and_no_recorded_exception(
