@@ -278,6 +278,8 @@ class RowWriter:
         if log is None or self._monotonic() >= self._look_at:
             log = self._current()
         whole = log.append(data, self._patience)
+        if whole == len(data):
+            return len(rows)
         while log.full:
             log = self._after_rotation(log)
             whole = log.append(data, self._patience)

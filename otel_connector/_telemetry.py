@@ -59,7 +59,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
-_FIELD_NAMES = tuple(FIELD_PREFIX + name for name in COLUMNS)
+_CALL_ID, _PROJECT, _T, _DELTA_T, _URL, _REDIRECT_URL, _SIZE, _CODE, _SUCCESS, _ERROR = (
+    FIELD_PREFIX + name for name in COLUMNS
+)
 
 # What contrib's instrumentations look at before they make a span of their own. The key has no public name; where it is
 # gone, the plain text that it is made of does no harm. A test holds the name against the installed version.
@@ -80,6 +82,8 @@ _HEADER_LIMIT = 8_192  # characters of a value: what W3C Baggage asks of everybo
 _ids = random.Random()  # noqa: S311 - ids, not secrets
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_ids.seed)
+
+_HTTP_1_1 = (1, 1)
 
 _UNKNOWN = object()
 
@@ -108,7 +112,26 @@ def call_id_of(context: SpanContext) -> str:
 
 def field_attributes(record: CallRecord) -> dict[str, AttributeValue]:
     """Return the ten fields as span attributes, ``otel_connector.<column>``; an empty one is left out."""
-    return {name: value for name, value in zip(_FIELD_NAMES, record, strict=True) if value is not None and value != ""}
+    # One by one, because a loop over names and values costs a third more of all that is ours in a call with a span
+    call_id, project, t, delta_t, url, redirect_url, size, code, success, error = record
+    attributes: dict[str, AttributeValue] = {
+        _CALL_ID: call_id,
+        _T: t,
+        _DELTA_T: delta_t,
+        _SIZE: size,
+        _SUCCESS: success,
+    }
+    if project:
+        attributes[_PROJECT] = project
+    if url:
+        attributes[_URL] = url
+    if redirect_url:
+        attributes[_REDIRECT_URL] = redirect_url
+    if code is not None:
+        attributes[_CODE] = code
+    if error:
+        attributes[_ERROR] = error
+    return attributes
 
 
 def http_attributes(url: str, host: str | None, port: int | None) -> dict[str, AttributeValue]:
@@ -486,7 +509,8 @@ def _outcome(
     if status is not None:
         attributes[STATUS_CODE] = status
     if http_version is not None:
-        attributes[PROTOCOL_VERSION] = f"{http_version[0]}.{http_version[1]}"
+        # To put it together is 0.2 % of a bare call's instructions, and nearly all are this one
+        attributes[PROTOCOL_VERSION] = "1.1" if http_version == _HTTP_1_1 else f"{http_version[0]}.{http_version[1]}"
     if error_type is not None:
         attributes[ERROR_TYPE] = error_type
         span.set_status(error_status(error_type, error))

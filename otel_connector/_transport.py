@@ -275,9 +275,11 @@ async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientT
 
 
 def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) -> Awaitable[aiohttp.ClientResponse]:
-    options, context, headers = request.options, exchange.context, request.headers
-    # There is no public way to the session's middlewares; a test holds this one
-    others: Sequence[aiohttp.ClientMiddlewareType] = request.session._middlewares  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    session, options, context, headers = request.session, request.options, exchange.context, request.headers
+    # There is no public way to the session's middlewares, nor around the wrapper that `get` makes for ``async with``
+    # and ``await`` alike, which costs 5 % of a bare call's instructions; a test holds both
+    others: Sequence[aiohttp.ClientMiddlewareType] = session._middlewares  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    send = session._request if type(session).get is _aiohttps_get else _through_own_get(session)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     asked, most_redirects = options, _DEFAULT_MAX_REDIRECTS
     if options:
         asked = {name: options[name] for name in options if name not in _OURS}
@@ -286,7 +288,7 @@ def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) 
         most_redirects = options.get("max_redirects", most_redirects)
     if context:  # in the place of headers of these names
         headers = context if headers is None else _merged(headers, context)
-    return _asking(request.session)(
+    return send(
         METH_GET,
         request.url,
         timeout=timeout,
@@ -300,15 +302,9 @@ def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) 
     )
 
 
-def _asking(session: aiohttp.ClientSession) -> Callable[..., Awaitable[aiohttp.ClientResponse]]:
-    """Return what sends a request and returns its response.
-
-    `get` wraps that for ``async with`` and ``await`` alike, and its wrapper alone costs 5 % of a bare call's
-    instructions. There is no public way around it; a test holds this one.
-    """
-    if type(session).get is _aiohttps_get:
-        return session._request  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    return lambda _, url, **options: session.get(url, **options)  # a class of the application's, with a get of its own
+def _through_own_get(session: aiohttp.ClientSession) -> Callable[..., Awaitable[aiohttp.ClientResponse]]:
+    """Return what asks by the `get` that a class of the application's has."""
+    return lambda _, url, **options: session.get(url, **options)
 
 
 def _merged(headers: Mapping[str, str], context: Mapping[str, str]) -> Mapping[str, str]:
@@ -327,7 +323,9 @@ def _body_at_hand(response: aiohttp.ClientResponse, request: Request, exchange: 
         return None
     exchange.in_body = True
     body = content.read_nowait()
-    _count(exchange, body, request.max_body_bytes)
+    exchange.size = len(body)
+    if exchange.size > request.max_body_bytes:
+        raise _too_large(request.max_body_bytes)
     return body
 
 
@@ -365,8 +363,11 @@ async def _read(response: aiohttp.ClientResponse, exchange: Exchange, limit: int
 def _count(exchange: Exchange, piece: bytes, limit: int, window: int = 0) -> None:
     exchange.size += len(piece)
     if exchange.size + window > limit:
-        counted = f" (with {window} bytes for the window of its coding)" if window else ""
-        raise BodyTooLarge(f"body passed {limit} bytes{counted} and was not read further", limit=limit)
+        raise _too_large(limit, f" (with {window} bytes for the window of its coding)" if window else "")
+
+
+def _too_large(limit: int, counted: str = "") -> BodyTooLarge:
+    return BodyTooLarge(f"body passed {limit} bytes{counted} and was not read further", limit=limit)
 
 
 async def _pieces(response: aiohttp.ClientResponse, codings: Sequence[str]) -> AsyncGenerator[tuple[bytes, int]]:

@@ -94,7 +94,7 @@ def test_one_trace_through_all(real_collector: Collector, python_path: str, tmp_
     assert re.match(
         r"callers  CLIENT  GET  [\d.]+ ms  http://127.*  200\n└─ shop  SERVER  GET /offer/{item}  [\d.]+ ms", shown
     )
-    slowest = max((row for row in callers if row["success"] == "True"), key=lambda row: float(row["delta_t"]))
+    slowest = max((row for row in shop if row["success"] == "True"), key=lambda row: float(row["delta_t"]))
     assert slowest["call_id"].startswith(found[1])
     # An attempt's event is not always in that one: on a busy machine it may be a call that only had to wait
     trees = [tree(received.resource_spans, row["call_id"].partition("-")[0]) for row in callers]
