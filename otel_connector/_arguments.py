@@ -28,6 +28,8 @@ def check_call(session: Any, project: Any, decode: Any, options: dict[str, Any])
         raise TypeError(f"project_name must be a str, not {type(project).__name__}")
     if not callable(decode):
         raise TypeError(f"decode must be callable, not {type(decode).__name__}")
+    if not options:
+        return
     if "max_redirects" in options:
         checked_int("max_redirects", options["max_redirects"], least=0)
     if "read_bufsize" in options:  # 0 would never be read to its end

@@ -244,7 +244,7 @@ class AsyncConnector:
         """
         if self._closed:
             raise RuntimeError(_CLOSED)
-        call = Call(self._terms, session=session, url=url, project=project_name, decode=decode, options=aiohttp_options)
+        call = Call(self._terms, session, url, project_name, decode, aiohttp_options)
         self._started += 1
         try:
             value = await call.run()
@@ -347,7 +347,7 @@ class AsyncConnector:
         if self._closed:
             raise RuntimeError(_CLOSED)
         session, project, decode, sink, options = many
-        call = Call(self._terms, session=session, url=url, project=project, decode=decode, options={**options})
+        call = Call(self._terms, session, url, project, decode, {**options})
         self._started += 1
         in_sink = False
         try:

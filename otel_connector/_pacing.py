@@ -67,7 +67,7 @@ class Slots:
 
     def take(self) -> bool:
         """Take a slot if one is free and nobody waits for it."""
-        if self._waiting or (self.limit and self._taken >= int(self.limit)):
+        if self._waiting or (self.limit and self._taken + 1 > self.limit):  # a limit of 2.5 is one of 2
             return False
         self._taken += 1
         return True
@@ -95,7 +95,7 @@ class Slots:
 
     def hand_on(self) -> None:
         """Let in who may come in now."""
-        while self._waiting and (not self.limit or self._taken < int(self.limit)):
+        while self._waiting and (not self.limit or self._taken + 1 <= self.limit):
             turn = self._waiting.popleft()
             if not turn.done():
                 self._taken += 1
@@ -257,6 +257,16 @@ class Pacing:
         known = self._hosts.get(host)
         return 0.0 if known is None else max(known.held_until - self._now(), 0.0)
 
+    @staticmethod
+    def leave_now(place: Place | None) -> bool:
+        """Give the place back, but for its limiter; True if it has none, and so nothing is left to do."""
+        if place is None:
+            return True
+        for slots in place.slots:
+            slots.free()
+        place.slots = ()
+        return place.limiter is None
+
     async def leave(self, place: Place | None, remaining: float = math.inf) -> None:
         """Give the place back, if there is one; never raises but for a cancellation.
 
@@ -265,12 +275,9 @@ class Pacing:
             remaining: Seconds that are left of the call: a limiter has no longer to let it go, and never less than
                 `_LEAVING`, so that one which is asked over a network is not left occupied.
         """
-        if place is None:
+        if place is None or self.leave_now(place) or (limiter := place.limiter) is None:
             return
-        self.free(place)
-        limiter, place.limiter = place.limiter, None
-        if limiter is None:
-            return
+        place.limiter = None
         try:
             if remaining == math.inf:
                 await limiter.__aexit__(None, None, None)
@@ -353,13 +360,6 @@ class Pacing:
             place.waited = True
             await slots.wait()
         place.slots = (*place.slots, slots)
-
-    @staticmethod
-    def free(place: Place) -> None:
-        """Give back all of a place but its limiter."""
-        for slots in place.slots:
-            slots.free()
-        place.slots = ()
 
 
 async def _pass(rate_limiter: RateLimiter, host: str) -> AbstractAsyncContextManager[Any, Any]:

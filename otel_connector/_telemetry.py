@@ -52,7 +52,7 @@ from otel_connector._vocabulary import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from contextvars import Token
 
     from opentelemetry.metrics import MeterProvider
@@ -400,7 +400,8 @@ class CallTelemetry:
         """
         propagator = propagate.get_global_textmap()
         if propagator is not self._propagator:
-            kinds = {type(part) for part in getattr(propagator, "_propagators", (propagator,))}
+            parts: Iterable[object] = getattr(propagator, "_propagators", (propagator,))
+            kinds = {type(part) for part in parts}
             self._propagator, self._names = propagator, None
             if kinds <= _W3C_PROPAGATORS.keys():
                 self._names = frozenset(name for kind in kinds for name in _W3C_PROPAGATORS[kind])

@@ -304,7 +304,11 @@ def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) 
 
 def _through_own_get(session: aiohttp.ClientSession) -> Callable[..., Awaitable[aiohttp.ClientResponse]]:
     """Return what asks by the `get` that a class of the application's has."""
-    return lambda _, url, **options: session.get(url, **options)
+
+    def send(_: str, url: URL, **options: Any) -> Awaitable[aiohttp.ClientResponse]:
+        return session.get(url, **options)
+
+    return send
 
 
 def _merged(headers: Mapping[str, str], context: Mapping[str, str]) -> Mapping[str, str]:
