@@ -105,7 +105,7 @@ def call_id_of(context: SpanContext) -> str:
     trace_id, span_id = context[0], context[1]  # not by its properties' names: they cost three times as much
     try:
         # Half of what the numbers' own format costs
-        return f"{trace_id.to_bytes(16, 'big').hex()}-{span_id.to_bytes(8, 'big').hex()}"
+        return (trace_id.to_bytes(16, "big") + span_id.to_bytes(8, "big")).hex("-", -16)
     except (AttributeError, OverflowError):  # a generator that gives something else
         return f"{trace_id:032x}-{span_id:016x}"
 
