@@ -247,7 +247,11 @@ class RowWriter:
             self._tried = ()
             self._note_refusal(error)
             return 0
-        self._account(done)
+        if done == len(rows) and rows is self._new:  # as nearly always
+            self._new = ()
+            self._tried = ()  # after it: see `_account`
+        else:
+            self._account(done)
         self._patience = _PATIENCE
         if self._fsync_interval is not None and (log := self._log) is not None:
             return done if self._note_unsynced(log, rows[:done]) else 0
@@ -256,7 +260,7 @@ class RowWriter:
     def _account(self, done: int) -> None:
         """Note that so many of the rows tried are in the file."""
         if self._tried is self._new:
-            self._new = self._new[done:] if done < len(self._new) else ()
+            self._new = self._new[done:]
         else:
             for row in self._tried[:done]:
                 if self._backlog and self._backlog[0] is row:  # else it is noted already: see `_recover`

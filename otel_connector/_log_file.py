@@ -383,18 +383,22 @@ class LogFile:
 
     def _write(self, rows: bytes, done: int) -> int:
         """Write what is left of the rows after their first `done` bytes; return how many bytes are written then."""
-        before = done
+        before, size = done, len(rows)
         try:
-            # A file system that takes nothing, and does not say why, is not asked for ever
-            while done < len(rows) and (written := os.write(self._fd, rows[done:] if done else rows)):
+            while True:
+                written = os.write(self._fd, rows[done:] if done else rows)
                 done += written
                 self.end += written
+                if done == size:
+                    return done
+                if not written:  # a file system that takes nothing, and does not say why, is not asked for ever
+                    break
         except OSError as error:
             if done == before:
                 self.torn = before
                 raise
             self.refusal = error
-        if done < len(rows) and self.refusal is None:
+        if self.refusal is None:
             self.refusal = OSError(errno.EIO, "the file system took a part of it")
         return done
 

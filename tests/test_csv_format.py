@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from otel_connector import _csv_format
 from otel_connector._csv_format import HEADER, cell, decode_row, encode_row, encode_rows
 from otel_connector._record import COLUMNS, TEXT_LIMIT, URL_LIMIT, CallRecord, one_line
 
@@ -191,6 +192,29 @@ def test_a_row_is_not_taken_for_a_plain_one(text: str) -> None:
         records = [BLANK._replace(**{column: text.format(each)}) for each in characters]  # type: ignore[arg-type]
         assert encode_rows(records) == [encode_row(record) for record in records]
         assert [encode_row(record) for record in records] == [cell_by_cell(record) for record in records]
+
+
+TRACE, SPAN = "0123456789abcdef" * 2, "0123456789abcdef"
+
+
+WHOLE = f"{TRACE}-{SPAN}"
+NOT_QUITE = [WHOLE[:at] + each + WHOLE[at + 1 :] for at in (0, 31, 32, 33, 48) for each in ',"\n=-\x7fé😀']
+NOT_QUITE += [WHOLE + more for more in ("a", ",", ",=1", '"')] + [WHOLE[:end] for end in (0, 31, 32, 33, 48)]
+
+
+@pytest.mark.parametrize("call_id", [WHOLE, *NOT_QUITE])
+def test_a_call_id_is_looked_at_where_the_other_texts_are_known(call_id: str) -> None:
+    known = BLANK._replace(project="known project", url="http://known/")
+    for _ in range(2):
+        assert encode_row(known) == cell_by_cell(known)
+    record = known._replace(call_id=call_id)
+    assert encode_row(record) == cell_by_cell(record)
+
+
+def test_the_texts_that_are_known_are_bounded_in_number() -> None:
+    for number in range(1_000):
+        encode_row(BLANK._replace(project=f"P{number % 3}", url=f"http://h/{number}"))
+    assert len(_csv_format._plain_texts) <= 130
 
 
 @pytest.mark.parametrize("column", COLUMNS)
