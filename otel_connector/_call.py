@@ -25,6 +25,7 @@ from otel_connector._errors import (
     RetryBudgetExhausted,
     class_name,
 )
+from otel_connector._pacing import session_closed
 from otel_connector._record import TEXT_LIMIT, URL_LIMIT, Attempt, CallRecord, new_record, one_line
 from otel_connector._retry import THROTTLING_STATUSES, parse_retry_after
 from otel_connector._transport import Exchange, Request, attempt, bounded_by, loads, own_headers, resolve_url
@@ -185,7 +186,8 @@ class Call:
             self._request, project = error, _text(project)
             target = self._target
             self._url = one_line(terms.redactor.url(_text(url)), URL_LIMIT) if target is None else target.shown
-        self._project = one_line(project)
+        # Of a subclass (an Enum's member, say) its text, and not what it would be written as
+        self._project = one_line(project if type(project) is str else _text(project))
 
     async def run(self) -> Any:
         """Attempt, decide, wait, until the call has its value or fails."""
@@ -285,6 +287,8 @@ class Call:
         except asyncio.TimeoutError as error:
             raise self._too_late("in the queue") from error
         self._place = place
+        if session.closed:  # asked for here, where no limit of time cuts short how the limiter is left
+            raise session_closed()
         self._queued += place.queued
         self._terms.telemetry.counts.queued += place.queued
 

@@ -201,6 +201,8 @@ class Pacing:
         if self._rate_limiter is not None or (self._hosts and self.pause_of(host)):
             return None
         slots = self._places(session, host)
+        if not slots:
+            raise session_closed()
         if self.adaptive:
             slots = (self._known(host).slots, *slots)
         for taken, each in enumerate(slots):
@@ -224,7 +226,6 @@ class Pacing:
         Raises:
             DeadlineExceeded: The host's pause ends after `until`.
             RateLimiterFailed: The rate limiter raised.
-            SessionClosed: There is no pool any more.
         """
         began = self._now()
         place = Place(began, ())
@@ -336,10 +337,10 @@ class Pacing:
                 self._hosts.move_to_end(name)
 
     def _places(self, session: aiohttp.ClientSession, host: str) -> Sequence[Slots]:
-        """Return what an attempt to `host` takes a slot of in the session's pool."""
+        """Return what an attempt to `host` takes a slot of in the session's pool; nothing if that is closed."""
         pool = session.connector
         if pool is None or pool.closed:  # as `session.closed` is, for half of what that costs
-            raise SessionClosed("session is closed; pass an open aiohttp.ClientSession")
+            return ()
         if self._last_pool() is not pool:
             if pool not in _pools:
                 _pools[pool] = _Pool(pool)
@@ -352,7 +353,6 @@ class Pacing:
             await self._take_one(place, self._known(host).slots)
         for slots in self._places(session, host):  # asked for now: a pool forgets a host that nobody waits for
             await self._take_one(place, slots)
-        self._places(session, host)  # it may have been closed meanwhile
 
     @staticmethod
     async def _take_one(place: Place, slots: Slots) -> None:
@@ -360,6 +360,11 @@ class Pacing:
             place.waited = True
             await slots.wait()
         place.slots = (*place.slots, slots)
+
+
+def session_closed() -> SessionClosed:
+    """Return the error of an attempt that finds its session closed."""
+    return SessionClosed("session is closed; pass an open aiohttp.ClientSession")
 
 
 async def _pass(rate_limiter: RateLimiter, host: str) -> AbstractAsyncContextManager[Any, Any]:

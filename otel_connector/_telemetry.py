@@ -24,6 +24,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.baggage import get_all as get_baggage
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -116,21 +117,23 @@ def field_attributes(record: CallRecord) -> dict[str, AttributeValue]:
     call_id, project, t, delta_t, url, redirect_url, size, code, success, error = record
     attributes: dict[str, AttributeValue] = {
         _CALL_ID: call_id,
+        _PROJECT: project,
         _T: t,
         _DELTA_T: delta_t,
-        _SIZE: size,
-        _SUCCESS: success,
+        _URL: url,
     }
-    if project:
-        attributes[_PROJECT] = project
-    if url:
-        attributes[_URL] = url
     if redirect_url:
         attributes[_REDIRECT_URL] = redirect_url
+    attributes[_SIZE] = size
     if code is not None:
         attributes[_CODE] = code
+    attributes[_SUCCESS] = success
     if error:
         attributes[_ERROR] = error
+    if not project:
+        del attributes[_PROJECT]
+    if not url:
+        del attributes[_URL]
     return attributes
 
 
@@ -183,7 +186,7 @@ class CallSpan:
         token: What ends its being the current span; None if it is not.
         traceparent: What the W3C propagators would write for it, ``""`` for nothing; None if they have to be asked,
             because there may be baggage, or another vendor's ``tracestate``.
-        recorded: Whether the span was recording when it started; else no exporter ever gets it.
+        recorded: Whether the span records, or may do so later; else no exporter ever gets it.
     """
 
     call_id: str
@@ -292,13 +295,15 @@ class CallTelemetry:
         if self.attempt_spans:
             name, kind, attributes = CALL_WITH_ATTEMPT_SPANS_NAME, SpanKind.INTERNAL, {}
         span = self._tracer.start_span(name, kind=kind, attributes=attributes, start_time=start_time)
-        given, recorded = span.get_span_context(), span.is_recording()
+        given, recording = span.get_span_context(), span.is_recording()
+        # Another one than the API's own may begin to record later
+        recorded = recording or type(span) is not trace.NonRecordingSpan
         context, baggage = (_suppressed(around), get_baggage(around)) if around else (_ONLY_SUPPRESSED, None)
         if not given.is_valid:  # one without a context must not hide the caller's own from the propagator
             call_id = _minted_id(trace.get_current_span(around).get_span_context()) if around else _fresh_id()
             return span, call_id, context, None if around else "", recorded
         own_id = call_id = call_id_of(given)
-        if around and not recorded:
+        if around and not recording:
             call_id = _call_id(own_id, given, around)
         context = trace.set_span_in_context(span, context)
         traceparent = None if baggage or given.trace_state else f"00-{own_id}-{given.trace_flags:02x}"
@@ -400,7 +405,9 @@ class CallTelemetry:
         """
         propagator = propagate.get_global_textmap()
         if propagator is not self._propagator:
-            parts: Iterable[object] = getattr(propagator, "_propagators", (propagator,))
+            parts: Iterable[object] = (propagator,)
+            if type(propagator) is CompositePropagator:  # not a subclass, which may write what it likes
+                parts = getattr(propagator, "_propagators", parts)
             kinds = {type(part) for part in parts}
             self._propagator, self._names = propagator, None
             if kinds <= _W3C_PROPAGATORS.keys():

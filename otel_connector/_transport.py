@@ -74,7 +74,10 @@ _JSON_STARTS = (b"{", b"[")
 _JSON_SPACE = " \t\n\r"  # RFC 8259, section 2
 _raw_decode = json.JSONDecoder().raw_decode
 
-_aiohttps_get = aiohttp.ClientSession.get
+# Unless somebody was there before this import, as a tool that records traffic may be
+_aiohttps_get: object = getattr(aiohttp.ClientSession, "get", None)
+if getattr(_aiohttps_get, "__module__", None) != aiohttp.ClientSession.__module__:
+    _aiohttps_get = object()
 
 _QUOTED = re.compile(r"'.*'|\".*\"", re.DOTALL)
 
@@ -277,9 +280,11 @@ async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientT
 def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) -> Awaitable[aiohttp.ClientResponse]:
     session, options, context, headers = request.session, request.options, exchange.context, request.headers
     # There is no public way to the session's middlewares, nor around the wrapper that `get` makes for ``async with``
-    # and ``await`` alike, which costs 5 % of a bare call's instructions; a test holds both
+    # and ``await`` alike, which costs 5 % of a bare call's instructions; a test holds both. Another `get`, of the
+    # session, its class or a proxy, is asked
     others: Sequence[aiohttp.ClientMiddlewareType] = session._middlewares  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    send = session._request if type(session).get is _aiohttps_get else _through_own_get(session)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    own = getattr(session.get, "__func__", None) is not _aiohttps_get
+    send = _through_own_get(session) if own else session._request  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     asked, most_redirects = options, _DEFAULT_MAX_REDIRECTS
     if options:
         asked = {name: options[name] for name in options if name not in _OURS}
@@ -303,7 +308,7 @@ def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) 
 
 
 def _through_own_get(session: aiohttp.ClientSession) -> Callable[..., Awaitable[aiohttp.ClientResponse]]:
-    """Return what asks by the `get` that a class of the application's has."""
+    """Return what asks by a `get` that is not aiohttp's."""
 
     def send(_: str, url: URL, **options: Any) -> Awaitable[aiohttp.ClientResponse]:
         return session.get(url, **options)
@@ -323,7 +328,7 @@ def _body_at_hand(response: aiohttp.ClientResponse, request: Request, exchange: 
     To await `_body` for it would cost 3 % of a bare call's instructions more.
     """
     content = response.content
-    if not content.is_eof() or response.status != _OK or CONTENT_ENCODING in response.headers:
+    if response.status != _OK or not content.is_eof() or CONTENT_ENCODING in response.headers:
         return None
     exchange.in_body = True
     body = content.read_nowait()

@@ -324,24 +324,53 @@ async def test_a_session_that_is_closed_is_not_waited_for(session: aiohttp.Clien
     await session.close()
     pacing = Pacing(FakeClock(), None, 0)
     with pytest.raises(SessionClosed, match=r"^session is closed"):
-        await pacing.enter(session, "h:1")
-    with pytest.raises(SessionClosed, match=r"^session is closed"):
         pacing.enter_now(session, "h:1")
+    place = await pacing.enter(session, "h:1")
+    assert not place.slots
+    await pacing.leave(place)
 
 
-async def test_a_session_that_is_closed_while_its_pool_is_waited_for() -> None:
-    pacing = Pacing(FakeClock(), None, 0)
+class SlowToLeave:
+    """A limiter that takes longer to be left than the calls have."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+
+    async def __aenter__(self) -> None:
+        self.inside += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.sleep(0.05)
+        self.inside -= 1
+
+
+async def test_a_closed_session_is_said_and_the_limiter_left_whatever_is_left_of_the_deadline(
+    server: FaultServer, session: aiohttp.ClientSession
+) -> None:
+    await session.close()
+    limiter = SlowToLeave()
+    subject = AsyncConnector(None, rate_limiter=limiter, deadline=0.02)
+    with pytest.raises(SessionClosed):
+        await subject.get(session, server.url("/x"), "P")
+    assert limiter.inside == 0
+
+
+async def test_a_session_that_is_closed_while_its_pool_is_waited_for(server: FaultServer) -> None:
+    held = hold()
+    server.script("/x", held.step)
+    subject = AsyncConnector(None, n_tries=1)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
         pool = session.connector
         assert pool is not None
-        first = await pacing.enter(session, "h:1")
-        second = asyncio.create_task(pacing.enter(session, "h:1"))
-        await turns(3)
+        first = asyncio.create_task(subject.get(session, server.url("/x"), "P"))
+        await held.arrived
+        second = asyncio.create_task(subject.get(session, server.url("/x"), "P"))
+        await turns()
         await session.close()
-        await pacing.leave(first)
+        first.cancel()
         with pytest.raises(SessionClosed):
             await second
-        assert _pacing._pools[pool].places("h:1")[-1].idle
+        assert _pacing._pools[pool].places(f"127.0.0.1:{server.port}")[-1].idle
 
 
 # A server's pause.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -196,6 +198,60 @@ async def test_a_session_class_with_a_get_of_its_own_is_asked_for_it(server: Fau
     async with Signing() as session:
         assert await connector(sdk).get(session, server.url("/x"), "P", allow_redirects=False) == {"ok": True}
     assert [request.headers["X-Signed"] for request in server.requests] == ["/x"] * 2
+
+
+async def test_a_get_that_is_put_on_a_session_is_asked(server: FaultServer, session: aiohttp.ClientSession) -> None:
+    server.script("/x", ok)
+    asked = list[str]()
+
+    def get(url: Any, **options: Any) -> Any:
+        asked.append(str(url))
+        return aiohttp.ClientSession.get(session, url, **options)
+
+    vars(session)["get"] = get  # as mock does; set by its name, aiohttp would warn
+    assert await connector().get(session, server.url("/x"), "P") == {"ok": True}
+    assert asked == [server.url("/x")]
+
+
+async def test_a_proxy_of_a_session_is_as_good(server: FaultServer, session: aiohttp.ClientSession) -> None:
+    class Proxy:
+        __class__ = aiohttp.ClientSession  # type: ignore[assignment]
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(session, name)
+
+    server.script("/x", ok)
+    proxy: Any = Proxy()
+    assert await connector().get(proxy, server.url("/x"), "P") == {"ok": True}
+
+
+RECORDED_BEFORE = """
+import asyncio, sys
+import aiohttp
+
+asked = []
+real = aiohttp.ClientSession.get
+
+def recording(self, url, **options):
+    asked.append(str(url))
+    return real(self, url, **options)
+
+aiohttp.ClientSession.get = recording
+from otel_connector import AsyncConnector
+
+async def main():
+    async with aiohttp.ClientSession() as session:
+        await AsyncConnector(None).get(session, sys.argv[1], "P")
+    print(len(asked))
+
+asyncio.run(main())
+"""
+
+
+def test_a_get_that_was_replaced_before_the_import_is_asked(server: FaultServer) -> None:
+    server.script("/x", ok)
+    command = [sys.executable, "-c", RECORDED_BEFORE, server.url("/x")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1\n"
 
 
 async def test_a_calls_own_middlewares_take_the_place_of_the_sessions(server: FaultServer, sdk: SDK) -> None:

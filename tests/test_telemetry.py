@@ -8,6 +8,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 import aiohttp
@@ -17,6 +18,7 @@ from opentelemetry import baggage, context, metrics, propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import default_setter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
@@ -360,6 +362,41 @@ async def test_the_headers_are_those_that_the_global_propagator_writes(
     assert {name.lower(): value for name, value in request.headers.items() if name.lower() in names} == written
 
 
+async def test_a_propagator_made_of_the_apis_own_is_asked(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    class WithTenant(CompositePropagator):
+        def inject(self, carrier: Any, context: Any = None, setter: Any = default_setter) -> None:
+            super().inject(carrier, context, setter)
+            setter.set(carrier, "x-tenant", "t1")
+
+    server.script("/x", ok)
+    before = propagate.get_global_textmap()
+    propagate.set_global_textmap(WithTenant([TraceContextTextMapPropagator()]))
+    try:
+        await connector(None, sdk).get(session, server.url("/x"), "P")
+    finally:
+        propagate.set_global_textmap(before)
+    (request,) = server.requests
+    assert request.headers["x-tenant"] == "t1"
+    assert request.headers["traceparent"].split("-")[2] == f"{sdk.span().context.span_id:016x}"
+
+
+class Project(str, Enum):
+    """As programs have their projects."""
+
+    ALPHA = "alpha"
+
+
+async def test_a_project_that_is_a_str_of_another_class_is_its_text(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
+    server.script("/x", ok)
+    await connector(log, sdk).get(session, server.url("/x"), Project.ALPHA)
+    assert log.only().project == "alpha"
+    assert type(sdk.span().attributes["otel_connector.project"]) is str
+
+
 async def test_no_trace_config_and_no_recorded_exception(
     server: FaultServer, sdk: SDK, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,6 +468,7 @@ LATE_SDK = """
 import asyncio, sys
 import aiohttp
 from opentelemetry import metrics, trace
+from opentelemetry.propagators.textmap import default_setter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
