@@ -332,9 +332,7 @@ def _body_at_hand(response: aiohttp.ClientResponse, request: Request, exchange: 
         return None
     exchange.in_body = True
     body = content.read_nowait()
-    exchange.size = len(body)
-    if exchange.size > request.max_body_bytes:
-        raise _too_large(request.max_body_bytes)
+    _count(exchange, body, request.max_body_bytes)
     return body
 
 
@@ -372,11 +370,8 @@ async def _read(response: aiohttp.ClientResponse, exchange: Exchange, limit: int
 def _count(exchange: Exchange, piece: bytes, limit: int, window: int = 0) -> None:
     exchange.size += len(piece)
     if exchange.size + window > limit:
-        raise _too_large(limit, f" (with {window} bytes for the window of its coding)" if window else "")
-
-
-def _too_large(limit: int, counted: str = "") -> BodyTooLarge:
-    return BodyTooLarge(f"body passed {limit} bytes{counted} and was not read further", limit=limit)
+        counted = f" (with {window} bytes for the window of its coding)" if window else ""
+        raise BodyTooLarge(f"body passed {limit} bytes{counted} and was not read further", limit=limit)
 
 
 async def _pieces(response: aiohttp.ClientResponse, codings: Sequence[str]) -> AsyncGenerator[tuple[bytes, int]]:
