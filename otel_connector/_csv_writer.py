@@ -249,7 +249,7 @@ class RowWriter:
             return 0
         if done == len(rows) and rows is self._new:  # as nearly always
             self._new = ()
-            self._tried = ()  # after it: see `_account`
+            self._tried = ()  # after it: see `_recover`
         else:
             self._account(done)
         self._patience = _PATIENCE
@@ -282,8 +282,6 @@ class RowWriter:
         if log is None or self._monotonic() >= self._look_at:
             log = self._current()
         whole = log.append(data, self._patience)
-        if whole == len(data):
-            return len(rows)
         while log.full:
             log = self._after_rotation(log)
             whole = log.append(data, self._patience)

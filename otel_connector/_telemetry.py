@@ -60,9 +60,10 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
-_CALL_ID, _PROJECT, _T, _DELTA_T, _URL, _REDIRECT_URL, _SIZE, _CODE, _SUCCESS, _ERROR = (
-    FIELD_PREFIX + name for name in COLUMNS
-)
+FIELD_NAMES = tuple(FIELD_PREFIX + name for name in COLUMNS)
+"""The attributes' names, in the order of the columns."""
+
+_CALL_ID, _PROJECT, _T, _DELTA_T, _URL, _REDIRECT_URL, _SIZE, _CODE, _SUCCESS, _ERROR = FIELD_NAMES
 
 # What contrib's instrumentations look at before they make a span of their own. The key has no public name; where it is
 # gone, the plain text that it is made of does no harm. A test holds the name against the installed version.
@@ -113,7 +114,7 @@ def call_id_of(context: SpanContext) -> str:
 
 def field_attributes(record: CallRecord) -> dict[str, AttributeValue]:
     """Return the ten fields as span attributes, ``otel_connector.<column>``; an empty one is left out."""
-    # One by one, because a loop over names and values costs a third more of all that is ours in a call with a span
+    # One by one, because a loop over names and values takes three times as many steps, in every call with a span
     call_id, project, t, delta_t, url, redirect_url, size, code, success, error = record
     attributes: dict[str, AttributeValue] = {
         _CALL_ID: call_id,

@@ -19,9 +19,8 @@ from otel_connector._arguments import check_bool, checked_int, checked_seconds
 from otel_connector._background import BackgroundRows
 from otel_connector._csv_format import HEADER, encode_row, encode_rows
 from otel_connector._csv_writer import BACKLOG_BYTES, RowWriter
-from otel_connector._record import COLUMNS, CallRecord, Fields, RowCounts
-from otel_connector._telemetry import call_id_of
-from otel_connector._vocabulary import FIELD_PREFIX
+from otel_connector._record import CallRecord, Fields, RowCounts
+from otel_connector._telemetry import FIELD_NAMES, call_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,9 +35,7 @@ PATH_VARIABLE = "OTEL_CONNECTOR_CSV_PATH"
 DEFAULT_PATH = "otel_connector.csv"
 
 # The attributes' names, made once and not for each of some 100,000 spans a second
-_CALL_ID, _PROJECT, _T, _DELTA_T, _URL, _REDIRECT_URL, _SIZE, _CODE, _SUCCESS, _ERROR = (
-    FIELD_PREFIX + name for name in COLUMNS
-)
+_CALL_ID, _PROJECT, _T, _DELTA_T, _URL, _REDIRECT_URL, _SIZE, _CODE, _SUCCESS, _ERROR = FIELD_NAMES
 
 _NUMBER = (float, int)
 
