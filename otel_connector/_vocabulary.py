@@ -1,6 +1,6 @@
 """Level 0: what a call's telemetry consists of: each name with its type, its unit, when it is there and whose it is.
 
-The code takes its names from here, and the README's reference is made of it (``python tests/reference.py``). A test
+The code takes its names from here, and the README's reference is made of it (``python tests/support/reference.py``). A test
 holds that nothing else leaves a call, and nothing in another type. Knows no OpenTelemetry.
 """
 

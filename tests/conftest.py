@@ -1,26 +1,104 @@
-"""What the tests share: a faulty server, a session, a log, an SDK of their own, and a watch for blocking calls."""
+"""What all tests share: the groups, the event loops, what a run may not leave behind, and the common fixtures."""
 
 from __future__ import annotations
 
-import csv
+import asyncio
 import gc
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricsData
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from support import forked, left_behind, processes
+from support.logs import Log
+from support.sdk import SDK
 
-from otel_connector import CallRecord, _csv_writer
-from otel_connector._csv_format import decode_row
+from otel_connector import _csv_writer
 from otel_connector.testing import FakeClock, FaultServer
+
+LEFT_OUT = "not timing and not soak"
+NOT_RUN = """\
+not run: the groups timing and soak. Run them with `python -m pytest -m timing -n 0` and \
+`python -m pytest -m soak -n 0 --timeout 0`"""
+
+_temporary = pytest.StashKey[Path]()
+_found = pytest.StashKey[list[str]]()
+
+
+def _debug_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_debug(enabled=True)
+    return loop
+
+
+def _uvloop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "debug": _debug_loop,
+    "uvloop": _uvloop,
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--loop", choices=list(LOOPS), default="asyncio", help="the event loop of the async tests")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    name = config.getoption("--loop")
+    return {name: LOOPS[name]}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what it runs in the background with these ignored, and every child process would inherit it
+    for ignored, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(ignored) is signal.SIG_IGN:
+            signal.signal(ignored, handler)
+    if (folder := left_behind.begin()) is not None:
+        config.stash[_temporary] = folder
+    config.stash[_found] = []
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run if something is left of it. The workers of xdist tell the first process what they have found."""
+    forked.close()
+    config, found = session.config, session.config.stash[_found]
+    found += [f"listening: {address}" for address in left_behind.listening()]
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["left_behind"] = found
+    elif _temporary in config.stash:
+        found += left_behind.end(config.stash[_temporary])
+        if found:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_testnodedown(node: Any, error: object) -> None:
+    node.config.stash[_found] += getattr(node, "workeroutput", {}).get("left_behind", [])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for each in config.stash[_found]:
+        terminalreporter.write_line(f"left behind: {each}", red=True)
+    if config.option.markexpr == LEFT_OUT:
+        terminalreporter.write_line(NOT_RUN)
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """End the processes that a test has started and left running."""
+    with processes.none_left():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -79,75 +157,9 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-@dataclass
-class Log:
-    """The log of one test."""
-
-    path: Path
-
-    def cells(self) -> list[list[str]]:
-        """All lines as the csv module reads them, the header first."""
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return list(csv.reader(file))
-
-    def records(self) -> list[CallRecord]:
-        """All rows."""
-        return [decode_row(cells) for cells in self.cells()[1:]]
-
-    def only(self) -> CallRecord:
-        """The one row there is."""
-        (record,) = self.records()
-        return record
-
-
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
     return Log(tmp_path / "logs.csv")
-
-
-def free_again(session: aiohttp.ClientSession) -> bool:
-    """Whether no connection of the session is in use."""
-    return session.connector is not None and not session.connector._acquired
-
-
-@dataclass
-class SDK:
-    """A tracer and a meter provider that keep what they get."""
-
-    spans: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
-    metrics: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
-    tracer_provider: TracerProvider = field(default_factory=lambda: TracerProvider(shutdown_on_exit=False))
-
-    def __post_init__(self) -> None:
-        self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.spans))
-        self.meter_provider = MeterProvider([self.metrics], shutdown_on_exit=False)
-
-    @property
-    def providers(self) -> dict[str, Any]:
-        """The arguments that hand both to a connector."""
-        return {"tracer_provider": self.tracer_provider, "meter_provider": self.meter_provider}
-
-    def span(self) -> Any:
-        """The one span there is, all of whose parts are there."""
-        (span,) = self.spans.get_finished_spans()
-        return span
-
-    def points(self, name: str) -> list[Any]:
-        """The data points of one metric, as they are now."""
-        data = self.metrics.get_metrics_data()
-        return [] if data is None else points(data, name)
-
-
-def points(data: MetricsData, name: str) -> list[Any]:
-    """Return the data points of the metric called `name`."""
-    return [
-        point
-        for resource in data.resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-        if metric.name == name
-        for point in metric.data.data_points
-    ]
 
 
 @pytest.fixture
@@ -161,3 +173,11 @@ def sdk() -> Iterator[SDK]:
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that refuses connections: it is bound during the test, and nothing listens on it."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]

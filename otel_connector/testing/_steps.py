@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from otel_connector.testing._answers import (
@@ -65,7 +65,7 @@ class Step:
     """
 
     name: str
-    play: Callable[[Connection], Awaitable[None]]
+    play: Callable[[Connection], Awaitable[None]] = field(repr=False)  # its repr would change with every process
 
     def __post_init__(self) -> None:
         """Check the fields.

@@ -1,0 +1,233 @@
+"""What a person is told while calls run: the hook, the log lines, and how many of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import aiohttp
+import pytest
+from support.logs import Log
+from support.sdk import SDK
+
+from otel_connector import AsyncConnector, Attempt, CallRecord, HTTPStatusError, RetryPolicy, _journal
+from otel_connector._journal import Journal
+from otel_connector.testing import FakeClock, FaultServer, hold, ok, retry_after, truncated
+
+ATTEMPT = Attempt(
+    call_id="c",
+    project="P",
+    url="http://h/x",
+    number=2,
+    duration=0.1,
+    status=503,
+    error_type="503",
+    error="HTTPStatusError: 503",
+    reason="status_503",
+    wait=0.25,
+)
+RECORD = CallRecord(
+    call_id="c",
+    project="P",
+    t=0.0,
+    delta_t=1.5,
+    url="http://h/x",
+    redirect_url="",
+    response_size=0,
+    response_code=None,
+    success=False,
+    error="ConnectFailed: refused",
+)
+
+
+@pytest.fixture(autouse=True)
+def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """The log, from INFO up."""
+    caplog.set_level(logging.INFO, "otel_connector")
+    return caplog
+
+
+def test_the_lines(told: pytest.LogCaptureFixture, clock: FakeClock) -> None:
+    journal = Journal(None, clock.monotonic_ns)
+    journal.retrying("h:80", ATTEMPT)
+    journal.failed("h:80", RECORD, 3)
+    assert [(record.name, record.levelname, record.getMessage()) for record in told.records] == [
+        (
+            "otel_connector.calls",
+            "INFO",
+            "GET http://h/x: attempt 2 failed, next in 0.250 s: HTTPStatusError: 503 (call_id c)",
+        ),
+        (
+            "otel_connector.calls",
+            "WARNING",
+            "GET http://h/x failed after 3 attempts in 1.500 s: ConnectFailed: refused (call_id c)",
+        ),
+    ]
+
+
+def test_five_lines_a_minute_for_each_host_and_level(told: pytest.LogCaptureFixture, clock: FakeClock) -> None:
+    journal = Journal(None, clock.monotonic_ns)
+
+    def tell() -> list[str]:
+        told.clear()
+        for host in ("dead:80", "other:80"):
+            for _ in range(100 if host == "dead:80" else 2):
+                journal.retrying(host, ATTEMPT)
+                journal.failed(host, RECORD, 3)
+        return told.messages
+
+    lines = tell()
+    assert len(lines) == 2 * 5 + 2 * 2
+    assert not [line for line in lines if "more like it" in line]
+    clock.advance(59.9)
+    assert len(tell()) == 2 * 2, "the minute is not over"
+    clock.advance(0.1)
+    lines = tell()
+    assert len(lines) == 2 * 5 + 2 * 2
+    assert [line.partition("; ")[2] for line in lines if ";" in line] == ["195 more like it were not logged"] * 2
+    clock.advance(60)
+    assert [line.partition("; ")[2] for line in tell() if ";" in line] == ["95 more like it were not logged"] * 2
+
+
+def test_what_nobody_listens_to_is_neither_made_nor_counted(told: pytest.LogCaptureFixture, clock: FakeClock) -> None:
+    journal = Journal(None, clock.monotonic_ns)
+    told.set_level(logging.WARNING, "otel_connector")
+    for _ in range(10):
+        journal.retrying("h:80", ATTEMPT)
+    assert journal._windows == {}
+    told.set_level(logging.INFO, "otel_connector")
+    journal.retrying("h:80", ATTEMPT)
+    assert len(told.records) == 1
+
+
+def test_many_dead_hosts_do_not_flood_the_log_either(
+    monkeypatch: pytest.MonkeyPatch, told: pytest.LogCaptureFixture, clock: FakeClock
+) -> None:
+    monkeypatch.setattr(_journal, "_HOSTS", 3)
+    journal = Journal(None, clock.monotonic_ns)
+    for number in range(8):
+        journal.failed(f"{number}:80", RECORD, 1)
+    assert len(told.messages) == 3 + 5, "the ones beyond share the lines of one"
+    for _ in range(3):
+        clock.advance(61)
+        journal.failed("8:80", RECORD, 1)
+    assert [host for host, _ in journal._windows] == ["1:80", "2:80", "", "8:80"], "whose minute is over goes"
+
+
+async def test_the_hook_sees_every_attempt_that_another_follows(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK, told: pytest.LogCaptureFixture
+) -> None:
+    server.script("/x", [503, retry_after(7, 429), truncated(16, 64), ok])
+    seen = list[Attempt]()
+    clock = FakeClock()
+    subject = AsyncConnector(log.path, on_retry=seen.append, clock=clock, **sdk.providers)
+    assert await subject.get(session, server.url("/x", token="hunter2"), "P") == {"ok": True}
+    assert [(each.number, each.reason, each.status, each.error_type, each.wait) for each in seen] == [
+        (1, "status_503", 503, "503", 0.25),
+        (2, "status_429", 429, "429", 7.0),
+        (3, "truncated", 200, "otel_connector.BodyTruncated", 1.0),
+    ]
+    record = log.only()
+    assert {(each.call_id, each.project, each.url) for each in seen} == {(record.call_id, "P", record.url)}
+    assert record.url == server.url("/x", token="REDACTED")
+    assert [each.duration for each in seen] == [0, 0, 0], "on the connector's clock, the waits not included"
+    assert [entry.levelname for entry in told.records] == ["INFO"] * 3
+    assert told.messages[1] == (
+        f"GET {record.url}: attempt 2 failed, next in 7.000 s: {seen[1].error} (call_id {record.call_id})"
+    )
+    assert "hunter2" not in told.text
+
+
+async def test_the_last_attempt_is_not_the_hooks_but_the_logs(
+    server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock, told: pytest.LogCaptureFixture
+) -> None:
+    server.script("/x", 503)
+    seen = list[Attempt]()
+    subject = AsyncConnector(None, n_tries=3, on_retry=seen.append, clock=clock)
+    with pytest.raises(HTTPStatusError) as caught:
+        await subject.get(session, server.url("/x"), "P")
+    assert [each.number for each in seen] == [1, 2]
+    assert [entry.levelname for entry in told.records] == ["INFO", "INFO", "WARNING"]
+    assert told.messages[2] == (
+        f"GET {server.url('/x')} failed after 3 attempts in 0.750 s: HTTPStatusError: {caught.value} "
+        f"(call_id {caught.value.call_id})"
+    )
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, asyncio.CancelledError, SystemExit])
+async def test_a_hook_that_raises_is_logged_and_changes_nothing(
+    kind: type[BaseException],
+    server: FaultServer,
+    session: aiohttp.ClientSession,
+    log: Log,
+    clock: FakeClock,
+    told: pytest.LogCaptureFixture,
+) -> None:
+    def broken(attempt: Attempt) -> None:
+        raise kind("hook")
+
+    server.script("/x", [503, 503, ok])
+    subject = AsyncConnector(log.path, on_retry=broken, clock=clock)
+    assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
+    assert log.only().success
+    warned = [entry for entry in told.records if entry.levelno == logging.WARNING]
+    assert [entry.getMessage() for entry in warned] == ["on_retry raised; the call goes on"] * 2
+    assert warned[0].exc_info is not None
+    assert isinstance(warned[0].exc_info[1], kind)
+
+
+def test_a_hook_that_always_raises_does_not_flood_the_log(told: pytest.LogCaptureFixture, clock: FakeClock) -> None:
+    def broken(attempt: Attempt) -> None:
+        raise RuntimeError("hook")
+
+    journal = Journal(broken, clock.monotonic_ns)
+    for _ in range(20):
+        journal.retrying("h:80", ATTEMPT)
+    assert len([line for line in told.messages if line.startswith("on_retry raised")]) == 5
+    clock.advance(60)
+    journal.retrying("h:80", ATTEMPT)
+    assert told.messages[-1] == "on_retry raised; the call goes on; 15 more like it were not logged"
+
+
+async def test_a_cancelled_call_is_no_failure_to_tell_of(
+    server: FaultServer, session: aiohttp.ClientSession, told: pytest.LogCaptureFixture
+) -> None:
+    held = hold()
+    server.script("/x", held.step)
+    call = asyncio.create_task(AsyncConnector(None).get(session, server.url("/x"), "P"))
+    await held.arrived
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert told.records == []
+
+
+async def test_a_dead_host_does_not_flood_the_log(
+    session: aiohttp.ClientSession, log: Log, clock: FakeClock, told: pytest.LogCaptureFixture
+) -> None:
+    with FaultServer() as server:
+        url = server.url("/x")
+    subject = AsyncConnector(log.path, n_tries=2, clock=clock, retry=RetryPolicy(backoff=0))
+    for _ in range(50):
+        await subject.get(session, url, "P", default=None)
+    assert len(log.records()) == 50
+    assert [entry.levelname for entry in told.records].count("INFO") == 5
+    assert [entry.levelname for entry in told.records].count("WARNING") == 5
+
+
+@pytest.mark.parametrize("value", [5, "print", [print]])
+def test_a_bad_hook_is_named(value: object) -> None:
+    with pytest.raises(TypeError, match=r"^on_retry must be callable, not "):
+        AsyncConnector(None, on_retry=value)  # type: ignore[arg-type]
+
+
+class Awaited:
+    """A hook that is called to make a coroutine, which nobody would await."""
+
+    async def __call__(self, attempt: Attempt) -> None:
+        pass
+
+
+def test_a_hook_to_be_awaited_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^on_retry must be a plain function, not a coroutine function"):
+        AsyncConnector(None, on_retry=Awaited())

@@ -1,0 +1,232 @@
+"""Content codings: what the reference libraries compress comes back, in any pieces, and nothing less passes for it."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import sys
+import zlib
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import brotli
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.logs import Log
+
+import otel_connector
+from otel_connector import AsyncConnector, BodyTruncated, DecodeFailed
+from otel_connector._content_coding import ContentCodings, _brotli_window, content_codings
+from otel_connector.testing import FakeClock, FaultServer, ok, respond
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+zstd: Any = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+
+
+def raw_deflate(data: bytes) -> bytes:
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return deflater.compress(data) + deflater.flush()
+
+
+ENCODERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "gzip": ("gzip", gzip.compress),
+    "deflate": ("deflate", zlib.compress),
+    "raw deflate": ("deflate", raw_deflate),
+    "br": ("br", brotli.compress),
+    "zstd": ("zstd", zstd.compress),
+}
+BODY = bytes(range(256)) * 40
+
+
+def undone(names: Sequence[str], pieces: Sequence[bytes]) -> bytes:
+    codings = ContentCodings(names)
+    body = b"".join(made for piece in pieces for made in codings.undo(piece))
+    codings.finish()
+    return body
+
+
+@given(
+    st.lists(st.sampled_from(list(ENCODERS)), min_size=1, max_size=5),
+    st.binary(max_size=5_000),
+    st.integers(1, 40),
+    st.lists(st.integers(1, 50), min_size=1),
+)
+def test_round_trip_in_any_pieces(kinds: list[str], part: bytes, times: int, sizes: list[int]) -> None:
+    data = wire = part * times
+    for kind in kinds:
+        wire = ENCODERS[kind][1](wire)
+    pieces: list[bytes] = []
+    start = 0
+    while start < len(wire):
+        size = sizes[len(pieces) % len(sizes)]
+        pieces.append(wire[start : start + size])
+        start += size
+    assert undone([ENCODERS[kind][0] for kind in kinds], pieces) == data
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_no_beginning_passes_for_the_whole(kind: str) -> None:
+    name, encode = ENCODERS[kind]
+    wire = encode(b"a whole body")
+    for end in range(1, len(wire)):
+        with pytest.raises(BodyTruncated, match=f"before its {name} stream did"):
+            undone([name], [wire[:end]])
+    assert undone([name], [wire]) == b"a whole body"
+    assert undone([name], []) == b"", "an answer without a body has no stream either"
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_what_is_no_such_stream(kind: str) -> None:
+    name, encode = ENCODERS[kind]
+    with pytest.raises(DecodeFailed, match=f"^{name}: "):
+        undone([name], [b"\xff\xff<html>this was never compressed</html>" * 10])
+    with pytest.raises(DecodeFailed, match=f"^{name}: "):
+        undone([name], [encode(BODY), b"and more"])
+    with pytest.raises(DecodeFailed, match=f"^{name}: "):
+        undone([name], [encode(BODY) + b"and more"])
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd"])
+def test_several_members(name: str) -> None:
+    """RFC 1952, section 2.2, and RFC 8878, section 3.1: one after another they are one stream."""
+    encode = ENCODERS[name][1]
+    members = [encode(b"%d," % number) for number in range(1_024)]
+    expected = b"".join(b"%d," % number for number in range(1_024))
+    assert undone([name], members) == undone([name], [b"".join(members)]) == expected
+    with pytest.raises(DecodeFailed, match="more than 1024 streams"):
+        undone([name], [*members, encode(b"")])
+    with pytest.raises(BodyTruncated):
+        undone([name], [*members[:3], members[3][:-1]])
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_pieces_are_small(kind: str) -> None:
+    name, encode = ENCODERS[kind]
+    sizes = [len(piece) for piece in ContentCodings([name]).undo(encode(bytes(2**22)))]
+    assert sum(sizes) == 2**22
+    assert max(sizes) <= 2**18
+
+
+def test_windows_are_told_before_they_are_filled() -> None:
+    noise = random.Random(1).randbytes(2**18)
+    for log in range(10, 25):
+        codings = ContentCodings(["br"])
+        first = next(codings.undo(brotli.compress(noise, quality=1, lgwin=log)[:1]))
+        assert first == b""
+        assert codings.window == (2**log - 2**21 if log > 22 else 0), log
+    for log in range(10, 24):
+        options = {zstd.CompressionParameter.window_log: log, zstd.CompressionParameter.content_size_flag: 0}
+        compressor = zstd.ZstdCompressor(options=options)
+        wire = compressor.compress(noise * 64) + compressor.flush()
+        codings = ContentCodings(["zstd"])
+        windows = [codings.window for _ in codings.undo(wire)]
+        assert max(windows) == (2**log - 2**21 if log > 22 else 0), log
+    compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 24})
+    with pytest.raises(DecodeFailed, match="zstd: "):
+        undone(["zstd"], [compressor.compress(bytes(2**24)) + compressor.flush()])
+    in_one_byte = ContentCodings(["zstd"])
+    assert b"".join(made for byte in zstd.compress(BODY) for made in in_one_byte.undo(bytes([byte]))) == BODY
+
+
+def test_the_windows_that_a_first_byte_asks_for() -> None:
+    """RFC 7932, section 9.1: WBITS and its codes, read from the right."""
+    codes = {"0": 16, "0000001": 17, "0011": 18, "0101": 19, "0111": 20, "1001": 21, "1011": 22, "1101": 23, "1111": 24}
+    codes |= {f"{bits - 8:03b}0001": bits for bits in range(10, 16)}
+    for code, bits in codes.items():
+        assert _brotli_window(int(code, 2)) == 2**bits
+        assert _brotli_window(int(f"{'1' * (8 - len(code))}{code}", 2)) == 2**bits, "what follows says nothing"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], []),
+        (["gzip"], ["gzip"]),
+        (["X-GZIP"], ["gzip"]),
+        ([" gzip , br"], ["gzip", "br"]),
+        (["gzip", "br"], ["gzip", "br"]),
+        (["identity"], []),
+        (["gzip, identity,"], ["gzip"]),
+        (["utf-8"], []),
+        (["gzip, compress"], []),
+        ([""], []),
+    ],
+)
+def test_names(values: list[str], expected: list[str]) -> None:
+    assert content_codings(values) == expected
+
+
+def test_too_many_codings() -> None:
+    with pytest.raises(DecodeFailed, match="6 content codings"):
+        ContentCodings(["gzip"] * 6)
+
+
+def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("brotli", "brotlicffi"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(DecodeFailed, match="br: nothing installed decodes it; pip install brotli"):
+        undone(["br"], [brotli.compress(BODY)])
+
+
+def test_a_brotli_that_cannot_be_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was before 1.2: what it makes of a few bytes has no limit."""
+
+    class Old:
+        class Decompressor:
+            def process(self, data: bytes) -> bytes:
+                raise AssertionError("it must not be used")
+
+    monkeypatch.setitem(sys.modules, "brotlicffi", Old)
+    with pytest.raises(DecodeFailed, match=r"pip install 'brotli>=1\.2'"):
+        undone(["br"], [brotli.compress(BODY)])
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+async def test_cut_with_a_matching_length_is_tried_again(
+    kind: str, server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    name, encode = ENCODERS[kind]
+    wire = encode(BODY)
+    headers = [("Content-Encoding", name)]
+    server.script("/x", [respond(body=wire[:-1], headers=headers), respond(body=wire, headers=headers)])
+    server.script("/cut", respond(body=wire[:-1], headers=headers))
+    subject = AsyncConnector(log.path, n_tries=2, clock=FakeClock())
+    assert await subject.get(session, server.url("/x"), "P", decode=bytes) == BODY
+    with pytest.raises(otel_connector.BodyTruncated, match=f"before its {name} stream did"):
+        await subject.get(session, server.url("/cut"), "P", decode=bytes)
+    assert subject.stats().resends == 2
+
+
+async def test_one_coding_over_another(server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+    wire = brotli.compress(gzip.compress(b'{"a": 1}'))
+    server.script("/x", respond(body=wire, headers=[("Content-Encoding", "gzip"), ("Content-Encoding", "br")]))
+    subject = AsyncConnector(log.path, n_tries=1)
+    assert await subject.get(session, server.url("/x"), "P") == {"a": 1}
+    assert log.only().response_size == 8
+
+
+async def test_a_session_that_leaves_bodies_compressed(server: FaultServer, log: Log) -> None:
+    wire = gzip.compress(BODY)
+    server.script("/x", respond(body=wire, headers=[("Content-Encoding", "gzip")]))
+    subject = AsyncConnector(log.path, n_tries=1)
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+        assert await subject.get(session, server.url("/x"), "P", decode=bytes) == wire
+        assert await subject.get(session, server.url("/x"), "P", decode=bytes, auto_decompress=True) == BODY
+
+
+async def test_a_large_window_is_filled_outside_the_loop(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    body = random.Random(1).randbytes(1_000) * 20_000
+    wire = brotli.compress(body, quality=1, lgwin=24)
+    server.script("/x", [respond(body=wire, headers=[("Content-Encoding", "br")]), ok])
+    subject = AsyncConnector(log.path, n_tries=1)
+    assert await subject.get(session, server.url("/x"), "P", decode=bytes) == body
+    small = AsyncConnector(log.path, n_tries=1, max_body_bytes=2**22)
+    server.script("/x", [respond(body=wire, headers=[("Content-Encoding", "br")])])
+    with pytest.raises(otel_connector.BodyTooLarge, match="with 14680064 bytes for the window of its coding"):
+        await small.get(session, server.url("/x"), "P", decode=bytes)

@@ -1,0 +1,345 @@
+"""`deadline` bounds the whole call: queue, limiter, pause, attempts and waits; and says so with a row."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import Awaitable
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict
+from support.logs import Log
+from support.loop_and_memory import free_again
+from support.sdk import SDK
+
+from otel_connector import (
+    AsyncConnector,
+    Attempt,
+    AttemptTimeout,
+    ConnectorError,
+    DeadlineExceeded,
+    HTTPStatusError,
+    RetryPolicy,
+)
+from otel_connector._pacing import Place
+from otel_connector._transport import bounded_by
+from otel_connector.testing import FakeClock, FaultServer, drip, hold, hold_in_body, ok, retry_after, silent, slow_body
+
+MARGIN = 2.0  # seconds that a shared machine may take longer; what is told apart here would take 10 and more
+
+
+async def ends_in_time(call: Awaitable[Any], deadline: float, least: float | None = None) -> DeadlineExceeded:
+    """Return the error of a call that must end at its deadline, or at once if `least` is 0."""
+    begun = time.perf_counter()
+    with pytest.raises(DeadlineExceeded) as caught:
+        await call
+    took = time.perf_counter() - begun
+    assert (deadline if least is None else least) - 0.01 <= took <= deadline + MARGIN
+    assert isinstance(caught.value, TimeoutError)
+    return caught.value
+
+
+def assert_row(log: Log, sdk: SDK, error: ConnectorError) -> None:
+    record, span = log.only(), sdk.span()
+    assert record.error == f"DeadlineExceeded: {error}"
+    assert (record.success, record.call_id) == (False, error.call_id)
+    assert span.attributes["error.type"] == "otel_connector.DeadlineExceeded"
+
+
+@pytest.mark.parametrize(
+    ("step", "text"),
+    [
+        (silent, "no response within"),
+        (hold_in_body().step, "body not complete within"),
+        (drip(0.02), "body not complete within"),
+    ],
+    ids=str,
+)
+async def test_in_the_middle_of_an_attempt(
+    step: Any, text: str, server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
+    server.script("/x", step)
+    subject = AsyncConnector(log.path, timeout=30, deadline=0.3, **sdk.providers)
+    error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 0.3)
+    assert str(error).startswith(f"0.3 s passed: {text}")
+    assert isinstance(error.__cause__, AttemptTimeout)
+    assert error.attempts == 1
+    assert_row(log, sdk, error)
+    assert log.only().delta_t < 0.3 + MARGIN
+    assert free_again(session)
+
+
+async def test_in_a_later_attempt(server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+    server.script("/x", [503, silent])
+    policy = RetryPolicy(backoff=0.001)
+    subject = AsyncConnector(log.path, timeout=0.8, deadline=1.2, retry=policy, **sdk.providers)
+    error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 1.2)
+    assert error.attempts == 3, "503, 0.8 s of silence, and the rest of the deadline"
+    assert_row(log, sdk, error)
+
+
+async def test_a_finer_limit_of_an_attempt_is_not_the_deadline(
+    server: FaultServer, session: aiohttp.ClientSession
+) -> None:
+    server.script("/x", [silent, ok])
+    timeout = aiohttp.ClientTimeout(total=None, sock_read=0.1)
+    subject = AsyncConnector(None, timeout=timeout, deadline=20, retry=RetryPolicy(backoff=0.001))
+    assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
+
+
+async def test_an_attempt_without_a_limit_has_the_deadline(server: FaultServer, session: aiohttp.ClientSession) -> None:
+    """Aiohttp takes a total of 0 for none."""
+    server.script("/x", silent)
+    for total in (0, None):
+        subject = AsyncConnector(None, timeout=aiohttp.ClientTimeout(total=total), deadline=0.2)
+        error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 0.2)
+        assert str(error).startswith("0.2 s passed: no response within 0.")
+
+
+async def test_an_attempt_that_ends_just_before_the_deadline_is_not_rounded_up(
+    server: FaultServer, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself aiohttp rounds what is above 5 s up to whole seconds, also past the deadline."""
+    limits = list[aiohttp.ClientTimeout]()
+    request = aiohttp.ClientSession._request
+
+    async def watched(self: aiohttp.ClientSession, *arguments: Any, **options: Any) -> Any:
+        limits.append(options["timeout"])  # what aiohttp is asked for; to wait for it would take 5 s
+        return await request(self, *arguments, **options)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", watched)
+    server.script("/x", ok)
+    cases: list[tuple[Any, float | None]] = [(5.5, None), (5.5, 5.6), (aiohttp.ClientTimeout(total=5.5), 5.6)]
+    for timeout, deadline in cases:
+        await AsyncConnector(None, timeout=timeout, deadline=deadline).get(session, server.url("/x"), "P")
+    assert [limit.total for limit in limits] == [5.5] * 3
+    assert all(limit.ceil_threshold > 1e300 for limit in limits)
+
+
+async def test_a_pause_that_another_call_brings_leaves_the_last_attempts_error(
+    server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    server.script("/x", 500)
+    server.script("/y", retry_after(60, 429))
+
+    def other_call(attempt: Attempt) -> None:
+        pacing = subject._terms.pacing
+        pacing.throttled(f"127.0.0.1:{server.port}", Place(0.0, []), 60.0)
+
+    subject = AsyncConnector(None, deadline=10, clock=clock, on_retry=other_call)
+    with pytest.raises(HTTPStatusError) as caught:
+        await subject.get(session, server.url("/x"), "P")
+    assert (caught.value.status, caught.value.attempts) == (500, 1)
+    assert isinstance(caught.value.__context__, DeadlineExceeded), "which says why there was no further one"
+
+
+async def test_in_the_queue_of_the_pool(server: FaultServer, log: Log, sdk: SDK) -> None:
+    held = hold()
+    server.script("/x", held.step)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        holding = asyncio.create_task(AsyncConnector(None).get(session, server.url("/x"), "P"))
+        await held.arrived
+        subject = AsyncConnector(log.path, deadline=0.2, **sdk.providers)
+        error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 0.2)
+        assert (str(error), error.attempts) == ("0.2 s passed in the queue", 0)
+        assert_row(log, sdk, error)
+        held.release()
+        assert await holding == {"ok": True}
+        assert await subject.get(session, server.url("/x"), "P") == {"ok": True}, "its place is free again"
+
+
+async def test_in_the_rate_limiter(server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+    server.script("/x", ok)
+    limiter = asyncio.Lock()
+    await limiter.acquire()
+    subject = AsyncConnector(log.path, deadline=0.2, rate_limiter=limiter, **sdk.providers)
+    error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 0.2)
+    assert_row(log, sdk, error)
+    limiter.release()
+    assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
+
+
+class NeverLets:
+    """A limiter that is not left before somebody cancels that."""
+
+    cancelled = False
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *reason: object) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+
+async def test_a_limiter_that_does_not_let_go(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script("/x", ok)
+    limiter = NeverLets()
+    subject = AsyncConnector(log.path, deadline=0.2, rate_limiter=limiter)
+    assert await asyncio.wait_for(subject.get(session, server.url("/x"), "P"), 5) == {"ok": True}
+    assert limiter.cancelled
+    assert log.only().success
+    assert caplog.messages == ["rate_limiter failed after an attempt: TimeoutError: "]
+
+
+async def test_a_limiter_that_does_not_let_go_of_the_queue(server: FaultServer) -> None:
+    held = hold()
+    server.script("/x", held.step)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        holding = asyncio.create_task(AsyncConnector(None).get(session, server.url("/x"), "P"))
+        await held.arrived
+        limiter = NeverLets()
+        subject = AsyncConnector(None, deadline=0.2, rate_limiter=limiter)
+        await ends_in_time(subject.get(session, server.url("/x"), "P"), 0.2)
+        assert limiter.cancelled
+        held.release()
+        await holding
+
+
+async def test_what_the_queue_took_is_not_left_for_the_attempt(server: FaultServer) -> None:
+    held = hold()
+    server.script("/x", held.step)
+    server.script("/y", silent)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        holding = asyncio.create_task(AsyncConnector(None).get(session, server.url("/x"), "P"))
+        await held.arrived
+        asyncio.get_running_loop().call_later(0.2, held.release)
+        error = await ends_in_time(AsyncConnector(None, deadline=1.2).get(session, server.url("/y"), "P"), 1.2)
+        assert error.attempts == 1
+        (left,) = re.findall(r"no response within ([0-9.]+) s", str(error))
+        assert float(left) <= 1.2 - 0.19, "the queue took 0.2 s of it"
+        await holding
+
+
+async def test_a_pause_that_would_outlast_it_fails_at_once(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK, clock: FakeClock
+) -> None:
+    server.script("/x", retry_after(60))
+    subject = AsyncConnector(log.path, n_tries=1, deadline=10, clock=clock, **sdk.providers)
+    with pytest.raises(HTTPStatusError):
+        await subject.get(session, server.url("/x"), "P")
+    error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 0, 0)
+    assert str(error) == f"127.0.0.1:{server.port} asked for 60 s without calls, which is past the deadline"
+    assert (clock.sleeps, len(server.requests), error.attempts) == ([], 1, 0)
+    assert log.records()[1].error == f"DeadlineExceeded: {error}"
+
+
+async def test_a_pause_that_begins_in_the_queue(server: FaultServer, log: Log, sdk: SDK) -> None:
+    held = hold(retry_after(60))
+    server.script("/x", [held.step, ok])
+    subject = AsyncConnector(None, n_tries=1)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        holding = asyncio.create_task(subject.get(session, server.url("/x"), "P"))
+        await held.arrived
+        with_deadline = AsyncConnector(log.path, deadline=0.3, **sdk.providers)
+        with_deadline._terms.pacing._hosts = subject._terms.pacing._hosts  # as if it were the same connector
+        queued = asyncio.create_task(with_deadline.get(session, server.url("/x"), "P"))
+        await asyncio.sleep(0)
+        held.release()
+        assert_row(log, sdk, await ends_in_time(queued, 0.3, 0))
+        with pytest.raises(HTTPStatusError):
+            await holding
+
+
+async def test_a_shorter_pause_is_waited_for(
+    server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    server.script("/x", [retry_after(6), ok])
+    subject = AsyncConnector(None, deadline=10, clock=clock)
+    assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
+    assert clock.sleeps == [6]
+
+
+async def test_a_retry_after_that_would_outlast_it_is_not_begun(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, clock: FakeClock
+) -> None:
+    server.script("/x", retry_after(10))
+    with pytest.raises(HTTPStatusError) as caught:
+        await AsyncConnector(log.path, deadline=10, clock=clock).get(session, server.url("/x"), "P")
+    assert (caught.value.attempts, caught.value.retry_after, clock.sleeps) == (1, 10, [])
+    assert log.only().error.startswith("HTTPStatusError: 503")
+
+
+async def test_a_back_off_that_would_outlast_it_is_not_begun(
+    server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    server.script("/x", 503)
+    with pytest.raises(HTTPStatusError) as caught:
+        await AsyncConnector(None, deadline=1, clock=clock).get(session, server.url("/x"), "P")
+    assert (caught.value.attempts, clock.sleeps) == (3, [0.25, 0.5])
+
+
+async def test_a_clock_that_ran_past_it_ends_the_call_before_the_next_attempt(
+    server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    def late(attempt: Attempt) -> None:
+        clock.advance(60)
+
+    server.script("/x", 503)
+    subject = AsyncConnector(None, deadline=10, clock=clock, on_retry=late)
+    error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 0, 0)
+    assert (error.attempts, len(server.requests)) == (1, 1)
+    assert str(error) == "10 s passed before attempt 2, after HTTPStatusError: 503 Service Unavailable"
+
+
+async def test_the_default_takes_its_place(server: FaultServer, session: aiohttp.ClientSession) -> None:
+    server.script("/x", slow_body(30))
+    subject = AsyncConnector(None, deadline=0.05)
+    assert await subject.get(session, server.url("/x"), "P", default="late") == "late"
+
+
+async def test_a_shorter_timeout_stays_an_attempts_own(
+    server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    server.script("/x", [silent, ok])
+    subject = AsyncConnector(None, timeout=0.1, deadline=10, clock=clock)
+    assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
+
+
+def test_an_attempt_is_bounded_to_the_millisecond_and_keeps_its_finer_limits() -> None:
+    """By itself aiohttp rounds what is above 5 s up to whole seconds."""
+    given_limit = aiohttp.ClientTimeout(total=30, connect=1, sock_read=2, sock_connect=3)
+    limit = bounded_by(given_limit, 5.25)
+    assert (limit.total, limit.connect, limit.sock_read, limit.sock_connect) == (5.25, 1, 2, 3)
+    assert limit.ceil_threshold == math.inf
+    assert bounded_by(given_limit, -1).total == 0.001, "0 would be no limit"
+
+
+@given(
+    asked=st.none() | st.floats(0, 1e6),
+    remaining=st.floats(-10, 1e6),
+    attempt=st.integers(1, 100),
+    chance=st.floats(0, 1, exclude_max=True),
+)
+def test_no_wait_lasts_as_long_as_what_is_left(
+    asked: float | None, remaining: float, attempt: int, chance: float
+) -> None:
+    error = HTTPStatusError("503", status=503, headers=CIMultiDict(), retry_after=asked)
+    decision = RetryPolicy(retry_after_cap=1e6).decide(
+        error, attempt=attempt, n_tries=1_000, random=lambda: chance, remaining=remaining
+    )
+    assert decision.wait is None or decision.wait < remaining
+    assert decision.reason == "status_503"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        *[(value, ValueError) for value in (0, -1, math.nan, math.inf, -0.0)],
+        *[(value, TypeError) for value in ("1", True, [1])],
+    ],
+)
+def test_a_bad_deadline_is_named(value: object, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=r"^deadline must be"):
+        AsyncConnector(None, deadline=value)  # type: ignore[arg-type]

@@ -1,0 +1,685 @@
+"""`get_many`: every URL its outcome and its row, bounded memory, and nothing left behind, however the loop is left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import json
+import re
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import uvloop
+from support import processes
+from support.logs import Log
+from support.loop_and_memory import free_again, leaves_nothing
+from support.sdk import SDK
+from support.small_server import small_server
+from yarl import URL
+
+import otel_connector
+from otel_connector import AsyncConnector, CSVSpanExporter, HTTPStatusError, InvalidURL, Outcome, SessionClosed
+from otel_connector._csv_format import HEADER, encode_row
+from otel_connector._resume import Done, log_and_its_parts, read_done
+from otel_connector.testing import FakeClock, FaultServer, json_body, respond, silent
+
+VALUE = {"answer": 42}
+
+
+@pytest.fixture
+def many(server: FaultServer) -> FaultServer:
+    """A server with a good path, a missing one, and one that never answers."""
+    server.script("/ok", json_body(VALUE))
+    server.script("/missing", 404)
+    server.script("/never", silent)
+    return server
+
+
+def connector(log: Log | None, **options: Any) -> AsyncConnector:
+    return AsyncConnector(None if log is None else log.path, **{"n_tries": 1, "clock": FakeClock(), **options})
+
+
+def urls(server: FaultServer, count: int, path: str = "/ok") -> list[str]:
+    return [server.url(path, n=number) for number in range(count)]
+
+
+async def each(given: list[str], turns: int = 0) -> AsyncIterator[str]:
+    for url in given:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        yield url
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Give the loop its turns until something is so."""
+    while not condition():  # noqa: ASYNC110 - nothing says when
+        await asyncio.sleep(0)
+
+
+async def all_of(outcomes: Any) -> list[Outcome]:
+    """Take all there are."""
+    return [outcome async for outcome in outcomes]
+
+
+# Every URL has its outcome
+
+
+async def test_each_url_has_its_outcome_and_its_row(
+    many: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
+    given = [*urls(many, 20), many.url("/missing"), "no url", many.url("/ok")]
+    subject = connector(log, **sdk.providers)
+    found = [outcome async for outcome in subject.get_many(session, given, "P", max_concurrency=4)]
+    assert sorted(str(outcome.url) for outcome in found) == sorted(given)
+    for outcome in found:
+        assert (outcome.error is None) == outcome.record.success == (outcome.value == VALUE)
+    errors = {str(outcome.url): outcome.error for outcome in found if outcome.error is not None}
+    assert {url: type(error) for url, error in errors.items()} == {
+        many.url("/missing"): HTTPStatusError,
+        "no url": InvalidURL,
+    }
+    assert sorted(log.records()) == sorted(replaced(outcome) for outcome in found)
+    assert len(sdk.spans.get_finished_spans()) == len(given)
+    stats = subject.stats()
+    assert (stats.calls_started, stats.calls_succeeded, stats.calls_failed) == (23, 21, 2)
+
+
+def replaced(outcome: Outcome) -> Any:
+    """The record with the six decimals that the log has."""
+    record = outcome.record
+    return record._replace(t=round(record.t, 6), delta_t=round(record.delta_t, 6))
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_iterables_of_every_kind(run: Callable[[Any], None], ordered: bool, many: FaultServer) -> None:
+    given = urls(many, 12)
+
+    async def main() -> None:
+        async with aiohttp.ClientSession() as session:
+            subject = connector(None)
+            for iterable in (
+                given,
+                tuple(map(URL, given)),
+                iter(given),
+                {}.fromkeys(given),
+                each(given),
+                each(given, 3),
+            ):
+                outcomes = subject.get_many(session, iterable, "P", max_concurrency=5, ordered=ordered)
+                found = [str(outcome.url) async for outcome in outcomes]
+                assert (found if ordered else sorted(found, key=given.index)) == given
+                assert outcomes.passed_over == 0
+
+    run(main())
+
+
+async def test_empty(session: aiohttp.ClientSession) -> None:
+    assert [outcome async for outcome in connector(None).get_many(session, [], "P")] == []
+    assert [outcome async for outcome in connector(None).get_many(session, each([]), "P")] == []
+
+
+async def test_order_is_kept_though_a_slow_one_comes_first(many: FaultServer, session: aiohttp.ClientSession) -> None:
+    many.script("/late", [503, json_body(1)])
+    given = [many.url("/late"), *urls(many, 9)]
+    subject = connector(None, n_tries=2)
+    for ordered in (False, True):
+        many.script("/late", [503, json_body(1)])
+        outcomes = subject.get_many(session, given, "P", max_concurrency=5, ordered=ordered)
+        found = [outcome.url async for outcome in outcomes]
+        assert sorted(map(str, found)) == sorted(given)
+        if ordered:
+            assert found == given
+
+
+async def test_options_go_to_every_call(many: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+    many.script("/text", respond(body=b"text"))
+    params, headers = {"a": "1"}, {"X-Mine": "2"}
+    outcomes = connector(log).get_many(
+        session, [many.url("/text")] * 5, "P", decode=bytes.decode, params=params, headers=headers, timeout=3
+    )
+    assert [outcome.value async for outcome in outcomes] == ["text"] * 5
+    assert {record.url for record in log.records()} == {many.url("/text?a=1")}
+    assert {request.headers["X-Mine"] for request in many.received("/text")} == {"2"}
+    assert (params, headers) == ({"a": "1"}, {"X-Mine": "2"})
+
+
+async def test_the_calls_are_children_of_the_span_around(
+    many: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    tracer = sdk.tracer_provider.get_tracer("test")
+    with tracer.start_as_current_span("job") as job:
+        async for _ in connector(None, **sdk.providers).get_many(session, urls(many, 6), "P", max_concurrency=2):
+            pass
+    spans = [span for span in sdk.spans.get_finished_spans() if span.name == "GET"]
+    assert [span.parent.span_id for span in spans if span.parent] == [job.get_span_context().span_id] * 6
+
+
+# Bounds
+
+
+async def test_no_more_at_once_than_allowed(many: FaultServer, session: aiohttp.ClientSession) -> None:
+    subject, most = connector(None), 0
+
+    def urls_watched() -> Iterator[str]:
+        nonlocal most
+        for url in urls(many, 60):
+            most = max(most, subject.stats().calls_active)
+            yield url
+
+    async for _ in subject.get_many(session, urls_watched(), "P", max_concurrency=7):
+        most = max(most, subject.stats().calls_active)
+    assert most == 7
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("awaited", [False, True])
+async def test_who_takes_slowly_slows_the_calls(
+    awaited: bool, ordered: bool, many: FaultServer, session: aiohttp.ClientSession
+) -> None:
+    """The list is endless; so it ends only because no more is taken from it than there is room for."""
+    taken = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield many.url("/ok")
+
+    async def endless_async() -> AsyncIterator[str]:
+        for url in endless():
+            yield url
+
+    subject = connector(None)
+    given = endless_async() if awaited else endless()
+    async with subject.get_many(session, given, "P", max_concurrency=3, ordered=ordered) as outcomes:
+        for delivered in range(1, 20):
+            await anext(outcomes)
+            await until(lambda: not subject.stats().calls_active)  # and they have seen that there is no room
+            assert taken <= delivered + 6
+            assert subject.stats().calls_started <= delivered + 6
+
+
+async def test_few_urls_take_few_workers(many: FaultServer, session: aiohttp.ClientSession) -> None:
+    outcomes = connector(None).get_many(session, urls(many, 3), "P", max_concurrency=10_000)
+    most = 0
+    async for _ in outcomes:
+        most = max(most, len(asyncio.all_tasks()))
+    assert most <= 3 + 2
+
+
+# Ways out of the loop
+
+
+def out_by_break(outcomes: Any) -> Any:
+    async def way() -> None:
+        async for _ in outcomes:
+            break
+
+    return way()
+
+
+def out_by_exception(outcomes: Any) -> Any:
+    async def loop() -> None:
+        async for _ in outcomes:
+            raise LookupError
+
+    async def way() -> None:
+        with pytest.raises(LookupError):
+            await loop()
+
+    return way()
+
+
+def out_by_aclose(outcomes: Any) -> Any:
+    async def way() -> None:
+        async with aclosing(outcomes):
+            await anext(outcomes)
+        await outcomes.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await anext(outcomes)
+
+    return way()
+
+
+def out_by_block(outcomes: Any) -> Any:
+    async def way() -> None:
+        async with outcomes as same:
+            assert same is outcomes
+            await anext(outcomes)
+
+    return way()
+
+
+def out_by_cancel(outcomes: Any) -> Any:
+    async def all_of_them() -> None:
+        async for _ in outcomes:
+            started.set()
+
+    started = asyncio.Event()
+
+    async def way() -> None:
+        task = asyncio.ensure_future(all_of_them())
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    return way()
+
+
+def out_by_timeout(outcomes: Any) -> Any:
+    async def way() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(all_of(outcomes), 0.3)
+
+    return way()
+
+
+WAYS = [out_by_break, out_by_exception, out_by_aclose, out_by_block, out_by_cancel, out_by_timeout]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+async def test_nothing_is_left(
+    way: Callable[[Any], Any], ordered: bool, many: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    """The calls under way are cancelled, each with a row, and their connections are free again."""
+    subject = connector(log, timeout=30)
+    given = itertools.chain(urls(many, 1), urls(many, 20, "/never"))
+    async with leaves_nothing():
+        await way(subject.get_many(session, given, "P", max_concurrency=5, ordered=ordered))
+        gc.collect()
+        await until(lambda: not subject.stats().calls_active)  # `break` ends them a moment later
+        assert free_again(session)
+        await session.close()
+    stats, records = subject.stats(), log.records()
+    assert stats.calls_started == stats.rows_written == len(records)
+    ended = [record.error.partition(":")[0] for record in records if not record.success]
+    assert set(ended) == {"CancelledError"}
+    assert 1 <= len(ended) <= 5
+    assert sum(record.success for record in records) == 1
+
+
+async def test_left_while_the_list_is_waited_for(many: FaultServer, session: aiohttp.ClientSession) -> None:
+    ended = False
+
+    async def stuck() -> AsyncIterator[str]:
+        nonlocal ended
+        try:
+            yield many.url("/ok")
+            await asyncio.Event().wait()
+        finally:
+            ended = True
+
+    async with leaves_nothing():
+        async with connector(None).get_many(session, stuck(), "P") as outcomes:
+            await anext(outcomes)
+        await session.close()
+    assert ended
+
+
+async def test_never_begun(session: aiohttp.ClientSession, many: FaultServer) -> None:
+    given = iter(urls(many, 3))
+    subject = connector(None)
+    await subject.get_many(session, given, "P").aclose()
+    assert subject.stats().calls_started == 0
+    assert len(list(given)) == 3
+
+
+# What ends all
+
+
+async def test_list_that_raises(many: FaultServer, log: Log) -> None:
+    def broken() -> Iterator[str]:
+        yield from urls(many, 3)
+        raise LookupError("no more lines")
+
+    async def broken_too() -> AsyncIterator[str]:
+        for url in broken():
+            yield url
+
+    for given in (broken(), broken_too()):
+        subject = connector(log, overwrite_log=True)
+        async with leaves_nothing(), aiohttp.ClientSession() as session:
+            outcomes = subject.get_many(session, given, "P", max_concurrency=1)
+            found = [await anext(outcomes) for _ in range(3)]  # what came before it
+            with pytest.raises(LookupError, match="no more lines"):
+                await anext(outcomes)
+        assert len(found) == len(log.records()) == 3
+
+
+@pytest.mark.parametrize("option", [{"heders": {}}, {"headers": {"a": "b\nc"}}])
+async def test_option_that_aiohttp_does_not_take(
+    option: dict[str, Any], many: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    """It would be refused with every URL, a million times."""
+    outcomes = connector(log).get_many(session, itertools.repeat(many.url("/ok")), "P", max_concurrency=1, **option)
+    with pytest.raises((TypeError, ValueError), match=r"heders|headers"):
+        await all_of(outcomes)
+    assert len(log.records()) == 1
+
+
+class Kept:
+    """A sink that knows what it has."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def __call__(self, outcome: Outcome) -> None:
+        self.values[outcome.record.call_id] = outcome.value
+
+    def holds(self, call_id: str) -> bool:
+        return call_id in self.values
+
+
+async def test_resume_asks_the_sink(many: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+    given, sink = [*urls(many, 4), many.url('/ok?q="a,b"')], Kept()
+    await all_of(connector(log).get_many(session, given, "P", sink=sink))
+    assert await all_of(connector(log).get_many(session, given, "P", sink=sink, resume=True)) == []
+    lost = [record for record in log.records() if "q=" in record.url or record.url.endswith("n=2")]
+    for record in lost:
+        del sink.values[record.call_id]
+    again = await all_of(connector(log).get_many(session, given, "P", sink=sink, resume=True))
+    assert {outcome.url for outcome in again} == {given[2], given[4]}
+    assert len(sink.values) == 5
+    # What other logs say is done has its results elsewhere
+    others = connector(None).get_many(session, given, "P", sink=Kept(), resume=[log.path])
+    assert await all_of(others) == []
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+async def test_sink_comes_before_the_row(
+    awaited: bool, many: FaultServer, session: aiohttp.ClientSession, log: Log, clock: FakeClock
+) -> None:
+    kept: list[Outcome] = []
+
+    def keep(outcome: Outcome) -> None:
+        clock.advance(5)
+        assert outcome.record.call_id not in {record.call_id for record in log.records()}
+        kept.append(outcome)
+
+    async def keep_later(outcome: Outcome) -> None:
+        await asyncio.sleep(0)
+        keep(outcome)
+
+    subject = connector(log, clock=clock)
+    given = [*urls(many, 10), many.url("/missing")]
+    outcomes = subject.get_many(session, given, "P", sink=keep_later if awaited else keep, max_concurrency=1)
+    found = [outcome async for outcome in outcomes]
+    assert kept == [outcome for outcome in found if outcome.error is None]
+    assert len(kept) == 10
+    assert max(record.delta_t for record in log.records()) < 5, "the sink's time is not the call's"
+
+
+async def test_sink_that_raises(many: FaultServer, log: Log, sdk: SDK) -> None:
+    """What it did not take is not recorded as done."""
+    kept: list[Outcome] = []
+
+    async def full(outcome: Outcome) -> None:
+        if len(kept) == 3:
+            raise OSError(28, "No space left on device")
+        kept.append(outcome)
+
+    subject = connector(log, **sdk.providers)
+    async with leaves_nothing(), aiohttp.ClientSession() as session:
+        with pytest.raises(OSError, match="No space left on device"):
+            await all_of(subject.get_many(session, urls(many, 50), "P", sink=full, max_concurrency=1))
+    records = log.records()
+    assert [record.success for record in records] == [True] * 3 + [False]
+    assert records[-1].error == "OSError: [Errno 28] No space left on device"
+    assert len(sdk.spans.get_finished_spans()) == 4
+
+
+async def test_left_while_the_sink_works(many: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+    working = asyncio.Event()
+
+    async def slow(outcome: Outcome) -> None:
+        working.set()
+        await asyncio.Event().wait()
+
+    subject = connector(log)
+    outcomes = subject.get_many(session, urls(many, 5), "P", sink=slow, max_concurrency=1)
+    first = asyncio.ensure_future(outcomes.__anext__())
+    await working.wait()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert log.only().error.startswith("CancelledError")
+
+
+async def test_session_closed_on_the_way(many: FaultServer, log: Log) -> None:
+    """Or an endless list would fail for ever."""
+    async with aiohttp.ClientSession() as session:
+        outcomes = connector(log).get_many(session, itertools.repeat(many.url("/ok")), "P", max_concurrency=1)
+        assert (await anext(outcomes)).error is None
+        await session.close()
+        with pytest.raises(SessionClosed):
+            await all_of(outcomes)
+    assert log.records()[-1].error.startswith("SessionClosed")
+
+
+async def test_connector_closed_on_the_way(many: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+    subject = connector(log)
+    outcomes = subject.get_many(session, itertools.repeat(many.url("/ok")), "P", max_concurrency=2)
+    await anext(outcomes)
+    await subject.aclose()
+    with pytest.raises(RuntimeError, match="the connector is closed"):
+        await all_of(outcomes)
+    assert subject.stats().calls_started == len(log.records())
+    with pytest.raises(RuntimeError, match="the connector is closed"):
+        subject.get_many(session, [], "P")
+
+
+async def test_a_worker_that_somebody_cancels(many: FaultServer, session: aiohttp.ClientSession) -> None:
+    subject = connector(None, timeout=30)
+    before = asyncio.all_tasks()
+    outcomes = subject.get_many(session, [many.url("/never")], "P")
+    first = asyncio.ensure_future(outcomes.__anext__())
+    await until(lambda: subject.stats().calls_active)
+    for task in asyncio.all_tasks() - before - {first}:
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "one URL": ({"urls": "http://a/"}, TypeError, "urls must be an iterable of URLs, not a single one"),
+    "a yarl URL": ({"urls": URL("http://a/")}, TypeError, "urls must be an iterable of URLs, not a single one"),
+    "no iterable": ({"urls": 5}, TypeError, "urls must be an iterable or an async iterable"),
+    "no concurrency": ({"max_concurrency": 0}, ValueError, "max_concurrency must be at least 1"),
+    "half a call": ({"max_concurrency": 0.5}, TypeError, "max_concurrency must be an int"),
+    "ordered": ({"ordered": 1}, TypeError, "ordered must be True or False"),
+    "sink": ({"sink": 1}, TypeError, "sink must be callable"),
+    "project": ({"project_name": None}, TypeError, "project_name must be a str"),
+    "session": ({"session": None}, TypeError, "session must be an aiohttp.ClientSession"),
+    "decode": ({"decode": 1}, TypeError, "decode must be callable"),
+    "an option": ({"raise_for_status": True}, TypeError, "raise_for_status is not an option here"),
+    "default": ({"default": None}, TypeError, "default is no option of get_many: a failure is an outcome"),
+    "headers": ({"headers": {"a": 1}}, TypeError, "headers: a must be a str"),
+    "timeout": ({"timeout": 0}, ValueError, "timeout must be more than 0"),
+    "resume without a log": (
+        {"resume": True},
+        ValueError,
+        "resume=True looks into the log, and this connector has none",
+    ),
+    "resume by one path": ({"resume": "logs.csv"}, TypeError, "resume must be True, False, or paths"),
+    "resume by numbers": ({"resume": [1]}, TypeError, "resume must be True, False, or paths"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_bad_arguments(name: str, session: aiohttp.ClientSession) -> None:
+    changed, kind, message = BAD[name]
+    arguments = {"session": session, "urls": [], "project_name": "P", **changed}
+    with pytest.raises(kind, match=re.escape(message)):
+        connector(None).get_many(**arguments)
+
+
+# Resume
+
+
+async def test_resume_passes_over_what_is_done(many: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+    given: Any = [*urls(many, 5), many.url("/missing"), "no url", None]
+    for number in range(3):
+        subject = connector(log)
+        outcomes = subject.get_many(session, given, "P", ordered=True, resume=number > 0)
+        found = [outcome.url async for outcome in outcomes]
+        assert found == given or number > 0
+        assert outcomes.passed_over == (5 if number else 0)
+        if number:
+            assert set(found) == set(given[5:])
+    others = connector(log).get_many(session, given[:5], "Another", resume=True)
+    assert len([outcome async for outcome in others]) == 5
+
+
+async def test_resume_looks_into_all_parts(
+    many: FaultServer, session: aiohttp.ClientSession, log: Log, tmp_path: Path
+) -> None:
+    exporter = CSVSpanExporter(log.path, rotate_rows=2)
+    given = urls(many, 7)
+    async for _ in AsyncConnector(exporter).get_many(session, given, "P", max_concurrency=1):
+        pass
+    parts = await asyncio.to_thread(log_and_its_parts, str(log.path))
+    assert [Path(part).name for part in parts] == ["logs.000001.csv", "logs.000002.csv", "logs.000003.csv", "logs.csv"]
+    outcomes = connector(log).get_many(session, urls(many, 8), "P", resume=True)
+    assert [outcome.url async for outcome in outcomes] == urls(many, 8)[7:]
+    # Logs of others: beside the own one, and without any
+    elsewhere = Log(tmp_path / "other.csv")
+    for subject in (connector(elsewhere), connector(None)):
+        outcomes = subject.get_many(session, given, "P", resume=[*parts[:-1], log.path])
+        assert [outcome.url async for outcome in outcomes] == []
+        assert outcomes.passed_over == 7
+
+
+async def test_resume_knows_a_url_by_what_the_log_shows(
+    many: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    """A base URL and params applied; without secrets: who comes back with a new token goes on where he was."""
+    long = many.url("/ok?q=" + "a" * 9_000)
+    first = [many.url("/ok?id=1&token=one"), many.url('/ok?id=2,"b"'), long]
+    assert len([outcome async for outcome in connector(log).get_many(session, first, "P", params={"x": 1})]) == 3
+    again = [many.url("/ok?id=1&token=two"), many.url('/ok?id=2,"b"'), many.url("/ok?id=1&token=one")]
+    outcomes = connector(log).get_many(session, [*again, long], "P", params={"x": 1}, resume=True)
+    # What the log shows of a very long one is cut, so it is not known whether it is the same
+    assert [outcome.url async for outcome in outcomes] == [long]
+    outcomes = connector(log).get_many(session, again, "P", params={"x": 2}, resume=True)
+    assert len([outcome async for outcome in outcomes]) == 3
+
+
+async def test_a_long_list_that_is_done_leaves_the_loop_its_turns(session: aiohttp.ClientSession, log: Log) -> None:
+    record = otel_connector.CallRecord("0" * 32 + "-" + "0" * 16, "P", 0.0, 0.0, "http://a/", "", 0, 200, True, "")
+    log.path.write_bytes(HEADER + encode_row(record))
+    outcomes = connector(log).get_many(session, itertools.repeat("http://a/", 5_000), "P", resume=True)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.ensure_future(count())
+    assert [outcome async for outcome in outcomes] == []
+    counting.cancel()
+    assert outcomes.passed_over == 5_000
+    assert turns > 5
+
+
+def row(number: int, **changed: Any) -> bytes:
+    record = otel_connector.CallRecord(
+        f"{number:032x}-{number:016x}", "P", 1.5, 0.5, f"http://a/{number}", "", 0, 200, True, ""
+    )
+    return encode_row(record._replace(**changed))
+
+
+def done_of(path: Path, content: bytes, project: str = "P") -> tuple[set[int], Done]:
+    path.write_bytes(content)
+    done = read_done(None, [str(path)], project)
+    return {number for number in range(20) if f"http://a/{number}" in done}, done
+
+
+def test_rows_that_count(tmp_path: Path) -> None:
+    content = HEADER + row(1) + row(2, success=False, error="X: a, b") + row(3, project="Q") + row(4, error='odd, "x"')
+    found, done = done_of(tmp_path / "logs.csv", content)
+    assert found == {1, 4}
+    assert (done.rows, done.of_project, len(done)) == (4, 3, 2)
+
+
+@pytest.mark.parametrize("project", ["a,b", '"', "=1+1", "'=1", "\n\x00", "é\u202e", "p" * 5_000, ""])
+def test_projects_of_every_kind(project: str, tmp_path: Path) -> None:
+    assert done_of(tmp_path / "logs.csv", HEADER + row(1, project=project) + row(2), project)[0] == {1}
+
+
+def test_damage_is_passed_over(tmp_path: Path) -> None:
+    damaged = [
+        b"\n",
+        b"a,b\n",
+        b'"\n',
+        b"\xff\xfe\n",
+        bytes(3_000) + b"\n",
+        b"x" * 3_000_000 + b"," * 9 + b"\n",
+        HEADER,
+    ]
+    content = HEADER + b"".join(row(number) + line for number, line in enumerate(damaged)) + row(18) + row(19)[:-1]
+    assert done_of(tmp_path / "logs.csv", content)[0] == {*range(len(damaged)), 18}
+
+
+def test_other_files(tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    assert done_of(path, b"")[0] == set()
+    assert done_of(path, HEADER[:20])[0] == set()
+    with pytest.raises(ValueError, match=r"other.csv is not a log of this library: it begins with another header"):
+        done_of(path, b"url,when\nhttp://a/1,now\n")
+    with pytest.raises(FileNotFoundError, match=r"none.csv"):
+        read_done(None, [str(tmp_path / "none.csv")], "P")
+    with pytest.raises(OSError, match="not a regular file"):
+        read_done(None, [str(tmp_path)], "P")
+
+
+async def test_resume_from_what_is_no_log(many: FaultServer, session: aiohttp.ClientSession, tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text("url,when\n")
+    with pytest.raises(ValueError, match="is not a log of this library"):
+        await anext(connector(None).get_many(session, urls(many, 1), "P", resume=[other]))
+
+
+# Memory, and what it costs beside a loop written by hand
+
+MEMORY = """
+import asyncio, json, sys
+import aiohttp
+from support.loop_and_memory import resident
+from otel_connector import AsyncConnector
+
+async def main(port, count):
+    connector, early = AsyncConnector(None), 0
+    urls = (f"http://127.0.0.1:{port}/ok/{number}" for number in range(count))
+    async with aiohttp.ClientSession() as session:
+        done = 0
+        async for _ in connector.get_many(session, urls, "P", max_concurrency=50):
+            done += 1
+            if done == min(10_000, count // 2):
+                early = resident("VmRSS")
+    print(json.dumps([done, early, resident("VmRSS")]))
+
+asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
+def test_memory_does_not_depend_on_how_many(count: int) -> None:
+    with small_server() as port:
+        command = [sys.executable, "-c", MEMORY, str(port), str(count)]
+        environment = processes.clean_environment()
+        done = processes.run(command, env=environment, check=True, capture_output=True, text=True, timeout=1_800)
+    calls, early, late = json.loads(done.stdout)
+    assert calls == count
+    assert late - early < 10 * 2**20, f"{(late - early) / 2**20:.1f} MiB"

@@ -1,0 +1,400 @@
+"""Servers that mean harm: bombs, endless and dripping answers, broken framing, a reset at every byte.
+
+The cap and the deadline hold, memory stays within the cap and 8 MiB (resident memory: of this process with the server
+in it, or of a process of its own for the bombs), no turn of the loop lasts above 50 ms, and nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import os
+import sys
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import brotli
+import pytest
+from support import processes
+from support.logs import Log
+from support.loop_and_memory import (
+    ALLOWANCE,
+    STALL_LIMIT,
+    assert_no_stall,
+    closed_session,
+    free_again,
+    leaves_nothing,
+    needs_at_most,
+    resident,
+    turns_of_the_loop,
+)
+from support.sdk import SDK
+
+import otel_connector
+from otel_connector import AsyncConnector, ConnectorError
+from otel_connector.testing import Connection, FakeClock, FaultServer, Step, drip, endless, ok, respond, silent
+
+GIB = 2**30
+BOMB = GIB // 4  # bytes that a bomb unpacks to, four times what the larger cap allows
+CAP = 4 * 2**20
+LARGER_CAP = 64 * 2**20
+BODY = b'{"ok": true}'
+
+
+# Bombs
+
+
+@lru_cache(maxsize=1)
+def gzip_bomb(size: int = BOMB, block: int = 2**20) -> bytes:
+    """Return one gzip member of `size` zeros, from a block that is compressed once and repeated."""
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    piece = deflater.compress(bytes(block)) + deflater.flush(zlib.Z_FULL_FLUSH)  # ends on a byte, refers to nothing
+    # No checksum follows: nobody may read that far
+    return b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff" + piece * (size // block) + b"\x03\x00"
+
+
+@lru_cache(maxsize=2)
+def brotli_bomb(window: int) -> bytes:
+    """Return zeros whose decoder keeps the last 2 ** `window` bytes."""
+    compressor, block = brotli.Compressor(quality=5, lgwin=window), bytes(2**22)
+    return b"".join([*(compressor.process(block) for _ in range(BOMB // len(block))), compressor.finish()])
+
+
+@lru_cache(maxsize=2)
+def zstd_bomb(window: int) -> bytes:
+    """Return zeros whose decoder keeps the last 2 ** `window` bytes."""
+    zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: window})
+    block = bytes(2**22)
+    return b"".join([*(compressor.compress(block) for _ in range(BOMB // len(block))), compressor.flush()])
+
+
+BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "gzip": ("gzip", gzip_bomb, "BodyTooLarge"),
+    "deflate": ("deflate", lambda: b"\x78\xda" + gzip_bomb()[10:], "BodyTooLarge"),
+    "br": ("br", lambda: brotli_bomb(20), "BodyTooLarge"),
+    "zstd": ("zstd", lambda: zstd_bomb(20), "BodyTooLarge"),
+    "gzip in br": ("gzip, br", lambda: brotli.compress(gzip_bomb()), "BodyTooLarge"),
+    # What a decoder keeps of what it has written is the server's choice: 16 MiB at most (RFC 7932, section 9.1); with
+    # zstd 8 MiB is what may be asked of a client (RFC 9659, section 3)
+    "br, largest window": ("br", lambda: brotli_bomb(24), "BodyTooLarge"),
+    "zstd, largest window": ("zstd", lambda: zstd_bomb(23), "BodyTooLarge"),
+    "zstd, too large a window": ("zstd", lambda: zstd_bomb(24), "DecodeFailed"),
+}
+
+LARGEST: dict[str, Callable[[], bytes]] = {
+    "gzip": lambda: gzip.compress(bytes(LARGER_CAP), 1),
+    "identity": lambda: bytes(LARGER_CAP),
+}
+"""Bodies just as large as the cap, by their coding."""
+
+
+async def defuse(url: str, name: str, cap: int) -> dict[str, Any]:
+    """Make one call, and return how it ended and what it needed."""
+    connector = AsyncConnector(None, n_tries=1, timeout=20, max_body_bytes=cap)
+    async with aiohttp.ClientSession() as session:
+        assert await connector.get(session, f"{url}warm", "P") == json.loads(BODY)
+        before, started = resident("VmRSS"), time.perf_counter()
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # noqa: ASYNC240 - no disk is behind it
+        with turns_of_the_loop() as turns:
+            try:
+                await connector.get(session, f"{url}{name}", "P", decode=len)
+                ending = ""
+            except ConnectorError as error:
+                ending = type(error).__name__
+        return {
+            "ending": ending,
+            "seconds": time.perf_counter() - started,
+            "needed": resident("VmHWM") - before,
+            "turn": turns.cpu,
+        }
+
+
+def defuse_each(url: str, calls: list[tuple[str, int]]) -> None:
+    """Make each call in a fork of this process, which has nothing of the others in its memory, and print the results.
+
+    This is a process of its own; it has one thread and no loop.
+    """
+    for name, cap in calls:
+        sys.stdout.flush()
+        if (pid := os.fork()) == 0:
+            code = 1
+            try:
+                print(json.dumps([name, cap, asyncio.run(defuse(url, name, cap))]), flush=True)  # noqa: T201 - for the test
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, name
+
+
+@pytest.fixture(scope="module")
+def defused() -> dict[tuple[str, int], dict[str, Any]]:
+    """What came of each bomb, and of each body just as large as allowed, by its name and the cap."""
+    calls: list[tuple[str, int]] = []
+    with FaultServer() as server:
+        server.script("/warm", respond(body=BODY))
+        for number, (coding, make, _) in enumerate(BOMBS.values()):
+            body = make()
+            assert len(body) < 2**21, "small on the wire"
+            server.script(f"/{number}", respond(body=body, headers=[("Content-Encoding", coding)]))
+            calls += [(str(number), CAP), (str(number), LARGER_CAP)]
+        for coding, largest in LARGEST.items():
+            server.script(f"/{coding}", respond(body=largest(), headers=[("Content-Encoding", coding)]))
+            calls.append((coding, LARGER_CAP))
+        program, environment = processes.function(__file__, f"defuse_each({server.url('/')!r}, {calls!r})")
+        done = processes.run(program, env=environment, capture_output=True, timeout=90)
+    assert done.returncode == 0, done.stderr.decode()
+    return {(name, cap): result for name, cap, result in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("cap", [CAP, LARGER_CAP])
+@pytest.mark.parametrize("name", BOMBS)
+def test_bomb(name: str, cap: int, defused: dict[tuple[str, int], dict[str, Any]]) -> None:
+    result = defused[str(list(BOMBS).index(name)), cap]
+
+    assert result["ending"] == BOMBS[name][2]
+    assert result["needed"] <= cap + ALLOWANCE, f"{result['needed']:,}"
+    assert result["turn"] < STALL_LIMIT
+    assert result["seconds"] < 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("name", LARGEST)
+def test_body_as_large_as_allowed(name: str, defused: dict[tuple[str, int], dict[str, Any]]) -> None:
+    """What is just not too large is not held twice either."""
+    result = defused[name, LARGER_CAP]
+
+    assert result["ending"] == ""
+    assert result["needed"] <= LARGER_CAP + ALLOWANCE, f"{result['needed']:,}"
+
+
+async def test_error_holds_no_body(server: FaultServer, session: aiohttp.ClientSession) -> None:
+    """Of a thousand failed calls whose errors somebody keeps, nobody wants to keep a thousand bodies."""
+    server.script("/x", endless())
+    subject = AsyncConnector(None, n_tries=1, timeout=10, max_body_bytes=CAP)
+    kept: list[ConnectorError] = []
+    with needs_at_most(3 * CAP):
+        for _ in range(8):
+            with pytest.raises(otel_connector.BodyTooLarge) as caught:
+                await subject.get(session, server.url("/x"), "P")
+            kept.append(caught.value)
+            del caught
+
+
+# Answers without end
+
+
+def wire(head: bytes, repeated: bytes = b"", pause: float | None = None) -> Step:
+    """Send `head`, then `repeated` for ever, with `pause` seconds between; with nothing to repeat, close."""
+
+    async def play(connection: Connection) -> None:
+        await connection.send(head)
+        while repeated:
+            await connection.send(repeated)
+            if pause:
+                await asyncio.sleep(pause)
+        connection.close()
+
+    return Step(name=f"wire({head[:20]!r})", play=play)
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+TIMEOUT = {"AttemptTimeout"}
+MALFORMED = {"MalformedResponse"}
+TRUNCATED = {"BodyTruncated"}
+
+ENDLESS: dict[str, tuple[Step, set[str]]] = {
+    "chunks": (endless(), {"BodyTooLarge"}),
+    "chunks of one byte": (wire(CHUNKED, b"1\r\n \r\n" * 1_000), {"BodyTooLarge"} | TIMEOUT),
+    "a body until the end of the connection": (wire(OK + b"\r\n", b" " * 65_536), {"BodyTooLarge"}),
+    "headers": (wire(OK, b"X-Header: 1\r\n" * 100), MALFORMED),
+    "one header": (wire(OK + b"X-Header: ", b"a" * 65_536), MALFORMED),
+    "a header's name": (wire(OK, b"a" * 65_536), MALFORMED),
+    "a reason": (wire(b"HTTP/1.1 200 ", b"a" * 65_536), MALFORMED),
+    "no line at all": (wire(b"", b"a" * 65_536), MALFORMED),
+    "empty lines": (wire(b"", b"\r\n" * 1_000), MALFORMED | TIMEOUT),
+    "a chunk's extension": (wire(CHUNKED + b"1;", b"a" * 65_536), TIMEOUT),
+    "chunks with extensions": (wire(CHUNKED, (b"1;" + b"a" * 4_000 + b"\r\n \r\n") * 16), {"BodyTooLarge"} | TIMEOUT),
+    "a chunk's size": (wire(CHUNKED, b"0" * 65_536), TIMEOUT),
+    # What is found wrong inside a body aiohttp does not always tell its reader; then the timeout ends it
+    "trailers": (wire(CHUNKED + b"0\r\n", b"X-Trailer: 1\r\n" * 100), MALFORMED | TRUNCATED | TIMEOUT),
+    "one trailer": (wire(CHUNKED + b"0\r\nX-Trailer: ", b"a" * 65_536), MALFORMED | TRUNCATED | TIMEOUT),
+    "100 Continue": (wire(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), TIMEOUT),
+    "103 Early Hints": (wire(b"", b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"), TIMEOUT),
+    "answers": (wire(b"", OK + b"Content-Length: 12\r\n\r\n" + BODY), {""}),
+    "bytes after an answer": (wire(OK + b"Content-Length: 12\r\n\r\n" + BODY, b"a" * 65_536), {""} | MALFORMED),
+    "a body of drops": (drip(0.1), TIMEOUT),
+    "headers of drops": (wire(OK + b"X: ", b"a", 0.1), TIMEOUT),
+    "a status line of drops": (wire(b"HTTP/1.1 200 ", b"a", 0.1), TIMEOUT),
+    "chunk sizes of drops": (wire(CHUNKED, b"0", 0.1), TIMEOUT),
+    "silence": (silent, TIMEOUT),
+}
+
+
+@asynccontextmanager
+async def watched(log: Log, sdk: SDK, **options: Any) -> AsyncIterator[tuple[AsyncConnector, aiohttp.ClientSession]]:
+    """Yield a connector and a session; afterwards the memory, the loop and what is left are looked at."""
+    arguments = {"n_tries": 2, "timeout": 0.3, "max_body_bytes": CAP, "clock": FakeClock(), **sdk.providers, **options}
+    subject = AsyncConnector(log.path, **arguments)
+    with needs_at_most(CAP + ALLOWANCE), turns_of_the_loop() as turns:
+        async with leaves_nothing(), closed_session() as session:
+            yield subject, session
+            assert free_again(session)
+    assert_no_stall(turns)
+
+
+async def ending_of(subject: AsyncConnector, session: aiohttp.ClientSession, url: str) -> str:
+    """Make one call; return the class of its error, nothing for a success."""
+    try:
+        assert await subject.get(session, url, "P") == json.loads(BODY)
+    except ConnectorError as error:
+        return type(error).__name__
+    return ""
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+async def test_endless(name: str, server: FaultServer, log: Log, sdk: SDK) -> None:
+    step, endings = ENDLESS[name]
+    server.script("/x", step)
+    started = time.perf_counter()
+    async with watched(log, sdk, timeout=0.3 if endings & TIMEOUT else 5) as (subject, session):
+        kind = await ending_of(subject, session, server.url("/x"))
+        assert kind in endings
+        assert time.perf_counter() - started < 9
+    assert log.only().success == (kind == "")
+    assert sdk.span().name == "GET"
+
+
+@pytest.mark.parametrize("name", [name for name, (_, endings) in ENDLESS.items() if endings & TIMEOUT])
+async def test_deadline(name: str, server: FaultServer, log: Log, sdk: SDK) -> None:
+    server.script("/x", ENDLESS[name][0])
+    started = time.perf_counter()
+    async with watched(log, sdk, timeout=30, deadline=0.2) as (subject, session):
+        kind = await ending_of(subject, session, server.url("/x"))
+        assert kind in {"DeadlineExceeded"} | ENDLESS[name][1] - TIMEOUT
+        assert time.perf_counter() - started < 5
+    assert log.only().error.startswith(kind)
+
+
+async def test_drip_of_an_error(server: FaultServer, log: Log, sdk: SDK) -> None:
+    """The body of an error is of no interest, so it may not hold the call for as long as the timeout."""
+    server.script("/x", wire(b"HTTP/1.1 404 x\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n", 0.1))
+    started = time.perf_counter()
+    async with watched(log, sdk, timeout=30) as (subject, session):
+        assert await ending_of(subject, session, server.url("/x")) == "HTTPStatusError"
+        assert time.perf_counter() - started < 9
+
+
+# Broken framing
+
+
+def answer(*lines: bytes, body: bytes = BODY) -> bytes:
+    return OK + b"".join(line + b"\r\n" for line in lines) + b"\r\n" + body
+
+
+FRAMING: dict[str, tuple[bytes, set[str]]] = {
+    "a line of 1 MB": (answer(b"X: " + b"a" * 1_000_000), MALFORMED),
+    "a length of 1 GiB": (answer(b"Content-Length: %d" % GIB), TRUNCATED),
+    "a length beyond 64 bits": (answer(b"Content-Length: %d" % 2**70), MALFORMED),
+    "a length of 5,000 digits": (answer(b"Content-Length: " + b"9" * 5_000), MALFORMED),
+    "a negative length": (answer(b"Content-Length: -12"), MALFORMED),
+    "a signed length": (answer(b"Content-Length: +12"), MALFORMED),
+    "a length that is none": (answer(b"Content-Length: twelve"), MALFORMED),
+    "an empty length": (answer(b"Content-Length: "), MALFORMED),
+    "two lengths": (answer(b"Content-Length: 12", b"Content-Length: 13"), MALFORMED),
+    "a list of lengths": (answer(b"Content-Length: 12, 12"), MALFORMED),
+    "a length too short": (answer(b"Content-Length: 4"), MALFORMED | {"DecodeFailed"}),
+    "a length and chunks": (
+        answer(b"Content-Length: 4", b"Transfer-Encoding: chunked", body=b"c\r\n" + BODY + b"\r\n0\r\n\r\n"),
+        MALFORMED,
+    ),
+    "an unknown transfer coding": (answer(b"Transfer-Encoding: bogus"), MALFORMED | {""}),
+    "a negative chunk": (CHUNKED + b"-c\r\n" + BODY + b"\r\n0\r\n\r\n", MALFORMED | TRUNCATED),
+    "a chunk of 16 digits": (CHUNKED + b"7fffffffffffffff\r\n" + BODY, TRUNCATED),
+    "a chunk of 17 digits": (CHUNKED + b"10000000000000000\r\n" + BODY, MALFORMED | TRUNCATED),
+    "a chunk that is too long": (CHUNKED + b"4\r\n" + BODY + b"\r\n0\r\n\r\n", MALFORMED | TRUNCATED),
+    "a chunk's extensions": (CHUNKED + b'c;a=b;c="d"\r\n' + BODY + b"\r\n0;e\r\n\r\n", {""}),
+    "an extension of 1 MB": (CHUNKED + b"c;" + b"a" * 10**6 + b"\r\n" + BODY + b"\r\n0\r\n\r\n", {""}),
+    "a null in a header": (answer(b"X: a\x00b", b"Content-Length: 12"), MALFORMED),
+    "a bare CR in a header": (answer(b"X: a\rb", b"Content-Length: 12"), MALFORMED),
+    "a folded header": (answer(b"X: a", b" b", b"Content-Length: 12"), MALFORMED | {""}),
+    "a header without a name": (answer(b": a", b"Content-Length: 12"), MALFORMED),
+    "a space before the colon": (answer(b"X : a", b"Content-Length: 12"), MALFORMED),
+    "HTTP/9.9": (b"HTTP/9.9 200 OK\r\nContent-Length: 12\r\n\r\n" + BODY, MALFORMED | {""}),
+    "HTTP/2": (b"\x00\x00\x00\x04\x00\x00\x00\x00\x00", MALFORMED),
+    "TLS": (b"\x15\x03\x01\x00\x02\x02\x46", MALFORMED),
+    "status 99": (b"HTTP/1.1 099 x\r\nContent-Length: 12\r\n\r\n" + BODY, MALFORMED),
+    "status 999": (b"HTTP/1.1 999 x\r\nContent-Length: 12\r\n\r\n" + BODY, {"HTTPStatusError", *MALFORMED}),
+    "status 1000": (b"HTTP/1.1 1000 x\r\nContent-Length: 12\r\n\r\n" + BODY, MALFORMED),
+    "status -200": (b"HTTP/1.1 -200 x\r\nContent-Length: 12\r\n\r\n" + BODY, MALFORMED),
+    "101 Switching Protocols": (b"HTTP/1.1 101 x\r\nUpgrade: y\r\nConnection: upgrade\r\n\r\n" + BODY, MALFORMED),
+}
+
+
+@pytest.mark.parametrize("name", FRAMING)
+async def test_framing(name: str, server: FaultServer, log: Log, sdk: SDK) -> None:
+    data, endings = FRAMING[name]
+    server.script("/x", wire(data))
+    async with watched(log, sdk, timeout=5) as (subject, session):
+        kind = await ending_of(subject, session, server.url("/x"))
+        assert kind in endings
+    assert log.only().error.startswith(kind)
+    assert sdk.span().name == "GET"
+
+
+# A reset at every byte
+
+
+def resets(data: bytes, *, abort: bool) -> Iterator[Step]:
+    """Return, for each position in `data`, the step that breaks off there."""
+
+    def step(position: int) -> Step:
+        async def play(connection: Connection) -> None:
+            if position:
+                await connection.send(data[:position])
+            (connection.abort if abort else connection.close)()
+
+        return Step(name=f"broken off at {position}", play=play)
+
+    return map(step, range(len(data)))
+
+
+ANSWERS = {
+    "length": (answer(b"Content-Length: 12"), len(BODY)),
+    "chunks": (CHUNKED + b"6\r\n" + BODY[:6] + b"\r\n6;a=b\r\n" + BODY[6:] + b"\r\n0\r\nX: y\r\n\r\n", 0),
+    "redirect": (b"HTTP/1.1 302 Found\r\nLocation: /to\r\nContent-Length: 2\r\n\r\nno", 0),
+    "early": (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + answer(b"Content-Length: 12"), 0),
+}
+
+
+@pytest.mark.parametrize("abort", [True, False], ids=["reset", "closed"])
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_broken_off_at_every_byte(name: str, abort: bool, server: FaultServer, log: Log, sdk: SDK) -> None:
+    """Two attempts break off at the same byte, aiohttp's own second try included; the third one is whole."""
+    data = ANSWERS[name][0]
+    server.script("/to", ok)
+    calls = 0
+    async with watched(log, sdk, n_tries=3, timeout=5) as (subject, session):
+        for step in resets(data, abort=abort):
+            server.script("/x", step)
+            kind = await ending_of(subject, session, server.url("/x"))
+            calls += 1
+            # A redirect needs no body, and neither is a body cut off by what follows it
+            assert kind in {"ConnectFailed", "BodyTruncated", ""}, step.name
+            assert kind or name in {"redirect", "chunks"}, step.name
+            server.script("/x", [step, ok])
+            assert await ending_of(subject, session, server.url("/x")) == "", step.name
+            calls += 1
+    assert len(log.records()) == calls
+    assert len(sdk.spans.get_finished_spans()) == calls

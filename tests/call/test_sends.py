@@ -1,0 +1,280 @@
+"""The truth about sends: what aiohttp sends by itself is counted, and what must not reach another origin does not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import aiohttp
+import pytest
+from opentelemetry import baggage, context
+from support import processes
+from support.logs import Log
+from support.sdk import SDK
+
+from otel_connector import AsyncConnector, Attempt, ConnectFailed, ConnectorError, HTTPStatusError
+from otel_connector.testing import FakeClock, FaultServer, disconnect, ok, redirect, reset
+
+RESENDS = "http.request.resend_count"
+
+
+@pytest.fixture
+def other() -> Iterator[FaultServer]:
+    """Another origin: the same host, another port."""
+    with FaultServer() as server:
+        yield server
+
+
+def connector(sdk: SDK | None = None, log: Log | None = None, **options: Any) -> AsyncConnector:
+    arguments = {"n_tries": 3, "timeout": 2, "clock": FakeClock(), **(sdk.providers if sdk else {}), **options}
+    return AsyncConnector(log.path if log else None, **arguments)
+
+
+@pytest.mark.parametrize("broken", [reset, disconnect], ids=str)
+async def test_a_resend_of_aiohttps_own_is_counted(
+    broken: Any, server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
+    """A kept connection that turns out to be dead: aiohttp sends the GET again and tells nobody."""
+    server.script("/x", [ok, broken, ok])
+    seen = list[Attempt]()
+    subject = connector(sdk, log, on_retry=seen.append)
+    for _ in range(2):
+        assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
+    first, second = sdk.spans.get_finished_spans()
+    assert [dict(span.attributes or {}).get(RESENDS) for span in (first, second)] == [None, 1]
+    assert [request.connection for request in server.requests][:2] == [1, 1], "it was a kept connection"
+    assert len(server.requests) == 3
+    assert (second.events, seen) == ((), []), "no attempt of ours failed"
+    assert [record.success for record in log.records()] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [ok],
+        [503, ok],
+        [reset, ok],
+        [503, reset, ok],
+        [reset, 503, ok],
+        [503, 503, 503],
+        [reset, reset, reset, reset, reset],
+        [reset, 503, reset, 503],
+        [404],
+    ],
+    ids=str,
+)
+async def test_attempts_and_resend_count_are_what_the_server_received(
+    steps: list[Any], server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    server.script("/x", steps)
+    try:
+        await connector(sdk).get(session, server.url("/x"), "P")
+    except ConnectorError as error:
+        assert error.attempts == len(server.requests)  # noqa: PT017 - some of them succeed
+    assert sdk.span().attributes.get(RESENDS, 0) == len(server.requests) - 1
+
+
+async def test_the_numbers_of_attempts_count_aiohttps_own(
+    server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    server.script("/x", reset)
+    seen = list[Attempt]()
+    with pytest.raises(ConnectFailed) as caught:
+        await connector(n_tries=6, on_retry=seen.append, clock=clock).get(session, server.url("/x"), "P")
+    assert [attempt.number for attempt in seen] == [2, 4]
+    assert caught.value.attempts == len(server.requests) == 6
+
+
+async def test_redirects_are_sends_but_no_attempts(
+    server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
+    server.script("/x", redirect("/y"))
+    server.script("/y", redirect(other.url("/z")))
+    other.script("/z", [503, reset, ok])
+    assert await connector(sdk, log).get(session, server.url("/x"), "P") == {"ok": True}
+    sent = [request.path for request in (*server.requests, *other.requests)]
+    assert sorted(sent) == ["/x", "/x", "/y", "/y", "/z", "/z", "/z"]
+    span = sdk.span()
+    assert span.attributes[RESENDS] == len(sent) - 1
+    assert [event.attributes["otel_connector.attempt.number"] for event in span.events] == [1]
+    assert log.only().redirect_url == other.url("/z")
+
+    other.script("/z", 404)
+    with pytest.raises(HTTPStatusError) as caught:
+        await connector().get(session, server.url("/x"), "P")
+    assert caught.value.attempts == 1
+
+
+async def test_what_is_ours_stays_with_the_origin(
+    server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    """Away and back again: trace context and baggage are there only where the call was meant to go."""
+    server.script("/x", redirect("/y"))
+    server.script("/y", redirect(other.url("/there")))
+    other.script("/there", redirect(server.url("/back")))
+    server.script("/back", ok)
+    token = context.attach(baggage.set_baggage("user", "me"))
+    try:
+        headers = {"Authorization": "Bearer s", "X-Mine": "1"}
+        assert await connector(sdk).get(session, server.url("/x"), "P", headers=headers) == {"ok": True}
+    finally:
+        context.detach(token)
+    names = ("traceparent", "baggage", "Authorization", "X-Mine")
+    sent = {request.path: {name for name in names if name in request.headers} for request in server.requests}
+    assert sent == {
+        "/x": set(names),
+        "/y": set(names),
+        "/back": {"traceparent", "baggage", "X-Mine"},
+    }, "aiohttp does not give the credentials back, and need not"
+    assert [{name for name in names if name in request.headers} for request in other.requests] == [{"X-Mine"}]
+    ids = {request.headers["traceparent"][:-3] for request in server.requests}
+    assert ids == {f"00-{sdk.span().context.trace_id:032x}-{sdk.span().context.span_id:016x}"}
+
+
+async def test_a_callers_own_header_of_that_name_does_not_cross_either(
+    server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    server.script("/x", redirect(other.url("/there")))
+    other.script("/there", ok)
+    headers = {"Traceparent": "00-11111111111111111111111111111111-2222222222222222-01"}
+    await connector(sdk).get(session, server.url("/x"), "P", headers=headers)
+    assert len(server.requests[0].headers.getall("traceparent")) == 1
+    assert "traceparent" not in other.requests[0].headers
+
+
+async def test_a_resend_at_the_other_origin_carries_nothing_either(
+    server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    server.script("/x", redirect(other.url("/there")))
+    other.script("/there", [reset, ok])
+    assert await connector(sdk).get(session, server.url("/x"), "P") == {"ok": True}
+    assert len(other.requests) == 2
+    assert not any("traceparent" in request.headers for request in other.requests)
+
+
+async def test_every_attempt_starts_again_at_the_origin(
+    server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    server.script("/x", redirect(other.url("/there")))
+    other.script("/there", [503, ok])
+    assert await connector(sdk).get(session, server.url("/x"), "P") == {"ok": True}
+    assert ["traceparent" in request.headers for request in server.requests] == [True, True]
+    assert ["traceparent" in request.headers for request in other.requests] == [False, False]
+
+
+class Stamp:
+    """A client middleware that counts what passes it and leaves its mark."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.passed = name, 0
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        self.passed += 1
+        request.headers["X-Stamp"] = self.name
+        return await handler(request)
+
+
+async def test_the_sessions_own_middlewares_run(server: FaultServer, sdk: SDK) -> None:
+    server.script("/x", [503, ok])
+    first, second = Stamp("session"), Stamp("session 2")
+    async with aiohttp.ClientSession(middlewares=(first, second)) as session:
+        assert await connector(sdk).get(session, server.url("/x"), "P") == {"ok": True}
+    assert [first.passed, second.passed] == [2, 2]
+    assert [request.headers["X-Stamp"] for request in server.requests] == ["session 2"] * 2
+    assert sdk.span().attributes[RESENDS] == 1
+
+
+async def test_a_session_class_with_a_get_of_its_own_is_asked_for_it(server: FaultServer, sdk: SDK) -> None:
+    with pytest.warns(DeprecationWarning, match="Inheritance class"):
+
+        class Signing(aiohttp.ClientSession):
+            def get(self, url: Any, *, allow_redirects: bool = True, **options: Any) -> Any:
+                options["headers"] = {**(options["headers"] or {}), "X-Signed": str(url.path)}
+                return super().get(url, allow_redirects=allow_redirects, **options)
+
+    server.script("/x", [503, ok])
+    async with Signing() as session:
+        assert await connector(sdk).get(session, server.url("/x"), "P", allow_redirects=False) == {"ok": True}
+    assert [request.headers["X-Signed"] for request in server.requests] == ["/x"] * 2
+
+
+async def test_a_get_that_is_put_on_a_session_is_asked(server: FaultServer, session: aiohttp.ClientSession) -> None:
+    server.script("/x", ok)
+    asked = list[str]()
+
+    def get(url: Any, **options: Any) -> Any:
+        asked.append(str(url))
+        return aiohttp.ClientSession.get(session, url, **options)
+
+    vars(session)["get"] = get  # as mock does; set by its name, aiohttp would warn
+    assert await connector().get(session, server.url("/x"), "P") == {"ok": True}
+    assert asked == [server.url("/x")]
+
+
+async def test_a_proxy_of_a_session_is_as_good(server: FaultServer, session: aiohttp.ClientSession) -> None:
+    class Proxy:
+        __class__ = aiohttp.ClientSession  # type: ignore[assignment]
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(session, name)
+
+    server.script("/x", ok)
+    proxy: Any = Proxy()
+    assert await connector().get(proxy, server.url("/x"), "P") == {"ok": True}
+
+
+RECORDED_BEFORE = """
+import asyncio, sys
+import aiohttp
+
+asked = []
+real = aiohttp.ClientSession.get
+
+def recording(self, url, **options):
+    asked.append(str(url))
+    return real(self, url, **options)
+
+aiohttp.ClientSession.get = recording
+from otel_connector import AsyncConnector
+
+async def main():
+    async with aiohttp.ClientSession() as session:
+        await AsyncConnector(None).get(session, sys.argv[1], "P")
+    print(len(asked))
+
+asyncio.run(main())
+"""
+
+
+def test_a_get_that_was_replaced_before_the_import_is_asked(server: FaultServer) -> None:
+    server.script("/x", ok)
+    command = [sys.executable, "-c", RECORDED_BEFORE, server.url("/x")]
+    assert processes.run(command, capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+async def test_a_calls_own_middlewares_take_the_place_of_the_sessions(server: FaultServer, sdk: SDK) -> None:
+    server.script("/x", [reset, ok])
+    of_session, of_call = Stamp("session"), Stamp("call")
+    async with aiohttp.ClientSession(middlewares=(of_session,)) as session:
+        assert await connector(sdk).get(session, server.url("/x"), "P", middlewares=(of_call,)) == {"ok": True}
+        assert await connector().get(session, server.url("/x"), "P", middlewares=()) == {"ok": True}
+    assert [of_session.passed, of_call.passed] == [0, 2]
+    assert ["X-Stamp" in request.headers for request in server.requests] == [True, True, False]
+
+
+async def test_what_a_middleware_sends_again_is_counted(server: FaultServer, log: Log, sdk: SDK) -> None:
+    async def until_it_is_well(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        while (response := await handler(request)).status != 200:
+            response.release()
+        return response
+
+    server.script("/x", [503, 401, ok])
+    async with aiohttp.ClientSession(middlewares=(until_it_is_well,)) as session:
+        assert await connector(sdk, log).get(session, server.url("/x"), "P") == {"ok": True}
+    assert sdk.span().attributes[RESENDS] == len(server.requests) - 1 == 2
+    assert log.only().redirect_url == ""

@@ -1,0 +1,454 @@
+"""The demo, run as a newcomer runs it: in a process of its own, in an empty folder, its output in a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import pty
+import re
+import shlex
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, nullcontext, suppress
+from pathlib import Path
+
+import pytest
+from support import processes
+from support.command_line import Finished, environment, finish, run_here, start
+from support.otlp_receiver import Received, grpc_receiver, http_receiver
+from support.own_network import run_alone
+from typer.testing import CliRunner
+
+import otel_connector
+from otel_connector import COLUMNS, CallRecord
+from otel_connector._csv_format import HEADER, encode_row
+from otel_connector._demo import Collector, Demo, Report, Result, Summary, find_collector, read_rows, summarise
+from otel_connector.cli import app
+from otel_connector.cli._demo_command import _where_traces_are
+
+CALLS = 40  # enough for every kind, and for one that comes more than once
+
+ROW = CallRecord(
+    call_id=f"{1:032x}-{1:016x}",
+    project="P",
+    t=0.0,
+    delta_t=1.0,
+    url="http://a/",
+    redirect_url="",
+    response_size=2,
+    response_code=200,
+    success=True,
+    error="",
+)
+
+
+def demo(folder: Path, *arguments: str, **extra: str) -> Finished:
+    """Run the demo to its end."""
+    return finish(start(folder, "demo", "--calls", str(CALLS), *arguments, extra=extra))
+
+
+def rows_of(path: Path) -> list[CallRecord]:
+    return list(read_rows(path))
+
+
+def class_of(row: CallRecord) -> str:
+    return row.error.split(":")[0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """One run in a new folder: its log and its output."""
+    folder = tmp_path_factory.mktemp("demo")
+    code, out, err = demo(folder, "--no-otlp")
+    assert (code, err) == (0, "")
+    return folder / "logs.csv", out
+
+
+def test_every_call_is_a_row(finished: tuple[Path, str]) -> None:
+    log, out = finished
+    rows = rows_of(log)
+    assert len(rows) == CALLS == len({row.call_id for row in rows})
+    assert len(log.read_text(encoding="utf-8").splitlines()) == CALLS + 1
+    assert f"{CALLS} calls started, {CALLS} rows written" in out
+    assert str(log) in out
+    assert "as asked" in out
+
+
+def test_every_kind_of_outcome_is_in_the_log(finished: tuple[Path, str]) -> None:
+    rows = rows_of(finished[0])
+    assert {row.project for row in rows} == {"Prices", "Weather"}
+    assert {(class_of(row), row.response_code) for row in rows} == {
+        ("", 200),
+        ("HTTPStatusError", 404),
+        ("HTTPStatusError", 503),
+        ("AttemptTimeout", None),
+        ("AttemptTimeout", 200),
+        ("ConnectFailed", None),
+        ("BodyTruncated", 200),
+        ("CertificateRejected", None),
+        ("InvalidURL", None),
+        ("DecodeFailed", 200),
+        ("BodyTooLarge", 200),
+        ("CancelledError", None),
+    }
+    successes = [row for row in rows if row.success]
+    assert any(row.redirect_url.endswith("?lang=en") for row in successes)
+    assert any(row.delta_t > 1 for row in successes), "Retry-After: 1 was obeyed"
+    undecodable = {row.response_size for row in rows if class_of(row) == "DecodeFailed"}
+    assert len(undecodable) == 2, "one kind has a body that is not JSON, one has none"
+    assert 0 in undecodable
+
+
+def test_the_tables_show_what_the_rows_say(finished: tuple[Path, str]) -> None:
+    log, out = finished
+    rows, lines = rows_of(log), [line.split() for line in out.splitlines()]
+    for project in ("Prices", "Weather"):
+        own = [row for row in rows if row.project == project]
+        good = sum(row.success for row in own)
+        times = sorted(row.delta_t for row in own)
+        p50, p95 = (times[math.ceil(len(times) * share) - 1] for share in (0.5, 0.95))
+        shown = [project, str(len(own)), str(good), str(len(own) - good), f"{p50:.3f}", "s", f"{p95:.3f}", "s"]
+        assert shown in lines
+    for name, count in Counter(class_of(row) for row in rows if class_of(row) not in {"", "HTTPStatusError"}).items():
+        assert any(line[:2] == [name, str(count)] for line in lines), name
+    for code, count in Counter(row.response_code for row in rows if class_of(row) == "HTTPStatusError").items():
+        assert any(line[:3] == ["HTTPStatusError", str(code), str(count)] for line in lines), code
+    redirected = sum(row.success and bool(row.redirect_url) for row in rows)
+    assert any(line[:3] == ["success,", "redirected", str(redirected)] for line in lines)
+    assert ["success", str(sum(row.success for row in rows) - redirected)] in lines
+
+
+def test_piped_output_is_plain_text_of_80_columns(finished: tuple[Path, str]) -> None:
+    log, out = finished
+    assert re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", out) is None
+    assert all(len(line) <= 80 for line in out.splitlines() if str(log) not in line)
+    assert len(out.splitlines()) <= 23, "with the command above and the prompt below it fits in 24 lines"
+
+
+def test_a_poor_encoding_and_forced_colours_do_no_harm(tmp_path: Path) -> None:
+    one = start(tmp_path, "demo", "--calls", "18", "--no-otlp", extra={"PYTHONIOENCODING": "ascii"})
+    other = start(tmp_path, "demo", "--calls", "18", "--no-otlp", extra={"FORCE_COLOR": "1"})
+    code, out, err = finish(one)
+    assert (code, err, out.isascii()) == (0, "", True)
+    code, out, err = finish(other)
+    assert (code, err) == (0, "")
+    assert "\x1b[1m" in out
+    assert re.search(r"\r|\x1b\[[0-9;?]*[^0-9;?m]", out) is None, "colours only: no movement of the cursor"
+    # Both wrote to one file at the same time, and each counted its own rows
+    assert len(rows_of(tmp_path / "logs.csv")) == 36
+
+
+def test_on_a_terminal_progress_is_shown_and_taken_away(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    extra = {"TERM": "xterm", "COLUMNS": "80", "NO_COLOR": "1"}
+    process = processes.Process(
+        [sys.executable, "-m", "otel_connector", "demo", "--calls", "5", "--no-otlp"],
+        cwd=tmp_path,
+        env=environment(extra),
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    output = b""
+    try:
+        while piece := os.read(master, 65_536):
+            output += piece
+    except OSError:  # how Linux says that the other end was closed
+        pass
+    os.close(master)
+    assert process.wait(60) == 0
+    assert b"5/5" in output
+    assert b"\x1b[2K" in output, "the line of progress is erased"
+    assert re.search(rb"\x1b\[(?:\d+;)*(?:3|4|9|10)[0-7](?:;\d+)*m", output) is None, "NO_COLOR"
+
+
+@pytest.fixture
+def received() -> Received:
+    return Received()
+
+
+@pytest.fixture
+def endpoint(received: Received) -> Iterator[str]:
+    with grpc_receiver(received) as endpoint:
+        yield endpoint
+
+
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
+def test_a_collector_gets_what_is_in_the_log(tmp_path: Path, received: Received, endpoint: str, variable: str) -> None:
+    # The second variable says nothing about metrics, which then have no collector
+    none = {} if variable == "OTEL_EXPORTER_OTLP_ENDPOINT" else {"OTEL_METRICS_EXPORTER": "none"}
+    code, out, err = demo(tmp_path, **{variable: endpoint}, **none)
+    assert (code, err) == (0, "")
+    ids = {row.call_id for row in rows_of(tmp_path / "logs.csv")}
+    assert len(ids) == CALLS
+    assert received.call_ids() == Counter(ids)
+    assert ("http.client.request.duration" in received.metric_names()) is not bool(none)
+    assert f"sent to {endpoint}." in out
+    command = out.splitlines()[-1].partition("grep ")[2]
+    call_id, log = shlex.split(command)
+    (example,) = (row for row in rows_of(tmp_path / log) if row.call_id == call_id)
+    assert example.success
+    assert f"/trace/{call_id.split('-')[0]}\n" in out
+
+
+def test_without_a_row_there_is_nothing_to_look_up() -> None:
+    report = Report(started=1, retries=0, rows=0, summary=summarise([]), example=None)
+    collector, log = Collector(endpoint="http://a"), Path("logs.csv")
+    lines = _where_traces_are(collector, ("traces", "metrics"), report, log)
+    assert lines == ("Traces and metrics were sent to http://a.",)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"OTEL_SDK_DISABLED": "true"}, "No traces or metrics were sent: "),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}, "No traces or metrics were sent: "),
+        ({"OTEL_TRACES_SAMPLER": "always_off"}, "Metrics were sent to "),
+    ],
+)
+def test_nothing_is_said_to_be_sent_that_was_not(
+    tmp_path: Path, received: Received, endpoint: str, environment: dict[str, str], said: str
+) -> None:
+    code, out, err = demo(tmp_path, "--calls", "3", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, **environment)
+    assert (code, err, received.call_ids()) == (0, "", Counter())
+    assert said in out
+    assert "/trace/" not in out
+
+
+@pytest.mark.parametrize(("to", "code", "said"), [(">&-", 0, ""), (">/dev/full", 2, "the output cannot be written")])
+def test_an_output_that_takes_nothing(tmp_path: Path, to: str, code: int, said: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m otel_connector demo --calls 3 --no-otlp {to}"
+    done = processes.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+    assert said in done.stderr
+    assert len(rows_of(tmp_path / "logs.csv")) == (3 if code == 0 else 0), "it does not go on unseen"
+
+
+def test_an_sdk_that_cannot_be_set_up_is_told(tmp_path: Path) -> None:
+    code, out, err = demo(tmp_path, "--otlp", OTEL_TRACES_EXPORTER="no-such-exporter")
+    assert (code, out) == (2, "")
+    assert "no-such-exporter" in err
+    assert "Traceback" not in err
+
+
+def test_a_collector_that_does_not_answer_is_told(closed_port: int, tmp_path: Path) -> None:
+    named = f"http://user:pw@127.0.0.1:{closed_port}"
+    code, out, _ = finish(start(tmp_path, "demo", "--calls", "1", extra={"OTEL_EXPORTER_OTLP_ENDPOINT": named}))
+    assert code == 0
+    assert "Not all traces and metrics could be sent to http://REDACTED:REDACTED@127.0.0.1:" in out
+
+
+def demo_alone(folder: str, *arguments: str, http: bool = False) -> None:
+    """Run the demo where nothing but the receiver of this function can listen, and print what came of it."""
+    received = Received()
+    with http_receiver(received, 4318) if http else nullcontext():
+        finished = finish(start(Path(folder), "demo", "--calls", "18", *arguments))
+    sys.stdout.write(json.dumps([*finished, received.call_ids()]))
+
+
+def demo_on_usual_ports(folder: Path, *arguments: str, http: bool = False) -> tuple[Finished, Counter[str]]:
+    """Run the demo in a network of its own; return how it ended, and the calls that a collector received."""
+    call = f"demo_alone({str(folder)!r}, *{arguments!r}, http={http})"
+    done = run_alone(__file__, call)
+    assert done.returncode == 0, done.stderr
+    *finished, call_ids = json.loads(done.stdout)
+    return Finished(*finished), Counter(call_ids)
+
+
+def test_no_collector_although_asked_for_is_told(tmp_path: Path) -> None:
+    (code, out, _), _ = demo_on_usual_ports(tmp_path, "--otlp")
+    assert code == 0
+    assert "No collector listens here" not in out
+    assert "docker run" not in out
+    assert "could be sent to http://localhost:4317" in out
+
+
+def test_no_collector_is_said_in_two_lines(tmp_path: Path) -> None:
+    (code, out, _), _ = demo_on_usual_ports(tmp_path)
+    assert code == 0
+    assert "No collector listens here" in out
+    assert "docker run" in out
+    assert "could be sent to http://localhost:4317" not in out
+
+
+def test_a_collector_on_the_http_port_is_found(tmp_path: Path) -> None:
+    (code, out, err), call_ids = demo_on_usual_ports(tmp_path, http=True)
+    assert (code, err) == (0, "")
+    assert "sent to http://localhost:4318." in out
+    assert call_ids == Counter(row.call_id for row in rows_of(tmp_path / "logs.csv"))
+
+
+def test_the_environment_comes_before_what_listens(closed_port: int) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        one, closed = listener.getsockname()[1], closed_port
+        assert find_collector({}, (one, closed)) == Collector(endpoint=f"http://localhost:{one}", protocol="grpc")
+        named = find_collector({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a:1?key=x"}, (one, one))
+        assert named == Collector(endpoint="http://a:1?key=REDACTED")
+        assert find_collector({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, (closed, closed)) is None
+        found = find_collector({}, (closed, one))
+        assert found == Collector(endpoint=f"http://localhost:{one}", protocol="http/protobuf")
+
+
+def test_rows_are_appended_and_only_this_runs_are_summed_up(tmp_path: Path, finished: tuple[Path, str]) -> None:
+    log = tmp_path / "mine.csv"
+    before = finished[0].read_bytes()
+    log.write_bytes(before)
+    code, out, err = run_here(tmp_path, "demo", "--calls", "2", "--no-otlp", "--log", "mine.csv")
+    assert (code, err) == (0, "")
+    assert log.read_bytes().startswith(before)
+    assert len(rows_of(log)) == CALLS + 2
+    assert "2 calls started, 2 rows written" in out
+    assert not (tmp_path / "logs.csv").exists()
+
+
+def test_rows_that_the_disk_refuses_are_told(tmp_path: Path) -> None:
+    before = HEADER + encode_row(ROW) * 1_000  # far more than any other file that the program writes
+    (tmp_path / "logs.csv").write_bytes(before)
+    limited = f"""
+import atexit, resource, runpy
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+atexit.register(resource.setrlimit, resource.RLIMIT_FSIZE, limits)  # what measures coverage writes after that
+resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 1_000}, limits[1]))
+runpy.run_module("otel_connector", run_name="__main__", alter_sys=True)
+"""
+    done = processes.run(
+        [sys.executable, "-c", limited, "demo", "--calls", "18", "--no-otlp"],
+        cwd=tmp_path,
+        env=environment({"PYTHONDONTWRITEBYTECODE": "1"}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert re.search(r"18 calls started, BUT \d rows written", done.stdout)
+    assert "cannot be written" in done.stderr
+
+
+def test_an_interrupted_run_keeps_its_rows(tmp_path: Path) -> None:
+    process = start(tmp_path, "demo", "--calls", "5000", "--no-otlp")
+    log = tmp_path / "logs.csv"
+    while process.poll() is None and not (log.exists() and log.stat().st_size > len(HEADER)):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.02)
+    process.send_signal(signal.SIGINT)
+    code, out, err = finish(process)
+    assert (code, err) == (130, "")
+    (started, rows), rest = re.findall(r"Stopped: (\d+) calls started, (\d+) rows written to (.*)", out)[0][:2], out
+    assert started == rows
+    assert len(rows_of(log)) == int(rows)
+    assert 0 < int(rows) < 5000
+    assert str(log) in rest
+
+
+@pytest.mark.parametrize("name", ["other.csv", "no/such/folder/logs.csv", "."])
+def test_a_log_that_cannot_be_written_is_an_error_without_a_traceback(tmp_path: Path, name: str) -> None:
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    code, out, err = run_here(tmp_path, "demo", "--log", name)
+    assert (code, out) == (2, "")
+    assert err.startswith("otel-connector demo: ")
+    assert "logfile" in err
+    assert len(err.splitlines()) == 1
+    assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
+
+
+@pytest.mark.parametrize(
+    ("missing", "hint"),
+    [
+        ("typer", "needs typer: pip install 'otel-connector[cli]'"),
+        ("rich", "needs rich: pip install 'otel-connector[cli]'"),
+    ],
+)
+def test_a_missing_extra_is_named(tmp_path: Path, missing: str, hint: str) -> None:
+    done = finish(start(tmp_path, "demo", without=missing))
+    assert (done.code, done.out) == (2, "")
+    assert hint in done.error
+    assert len(done.error.splitlines()) == 1
+    assert not list(tmp_path.iterdir()), "no file before it is known that there is something to write"
+
+
+def test_a_missing_extra_that_the_server_needs_is_named(tmp_path: Path) -> None:
+    code, out, err = run_here(tmp_path, "demo", without="trustme")
+    assert (code, out) == (2, "")
+    assert "needs trustme: pip install 'otel-connector[testing]'" in err
+    assert len(err.splitlines()) == 1
+    assert not list(tmp_path.iterdir()), "no file before it is known that there is something to write"
+
+
+def test_a_broken_installation_is_not_mistaken_for_a_missing_extra(tmp_path: Path) -> None:
+    done = finish(start(tmp_path, "demo", without="otel_connector._demo"))
+    assert done.code == 1
+    assert "No module named 'otel_connector._demo'" in done.error
+
+
+def test_help_and_version() -> None:
+    runner = CliRunner()
+    assert runner.invoke(app, ["--version"]).stdout == f"otel-connector {otel_connector.__version__}\n"
+    assert "demo" in runner.invoke(app, []).output
+    shown = runner.invoke(app, ["demo", "--help"], prog_name="otel-connector")
+    assert shown.exit_code == 0
+    assert "\n    otel-connector demo --calls 2000 --log demo.csv\n" in shown.stdout
+    assert all(option in shown.stdout for option in ("--log PATH", "--calls N", "--otlp", "--no-otlp"))
+    assert runner.invoke(app, ["demo", "--calls", "0"]).exit_code == 2
+
+
+async def test_results_come_as_calls_end(tmp_path: Path) -> None:
+    run = await asyncio.to_thread(Demo, tmp_path / "logs.csv", 18)
+    results = [result async for result in run.run()]
+    assert len({result.kind for result in results}) == 18
+    assert Result(kind="redirect", succeeded=True) in results
+    assert Result(kind="cancelled by the caller", succeeded=False) in results
+    assert [result.kind for result in results if result.succeeded and ("then" in result.kind or "Retry" in result.kind)]
+    report = await asyncio.to_thread(run.report)
+    assert (report.started, report.rows) == (18, 18)
+    assert sum(each.succeeded for each in report.summary.projects) == sum(result.succeeded for result in results)
+    assert report.example is not None
+    assert report.example.success
+
+
+async def test_a_caller_that_stops_reading_stops_the_calls(tmp_path: Path) -> None:
+    run = await asyncio.to_thread(Demo, tmp_path / "logs.csv", 300)
+    results = run.run()
+    await anext(results)
+    await results.aclose()
+    assert run.started == run.rows_written == len(await asyncio.to_thread(rows_of, tmp_path / "logs.csv"))
+    assert run.started < 300
+
+
+def test_a_summary_of_nothing_is_empty() -> None:
+    assert summarise([]) == Summary(projects=(), outcomes=())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 19, 20, 21, 100])
+def test_percentiles_are_times_that_were_measured(count: int) -> None:
+    times = [float(number) for number in range(1, count + 1)]
+    (project,) = summarise([ROW._replace(delta_t=time) for time in reversed(times)]).projects
+    assert project.p50 == statistics.median_low(times)
+    assert sum(time <= project.p95 for time in times) >= 0.95 * count
+    assert sum(time < project.p95 for time in times) < 0.95 * count
+
+
+def test_an_outcome_shows_its_first_message() -> None:
+    errors = ["A: one: two", "B: x", "B: y", "C"]
+    failed = [ROW._replace(success=False, error=error) for error in errors]
+    outcomes = summarise([*failed, ROW, ROW._replace(redirect_url="http://b/")]).outcomes
+    assert [(each.outcome, each.calls, each.example) for each in outcomes] == [
+        ("success", 1, ""),
+        ("success, redirected", 1, "to http://b/"),
+        ("B", 2, "x"),
+        ("A", 1, "one: two"),
+        ("C", 1, ""),
+    ]
+
+
+def test_lines_that_are_no_rows_are_passed_over(tmp_path: Path) -> None:
+    log = tmp_path / "logs.csv"
+    log.write_bytes(HEADER + encode_row(ROW) + b"torn,1\n" + b"," * (len(COLUMNS) - 1) + b"\n" + encode_row(ROW))
+    assert rows_of(log) == [ROW, ROW]
+    assert list(read_rows(log, len(HEADER) + len(encode_row(ROW)))) == [ROW]

@@ -1,0 +1,495 @@
+"""`otel-connector review` as it is typed: what it prints, writes and exits with."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import random
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from rich.console import Console
+from support import processes
+from support.command_line import environment, run_here
+from support.logs import a_night, call, rows, write
+
+from otel_connector import _review_view, review
+from otel_connector._csv_format import HEADER
+from otel_connector.review import _filters, _load, _units
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 s"), (1e-6, "1.00 us"), (0.000_85, "850 us"), (0.000_999_7, "1.00 ms"), (0.207, "207 ms"),
+        (0.9994, "999 ms"), (0.9999, "1.00 s"), (1.384, "1.38 s"), (12.34, "12.3 s"), (59.4, "59.4 s"),
+        (60, "1 min 0 s"), (123.4, "2 min 3 s"), (27_960, "7 h 46 min"), (273_600, "3 d 4 h"), (float("nan"), "-"),
+    ],
+)  # fmt: skip
+def test_durations(seconds: float, shown: str) -> None:
+    assert _units.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("show", "value", "shown"),
+    [
+        (_units.size, 0, "0 B"),
+        (_units.size, 999, "999 B"),
+        (_units.size, 1_000, "1.00 kB"),
+        (_units.size, 23_412_345_678, "23.4 GB"),
+        (_units.size, 10**21, "1,000,000 PB"),
+        (_units.size, float("nan"), "-"),
+        (_units.share, 0, "0.00 %"),
+        (_units.share, 1, "100.00 %"),
+        (_units.share, 1e-9, "<0.01 %"),
+        (_units.share, 1 - 1e-9, ">99.99 %"),
+        (_units.share, 0.1234, "12.34 %"),
+        (_units.share, float("nan"), "-"),
+        (_units.rate, 357.2, "357/s"),
+        (_units.rate, 0.5, "30.0/min"),
+        (_units.rate, 0.001, "3.60/h"),
+        (_units.rate, float("nan"), "-"),
+        (_units.moment, None, "-"),
+        (_units.moment, datetime(2026, 1, 2, 3, 4, 5, 6), "2026-01-02 03:04:05"),  # noqa: DTZ001 - as DuckDB has it
+    ],
+)
+def test_units(show: Any, value: object, shown: str) -> None:
+    assert show(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2026-11-25", NOW.replace(hour=0)),
+        ("2026-11-25 08:30", NOW.replace(hour=8, minute=30)),
+        ("2026-11-25T08:30:00Z", NOW.replace(hour=8, minute=30)),
+        ("2026-11-25T08:30+02:00", NOW.replace(hour=6, minute=30)),
+        ("1790000000", datetime(2026, 9, 21, 14, 13, 20, tzinfo=timezone.utc)),
+        (" 90s ", NOW - timedelta(seconds=90)),
+        ("1.5h", NOW - timedelta(minutes=90)),
+        ("30min", NOW - timedelta(minutes=30)),
+        ("2d", NOW - timedelta(days=2)),
+    ],
+)
+def test_times(text: str, time: datetime) -> None:
+    assert _filters.moment(text, NOW) == time
+
+
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "2026-13-01", "5 weeks", "99999999999999", "999999999999h", "0001-01-01T00:00+14:00"]
+)
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(ValueError, match="is no time: say"):
+        _filters.moment(text, NOW)
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write(tmp_path_factory.mktemp("night") / "logs.csv", a_night()))
+
+
+def printed(night: str, width: int, lines: int | None) -> list[str]:
+    console = Console(width=width, height=lines, file=io.StringIO(), highlight=False)
+    with review.load(night) as calls:
+        console.print(_review_view.drawn(review.summarize(calls), width=width, lines=lines))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(("width", "lines"), [(80, 24), (80, 40), (120, 30), (200, 50)])
+def test_a_summary_fits_the_screen(width: int, lines: int, night: str) -> None:
+    shown = printed(night, width, lines)
+    assert len(shown) <= lines - 2  # a prompt above, and one below
+    assert max(map(len, shown)) <= width
+    text = "\n".join(shown)
+    for word in (
+        "succeeded",
+        "p50",
+        "Project",
+        "Host",
+        "Error",
+        "Slowest",
+        "First to last quarter",
+        "Quiet",
+        "Busiest",
+    ):
+        assert word in text
+    assert "10 min 1 s from 09-21 14:29:59" in text
+    assert ("Trace" in text) is (width >= 100)
+
+
+def test_a_summary_says_all_of_it_where_there_is_room(night: str) -> None:
+    text = "\n".join(printed(night, 160, None))
+    assert "14:13:20 to 15:13:19 UTC, 59 min 59 s" in text
+    assert "(none)" in text  # a project without a name, and a URL without a host
+    assert "InvalidURL" in text
+    assert "no scheme" in text
+    assert "failed 2." in text
+    assert "1 second above 3" in text
+
+
+def test_what_a_file_lacks_is_said_first(tmp_path: Path) -> None:
+    (tmp_path / "logs.csv").write_bytes(HEADER + rows(call(0)) + b"x\ny\nz\nw\n" + rows(call(1))[:-5])
+    (tmp_path / "logs.csv.torn").write_bytes(b"torn")
+    (tmp_path / "other.csv").write_bytes(b"a,b\n")
+    said = run_here(tmp_path, "review", "logs.csv", "other.csv")
+    assert said.code == 2
+    assert said.out.splitlines()[:7] == [
+        "logs.csv: 4 damaged lines, not counted",
+        "  line 3: a row has 10 cells, this one has 1",
+        "  line 4: a row has 10 cells, this one has 1",
+        "  line 5: a row has 10 cells, this one has 1",
+        "logs.csv: its last line has no end, and is not counted: torn, or being written",
+        "logs.csv.torn: keeps 1 unfinished line, not counted",
+        "other.csv: NOT READ: it is no log of this library: its first line is 'a,b', not 'call_id,project,t' and so on",
+    ]
+    assert said.error.startswith("otel-connector review: other.csv: it is no log")
+
+
+def test_json_has_all_of_it(night: str, tmp_path: Path) -> None:
+    said = run_here(tmp_path, "review", night, "--json")
+    told = json.loads(said.out)
+    with review.load(night) as calls:
+        summary = review.summarize(calls)
+    assert (said.code, said.error) == (0, "")
+    assert told["total"]["calls"] == summary.total.calls
+    assert told["total"]["latency"]["p99"] == summary.total.latency.p99
+    assert told["total"]["error_rate"] == summary.total.error_rate
+    assert told["total"]["start"] == "2026-09-21T14:13:20Z"
+    assert [each["name"] for each in told["projects"]] == [each.name for each in summary.projects]
+    assert told["errors"][0]["example"]["call_id"] == summary.errors[0].example.call_id
+    assert told["damaged"] == 0
+
+
+def test_json_of_no_calls_has_no_nan(night: str, tmp_path: Path) -> None:
+    said = run_here(tmp_path, "review", night, "--project", "nobody", "--json")
+    assert json.loads(said.out)["total"]["latency"]["p50"] is None
+    assert run_here(tmp_path, "review", night, "--project", "nobody").out == "No calls.\n"
+    assert "total,,0,0,,," in run_here(tmp_path, "review", night, "--project", "nobody", "--csv").out
+    assert "| total | 0 | - | - |" in run_here(tmp_path, "review", night, "--project", "nobody", "--markdown").out
+
+
+def test_csv_and_markdown(night: str, tmp_path: Path) -> None:
+    lines = list(csv.DictReader(io.StringIO(run_here(tmp_path, "review", night, "--csv", "--top", "1").out)))
+    assert [line["of"] for line in lines] == ["total", "project", "host", *["quarter"] * 4]
+    assert lines[1]["name"] == "Prices"
+    assert float(lines[1]["error_rate"]) == int(lines[1]["failed"]) / int(lines[1]["calls"])
+    text = run_here(tmp_path, "review", night, "--markdown").out
+    assert "| project Prices | 2,000 |" in text
+    assert "| InvalidURL | 1 | 0.03 % | InvalidURL: no scheme |" in text
+
+
+def test_markdown_shows_hostile_texts_as_they_are(tmp_path: Path) -> None:
+    write(tmp_path / "logs.csv", [call(0, project="a|b*c", error="X: <b>`|")])
+    (tmp_path / "x.csv").write_bytes(b"_\n")
+    text = run_here(tmp_path, "review", "logs.csv", "x.csv", "--markdown").out
+    assert "project a\\|b\\*c" in text
+    assert "X: \\<b\\>\\`\\|" in text
+    assert "its first line is '\\_'" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "calls"),
+    [
+        (("--project", "Prices"), 2_000),
+        (("--project", "Prices", "--project", "Weather"), 3_000),
+        (("--project", "it's"), 0),
+        (("--since", "2026-09-21 15:00"), 800),
+        (("--until", "2026-09-21T14:14:20Z"), 60),
+        (("--since", "1790000010", "--until", "1790000020"), 10),
+        (("--where", "NOT success -- and nothing else"), None),
+        (("--where", "host = 'a.example' OR host = 'b.example'", "--project", "Prices"), 2_000),
+    ],
+)
+def test_filters(arguments: tuple[str, ...], calls: int | None, night: str, tmp_path: Path) -> None:
+    total = json.loads(run_here(tmp_path, "review", night, "--json", *arguments).out)["total"]
+    assert total["calls"] == (total["failed"] if calls is None else calls)
+
+
+@pytest.mark.parametrize(
+    ("condition", "code", "said"),
+    [
+        ("error_rate > 50%", 0, ""),
+        ("calls < 4000 and error_rate > 1%", 1, "calls is 3041, below 4000"),
+        ("p99 > 100ms or max > 3600s", 1, "p99 is "),
+        ("damaged > 0", 0, ""),
+        ("p98 > 1s", 2, "unknown name"),
+    ],
+)
+def test_fail_if(condition: str, code: int, said: str, night: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", night, "--fail-if", condition)
+    assert done.code == code
+    assert said in done.error
+    assert bool(said) is bool(done.error)
+
+
+def test_how_long_ago_is_no_time_where_it_would_be_another_each_time() -> None:
+    with pytest.raises(ValueError, match=r"say 2026-11-25, '2026-11-25 08:30', 1790000000$"):
+        _filters.moment("2h", None)
+
+
+@pytest.mark.parametrize("condition", ["p99 > 1%", "error_rate > 2s", "succeeded < 100%", "calls > 1ms"])
+def test_a_condition_whose_unit_is_another(condition: str, night: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", night, "--fail-if", condition)
+    assert (done.code, "has another unit" in done.error) == (2, True)
+
+
+def test_a_condition_without_calls_is_no_success(night: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", night, "--project", "nobody", "--fail-if", "error_rate > 0")
+    assert (done.code, done.error) == (2, "otel-connector review: --fail-if: there are no calls to judge\n")
+    assert run_here(tmp_path, "review", night, "--project", "nobody", "--fail-if", "calls < 1").code == 1
+    write(tmp_path / "short.csv", [call(0)])
+    done = run_here(tmp_path, "review", "--compare", night, "short.csv", "--fail-if", "worse > 0")
+    assert (done.code, "too little" in done.error) == (2, True)
+
+
+def test_sql_has_all_texts_of_a_large_log(night: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_load, "_LARGE", 0)
+    monkeypatch.setattr(_load, "_SAMPLE_ROWS", 500)
+    query = "SELECT count(DISTINCT call_id), count(url), count(error) FROM calls"
+    assert run_here(tmp_path, "review", night, "--sql", query, "--csv").out.splitlines()[1] == "3041,3041,3041"
+
+
+@pytest.mark.parametrize("query", ["", "-- nothing"])
+def test_sql_without_a_query(query: str, night: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", night, "--sql", query)
+    assert (done.code, done.out) == (2, "")
+    assert done.error.startswith("otel-connector review: --sql: ")
+
+
+def test_formulas_and_hidden_signs_reach_neither_spreadsheet_nor_terminal(tmp_path: Path) -> None:
+    write(tmp_path / "logs.csv", [call(0, project="=1+1", url="http://h/\x9b31m\u202e", error="X: \x9b31m")])
+    assert "project,'=1+1," in run_here(tmp_path, "review", "logs.csv", "--csv").out
+    ask = 'SELECT project, chr(155) || url AS "[b]" FROM calls'
+    assert "'=1+1," in run_here(tmp_path, "review", "logs.csv", "--sql", ask, "--csv").out
+    for said in (run_here(tmp_path, "review", "logs.csv"), run_here(tmp_path, "review", "logs.csv", "--sql", ask)):
+        assert not {"\x9b", "\u202e"} & set(said.out)
+    assert "[b]" in run_here(tmp_path, "review", "logs.csv", "--sql", ask).out
+
+
+def test_damage_is_said_whatever_is_printed(tmp_path: Path) -> None:
+    (tmp_path / "logs.csv").write_bytes(HEADER + rows(call(0)) + b"garbage\n")
+    for arguments in (("--csv",), ("--sql", "SELECT 1")):
+        assert "1 damaged line" in run_here(tmp_path, "review", "logs.csv", *arguments).error
+
+
+def test_a_report_is_not_written_over_a_log(tmp_path: Path) -> None:
+    for name in ("logs-1.csv", "logs-2.csv"):
+        write(tmp_path / name, [call(0)])
+    (tmp_path / "link.html").symlink_to("logs-1.csv")
+    before = (tmp_path / "logs-1.csv").read_bytes()
+    for arguments in (("--html", "logs-1.csv", "logs-2.csv"), ("logs-1.csv", "--html", "link.html")):
+        done = run_here(tmp_path, "review", *arguments)
+        assert (done.code, "that is a log" in done.error) == (2, True)
+    assert (tmp_path / "logs-1.csv").read_bytes() == before
+    (tmp_path / "old.html").write_text("old")
+    assert run_here(tmp_path, "review", "logs-1.csv", "--html", "old.html").code == 0
+    assert "<h1>old</h1>" in (tmp_path / "old.html").read_text(encoding="utf-8")
+    assert not list(tmp_path.glob(".old*"))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_while_it_reads(tmp_path: Path, sent: signal.Signals) -> None:
+    lines = rows(*(call(n) for n in range(10_000)))
+    with (tmp_path / "logs.csv").open("wb") as file:
+        file.write(HEADER)
+        for _ in range(100):
+            file.write(lines)
+    program = [sys.executable, "-m", "otel_connector", "review", "logs.csv"]
+    env = environment({"TMPDIR": str(tmp_path)})
+    with processes.Process(program, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while not list(tmp_path.glob("otel_connector-review-*")):
+            assert process.poll() is None
+        process.send_signal(sent)
+        _, error = process.communicate()
+    assert (process.returncode, error) == (130, b"")
+    assert not list(tmp_path.glob("otel_connector-review-*"))
+
+
+def test_sql(night: str, tmp_path: Path) -> None:
+    query = "SELECT project, count(*) AS n, NULL AS nothing FROM calls GROUP BY 1 ORDER BY 2 DESC LIMIT 1"
+    ask = ("review", night, "--sql", query)
+    assert run_here(tmp_path, *ask).out.split() == ["project", "n", "nothing", "Prices", "2000"]
+    assert json.loads(run_here(tmp_path, *ask, "--json").out) == [{"project": "Prices", "n": 2_000, "nothing": None}]
+    assert run_here(tmp_path, *ask, "--csv").out == "project,n,nothing\nPrices,2000,\n"
+    assert run_here(tmp_path, *ask, "--markdown").out.splitlines()[-1] == "| Prices | 2000 |  |"
+    assert run_here(tmp_path, "review", night, "--sql", "CREATE TABLE x (i INT)").code == 0
+    said = run_here(tmp_path, "review", night, "--sql", "SELECT nosuch FROM calls")
+    assert (said.code, said.out) == (2, "")
+    assert "nosuch" in said.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nothing.csv",), "nothing.csv: no such file"),
+        (("--json", "--csv"), "one form at a time, not --json and --csv"),
+        (("--since", "never"), "'never' is no time"),
+        (("--where", "oops"), "where"),
+    ],
+)
+def test_wrong_arguments(arguments: tuple[str, ...], said: str, night: str, tmp_path: Path) -> None:
+    done = run_here(
+        tmp_path, "review", *([] if arguments[0].endswith("csv") and arguments[0][0] != "-" else [night]), *arguments
+    )
+    assert (done.code, done.out) == (2, "")
+    assert done.error.startswith("otel-connector review: ")
+    assert said in done.error
+
+
+def test_a_report_and_its_pictures(night: str, tmp_path: Path) -> None:
+    said = run_here(
+        tmp_path,
+        "review",
+        night,
+        "--html",
+        "night.html",
+        "--trace-url",
+        "http://j/{trace_id}",
+        "--png",
+        "p.png",
+        "--svg",
+        "s",
+    )
+    assert (said.code, said.error) == (0, "")
+    assert f"Report: {tmp_path / 'night.html'}" in said.out
+    page = (tmp_path / "night.html").read_text(encoding="utf-8")
+    assert "<h1>night</h1>" in page
+    assert "http://j/0000" in page
+    assert (tmp_path / "p-latency.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "s-rate.svg").read_text(encoding="utf-8")
+    assert f"Picture: {tmp_path / 's-rate.svg'}" in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--html", "nowhere/x.html"), "nowhere/x.html: No such file or directory"),
+        (("--html", "x.html", "--trace-url", "javascript:{trace_id}"), "trace_url="),
+    ],
+)
+def test_a_report_that_cannot_be_written(arguments: tuple[str, ...], said: str, night: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", night, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.error
+
+
+def test_what_is_written_is_said_beside_json(night: str, tmp_path: Path) -> None:
+    said = run_here(tmp_path, "review", night, "--json", "--svg", "s.svg")
+    assert json.loads(said.out)["damaged"] == 0
+    assert "s-latency.svg" in said.error
+
+
+def steady(path: Path, factor: float) -> str:
+    """A log of an hour in which nothing changes."""
+    chance = random.Random(3)
+    return str(write(path, (call(n, delta_t=round(factor * chance.uniform(0.1, 0.2), 6)) for n in range(3_600))))
+
+
+def test_compare(tmp_path: Path) -> None:
+    before, after = steady(tmp_path / "before.csv", 1), steady(tmp_path / "after.csv", 3)
+    said = run_here(tmp_path, "review", "--compare", before, after)
+    assert (said.code, said.error) == (0, "")
+    assert "worse" in said.out
+    told = json.loads(run_here(tmp_path, "review", "--compare", before, after, "--json").out)
+    (p50,) = (row for row in told["total"]["differences"] if row["figure"] == "p50")
+    assert p50["verdict"] == "worse"
+    assert p50["after"] == pytest.approx(3 * p50["before"], rel=1e-4)
+    assert "| worse |" in run_here(tmp_path, "review", "--compare", before, after, "--markdown").out
+    failing = run_here(tmp_path, "review", "--compare", before, after, "--fail-if", "worse > 0")
+    assert failing.code == 1
+    assert failing.error.startswith("otel-connector review: worse is ")
+    assert run_here(tmp_path, "review", "--compare", before, before, "--fail-if", "worse > 0").code == 0
+
+
+def test_what_two_files_lack_is_said(night: str, tmp_path: Path) -> None:
+    (tmp_path / "logs.csv").write_bytes(HEADER + rows(call(0)) + b"garbage\n")
+    said = run_here(tmp_path, "review", "--compare", night, "logs.csv")
+    assert said.code == 0
+    assert said.error.splitlines()[0] == "logs.csv: 1 damaged line, not counted"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--compare", "--csv"), "--compare goes without --csv"),
+        (("--compare", "--follow", "--html", "x.html"), "--compare goes without --follow and --html"),
+        (("--compare",), "--compare takes two logs, before and after, not 1"),
+        (("--compare", "--fail-if", "p99 > 1s"), "unknown name"),
+        (("--follow", "--sql", "SELECT 1"), "--follow goes without --sql"),
+        (("--sql", "SELECT 1", "--fail-if", "p99 > 1s"), "--sql goes without --fail-if"),
+        (("--trace-url", "http://x/{trace_id}"), "--trace-url is for the links in --html"),
+    ],
+)
+def test_what_does_not_go_together(arguments: tuple[str, ...], said: str, night: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", night, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.error
+
+
+def test_without_the_extra(night: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", night, without="duckdb")
+    assert (done.code, done.out) == (2, "")
+    assert "pip install 'otel-connector[review]'" in done.error
+
+
+def test_follow_shows_what_has_come_until_ctrl_c(tmp_path: Path) -> None:
+    log = write(tmp_path / "logs.csv", [call(0)])
+    program = [sys.executable, "-m", "otel_connector", "review", "--follow", "logs.csv"]
+    with processes.Process(program, cwd=tmp_path, env=environment({}), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        until(process.stdout, "1 call,")
+        log.write_bytes(b"")  # as copytruncate does it
+        until(process.stdout, "1 call,")
+        log.write_bytes(HEADER + rows(call(0), call(1), call(2)))
+        until(process.stdout, "3 calls")
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+    assert process.returncode == 130
+
+
+def test_follow_of_what_is_no_log_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / "notes.csv").write_text("what,when\n")
+    done = run_here(tmp_path, "review", "notes.csv", "--follow")
+    assert (done.code, done.out) == (2, "")
+    assert "it is no log of this library" in done.error
+    done = run_here(tmp_path, "review", "nothing.csv", "--follow")
+    assert (done.code, done.out, done.error) == (2, "", "otel-connector review: nothing.csv: no such file\n")
+
+
+def test_follow_on_a_terminal(tmp_path: Path) -> None:
+    log = write(tmp_path / "logs.csv", [call(0)])
+    ours, theirs = pty.openpty()
+    program = [sys.executable, "-m", "otel_connector", "review", "--follow", "logs.csv"]
+    env = environment({"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"})
+    with processes.Process(program, cwd=tmp_path, env=env, stdout=theirs) as process, open(ours, "rb", 0) as screen:  # noqa: PTH123 - of a descriptor
+        os.close(theirs)
+        written = b""
+        while b"1 call" not in written:
+            written += screen.read(4_096)
+        with log.open("ab") as file:
+            file.write(rows(call(1), call(2)))
+        while b"3 calls" not in written:
+            written += screen.read(4_096)
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # the other side is closed
+            while screen.read(4_096):
+                pass
+    assert process.returncode == 130
+    assert b"\x1b[" in written  # it moves
+
+
+def until(stream: IO[str], text: str) -> None:
+    """Read up to a line with `text`."""
+    assert any(text in line for line in stream), text

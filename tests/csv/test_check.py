@@ -1,0 +1,837 @@
+"""What `check` says of a log, what `repair` takes off it, and that nothing is ever made worse."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import errno
+import fcntl
+import gzip
+import importlib.util
+import lzma
+import os
+import random
+import resource
+import shutil
+import socket
+import stat
+import sys
+import tempfile
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.records import BLANK, NASTY_RECORDS, RECORDS
+from typer.testing import CliRunner
+
+from otel_connector import CallRecord, _csv_check, _torn_tail
+from otel_connector._csv_check import Damage, Report, check, repair
+from otel_connector._csv_format import HEADER, encode_row
+from otel_connector._csv_writer import RowWriter
+from otel_connector._torn_tail import cut_torn_tail, last_row_end
+from otel_connector.cli import app
+
+BLOCK = _torn_tail._BLOCK
+ROW = encode_row(BLANK._replace(project="P", url="http://a/?b=1", response_code=200, success=True))
+QUOTED = encode_row(BLANK._replace(project='a "b", c', error="E: \u00e9\n"))
+LOG = HEADER + ROW + QUOTED
+TAIL = ROW[:-9]
+NOBODY = 65_534
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root has other users")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "logs.csv"
+
+
+def torn_of(path: Path) -> Path:
+    return path.with_name(path.name + ".torn")
+
+
+def rows_of(count: int) -> bytes:
+    """That many rows, all different in length."""
+    return b"".join(encode_row(BLANK._replace(project="x" * (number % 97))) for number in range(count))
+
+
+def lines_of(report: Report) -> list[tuple[int, int, int]]:
+    return [(each.line, each.offset, each.length) for each in report.damage]
+
+
+# What is whole
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [(HEADER, 0), (LOG, 2), (HEADER + b"".join(map(encode_row, NASTY_RECORDS)), len(NASTY_RECORDS))],
+    ids=["header only", "rows", "nasty rows"],
+)
+def test_a_whole_log(content: bytes, rows: int, path: Path) -> None:
+    path.write_bytes(content)
+    size = len(content)
+
+    report = check(path)
+
+    assert report == Report(size=size, rows=rows, damage=(), more=0, unfinished=None, torn=None, changed=False)
+    assert report.whole
+    assert repair(path) == 0
+    assert path.read_bytes() == content
+    assert not torn_of(path).exists()
+
+
+def test_rows_across_blocks_and_how_far_it_is(path: Path) -> None:
+    path.write_bytes(HEADER + rows_of(9_000))
+    size, told = path.stat().st_size, list[tuple[int, int]]()
+
+    report = check(path, lambda *progress: told.append(progress))
+
+    assert (report.whole, report.rows) == (True, 9_000)
+    assert told == [(min(done, size), size) for done in range(BLOCK, size + BLOCK, BLOCK)]
+
+
+@given(RECORDS)
+def test_what_the_format_writes_is_whole(record: CallRecord) -> None:
+    assert _csv_check._what_is_wrong(encode_row(record)[:-1]) is None
+
+
+@given(st.data())
+def test_a_row_known_at_sight_is_one(data: st.DataObject) -> None:
+    """Bytes are changed, dropped and put in; what then still passes for plain passes the whole judgement."""
+    line = bytearray(encode_row(data.draw(RECORDS))[:-1])
+    for _ in range(data.draw(st.integers(0, 3))):
+        start = data.draw(st.integers(0, len(line)))
+        end = data.draw(st.integers(start, min(start + 2, len(line))))
+        line[start:end] = data.draw(
+            st.sampled_from([b"", b"0", b"9", b".", b",", b"'", b"=", b'"', b"-", b"\x7f", b"\r"])
+        )
+    if _csv_check.PLAIN_ROW.fullmatch(line) and len(line) <= 2_048:
+        assert _csv_check._what_is_wrong(bytes(line)) is None
+
+
+# What is damaged
+
+
+CELLS = ROW[:-1].split(b",")
+
+
+def with_cell(index: int, cell: bytes) -> bytes:
+    return b",".join([*CELLS[:index], cell, *CELLS[index + 1 :]])
+
+
+BAD_LINES: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "10 cells, this one has 0"),
+    "text": (b"hello", "10 cells, this one has 1"),
+    "two rows": (TAIL + ROW[:-1], "10 cells, this one has"),
+    "glued in the first cell": (ROW[:20] + ROW[:-1], "call_id is no id"),
+    "torn in quotes": (QUOTED[:55] + ROW[:-1], "quotes"),
+    "a quote too many": (with_cell(1, b'"a"b"'), "quotes"),
+    "a carriage return": (ROW[:-1] + b"\r", "something changed it"),
+    "a carriage return inside": (with_cell(1, b"a\rb"), "line ends"),
+    "a control": (with_cell(1, b"a\x1bb"), "something changed it"),
+    "a formula": (with_cell(1, b"=1"), "something changed it"),
+    "no number": (with_cell(2, b"x"), "t is a number, not 'x'"),
+    "another number": (with_cell(3, b"0.5"), "something changed it"),
+    "digits of another script": (with_cell(6, "\u0661".encode()), "something changed it"),
+    "no truth": (with_cell(8, b"TRUE"), "success is True or False"),
+    "latin-1": (with_cell(1, b"\xe9"), "not UTF-8 from its byte 50"),
+    "a hole": (bytes(4_096) + ROW[:-1], "NUL"),
+    "a header": (HEADER[:-1], "header"),
+    "too long": (b"x" * (2**20 + 1), "longer than any row"),
+    "much too long": (b"x" * (3 * 2**20), "longer than any row"),
+    "a hole too long": (bytes(3 * 2**20) + ROW[:-1], "NUL"),
+    "a hole at the end of too long": (b"x" * 2**20 + bytes(9), "NUL"),
+    "a huge cell": (with_cell(1, b"x" * 200_000), "field larger than field limit"),
+    "a terminal's escapes": (b"\x1b[31m" * 9, "this one has 1"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_a_damaged_line_is_shown_with_its_place(name: str, path: Path) -> None:
+    line, what = BAD_LINES[name]
+    path.write_bytes(LOG + line + b"\n" + ROW)
+
+    report = check(path)
+
+    assert report.rows == 3
+    assert lines_of(report) == [(4, len(LOG), len(line))]
+    (damage,) = report.damage
+    assert what in damage.what
+    assert damage.what.isprintable()
+    assert len(damage.what) < 300
+    assert not report.whole
+    assert report.unfinished is None
+
+
+def test_damage_is_listed_up_to_a_bound(path: Path) -> None:
+    path.write_bytes(HEADER + b"bad\n" * 1_000 + ROW)
+
+    report = check(path)
+
+    assert [each.line for each in report.damage] == list(range(2, 22))
+    assert (report.rows, report.more) == (1, 980)
+
+
+def test_a_missing_header_is_damage(path: Path) -> None:
+    path.write_bytes(ROW + ROW)
+
+    report = check(path)
+
+    assert report.rows == 2
+    assert lines_of(report) == [(1, 0, len(ROW) - 1)]
+    assert "header is missing" in report.damage[0].what
+    with pytest.raises(ValueError, match="not a log: its first line is '0af7"):
+        repair(path)
+    assert path.read_bytes() == ROW + ROW
+
+
+@pytest.mark.parametrize(
+    ("tail", "what"),
+    [(TAIL, "no line end"), (b"\0" * 99, "NUL"), (b"x" * 3 * 2**20, "no line end"), (b"x" + bytes(3 * 2**20), "NUL")],
+    ids=["a row's beginning", "a hole", "too long", "a hole too long"],
+)
+def test_an_unfinished_last_line(tail: bytes, what: str, path: Path) -> None:
+    path.write_bytes(LOG + tail)
+
+    report = check(path)
+
+    assert report.rows == 2
+    assert report.damage == ()
+    assert report.unfinished is not None
+    assert report.unfinished == Damage(line=4, offset=len(LOG), length=len(tail), what=report.unfinished.what)
+    assert what in report.unfinished.what
+    assert not report.whole
+    assert repair(path) == len(tail)
+    assert path.read_bytes() == LOG
+    assert torn_of(path).read_bytes() == tail
+    assert check(path) == Report(
+        size=len(LOG), rows=2, damage=(), more=0, unfinished=None, torn=len(tail), changed=False
+    )
+
+
+def test_nothing_is_raised_by_any_bytes(path: Path) -> None:
+    """Whatever happened to a log with its header: every line is a row or damage, and they add up."""
+    dice = random.Random(4)
+    for _ in range(300):
+        content = bytearray(HEADER + rows_of(8) + QUOTED)
+        for _ in range(dice.randrange(1, 6)):
+            start = dice.randrange(len(HEADER), len(content))
+            content[start : start + dice.randrange(90)] = dice.choice(
+                [b"", b"\n", b'"', b"\0\0", b"\xff", dice.randbytes(9)]
+            )
+        path.write_bytes(content)
+        report = check(path)
+        assert 1 + report.rows + len(report.damage) + report.more == content.count(b"\n")
+        assert repair(path) == len(content) - content.rfind(b"\n") - 1
+        assert path.read_bytes() == content[: content.rfind(b"\n") + 1]
+        assert check(path).rows == report.rows
+
+
+# Files of any size, and files that change
+
+
+@contextlib.contextmanager
+def needs_at_most(limit: int) -> Iterator[None]:
+    """Fail if Python allocates more in the block."""
+    tracemalloc.start()
+    try:
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= limit, f"{peak:,}"
+
+
+@pytest.mark.parametrize("end", [b"", b"\n" + ROW, ROW], ids=["to the end", "before a line", "inside a line"])
+def test_five_gigabytes_of_hole(end: bytes, path: Path) -> None:
+    path.write_bytes(LOG)
+    with path.open("r+b") as file:
+        file.truncate(5 * 2**30)
+        file.seek(0, os.SEEK_END)
+        file.write(end)
+
+    with needs_at_most(4 * 2**20):
+        report = check(path)
+
+    hole = report.damage[0] if end else report.unfinished
+    assert hole is not None
+    assert (hole.line, hole.offset) == (4, len(LOG))
+    assert hole.length == 5 * 2**30 - len(LOG) + (len(ROW) - 1 if end == ROW else 0)
+    assert "NUL" in hole.what
+    assert report.rows == (3 if end == b"\n" + ROW else 2)
+    assert report.size == path.stat().st_size
+    if end:
+        assert repair(path) == 0  # what has a line end is never cut
+
+
+def test_five_gigabytes_of_nothing(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 5 * 2**30)
+
+    with needs_at_most(4 * 2**20), pytest.raises(ValueError, match="not a log: it begins with NUL"):
+        check(path)
+    with pytest.raises(ValueError, match="not a log: it begins with NUL"):
+        repair(path)
+    assert path.stat().st_size == 5 * 2**30
+
+
+def test_a_long_tail_is_moved_in_little_memory_and_its_holes_take_no_space(path: Path) -> None:
+    path.write_bytes(LOG + TAIL)
+    os.truncate(path, 64 * 2**20)
+
+    with needs_at_most(4 * 2**20):
+        assert repair(path) == 64 * 2**20 - len(LOG)
+
+    assert path.read_bytes() == LOG
+    status = torn_of(path).stat()
+    assert status.st_size == 64 * 2**20 - len(LOG)
+    assert status.st_blocks * 512 < 2**20
+    with torn_of(path).open("rb") as file:
+        assert file.read(BLOCK).rstrip(b"\0") == TAIL
+
+
+@pytest.mark.parametrize("hint", ["not there", "not supported"])
+def test_holes_are_read_where_nobody_knows_them(hint: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_bytes(LOG + bytes(2 * BLOCK) + b"\n" + ROW)
+    os.truncate(path, 4 * BLOCK)
+    expected = check(path)
+    with monkeypatch.context() as patch:
+        if hint == "not there":
+            patch.delattr(os, "SEEK_DATA")
+        else:
+            patch.setattr(os, "SEEK_DATA", 99)  # EINVAL, as from a file system without it
+        assert check(path) == expected
+    assert (expected.rows, len(expected.damage)) == (3, 1)
+
+
+def test_a_row_that_is_being_written_is_waited_for(path: Path) -> None:
+    """Half of it is there at first; the rest, and what follows it, comes while the file is read."""
+    content = HEADER + rows_of(3_000)
+    path.write_bytes(content + ROW[:9])
+
+    def more(done: int, size: int) -> None:
+        if done == size:
+            with path.open("ab") as file:
+                file.write(ROW[9:] + ROW + TAIL)
+
+    report = check(path, more)
+
+    assert report == Report(
+        size=len(content + ROW), rows=3_001, damage=(), more=0, unfinished=None, torn=None, changed=True
+    )
+
+
+def test_a_file_that_shrinks_is_no_trap(path: Path) -> None:
+    path.write_bytes(HEADER + rows_of(9_000))
+
+    report = check(path, lambda done, _size: os.truncate(path, BLOCK + 10) if done == BLOCK else None)
+
+    assert report.changed
+    assert report.size == BLOCK + 10
+    assert report.unfinished is not None
+
+
+@pytest.mark.parametrize("log", range(5))  # not one for all: a check takes as long as the log is
+def test_a_log_that_is_written_meanwhile(log: int, path: Path) -> None:
+    """It is never damaged, and what its writer is at is never taken for a torn row."""
+    writer, stop = RowWriter(path, HEADER), threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            writer.write([ROW])
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(6):
+            assert check(path).damage == ()
+            with contextlib.suppress(BlockingIOError):
+                assert repair(path) == 0
+    finally:
+        stop.set()
+        thread.join()
+        assert writer.close()
+    assert check(path).rows == writer.counts().written
+    assert repair(path) == 0
+
+
+# What is no log
+
+
+STRANGERS: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "it is empty"),
+    "another tool's": (b"timestamp,elapsed,label\n1,2,3\n", "first line is 'timestamp,elapsed,label', not the header"),
+    "another version's": (HEADER[:-1] + b",more\n" + ROW, "not the header"),
+    "a line before": (b"\n" + LOG, "first line is '', not"),
+    "a byte order mark": (b"\xef\xbb\xbf" + LOG, r"first line is '\\ufeffcall_id"),
+    "a spreadsheet's": (LOG.replace(b"\n", b"\r\n"), r"error\\r', not the header"),
+    "binary": (b"\x7fELF\x02\x01\x01" + random.Random(4).randbytes(9_999), "first line is"),
+    "terminal escapes": (b"\x1b]0;owned\x07\n", r"first line is '\\x1b"),
+    "one long line": (b"x" * 3 * 2**20, "first line is 'x"),
+    "gzip": (gzip.compress(LOG), "compressed .gzip"),
+    "bzip2": (bz2.compress(LOG), "compressed .bzip2"),
+    "xz": (lzma.compress(LOG), "compressed .xz"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + bytes(9), "compressed .zstd"),
+    "zip": (b"PK\x03\x04" + LOG, "zip archive"),
+    "NUL": (bytes(4_096) + ROW, "begins with NUL"),
+    "half a header": (HEADER[:20], "beginning of a header and no row"),
+    "a header without an end": (HEADER[:-1], "beginning of a header and no row"),
+    "half a row": (TAIL, "first line is '0af7"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_what_is_no_log_is_named_and_never_touched(name: str, path: Path) -> None:
+    content, what = STRANGERS[name]
+    path.write_bytes(content)
+
+    for read in (check, repair):
+        with pytest.raises(ValueError, match=rf"^not a log: .*{what}") as caught:
+            read(path)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 300
+    assert path.read_bytes() == content
+    assert not torn_of(path).exists()
+
+
+def bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "number"),
+    [
+        (lambda _path: None, errno.ENOENT),
+        (Path.mkdir, errno.EINVAL),
+        (os.mkfifo, errno.EINVAL),
+        (bind, errno.ENXIO),
+        (lambda path: path.symlink_to(path), errno.ELOOP),
+        (lambda path: path.symlink_to("/dev/full"), errno.EINVAL),
+    ],
+    ids=["missing", "folder", "fifo", "socket", "loop", "device"],
+)
+def test_what_is_no_file_is_refused_at_once(make: Callable[[Path], None], number: int, path: Path) -> None:
+    folder = Path.cwd()
+    os.chdir(path.parent)  # a socket's name is short
+    try:
+        make(Path(path.name))
+    finally:
+        os.chdir(folder)
+
+    with pytest.raises(OSError, match="logs") as caught:
+        check(path)
+    assert caught.value.errno == number
+    with pytest.raises(OSError, match="logs"):
+        repair(path)
+
+
+def test_a_name_that_cannot_be() -> None:
+    for name in ("a\0b", "a\ud800"):
+        with pytest.raises(OSError, match=r"null|surrogates"):
+            check(name)
+
+
+# What repair does
+
+
+def test_tails_are_kept_a_line_each_and_private(path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        for tail in (TAIL, b"abc"):
+            path.write_bytes(LOG + tail)
+            assert repair(path) == len(tail)
+            assert path.read_bytes() == LOG
+    finally:
+        os.umask(umask)
+
+    assert torn_of(path).read_bytes() == TAIL + b"\nabc"
+    assert stat.S_IMODE(torn_of(path).stat().st_mode) == 0o600
+    assert check(path).torn == len(TAIL) + 4
+
+
+def test_the_writer_goes_on_behind_a_repaired_log(path: Path) -> None:
+    path.write_bytes(LOG + TAIL)
+    repair(path)
+    writer = RowWriter(path, HEADER)
+    assert writer.write([ROW])
+    assert writer.close()
+    assert path.read_bytes() == LOG + ROW
+
+
+def test_a_descriptor_that_appends_is_cut(path: Path) -> None:
+    """As the writer has it, which calls this under its lock."""
+    path.write_bytes(LOG + TAIL)
+    fd = os.open(path, os.O_RDWR | os.O_APPEND)
+    try:
+        assert cut_torn_tail(fd, str(path)) == len(TAIL)
+        assert cut_torn_tail(fd, str(path)) == 0
+        os.write(fd, ROW)
+    finally:
+        os.close(fd)
+    assert path.read_bytes() == LOG + ROW
+
+
+@pytest.mark.parametrize("length", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK])
+@pytest.mark.parametrize("before", [b"", b"\n", b"a\n", HEADER + b"x" * (2 * BLOCK) + b"\n"])
+def test_the_end_of_the_last_row(before: bytes, length: int, path: Path) -> None:
+    path.write_bytes(before + b"x" * length)
+    with path.open("rb") as file:
+        assert last_row_end(file.fileno()) == len(before)
+
+
+def test_a_relative_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    path.write_bytes(LOG + TAIL)
+    assert repair("logs.csv") == len(TAIL)
+    assert torn_of(path).read_bytes() == TAIL
+
+
+def without_fcntl(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Another copy of the module, imported where there is no such thing, as on Windows."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    spec = importlib.util.spec_from_file_location("without_fcntl", _csv_check.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "without_fcntl", module)
+    spec.loader.exec_module(module)
+    assert module.fcntl is None
+    return module
+
+
+def test_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = without_fcntl(monkeypatch)
+    for name in ("fchown", "geteuid", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "SEEK_DATA"):
+        monkeypatch.delattr(os, name)
+    for tail in (TAIL, b"abc"):
+        path.write_bytes(LOG + tail)
+        assert module.check(path).unfinished.length == len(tail)
+        assert module.repair(path) == len(tail)
+        assert path.read_bytes() == LOG
+
+
+# What keeps it from repairing, and that all is then as it was
+
+
+@contextlib.contextmanager
+def file_size_limit(limit: int) -> Iterator[None]:
+    """What a full disk does, to files of this process that grow beyond `limit` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("before", [None, b"", b"older"])
+@pytest.mark.parametrize("tail", [b"x" * 500_000, b"x" * 300_000 + bytes(2**20)], ids=["text", "hole"])
+def test_no_space_for_the_tail(before: bytes | None, tail: bytes, path: Path) -> None:
+    path.write_bytes(LOG + tail)
+    if before is not None:
+        torn_of(path).write_bytes(before)
+
+    with file_size_limit(400_000), pytest.raises(OSError, match="too large"):
+        repair(path)
+
+    assert path.read_bytes() == LOG + tail
+    assert (torn_of(path).read_bytes() if torn_of(path).exists() else None) == before
+
+
+def link_to_elsewhere(torn: Path) -> None:
+    (torn.parent / "elsewhere").write_bytes(b"victim")
+    torn.hardlink_to(torn.parent / "elsewhere")
+
+
+def symlink_to_elsewhere(torn: Path) -> None:
+    (torn.parent / "elsewhere").write_bytes(b"victim")
+    torn.symlink_to(torn.parent / "elsewhere")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, link_to_elsewhere, symlink_to_elsewhere])
+def test_a_trap_for_the_tail(make: Callable[[Path], None], path: Path) -> None:
+    path.write_bytes(LOG + TAIL)
+    make(torn_of(path))
+
+    with pytest.raises(OSError, match="torn"):
+        repair(path)
+
+    assert path.read_bytes() == LOG + TAIL
+    if (elsewhere := path.with_name("elsewhere")).exists():
+        assert elsewhere.read_bytes() == b"victim"
+
+
+@AS_ROOT
+def test_another_users_file_for_the_tail(path: Path) -> None:
+    path.write_bytes(LOG + TAIL)
+    torn_of(path).touch()
+    os.chown(torn_of(path), NOBODY, NOBODY)
+
+    with pytest.raises(PermissionError, match="another user's"):
+        repair(path)
+
+    assert path.read_bytes() == LOG + TAIL
+
+
+@AS_ROOT
+def test_root_repairs_for_the_logs_owner(path: Path) -> None:
+    for tail in (TAIL, b"abc"):
+        path.write_bytes(LOG + tail)
+        os.chown(path, NOBODY, NOBODY)
+        assert repair(path) == len(tail)
+    assert torn_of(path).stat().st_uid == NOBODY
+
+
+@contextlib.contextmanager
+def folder_of_nobody(mode: int) -> Iterator[Path]:
+    """A folder with that mode for a user who is not root; the block runs as that user."""
+    folder = Path(tempfile.mkdtemp())
+    user = os.geteuid()
+    try:
+        (folder / "logs.csv").write_bytes(LOG + TAIL)
+        if user == 0:
+            for each in (folder, folder / "logs.csv"):
+                os.chown(each, NOBODY, NOBODY)
+            os.seteuid(NOBODY)
+        folder.chmod(mode)
+        yield folder
+    finally:
+        os.seteuid(user)
+        shutil.rmtree(folder)
+
+
+def test_a_folder_that_cannot_be_written() -> None:
+    with folder_of_nobody(0o500) as folder:
+        with pytest.raises(PermissionError, match="torn"):
+            repair(folder / "logs.csv")
+        assert (folder / "logs.csv").read_bytes() == LOG + TAIL
+        folder.chmod(0o700)
+
+
+def test_a_folder_that_cannot_be_listed() -> None:
+    with folder_of_nobody(0o300) as folder:
+        assert repair(folder / "logs.csv") == len(TAIL)
+        assert (folder / "logs.csv").read_bytes() == LOG
+        folder.chmod(0o700)
+
+
+def test_a_log_that_cannot_be_read() -> None:
+    with folder_of_nobody(0o700) as folder:
+        (folder / "logs.csv").chmod(0o000)
+        for read in (check, repair):
+            with pytest.raises(PermissionError, match="logs"):
+                read(folder / "logs.csv")
+
+
+FSYNC = os.fsync
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("before", [None, b"older"])
+def test_a_failed_fsync_keeps_the_log(
+    before: bytes | None, folder: bool, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(LOG + TAIL)
+    if before is not None:
+        torn_of(path).write_bytes(before)
+
+    def fail(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode) == folder:
+            raise OSError(errno.EIO, "broken disk")
+        FSYNC(fd)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    if folder and before is not None:  # the name was there already
+        assert repair(path) == len(TAIL)
+        return
+    with pytest.raises(OSError, match="broken disk"):
+        repair(path)
+    assert path.read_bytes() == LOG + TAIL
+    assert (torn_of(path).read_bytes() if torn_of(path).exists() else None) == before
+
+
+def test_a_log_that_cannot_be_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with ``chattr +a``, or another administrator's rules."""
+    path.write_bytes(LOG + TAIL)
+    ftruncate, log = os.ftruncate, path.stat()
+
+    def refuse(fd: int, length: int) -> None:
+        if os.path.samestat(os.fstat(fd), log):
+            raise PermissionError(errno.EPERM, "append only")
+        ftruncate(fd, length)
+
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    with pytest.raises(PermissionError, match="append only"):
+        repair(path)
+    assert path.read_bytes() == LOG + TAIL
+    assert not torn_of(path).exists()
+
+
+def test_an_interrupt_behind_the_cut_loses_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_bytes(LOG + TAIL)
+    ftruncate, log = os.ftruncate, path.stat()
+
+    def interrupt(fd: int, length: int) -> None:
+        ftruncate(fd, length)
+        if os.path.samestat(os.fstat(fd), log):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "ftruncate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        repair(path)
+    assert path.read_bytes() == LOG
+    assert torn_of(path).read_bytes() == TAIL
+
+
+def test_the_tail_is_kept_before_the_log_is_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_bytes(LOG + TAIL)
+    seen: list[tuple[bytes, bytes]] = []
+
+    def look(fd: int) -> None:
+        FSYNC(fd)
+        seen.append((torn_of(path).read_bytes(), path.read_bytes()))
+
+    monkeypatch.setattr(os, "fsync", look)
+    assert repair(path) == len(TAIL)
+    assert seen[-1] == (TAIL, LOG + TAIL)
+
+
+def test_a_writer_without_a_lock_is_noticed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_bytes(LOG + TAIL)
+
+    def append(_fd: int) -> None:
+        with path.open("ab") as file:
+            file.write(b"x")
+
+    monkeypatch.setattr(os, "fsync", append)
+    with pytest.raises(OSError, match="without a lock"):
+        repair(path)
+    assert path.read_bytes().startswith(LOG + TAIL)
+    assert not torn_of(path).exists()
+
+
+def test_a_log_that_shrinks_is_not_cut_too_early(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_bytes(LOG + TAIL)
+    lseek = os.lseek
+
+    def shrink(fd: int, position: int, how: int) -> int:
+        os.truncate(path, len(LOG))
+        return lseek(fd, position, how)
+
+    with path.open("rb") as file:
+        monkeypatch.setattr(os, "lseek", shrink)
+        with pytest.raises(OSError, match="shrinks"):
+            last_row_end(file.fileno())
+
+
+# The command
+
+
+def run(*arguments: str | Path) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, ["check", *map(str, arguments)], prog_name="otel-connector")
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_the_command_says_what_is_whole(path: Path) -> None:
+    path.write_bytes(LOG)
+    assert run(path) == (0, f"{path}: whole; whole rows: 2, damaged lines: 0, bytes: {len(LOG)}\n", "")
+
+
+def test_the_command_says_what_is_damaged_and_repairs_what_it_can(path: Path) -> None:
+    path.write_bytes(LOG + TAIL)
+
+    code, said, _ = run(path)
+    assert code == 1
+    assert said.splitlines() == [
+        f"{path}: DAMAGED; whole rows: 2, damaged lines: 0, bytes: {len(LOG + TAIL)}",
+        f"  last line 4, offset {len(LOG)}, length {len(TAIL)}: it has no line end",
+        f"    If no program is writing it now, --repair moves it to {path}.torn",
+    ]
+    code, said, _ = run("--repair", path)
+    assert code == 0
+    assert said.splitlines() == [
+        f"{path}: an unfinished last line was moved to {path}.torn; bytes: {len(TAIL)}",
+        f"{path}: whole; whole rows: 2, damaged lines: 0, bytes: {len(LOG)}",
+    ]
+    code, said, _ = run(path)
+    assert code == 0
+    assert said.splitlines()[1] == f"  {path}.torn keeps unfinished lines from before; bytes: {len(TAIL)}"
+
+
+def test_the_command_shows_some_damage_and_counts_the_rest(path: Path) -> None:
+    path.write_bytes(HEADER + b"bad\n" * 25)
+    code, said, _ = run(path, "--repair")
+    lines = said.splitlines()
+    assert code == 1
+    assert lines[1] == f"  line 2, offset {len(HEADER)}, length 3: a row has 10 cells, this one has 1"
+    assert lines[-1] == "  and damaged lines beyond these: 5"
+    assert path.read_bytes() == HEADER + b"bad\n" * 25
+
+
+def test_the_command_tells_that_a_file_grows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_bytes(LOG)
+    read = os.read
+
+    def grow(fd: int, count: int) -> bytes:
+        with path.open("ab") as file:
+            file.write(ROW)
+        return read(fd, count)
+
+    monkeypatch.setattr(os, "read", grow)
+    code, said, _ = run(path)
+    assert code == 0
+    assert said.splitlines()[-1] == "  The file changed while it was read: this is how it began"
+
+
+@pytest.mark.parametrize("repairs", [(), ("--repair",)])
+def test_the_command_goes_on_behind_what_is_no_log(repairs: Sequence[str], path: Path) -> None:
+    path.write_bytes(LOG)
+    other, missing = path.with_name("a\nb.csv"), path.with_name("none.csv")
+    other.write_bytes(b"a,b\n1,2\n")
+
+    code, said, complained = run(*repairs, missing, other, path.parent, path)
+
+    assert code == 2
+    assert said.startswith(f"{path}: whole;")
+    assert complained.splitlines() == [
+        f"otel-connector check: {missing}: No such file or directory",
+        f"otel-connector check: {path.parent}/a\\nb.csv: not a log: its first line is 'a,b', not the header",
+        f"otel-connector check: {path.parent}: {'Is a directory' if repairs else 'not a regular file'}",
+    ]
+
+
+def test_the_command_says_what_keeps_it_from_repairing(path: Path) -> None:
+    path.write_bytes(LOG + TAIL)
+    torn_of(path).mkdir()
+
+    code, said, complained = run("--repair", path)
+
+    assert (code, said) == (2, "")
+    assert complained == (
+        f"otel-connector check: {path}: the unfinished last line cannot be moved to '{path}.torn': Is a directory\n"
+    )
+    assert path.read_bytes() == LOG + TAIL
+
+
+def test_the_command_does_not_repair_what_is_written(path: Path) -> None:
+    path.write_bytes(LOG + TAIL)
+    with path.open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_SH)
+        code, said, complained = run("--repair", path)
+        assert path.read_bytes() == LOG + TAIL
+    assert (code, said) == (2, "")
+    assert complained == f"otel-connector check: {path}: a program is writing it: try again, or end that first\n"
+    assert run("--repair", path)[0] == 0
+
+
+def test_the_command_teaches() -> None:
+    code, said, _ = run("--help")
+    assert code == 0
+    assert "\n    otel-connector check --repair logs.csv logs.csv.1\n" in said
+    assert "\n    1  a file is damaged\n" in said
+    assert run()[0] == 2

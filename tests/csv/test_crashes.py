@@ -1,0 +1,224 @@
+"""kill -9 at any moment: no row of a call that returned is missing, and the next writer finds a log of whole rows.
+
+A connector under load is killed at random moments, or in the middle of a write so that half a row stays behind.
+Everything is checked after each kill; the log goes on into the next crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from support import failing_calls, processes
+from support.failing_calls import WRITES, Children, Fault, Say, children, records, records_in
+
+from otel_connector import AsyncConnector, ConnectorError, CSVSpanExporter
+from otel_connector._csv_format import HEADER
+from otel_connector.testing import FaultServer, ok
+
+pytestmark = pytest.mark.skipif(bool(failing_calls.MISSING), reason=failing_calls.MISSING)
+
+CALLERS = 16
+LONGEST = 0.2
+"""Seconds from the start of a process to its kill: from before the log is open to some hundred calls."""
+
+LANES = 2  # crashes side by side
+
+LOG_LASTS = 100  # crashes
+
+reading = threading.Lock()
+"""duckdb's own connection serves one thread at a time."""
+
+
+# In the child.
+
+
+def calls(say: Say, path: str, url: str, first: int, lengths: list[int], fault: dict[str, Any] | None) -> None:
+    """Make calls for ever, and say of each which one it was after it returned or raised."""
+    connector = AsyncConnector(path, n_tries=1)
+    if fault is not None:
+        failing_calls.arm(path, fault)
+    asyncio.run(_calls(say, connector, url, itertools.count(first), lengths))
+
+
+async def _calls(say: Say, connector: AsyncConnector, url: str, count: Iterator[int], lengths: list[int]) -> None:
+
+    async def caller(session: aiohttp.ClientSession) -> None:
+        for number in count:
+            filler, path = "x" * lengths[number % len(lengths)], "/ok" if number % 5 else "/missing"
+            with contextlib.suppress(ConnectorError):
+                await connector.get(session, f"{url}{path}?x={filler}", f'{number}, "in quotes"')
+            say(number)
+
+    async with aiohttp.ClientSession() as session:
+        await asyncio.gather(*(caller(session) for _ in range(CALLERS)))
+
+
+# In the test.
+
+
+@dataclass
+class Lane:
+    """A series of crashes, one after the other, that one log goes through."""
+
+    path: Path
+    server: FaultServer
+    child_processes: Children
+    chance: random.Random
+    readers: tuple[Callable[[Path], list[list[str]]], ...]
+    content: bytes = b""
+    returned: int = 0
+    torn: int = 0
+
+    def crash(self, number: int, *, forced: bool) -> None:
+        """Kill a connector once, and check what it leaves behind."""
+        first = number * 1_000_000
+        fault = Fault(
+            action="torn", value=self.chance.randrange(1, 1_000), nth=self.chance.randrange(1, 40), only=WRITES
+        )
+        ended = self.child_processes.run(
+            calls,
+            None if forced else self.chance.uniform(0, LONGEST),
+            path=str(self.path),
+            url=self.server.url()[:-1],
+            first=first,
+            lengths=[self.chance.choice([0, 0, 60, 400, 3_000]) for _ in range(7)],
+            fault=asdict(fault) if forced else None,
+        )
+        assert ended.code == -signal.SIGKILL
+        self.check_rows(first, ended.said)
+        self.returned += len(ended.said)
+        self.torn += self.repair(torn=forced)
+
+    def check_rows(self, first: int, returned: list[int]) -> None:
+        """Check the log as the crash left it: each whole line of it can be read."""
+        left = self.path.read_bytes() if self.path.exists() else b""
+        assert left.startswith(self.content), "what was there before is there still"
+        lines = left[len(self.content) or len(HEADER) : left.rfind(b"\n") + 1]
+        new = [int(record.project.partition(",")[0]) for record in records_in(lines)]
+        assert len(new) == len(set(new)), "a row is there twice"
+        assert set(returned) <= set(new), f"rows of calls that returned are missing: {set(returned) - set(new)}"
+        assert len(new) <= len(returned) + CALLERS, "only calls under way have a row besides"
+        assert all(number >= first for number in new)
+
+    def repair(self, *, torn: bool) -> bool:
+        """Have the next writer open the log; whether it found half a row, as it has to when `torn`."""
+        left = self.path.read_bytes() if self.path.exists() else b""
+        whole = left[: left.rfind(b"\n") + 1]
+        tail = left[len(whole) :]
+        assert tail or not torn
+        beside = self.path.with_name(self.path.name + ".torn")
+        before = beside.read_bytes() if beside.exists() else b""
+        CSVSpanExporter(self.path).shutdown()
+        self.content = self.path.read_bytes()
+        assert self.content == (whole or HEADER)
+        assert not tail or tail in beside.read_bytes()[len(before) :], "the torn tail is kept beside the log"
+        return bool(tail)
+
+    def read_by_others(self) -> None:
+        """Check that four readers get the same rows."""
+        found = [record.call_id for record in records(self.path)]
+        assert len(set(found)) == len(found)
+        with reading:
+            for read in self.readers:
+                assert [cells[0] for cells in read(self.path)] == found, read.__name__
+
+    def crashes(self, numbers: Sequence[int]) -> None:
+        """Crash once for every number, each second time with half a row left behind."""
+        for index, number in enumerate(numbers):
+            if index % LOG_LASTS == 0:
+                self.path, self.content = self.path.with_name(f"{number}.csv"), b""
+                self.server.reset_log()
+            self.crash(number, forced=index % 2 == 0)
+            if index % 20 == 19:
+                self.read_by_others()
+
+
+@pytest.fixture
+def server() -> Iterator[FaultServer]:
+    with FaultServer() as server:
+        server.script("/ok", ok)
+        server.script("/missing", 404)
+        yield server
+
+
+@pytest.mark.parametrize("kills", [100, pytest.param(10_000, marks=pytest.mark.soak)])
+def test_no_row_of_a_call_that_returned_is_missing_after_kill_9(
+    kills: int, server: FaultServer, tmp_path: Path
+) -> None:
+    from support.records import read_csv, read_duckdb, read_pandas, read_polars  # nothing for the children to load
+
+    readers = (read_csv, read_pandas, read_polars, read_duckdb)
+    seed, library = random.SystemRandom().randrange(2**32), failing_calls.compiled(tmp_path)
+    print(f"seed {seed}")  # noqa: T201 - shown when it fails
+
+    def crashes(lane: int) -> Lane:
+        with children(library, __file__) as prepared:
+            own = Lane(tmp_path / "logs.csv", server, prepared, random.Random(f"{seed} {lane}"), readers)
+            own.crashes(range(1 + lane, kills + 1, LANES))
+            return own
+
+    with ThreadPoolExecutor(LANES) as pool:
+        lanes = list(pool.map(crashes, range(LANES)))
+    assert sum(lane.torn for lane in lanes) >= kills // 2
+    assert all(lane.returned for lane in lanes)
+
+
+def test_half_a_header_is_not_taken_for_another_kind_of_file(tmp_path: Path) -> None:
+    """What is there when the very first write is cut in two."""
+    path = tmp_path / "logs.csv"
+    with children(failing_calls.compiled(tmp_path), __file__) as prepared:
+        for thousandths in (1, 500, 999):
+            fault = Fault(action="torn", value=thousandths, only=WRITES)
+            assert prepared.run(opens, path=str(path), fault=asdict(fault)).code == -signal.SIGKILL
+            assert 0 < path.stat().st_size < len(HEADER)
+            CSVSpanExporter(path).shutdown()
+            assert path.read_bytes() == HEADER
+            path.unlink()
+
+
+def opens(say: Say, path: str, fault: dict[str, Any]) -> None:
+    failing_calls.arm(path, fault)
+    CSVSpanExporter(path)
+
+
+PROGRAM = """
+import asyncio, sys
+import aiohttp
+from otel_connector import AsyncConnector
+
+async def main():
+    async with aiohttp.ClientSession() as session:
+        connector = AsyncConnector(logfile=sys.argv[1], n_tries=3, timeout=5)
+        for number in range(5):
+            await connector.get(session, sys.argv[2], str(number))
+            print(number, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_a_program_is_killed_in_a_row_and_run_again(server: FaultServer, tmp_path: Path) -> None:
+    path = tmp_path / "logs.csv"
+    fault = Fault(action="torn", value=700, nth=5, only=WRITES)  # the header and three rows are whole
+    command = [sys.executable, "-c", PROGRAM, str(path), server.url("/ok")]
+    environment = failing_calls.environment(path, fault, failing_calls.compiled(tmp_path))
+    killed = processes.run(command, check=False, env=environment, stdout=subprocess.PIPE, text=True)
+    assert (killed.returncode, killed.stdout.split()) == (-signal.SIGKILL, ["0", "1", "2"])
+    assert not path.read_bytes().endswith(b"\n")
+
+    processes.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert [record.project for record in records(path)] == ["0", "1", "2", "0", "1", "2", "3", "4"]

@@ -1,0 +1,306 @@
+"""`CSVSpanExporter` and `CSVSpanProcessor` as what they also are: ordinary parts of an OpenTelemetry SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, Sampler, SamplingResult
+from opentelemetry.trace import SpanContext
+from opentelemetry.util._importlib_metadata import entry_points
+from support import processes
+from support.logs import Log
+
+from otel_connector import AsyncConnector, CSVSpanExporter, CSVSpanProcessor, csv_exporter
+from otel_connector._csv_format import decode_row
+from otel_connector._csv_writer import RowWriter
+from otel_connector._record import COLUMNS
+from otel_connector.testing import FaultServer, ok
+
+FIELDS: dict[str, Any] = {
+    "otel_connector.call_id": "cut off",
+    "otel_connector.project": "P",
+    "otel_connector.t": 1.5,
+    "otel_connector.delta_t": 0.25,
+    "otel_connector.url": "http://h/",
+    "otel_connector.response_size": 3,
+    "otel_connector.response_code": 200,
+    "otel_connector.success": True,
+}
+
+
+def span(number: int = 1, start_time: int = 1, **changes: Any) -> ReadableSpan:
+    attributes = {**FIELDS, **{f"otel_connector.{name}": value for name, value in changes.items()}}
+    kept = {name: value for name, value in attributes.items() if value is not None}
+    context = SpanContext(number, number, is_remote=False)
+    return ReadableSpan("GET", context, resource=Resource.get_empty(), attributes=kept, start_time=start_time)
+
+
+def test_a_row_for_each_span_with_the_fields_and_none_for_others(log: Log) -> None:
+    exporter = CSVSpanExporter(log.path)
+    other = ReadableSpan("other", SpanContext(9, 9, is_remote=False), resource=Resource.get_empty())
+    strange = [span(7, t="yesterday"), span(7, response_size=None), span(7, response_code="200"), span(7, call_id=None)]
+    no_context = ReadableSpan("GET", resource=Resource.get_empty(), attributes=FIELDS)
+    assert exporter.export([span(1), other, *strange, no_context, span(2, error="E: x", success=False)]) is (
+        SpanExportResult.SUCCESS
+    )
+    assert log.cells()[1:] == [
+        [f"{1:032x}-{1:016x}", "P", "1.500000", "0.250000", "http://h/", "", "3", "200", "True", ""],
+        [f"{2:032x}-{2:016x}", "P", "1.500000", "0.250000", "http://h/", "", "3", "200", "False", "E: x"],
+    ]
+    exporter.shutdown()
+
+
+class OfAnotherMake(Mapping[str, Any]):
+    """Attributes that have nothing but what a mapping must."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def test_a_span_that_cannot_be_written_takes_no_other_with_it(log: Log) -> None:
+    exporter = CSVSpanExporter(log.path)
+    ids: Any = 1.5
+    nothing = Resource.get_empty()
+    no_ids = ReadableSpan("GET", SpanContext(ids, ids, is_remote=False), resource=nothing, attributes=FIELDS)
+    too_many = [span(2, t=10**400), span(3, response_size=10**5_000), span(4, response_code=10**5_000)]
+    context = SpanContext(5, 5, is_remote=False)
+    of_another_make = ReadableSpan("GET", context, resource=nothing, attributes=OfAnotherMake(FIELDS))
+    spans = [span(1), no_ids, *too_many, of_another_make, span(6, t=7, delta_t=True, response_size=True)]
+    assert exporter.export(spans) is SpanExportResult.SUCCESS
+    assert [int(cells[0][:32], 16) for cells in log.cells()[1:]] == [1, 5, 6]
+    assert log.cells()[-1][2:] == ["7.000000", "1.000000", "http://h/", "", "1", "200", "True", ""]
+    exporter.shutdown()
+
+
+VALUES = st.one_of(
+    st.sampled_from([None, True, False, -1, 0, 200, 10**400, 10**5_000, 1.5, 1e300, -0.0, float("nan"), float("inf")]),
+    st.sampled_from(["", "=1", "a,b", '"', "\n", "\u2028", "\ud800", "\uff1d", "'", "x" * 9_000, b"b", [], {}, ["a"]]),
+    st.floats(0, 2e9),
+    st.text("aé-'=,\"\x7f", max_size=5),
+)
+CHANGES = st.dictionaries(st.sampled_from(COLUMNS), VALUES, max_size=2)
+
+
+@settings(deadline=None)  # it writes files, on a machine that does other things
+@given(st.lists(st.tuples(CHANGES, st.integers(1, 3), st.booleans()), max_size=40))
+def test_a_batch_is_written_as_its_spans_are_one_by_one(made: list[tuple[dict[str, Any], int, bool]]) -> None:
+    spans: list[ReadableSpan] = []
+    for number, (changes, start, of_the_sdk) in enumerate(made):
+        each = span(number // 2 + 1, start, **changes)
+        if of_the_sdk:
+            own = BoundedAttributes(attributes=each.attributes, immutable=False)
+            each = ReadableSpan("GET", each.context, resource=each.resource, attributes=own, start_time=start)
+        spans.append(each)
+    with tempfile.TemporaryDirectory() as folder:
+        batch, alone = (CSVSpanExporter(Path(folder) / name) for name in ("batch.csv", "alone.csv"))
+        batch.export(spans)
+        for each in spans:
+            alone.export([each])
+        batch.shutdown()
+        alone.shutdown()
+        assert Path(batch.path).read_bytes() == Path(alone.path).read_bytes()
+        assert batch.counts() == alone.counts()
+
+
+def test_a_call_that_arrives_twice_is_written_once(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_exporter, "_REMEMBERED_CALLS", 2)
+    exporter = CSVSpanExporter(log.path)
+    exporter.export([span(1), span(2), span(1), span(2)])
+    exporter.export([span(1)])
+    assert exporter.counts().written == 2
+    exporter.export([span(1, start_time=2), span(3)])  # ids of a program that seeds `random` come again
+    assert exporter.counts().written == 4
+    exporter.export([span(1)])
+    assert exporter.counts().written == 5, "remembered for a while only"
+    exporter.shutdown()
+
+
+def test_after_shutdown_rows_are_lost_and_it_says_so(log: Log) -> None:
+    exporter = CSVSpanExporter(log.path)
+    exporter.shutdown()
+    exporter.shutdown()
+    assert exporter.export([span()]) is SpanExportResult.FAILURE
+    assert exporter.counts() == (0, 0, 1)
+
+
+def test_the_disk_that_refuses_is_told(log: Log) -> None:
+    exporter = CSVSpanExporter(log.path)
+    assert isinstance(exporter._rows, RowWriter)
+    assert exporter._rows._log is not None
+    file = exporter._rows._log._fd
+    keep = os.dup(file)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, file)
+    assert exporter.export([span(1)]) is SpanExportResult.FAILURE
+    assert exporter.force_flush() is False
+    os.dup2(keep, file)
+    assert exporter.force_flush() is True
+    assert exporter.counts() == (1, 0, 0)
+    os.close(keep)
+    os.close(full)
+    exporter.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ((5,), TypeError, "logfile must be a path"),
+        (("",), ValueError, "logfile must be a path of at least one character"),
+        ((b"x",), TypeError, "logfile must be a path"),
+    ],
+)
+def test_bad_path(arguments: tuple[Any, ...], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        CSVSpanExporter(*arguments)
+
+
+def test_bad_overwrite_and_bad_exporter(log: Log) -> None:
+    wrong: Any = 1
+    with pytest.raises(TypeError, match="overwrite must be True or False"):
+        CSVSpanExporter(log.path, overwrite=wrong)
+    assert not log.path.exists()
+    with pytest.raises(TypeError, match="exporter must be a CSVSpanExporter"):
+        CSVSpanProcessor(wrong)
+
+
+def test_path_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exporter = CSVSpanExporter()
+    assert exporter.path == "otel_connector.csv"
+    exporter.shutdown()
+    monkeypatch.setenv("OTEL_CONNECTOR_CSV_PATH", str(tmp_path / "named.csv"))
+    exporter = CSVSpanExporter()
+    assert exporter.path == str(tmp_path / "named.csv")
+    exporter.shutdown()
+
+
+class RecordOnly(Sampler):
+    """Records every span and samples none."""
+
+    def should_sample(self, *arguments: Any, **_: Any) -> SamplingResult:
+        return SamplingResult(Decision.RECORD_ONLY, arguments[4])
+
+    def get_description(self) -> str:
+        return "record only"
+
+
+@pytest.mark.parametrize(
+    ("processor", "sampler", "rows"),
+    [
+        (CSVSpanProcessor, ALWAYS_ON, 3),
+        (CSVSpanProcessor, RecordOnly(), 3),
+        (CSVSpanProcessor, ALWAYS_OFF, 0),
+        (SimpleSpanProcessor, ALWAYS_ON, 3),
+        (SimpleSpanProcessor, RecordOnly(), 0),
+        (BatchSpanProcessor, ALWAYS_ON, 3),
+    ],
+)
+@pytest.mark.parametrize("handed_over_too", [False, True])
+def test_in_a_provider(
+    processor: Any, sampler: Sampler, rows: int, handed_over_too: bool, server: FaultServer, log: Log
+) -> None:
+    """Each call once, whether the exporter stands in the provider alone or is the connector's logfile as well."""
+    server.script("/x", ok)
+    exporter = CSVSpanExporter(log.path)
+    provider = TracerProvider(sampler, shutdown_on_exit=False)
+    provider.add_span_processor(processor(exporter))
+    connector = AsyncConnector(exporter if handed_over_too else None, tracer_provider=provider)
+
+    async def calls() -> None:
+        async with aiohttp.ClientSession() as session:
+            for _ in range(3):
+                await connector.get(session, server.url("/x"), "P")
+        await connector.aclose()
+
+    asyncio.run(calls())
+    with provider.get_tracer("app").start_as_current_span("a span of the application"):
+        pass
+    assert provider.force_flush()
+    assert len(log.records()) == (3 if handed_over_too else rows)
+    assert exporter.counts().written == len(log.records()), "an exporter handed in is not closed by aclose"
+    provider.shutdown()
+
+
+def test_rows_of_both_ways_are_equal(server: FaultServer, log: Log, tmp_path: Path) -> None:
+    server.script("/x", [503, ok])
+    other = Log(tmp_path / "other.csv")
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(CSVSpanProcessor(CSVSpanExporter(other.path)))
+
+    async def call() -> None:
+        async with aiohttp.ClientSession() as session:
+            await AsyncConnector(log.path, tracer_provider=provider).get(session, server.url("/x?q=1"), "=P,1")
+
+    asyncio.run(call())
+    provider.shutdown()
+    assert other.path.read_bytes() == log.path.read_bytes()
+
+
+def test_entry_point() -> None:
+    (found,) = entry_points(group="opentelemetry_traces_exporter", name="csv")
+    assert issubclass(found.load(), SpanExporter)
+    assert found.load() is CSVSpanExporter
+
+
+PROGRAM = """
+import asyncio, aiohttp
+from otel_connector import AsyncConnector, configure
+
+async def main():
+    async with aiohttp.ClientSession() as session:
+        await AsyncConnector(None).get(session, {url!r}, "FromTheEnvironment")
+
+with configure():
+    asyncio.run(main())
+"""
+
+
+def test_named_in_the_environment(server: FaultServer, log: Log) -> None:
+    server.script("/x", ok)
+    environment = {
+        **os.environ,
+        "OTEL_TRACES_EXPORTER": "csv",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_CONNECTOR_CSV_PATH": str(log.path),
+        "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "20",
+    }
+    program = PROGRAM.format(url=server.url("/x"))
+    processes.run([sys.executable, "-c", program], check=True, timeout=60, env=environment)
+    record = log.only()
+    assert (record.project, record.response_code) == ("FromTheEnvironment", 200)
+    assert len(record.call_id) == 49, "whole although the SDK cut the attribute"
+
+
+def test_a_call_that_came_through_a_provider_first_is_not_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "logs.csv"
+    exporter = CSVSpanExporter(path)
+    exporter.export([span(1)])
+    (cells,) = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]
+    exporter.export_record(decode_row(cells), 1)
+    assert path.read_text(encoding="utf-8").count("\n") == 2
+    exporter.export_record(decode_row(cells), 2)
+    assert path.read_text(encoding="utf-8").count("\n") == 3, "ids repeat, but not with their start"

@@ -1,0 +1,137 @@
+"""One record is one line, and every reader gets the same record back."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support.records import BLANK, NASTY_RECORDS, RECORDS, as_written, read_csv, read_duckdb, read_pandas, read_polars
+
+from otel_connector import _csv_format
+from otel_connector._csv_format import HEADER, cell, decode_row, encode_row, encode_rows
+from otel_connector._record import COLUMNS, TEXT_LIMIT, URL_LIMIT, CallRecord
+
+
+@pytest.mark.parametrize("records", [NASTY_RECORDS, NASTY_RECORDS[::-1], NASTY_RECORDS[:1]], ids=["all", "back", "one"])
+@pytest.mark.parametrize("read", [read_csv, read_pandas, read_polars, read_duckdb])
+def test_every_reader_gets_the_same_records(
+    read: Callable[[Path], list[list[str]]], records: list[CallRecord], tmp_path: Path
+) -> None:
+    path = tmp_path / "logs.csv"
+    path.write_bytes(HEADER + b"".join(map(encode_row, records)))
+
+    assert [decode_row(cells) for cells in read(path)] == [as_written(record) for record in records]
+
+
+@given(RECORDS)
+@example(BLANK._replace(project="'" * 9 + "=" * TEXT_LIMIT, url='"' * URL_LIMIT))
+def test_a_row_is_one_line_without_formulas_and_comes_back(record: CallRecord) -> None:
+    line = encode_row(record).decode()
+    (cells,) = csv.reader(io.StringIO(line, newline=""))
+
+    assert line.splitlines(keepends=True) == [line]
+    assert line.endswith("\n")
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20"))]
+    assert decode_row(cells) == as_written(record)
+    assert encode_row(as_written(record)) == encode_row(record)
+
+
+def test_a_row_reads_as_the_documentation_says() -> None:
+    record = BLANK._replace(
+        project="=P", url="https://h/?a=1,2", response_size=17, response_code=404, error='E: "no"\n'
+    )
+
+    assert HEADER.decode() == ",".join(COLUMNS) + "\n"
+    assert encode_row(record).decode() == (
+        f"{BLANK.call_id},'=P,1700000000.250000,0.500000,"
+        '"https://h/?a=1,2",,17,404,False,"E: ""no""\\n"\n'
+    )  # fmt: skip
+
+
+def cell_by_cell(record: CallRecord) -> bytes:
+    """Encode a record without looking at whether it needs any of it."""
+    texts = [cell(record.call_id), cell(record.project), f"{record.t:.6f}", f"{record.delta_t:.6f}"]
+    texts += [cell(record.url, URL_LIMIT), cell(record.redirect_url, URL_LIMIT), str(record.response_size)]
+    texts += ["" if record.response_code is None else str(record.response_code), str(record.success)]
+    return (",".join([*texts, cell(record.error)]) + "\n").encode()
+
+
+@settings(deadline=None)  # which a busy machine would pass over
+@given(st.lists(RECORDS, max_size=5), st.integers(0, 40), st.integers(0, 40))
+@example([], 0, 0)
+@example(NASTY_RECORDS, 31, 1)
+@example([BLANK._replace(url="u" * length) for length in range(1_900, 2_100)], 0, 0)
+def test_rows_are_the_same_alone_and_together(records: list[CallRecord], before: int, behind: int) -> None:
+    usual = BLANK._replace(project="P", url="http://h/?a=1", response_size=3, response_code=200, success=True)
+    some = [*[usual] * before, *records, *[usual] * behind]
+    assert encode_rows(some) == [encode_row(record) for record in some] == [cell_by_cell(record) for record in some]
+
+
+@pytest.mark.parametrize("text", ["{}", "a{}b", "'{}"])
+def test_a_row_is_not_taken_for_a_plain_one(text: str) -> None:
+    characters = [chr(code) for code in (*range(0x300), 0x61C, *range(0x2000, 0x2070), 0xFEFF, *range(0xFF00, 0xFF30))]
+    for column in ("call_id", "project", "url", "redirect_url", "error"):
+        records = [BLANK._replace(**{column: text.format(each)}) for each in characters]  # type: ignore[arg-type]
+        assert encode_rows(records) == [encode_row(record) for record in records]
+        assert [encode_row(record) for record in records] == [cell_by_cell(record) for record in records]
+
+
+TRACE, SPAN = "0123456789abcdef" * 2, "0123456789abcdef"
+
+
+WHOLE = f"{TRACE}-{SPAN}"
+NOT_QUITE = [WHOLE[:at] + each + WHOLE[at + 1 :] for at in (0, 31, 32, 33, 48) for each in ',"\n=-\x7fé😀']
+NOT_QUITE += [WHOLE + more for more in ("a", ",", ",=1", '"')] + [WHOLE[:end] for end in (0, 31, 32, 33, 48)]
+
+
+@pytest.mark.parametrize("call_id", [WHOLE, *NOT_QUITE])
+def test_a_call_id_is_looked_at_where_the_other_texts_are_known(call_id: str) -> None:
+    known = BLANK._replace(project="known project", url="http://known/")
+    for _ in range(2):
+        assert encode_row(known) == cell_by_cell(known)
+    record = known._replace(call_id=call_id)
+    assert encode_row(record) == cell_by_cell(record)
+
+
+def test_the_texts_that_are_known_are_bounded_in_number() -> None:
+    for number in range(1_000):
+        encode_row(BLANK._replace(project=f"P{number % 3}", url=f"http://h/{number}"))
+    assert len(_csv_format._plain_texts) <= 130
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_every_text_cell_is_guarded_and_comes_back(column: str) -> None:
+    if isinstance(getattr(BLANK, column), str):
+        record = BLANK._replace(**{column: "=1"})  # type: ignore[arg-type]
+        cells = encode_row(record).decode().rstrip("\n").split(",")
+        assert cells[COLUMNS.index(column)] == "'=1"
+        assert decode_row(cells) == record
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("t", "x"),
+        ("t", ""),
+        ("delta_t", "1,5"),
+        ("response_size", "1.5"),
+        ("response_code", "abc"),
+        ("success", "true"),
+    ],
+)
+def test_a_cell_of_another_type_is_named(column: str, cell: str) -> None:
+    cells = encode_row(BLANK).decode().rstrip("\n").split(",")
+    cells[COLUMNS.index(column)] = cell
+    with pytest.raises(ValueError, match=f"^{column} is .*{cell!r}"):
+        decode_row(cells)
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 11])
+def test_another_number_of_cells_is_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f"10 cells, this one has {count}$"):
+        decode_row(["0"] * count)

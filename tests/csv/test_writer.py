@@ -1,0 +1,1321 @@
+"""Whole rows in one file: many writers at once, and disks that refuse for real (`/dev/full`, RLIMIT_FSIZE)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import gc
+import importlib.util
+import itertools
+import logging
+import os
+import resource
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import processes
+
+from otel_connector import _csv_writer, _log_file
+from otel_connector._csv_check import repair
+from otel_connector._csv_writer import RowWriter
+
+HEADER = b"a,b\n"
+LOGGER = "otel_connector"
+
+
+def row(number: int, length: int = 20) -> bytes:
+    return f"{number},".encode().ljust(length, b"x") + b"\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "logs.csv"
+
+
+def open_descriptors() -> list[str]:
+    return sorted(entry.name for entry in Path("/dev/fd").iterdir())
+
+
+def descriptor_of(writer: RowWriter) -> int:
+    assert writer._log is not None
+    return writer._log._fd
+
+
+@contextlib.contextmanager
+def full_disk(writer: RowWriter) -> Iterator[None]:
+    """Every write says ENOSPC: the writer's descriptor leads to /dev/full meanwhile."""
+    descriptor = descriptor_of(writer)
+    file, full = os.dup(descriptor), os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, descriptor)
+    try:
+        yield
+    finally:
+        os.dup2(file, descriptor)
+        os.close(file)
+        os.close(full)
+
+
+@contextlib.contextmanager
+def room_up_to(size: int) -> Iterator[None]:
+    """No file of this process grows beyond `size` bytes: a write that would is cut short, the next one fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def run_at_once(*tasks: Callable[[], object]) -> None:
+    barrier = threading.Barrier(len(tasks))
+
+    def run(task: Callable[[], object]) -> None:
+        barrier.wait()
+        task()
+
+    threads = [threading.Thread(target=run, args=(task,)) for task in tasks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def without_fcntl(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The writer on another copy of its file's module, imported where there is no such thing, as on Windows."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    spec = importlib.util.spec_from_file_location("without_fcntl", _log_file.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.fcntl is None
+    monkeypatch.setattr(_csv_writer, "LogFile", module.LogFile)
+    return _csv_writer
+
+
+def test_rows_are_in_the_file_when_write_returns(path: Path) -> None:
+    writer = RowWriter(path, HEADER)
+
+    assert path.read_bytes() == HEADER
+    assert writer.write([])
+    assert writer.write([row(1)])
+    assert writer.write([row(2), row(3)])
+    assert path.read_bytes() == HEADER + row(1) + row(2) + row(3)
+    assert writer.counts() == (3, 0, 0)
+    assert writer.path == str(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(("overwrite", "kept"), [(False, HEADER + row(1)), (True, HEADER)])
+@pytest.mark.parametrize("locks", [True, False], ids=["flock", "no-flock"])
+def test_a_file_is_continued_or_overwritten(
+    path: Path, overwrite: bool, kept: bytes, locks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = _csv_writer if locks else without_fcntl(monkeypatch)
+    for number, mode in ((1, False), (2, overwrite)):
+        writer = module.RowWriter(path, HEADER, overwrite=mode)
+        assert writer.write([row(number)])
+        assert writer.close()
+
+    assert path.read_bytes() == kept + row(2)
+
+
+@pytest.mark.parametrize(
+    "content", [b"x,y\n1,2\n", b"a,c", b"a,b\r\n", b"\xef\xbb\xbfa,b\n", b"\xff\n", b"\n" + HEADER]
+)
+def test_another_header_is_refused_and_nothing_is_changed(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    descriptors = open_descriptors()
+
+    with pytest.raises(ValueError, match=r"^logfile: .*logs\.csv' has another header: .* overwrite_log=True$"):
+        RowWriter(path, HEADER)
+    assert path.read_bytes() == content
+    assert open_descriptors() == descriptors
+    RowWriter(path, HEADER, overwrite=True)
+    assert path.read_bytes() == HEADER
+
+
+@pytest.mark.parametrize("length", range(len(HEADER)))
+def test_half_a_header_is_made_a_whole_one(path: Path, length: int) -> None:
+    """As a program leaves it that was killed in its first write."""
+    path.write_bytes(HEADER[:length])
+    assert RowWriter(path, HEADER).write([row(1)])
+    assert path.read_bytes() == HEADER + row(1)
+
+
+def symlink_loop(folder: Path) -> Path:
+    (folder / "loop").symlink_to("loop")
+    return folder / "loop"
+
+
+def fifo(folder: Path) -> Path:
+    os.mkfifo(folder / "fifo")
+    return folder / "fifo"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: folder,
+        lambda folder: folder / "missing" / "logs.csv",
+        lambda folder: folder / ("x" * 300),
+        lambda _: "",
+        lambda folder: str(folder / "nul\0"),
+        lambda folder: str(folder / "surrogate\ud800"),
+        lambda _: "/dev/full",
+        fifo,
+        symlink_loop,
+    ],
+    ids=["folder", "missing", "long", "empty", "nul", "surrogate", "device", "fifo", "loop"],
+)
+def test_what_is_no_file_is_refused_at_once(make: Callable[[Path], str | Path], tmp_path: Path) -> None:
+    path, descriptors = make(tmp_path), open_descriptors()
+
+    with pytest.raises(OSError, match=r"^\[Errno \d+\] logfile: .") as caught:
+        RowWriter(path, HEADER)
+    assert caught.value.filename == str(path)
+    assert open_descriptors() == descriptors
+
+
+def test_a_folder_that_may_not_be_written_is_refused(path: Path) -> None:
+    path.parent.chmod(0o500)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65_534)  # root may write everywhere
+    try:
+        with pytest.raises(PermissionError, match="logfile: Permission denied"):
+            RowWriter(path, HEADER)
+    finally:
+        os.seteuid(user)
+        path.parent.chmod(0o700)
+
+
+@pytest.mark.parametrize("room", [0, 1, len(HEADER) - 1])
+def test_a_header_that_does_not_fit_is_refused_and_leaves_a_file_that_can_be_used_later(path: Path, room: int) -> None:
+    with room_up_to(room), pytest.raises(OSError, match="logfile: "):
+        RowWriter(path, HEADER)
+    RowWriter(path, HEADER)
+    assert path.read_bytes() == HEADER
+
+
+def test_rows_wait_for_the_disk_in_order(path: Path) -> None:
+    writer = RowWriter(path, HEADER)
+    with full_disk(writer):
+        assert not writer.write([row(1), row(2)])
+        assert not writer.write([row(3)])
+        assert not writer.flush()
+        assert writer.counts() == (0, 3, 0)
+
+    assert writer.write([row(4)])
+    assert writer.flush()
+    assert path.read_bytes() == HEADER + b"".join(map(row, (1, 2, 3, 4)))
+    assert writer.counts() == (4, 0, 0)
+
+
+@settings(deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.lists(st.integers(4, 60), max_size=5), st.none() | st.integers(0, 120)), min_size=1, max_size=12
+    )
+)
+def test_no_row_is_glued_lost_or_out_of_order_when_writes_are_cut_short(
+    steps: list[tuple[list[int], int | None]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Each step writes rows of the given lengths with so many bytes of room, or with all there is."""
+    path = tmp_path_factory.mktemp("full") / "logs.csv"
+    writer, sent, logger = RowWriter(path, HEADER), [HEADER], logging.getLogger(LOGGER)
+    logger.disabled = True
+    try:
+        for lengths, room in steps:
+            rows = [row(number, length) for number, length in enumerate(lengths, len(sent))]
+            sent += rows
+            with contextlib.nullcontext() if room is None else room_up_to(path.stat().st_size + room):
+                done = writer.write(rows)
+            assert done == (path.read_bytes() == b"".join(sent)) or not rows
+            assert writer.counts() == (whole := path.read_bytes().count(b"\n") - 1, len(sent) - 1 - whole, 0)
+        assert writer.close()
+    finally:
+        logger.disabled = False
+    assert path.read_bytes() == b"".join(sent)
+
+
+def test_closing_on_a_full_disk_loses_what_waits_and_says_so(path: Path) -> None:
+    writer = RowWriter(path, HEADER)
+    descriptor = descriptor_of(writer)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, descriptor)
+    os.close(full)
+    writer.write([row(1), row(2)])
+    assert not writer.close()
+
+    assert writer.counts() == (0, 0, 2)
+    assert path.read_bytes() == HEADER
+
+
+def test_a_closed_writer_counts_rows_as_lost(path: Path) -> None:
+    writer = RowWriter(path, HEADER)
+    assert [writer.close(), writer.close(), writer.flush()] == [True, True, True]
+    assert not writer.write([row(1), row(2)])
+    assert writer.counts() == (0, 0, 2)
+    assert path.read_bytes() == HEADER
+
+
+def test_a_closed_writer_does_not_write_to_whoever_got_its_descriptor(path: Path, tmp_path: Path) -> None:
+    writer = RowWriter(path, HEADER)
+    descriptor = descriptor_of(writer)
+    writer.close()
+    with (tmp_path / "other").open("wb") as other:
+        assert other.fileno() == descriptor
+        assert not writer.write([row(1)])
+        writer.close()
+        os.fstat(other.fileno())
+    assert (tmp_path / "other").read_bytes() == b""
+
+
+def test_the_backlog_is_bounded_and_the_oldest_rows_stay(path: Path) -> None:
+    writer = RowWriter(path, HEADER, backlog_bytes=3 * len(row(0)))
+    with full_disk(writer):
+        for number in range(5):
+            writer.write([row(number)])
+        assert writer.counts() == (0, 3, 2)
+    assert writer.flush()
+    assert path.read_bytes() == HEADER + row(0) + row(1) + row(2)
+    assert writer.counts() == (3, 0, 2)
+
+
+def test_a_row_is_not_lost_to_a_full_backlog_when_the_disk_has_room_again(path: Path) -> None:
+    writer = RowWriter(path, HEADER, backlog_bytes=len(row(0)))
+    with full_disk(writer):
+        writer.write([row(1)])
+
+    assert writer.write([row(2)])
+    assert path.read_bytes() == HEADER + row(1) + row(2)
+    assert writer.counts() == (2, 0, 0)
+
+
+def test_the_rest_of_a_torn_row_is_kept_at_any_limit(path: Path) -> None:
+    writer = RowWriter(path, HEADER, backlog_bytes=1)
+    with room_up_to(len(HEADER) + 5):
+        writer.write([row(1)])
+
+    writer.write([row(2)])
+    assert path.read_bytes() == HEADER + row(1) + row(2)
+
+
+def test_a_row_costs_the_same_however_many_wait(path: Path) -> None:
+    """20,000 rows one by one; were each of them to try the whole backlog again, that would take minutes."""
+    writer = RowWriter(path, HEADER)
+    with full_disk(writer):
+        for number in range(20_000):
+            writer.write([row(number)])
+    assert writer.close()
+    assert path.read_bytes() == HEADER + b"".join(map(row, range(20_000)))
+
+
+def test_a_failing_file_is_logged_once_a_minute(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    writer = RowWriter(path, HEADER, monotonic=lambda: now)
+    logged = []
+    with full_disk(writer):
+        for now in (0.0, 1.0, 59.9, 60.0, 61.0, 120.0):  # noqa: B007 - read by the clock
+            writer.write([row(1)])
+            logged.append(len(caplog.records))
+
+    assert logged == [1, 1, 1, 2, 2, 3]
+    assert {(record.name, record.levelname) for record in caplog.records} == {(LOGGER, "WARNING")}
+    assert str(path) in caplog.text
+    assert "No space left" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_a_log_handler_may_ask_the_writer_and_may_fail(path: Path, kind: type[BaseException]) -> None:
+    class Asking(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if not lock.acquire(timeout=1):  # what `counts` would wait for; for ever, if it did
+                failures.append("held")
+            else:
+                lock.release()
+            raise kind
+
+    failures: list[str] = []
+    writer = RowWriter(path, HEADER)
+    lock, handler, logger = writer._lock, Asking(), logging.getLogger(LOGGER)
+    logger.addHandler(handler)
+    try:
+        with full_disk(writer):
+            assert not writer.write([row(1)])
+    finally:
+        logger.removeHandler(handler)
+    assert not failures
+    assert writer.counts() == (0, 1, 0)
+
+
+def test_the_descriptor_is_closed_with_the_writer(path: Path) -> None:
+    writer = RowWriter(path, HEADER)
+    descriptor = descriptor_of(writer)
+    del writer
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+def test_threads_share_a_writer(path: Path) -> None:
+    writer = RowWriter(path, HEADER)
+    run_at_once(
+        *(lambda first=first: [writer.write([row(first + n)]) for n in range(500)] for first in range(0, 4_000, 500))
+    )
+
+    assert sorted(path.read_bytes().splitlines(keepends=True)) == sorted([HEADER, *map(row, range(4_000))])
+    assert writer.counts() == (4_000, 0, 0)
+
+
+def test_many_openers_write_one_header(path: Path) -> None:
+    for _ in range(20):
+        path.unlink(missing_ok=True)
+        run_at_once(*(lambda n=n: RowWriter(path, HEADER).write([row(n)]) for n in range(8)))
+        assert path.read_bytes().startswith(HEADER)
+        assert sorted(path.read_bytes().splitlines(keepends=True)) == sorted([HEADER, *map(row, range(8))])
+
+
+PROCESSES = """
+import multiprocessing, sys
+from otel_connector._csv_writer import RowWriter
+
+def run(number):
+    barrier.wait()
+    writer = RowWriter(sys.argv[1], b"a,b\\n")
+    for n in range(2_000):
+        assert writer.write([f"{number},{n},{'x' * (n % 400)}\\n".encode()])
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(8)
+    processes = [context.Process(target=run, args=(number,)) for number in range(8)]
+    for process in processes: process.start()
+    for process in processes: process.join()
+    sys.exit(any(process.exitcode for process in processes))
+"""
+
+
+def test_processes_share_a_file(path: Path) -> None:
+    processes.run([sys.executable, "-c", PROCESSES, path], check=True, timeout=60)
+
+    header, *lines = path.read_text().splitlines()
+    assert header == HEADER.decode().strip()
+    for number in range(8):
+        own = [line for line in lines if line.startswith(f"{number},")]
+        assert own == [f"{number},{n},{'x' * (n % 400)}" for n in range(2_000)]
+    assert len(lines) == 16_000
+
+
+def test_a_torn_tail_is_taken_off_and_kept(path: Path) -> None:
+    """What a killed process or a disk that stayed full leaves behind."""
+    path.write_bytes(HEADER + row(1) + row(2)[:7])
+    RowWriter(path, HEADER).write([row(3)])
+    assert path.read_bytes() == HEADER + row(1) + row(3)
+    assert torn(path).read_bytes() == row(2)[:7]
+
+
+def torn(path: Path) -> Path:
+    return path.with_name(path.name + ".torn")
+
+
+def test_a_torn_tail_is_taken_off_by_whoever_writes_next(path: Path) -> None:
+    """A killed process leaves it, while others write on: nobody is in the middle of a row who has not the lock."""
+    first, second = RowWriter(path, HEADER), RowWriter(path, HEADER)
+    assert first.write([row(1)])
+    with path.open("ab") as killed:
+        killed.write(b'9,"half a ')
+    assert second.write([row(2)])
+    assert first.write([row(3)])
+    assert path.read_bytes() == HEADER + row(1) + row(2) + row(3)
+    assert torn(path).read_bytes() == b'9,"half a '
+
+
+@pytest.mark.parametrize(("tail", "end"), [(b"9,half", b"\n"), (b'9,"half', b'"\n')])
+def test_a_torn_tail_that_cannot_be_taken_off_is_ended(path: Path, tail: bytes, end: bytes) -> None:
+    """A quote left open would swallow the rows that follow."""
+    path.write_bytes(HEADER + row(1) + tail)
+    torn(path).mkdir()  # where it cannot be kept it is not cut
+    writer = RowWriter(path, HEADER)
+    assert writer.write([row(3)])
+    assert path.read_bytes() == HEADER + row(1) + tail + end + row(3)
+
+
+def test_a_torn_tail_that_cannot_be_kept_for_want_of_room_stays_and_the_rows_wait(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that is ended where it is stays broken for ever, so that is for when it can never be taken off."""
+    writer = RowWriter(path, HEADER)
+    assert writer.write([row(1)])
+    with path.open("ab") as file:
+        file.write(b'9,"half')
+
+    def full(fd: int, path: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_log_file, "cut_torn_tail", full)
+        assert not writer.write([row(2)])
+        assert path.read_bytes() == HEADER + row(1) + b'9,"half'
+        with pytest.raises(OSError, match=r"logfile: its unfinished last line cannot be moved to .*: No space"):
+            RowWriter(path, HEADER)
+    assert writer.write([row(3)])
+    assert path.read_bytes() == HEADER + row(1) + row(2) + row(3)
+    assert torn(path).read_bytes() == b'9,"half'
+    assert writer.close()
+
+
+def test_an_emptied_file_gets_its_header_again(path: Path) -> None:
+    """As logrotate's copytruncate leaves it."""
+    writer = RowWriter(path, HEADER)
+    assert writer.write([row(1)])
+    os.truncate(path, 0)
+    assert writer.write([row(2)])
+    assert path.read_bytes() == HEADER + row(2)
+
+
+def test_rows_wait_while_another_program_locks_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_PATIENCE", "_LITTLE_PATIENCE"):
+        monkeypatch.setattr(_csv_writer, name, 0.0)
+    monkeypatch.setattr(_log_file, "_OPENING_PATIENCE", 0.0)
+    writer = RowWriter(path, HEADER)
+    with path.open("rb") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match=r"logfile: locked by another program"):
+            RowWriter(path, HEADER)
+        assert not writer.write([row(1)])
+        assert not writer.write([row(2)])
+        assert writer.counts() == (0, 2, 0)
+    assert writer.write([row(3)])
+    assert path.read_bytes() == HEADER + row(1) + row(2) + row(3)
+
+
+def test_a_turn_is_waited_for(path: Path) -> None:
+    writer = RowWriter(path, HEADER)
+    with path.open("rb") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        timer = threading.Timer(0.05, lambda: fcntl.flock(theirs, fcntl.LOCK_UN))
+        timer.start()
+        assert writer.write([row(1)])
+        timer.join()
+    assert path.read_bytes() == HEADER + row(1)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(_log_file.fcntl, "flock", no_locks)
+    writer = RowWriter(path, HEADER)
+    assert writer.write([row(1)])
+    assert path.read_bytes() == HEADER + row(1)
+
+
+# Another name, another file
+
+
+def test_a_renamed_file_is_followed(path: Path) -> None:
+    writer = RowWriter(path, HEADER, monotonic=itertools.count().__next__)
+    assert writer.write([row(1)])
+    path.rename(path.with_suffix(".1"))
+    assert writer.write([row(2)])
+    path.unlink()
+    assert writer.write([row(3)])
+    assert path.with_suffix(".1").read_bytes() == HEADER + row(1)
+    assert path.read_bytes() == HEADER + row(3)
+    assert writer.counts() == (3, 0, 0)
+
+
+def test_without_a_new_file_the_renamed_one_takes_the_rows(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = RowWriter(path, HEADER, monotonic=itertools.count().__next__)
+    path.rename(path.with_suffix(".1"))
+    path.mkdir()
+    assert writer.write([row(1)])
+    assert path.with_suffix(".1").read_bytes() == HEADER + row(1)
+    assert "Is a directory" in caplog.text
+    path.rmdir()
+    assert writer.write([row(2)])
+    assert path.read_bytes() == HEADER + row(2)
+
+
+def test_without_any_file_the_rows_wait(path: Path) -> None:
+    writer = RowWriter(path, HEADER, monotonic=itertools.count().__next__)
+    path.unlink()
+    path.write_bytes(b"of another tool\n")
+    assert not writer.write([row(1)])
+    path.unlink()
+    assert writer.write([row(2)])
+    assert path.read_bytes() == HEADER + row(1) + row(2)
+
+
+def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    writer = RowWriter("logs.csv", HEADER, monotonic=itertools.count().__next__)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "logs.csv").unlink()
+    assert writer.write([row(1)])
+    assert (tmp_path / "logs.csv").read_bytes() == HEADER + row(1)
+
+
+def parts(path: Path) -> list[bytes]:
+    return [part.read_bytes() for part in sorted(path.parent.glob("logs*.csv"))]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 10])
+def test_rotation_by_rows(path: Path, batch: int) -> None:
+    writer = RowWriter(path, HEADER, rotate_rows=4)
+    rows = [row(number) for number in range(10)]
+    for start in range(0, 10, batch):
+        assert writer.write(rows[start : start + batch])
+    assert parts(path) == [HEADER + b"".join(rows[:4]), HEADER + b"".join(rows[4:8]), HEADER + b"".join(rows[8:])]
+    assert [part.name for part in sorted(path.parent.iterdir())] == ["logs.000001.csv", "logs.000002.csv", "logs.csv"]
+    assert writer.counts() == (10, 0, 0)
+
+
+def test_rotation_goes_on_where_it_stopped(path: Path) -> None:
+    for number in range(10):
+        writer = RowWriter(path, HEADER, rotate_rows=4)
+        assert writer.write([row(number)])
+        writer.close()
+    assert [part.count(b"\n") - 1 for part in parts(path)] == [4, 4, 2]
+
+
+def test_rotation_counts_the_rows_of_others(path: Path) -> None:
+    first, second = (RowWriter(path, HEADER, rotate_rows=4, monotonic=itertools.count().__next__) for _ in "ab")
+    for number in range(5):
+        assert first.write([row(number)])
+        assert second.write([row(number + 10)])
+    assert [part.count(b"\n") - 1 for part in parts(path)] == [4, 4, 2]
+    assert sorted(b"".join(parts(path)).splitlines()) == sorted(
+        [*[HEADER.strip()] * 3, *(row(number + other).strip() for number in range(5) for other in (0, 10))]
+    )
+
+
+def test_rotation_by_bytes(path: Path) -> None:
+    limit = len(HEADER) + 2 * len(row(0)) + 5
+    writer = RowWriter(path, HEADER, rotate_bytes=limit)
+    rows = [row(1), row(2), row(3), row(4, 500), row(5)]
+    assert writer.write(rows)
+    assert parts(path) == [HEADER + rows[0] + rows[1], HEADER + rows[2], HEADER + rows[3], HEADER + rows[4]]
+
+
+def test_a_rotation_that_is_refused_is_logged_and_the_file_grows(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "not today")
+
+    writer = RowWriter(path, HEADER, rotate_rows=1)
+    monkeypatch.setattr(os, "rename", refuse)
+    for number in range(3):
+        assert writer.write([row(number)])
+    assert path.read_bytes() == HEADER + row(0) + row(1) + row(2)
+    assert "not today" in caplog.text
+
+
+def test_a_rotation_without_a_new_file_lets_the_old_one_grow(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = RowWriter(path, HEADER, rotate_rows=1, monotonic=itertools.count().__next__)
+    assert writer.write([row(0)])
+    monkeypatch.setattr(_csv_writer, "LogFile", None)  # whatever it is made with
+    monkeypatch.setattr(writer, "_open", lambda: (_ for _ in ()).throw(OSError(errno.EMFILE, "no more files")))
+    assert writer.write([row(1), row(2)])
+    assert parts(path) == [HEADER + row(0) + row(1) + row(2)]
+    monkeypatch.undo()
+    assert writer.write([row(3)])
+    assert parts(path) == [HEADER + row(0) + row(1) + row(2), HEADER + row(3)]
+
+
+def test_no_part_is_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Where nobody can tell whether a name is free, it is not taken."""
+    writer = RowWriter(path, HEADER, rotate_rows=1)
+    path.with_name("logs.000001.csv").write_bytes(b"of another time\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lstat", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "nobody knows")))
+        for number in range(3):
+            assert writer.write([row(number)])
+    assert "nobody knows" in caplog.text
+    assert path.with_name("logs.000001.csv").read_bytes() == b"of another time\n"
+    assert path.read_bytes() == HEADER + row(0) + row(1) + row(2)
+
+
+# Whose file it is
+
+
+@pytest.mark.parametrize("permissions", [0o600, 0o640, 0o666])
+def test_permissions(path: Path, permissions: int) -> None:
+    umask = os.umask(0o077)
+    try:
+        RowWriter(path, HEADER, permissions=permissions)
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == permissions
+
+
+def test_the_users_own_link_is_followed(path: Path, tmp_path: Path) -> None:
+    path.symlink_to(tmp_path / "target.csv")
+    assert RowWriter(path, HEADER).write([row(1)])
+    assert path.is_symlink()
+    assert (tmp_path / "target.csv").read_bytes() == HEADER + row(1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to somebody else")
+def test_somebody_elses_link_is_refused(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "target.csv").write_bytes(HEADER)
+    path.symlink_to(tmp_path / "target.csv")
+    os.lchown(path, 65_534, 65_534)
+    with pytest.raises(PermissionError, match="logfile: a symbolic link that belongs to another user"):
+        RowWriter(path, HEADER)
+    assert (tmp_path / "target.csv").read_bytes() == HEADER
+
+
+# What the disk itself has
+
+
+class Syncs:
+    """Stands in for the system call: what it is asked, and what it answers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        self.fails = 0
+        self.called = threading.Semaphore(0)
+        monkeypatch.setattr(os, "fdatasync", self)
+
+    def __call__(self, fd: int) -> None:
+        if self.fails:
+            self.fails -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        self.sizes.append(os.fstat(fd).st_size)
+        self.called.release()
+
+
+def test_every_row_is_on_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs = Syncs(monkeypatch)
+    writer = RowWriter(path, HEADER, fsync_interval=0)
+    for number in (1, 2):
+        assert writer.write([row(number)])
+        assert syncs.sizes[-1] == path.stat().st_size
+    assert len(syncs.sizes) == 2
+
+
+def test_rows_of_an_interval_are_synced_without_a_further_row(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs = Syncs(monkeypatch)
+    writer = RowWriter(path, HEADER, fsync_interval=0.01)
+    assert writer.write([row(1)])
+    assert syncs.called.acquire(timeout=5)
+    assert syncs.sizes[0] == path.stat().st_size
+    assert writer.close()
+
+
+@pytest.mark.parametrize("interval", [0, 0.01])
+def test_after_a_failed_fsync_the_rows_since_the_last_good_one_are_written_again(
+    path: Path, interval: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    syncs = Syncs(monkeypatch)
+    writer = RowWriter(path, HEADER, fsync_interval=interval)
+    assert writer.write([row(1)])
+    assert writer.flush()
+    syncs.fails = 1
+    before = descriptor_of(writer)
+    identity = os.fstat(before).st_ino
+    writer.write([row(2)])
+    while not writer.flush():
+        pass
+    assert path.read_bytes() == HEADER + row(1) + row(2), "once, because nobody else wrote"
+    assert (writer.counts(), os.fstat(descriptor_of(writer)).st_ino) == ((2, 0, 0), identity)
+    assert "Input/output error" in caplog.text
+    assert syncs.sizes[-1] == path.stat().st_size
+
+
+def test_rows_of_others_are_not_cut_off_after_a_failed_fsync(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs = Syncs(monkeypatch)
+    writer, other = RowWriter(path, HEADER, fsync_interval=3_600), RowWriter(path, HEADER)
+    assert writer.write([row(1)])
+    assert other.write([row(2)])
+    assert writer.write([row(3)])
+    syncs.fails = 1
+    assert not writer.flush()
+    assert writer.counts() == (0, 2, 0)
+    assert writer.flush()
+    assert path.read_bytes() == HEADER + b"".join(map(row, (1, 2, 3, 1, 3)))
+    assert writer.close()
+
+
+def test_a_renamed_file_is_synced_before_it_is_left(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs = Syncs(monkeypatch)
+    writer = RowWriter(path, HEADER, fsync_interval=3_600, monotonic=itertools.count().__next__)
+    assert writer.write([row(1)])
+    path.rename(path.with_suffix(".1"))
+    assert writer.write([row(2)])
+    assert syncs.sizes == [path.with_suffix(".1").stat().st_size]
+    path.rename(path.with_suffix(".2"))
+    syncs.fails = 1
+    assert not writer.write([row(3)])
+    assert writer.flush()
+    assert path.read_bytes() == HEADER + row(2) + row(3), "what an fsync failed for is in the new file, too"
+    assert writer.close()
+
+
+def test_rows_that_no_fsync_covers_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs = Syncs(monkeypatch)
+    writer = RowWriter(path, HEADER, fsync_interval=3_600, backlog_bytes=3 * len(row(0)))
+    for number in range(5):
+        assert writer.write([row(number)])
+    assert syncs.sizes == [len(HEADER) + 4 * len(row(0))]
+    assert writer.close()
+
+
+@pytest.mark.parametrize("limit", [6 * len(row(0)), 64 * 2**20])
+def test_an_fsync_that_fails_among_rows_that_waited_loses_and_doubles_none(
+    path: Path, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is on the disk as a whole is known for none of them, so each waits again, in its turn."""
+    syncs = Syncs(monkeypatch)
+    monkeypatch.setattr(_csv_writer, "_WRITTEN_AT_ONCE", 2)
+    writer = RowWriter(path, HEADER, fsync_interval=3_600, backlog_bytes=limit)
+    assert all(writer.write([row(number)]) for number in range(2))
+    with full_disk(writer):
+        for number in range(2, 6):
+            assert not writer.write([row(number)])
+    writer._backlog_bytes = 3 * len(row(0))  # what no fsync covers is bounded, so one comes in the middle
+    syncs.fails = 3
+    for _ in range(3):
+        assert not writer.flush()
+        assert writer.counts() == (0, 6, 0)
+    assert writer.flush()
+    assert path.read_bytes() == HEADER + b"".join(map(row, range(6)))
+    assert writer.counts() == (6, 0, 0)
+    assert writer.close()
+
+
+def test_an_fsync_that_keeps_failing_holds_nobody_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs = Syncs(monkeypatch)
+    writer = RowWriter(path, HEADER, fsync_interval=0)
+    syncs.fails = 10**9
+    for number in range(3):
+        assert not writer.write([row(number)])
+        assert writer.counts() == (0, number + 1, 0)
+    syncs.fails = 0
+    assert writer.write([row(3)])
+    assert path.read_bytes() == HEADER + b"".join(map(row, range(4)))
+    assert writer.close()
+
+
+def test_no_free_descriptor_is_no_failed_fsync(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the rows would be written again, and be there twice if another program wrote meanwhile."""
+    syncs = Syncs(monkeypatch)
+    writer = RowWriter(path, HEADER, fsync_interval=3_600)
+    assert writer.write([row(1)])
+    assert writer._care is not None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor_of(writer) + 1, hard))
+    try:
+        writer.look_after(writer._care)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (syncs.sizes, len(writer._unsynced), writer.counts()) == ([], 1, (1, 0, 0)), "it is tried again"
+    writer.look_after(writer._care)
+    assert (syncs.sizes, len(writer._unsynced)) == ([path.stat().st_size], 0)
+    assert writer.close()
+
+
+def test_a_row_counts_as_waiting_while_it_is_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int, int]] = []
+    writer = RowWriter(path, HEADER)
+    write = os.write
+
+    def slow(fd: int, data: bytes) -> int:
+        seen.append(writer.counts())
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", slow)
+    assert writer.write([row(1)])
+    assert (seen, writer.counts()) == ([(0, 1, 0)], (1, 0, 0))
+
+
+# A signal's handler that raises in the middle of a write; `test_interrupted_writes` does it at every line
+
+
+class Interrupted(BaseException):
+    """What the handler raises."""
+
+
+@pytest.mark.parametrize("waiting", [0, 3])
+@pytest.mark.parametrize("written", [True, False])
+def test_a_write_that_is_broken_off_is_gone_on_with(
+    path: Path, written: bool, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, write = RowWriter(path, HEADER), os.write
+    with full_disk(writer):
+        for number in range(waiting):
+            assert not writer.write([row(number)])
+
+    def broken_off(fd: int, data: bytes) -> int:
+        if written:
+            write(fd, data)
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", broken_off)
+        with pytest.raises(Interrupted):
+            writer.write([row(8)])
+    assert sum(writer.counts()) == waiting + 1
+    other = RowWriter(path, HEADER)
+    assert other.write([b"other\n"]), "whose turn it is, is not kept"
+    assert writer.write([row(9)])
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert sorted(lines) == sorted([HEADER, b"other\n", *map(row, range(waiting)), row(8), row(9)])
+    assert writer.counts() == (waiting + 2, 0, 0)
+    assert writer.close()
+
+
+def test_what_is_noted_is_not_noted_again(path: Path) -> None:
+    """A handler may raise behind the last thing that had to be noted, too."""
+    writer, first, second = RowWriter(path, HEADER), row(1), row(2)
+    assert writer.write([first])
+    writer._tried = [first]
+    writer._taken += 1
+    writer._keep(second)
+    writer._new = [second]
+    assert writer.flush()
+    assert path.read_bytes() == HEADER + first + second
+    assert writer.counts() == (2, 0, 0)
+    assert writer.close()
+
+
+@pytest.mark.parametrize("where", ["_open", "_has_turn"])
+def test_a_write_that_is_broken_off_before_it_begins(path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(*arguments: object, **options: object) -> Any:
+        raise Interrupted
+
+    writer = RowWriter(path, HEADER, monotonic=itertools.count().__next__)
+    owner: type = RowWriter if where == "_open" else _log_file.LogFile
+    if where == "_open":
+        assert writer._log is not None
+        writer._let_go(writer._log)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, where, raises)
+        with pytest.raises(Interrupted):
+            writer.write([row(1)])
+    assert writer.write([row(2)])
+    assert path.read_bytes() == HEADER + row(1) + row(2)
+    assert writer.counts() == (2, 0, 0)
+    assert writer.close()
+
+
+def test_rows_that_cannot_be_looked_for_are_written_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(fd: int, size: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    writer = RowWriter(path, HEADER)
+    assert writer.write([row(1)])
+    assert writer._log is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "read", unreadable)
+        assert writer._log.landed([row(1)]) == 0
+    assert writer._log.landed([row(1), row(2)]) == 1
+    assert writer.close()
+
+
+def test_who_asks_from_within_a_write_does_not_wait(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, write, asked = RowWriter(path, HEADER), os.write, list[bool]()
+
+    def asking(fd: int, data: bytes) -> int:
+        if not asked:
+            writer.finish(5)
+            asked.extend([writer.flush(), writer.close(), writer.write([row(2)])])
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", asking)
+    assert not writer.write([row(1)]), "another one waits"
+    assert asked == [False] * 3
+    assert writer.flush()
+    assert path.read_bytes() == HEADER + row(1) + row(2)
+    assert writer.close()
+
+
+# What waits when no further row comes
+
+
+def test_waiting_rows_are_written_without_a_further_row(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_csv_writer, "_CARE_INTERVAL", 0.001)
+    writer, before = RowWriter(path, HEADER), set(threading.enumerate())
+    with full_disk(writer):
+        assert not writer.write([row(1)])
+        (thread,) = set(threading.enumerate()) - before
+    thread.join(timeout=5)
+    assert not thread.is_alive(), "it ends when nothing is left to do"
+    assert path.read_bytes() == HEADER + row(1)
+    assert writer.counts() == (1, 0, 0)
+
+
+# System calls that fail. Each of them is failed in turn by test_failing_calls.py, in processes of their own
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, number: int, times: int = 1_000) -> list[int]:
+    """Let a system call fail so many times; the list grows with each."""
+    failed: list[int] = []
+    call = getattr(owner, name)
+
+    def fail(*arguments: object, **options: object) -> object:
+        if len(failed) < times:
+            failed.append(number)
+            raise OSError(number, os.strerror(number))
+        return call(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, fail)
+    return failed
+
+
+def test_a_lock_that_fails_lets_the_rows_wait(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = RowWriter(path, HEADER)
+    failing(monkeypatch, fcntl, "flock", errno.EIO, times=1)
+    assert not writer.write([row(1)])
+    assert writer.write([row(2)])
+    assert path.read_bytes() == HEADER + row(1) + row(2)
+
+
+def test_a_lock_that_cannot_be_given_back_goes_with_the_descriptor(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = RowWriter(path, HEADER, monotonic=itertools.count().__next__)
+    flock = fcntl.flock
+
+    def fail(fd: int, operation: int) -> None:
+        if operation == fcntl.LOCK_UN:
+            raise OSError(errno.EIO, "not given back")
+        flock(fd, operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", fail)
+        assert writer.write([row(1)])
+    other = RowWriter(path, HEADER)
+    assert other.write([row(2)])
+    assert writer.write([row(3)])
+    assert path.read_bytes() == HEADER + row(1) + row(2) + row(3)
+
+
+def test_a_beginning_that_cannot_be_taken_off_is_completed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = RowWriter(path, HEADER)
+    with monkeypatch.context() as patch:
+        failing(patch, os, "ftruncate", errno.EPERM)
+        with room_up_to(len(HEADER) + 5):
+            assert not writer.write([row(1)])
+            assert not writer.write([row(2)])
+        assert path.read_bytes() == HEADER + row(1)[:5]
+        assert writer.write([row(3)])
+    assert path.read_bytes() == HEADER + row(1) + row(2) + row(3)
+    assert writer.counts() == (3, 0, 0)
+
+
+def test_a_beginning_is_completed_in_a_file_that_is_full(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = RowWriter(path, HEADER, rotate_bytes=len(HEADER) + len(row(1)))
+    with monkeypatch.context() as patch:
+        failing(patch, os, "ftruncate", errno.EPERM)
+        with room_up_to(len(HEADER) + 5):
+            assert not writer.write([row(1)])
+        assert writer.write([row(2)])
+    assert parts(path) == [HEADER + row(1), HEADER + row(2)]
+
+
+def test_a_beginning_that_stays_is_taken_off_in_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = RowWriter(path, HEADER)
+    with room_up_to(len(HEADER) + 5):
+        with monkeypatch.context() as patch:
+            failing(patch, os, "ftruncate", errno.EPERM, times=1)
+            assert not writer.write([row(1)])
+        assert not writer.close()
+    assert path.read_bytes() == HEADER
+    assert writer.counts() == (0, 0, 1)
+
+
+def test_a_beginning_that_another_writer_set_aside_is_not_completed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, other = RowWriter(path, HEADER), RowWriter(path, HEADER)
+    with room_up_to(len(HEADER) + 5), monkeypatch.context() as patch:
+        failing(patch, os, "ftruncate", errno.EPERM, times=1)
+        assert not writer.write([row(1)])
+    assert other.write([row(2)])
+    assert writer.write([row(3)])
+    assert path.read_bytes() == HEADER + row(2) + row(1) + row(3)
+    assert torn(path).read_bytes() == row(1)[:5]
+    assert not writer.close() or writer.counts() == (2, 0, 0)
+
+
+def test_a_file_that_becomes_another_programs_is_not_cut(path: Path) -> None:
+    writer = RowWriter(path, HEADER)
+    path.write_bytes(b"its own\nhalf a line")
+    assert writer.write([row(1)])
+    assert path.read_bytes() == b"its own\nhalf a line\n" + row(1)
+    assert not torn(path).exists()
+
+
+def test_a_close_that_fails_is_said(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On some file systems, a full one is told of only then."""
+    writer = RowWriter(path, HEADER, monotonic=itertools.count().__next__)
+    path.rename(path.with_suffix(".1"))
+    close = os.close
+
+    def fail(fd: int) -> None:
+        close(fd)
+        raise OSError(errno.EDQUOT, "quota exceeded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", fail)
+        assert writer.write([row(1)])
+    assert "quota exceeded" in caplog.text
+
+
+def test_a_file_that_somebody_shortened_is_not_cut_after_a_failed_fsync(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs = Syncs(monkeypatch)
+    writer = RowWriter(path, HEADER, fsync_interval=3_600)
+    assert writer.write([row(1), row(2)])
+    os.truncate(path, len(HEADER) + len(row(1)))
+    syncs.fails = 1
+    assert not writer.flush()
+    assert writer.flush()
+    assert path.read_bytes() == HEADER + row(1) + row(1) + row(2)
+    assert writer.close()
+
+
+def test_a_rotation_that_somebody_else_has_done_is_not_done_again(path: Path) -> None:
+    first, second = RowWriter(path, HEADER, rotate_rows=1), RowWriter(path, HEADER, rotate_rows=1)
+    assert first.write([row(1)])
+    assert second.write([row(2)])
+    assert first.write([row(3)])
+    assert parts(path) == [HEADER + row(1), HEADER + row(2), HEADER + row(3)]
+
+
+def test_half_a_header_for_a_new_file_is_taken_off_again(path: Path) -> None:
+    with room_up_to(3), pytest.raises(OSError, match="logfile: "):
+        RowWriter(path, HEADER)
+    assert path.read_bytes() == b""
+
+
+def test_what_was_lost_with_the_end_is_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = RowWriter(path, HEADER)
+    with full_disk(writer):
+        assert not writer.write([row(1)])
+        writer.finish(1.0)
+    assert f"{path}: the disk refuses 1 rows, which are lost now" in caplog.text
+    writer.finish(1.0)
+    assert path.read_bytes() == HEADER + row(1)
+
+
+def test_nothing_of_a_log_that_cannot_be_opened_again_is_synced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Syncs(monkeypatch)
+    writer = RowWriter(path, HEADER, fsync_interval=3_600, monotonic=itertools.count().__next__)
+    assert writer.write([row(1)])
+    with monkeypatch.context() as patch:
+        failing(patch, os, "lseek", errno.EIO, times=1)
+        assert not writer.write([row(2)])
+    assert writer.flush()
+    assert path.read_bytes() == HEADER + row(1) + row(2)
+    assert writer.close()
+
+
+def test_a_write_cut_short_between_two_rows_takes_nothing_off(path: Path) -> None:
+    writer = RowWriter(path, HEADER)
+    with room_up_to(len(HEADER + row(1))):
+        assert not writer.write([row(1), row(2)])
+        assert path.read_bytes() == HEADER + row(1)
+        assert writer.counts() == (1, 1, 0)
+    assert writer.flush()
+    assert path.read_bytes() == HEADER + row(1) + row(2)
+
+
+def test_a_beginning_that_another_writer_set_aside_is_not_taken_off(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, other = RowWriter(path, HEADER), RowWriter(path, HEADER)
+    with room_up_to(len(HEADER) + 5), monkeypatch.context() as patch:
+        failing(patch, os, "ftruncate", errno.EPERM, times=1)
+        assert not writer.write([row(1)])
+    assert other.write([row(2)])
+    assert writer._log is not None
+    assert writer._log.close() is None
+    assert path.read_bytes() == HEADER + row(2)
+
+
+def test_who_looks_after_rows_that_are_looked_after_otherwise_does_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs = Syncs(monkeypatch)
+    writer = RowWriter(path, HEADER, fsync_interval=3_600)
+    assert writer.write([row(1)])
+    writer.look_after(threading.Event())
+    assert not syncs.sizes
+    care = writer._care
+    assert care is not None
+    fdatasync = os.fdatasync
+
+    def meanwhile(_: int) -> None:
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        assert writer.flush()
+
+    monkeypatch.setattr(os, "fdatasync", meanwhile)
+    writer.look_after(care)
+    assert writer.counts() == (1, 0, 0)
+    assert writer.close()
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_rows_are_synced_beside_the_calls(path: Path, fails: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs = Syncs(monkeypatch)
+    writer = RowWriter(path, HEADER, fsync_interval=3_600)
+    assert writer.write([row(1)])
+    care = writer._care
+    assert care is not None
+    syncs.fails = fails
+    writer.look_after(care)
+    assert writer.counts() == (1 - fails, fails, 0)
+    assert writer.close()
+    assert path.read_bytes() == HEADER + row(1)
+
+
+def test_a_file_that_is_left_meanwhile_was_synced_then(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs = Syncs(monkeypatch)
+    writer = RowWriter(path, HEADER, fsync_interval=3_600, monotonic=itertools.count().__next__)
+    assert writer.write([row(1)])
+    care = writer._care
+    assert care is not None
+
+    def meanwhile(fd: int) -> None:
+        monkeypatch.setattr(os, "fdatasync", syncs)
+        path.rename(path.with_suffix(".1"))
+        assert writer.write([row(2)])
+
+    monkeypatch.setattr(os, "fdatasync", meanwhile)
+    writer.look_after(care)
+    assert path.read_bytes() == HEADER + row(2)
+    assert writer.close()
+    assert writer.counts() == (2, 0, 0)
+
+
+def test_a_descriptor_of_which_nothing_is_known_is_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    descriptors = open_descriptors()
+    with monkeypatch.context() as patch:
+        failing(patch, os, "fstat", errno.EIO)
+        with pytest.raises(OSError, match="logfile: "):
+            RowWriter(path, HEADER)
+    assert open_descriptors() == descriptors
+
+
+def test_a_log_that_lost_its_beginning_gets_its_header_again(path: Path) -> None:
+    """When copytruncate comes between our look and our write, the file begins with a row."""
+    writer = RowWriter(path, HEADER)
+    assert writer.write([row(1), row(2)])
+    path.write_bytes(row(3))
+    assert writer.write([row(4)])
+    assert path.read_bytes() == HEADER + row(3) + row(4)
+    path.write_bytes(b"its own\n")
+    assert writer.write([row(5)])
+    assert path.read_bytes() == b"its own\n" + row(5), "another program's file gets no header of ours"
+
+
+def test_a_header_without_its_end_is_another_beginning(path: Path) -> None:
+    writer = RowWriter(path, HEADER)
+    assert writer.write([row(1), row(2)])
+    path.write_bytes(HEADER + row(3))
+    assert writer.write([row(4)])
+    assert path.read_bytes() == HEADER + row(3) + row(4)
+
+
+def test_nothing_is_said_where_nothing_was_refused(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = RowWriter(path, HEADER, rotate_rows=2)
+    assert writer.write([row(number) for number in range(9)])
+    assert writer.close()
+    assert writer.write([])
+    assert caplog.messages == []
+
+
+def test_a_file_that_takes_nothing_and_says_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = RowWriter(path, HEADER)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda *_: 0)
+        assert not writer.write([row(1)])
+    assert "took a part of it" in caplog.text
+    assert writer.flush()
+    assert path.read_bytes() == HEADER + row(1)
+
+
+def test_a_file_that_comes_and_goes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other writers rename it between our two looks."""
+    gone: list[str] = []
+    lstat = os.lstat
+
+    def leave(name: str) -> os.stat_result:
+        if len(gone) < 3:
+            gone.append(name)
+            raise FileNotFoundError(errno.ENOENT, "renamed")
+        return lstat(name)
+
+    path.write_bytes(HEADER)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lstat", leave)
+        assert RowWriter(path, HEADER).write([row(1)])
+        assert len(gone) == 3
+        patch.setattr(os, "lstat", lambda _: (_ for _ in ()).throw(FileNotFoundError()))
+        with pytest.raises(FileNotFoundError, match="logfile: it comes and goes"):
+            RowWriter(path, HEADER)
+
+
+def test_a_rotated_link_still_leads_to_the_log(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    path.symlink_to("data/real.csv")
+    writer = RowWriter(path, HEADER, rotate_rows=1)
+    for number in range(3):
+        assert writer.write([row(number)])
+    assert path.is_symlink()
+    found = {part.name: part.read_bytes() for part in (tmp_path / "data").iterdir()}
+    assert found == {
+        "real.000001.csv": HEADER + row(0),
+        "real.000002.csv": HEADER + row(1),
+        "real.csv": HEADER + row(2),
+    }
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to somebody else")
+def test_every_link_on_the_way_is_the_users_own(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "target.csv").write_bytes(HEADER)
+    (tmp_path / "theirs.csv").symlink_to("target.csv")
+    os.lchown(tmp_path / "theirs.csv", 65_534, 65_534)
+    path.symlink_to("theirs.csv")
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        RowWriter(path, HEADER)
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        repair(path)
+
+
+def test_a_path_is_a_file(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="logfile: "):
+        RowWriter(f"{path}/", HEADER)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(OSError, match="logfile: the current folder is gone"):
+        RowWriter("logs.csv", HEADER)
+
+
+def test_a_log_that_has_another_name_is_not_given_a_third(path: Path) -> None:
+    writer = RowWriter(path, HEADER)
+    path.rename(path.with_suffix(".1"))
+    assert writer._log is not None
+    assert not writer._log.rename(lambda name: f"{name}.2")
+    assert [file.name for file in path.parent.iterdir()] == ["logs.1"]

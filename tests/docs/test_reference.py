@@ -1,0 +1,185 @@
+"""The README's reference is the code's, what is declared is what is sent, and no name is misspelt or deprecated."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from opentelemetry.semconv import schemas
+from support import reference
+from support.logs import Log
+from support.sdk import SDK
+
+from otel_connector import COLUMNS, AsyncConnector, ConnectorError, _vocabulary
+from otel_connector._instruments import HOST_LIMIT, PROJECT_LIMIT
+from otel_connector._vocabulary import (
+    CALL_ATTRIBUTES,
+    CONVENTIONS,
+    EVENT_ATTRIBUTES,
+    FIELD_PREFIX,
+    HTTP_ATTRIBUTES,
+    IN_DEVELOPMENT,
+    LABELS,
+    METRICS,
+    OURS,
+    Attribute,
+)
+from otel_connector.testing import FakeClock, FaultServer, ok, redirect
+
+OTLP = {str: "string", bool: "boolean", int: "int", float: "double"}
+KINDS = {"Histogram": "histogram", "Sum, monotonic": "counter", "Sum": "up-down counter"}
+
+
+def readme() -> str:
+    _, _, rest = reference.README.read_text(encoding="utf-8").partition(reference.BEGIN)
+    return rest.partition(reference.END)[0]
+
+
+def test_the_readme_has_it() -> None:
+    assert readme().split() == reference.reference().split(), "run `python tests/support/reference.py`"
+
+
+def test_the_limits_it_tells_are_the_codes() -> None:
+    whens = {label.name: label.when for label in LABELS}
+    assert f"beyond {HOST_LIMIT} hosts" in whens[_vocabulary.SERVER_ADDRESS]
+    assert f"beyond {PROJECT_LIMIT} projects" in whens[_vocabulary.PROJECT]
+
+
+def test_every_command_is_in_it() -> None:
+    listed = reference.help_of("").partition("Commands:")[2].splitlines()
+    assert {line.split()[0] for line in listed if line.startswith("  ") and line[2:3].isalpha()} >= set(
+        reference.COMMANDS
+    )
+
+
+def types(attributes: Iterable[dict[str, Any]]) -> set[tuple[str, str]]:
+    return {(name, OTLP[type(value)]) for each in attributes for name, value in each.items()}
+
+
+def declared(attributes: Iterable[Attribute]) -> set[tuple[str, str]]:
+    return {(attribute.name, attribute.type) for attribute in attributes}
+
+
+async def calls_of_all_kinds(server: FaultServer, sdk: SDK, log: Log, *, attempt_spans: bool) -> AsyncConnector:
+    """A success, a queue, retries, a redirect, a refusal: what there is has a call that shows it."""
+    server.script("/ok", ok)
+    server.script("/flaky", [503, ok])
+    server.script("/gone", 404)
+    server.script("/away", redirect("/ok"))
+    subject = AsyncConnector(
+        log.path,
+        n_tries=2,
+        attempt_spans=attempt_spans,
+        adaptive_concurrency=1,
+        clock=FakeClock(),
+        **sdk.providers,
+    )
+    urls = [server.url(path) for path in ("/ok", "/ok", "/flaky", "/gone", "/away")]
+    async with aiohttp.ClientSession() as session:
+        outcomes = await asyncio.gather(
+            *(subject.get(session, url, "P") for url in [*urls, "http://127.0.0.1:1/"]), return_exceptions=True
+        )
+    assert [isinstance(outcome, ConnectorError) for outcome in outcomes] == [False, False, False, True, False, True]
+    return subject
+
+
+async def test_a_call_sends_what_is_declared_and_nothing_else(server: FaultServer, sdk: SDK, log: Log) -> None:
+    await calls_of_all_kinds(server, sdk, log, attempt_spans=False)
+    spans = sdk.spans.get_finished_spans()
+    assert {span.name for span in spans} == {_vocabulary.CALL_NAME}
+    assert types(dict(span.attributes or {}) for span in spans) == declared((*HTTP_ATTRIBUTES, *CALL_ATTRIBUTES))
+    events = [event for span in spans for event in span.events]
+    assert {event.name for event in events} == {_vocabulary.ATTEMPT_EVENT}
+    assert types(dict(event.attributes or {}) for event in events) == declared(EVENT_ATTRIBUTES)
+
+
+async def test_with_attempt_spans_too(server: FaultServer, sdk: SDK, log: Log) -> None:
+    await calls_of_all_kinds(server, sdk, log, attempt_spans=True)
+    calls: list[dict[str, Any]] = []
+    attempts: list[dict[str, Any]] = []
+    for span in sdk.spans.get_finished_spans():
+        (attempts if span.name == _vocabulary.CALL_NAME else calls).append(dict(span.attributes or {}))
+    error_type = [attribute for attribute in CALL_ATTRIBUTES if attribute.name == _vocabulary.ERROR_TYPE]
+    assert types(calls) == declared(CALL_ATTRIBUTES)
+    assert types(attempts) == declared([*HTTP_ATTRIBUTES, *error_type])
+
+
+async def test_the_metrics_are_the_declared_ones(server: FaultServer, sdk: SDK, log: Log) -> None:
+    subject = await calls_of_all_kinds(server, sdk, log, attempt_spans=False)
+    data = sdk.metrics.get_metrics_data()
+    assert data is not None
+    found: set[Any] = set()
+    for metric in data.resource_metrics[0].scope_metrics[0].metrics:
+        monotonic = ", monotonic" if getattr(metric.data, "is_monotonic", False) else ""
+        kind = KINDS[f"{type(metric.data).__name__}{monotonic}"]
+        labels = types(dict(point.attributes or {}) for point in metric.data.data_points)
+        found.add((metric.name, kind, metric.unit, metric.description, frozenset(labels)))
+    by_name = {label.name: label for label in LABELS}
+    assert found == {
+        (m.name, m.kind, m.unit, m.description, frozenset(declared(by_name[label] for label in m.labels)))
+        for m in METRICS
+    }
+    assert subject.stats().calls_active == 0  # it has to be there still: the number of calls under way goes with it
+
+
+def test_the_ten_fields_are_the_logs() -> None:
+    names = {attribute.name for attribute in CALL_ATTRIBUTES}
+    assert names - {FIELD_PREFIX + column for column in COLUMNS} == {_vocabulary.ERROR_TYPE, _vocabulary.QUEUE_DURATION}
+
+
+# What the conventions themselves say: their package has each name as a constant, with its description below it
+
+
+def constants(part: str) -> Iterator[tuple[str, str]]:
+    """Yield each name that the modules of a part of the package have, and what is said of it."""
+    for path in sorted((SEMCONV / part).glob("*.py")):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        for node, below in pairwise(body):
+            match node, below:
+                case ast.AnnAssign(value=ast.Constant(str(name))), ast.Expr(ast.Constant(str(text))):
+                    yield name, text
+
+
+SEMCONV = Path(schemas.__file__).parent
+STABLE_ATTRIBUTES = dict(constants("attributes"))
+ALL_ATTRIBUTES = {**dict(constants("_incubating/attributes")), **STABLE_ATTRIBUTES}
+STABLE_METRICS = dict(constants("metrics"))
+ALL_METRICS = {**dict(constants("_incubating/metrics")), **STABLE_METRICS}
+THEIR_NAMESPACES = {name.partition(".")[0] for name in [*ALL_ATTRIBUTES, *ALL_METRICS]}
+ATTRIBUTES = sorted({*HTTP_ATTRIBUTES, *CALL_ATTRIBUTES, *EVENT_ATTRIBUTES, *LABELS})
+
+
+def test_the_conventions_were_read() -> None:
+    assert "http.request.method" in STABLE_ATTRIBUTES
+    assert ALL_ATTRIBUTES["http.method"].strip().startswith("Deprecated:")
+    assert "Unit: {request}" in ALL_METRICS["http.client.active_requests"]
+    assert {"http", "url", "server", "error", "network", "otel"} < THEIR_NAMESPACES
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES, ids=lambda attribute: str(attribute.name))
+def test_an_attribute_that_starts_like_theirs_is_theirs(attribute: Attribute) -> None:
+    if attribute.name.partition(".")[0] in THEIR_NAMESPACES:
+        assert attribute.source == CONVENTIONS
+        assert attribute.name in STABLE_ATTRIBUTES
+        assert not STABLE_ATTRIBUTES[attribute.name].strip().startswith("Deprecated")
+    else:
+        assert attribute.source == OURS
+        assert attribute.name.startswith(FIELD_PREFIX)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: str(metric.name))
+def test_a_metric_that_starts_like_theirs_is_theirs(metric: _vocabulary.Metric) -> None:
+    if metric.name.partition(".")[0] not in THEIR_NAMESPACES:
+        assert metric.source == OURS
+        return
+    assert metric.source == (CONVENTIONS if metric.name in STABLE_METRICS else IN_DEVELOPMENT)
+    said = [line.strip() for line in ALL_METRICS[metric.name].strip().splitlines()]
+    assert said[0] == metric.description.rstrip(".")
+    assert f"Unit: {metric.unit}" in said
+    assert f"Instrument: {metric.kind.replace('-', '').replace(' ', '')}" in said

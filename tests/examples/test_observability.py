@@ -1,0 +1,201 @@
+"""The files of `examples/observability`: they are what their tools take, and they fit each other.
+
+Nothing here runs a container. What can be asked without one is asked: Grafana's own types, promtool, the schema of
+compose files; the rest is held against the other files.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+from support import processes
+from support.processes import ROOT
+
+FOLDER = ROOT / "examples" / "observability"
+JSON = {path.name: path.read_text(encoding="utf-8") for path in (FOLDER / "grafana" / "dashboards").iterdir()}
+DASHBOARDS = {Path(name).stem: json.loads(text) for name, text in JSON.items()}
+
+pytestmark = pytest.mark.neighbours
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs Debian's package prometheus")
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))
+
+
+ALERTS = {rule["alert"]: rule for rule in read("prometheus/rules.yml")["groups"][0]["rules"] if "alert" in rule}
+
+
+def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    return processes.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+
+
+# The dashboards.
+
+if sys.version_info >= (3, 11):  # Grafana's SDK has no earlier
+
+    def test_the_committed_dashboards_are_what_the_code_makes(tmp_path: Path) -> None:
+        for path in FOLDER.glob("*.py"):
+            shutil.copy(path, tmp_path)
+        made = tmp_path / "grafana" / "dashboards"
+        made.mkdir(parents=True)
+        done = run(sys.executable, "-W", "error", "dashboards.py", folder=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert {path.name: path.read_text(encoding="utf-8") for path in made.iterdir()} == JSON
+
+
+SHAPE = """
+import type { Dashboard } from "@grafana/schema";
+// TypeScript takes no text where an enum is wanted, and JSON has nothing else
+type Plain<T> =
+  unknown extends T ? T : T extends string ? `${T}` : T extends object ? { [K in keyof T]: Plain<T[K]> } : T;
+export type Shape = Plain<Dashboard>;
+"""
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js with npm")
+def test_grafanas_own_types_take_the_dashboards(tmp_path: Path) -> None:
+    """Those of the version that the compose file starts; and they do not take just anything."""
+    grafana = read("compose.yaml")["services"]["grafana"]["image"].split(":")[1]
+    packages = [f"@grafana/schema@{grafana}", "typescript@5.9.3"]
+    installed = run("npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *packages, folder=tmp_path)
+    assert installed.returncode == 0, installed.stderr
+    wrong = copy.deepcopy(DASHBOARDS["health"])
+    wrong["panels"][1]["gridPos"]["height"] = 1
+    wrong["panels"][1]["fieldConfig"]["defaults"]["thresholds"]["mode"] = "absolut"
+    models = {**DASHBOARDS, "wrong": wrong}
+    (tmp_path / "shape.ts").write_text(SHAPE)
+    for name, model in models.items():
+        text = f'import type {{ Shape }} from "./shape.js";\nexport const model: Shape = {json.dumps(model, indent=1)};'
+        (tmp_path / f"{name}.ts").write_text(text)
+    options = ["--noEmit", "--skipLibCheck", "--strict", "--pretty", "false", "--target", "es2022"]
+    modules = ["--module", "nodenext", "--moduleResolution", "nodenext"]
+    checked = run("node_modules/.bin/tsc", *options, *modules, *(f"{name}.ts" for name in models), folder=tmp_path)
+    assert re.findall(r"^([\w.]+)\(", checked.stdout, re.MULTILINE) == ["wrong.ts", "wrong.ts"], checked.stdout
+
+
+@pytest.mark.parametrize("name", sorted(DASHBOARDS))
+def test_every_panel_has_its_place_and_says_what_it_means(name: str) -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARDS[name]["panels"]:
+        x, y, wide, high = (panel["gridPos"][side] for side in "xywh")
+        cells = {(column, line) for column in range(x, x + wide) for line in range(y, y + high)}
+        assert not cells & taken
+        assert x + wide <= 24
+        taken |= cells
+        if "targets" in panel:
+            assert panel["description"].endswith((".", ")"))
+            assert panel["type"] in {"heatmap", "table"} or panel["fieldConfig"]["defaults"]["unit"]
+    assert len({column for column, _ in taken}) == 24
+
+
+def test_exemplars_are_asked_for_where_durations_are() -> None:
+    asked = {
+        panel["title"]
+        for panel in DASHBOARDS["service"]["panels"]
+        for target in panel.get("targets", [])
+        if target.get("exemplar")
+    }
+    assert asked == {"How long calls take", "Calls by duration", "p95 by project", "p95 by host"}
+
+
+# Prometheus.
+
+
+@needs_promtool
+def test_promtool_takes_the_rules_and_their_tests_pass() -> None:
+    checked = run("promtool", "check", "rules", "--lint-fatal", "rules.yml", folder=FOLDER / "prometheus")
+    assert checked.returncode == 0, checked.stderr
+    tested = run("promtool", "test", "rules", "rules.test.yml", folder=FOLDER / "prometheus")
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    tests = read("prometheus/rules.test.yml")["tests"]
+    assert {case["alertname"] for test in tests for case in test["alert_rule_test"]} == set(ALERTS)
+
+
+@needs_promtool
+def test_promtool_takes_the_configuration(tmp_path: Path) -> None:
+    config = read("prometheus/prometheus.yml")
+    assert config.pop("otlp") == {  # which Debian's Prometheus does not know
+        "translation_strategy": "UnderscoreEscapingWithSuffixes",
+        "promote_resource_attributes": ["deployment.environment.name", "service.version"],
+    }
+    shutil.copy(FOLDER / "prometheus" / "rules.yml", tmp_path)
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    checked = run("promtool", "check", "config", "prometheus.yml", folder=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+    assert "1 rule files found" in checked.stdout
+
+
+def test_colours_and_alerts_say_the_same() -> None:
+    panels = {panel["title"]: panel for panel in DASHBOARDS["service"]["panels"]}
+    for title, alert in (("Errors", "ErrorRateHigh"), ("Retries", "RetryStorm"), ("p99", "Slow")):
+        highest = panels[title]["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]
+        limit = re.search(r"> ([\d.]+)", ALERTS[f"OtelConnector{alert}"]["expr"])
+        assert limit is not None
+        assert highest == {"color": "red", "value": float(limit[1])}
+    assert set(re.findall(r"OtelConnector\w+", "".join(JSON.values()))) <= set(ALERTS)
+    pages = {f"/d/{model['uid']}" for model in DASHBOARDS.values()}
+    assert {alert["annotations"]["dashboard"] for alert in ALERTS.values()} <= pages
+
+
+# The containers.
+
+
+def test_the_compose_file_is_one() -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml"]
+    checked = run(*command, folder=FOLDER)
+    assert checked.returncode == 0, checked.stdout
+    for service in read("compose.yaml")["services"].values():
+        assert re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+", service["image"])
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        for mount in service.get("volumes", []):
+            source, _, mode = mount.split(":")
+            assert (FOLDER / source).exists()
+            assert mode == "ro"
+
+
+def test_the_collector_passes_on_to_the_others() -> None:
+    services, collector = read("compose.yaml")["services"], read("collector/config.yaml")
+    for pipeline in collector["service"]["pipelines"].values():
+        assert all(set(names) <= set(collector[kind]) for kind, names in pipeline.items())
+    assert collector["service"]["extensions"] == list(collector["extensions"])
+    listening = [part["endpoint"] for part in collector["receivers"]["otlp"]["protocols"].values()]
+    listening.append(collector["extensions"]["health_check"]["endpoint"])
+    published = [port.split(":")[-1] for port in services["collector"]["ports"]]
+    assert listening == [f"0.0.0.0:{port}" for port in published]
+    targets = [exporter["endpoint"] for exporter in collector["exporters"].values()]
+    assert targets == ["jaeger:4317", "http://prometheus:9090/api/v1/otlp"]
+    assert {"jaeger", "prometheus"} <= set(services)
+    assert {"--web.enable-otlp-receiver", "--enable-feature=exemplar-storage"} <= set(services["prometheus"]["command"])
+
+
+def test_grafana_is_told_where_everything_is() -> None:
+    sources = read("grafana/provisioning/datasources/datasources.yaml")["datasources"]
+    by_uid = {source["uid"]: source for source in sources}
+    addresses = {uid: (source["type"], source["url"]) for uid, source in by_uid.items()}
+    assert addresses == {
+        "prometheus": ("prometheus", "http://prometheus:9090"),
+        "jaeger": ("jaeger", "http://jaeger:16686"),
+    }
+    # The label by which Prometheus keeps the trace of an exemplar that came over OTLP
+    exemplar = {"name": "trace_id", "datasourceUid": "jaeger"}
+    assert by_uid["prometheus"]["jsonData"]["exemplarTraceIdDestinations"] == [exemplar]
+    back = by_uid["jaeger"]["jsonData"]["tracesToMetrics"]
+    assert back["datasourceUid"] == "prometheus"
+    for query in back["queries"]:
+        promql_parser.parse(query["query"].replace("$$__tags", 'server_address="a"'))
+    for model in DASHBOARDS.values():
+        assert model["templating"]["list"][0]["current"]["value"] == "prometheus"
+    (provider,) = read("grafana/provisioning/dashboards/dashboards.yaml")["providers"]
+    mounts = read("compose.yaml")["services"]["grafana"]["volumes"]
+    assert f"./grafana/dashboards:{provider['options']['path']}:ro" in mounts

@@ -1,0 +1,140 @@
+"""`examples/service`: one trace runs from the callers through the service and its calls to both upstreams."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import processes
+from support.collector import Collector, collector
+from support.forked import run_python
+from support.otlp_receiver import attributes_of
+from support.processes import ROOT
+
+sys.path.insert(0, str(ROOT / "examples" / "service"))
+
+from trace_tree import Node, roots_of, tree
+
+EXAMPLE = str(ROOT / "examples" / "service")
+CONTRIB = """
+from opentelemetry.instrumentation.aiohttp_client import AioHttpClientInstrumentor
+AioHttpClientInstrumentor().instrument()
+"""
+ATTEMPT = "otel_connector.attempt"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def sends(span: Any) -> int:
+    """How many requests a call has sent."""
+    return 1 + int(attributes_of(span).get("http.request.resend_count", 0))
+
+
+def assert_tree(root: Node, calls: dict[str, dict[str, str]]) -> None:
+    """One trace: who is below whom, of which kind, and what the attempts were."""
+    assert (root.service, root.kind, root.span.name) == ("callers", "CLIENT", "GET")
+    (server,) = root.children
+    assert (server.service, server.kind, server.span.name) == ("shop", "SERVER", "GET /offer/{item}")
+    assert sorted(str(child.attributes["otel_connector.project"]) for child in server.children) == ["price", "stock"]
+    for call in server.children:
+        about, row = call.attributes, calls[f"{call.span.trace_id.hex()}-{call.span.span_id.hex()}"]
+        upstream = row["project"]
+        assert (call.service, call.kind, call.span.name) == ("shop", "CLIENT", "GET")
+        assert (about["url.full"], str(about["otel_connector.success"])) == (row["url"], row["success"])
+        events = [(event.name, attributes_of(event)) for event in call.span.events]
+        assert [name for name, _ in events] == [ATTEMPT] * len(events)
+        numbers = [about[f"{ATTEMPT}.number"] for _, about in events]
+        assert numbers == sorted(set(numbers)), "in order; aiohttp's own second try is a number without an event"
+        assert numbers[-1:] <= [sends(call.span)]
+        below = [(child.service, child.kind, child.span.name) for child in call.children]
+        assert below == [(upstream, "SERVER", f"GET /{upstream}/{{item}}")] * sends(call.span)
+
+
+@pytest.fixture
+def python_path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where every process of the example finds contrib's instrumentation, if it is to be on."""
+    (tmp_path / "sitecustomize.py").write_text(CONTRIB if request.param == "contrib" else "")
+    return os.pathsep.join([str(tmp_path), str(ROOT)])
+
+
+@pytest.fixture
+def real_collector() -> Any:
+    with collector() as running:
+        yield running
+
+
+@pytest.mark.neighbours
+@pytest.mark.parametrize("python_path", ["nothing", "contrib"], indirect=True)
+def test_one_trace_through_all(real_collector: Collector, python_path: str, tmp_path: Path) -> None:
+    arguments = [EXAMPLE, "--requests", "60", "--concurrency", "6"]
+    done = run_python(arguments, tmp_path, PYTHONPATH=python_path, **real_collector.environment())
+    assert (done.returncode, done.stderr) == (0, "")
+    callers, shop = rows(tmp_path / "service-logs" / "callers.csv"), rows(tmp_path / "service-logs" / "shop.csv")
+    assert (len(callers), len(shop)) == (60, 120)
+
+    received = real_collector.received
+    received.wait_for(lambda: len(received.spans(3)) >= 180)
+    received.wait_for(lambda: len(received.spans(2)) >= sum(map(sends, received.spans(3))))
+    assert received.call_ids(3) == Counter(row["call_id"] for row in [*callers, *shop]), "one CLIENT span for each call"
+    calls = {row["call_id"]: row for row in shop}
+    for row in callers:
+        (root,) = roots_of(received.resource_spans, row["call_id"].partition("-")[0])
+        assert_tree(root, calls)
+
+    found = re.search(r"its trace: (\w{32})\nwhat was sent went to http://127", done.stdout)
+    assert found is not None
+    shown = tree(received.resource_spans, found[1])
+    assert re.match(
+        r"callers  CLIENT  GET  [\d.]+ ms  http://127.*  200\n└─ shop  SERVER  GET /offer/{item}  [\d.]+ ms", shown
+    )
+    slowest = max((row for row in shop if row["success"] == "True"), key=lambda row: float(row["delta_t"]))
+    assert slowest["call_id"].startswith(found[1])
+    # An attempt's event is not always in that one: on a busy machine it may be a call that only had to wait
+    trees = [tree(received.resource_spans, row["call_id"].partition("-")[0]) for row in callers]
+    assert shown in trees
+    assert [each for each in trees if f"* {ATTEMPT}: number 1, duration 0." in each]
+
+
+def test_without_a_collector_it_shows_the_trace(tmp_path: Path) -> None:
+    done = run_python([EXAMPLE, "--requests", "12", "--concurrency", "3", "--attempt-spans"], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    said = done.stdout.splitlines()
+    assert said[0] == "12 offers, 0 requests that failed"
+    shown = [re.sub(r"[\d.]+ ms.*", "", line).rstrip() for line in said[3:]]
+    assert shown[:3] == [
+        "callers  CLIENT  GET",
+        "└─ shop  SERVER  GET /offer/{item}",
+        "   ├─ shop  INTERNAL  otel_connector.get",
+    ]
+    for upstream in ("price", "stock"):
+        assert [line for line in shown if line.endswith(f"└─ {upstream}  SERVER  GET /{upstream}/{{item}}")]
+    assert len(rows(tmp_path / "service-logs" / "shop.csv")) == 24
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_who_ends_it_ends_all_of_it(sent: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, EXAMPLE, "--requests", "100000"]
+    log = tmp_path / "service-logs" / "shop.csv"
+    # Its outputs end when the last of its processes has
+    with processes.Process(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not log.exists():
+            assert process.poll() is None
+        process.send_signal(sent)
+        _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (1, "stopped\n")
+
+
+def test_a_number_below_one_is_refused(tmp_path: Path) -> None:
+    done = processes.run([sys.executable, EXAMPLE, "--requests", "0"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "must be at least 1" in done.stderr) == (2, True)

@@ -1,0 +1,184 @@
+"""A chunk travels, is fetched elsewhere, twice and at the same time, and its parts are taken together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from support.logs import Log
+
+from otel_connector import AsyncConnector, Chunk, ChunkReport, RetryBudget, RetryPolicy, fetch_chunk
+from otel_connector.testing import FaultServer, json_body, silent
+
+
+@pytest.fixture
+def api() -> Iterator[FaultServer]:
+    with FaultServer() as server:
+        server.script("/ok", json_body({"answer": 42}))
+        server.script("/missing", 404)
+        server.script("/never", silent)
+        yield server
+
+
+def run(chunk: Chunk) -> ChunkReport:
+    return asyncio.run(fetch_chunk(chunk))
+
+
+def lines(path: str | None) -> list[dict[str, Any]]:
+    assert path is not None
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def chunks(api: FaultServer, folder: Path) -> list[Chunk]:
+    urls = [api.url("/ok", n=number, token="secret") for number in range(30)] + [api.url("/missing")]
+    return [
+        Chunk(
+            urls=tuple(urls[number::3]),
+            project="P",
+            log=str(folder / f"logs-{number}.csv"),
+            results=str(folder / f"results-{number}.jsonl"),
+            connector={"n_tries": 2, "retry": RetryPolicy(backoff=0.01), "retry_budget": RetryBudget()},
+            options={"headers": {"X-Mine": "1"}},
+            max_concurrency=4,
+        )
+        for number in range(3)
+    ]
+
+
+def test_chunks_in_other_processes(api: FaultServer, tmp_path: Path) -> None:
+    parts = chunks(api, tmp_path)
+    assert pickle.loads(pickle.dumps(parts)) == parts
+    assert pickle.loads(pickle.dumps(fetch_chunk)) is fetch_chunk
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        reports = list(pool.map(run, parts))
+        again = list(pool.map(run, parts))
+    assert [(report.succeeded, report.failed, report.passed_over) for report in reports] == [
+        (10, 1, 0),
+        (10, 0, 0),
+        (10, 0, 0),
+    ]
+    assert [(report.succeeded, report.failed, report.passed_over) for report in again] == [
+        (0, 1, 10),
+        (0, 0, 10),
+        (0, 0, 10),
+    ]
+    found = [line for report in again for line in lines(report.results)]
+    assert {line["url"] for line in found} == {api.url("/ok", n=number, token="REDACTED") for number in range(30)}
+    assert len(found) == 30
+    rows = [record for report in again for record in Log(Path(report.log)).records()]
+    assert {line["call_id"] for line in found} == {record.call_id for record in rows if record.success}
+    assert {request.headers["X-Mine"] for request in api.requests} == {"1"}
+
+
+async def test_parts_are_taken_together(api: FaultServer, tmp_path: Path, log: Log) -> None:
+    parts = chunks(api, tmp_path)
+    for part in parts:
+        await fetch_chunk(part)
+    urls = [url for part in parts for url in part.urls]
+    async with aiohttp.ClientSession() as session:
+        outcomes = AsyncConnector(log.path).get_many(session, urls, "P", resume=[part.log for part in parts])
+        assert [outcome.url async for outcome in outcomes] == [api.url("/missing")]
+
+
+async def test_without_results(api: FaultServer, tmp_path: Path) -> None:
+    report = await fetch_chunk(Chunk(urls=(api.url("/ok"),), project="P", log=str(tmp_path / "logs.csv")))
+    assert (report.succeeded, report.results) == (1, None)
+
+
+async def test_results_that_are_gone_are_fetched_again(api: FaultServer, tmp_path: Path) -> None:
+    (chunk, *_) = chunks(api, tmp_path)
+    await fetch_chunk(chunk)
+    assert chunk.results is not None
+    await asyncio.to_thread(Path(chunk.results).unlink)
+    report = await fetch_chunk(chunk)
+    assert (report.succeeded, report.passed_over) == (10, 0)
+    assert len(await asyncio.to_thread(lines, chunk.results)) == 10
+
+
+async def test_secrets_of_its_own(api: FaultServer, tmp_path: Path) -> None:
+    chunk = Chunk(
+        urls=(api.url("/ok", mine="m", token="t"),),
+        project="P",
+        log=str(tmp_path / "logs.csv"),
+        results=str(tmp_path / "results.jsonl"),
+        connector={"redact_params": ["mine"]},
+    )
+    await fetch_chunk(chunk)
+    assert [line["url"] for line in lines(chunk.results)] == [api.url("/ok", mine="REDACTED", token="t")]
+
+
+async def test_two_runs_at_the_same_time(api: FaultServer, tmp_path: Path) -> None:
+    chunk = Chunk(
+        urls=(api.url("/never"),), project="P", log=str(tmp_path / "logs.csv"), results=str(tmp_path / "results.jsonl")
+    )
+    first = asyncio.ensure_future(fetch_chunk(chunk))
+    while not api.requests:  # noqa: ASYNC110 - nothing says when
+        await asyncio.sleep(0)
+    with pytest.raises(BlockingIOError, match=r"results\.jsonl"):
+        await fetch_chunk(chunk)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    await fetch_chunk(Chunk(urls=(), project="P", log=chunk.log, results=chunk.results))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_killed_and_run_again(api: FaultServer, tmp_path: Path) -> None:
+    urls = tuple(api.url("/ok", n=number) for number in range(800))
+    chunk = Chunk(urls=urls, project="P", log=str(tmp_path / "logs.csv"), results=str(tmp_path / "results.jsonl"))
+    process = multiprocessing.get_context("spawn").Process(target=run, args=(chunk,))
+    process.start()
+    log, give_up = Path(chunk.log), time.monotonic() + 30
+    while not log.exists() or log.read_bytes().count(b"\n") < 100:
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    report = run(chunk)
+    assert report.failed == 0
+    assert report.succeeded + report.passed_over == 800
+    assert {line["url"] for line in lines(chunk.results)} == set(urls)
+
+
+BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "one URL": ({"urls": "http://a/"}, TypeError, "urls must be URLs, not str"),
+    "no URLs": ({"urls": 1}, TypeError, "urls must be URLs, not int"),
+    "a log": ({"log": 1}, TypeError, "not int"),
+    "no log": ({"log": None}, TypeError, "log must be a path, not NoneType"),
+    "one file for both": ({"results": "logs.csv"}, ValueError, "results must be another file than log"),
+    "a connector": (
+        {"connector": AsyncConnector(None)},
+        TypeError,
+        "connector must be a mapping of parameters, not Async",
+    ),
+    "options": ({"options": []}, TypeError, "options must be a mapping of parameters, not list"),
+    "concurrency": ({"max_concurrency": 0}, ValueError, "max_concurrency must be at least 1"),
+    "logfile": ({"connector": {"logfile": "a"}}, ValueError, "connector must not have logfile"),
+    "n_tries": ({"connector": {"n_tries": 0}}, ValueError, "n_tries must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_arguments_are_refused_before_it_travels(name: str) -> None:
+    changed, kind, message = BAD[name]
+    arguments: dict[str, Any] = {"urls": ["http://a/"], "project": "P", "log": "logs.csv", **changed}
+    with pytest.raises(kind, match=message):
+        Chunk(**arguments)
+
+
+def test_paths_are_text(tmp_path: Path) -> None:
+    chunk = Chunk(urls=iter(["http://a/"]), project="P", log=tmp_path / "a", results=tmp_path / "b")  # type: ignore[arg-type]
+    assert (chunk.urls, chunk.log, chunk.results) == (("http://a/",), str(tmp_path / "a"), str(tmp_path / "b"))

@@ -1,0 +1,872 @@
+"""The results of many calls: what a line holds, and that what was written can be read however a program ends."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import errno
+import fcntl
+import gc
+import gzip
+import importlib.util
+import itertools
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import tracemalloc
+import zlib
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import uvloop
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support import failing_calls, faulty_disks, processes
+from support.failing_calls import WRITES, Children, Fault, Say, children
+
+from otel_connector import _results
+from otel_connector._results import ResultsFile, result_line
+
+zstd: Any = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+
+ENDINGS = ["jsonl", "jsonl.gz", "jsonl.zst"]
+UNPACK: dict[str, Callable[[bytes], bytes]] = {
+    ".jsonl": bytes,
+    ".gz": gzip.decompress,
+    ".zst": zstd.decompress,
+}
+PACK: dict[str, Callable[[bytes], bytes]] = {".jsonl": bytes, ".gz": gzip.compress, ".zst": zstd.compress}
+ID = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
+NOBODY = 65_534
+CALLERS = 24
+KILLS = 6  # by the clock, and as many in a write
+
+LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
+
+
+@pytest.fixture(params=ENDINGS)
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return tmp_path / f"results.{request.param}"
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    return tmp_path / "results.jsonl"
+
+
+def line_of(number: int, length: int = 0) -> bytes:
+    return result_line(f"http://a/?n={number}", ID, 200, b'{"x": "%b"}' % (b"x" * length))
+
+
+def content_of(path: Path) -> bytes:
+    return unpacked(path.suffix, path.read_bytes())
+
+
+def unpacked(suffix: str, data: bytes) -> bytes:
+    return UNPACK[suffix](data) if data else b""
+
+
+def first_end(suffix: str, data: bytes) -> int:
+    """Return where the first line or member ends."""
+    if suffix == ".jsonl":
+        return data.index(b"\n") + 1
+    decoder = zstd.ZstdDecompressor() if suffix == ".zst" else zlib.decompressobj(wbits=31)
+    decoder.decompress(data)
+    return len(data) - len(decoder.unused_data)
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size
+
+
+def numbers(content: bytes) -> list[int]:
+    """Read which lines there are; each is a whole one."""
+    assert content.endswith(b"\n") or not content
+    return [int(json.loads(line)["url"].rpartition("=")[2]) for line in content.splitlines()]
+
+
+def run(main: Awaitable[Any], new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop) -> Any:
+    loop = new_loop()
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        loop.close()
+
+
+async def write_all(file: ResultsFile, lines: list[bytes]) -> None:
+    await asyncio.gather(*map(file.write, lines))
+
+
+def write_batches(path: Path, batches: list[list[bytes]], *, resume: bool = False) -> int:
+    """Write each batch after the other; return how many bytes were cut before."""
+
+    async def main() -> None:
+        for batch in batches:
+            await write_all(file, batch)
+        await file.aclose()
+
+    file = ResultsFile(path, resume=resume)
+    run(main())
+    return file.cut
+
+
+def no_thread_left() -> bool:
+    return not any(thread.name == "otel_connector.results" for thread in threading.enumerate())
+
+
+@contextlib.contextmanager
+def thread_held(file: ResultsFile) -> Iterator[threading.Event]:
+    """Keep the thread from its next batch until the event is set, as a disk that hangs would."""
+    gate = threading.Event()
+    file._start_thread()
+    file._jobs.put(gate.wait)
+    try:
+        yield gate
+    finally:
+        gate.set()
+
+
+# What a line holds
+
+
+def parsed(line: bytes) -> dict[str, Any]:
+    """Read one line, the numbers as they are spelt, and hold that it is one to every reader."""
+    assert line.endswith(b"\n")
+    assert len(line.decode().splitlines()) == 1
+    result: dict[str, Any] = json.loads(line, parse_float=str, parse_int=str)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("body", "content"),
+    [
+        (b"", b'"text":""'),
+        (b"null", b'"json":null'),
+        (b'{"b": 1, "a": 2, "b": 3}', b'"json":{"b": 1, "a": 2, "b": 3}'),
+        (
+            b"[1.10, 1e400, -0, 0.1234567890123456789012, 1E+2]",
+            b'"json":[1.10, 1e400, -0, 0.1234567890123456789012, 1E+2]',
+        ),
+        (b'\r\n{\n\t"a":\r[\n]}\n', b'"json":  { \t"a": [ ]} '),
+        (b'"\\n\\u2028\\ud800"', b'"json":"\\n\\u2028\\ud800"'),
+        ('{"\u2028\u2029": "\x85\u00e9"}'.encode(), '"json":{"\\u2028\\u2029": "\\u0085\u00e9"}'.encode()),
+        (b'\xef\xbb\xbf{"a": 1}', b'"json":{"a": 1}'),
+        ('{"\u00e9": "\U0001f600"}'.encode("utf-16"), '"json":{"\u00e9": "\U0001f600"}'.encode()),
+        ('["\u00e9"]'.encode("utf-16-le"), '"json":["\u00e9"]'.encode()),
+        ('["\u00e9"]'.encode("utf-32-be"), '"json":["\u00e9"]'.encode()),
+        (b"NaN", b'"text":"NaN"'),
+        (b"[1, -Infinity]", b'"text":"[1, -Infinity]"'),
+        (b"{'a': 1}", b'"text":"{\'a\': 1}"'),
+        (b'{"a": 1} {"b": 2}', b'"text":"{\\"a\\": 1} {\\"b\\": 2}"'),
+        (b'"a\nb"', b'"text":"\\"a\\nb\\""'),
+        (
+            "a\x85\u2028\u2029\r\n\x0b\x1c\0\x1b".encode(),
+            b'"text":"a\\u0085\\u2028\\u2029\\r\\n\\u000b\\u001c\\u0000\\u001b"',
+        ),
+        (b"\xef\xbb\xbfa", b'"text":"\xef\xbb\xbfa"'),
+        (b"\xff\xfe\x00", b'"base64":"//4A"'),
+        (b'"\xed\xa0\x80"', b'"base64":"Iu2ggCI="'),
+        (b"[" * 100_000 + b"]" * 100_000, b'"text":"' + b"[" * 100_000 + b"]" * 100_000 + b'"'),
+    ],
+)
+def test_how_a_body_is_kept(body: bytes, content: bytes) -> None:
+    line = result_line("http://a/", ID, 200, body)
+
+    assert line == b'{"url":"http://a/","call_id":"%b","status":200,%b}\n' % (ID.encode(), content)
+    parsed(line)
+
+
+def test_digits_that_python_would_not_read_back_are_text() -> None:
+    digits = b"1" * 5_000
+    assert json.loads(result_line("u", ID, 200, digits))["text"] == digits.decode()
+
+
+def test_urls_of_any_kind() -> None:
+    line = result_line('http://\u00e9/"\\\n\u2028\ud800', ID, None, b"1")
+    assert line == '{"url":"http://\u00e9/\\"\\\\\\n\\u2028\\\\ud800","call_id":"'.encode() + ID.encode() + (
+        b'","status":null,"json":1}\n'
+    )
+    assert parsed(line)["status"] is None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    value=JSON,
+    ascii_only=st.booleans(),
+    indent=st.sampled_from([None, 1]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32-le"]),
+)
+def test_json_is_taken_over(value: Any, ascii_only: bool, indent: int | None, encoding: str) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
+    try:
+        body = text.encode(encoding)
+    except UnicodeEncodeError:  # a lone surrogate, spelt as a letter
+        return
+    line = result_line("u", ID, 200, body)
+
+    assert json.loads(line)["json"] == value
+    assert parsed(line)["json"] == json.loads(text, parse_float=str, parse_int=str)
+
+
+@given(st.text(), st.binary() | st.text('[]{}",:0eE.- \n\u2028\\u').map(str.encode))
+@example("\udfff", b"\x00\x00\xfe\xff")
+def test_any_body_comes_back(url: str, body: bytes) -> None:
+    line = parsed(result_line(url, ID, 200, body))
+
+    (kind,) = line.keys() - {"url", "call_id", "status"}
+    if kind == "json":
+        assert line["json"] == json.loads(body, parse_float=str, parse_int=str)
+    else:
+        assert body == (line["text"].encode() if kind == "text" else base64.b64decode(line["base64"]))
+
+
+# What is written
+
+
+@pytest.mark.parametrize("new_loop", LOOPS, ids=["asyncio", "uvloop"])
+def test_ten_thousand_writers(new_loop: Callable[[], asyncio.AbstractEventLoop], path: Path) -> None:
+    lines = [line_of(number) for number in range(10_000)]
+    file = ResultsFile(path, resume=False)
+
+    async def main() -> None:
+        assert no_thread_left()
+        await asyncio.gather(*map(file.write, lines))
+        assert content_of(path) == b"".join(lines)
+        await file.aclose()
+        assert no_thread_left()
+
+    run(main(), new_loop)
+
+    assert file.cut == 0
+    assert path.stat().st_size < 10_000 * (10 if path.suffix != ".jsonl" else 200)  # not a member for each
+    assert content_of(path) == b"".join(lines)
+
+
+def test_a_line_is_there_when_its_write_returns(path: Path) -> None:
+    async def caller(first: int) -> None:
+        for number in range(first, first + 20):
+            line = line_of(number, length=number % 7 * 100)
+            await file.write(line)
+            assert line in content_of(path)
+
+    async def main() -> None:
+        await asyncio.gather(*(caller(100 * each) for each in range(10)))
+        await file.aclose()
+
+    file = ResultsFile(path, resume=False)
+    run(main())
+    assert sorted(numbers(content_of(path))) == [100 * each + number for each in range(10) for number in range(20)]
+
+
+async def test_nothing_blocks_the_loop(path: Path) -> None:
+    """The guard of all tests, which raises at a blocking call, is on here."""
+    file = await asyncio.to_thread(ResultsFile, path, resume=False)
+    await write_all(file, [line_of(number) for number in range(100)])
+    await file.write(line_of(100, length=3 * 2**20))
+    await file.aclose()
+    assert numbers(await asyncio.to_thread(content_of, path)) == list(range(101))
+
+
+def test_other_programs_read_it(path: Path) -> None:
+    lines = [line_of(number, length=number) for number in range(300)]
+    write_batches(path, [lines[start : start + 7] for start in range(0, 300, 7)])
+
+    if path.suffix == ".gz":
+        with gzip.open(path) as file:
+            assert list(file) == lines
+    if path.suffix == ".zst":
+        with zstd.open(path) as file:
+            assert list(file) == lines
+    program = {".gz": "gzip", ".zst": "zstd", ".jsonl": "cat"}[path.suffix]
+    if shutil.which(program):
+        with path.open("rb") as packed:
+            arguments = [program] if program == "cat" else [program, "-dc"]
+            assert processes.run(arguments, stdin=packed, capture_output=True, check=True).stdout == b"".join(lines)
+
+
+@pytest.mark.parametrize("line", [b"", b"\n\n", b"{}", b"{}\n{}\n", b"{}\n{}"])
+async def test_what_is_not_one_line_is_refused(line: bytes, plain: Path) -> None:
+    file = await asyncio.to_thread(ResultsFile, plain, resume=False)
+    with pytest.raises(ValueError, match="one line"):
+        await file.write(line)
+    await file.aclose()
+    assert not await asyncio.to_thread(plain.read_bytes)
+
+
+# Callers that go away
+
+
+async def test_a_cancelled_writer_harms_nobody(path: Path) -> None:
+    file = await asyncio.to_thread(ResultsFile, path, resume=False)
+    with thread_held(file):
+        tasks = [asyncio.ensure_future(file.write(line_of(number))) for number in range(10)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()  # its line is in the thread's hands
+        tasks[5].cancel()  # its line waits
+        await asyncio.wait([tasks[0], tasks[5]])
+        assert len(file._waiting) == 8  # nobody waits with that line any more
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    await file.aclose()
+
+    assert [isinstance(each, asyncio.CancelledError) for each in done] == [number in {0, 5} for number in range(10)]
+    assert numbers(await asyncio.to_thread(content_of, path)) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+
+
+async def test_a_thousand_cancelled_writers_leave_nothing(plain: Path) -> None:
+    file = await asyncio.to_thread(ResultsFile, plain, resume=False)
+    with thread_held(file):
+        for number in range(1_000):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(file.write(line_of(number)), 0.000_001)
+        assert not file._waiting
+    await file.write(line_of(1_000))
+    await file.aclose()
+    assert numbers(await asyncio.to_thread(plain.read_bytes))[-1] == 1_000
+
+
+def test_a_loop_that_ends_while_a_batch_is_written(path: Path) -> None:
+    file = ResultsFile(path, resume=False)
+
+    async def leave() -> None:
+        tasks.extend(asyncio.ensure_future(file.write(line_of(number))) for number in (1, 2))
+        await asyncio.sleep(0)
+
+    tasks: list[asyncio.Future[None]] = []
+    with thread_held(file):
+        asyncio.run(leave())
+        assert all(task.cancelled() for task in tasks)
+    run(write_all(file, [line_of(3)]))
+    run(file.aclose())
+    assert numbers(content_of(path)) == [1, 3]
+
+
+def test_two_loops_at_once_are_refused(plain: Path) -> None:
+    file = ResultsFile(plain, resume=False)
+    first = asyncio.new_event_loop()
+    with thread_held(file):
+        task = first.create_task(file.write(line_of(1)))
+        first.run_until_complete(asyncio.sleep(0))
+        with pytest.raises(RuntimeError, match="another event loop"):
+            run(file.write(line_of(2)))
+    first.run_until_complete(task)
+    run(file.write(line_of(3)))  # one after the other
+    first.run_until_complete(file.write(line_of(4)))
+    first.run_until_complete(file.aclose())
+    first.close()
+    assert numbers(plain.read_bytes()) == [1, 3, 4]
+
+
+# Its end
+
+
+@pytest.mark.parametrize("new_loop", LOOPS, ids=["asyncio", "uvloop"])
+def test_what_is_queued_is_written_before_it_closes(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], path: Path
+) -> None:
+    async def main() -> None:
+        with thread_held(file) as gate:
+            writes = [asyncio.ensure_future(file.write(line_of(number))) for number in range(5)]
+            await asyncio.sleep(0)
+            closings = [asyncio.ensure_future(file.aclose()) for _ in range(2)]
+            await asyncio.sleep(0)
+            with pytest.raises(ValueError, match="closed"):
+                await file.write(line_of(5))
+            gate.set()
+        await asyncio.gather(*writes, *closings)
+        assert no_thread_left()
+        await file.aclose()
+
+    file = ResultsFile(path, resume=False)
+    run(main(), new_loop)
+    file.close()
+    assert numbers(content_of(path)) == list(range(5))
+
+
+def test_closing_without_a_loop(path: Path) -> None:
+    file = ResultsFile(path, resume=False)
+    loop = asyncio.new_event_loop()
+    with thread_held(file):
+        writes = [loop.create_task(file.write(line_of(number))) for number in range(3)]
+        loop.run_until_complete(asyncio.sleep(0))  # and here Ctrl-C
+    file.close()
+    assert no_thread_left()
+    file.close()
+    assert numbers(content_of(path)) == [0, 1, 2]
+    loop.run_until_complete(asyncio.gather(*writes))  # they are told if anybody still asks
+    loop.close()
+
+
+def test_a_file_that_nobody_wrote(path: Path) -> None:
+    ResultsFile(path, resume=False).close()
+    run(ResultsFile(path, resume=False).aclose())  # an empty file is no result
+    assert path.read_bytes() == b""
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_a_cancelled_close_goes_on(plain: Path) -> None:
+    file = await asyncio.to_thread(ResultsFile, plain, resume=False)
+    with thread_held(file):
+        write = asyncio.ensure_future(file.write(line_of(1)))
+        await asyncio.sleep(0)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(file.aclose(), 0.000_001)
+    await write
+    await file.aclose()
+    assert no_thread_left()
+
+
+def test_a_file_that_was_dropped_lets_its_lock_and_its_thread_go(plain: Path) -> None:
+    file = ResultsFile(plain, resume=False)
+    run(file.write(line_of(1)))
+    thread = file._thread
+    del file
+    gc.collect()
+    assert thread is not None
+    thread.join(10)
+    assert not thread.is_alive()
+    write_batches(plain, [[line_of(2)]], resume=True)
+    assert numbers(plain.read_bytes()) == [1, 2]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_what_the_file_system_says_at_the_end_is_told(
+    written: bool,
+    plain: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(fd: int) -> None:
+        close(fd)
+        if fd == file._fd:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    file, close = ResultsFile(plain, resume=False), os.close
+    if written:
+        run(file.write(line_of(1)))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", full)
+        with pytest.raises(OSError, match=r"results\.jsonl") as caught:
+            file.close()
+    assert caught.value.errno == errno.EDQUOT
+    with pytest.raises(OSError, match=r"results\.jsonl"):
+        run(file.aclose())
+
+
+# Going on with a file
+
+
+def test_a_file_with_results_is_not_written_unasked(path: Path) -> None:
+    write_batches(path, [[line_of(1)]])
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match=r"--resume.*another name.*results") as caught:
+        ResultsFile(path, resume=False)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == before
+    assert write_batches(path, [[line_of(2)]], resume=True) == 0
+    assert numbers(content_of(path)) == [1, 2]
+
+
+def test_an_end_torn_at_every_byte(path: Path) -> None:
+    write_batches(path, [[line_of(number) for number in range(2)], [line_of(2, length=9)]])
+    whole = path.read_bytes()
+    ends = [0]
+    while ends[-1] < len(whole):
+        ends.append(ends[-1] + first_end(path.suffix, whole[ends[-1] :]))
+
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        end = max(each for each in ends if each <= length)
+        file = ResultsFile(path, resume=True)
+        assert file.cut == length - end
+        assert path.read_bytes() == whole[:end]
+        run(file.write(line_of(6)))
+        file.close()
+        assert numbers(content_of(path)) == [*numbers(unpacked(path.suffix, whole[:end])), 6]
+
+
+def test_what_is_cut_off_a_plain_file_is_kept(plain: Path) -> None:
+    plain.write_bytes(line_of(1) + b'{"url": "of another program, without a line end"}')
+    assert write_batches(plain, [[line_of(2)]], resume=True) == 49
+    assert numbers(plain.read_bytes()) == [1, 2]
+    assert b"another program" in plain.with_name("results.jsonl.torn").read_bytes()
+
+
+def test_members_of_any_size_and_in_little_memory(path: Path) -> None:
+    """Small ones in the thousands, and one that unpacks to a lot more than it takes."""
+    pack = PACK[path.suffix]
+    long = b'{"url":"' + b"x" * (32 * 2**20) + b'"}\n'
+    content = b"".join(pack(line_of(number)) for number in range(5_000)) + pack(long) + pack(b"") + pack(line_of(1))
+    path.write_bytes(content + pack(line_of(2))[:-1])
+    torn = len(pack(line_of(2))) - 1
+    del long
+    tracemalloc.start()
+    try:
+        file = ResultsFile(path, resume=True)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    file.close()
+    assert file.cut == torn
+    assert path.stat().st_size == len(content)
+    assert peak < 4 * 2**20, f"{peak:,}"
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "what"),
+    [
+        ("jsonl", b"call_id,project,t\n", "holds no JSON lines: its first byte is b'c'"),
+        ("jsonl", gzip.compress(b"{}\n"), "holds no JSON lines: its first byte is b'.x1f'"),
+        ("jsonl", bytes(9), "holds no JSON lines"),
+        ("gz", b"{}\n", "is not gzip .Error -3"),
+        ("gz", zstd.compress(b"{}\n"), "is not gzip"),
+        ("gz", gzip.compress(b"a,b\n"), "holds no JSON lines: its first byte is b'a'"),
+        ("gz", gzip.compress(b"a,b\n" * 9)[:-8], "holds no JSON lines: its first byte is b'a'"),
+        ("gz", gzip.compress(b"{}\n{}"), "does not end with a whole line"),
+        ("zst", b"{}\n{}\n", "is not zstd"),
+        ("zst", gzip.compress(b"{}\n"), "is not zstd"),
+        ("zst", zstd.compress(b"a,b\n"), "holds no JSON lines: its first byte is b'a'"),
+        ("zst", zstd.compress(b"{}"), "does not end with a whole line"),
+    ],
+    ids=[
+        *("jsonl-csv", "jsonl-gzip", "jsonl-zeros", "gz-plain", "gz-zstd", "gz-csv", "gz-torn-csv", "gz-half-a-line"),
+        *("zst-plain", "zst-gzip", "zst-csv", "zst-half-a-line"),
+    ],
+)
+def test_another_programs_file_is_named_and_never_touched(
+    ending: str, content: bytes, what: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"results.{ending}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"results\.{ending}' {what}.*; nothing was changed"):
+        ResultsFile(path, resume=True)
+    assert path.read_bytes() == content
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+@pytest.mark.parametrize("damage", ["in the middle", "NUL bytes behind"])
+def test_whole_members_behind_damage_are_not_cut(damage: str, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"results.{ending}"
+    for number in range(3):
+        write_batches(path, [[line_of(number)]], resume=True)
+    size, first = path.stat().st_size, len(PACK[f".{ending}"](line_of(0)))
+    content = bytearray(path.read_bytes())
+    if damage == "in the middle":
+        content[size // 2] ^= 1
+    else:
+        content += bytes(99)
+    path.write_bytes(content)
+
+    with pytest.raises(
+        ValueError, match=r"damaged behind its first \d+ bytes .*; to go on.*: truncate -s \d+;"
+    ) as caught:
+        ResultsFile(path, resume=True)
+    assert path.read_bytes() == content
+    assert first > 0
+    os.truncate(path, int(str(caught.value).partition("truncate -s ")[2].partition(";")[0]))
+    write_batches(path, [[line_of(9)]], resume=True)
+    assert numbers(content_of(path)) == ([0, 9] if damage == "in the middle" else [0, 1, 2, 9])
+
+
+def test_an_ending_says_the_format_in_any_case(tmp_path: Path) -> None:
+    write_batches(tmp_path / "R.GZ", [[line_of(1)]])
+    assert gzip.decompress((tmp_path / "R.GZ").read_bytes()) == line_of(1)
+
+
+def test_without_zstd_no_file_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("compression.zstd", "backports.zstd"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r"pip install 'otel-connector\[cli\]'"):
+        ResultsFile(tmp_path / "r.zst", resume=False)
+    assert not list(tmp_path.iterdir())
+
+
+# What is no file of ours
+
+
+@pytest.mark.parametrize(
+    ("make", "number"),
+    [
+        (Path.mkdir, errno.EISDIR),
+        (os.mkfifo, errno.EINVAL),
+        (lambda path: path.symlink_to(path), errno.ELOOP),
+        (lambda path: path.symlink_to("/dev/null"), errno.EINVAL),
+    ],
+    ids=["folder", "fifo", "loop", "device"],
+)
+def test_what_is_no_file_is_refused_at_once(make: Callable[[Path], None], number: int, path: Path) -> None:
+    make(path)
+    with pytest.raises(OSError, match="results") as caught:
+        ResultsFile(path, resume=True)
+    assert caught.value.errno == number
+
+
+def test_a_name_that_cannot_be() -> None:
+    with pytest.raises(OSError, match="null"):
+        ResultsFile("a\0b", resume=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has other users")
+def test_a_strangers_link_is_refused(plain: Path) -> None:
+    target = plain.with_name("target")
+    plain.symlink_to(target)
+    os.chown(plain, NOBODY, NOBODY, follow_symlinks=False)
+    with pytest.raises(OSError, match="belongs to another user"):
+        ResultsFile(plain, resume=False)
+    assert not target.exists()
+    os.chown(plain, 0, 0, follow_symlinks=False)
+    write_batches(plain, [[line_of(1)]])
+    assert numbers(target.read_bytes()) == [1]
+
+
+# Two programs
+
+
+def test_two_programs_cannot_write_one_file(path: Path) -> None:
+    program = (
+        "import sys; from otel_connector._results import ResultsFile\n"
+        f"file = ResultsFile({str(path)!r}, resume=True); print(flush=True); sys.stdin.read()"
+    )
+    write_batches(path, [[line_of(1)]])
+    command = [sys.executable, "-c", program]
+    with processes.Process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"\n"
+        for resume in (False, True):
+            with pytest.raises(BlockingIOError, match="another program is writing it") as caught:
+                ResultsFile(path, resume=resume)
+            assert caught.value.filename == str(path)
+        other.kill()
+    write_batches(path, [[line_of(2)]], resume=True)
+    assert numbers(content_of(path)) == [1, 2]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_file_systems_without_locks(number: int, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            ResultsFile(plain, resume=False)
+        return
+    write_batches(plain, [[line_of(1)]])
+    assert numbers(plain.read_bytes()) == [1]
+
+
+def without_fcntl(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module as Windows loads it."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    spec = importlib.util.spec_from_file_location("without_fcntl", _results.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.fcntl is None
+    return module
+
+
+def test_systems_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = without_fcntl(monkeypatch).ResultsFile(path, resume=False)
+    run(file.write(line_of(1)))
+    file.close()
+    assert numbers(content_of(path)) == [1]
+
+
+# Disks that refuse
+
+
+@contextlib.contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """No file of this process can grow beyond: the write that meets it is short, the next is EFBIG."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def failures(file: ResultsFile, lines: list[bytes]) -> list[OSError]:
+    done = await asyncio.gather(*map(file.write, lines), return_exceptions=True)
+    return [each for each in done if isinstance(each, OSError)]
+
+
+def noise(number: int) -> bytes:
+    """A line that no compression makes smaller than a kilobyte."""
+    return result_line(f"http://a/?n={number}", ID, 200, random.Random(number).randbytes(2_000))
+
+
+def test_a_write_cut_short_takes_its_batch_back_and_everybody_is_told(path: Path) -> None:
+    async def main() -> list[OSError]:
+        await file.write(noise(0))
+        whole.append(content_of(path))
+        with files_end_at(size_of(path) + 700):
+            told = await failures(file, [noise(number) for number in range(1, 11)])  # a batch of one, then of nine
+        return told + await failures(file, [noise(11), noise(12)])  # room or not: what came first is missing
+
+    file, whole = ResultsFile(path, resume=False), list[bytes]()
+    errors = run(main())
+    file.close()
+
+    assert [error.errno for error in errors] == [errno.EFBIG] * 12
+    assert all(error.filename == str(path) for error in errors)
+    assert len({id(error) for error in errors}) == 12
+    assert content_of(path) == whole[0] == noise(0)
+    assert write_batches(path, [[line_of(3)]], resume=True) == 0
+    assert numbers(content_of(path)) == [0, 3]
+
+
+def test_an_end_that_cannot_be_taken_off_is_cut_by_the_next(path: Path) -> None:
+    faulty_disks.need("chattr")
+
+    async def main() -> None:
+        await file.write(noise(0))
+        with faulty_disks.attribute(path, "a"), files_end_at(size_of(path) + 700):  # it may only grow
+            assert await failures(file, [noise(1)])
+
+    file = ResultsFile(path, resume=False)
+    run(main())
+    file.close()
+    assert write_batches(path, [[line_of(2)]], resume=True) == 700
+    assert numbers(content_of(path)) == [0, 2]
+
+
+def test_a_full_disk(path: Path, tmp_path: Path) -> None:
+    with faulty_disks.full(tmp_path / "disk") as disk:
+        path = disk.path.with_name(path.name)
+
+        async def main() -> int:
+            lines = [noise(number) for number in range(100)]
+            for number in range(0, 10, 2):
+                await write_all(file, lines[number : number + 2])
+            disk.strike()
+            return len(await failures(file, lines[10:]))
+
+        file = ResultsFile(path, resume=False)
+        failed = run(main())
+        file.close()
+        assert failed >= 80
+        assert numbers(content_of(path)) == list(range(100 - failed))
+        disk.heal()
+        write_batches(path, [[line_of(100)]], resume=True)
+        assert numbers(content_of(path))[-1] == 100
+
+
+def test_whatever_goes_wrong_in_the_thread_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(**_: int) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(zlib, "compressobj", no_memory)
+    file = ResultsFile(tmp_path / "r.gz", resume=False)
+    for _ in range(2):
+        with pytest.raises(OSError, match="MemoryError") as caught:
+            run(file.write(line_of(1)))
+        assert caught.value.errno == errno.EIO
+    file.close()
+
+
+# kill -9
+
+
+@pytest.fixture(scope="module")
+def child_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Children]:
+    if failing_calls.MISSING:
+        pytest.skip(failing_calls.MISSING)
+    with children(failing_calls.compiled(tmp_path_factory.mktemp("library")), __file__) as prepared:
+        yield prepared
+
+
+def writes_for_ever(say: Say, path: str, first: int, fault: dict[str, Any] | None) -> None:
+    """In the child: write for ever, and say of each line which one it was after its write returned."""
+    file = ResultsFile(path, resume=True)
+    if fault is not None:
+        failing_calls.arm(path, fault)
+    asyncio.run(_write_for_ever(say, file, itertools.count(first)))
+
+
+async def _write_for_ever(say: Say, file: ResultsFile, count: Iterator[int]) -> None:
+    async def caller() -> None:
+        for number in count:
+            await file.write(line_of(number, length=number * 37 % 900))
+            say(number)
+
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+
+
+def test_no_line_whose_write_returned_is_missing_after_kill_9(path: Path, child_processes: Children) -> None:
+    chance, returned, torn, content = random.Random(6), 0, 0, b""
+    for kill in range(2 * KILLS):
+        in_a_write = kill % 2 == 1
+        fault = asdict(Fault(action="torn", value=chance.randrange(1, 1_000), nth=chance.randrange(1, 40), only=WRITES))
+        ended = child_processes.run(
+            writes_for_ever,
+            None if in_a_write else chance.uniform(0, 0.2),
+            path=str(path),
+            first=kill * 1_000_000,
+            fault=fault if in_a_write else None,
+        )
+        assert ended.code == -signal.SIGKILL
+        size = path.stat().st_size if path.exists() else 0
+        file = ResultsFile(path, resume=True)
+        file.close()
+        before, content = content, content_of(path)
+        assert content.startswith(before)
+        there = numbers(content[len(before) :])
+        assert all(number >= kill * 1_000_000 for number in there)
+        assert len(there) == len(set(there))
+        assert set(ended.said) <= set(there)
+        assert len(there) <= len(ended.said) + CALLERS
+        assert file.cut == size - path.stat().st_size
+        assert file.cut > 0 or not in_a_write
+        returned, torn = returned + len(ended.said), torn + (file.cut > 0)
+    assert torn >= KILLS
+    assert returned > 20 * KILLS
+
+
+def test_interrupted_and_short_writes_are_gone_on_with(path: Path, child_processes: Children) -> None:
+    """Every write of a process is short: each batch is whole all the same."""
+    ended = child_processes.run(
+        writes_some, path=str(path), fault=asdict(Fault(action="short", value=300, times=-1, only=WRITES))
+    )
+    assert ended.code == 0
+    assert numbers(content_of(path)) == list(range(200))
+
+
+def writes_some(say: Say, path: str, fault: dict[str, Any]) -> None:
+    failing_calls.arm(path, fault)
+    write_batches(Path(path), [[line_of(number) for number in range(start, start + 20)] for start in range(0, 200, 20)])
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
+async def test_call_ids_of_what_is_there(ending: str, tmp_path: Path) -> None:
+    """Also behind long lines, and whatever URLs and bodies look like."""
+    path, odd = tmp_path / f"r.{ending}", 'http://a/","call_id":"1-1","status":'
+    file = await asyncio.to_thread(ResultsFile, path, resume=False)
+    ids = [f"{number:032x}-{number:016x}" for number in range(1, 30)]
+    for number, call_id in enumerate(ids):
+        body = b'{"x":"' + b"y" * (300_000 * (number % 3)) + b'","call_id":"2-2","status":1}'
+        await file.write(result_line(odd, call_id, 200, body))
+    await file.write(b'{"a": "' + b"z" * 400_000 + b'"}\n')
+    await file.write(b'{"another": "tool"}\n')
+    assert await asyncio.to_thread(lambda: list(file.call_ids())) == ids
+    await file.aclose()

@@ -1,0 +1,230 @@
+"""In the workers of gunicorn, uvicorn and Celery: nothing is lost when one is recycled or told to end."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.collector import Collector, collector
+from support.otlp_receiver import attributes_of
+from support.processes import ROOT, Process, clean_environment
+
+from otel_connector.testing import FaultServer, json_body
+
+ASKED = 8
+AT_A_TIME = 2
+RECYCLED_AFTER = 3
+CLIENT = 3  # as OTLP numbers the kinds
+
+GUNICORN = """
+from otel_connector import configure
+
+def post_fork(server, worker):
+    configure("worker")
+
+def post_worker_init(worker):
+    worker.log.info("ready for requests")
+"""
+
+# What uvicorn runs: each request is one call
+ASGI = """
+import os, signal
+import aiohttp
+from otel_connector import AsyncConnector, configure
+
+configure("worker", signals=(signal.SIGTERM,))
+connector = AsyncConnector(os.environ["SHOP_LOG"])
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        for done in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{done}.complete"})
+        return
+    async with aiohttp.ClientSession() as session:
+        await connector.get(session, os.environ["SHOP_STOCK"] + scope["path"], "asgi")
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+"""
+
+CELERY = """
+import asyncio, os, sys
+import aiohttp
+from celery import Celery
+from celery.signals import worker_process_init, worker_process_shutdown, worker_ready
+from otel_connector import AsyncConnector, configure
+
+app = Celery("jobs", broker="memory://")
+app.conf.update(worker_redirect_stdouts=False, broker_connection_retry_on_startup=True)
+telemetry = None
+
+@worker_process_init.connect
+def begin(**_):
+    global telemetry
+    telemetry = configure("worker")
+
+@worker_process_shutdown.connect
+def end(**_):
+    telemetry.shutdown()
+
+@app.task(name="call")
+def call(number):
+    async def main():
+        async with aiohttp.ClientSession() as session:
+            url = f"{os.environ['SHOP_STOCK']}/stock/{number}"
+            await AsyncConnector(os.environ["SHOP_LOG"]).get(session, url, "job")
+    asyncio.run(main())
+    os.write(1, b"done\\n")
+
+@worker_ready.connect
+def send(**_):
+    for number in range(int(sys.argv[1])):
+        call.delay(number)
+
+app.Worker(pool="prefork", concurrency=2, max_tasks_per_child=int(sys.argv[2]), loglevel="ERROR", quiet=True).start()
+"""
+
+
+@pytest.fixture(scope="module")
+def real_collector() -> Iterator[Collector]:
+    with collector() as running:
+        yield running
+
+
+@pytest.fixture
+def upstream(server: FaultServer) -> FaultServer:
+    for number in range(ASKED):
+        for name in ("price", "stock"):
+            server.script(f"/{name}/{number}", json_body({"price": 1, "stock": 2}))
+    return server
+
+
+@contextmanager
+def running(command: list[str], folder: Path, upstream: FaultServer, at: Collector) -> Iterator[Process]:
+    """Run a server of workers, whose calls go upstream, and see to it that it ends."""
+    address = f"http://127.0.0.1:{upstream.port}"
+    variables = {"SHOP_PRICES": address, "SHOP_STOCK": address, "SHOP_LOG": str(folder / "logs.csv")}
+    path = f"{ROOT}:{folder}:{ROOT / 'examples' / 'service'}"
+    process = Process(
+        [sys.executable, *command],
+        cwd=folder,
+        env=clean_environment(
+            {
+                **at.environment(),
+                **variables,
+                "PYTHONPATH": path,
+                "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "process",
+                "PYTHONUNBUFFERED": "1",
+            }
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill_all()
+
+
+def bound_port(process: Process, before: str) -> int:
+    """Return the port that the server reports in its log, in a line that has `before` in front of the address."""
+    for line in process.stderr:
+        if found := re.search(rf"{before} http://127\.0\.0\.1:(\d+)", line):
+            return int(found[1])
+    raise AssertionError("the server has ended")
+
+
+def ask(port: int, path: str) -> None:
+    """Ask a server that may be between two workers, and again if the one asked was about to end."""
+    give_up = time.monotonic() + 30
+    while not answers(port, path):
+        assert time.monotonic() < give_up
+
+
+def answers(port: int, path: str) -> bool:
+    """Whether it answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+            answer.read()
+    except OSError:
+        return False
+    return True
+
+
+def assert_nothing_is_lost(folder: Path, at: Collector, upstream: FaultServer, at_a_time: int = AT_A_TIME) -> None:
+    """Every request is a row, and every row a span, of more workers than there are at a time."""
+    with (folder / "logs.csv").open(newline="", encoding="utf-8") as file:
+        rows = Counter(row["call_id"] for row in csv.DictReader(file))
+    assert sum(rows.values()) == len(rows) == len(upstream.requests)
+    sent = [request.headers["traceparent"].split("-") for request in upstream.requests]
+    assert {"-".join(parts[1:3]) for parts in sent} == set(rows)
+
+    received = at.received
+    received.wait_for(lambda: Counter({i: n for i, n in received.call_ids(CLIENT).items() if i in rows}) == rows)
+    workers = {
+        attributes_of(each.resource)["process.pid"]
+        for each in received.resource_spans
+        for scope in each.scope_spans
+        if any(f"{span.trace_id.hex()}-{span.span_id.hex()}" in rows for span in scope.spans)
+    }
+    assert len(workers) > at_a_time
+
+
+@pytest.mark.neighbours
+def test_gunicorn(upstream: FaultServer, real_collector: Collector, tmp_path: Path) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text(GUNICORN)
+    command = ["-m", "gunicorn", "shop:make_app", "-k", "aiohttp.GunicornWebWorker", "-b", "127.0.0.1:0"]
+    command += ["-w", "1", "--max-requests", str(RECYCLED_AFTER), "--no-control-socket"]
+    with running(command, tmp_path, upstream, real_collector) as process:
+        port = bound_port(process, "Listening at:")
+        for number in range(ASKED):
+            if number % (RECYCLED_AFTER + 1) == 0:  # aiohttp looks once a second how many requests a worker had
+                assert next(line for line in process.stderr if "ready for requests" in line)
+            ask(port, f"/offer/{number}")
+        # a worker that is told to end before it can hear it would be waited for
+        assert next(line for line in process.stderr if "ready for requests" in line)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
+    assert_nothing_is_lost(tmp_path, real_collector, upstream, at_a_time=1)
+
+
+@pytest.mark.neighbours
+def test_uvicorn(upstream: FaultServer, real_collector: Collector, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(ASGI)
+    command = ["-m", "uvicorn", "program:app", "--port", "0", "--workers", str(AT_A_TIME)]
+    command += ["--limit-max-requests", str(RECYCLED_AFTER)]
+    with running(command, tmp_path, upstream, real_collector) as process:
+        port = bound_port(process, "Uvicorn running on")
+        for number in range(ASKED):
+            if number == ASKED - 1:  # by now one of the two is over the limit, and a third comes for it
+                for _ in range(AT_A_TIME + 1):
+                    assert next(line for line in process.stderr if "startup complete" in line)
+            ask(port, f"/stock/{number}")
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
+    assert_nothing_is_lost(tmp_path, real_collector, upstream, at_a_time=1)
+
+
+@pytest.mark.neighbours
+def test_celery_prefork(upstream: FaultServer, real_collector: Collector, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(CELERY)
+    with running(["program.py", str(ASKED), str(RECYCLED_AFTER)], tmp_path, upstream, real_collector) as process:
+        for _ in range(ASKED):
+            assert process.stdout.readline() == "done\n"
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
+    assert_nothing_is_lost(tmp_path, real_collector, upstream)

@@ -1,0 +1,840 @@
+"""An old log's rows arrive at a collector as the spans their calls had: each once, and from where it stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import os
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from support.collector import agent, endpoints_at, forwarding, own_address
+from support.logs import Log
+from support.otlp_receiver import Received, attributes_of, grpc_receiver
+from support.outcomes import OUTCOMES, connector
+from support.records import BLANK, NASTY_RECORDS, RECORDS
+from support.sdk import SDK
+
+import otel_connector
+from otel_connector import COLUMNS, CallRecord, _replay
+from otel_connector._csv_check import DAMAGE_LIMIT, LINE_LIMIT
+from otel_connector._csv_format import HEADER, encode_row
+from otel_connector._instruments import SCHEMA_URL
+from otel_connector._replay import CollectorRefused, Replay, Replayed, Wanted, open_otlp
+from otel_connector._row_span import error_type_of, read_row, span_of
+from otel_connector._telemetry import field_attributes
+from otel_connector.testing import FakeClock, FaultServer, hold, ok, redirect
+
+TO = "http://collector:4317"
+RESOURCE = Resource({})
+START = 1_700_000_000_000_000  # Unix time in microseconds
+BATCH = 512
+
+ONLY_LIVE = {"network.protocol.version", "http.request.resend_count", "otel_connector.queue.duration"}
+"""What a span says of its call and a row does not."""
+
+
+def record(number: int, **changes: Any) -> CallRecord:
+    """One of many rows, that differ in ids and times."""
+    return BLANK._replace(
+        call_id=f"{number + 1:032x}-{number + 7:016x}",
+        project="P",
+        t=(START + number * 142_857) / 1e6,
+        delta_t=number * 0.000_001,
+        url="http://api.example.com/data",
+        response_code=200,
+        success=True,
+    )._replace(**changes)
+
+
+def rows(*numbers: int) -> bytes:
+    return b"".join(encode_row(record(number)) for number in numbers)
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def logs_csv(tmp_path: Path) -> Path:
+    return tmp_path / "logs.csv"
+
+
+class Taken(InMemorySpanExporter):
+    """What a collector has taken, and by which call id."""
+
+    def call_ids(self) -> list[str]:
+        contexts = [span.get_span_context() for span in self.get_finished_spans()]
+        return [f"{context.trace_id:032x}-{context.span_id:016x}" for context in contexts if context is not None]
+
+    def numbers(self) -> list[int]:
+        """Which of the rows of `record` these are."""
+        return [int(call_id[:32], 16) - 1 for call_id in self.call_ids()]
+
+
+class Batches(SpanExporter):
+    """Takes batches until it is told not to; says what happened and when."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, take: int = 10**9) -> None:
+        self.sizes: list[int] = []
+        self.bytes: list[int] = []
+        self.times: list[float] = []
+        self._clock, self._take = clock, take
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if len(self.sizes) == self._take:
+            return SpanExportResult.FAILURE
+        self.sizes.append(len(spans))
+        self.bytes.append(encode_spans(spans).ByteSize())
+        self.times.append(self._clock())
+        return SpanExportResult.SUCCESS
+
+
+def replay(*logs: Path, into: SpanExporter, **options: Any) -> Replayed:
+    """Replay to the end, as fast as can be."""
+    whole = Replay(logs, into, **{"to": TO, "rate": None, **options})
+    for _ in whole.run():
+        pass
+    return whole.replayed()
+
+
+# A row is the span of its call
+
+
+def assert_same_span(replayed: ReadableSpan, live: ReadableSpan) -> None:
+    assert (
+        (replayed.name, replayed.kind, replayed.parent)
+        == (live.name, live.kind, live.parent)
+        == ("GET", live.kind, None)
+    )
+    mine, theirs = replayed.get_span_context(), live.get_span_context()
+    assert mine is not None
+    assert theirs is not None
+    assert (mine.trace_id, mine.span_id, mine.trace_state) == (theirs.trace_id, theirs.span_id, theirs.trace_state)
+    assert (mine.trace_flags.sampled, mine.is_remote) == (theirs.trace_flags.sampled, theirs.is_remote) == (True, False)
+    assert (replayed.start_time, replayed.end_time) == (live.start_time, live.end_time)
+    assert (replayed.status.status_code, replayed.status.description) == (
+        live.status.status_code,
+        live.status.description,
+    )
+    assert replayed.instrumentation_scope == live.instrumentation_scope
+    live_attributes = {name: value for name, value in (live.attributes or {}).items() if name not in ONLY_LIVE}
+    assert replayed.attributes == live_attributes
+
+
+async def test_the_spans_are_those_the_calls_had(server: FaultServer, log: Log, sdk: SDK) -> None:
+    calls = connector(log, sdk, FakeClock())
+    names = ["success", "success after retries", "404", "503 to the end", "reset before the headers"]
+    names += ["closed inside the body", "not JSON", "endless body", "not HTTP", "redirect to another scheme"]
+    urls = ["not a URL", "ftp://127.0.0.1/x", "http://user:hush@:80/", "http://127.0.0.1:99999/", "http://[::1/"]
+    async with aiohttp.ClientSession() as session:
+        for number, name in enumerate(names):
+            server.script(f"/{number}", OUTCOMES[name].steps)
+            await calls.get(session, server.url(f"/{number}") + "?token=hush&a=ü,", f"=P{number}", default=None)
+        server.script("/from", redirect("/to?key=hush"))
+        server.script("/to", ok)
+        await calls.get(session, server.url("/from"), "redirected")
+        for url in [*urls, f"http://{'a' * 70}.com/", "http://[::1]:1/"]:
+            await calls.get(session, url, "", default=None)
+        held = hold()
+        server.script("/held", held.step)
+        given_up = asyncio.create_task(calls.get(session, server.url("/held"), "cancelled", timeout=60))
+        await asyncio.wait_for(held.arrived, 10)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+    exporter = Taken()
+    counted = await asyncio.to_thread(replay, log.path, into=exporter)
+
+    live = {span.context.span_id: span for span in sdk.spans.get_finished_spans() if span.context is not None}
+    assert counted.sent == len(live) == len(log.records()) == len(names) + 9
+    for span in exporter.get_finished_spans():
+        assert span.context is not None
+        assert_same_span(span, live.pop(span.context.span_id))
+    assert not live
+    errors = Counter(str((span.attributes or {}).get("error.type")) for span in exporter.get_finished_spans())
+    assert errors["None"] == 4, "two successes, a redirect, and one given up"
+    assert {"404", "503", "otel_connector.ConnectFailed", "otel_connector.InvalidURL"} < errors.keys()
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "port"),
+    [
+        ("http://xn--bcher-kva.example/?a=1", "bücher.example", 80),
+        ("https://REDACTED:REDACTED@[::1]:8443/", "::1", 8443),
+        (f"http://a.example/{'x' * 9_000}", "a.example", 80),
+        ("ftp://a.example/", None, None),
+        ("REDACTED", None, None),
+        ("", None, None),
+    ],
+)
+def test_where_a_call_went_is_read_from_its_url(url: str, address: str | None, port: int | None) -> None:
+    attributes = span_of(read_row(encode_row(record(0, url=url))[:-1]), RESOURCE).attributes
+    assert attributes is not None
+    assert (attributes.get("server.address"), attributes.get("server.port")) == (address, port)
+
+
+@pytest.mark.parametrize("number", range(len(NASTY_RECORDS)))
+def test_every_text_is_as_the_row_has_it(number: int) -> None:
+    line = encode_row(NASTY_RECORDS[number])[:-1]
+    row = read_row(line)
+    span = span_of(row, RESOURCE)
+    assert span.attributes is not None
+    assert {name: value for name, value in span.attributes.items() if name.startswith("otel_connector.")} == (
+        field_attributes(row.record)
+    )
+    assert encode_spans([span]).ByteSize() <= 2 * len(line) + 512
+
+
+@given(
+    ids=st.tuples(st.integers(1, 2**128 - 1), st.integers(1, 2**64 - 1)),
+    start=st.integers(0, 9_000_000_000_000_000),
+    lasted=st.integers(0, 200_000_000_000_000),
+)
+def test_times_are_exact_to_the_microsecond(ids: tuple[int, int], start: int, lasted: int) -> None:
+    """Of the text: a float has no place for the microseconds of later centuries."""
+    cells = encode_row(record(0, call_id=f"{ids[0]:032x}-{ids[1]:016x}"))[:-1].split(b",")
+    for column, micros in (("t", start), ("delta_t", lasted)):
+        cells[COLUMNS.index(column)] = f"{micros // 10**6}.{micros % 10**6:06d}".encode()
+    span = span_of(read_row(b",".join(cells)), RESOURCE)
+    context = span.get_span_context()
+    assert context is not None
+    assert (context.trace_id, context.span_id, context.is_valid, context.trace_flags.sampled) == (*ids, True, True)
+    assert (span.start_time, span.end_time) == (start * 1_000, (start + lasted) * 1_000)
+
+
+@given(RECORDS, st.integers(0, 2**32 * 10**6), st.integers(0, 10**12))
+def test_a_record_goes_through_its_row_unchanged(some: CallRecord, start: int, lasted: int) -> None:
+    size = min(some.response_size, 2**63 - 1)
+    some = some._replace(t=start / 1e6, delta_t=lasted / 1e6, response_size=size)
+    row = read_row(encode_row(some)[:-1])
+    assert (row.start, row.end) == (start * 1_000, (start + lasted) * 1_000)
+    again = span_of(row, RESOURCE)
+    assert again.to_json() == span_of(read_row(encode_row(row.record)[:-1]), RESOURCE).to_json()
+    encode_spans([again])
+
+
+def cells_with(column: str, cell: str) -> bytes:
+    cells = encode_row(record(0))[:-1].decode().split(",")
+    cells[COLUMNS.index(column)] = cell
+    return ",".join(cells).encode()
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "what"),
+    [
+        ("t", "nan", "t is a time that no span can have"),
+        ("t", "-0.5", "t is a time that no span can have"),
+        ("t", "1e999999", "t is a time that no span can have"),
+        ("t", "9223372036.854775808", "t is a time that no span can have"),
+        ("delta_t", "-0.000001", "delta_t is a time that no span can have"),
+        ("delta_t", "inf", "delta_t is a time that no span can have"),
+        ("delta_t", "7600000000", "it ends later than a span can"),
+        ("delta_t", "", "delta_t is a number, not ''"),
+        ("call_id", f"{0:032x}-{1:016x}", "call_id has an id of zeros"),
+        ("call_id", f"{1:032x}-{0:016x}", "call_id has an id of zeros"),
+        ("call_id", "hello", "call_id is no id but 'hello'"),
+        ("response_size", str(2**63), "response_size is a number that there cannot be"),
+        ("response_size", "-1", "response_size is a number that there cannot be"),
+        ("response_code", str(2**63), "response_code is a number that there cannot be"),
+        ("response_code", "200.0", "response_code is a number, not '200.0'"),
+    ],
+)
+def test_a_row_that_no_span_can_be_made_of_says_why(column: str, cell: str, what: str) -> None:
+    with pytest.raises(ValueError, match=what.replace("(", r"\(")):
+        read_row(cells_with(column, cell))
+
+
+@pytest.mark.parametrize(("t", "start"), [("1.7e9", 1_700_000_000), ("1700000000", 1_700_000_000), ("0", 0)])
+def test_a_row_that_another_program_saved_again_will_do(t: str, start: int) -> None:
+    assert read_row(cells_with("t", t)).start == start * 10**9
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "error_type"),
+    [
+        ("HTTPStatusError: 503 x", 503, "503"),
+        ("HTTPStatusError: 503 x", None, "otel_connector.HTTPStatusError"),
+        ("RetryBudgetExhausted: no retry", 503, "otel_connector.RetryBudgetExhausted"),
+        ("ConnectFailed", None, "otel_connector.ConnectFailed"),
+        ("TypeError: url must be", None, "TypeError"),
+        ("CancelledError", None, None),
+        ("KeyboardInterrupt", None, None),
+        ("Theirs: a: b", 200, "Theirs"),
+        ("print: no class", 200, "print"),
+        ("annotations: no class", 200, "annotations"),
+        ("", None, "_OTHER"),
+    ],
+)
+def test_the_class_name_gives_the_error_type(error: str, code: int | None, error_type: str | None) -> None:
+    row = record(0, success=False, error=error, response_code=code)
+    assert error_type_of(row) == error_type
+    assert error_type_of(row._replace(success=True)) is None
+
+
+def test_a_description_is_only_where_it_says_more(logs_csv: Path) -> None:
+    failed = [record(1, success=False, error="HTTPStatusError: 404 Not Found", response_code=404)]
+    failed += [record(2, success=False, error="ConnectFailed: refused", response_code=None)]
+    exporter = Taken()
+    replay(written(logs_csv, HEADER + b"".join(map(encode_row, failed))), into=exporter)
+    statuses = [(span.status.is_ok, span.status.description) for span in exporter.get_finished_spans()]
+    assert statuses == [(False, None), (False, "ConnectFailed: refused")]
+
+
+# What is read
+
+
+def test_what_is_damaged_is_counted_and_passed_over(logs_csv: Path) -> None:
+    parts = [HEADER, rows(0), b"x" * (2 * LINE_LIMIT) + b"\n", b"\0\0\n", HEADER, b"\xff,\n", b"a,b\n", rows(1)[:-1]]
+    parts += [rows(2), rows(3), b'"open\n', b"\n", rows(4), rows(5)[:-9]]
+    content = b"".join(parts)
+    exporter = Taken()
+    counted = replay(written(logs_csv, content), into=exporter)
+
+    assert exporter.numbers() == [0, 3, 4]
+    assert (counted.sent, counted.damaged, counted.unfinished, counted.duplicates) == (3, 8, 1, 0)
+    assert (counted.done, counted.size) == (len(content), len(content))
+    assert {log for log, _ in counted.damage} == {str(logs_csv)}
+    lines = content.split(b"\n")
+    for _, damage in counted.damage:
+        assert content[damage.offset :].startswith(lines[damage.line - 1])
+        assert damage.length == len(lines[damage.line - 1])
+    said = {damage.line: damage.what for _, damage in counted.damage}
+    assert list(said) == [3, 4, 5, 6, 7, 8, 10, 11, 13]
+    whats = ["longer", "NUL", "header", "not UTF-8", "10 cells", "10 cells", "quotes", "10 cells", "no line end"]
+    assert [what for what, line in zip(whats, said.values(), strict=True) if what not in line] == []
+
+
+def test_only_the_first_damaged_lines_are_described(logs_csv: Path) -> None:
+    counted = replay(written(logs_csv, HEADER + b"x\n" * 50 + b"torn"), into=Taken())
+    assert (counted.damaged, counted.unfinished, len(counted.damage)) == (50, 1, DAMAGE_LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "it is empty"),
+        (b"a,b\n1,2\n", "its first line is 'a,b', not the header"),
+        (b"PK\x03\x04", "zip archive or a spreadsheet"),
+        (gzip.compress(b"a,b\n1,2\n"), "its first line is 'a,b'"),
+        (gzip.compress(HEADER + rows(*range(99)))[:30], "it cannot be unpacked"),
+        (b"\x1f\x8bx", "it cannot be unpacked"),
+    ],
+    ids=["empty", "another csv", "zip", "another csv, packed", "half a packed log", "no gzip"],
+)
+def test_what_is_no_log_is_refused_before_anything_is_sent(logs_csv: Path, content: bytes, what: str) -> None:
+    good = written(logs_csv.with_name("good.csv"), HEADER + rows(0))
+    exporter = Taken()
+    with pytest.raises(ValueError, match=what) as caught:
+        replay(good, written(logs_csv, content), into=exporter)
+    assert str(caught.value).startswith(f"{logs_csv}: not a log: ")
+    assert exporter.numbers() == []
+    assert sorted(logs_csv.parent.iterdir()) == [good, logs_csv]
+
+
+def test_what_cannot_be_read_is_an_os_error(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing.csv"):
+        with pytest.raises(OSError, match=str(path)):
+            replay(path, into=Taken())
+
+
+def test_a_log_without_a_header_and_one_without_rows(tmp_path: Path) -> None:
+    exporter = Taken()
+    bare, empty = written(tmp_path / "bare.csv", rows(3, 4)), written(tmp_path / "empty.csv", HEADER)
+    counted = replay(bare, empty, into=exporter)
+    assert (exporter.numbers(), counted.damaged, counted.unfinished) == ([3, 4], 0, 0)
+    empty.write_bytes(HEADER + rows(5))
+    assert (replay(bare, empty, into=exporter).sent, exporter.numbers()) == (1, [3, 4, 5])
+
+
+def test_packed_logs_are_read_as_they_are(tmp_path: Path) -> None:
+    path = written(tmp_path / "logs.csv.1", gzip.compress(HEADER + rows(*range(700))) + gzip.compress(rows(700)))
+    exporter = Taken()
+    whole = Replay([path], exporter, to=TO, rate=None)
+    told = list(whole.run())
+    assert exporter.numbers() == list(range(701))
+    assert [(each.sent, each.size) for each in told] == [(BATCH, path.stat().st_size), (701, path.stat().st_size)]
+    assert 0 < told[0].done <= told[1].done == path.stat().st_size
+
+
+def in_one_piece(content: bytes) -> bytes:
+    """Return the beginning of a packed file, to a block's end: where zlib ends one by itself is each version's own."""
+    packer = zlib.compressobj(0, wbits=31)
+    return packer.compress(content) + packer.flush(zlib.Z_FULL_FLUSH)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (lambda packed: packed[:-3_000], "ended before"),
+        (lambda packed: packed[:-8] + bytes(8), "CRC check failed"),
+        (lambda packed: packed + b"x" * 9, "Not a gzipped file"),
+        (lambda packed: in_one_piece(gzip.decompress(packed)[:200_000]) + b"\xff" * 9, "invalid block type"),
+    ],
+)
+def test_damage_to_what_is_packed_is_counted(logs_csv: Path, spoil: Callable[[bytes], bytes], what: str) -> None:
+    path = written(logs_csv, spoil(gzip.compress(HEADER + rows(*range(2_000)), 0)))
+    exporter = Taken()
+    counted = replay(path, into=exporter)
+    assert (counted.damaged, counted.unfinished) == (1, 0)
+    assert counted.damage[0][1].what.startswith("from here on it cannot be unpacked: ")
+    assert what in counted.damage[0][1].what
+    assert exporter.numbers() == list(range(counted.sent))
+    assert 500 < counted.sent <= 2_000
+    again = replay(path, into=exporter)
+    assert (again.sent, again.passed_over, again.damaged) == (0, counted.sent, 1)
+
+
+def test_a_log_that_is_written_meanwhile(logs_csv: Path) -> None:
+    written(logs_csv, HEADER + rows(*range(BATCH)) + rows(BATCH)[:20])
+    exporter = Taken()
+    with logs_csv.open("ab", buffering=0) as log:
+        for each in Replay([logs_csv], exporter, to=TO, rate=None).run():
+            if each.sent == BATCH and each.done < each.size:
+                log.write(rows(BATCH)[20:] + rows(BATCH + 1))  # the row that is torn no more, and one behind the end
+    assert exporter.numbers() == list(range(BATCH + 1))
+    counted = replay(logs_csv, into=exporter)
+    assert (counted.sent, counted.passed_over, counted.unfinished) == (1, BATCH + 1, 0)
+    assert exporter.numbers() == list(range(BATCH + 2))
+
+
+# Each once
+
+
+def test_a_call_that_stands_twice_is_sent_once(tmp_path: Path) -> None:
+    one = written(tmp_path / "one.csv", HEADER + rows(0, 1, 0, 2))
+    two = written(tmp_path / "two.csv.gz", gzip.compress(HEADER + rows(3, 2, 1, 4)))
+    exporter = Taken()
+    counted = replay(one, two, one, into=exporter)
+    assert exporter.numbers() == [0, 1, 2, 3, 4]
+    assert (counted.sent, counted.duplicates, counted.passed_over) == (5, 3, 0)
+
+
+def test_calls_of_one_trace_are_calls_of_their_own(logs_csv: Path) -> None:
+    ids = [f"{trace:032x}-{span:016x}" for trace in (1, 2, 2**64 + 1) for span in (1, 2)]
+    some = b"".join(encode_row(record(0, call_id=call_id)) for call_id in ids)
+    exporter = Taken()
+    replay(written(logs_csv, HEADER + some), into=exporter)
+    assert exporter.call_ids() == ids
+
+
+def test_memory_for_calls_is_bounded(logs_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_replay, "REMEMBERED", 3)
+    exporter = Taken()
+    counted = replay(written(logs_csv, HEADER + rows(0, 1, 2, 0, 3, 4, 5, 3, 6, 0)), into=exporter)
+    assert exporter.numbers() == [0, 1, 2, 3, 4, 5, 6, 0]
+    assert counted.duplicates == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "numbers"),
+    [
+        (Wanted(), [0, 1, 2, 3, 4, 5]),
+        (Wanted(projects=("Q", "none")), [4, 5]),
+        (Wanted(failed_only=True), [1, 5]),
+        (Wanted(since=record(1).t, until=record(4).t), [1, 2, 3]),
+        (Wanted(since=record(1).t, failed_only=True, projects=("Q",)), [5]),
+    ],
+)
+def test_only_what_is_wanted_is_sent(logs_csv: Path, wanted: Wanted, numbers: list[int]) -> None:
+    failed = {"success": False, "error": "ConnectFailed: x"}
+    some = [record(0), record(1, **failed), record(2), record(3), record(4, project="Q")]
+    some += [record(5, project="Q", **failed)]
+    exporter = Taken()
+    counted = replay(written(logs_csv, HEADER + b"".join(map(encode_row, some))), into=exporter, wanted=wanted)
+    assert exporter.numbers() == numbers
+    assert (counted.sent, counted.unwanted) == (len(numbers), 6 - len(numbers))
+    # What was passed over for its being unwanted is not taken for sent when everything is asked for
+    whole = replay(logs_csv, into=exporter)
+    assert (whole.sent, whole.passed_over) == ((0, 6) if wanted == Wanted() else (6, 0))
+
+
+def test_nothing_is_wanted_from_an_empty_time() -> None:
+    for since, until in ((2.0, 1.0), (1.0, 1.0), (float("nan"), 1.0)):
+        with pytest.raises(ValueError, match=r"^since must be before until"):
+            Wanted(since=since, until=until)
+
+
+def test_progress_is_told_where_nothing_is_to_be_sent(logs_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_replay, "_TURN_LINES", 10)
+    written(logs_csv, HEADER + rows(*range(25)))
+    whole = Replay([logs_csv], Taken(), to=TO, wanted=Wanted(failed_only=True))
+    assert [each.unwanted for each in whole.run()] == [9, 19, 25]
+
+
+# From where it stopped
+
+
+def test_it_goes_on_where_it_was_stopped(logs_csv: Path) -> None:
+    written(logs_csv, HEADER + b"damaged\n" + rows(*range(1_300)))
+    exporter = Taken()
+    running = Replay([logs_csv], exporter, to=TO, rate=None).run()
+    assert next(running).sent == BATCH
+    running.close()  # as an interrupt between two batches
+    assert exporter.numbers() == list(range(BATCH))
+
+    counted = replay(logs_csv, into=exporter)
+    assert (counted.sent, counted.passed_over, counted.damaged) == (1_300 - BATCH, BATCH, 0)
+    assert exporter.numbers() == list(range(1_300))
+    with logs_csv.open("ab") as log:
+        log.write(b"damaged, too\n" + rows(1_300))
+    counted = replay(logs_csv, into=exporter)
+    assert (counted.sent, counted.passed_over) == (1, 1_300)
+    assert [damage.line for _, damage in counted.damage] == [1_303], "lines are counted from the beginning of the file"
+    assert exporter.numbers() == list(range(1_301))
+
+
+def test_a_refused_batch_ends_it_and_is_sent_again(logs_csv: Path) -> None:
+    written(logs_csv, HEADER + rows(*range(1_300)))
+    whole = Replay([logs_csv], Batches(take=1), to=TO, rate=None)
+    expected = "did not take a batch of 512: it gave no reason. Sent before it: 512; a rerun goes on there"
+    with pytest.raises(CollectorRefused, match=f"^{TO} {expected}$"):
+        list(whole.run())
+    assert whole.replayed().sent == BATCH
+    exporter = Taken()
+    assert replay(logs_csv, into=exporter).passed_over == BATCH
+    assert exporter.numbers() == list(range(BATCH, 1_300))
+
+
+class Breaks(SpanExporter):
+    """Fails in a way of its own."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        raise OSError("http://user:hush@host/ is gone")
+
+
+class Interrupts(SpanExporter):
+    """Is where a Ctrl-C comes."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        raise KeyboardInterrupt
+
+
+def test_an_exporter_that_breaks_is_a_refusal_without_secrets(logs_csv: Path) -> None:
+    written(logs_csv, HEADER + rows(0))
+    with pytest.raises(CollectorRefused, match="OSError: http://REDACTED:REDACTED@host/ is gone"):
+        replay(logs_csv, into=Breaks())
+    with pytest.raises(KeyboardInterrupt):
+        replay(logs_csv, into=Interrupts())
+    assert replay(logs_csv, into=Taken()).sent == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"to": "http://another:4317"}, {"service_name": "another"}, {"wanted": Wanted(projects=("P",))}, {"afresh": True}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_another_replay_begins_at_the_beginning(logs_csv: Path, changes: dict[str, Any]) -> None:
+    written(logs_csv, HEADER + rows(0, 1))
+    assert replay(logs_csv, into=Taken()).sent == 2
+    counted = replay(logs_csv, into=Taken(), **changes)
+    assert (counted.sent, counted.passed_over) == (2, 0)
+    assert replay(logs_csv, into=Taken(), **{**changes, "afresh": False}).passed_over == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        HEADER + rows(0, 2, 1, 3),  # a line that ends where another one ended
+        HEADER + rows(0),
+        HEADER + rows(0, 1)[:-1],
+        HEADER + rows(4, 1),
+        gzip.compress(HEADER + rows(0)),
+        gzip.compress(HEADER + rows(0) + os.urandom(100).hex().encode())[:-20],
+    ],
+)
+def test_another_log_under_the_same_name_is_not_taken_for_sent(logs_csv: Path, content: bytes) -> None:
+    replay(written(logs_csv, HEADER + rows(0, 1)), into=Taken())
+    exporter = Taken()
+    counted = replay(written(logs_csv, content), into=exporter)
+    if content.endswith(rows(0, 1)[:-1]):  # the same, but for the line end of its last row
+        assert (counted.sent, counted.passed_over) == (0, 2)
+    else:
+        assert (counted.sent, counted.passed_over) == (len(exporter.numbers()), 0)
+        assert exporter.numbers()
+
+
+def test_one_checkpoint_may_serve_many_logs_wherever_they_move(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "sent.json"
+    one, two = written(tmp_path / "1.csv", HEADER + rows(0, 1)), written(tmp_path / "2.csv", HEADER + rows(2))
+    exporter = Taken()
+    replay(one, two, into=exporter, checkpoint=checkpoint)
+    packed = written(tmp_path / "old.gz", gzip.compress(HEADER + rows(0, 1, 3)))
+    counted = replay(packed, two, into=exporter, checkpoint=str(checkpoint))
+    assert (counted.sent, counted.passed_over) == (1, 3)
+    assert exporter.numbers() == [0, 1, 2, 3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.csv", "2.csv", "old.gz", "sent.json"]
+
+
+CHECKPOINT = {
+    "otel_connector.replay": 1,
+    "to": TO,
+    "service": "s",
+    "wanted": "w",
+    "logs": {"a": {"offset": 0, "lines": 0, "sent": 0, "last": 0, "proof": ""}},
+}
+
+
+def checkpoint_with(**position: Any) -> str:
+    return json.dumps({**CHECKPOINT, "logs": {"a": {**CHECKPOINT["logs"]["a"], **position}}})  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "important\n",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        json.dumps({**CHECKPOINT, "otel_connector.replay": 2}),
+        json.dumps({**CHECKPOINT, "logs": []}),
+        json.dumps({name: value for name, value in CHECKPOINT.items() if name != "to"}),
+        checkpoint_with(offset=-1),
+        checkpoint_with(sent=True),
+        checkpoint_with(lines=1.0),
+        checkpoint_with(proof=None),
+        checkpoint_with(more=1),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_stays_as_it_is(logs_csv: Path, content: str) -> None:
+    other = logs_csv.with_name("other.txt")
+    other.write_text(content)
+    written(logs_csv, HEADER + rows(0))
+    for afresh in (False, True):
+        with pytest.raises(ValueError, match=f"^{other}: not a checkpoint of a replay"):
+            replay(logs_csv, into=Taken(), checkpoint=other, afresh=afresh)
+    assert other.read_text() == content
+
+
+def test_an_empty_checkpoint_is_none_yet(logs_csv: Path) -> None:
+    written(Path(f"{logs_csv}.replayed"), b"")
+    assert replay(written(logs_csv, HEADER + rows(0)), into=Taken()).sent == 1
+    assert Path(f"{logs_csv}.replayed").stat().st_mode & 0o777 == 0o600
+
+
+def test_without_a_place_for_the_checkpoint_nothing_is_sent(logs_csv: Path) -> None:
+    written(logs_csv, HEADER + rows(0))
+    exporter = Taken()
+    with pytest.raises(OSError, match="no/such"):
+        replay(logs_csv, into=exporter, checkpoint=logs_csv.with_name("no") / "such" / "file")
+    whole = Replay([logs_csv], exporter, to=TO)
+    Path(f"{logs_csv}.replayed").mkdir()
+    with pytest.raises(OSError, match="replayed"):
+        list(whole.run())
+    assert exporter.numbers() == []
+    assert sorted(path.name for path in logs_csv.parent.iterdir()) == ["logs.csv", "logs.csv.replayed"]
+
+
+# At a pace
+
+
+class Time:
+    """A clock that only waiting moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("rate", "sizes", "times"),
+    [
+        (None, [512, 188], [0, 0]),
+        (10_000, [512, 188], [0, 0.0512]),
+        (300, [300, 300, 100], [0, 1, 2]),
+    ],
+)
+def test_spans_are_sent_at_the_rate(logs_csv: Path, rate: float | None, sizes: list[int], times: list[float]) -> None:
+    written(logs_csv, HEADER + rows(*range(700)))
+    clock = Time()
+    exporter = Batches(clock)
+    replay(logs_csv, into=exporter, rate=rate, monotonic=clock, sleep=clock.sleep)
+    assert exporter.sizes == sizes
+    assert [at - 1_000 for at in exporter.times] == pytest.approx(times)
+
+
+def test_a_rate_below_one(logs_csv: Path) -> None:
+    clock = Time()
+    exporter = Batches(clock)
+    replay(written(logs_csv, HEADER + rows(0, 1, 2)), into=exporter, rate=0.1, monotonic=clock, sleep=clock.sleep)
+    assert exporter.sizes == [1, 1, 1]
+    assert clock.slept == pytest.approx([10, 10])
+
+
+def test_what_a_slow_collector_costs_is_not_made_up_for(logs_csv: Path) -> None:
+    clock = Time()
+
+    class Slow(Batches):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            result = super().export(spans)
+            clock.now += 5 if len(self.sizes) == 1 else 0
+            return result
+
+    exporter = Slow(clock)
+    replay(written(logs_csv, HEADER + rows(*range(40))), into=exporter, rate=10, monotonic=clock, sleep=clock.sleep)
+    assert [at - 1_000 for at in exporter.times] == pytest.approx([0, 5, 6, 7])
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("inf"), float("nan"), True, "5"])
+def test_a_rate_that_is_none(logs_csv: Path, rate: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^rate must be "):
+        Replay([written(logs_csv, HEADER)], Taken(), to=TO, rate=rate)
+
+
+def test_a_request_fits_what_a_grpc_server_takes(logs_csv: Path) -> None:
+    longest = {"url": "http://a/" + "漢" * 9_000, "redirect_url": "é" * 9_000, "error": "😀" * 9_000, "success": False}
+    some = b"".join(encode_row(record(number, **longest)) for number in range(100))
+    exporter = Batches()
+    counted = replay(written(logs_csv, HEADER + some), into=exporter)
+    assert counted.sent == sum(exporter.sizes) == 100
+    assert len(exporter.sizes) > 1
+    assert max(exporter.bytes) < 4 * 2**20
+
+
+# To a collector
+
+
+@pytest.fixture(autouse=True)
+def no_otel_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+
+
+def resource_of(logs_csv: Path, **options: Any) -> dict[str, Any]:
+    exporter = Taken()
+    replay(written(logs_csv, HEADER + rows(0)), into=exporter, afresh=True, **options)
+    (span,) = exporter.get_finished_spans()
+    return dict(span.resource.attributes)
+
+
+def test_the_resource_is_the_same_in_every_run(logs_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = resource_of(logs_csv)
+    assert (made["service.name"], made["otel_connector.replayed"]) == ("otel-connector-replay", True)
+    assert made["telemetry.sdk.language"] == "python"
+    assert "service.instance.id" not in made
+    assert resource_of(logs_csv, service_name="mine")["service.name"] == "mine"
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "theirs")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=7,team=prices")
+    made = resource_of(logs_csv)
+    assert (made["service.name"], made["service.instance.id"], made["team"]) == ("theirs", "7", "prices")
+    assert resource_of(logs_csv, service_name="mine")["service.name"] == "mine"
+
+
+@pytest.fixture
+def received() -> Received:
+    return Received()
+
+
+@pytest.fixture
+def backend(received: Received) -> Iterator[str]:
+    """The receiver behind the collector."""
+    with grpc_receiver(received) as endpoint:
+        yield endpoint
+
+
+@pytest.mark.neighbours
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_every_row_arrives_once(
+    logs_csv: Path, received: Received, backend: str, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = [record(number) for number in range(1_200)]
+    some += [record(1_200, success=False, error="ConnectFailed: refused", response_code=None, url="", project="=x")]
+    written(logs_csv, HEADER + b"".join(map(encode_row, some)))
+    address = own_address()
+    endpoint = endpoints_at(address)[protocol]
+    with agent(address, *forwarding(backend)):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        exporter, to = open_otlp()
+        counted = replay(logs_csv, into=exporter, to=to, service_name="old")
+        received.wait_for(lambda: len(received.call_ids()) >= len(some))
+        exporter.shutdown()
+
+    assert (counted.sent, to) == (1_201, endpoint)
+    assert received.call_ids() == Counter(each.call_id for each in some)
+    for span in received.spans():
+        number = int.from_bytes(span.trace_id, "big") - 1
+        assert span.start_time_unix_nano == (START + number * 142_857) * 1_000
+        assert span.end_time_unix_nano - span.start_time_unix_nano == number * 1_000
+        expected = span_of(read_row(encode_row(some[number])[:-1]), RESOURCE)
+        assert attributes_of(span) == expected.attributes
+        assert (span.name, span.kind, span.parent_span_id, list(span.events)) == ("GET", 3, b"", [])
+        assert span.status.code == (2 if number == 1_200 else 0)
+    for each in received.resource_spans:
+        assert {"service.name": "old", "otel_connector.replayed": True}.items() <= attributes_of(each.resource).items()
+        (scope,) = each.scope_spans
+        assert (scope.scope.name, scope.scope.version) == ("otel_connector", otel_connector.__version__)
+        assert scope.schema_url == SCHEMA_URL
+
+
+@pytest.mark.neighbours
+def test_a_collector_that_is_killed_gets_the_rest_when_it_is_back(
+    logs_csv: Path, received: Received, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(logs_csv, HEADER + rows(*range(1_300)))
+    address = own_address()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoints_at(address)["grpc"])
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
+    exporter, to = open_otlp()
+    with agent(address, *forwarding(backend)) as process:
+        whole = Replay([logs_csv], exporter, to=to, rate=None)
+        running = whole.run()
+        assert next(running).sent == BATCH
+        received.wait_for(lambda: len(received.call_ids()) >= BATCH)
+        process.kill()
+        process.wait()
+        with pytest.raises(CollectorRefused, match=r"did not take a batch of 512: .*UNAVAILABLE"):
+            next(running)
+    exporter.shutdown()
+    assert whole.replayed().sent == BATCH
+
+    exporter, to = open_otlp()
+    with agent(address, *forwarding(backend)):
+        counted = replay(logs_csv, into=exporter, to=to)
+        received.wait_for(lambda: len(received.call_ids()) >= 1_300)
+    exporter.shutdown()
+    assert (counted.sent, counted.passed_over) == (1_300 - BATCH, BATCH)
+    assert received.call_ids() == Counter(record(number).call_id for number in range(1_300))
+
+
+def test_the_environment_says_where_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [open_otlp()]
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf ")
+    found.append(open_otlp())
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:hush@a:1")
+    found.append(open_otlp())
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://b:2/v1/traces")
+    found.append(open_otlp())
+    for exporter, _ in found:
+        exporter.shutdown()
+    assert [(type(exporter).__module__.split(".")[-2], to) for exporter, to in found] == [
+        ("grpc", "http://localhost:4317"),
+        ("http", "http://localhost:4318"),
+        ("http", "http://REDACTED:REDACTED@a:1"),
+        ("http", "http://b:2/v1/traces"),
+    ]
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json")
+    with pytest.raises(ValueError, match="not 'http/json'"):
+        open_otlp()

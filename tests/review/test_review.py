@@ -1,0 +1,477 @@
+"""From logs to figures: every line is a row or is counted, and the figures are those of pandas and polars."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import random
+import sys
+import threading
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import processes
+from support.command_line import environment
+from support.logs import START, a_night, call, rows, write
+
+from otel_connector import review
+from otel_connector._csv_format import HEADER, encode_row
+from otel_connector._record import CallRecord, one_line
+from otel_connector.review import _files, _load
+
+EPOCH = datetime.fromisoformat("1970-01-01")
+
+
+def at(second: float) -> datetime:
+    """So many seconds after the first call, in UTC, as DuckDB has it."""
+    return EPOCH + timedelta(seconds=START + second)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "logs.csv"
+
+
+texts = st.text(max_size=30).map(one_line)
+records = st.lists(
+    st.builds(
+        CallRecord,
+        call_id=st.builds("{:032x}-{:016x}".format, st.integers(1, 2**128 - 1), st.integers(1, 2**64 - 1)),
+        project=texts,
+        t=st.integers(0, 4_000_000_000_000_000).map(lambda us: us / 1e6),
+        delta_t=st.integers(0, 10**10).map(lambda us: us / 1e6),
+        url=texts | st.builds("http://{}/{}".format, st.sampled_from(["a.example", "b.example:81"]), st.integers(0, 9)),
+        redirect_url=texts,
+        response_size=st.integers(0, 2**40),
+        response_code=st.none() | st.integers(100, 599),
+        success=st.booleans(),
+        error=texts,
+    ),
+    min_size=1,
+    max_size=40,
+    unique_by=lambda record: record.call_id,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(records)
+def test_the_figures_are_those_of_pandas_and_polars(log: Path, made: list[CallRecord]) -> None:
+    write(log, made)
+    texts = {"call_id": str, "project": str, "url": str, "redirect_url": str, "error": str}
+    frame = pd.read_csv(log, keep_default_na=False, na_values={"response_code": [""]}, dtype=texts)
+    lazy = pl.read_csv(log, schema_overrides=dict.fromkeys(texts, pl.String))
+    with review.load(log) as calls:
+        summary = review.summarize(calls, top=100)
+        assert calls.files == (review.LogFile(path=str(log)),)
+        got = {row[0]: row for row in calls.relation.fetchall()}
+    assert summary.total.calls == len(made) == len(frame) == lazy.height
+    assert summary.total.failed == int((~frame["success"]).sum())
+    assert summary.total.bytes == int(frame["response_size"].sum())
+    for name, q in (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)):
+        figure = getattr(summary.total.latency, name)
+        assert figure == pytest.approx(frame["delta_t"].quantile(q), rel=1e-12, abs=1e-15)
+        assert figure == pytest.approx(lazy["delta_t"].quantile(q, interpolation="linear"), rel=1e-12, abs=1e-15)
+    by_cell = {group.calls for group in summary.projects}
+    assert by_cell == set(frame.groupby("project").size())
+    for record in made:
+        row = got[record.call_id]
+        assert (row[1], row[4], row[5], row[9]) == (record.project, record.url, record.redirect_url, record.error)
+        assert (row[2] - EPOCH) / timedelta(microseconds=1) == round(record.t * 1e6)
+        assert (row[3], *row[6:9]) == (record.delta_t, record.response_size, record.response_code, record.success)
+
+
+ONE = rows(call(1))
+DAMAGE: dict[str, tuple[bytes, int, int, str]] = {
+    # what follows one good row and comes before two others: rows in all, damaged lines, and what is said of the first
+    "nothing": (b"", 3, 0, ""),
+    "garbage": (b"garbage\n", 3, 1, "a row has 10 cells, this one has 1"),
+    "an empty line": (b"\n", 3, 1, "a row has 10 cells, this one has 0"),
+    "torn in quotes": (ONE[:-1] + b'"torn, \n', 3, 1, "unexpected end of data"),
+    "glued to the next": (ONE[:40], 2, 1, "call_id is no id"),
+    "not UTF-8": (b"\xff\xfe" + ONE, 3, 1, "not UTF-8 from its byte 0"),
+    "a hole": (b"\0" * 5_000 + ONE, 3, 1, "a hole"),
+    "joined files": (HEADER + ONE, 4, 1, "it is a header"),
+    "too long": (b"x" * 3_000_000 + b"\n", 3, 1, "longer than any row"),
+    "no time": (ONE.replace(b"1790000001.000000", b"nan"), 3, 1, "t is nan"),
+    "a time that cannot be": (ONE.replace(b"1790000001.000000", b"1e300"), 3, 1, "t is 1e+300"),
+    "no duration": (ONE.replace(b"0.250000", b"-1"), 3, 1, "delta_t is -1"),
+    "no success": (ONE.replace(b"True", b"maybe"), 3, 1, "success is True or False"),
+    "no size": (ONE.replace(b",100,", b",,"), 3, 1, "response_size is a number"),
+    "a size that cannot be": (ONE.replace(b",100,", b",9" + b"9" * 20 + b","), 3, 1, "response_size is 9"),
+    "no id": (ONE.replace(b"-0000", b"+0000", 1)[3:], 3, 1, "call_id is no id"),
+    "another program's line ends": (ONE[:-1] + b"\r\n", 4, 0, ""),
+    "sizes beyond all": (b"".join(rows(call(n, response_size=2**63 - 1)) for n in (7, 8)), 5, 0, ""),
+    "quotes beside damage": (b"garbage\n" + rows(call(1, error="X: a, b", project="=1")), 4, 1, "has 1"),
+    "needless quotes": (ONE.replace(b",P,", b',"P",'), 4, 0, ""),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_counted_and_takes_no_other_row_with_it(name: str, log: Path) -> None:
+    between, whole, damaged, what = DAMAGE[name]
+    log.write_bytes(HEADER + rows(call(0)) + between + rows(call(2), call(3)))
+    with review.load(log) as calls:
+        (file,) = calls.files
+        assert (len(calls), file.damaged, len(file.damage)) == (whole, damaged, damaged)
+        assert review.summarize(calls).damaged == damaged
+    if damaged:
+        line, said = file.damage[0]
+        assert line == 3
+        assert what in said
+
+
+@pytest.mark.parametrize("kept", [1, 60, -30, -1], ids=["a byte", "its start", "in its error", "all but its end"])
+@pytest.mark.parametrize("beside", [b"", b"garbage\n"], ids=["whole", "damaged"])
+def test_an_unfinished_last_line_is_told_and_not_counted(kept: int, beside: bytes, log: Path) -> None:
+    last = rows(call(9, error='AttemptTimeout: "no answer", or such, within the time that there was'))
+    log.write_bytes(HEADER + rows(call(0), call(1)) + beside + last[:kept])
+    with review.load(log) as calls:
+        assert (len(calls), calls.files[0].unfinished, calls.files[0].damaged) == (2, True, bool(beside))
+
+
+def test_only_so_many_damaged_lines_are_named(log: Path) -> None:
+    log.write_bytes(HEADER + b"x\n" * 50)
+    with review.load(log) as calls:
+        assert (calls.files[0].damaged, len(calls.files[0].damage)) == (50, 20)
+
+
+@pytest.mark.parametrize(
+    "start", [b"\xef\xbb\xbf" + HEADER, HEADER.replace(b"\n", b"\r\n"), HEADER.replace(b",", b'","')]
+)
+def test_a_log_that_another_program_saved_is_read(start: bytes, log: Path) -> None:
+    log.write_bytes((b'"' + start[:-1] + b'"\n' if b'"' in start else start) + rows(call(0), call(1)))
+    with review.load(log) as calls:
+        assert (len(calls), calls.files[0].damaged) == (2, 0)
+
+
+def test_compressed_logs_are_read_under_any_name(tmp_path: Path) -> None:
+    packed = gzip.compress(HEADER + rows(call(0), call(1)))
+    for name in ("logs.csv.gz", "logs.csv-20261125"):
+        (tmp_path / name).write_bytes(packed)
+        with review.load(tmp_path / name) as calls:
+            assert (len(calls), calls.files[0].damaged) == (2, 0)
+
+
+@pytest.mark.parametrize("cut", [1, 400])
+def test_a_compressed_log_that_ends_early_gives_what_it_has(cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "logs.csv.gz"
+    path.write_bytes(
+        gzip.compress(HEADER + rows(*(call(n, url=f"http://h/{random.Random(n).random()}") for n in range(900))))[:-cut]
+    )
+    with review.load(path) as calls:
+        assert 500 < len(calls) <= 900
+        assert "cannot be read" in calls.files[0].damage[0][1]
+        assert calls.files[0].damaged == 1
+
+
+def test_a_compressed_log_with_a_wrong_check_sum(tmp_path: Path) -> None:
+    path = tmp_path / "logs.csv.gz"
+    packed = bytearray(gzip.compress(HEADER + rows(call(0), call(1))))
+    packed[-8] ^= 1
+    path.write_bytes(packed)
+    with review.load(path) as calls:
+        assert (len(calls), calls.files[0].damaged) == (2, 1)
+        assert "CRC check failed" in calls.files[0].damage[0][1]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it is empty"),
+        (b"a,b\n1,2\n", "its first line is 'a,b'"),
+        (b"\x28\xb5\x2f\xfd....", r"compressed \(zstd\)"),
+        (gzip.compress(HEADER * 900)[:12], "ends before the first line"),
+        (random.Random(5).randbytes(64) + b"\n", "it is no log of this library"),
+    ],
+    ids=["empty", "another csv", "zstd", "half a packed line", "noise"],
+)
+def test_what_is_no_log_is_told_and_the_others_are_read(content: bytes, said: str, log: Path, tmp_path: Path) -> None:
+    stranger = tmp_path / "stranger.csv"
+    stranger.write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        review.load(stranger)
+    write(log, [call(0)])
+    with review.load(log, stranger) as calls:
+        assert (len(calls), [bool(file.problem) for file in calls.files]) == (1, [False, True])
+
+
+def test_a_flipped_bit_in_a_packed_log_ends(tmp_path: Path) -> None:
+    made = (call(n, url=f"http://h/{random.Random(n).random()}") for n in range(2_000))
+    packed = gzip.compress(HEADER + rows(*made))
+    for at in range(1, 15):
+        spoilt = bytearray(packed)
+        spoilt[len(packed) * at // 16] ^= 4
+        (tmp_path / "logs.csv.gz").write_bytes(spoilt)
+        with review.load(tmp_path / "logs.csv.gz") as calls:
+            assert calls.files[0].damaged
+
+
+def test_a_name_that_is_not_utf_8(log: Path, tmp_path: Path) -> None:
+    write(log, [call(0)])
+    stranger = write(tmp_path / os.fsdecode(b"b\xff.csv"), [call(0)])
+    with review.load(log, stranger) as calls:
+        assert "not UTF-8" in calls.files[1].problem
+
+
+def test_no_room_for_temporary_files(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(log, map(call, range(1_000)))
+    monkeypatch.setattr(_load, "MEMORY_LIMIT", "1KB")
+    with pytest.raises(OSError, match="cannot be reviewed"):
+        review.load(log)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(ValueError, match=r"regular file|directory"):
+            review.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        review.load(tmp_path / "nothing*.csv")
+
+
+def test_what_is_no_path(log: Path) -> None:
+    with pytest.raises(ValueError, match="paths: name at least one log"):
+        review.load()
+    with pytest.raises(TypeError, match=r"paths must be paths, one after the other as in load\(\*paths\), not list"):
+        review.load([log])  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+INTERRUPTED = """
+import os
+from otel_connector import review
+
+mkdir = os.mkdir
+def interrupted(path, mode=0o777):
+    mkdir(path, mode)
+    raise KeyboardInterrupt
+
+os.mkdir = interrupted
+review.load("logs.csv")
+"""
+
+
+def test_an_interrupt_right_after_its_folder_was_made_leaves_none_behind(log: Path, tmp_path: Path) -> None:
+    write(log, [call(0)])
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    program = [sys.executable, "-c", INTERRUPTED]
+    done = processes.run(
+        program, cwd=log.parent, env=environment({"TMPDIR": str(folder)}), capture_output=True, check=False
+    )
+    assert b"KeyboardInterrupt" in done.stderr
+    assert not list(folder.iterdir())
+
+
+def test_the_calls_say_what_they_are_of(log: Path) -> None:
+    write(log, [call(0)])
+    with review.load(log) as calls:
+        assert repr(calls) == f"<Calls of {log}>"
+
+
+def test_which_files_are_meant(tmp_path: Path) -> None:
+    log = write(tmp_path / "logs.csv", [call(2)])
+    write(tmp_path / "logs.000001.csv", [call(0)])
+    write(tmp_path / "logs.000002.csv", [call(1)])
+    write(tmp_path / "a[1]*.csv", [call(3)])
+    (tmp_path / "logs.csv.torn").write_bytes(b"torn\nand torn")
+    parts = [str(tmp_path / name) for name in ("logs.000001.csv", "logs.000002.csv", "logs.csv")]
+    assert _files.named([str(log)]) == parts
+    assert _files.named([str(log), parts[1]]) == parts  # each once
+    assert _files.named([parts[1]]) == parts[1:2]
+    assert _files.named([str(tmp_path / "logs.*.csv")]) == parts[:2]
+    with review.load(log, tmp_path / "a[1]*.csv") as calls:
+        assert len(calls) == 4
+        torn = calls.files[2].torn
+        assert torn is not None
+        assert (torn.lines, torn.size) == (2, 13)
+        (tmp_path / "logs.csv.torn").write_bytes(b"torn\n")
+        whole = _files.torn_neighbour(str(log))
+        assert whole is not None
+        assert whole.lines == 1
+        assert calls.files[0].torn is None
+
+
+def test_a_log_that_is_being_written(log: Path) -> None:
+    write(log, map(call, range(1_000)))
+    stop = threading.Event()
+
+    def append() -> None:
+        number = 1_000
+        with log.open("ab", buffering=0) as file:
+            while not stop.is_set():
+                file.write(encode_row(call(number)))
+                number += 1
+
+    writer = threading.Thread(target=append)
+    writer.start()
+    try:
+        for _ in range(5):
+            before = log.stat().st_size // 200
+            with review.load(log) as calls:
+                assert len(calls) >= before
+                assert calls.files[0].damaged == 0
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_a_night(log: Path) -> None:
+    made = a_night()
+    write(log, made)
+    with review.load(log) as calls:
+        summary = review.summarize(calls, top=2)
+    assert [(group.name, group.calls) for group in summary.projects] == [("Prices", 2_000), ("Weather", 1_000)]
+    assert (summary.more_projects, summary.more_hosts, summary.more_errors) == (2, 2, 0)
+    assert [group.name for group in summary.hosts] == ["a.example", "b.example"]
+    assert [each.name for each in summary.errors] == ["HTTPStatusError 503", "InvalidURL"]
+    assert sum(each.calls for each in summary.errors) == summary.total.failed
+    assert summary.errors[1].example.url == "no url"
+    assert summary.errors[0].share == summary.errors[0].calls / len(made)
+    assert [each.delta_t for each in summary.slowest] == sorted((r.delta_t for r in made), reverse=True)[:10]
+    assert [(each.start, each.seconds) for each in summary.quiet] == [(at(999), 601.0)]
+    assert (summary.bursts.peak, summary.bursts.peak_calls) == (at(300), 41)
+    assert (summary.bursts.median, summary.bursts.seconds) == (1.0, 1)
+    first, *_, last = summary.quarters
+    assert last.latency.p50 > 3 * first.latency.p50
+    assert last.error_rate > 3 * first.error_rate
+    assert sum(quarter.calls for quarter in summary.quarters) == summary.total.calls
+    assert summary.total.rate == summary.total.calls / 3_599
+    assert summary.total.succeeded + summary.total.failed == summary.total.calls
+
+
+@pytest.mark.parametrize("night", [a_night(), a_night()[::-1]], ids=["as it was", "the slow ones first"])
+def test_a_large_log_says_the_same_and_keeps_few_texts(night: list[CallRecord], log: Path, monkeypatch: Any) -> None:
+    write(log, night)
+    with review.load(log) as calls:
+        small = review.summarize(calls)
+    monkeypatch.setattr(_load, "_LARGE", 0)
+    monkeypatch.setattr(_load, "_SAMPLE_ROWS", 500)
+    with review.load(log) as calls:
+        large = review.summarize(calls)
+        ((kept,),) = calls.rows("SELECT count(url) FROM brief")
+        ((whole,),) = calls.rows("SELECT count(url) FROM calls")
+    assert kept < len(night) / 2
+    assert whole == len(night)
+    assert large.total == small.total
+    assert large.slowest == small.slowest
+    assert [(each.name, each.calls) for each in large.errors] == [(each.name, each.calls) for each in small.errors]
+    assert all(each.example.error for each in large.errors)
+
+
+def test_no_calls(log: Path) -> None:
+    write(log, [])
+    with review.load(log) as calls:
+        summary = review.summarize(calls)
+    assert (summary.total.calls, summary.quarters, summary.quiet, summary.slowest, summary.errors) == (
+        0,
+        (),
+        (),
+        (),
+        (),
+    )
+    assert summary.bursts == review.Bursts(peak=None, peak_calls=0, median=0.0, seconds=0)
+    assert math.isnan(summary.total.error_rate)
+    assert math.isnan(summary.total.rate)
+    assert math.isnan(summary.total.latency.p99)
+
+
+def test_one_call(log: Path) -> None:
+    write(log, [call(0)])
+    with review.load(log) as calls:
+        summary = review.summarize(calls)
+    assert summary.total.latency == review.Latency(p50=0.25, p90=0.25, p95=0.25, p99=0.25, max=0.25)
+    assert (summary.quarters, summary.quiet, summary.bursts.peak_calls) == ((), (), 1)
+    assert summary.slowest[0].trace_id == f"{1:032x}"
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://api.example.com/x", "api.example.com"),
+        ("http://[::1]:8080/", "[::1]:8080"),
+        ("https://REDACTED@api.example.com:81?q=/a/b", "api.example.com:81"),
+        ("https://h#/x@y", "h"),
+        ("https://h", "h"),
+        ("/relative", ""),
+        ("", ""),
+    ],
+)
+def test_the_host_of_a_url(url: str, host: str, log: Path) -> None:
+    write(log, [call(0, url=url)])
+    with review.load(log) as calls:
+        assert calls.rows("SELECT host FROM calls") == [(host,)]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "kind"),
+    [
+        ("AttemptTimeout: no answer within 5 s: really", None, "AttemptTimeout"),
+        ("HTTPStatusError: 404 Not Found", 404, "HTTPStatusError 404"),
+        ("CancelledError", None, "CancelledError"),
+        ("", None, "no error given"),
+    ],
+)
+def test_the_class_of_an_error(error: str, code: int | None, kind: str, log: Path) -> None:
+    write(log, [call(0, error=error, response_code=code)])
+    with review.load(log) as calls:
+        assert calls.rows("SELECT error_type FROM calls") == [(kind,)]
+
+
+def test_a_condition_in_sql(log: Path) -> None:
+    write(log, map(call, range(10)))
+    with review.load(log, where="t >= '2026-09-21 14:13:25' AND host = 'api.example.com'") as calls:
+        assert len(calls) == 5
+        assert calls.rows("SELECT count(*) FROM calls") == [(5,)]
+        assert calls.rows("SELECT count(*) FROM log") == [(10,)]
+    for wrong in ("nosuch > 1", "project = 1", ")", "sum(delta_t) > 1"):
+        with pytest.raises(ValueError, match="where="):
+            review.load(log, where=wrong)
+
+
+def test_a_damaged_log_under_a_condition(log: Path) -> None:
+    log.write_bytes(HEADER + rows(call(0)) + b"garbage\n" + rows(call(1)))
+    with review.load(log, where="project = 'nobody'") as calls:
+        assert (len(calls), calls.files[0].damaged) == (0, 1)
+
+
+def test_frames_for_a_notebook(log: Path) -> None:
+    write(log, [call(0), call(1, error="AttemptTimeout: x")])
+    calls = review.load(log)
+    assert list(calls.df().columns) == calls.pl().columns == HEADER.decode().strip().split(",")
+    assert calls.pl()["response_code"].to_list() == [200, None]
+    assert str(calls.df()["t"].dtype).startswith("datetime64")
+    assert calls.sql("SELECT max(delta_t) FROM calls").fetchall() == [(0.25,)]
+    relation = review.load(log).relation  # which outlives what it came from
+    assert relation.limit(1).fetchall()[0][1] == "P"
+    folder = Path(calls._folder)
+    assert folder.is_dir()
+    calls.close()
+    calls.close()
+    assert not folder.exists()
+    with pytest.raises(duckdb.Error):
+        len(calls)
+
+
+def test_nothing_is_left_behind(log: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    log.write_bytes(HEADER + b"garbage\n")
+    with review.load(log):
+        assert len(list(tmp_path.glob("otel_connector-review-*/*.csv"))) == 1
+    with pytest.raises(ValueError, match="where"):
+        review.load(log, where="oops")
+    assert list(tmp_path.glob("otel_connector-review-*")) == []
+
+
+def test_without_duckdb(log: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "duckdb", None)
+    with pytest.raises(ImportError, match=r"otel-connector\[review\]"):
+        review.load(log)

@@ -1,0 +1,83 @@
+"""Ten million rows: the time of a summary beside DuckDB's own, and its memory; by itself, as it takes minutes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import duckdb
+import pytest
+from support import processes
+
+ROWS = 10_000_000
+ROUNDS = 3
+
+GENERATED = """
+    WITH numbers AS (
+        SELECT i, random() AS a, random() AS b, random() AS c, random() AS kind FROM range({rows}) AS numbers(i)
+    ),
+    made AS (
+        SELECT *, 0.2 * exp(0.6 * sqrt(-2 * ln(1 - a)) * cos(2 * pi() * b)) + (c < 0.01)::INT * 3 * a AS seconds
+        FROM numbers
+    )
+    SELECT printf('%016x%016x-%016x', (hash(i) >> 1)::BIGINT, (hash(i + 7) >> 1)::BIGINT, (hash(3 * i) >> 1)::BIGINT)
+            AS call_id,
+        'project' || i % 8 AS project,
+        printf('%.6f', 1790000000 + i * 0.0028) AS t,
+        printf('%.6f', seconds) AS delta_t,
+        'https://api' || i % 20 || '.example.com/v1/items/' || i || '?page=' || i % 100 || '&sort=newest' AS url,
+        CASE WHEN i % 50 = 0 THEN 'https://cdn.example.com/' || i END AS redirect_url,
+        (seconds * 10000)::INT AS response_size,
+        CASE WHEN kind < 0.9 THEN '200' WHEN kind < 0.96 THEN '503' END AS response_code,
+        CASE WHEN kind < 0.9 THEN 'True' ELSE 'False' END AS success,
+        CASE WHEN kind < 0.9 THEN NULL WHEN kind < 0.96 THEN 'HTTPStatusError: 503 Service Unavailable'
+            ELSE 'AttemptTimeout: no answer within 5 s' END AS error
+    FROM made
+"""
+
+# The figures of a summary asked of DuckDB in one statement, over the file: four quarters of time, too
+BARE = """
+    import sys, duckdb
+    duckdb.sql('SET enable_progress_bar=false')
+    duckdb.sql(f'''
+        SELECT project, split_part(url, '/', 3) AS host, split_part(error, ':', 1) AS error_type, count(*),
+            floor((t - 1790000000) / 7000) AS quarter,
+            count(*) FILTER (WHERE NOT success), sum(response_size), quantile_cont(delta_t, [0.5, 0.9, 0.95, 0.99]),
+            max(delta_t), min(t), max(t), max_by(url, delta_t), max_by(call_id, delta_t)
+        FROM read_csv('{sys.argv[1]}')
+        GROUP BY GROUPING SETS ((), (project), (host), (error_type), (quarter))
+    ''').fetchall()
+"""
+OURS = """
+    import sys
+    from otel_connector import review
+    with review.load(sys.argv[1]) as calls:
+        assert review.summarize(calls).total.calls == int(sys.argv[2])
+"""
+
+
+def measured(program: str, *arguments: str) -> tuple[float, float]:
+    """Seconds of one run, and the MB it held at most."""
+    text = "\n".join(line.removeprefix("    ") for line in program.splitlines())
+    text += "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    begun = time.perf_counter()
+    done = processes.run([sys.executable, "-c", text, *arguments], capture_output=True, text=True, check=True)
+    return time.perf_counter() - begun, int(done.stdout) / 1_024
+
+
+@pytest.mark.soak
+def test_ten_million_rows(tmp_path: Path) -> None:
+    log = tmp_path / "logs.csv"
+    duckdb.sql(f"COPY ({GENERATED.format(rows=ROWS)}) TO '{log}' (HEADER)")
+    ratios, peaks = list[float](), list[float]()
+    for _ in range(ROUNDS):
+        bare, bare_peak = measured(BARE, str(log))
+        ours, peak = measured(OURS, str(log), str(ROWS))
+        ratios.append(ours / bare)
+        peaks.append(peak)
+        print(f"DuckDB alone {bare:.1f} s, {bare_peak:.0f} MB; the summary {ours:.1f} s, {peak:.0f} MB")
+    print(f"{log.stat().st_size / 1e9:.2f} GB; ratios {' '.join(f'{ratio:.2f}' for ratio in sorted(ratios))}")
+    assert median(ratios) <= 1.5
+    assert max(peaks) < 1_000

@@ -1,0 +1,90 @@
+"""A real collector with a backend behind it: rotel's agent takes OTLP and passes it on to a receiver in this process.
+
+Knows nothing of the connector.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import rotel
+
+from support.otlp_receiver import Received, grpc_receiver
+from support.processes import Process
+
+_GRPC, _HTTP = 4317, 4318
+_numbers = itertools.count()
+
+
+def own_address() -> str:
+    """Return an address of the loopback that no other test uses, made of this process's id and a number.
+
+    The agent cannot bind port 0. On an address of its own it can have any port.
+    """
+    return str(ipaddress.IPv4Address("127.0.0.0") + (os.getpid() << 2 | next(_numbers) % 4))
+
+
+@dataclass(frozen=True)
+class Collector:
+    """A collector that runs, what has come out of it, and where it listens, by protocol."""
+
+    process: Process
+    received: Received
+    endpoints: Mapping[str, str]
+
+    def environment(self, protocol: str = "grpc") -> dict[str, str]:
+        """Return the variables that make a program send here."""
+        return {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.endpoints[protocol],
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        }
+
+
+def endpoints_at(address: str) -> dict[str, str]:
+    """Return where the agent on that address listens, by protocol."""
+    return {"grpc": f"http://{address}:{_GRPC}", "http/protobuf": f"http://{address}:{_HTTP}"}
+
+
+@contextmanager
+def agent(address: str, *options: str) -> Iterator[Process]:
+    """Run rotel's agent on `address` until the end of the block at most."""
+    program = str(Path(rotel.__file__).parent / "rotel-agent")
+    command = [program, "start", "--pid-file", os.devnull, *options]
+    command += ["--otlp-grpc-endpoint", f"{address}:{_GRPC}", "--otlp-http-endpoint", f"{address}:{_HTTP}"]
+    shown = subprocess.PIPE if "--debug-log" in options else subprocess.DEVNULL
+    with Process(command, stdout=shown, stderr=subprocess.DEVNULL) as process:
+        try:
+            give_up = time.monotonic() + 20
+            while not (_listens(address, _GRPC) and _listens(address, _HTTP)):
+                assert process.poll() is None, "the agent does not run with this Python"
+                assert time.monotonic() < give_up
+            yield process
+        finally:
+            process.kill_all()
+
+
+def forwarding(backend: str) -> list[str]:
+    """Return the agent's options to pass on what it gets to the endpoint `backend`."""
+    return ["--disable-batching", "--exporter", "otlp", "--otlp-exporter-endpoint", backend]
+
+
+def _listens(address: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((address, port)) == 0
+
+
+@contextmanager
+def collector() -> Iterator[Collector]:
+    """Run a collector and its backend."""
+    received, address = Received(), own_address()
+    with grpc_receiver(received) as backend, agent(address, *forwarding(backend)) as process:
+        yield Collector(process, received, endpoints_at(address))

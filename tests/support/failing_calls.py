@@ -1,0 +1,328 @@
+"""Processes whose system calls fail on purpose, or that are killed in the middle: what the tests of the log share.
+
+`children` starts one Python process that has everything imported and `failing_calls.c` preloaded. It forks a child for
+every request, which takes some milliseconds where a new interpreter takes 0.3 s, and tells what the child said and how
+it ended. In such a child `arm` says which system call fails how. Knows neither pytest nor an event loop: the process
+that forks has one thread.
+"""
+
+from __future__ import annotations
+
+import csv
+import ctypes
+import faulthandler
+import gc
+import io
+import json
+import math
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from otel_connector import CallRecord, CSVSpanExporter
+from otel_connector._csv_format import HEADER, decode_row, encode_row
+from support.processes import Process, clean_environment, run
+
+MISSING = (
+    "needs LD_PRELOAD as on Linux"
+    if sys.platform != "linux"
+    else "needs a C compiler, `cc`"
+    if shutil.which("cc") is None
+    else ""
+)
+"""Why the processes cannot be had here; empty where they can."""
+
+WRITES = ("write", "writev", "pwrite")
+
+_LONGEST = 60  # seconds that a child may take; most take some hundredths of one
+_CALL_ID_LENGTH = 32 + 1 + 16
+_SOURCE = Path(__file__).with_suffix(".c")
+_ACTIONS = {"fail": 1, "short": 2, "full": 3, "torn": 4}  # as in failing_calls.c
+
+Say = Callable[[object], None]
+"""Tells the tests one JSON value, whole or not at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What happens to which system calls on the files of a folder.
+
+    Attributes:
+        action: ``fail`` with the errno `value`; ``short``: a write writes `value` thousandths of its bytes; ``full``:
+            the first write is short, later ones fail with ENOSPC; ``torn``: the process is killed, after `value`
+            thousandths of a write, or before any other call.
+        value: An errno or thousandths.
+        nth: The first call that is hit, counted from 1.
+        times: How many are hit; -1 for every one from there on.
+        only: The calls that count, by name; all when empty.
+    """
+
+    action: str
+    value: int
+    nth: int = 1
+    times: int = 1
+    only: tuple[str, ...] = ()
+
+
+def arm(folder: str, fault: Mapping[str, Any]) -> None:
+    """Have the calls of this process on files in `folder` fail as `Fault(**fault)` says; counting starts anew."""
+    plan = Fault(**fault)
+    only = f",{','.join(plan.only)}," if plan.only else ""
+    shim = ctypes.CDLL(None)
+    shim.failing_calls_arm.argtypes = [ctypes.c_char_p] * 2 + [ctypes.c_long] * 2 + [ctypes.c_int] * 2
+    shim.failing_calls_arm.restype = None
+    shim.failing_calls_arm(os.fsencode(folder), only.encode(), plan.nth, plan.times, _ACTIONS[plan.action], plan.value)
+
+
+def disarm() -> None:
+    """Let every later call of this process pass."""
+    ctypes.CDLL(None).failing_calls_pause(1)
+
+
+@contextmanager
+def spared() -> Iterator[None]:
+    """Let the calls in the block pass uncounted: they are the test's own."""
+    shim = ctypes.CDLL(None)
+    shim.failing_calls_pause(1)
+    try:
+        yield
+    finally:
+        shim.failing_calls_pause(0)
+
+
+def first_hit() -> str:
+    """Return the name of the first call that was hit since `arm`, or nothing."""
+    function = ctypes.CDLL(None).failing_calls_first_hit
+    function.restype = ctypes.c_char_p
+    name: bytes = function()
+    return name.decode()
+
+
+def environment(folder: Path, fault: Fault, library: Path) -> dict[str, str]:
+    """Return the environment in which a program of its own has that fault from its start on."""
+    plan: dict[str, object] = {
+        "PREFIX": folder,
+        "ONLY": f",{','.join(fault.only)}," if fault.only else "",
+        "NTH": fault.nth,
+        "TIMES": fault.times,
+        "ACTION": _ACTIONS[fault.action],
+        "VALUE": fault.value,
+    }
+    told = {f"FAILING_CALLS_{name}": str(value) for name, value in plan.items()}
+    return {**without_coverage(os.environ), **told, "LD_PRELOAD": str(library)}
+
+
+def without_coverage(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables without those that make coverage measure: a fork can leave its lock taken in the child."""
+    return {name: value for name, value in variables.items() if not name.startswith("COVERAGE_")}
+
+
+def compiled(folder: Path) -> Path:
+    """Compile the library that is preloaded, into `folder`."""
+    library = folder / "failing_calls.so"
+    run(["cc", "-shared", "-fPIC", "-o", library, _SOURCE, "-ldl"], check=True)
+    return library
+
+
+# The processes, seen from the test.
+
+
+class Ended(NamedTuple):
+    """How a child ended.
+
+    Attributes:
+        code: What it exited with; the negative number of the signal that killed it.
+        said: The values it told, in order.
+    """
+
+    code: int
+    said: list[Any]
+
+
+class Children:
+    """Forks children of one prepared process, one after the other. For one thread."""
+
+    def __init__(self, process: Process) -> None:
+        """Take the prepared process, which runs `serve`."""
+        self._process = process
+
+    def run(self, function: Callable[..., None], kill_after: float | None = None, /, **arguments: object) -> Ended:
+        """Call a module's function in a child and wait for its end.
+
+        Args:
+            function: Called as ``function(say, **arguments)``.
+            kill_after: Seconds after which the child is killed with SIGKILL.
+            arguments: What JSON can carry.
+        """
+        name = f"{function.__module__}:{function.__qualname__}"
+        self._process.stdin.write(json.dumps([name, kill_after, arguments]) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, f"the process that forks has ended while {name} ran"
+        return Ended(*json.loads(answer))
+
+
+@contextmanager
+def children(library: Path, module_file: str) -> Iterator[Children]:
+    """Prepare a process for the functions of one test module, with the `compiled` library preloaded.
+
+    Args:
+        library: What `compiled` has made.
+        module_file: The test module's ``__file__``.
+    """
+    module = Path(module_file)
+    command = [sys.executable, "-W", "error", "-c", f"from support import failing_calls as f; f.serve({module.stem!r})"]
+    variables = without_coverage(clean_environment({"LD_PRELOAD": str(library)}, module.parent))
+    with Process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables) as process:
+        yield Children(process)
+
+
+# The prepared process.
+
+
+def serve(module: str) -> None:
+    """Fork a child for every line of standard input, and tell on standard output how it ended."""
+    import_module("otel_connector.csv_exporter")  # what a connector loads when it first gets a log
+    import_module(module)
+    gc.collect()
+    gc.freeze()  # else a child's first collection copies every page
+    for line in sys.stdin:
+        name, kill_after, arguments = json.loads(line)
+        of_module, _, attribute = name.partition(":")
+        function = getattr(import_module(of_module), attribute)
+        print(json.dumps(_run(function, kill_after, arguments)), flush=True)  # noqa: T201 - the answer
+
+
+def _run(function: Callable[..., None], kill_after: float | None, arguments: dict[str, Any]) -> Ended:
+    listening, speaking = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(listening)
+        _be_child(function, arguments, speaking)
+    os.close(speaking)
+    said = _listen(listening, pid, math.inf if kill_after is None else time.monotonic() + kill_after)
+    os.close(listening)
+    _, status = os.waitpid(pid, 0)
+    return Ended(os.waitstatus_to_exitcode(status), [json.loads(line) for line in said.splitlines()])
+
+
+def _be_child(function: Callable[..., None], arguments: dict[str, Any], speaking: int) -> None:
+    # One write of at most PIPE_BUF bytes: a killed child has said a thing or has not
+    def say(value: object) -> None:
+        os.write(speaking, json.dumps(value).encode() + b"\n")
+
+    code = 1
+    try:
+        end_a_hang(_LONGEST)
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # standard output is for the answers
+        function(say, **arguments)
+        code = 0
+    except BaseException:  # noqa: BLE001 - whatever it is, the forked copy of the server must not go on
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _listen(listening: int, pid: int, kill_at: float) -> bytes:
+    """Return what a child says until it ends, by itself or killed at `kill_at`."""
+    said = bytearray()
+    while True:
+        left = kill_at - time.monotonic()
+        if left < math.inf and (left <= 0 or not select.select([listening], [], [], left)[0]):
+            os.kill(pid, signal.SIGKILL)
+            kill_at = math.inf
+            continue
+        heard = os.read(listening, 65_536)
+        if not heard:
+            return bytes(said)
+        said += heard
+
+
+def fork(task: Callable[[], None], seconds: int = 20) -> int:
+    """Run `task` in a forked child and return its process id; one that hangs is ended after `seconds`."""
+    with warnings.catch_warnings():
+        # Python says from 3.12 on that a child may hang when threads hold locks. Whether ours does is what is tested
+        warnings.filterwarnings("ignore", ".* is multi-threaded", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            end_a_hang(seconds)
+            task()
+            code = 0
+        except BaseException:  # noqa: BLE001 - as in `_be_child`
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pid
+
+
+def end_a_hang(seconds: int) -> None:
+    """End this process after so many seconds, and show where it hung."""
+    faulthandler.register(signal.SIGALRM, chain=True)
+    signal.alarm(seconds)
+
+
+def joined(*pids: int) -> None:
+    """Wait for forked children; each has to end well."""
+    for pid in pids:
+        _, status = os.waitpid(pid, 0)
+        if code := os.waitstatus_to_exitcode(status):
+            raise RuntimeError(f"the forked process {pid} ended with {code}")
+
+
+# Rows to write, and what is to hold of a log.
+
+
+def export(exporter: CSVSpanExporter, number: int, length: int = 20) -> None:
+    """Hand over the row that `numbers` finds again as `number`, with a quoted cell in it of some `length`."""
+    record = CallRecord(
+        call_id=f"{number:032x}-{number:016x}",
+        project=f'{number}, "quoted"',
+        t=number,
+        delta_t=0.5,
+        url="http://127.0.0.1/" + "x" * length,
+        redirect_url="",
+        response_size=2,
+        response_code=200,
+        success=True,
+        error="",
+    )
+    exporter.export_record(record, number)
+
+
+def records(path: Path, *, unfinished: bool = False) -> list[CallRecord]:
+    """Return a log's rows: the header comes first and once, no line is broken or glued, at most the last unfinished."""
+    content = path.read_bytes()
+    if unfinished:
+        content = content[: content.rfind(b"\n") + 1]
+    assert content.startswith(HEADER), f"no header: {content[:200]!r}"
+    assert content.endswith(b"\n"), f"an unfinished line: {content[-200:]!r}"
+    assert content.count(HEADER) == 1
+    return records_in(content[len(HEADER) :])
+
+
+def records_in(lines: bytes) -> list[CallRecord]:
+    """Return the rows in a log's lines, the header left out; each has to be one that the writer could have written."""
+    found = [decode_row(cells) for cells in csv.reader(io.StringIO(lines.decode(), newline=""))]
+    for record, line in zip(found, lines.splitlines(keepends=True), strict=True):
+        assert encode_row(record) == line, f"no whole row: {line!r}"
+        assert len(record.call_id) == _CALL_ID_LENGTH, f"no whole row: {line!r}"
+    return found
+
+
+def numbers(path: Path, *, unfinished: bool = False) -> list[int]:
+    """Return the numbers of a log's rows, in their order; see `records`."""
+    return [int(record.project.partition(",")[0]) for record in records(path, unfinished=unfinished)]

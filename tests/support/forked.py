@@ -1,0 +1,284 @@
+"""Python programs as forks of one prepared process, which has loaded what they import.
+
+A new interpreter takes a second to load aiohttp, the SDK and gRPC; a fork takes some milliseconds. The fork unwinds its
+stack to the main program and then runs the code as ``__main__``, so it ends as any Python program ends: with its exit
+handlers, its threads joined, and the exit code or the signal that it would have.
+
+Theory of operation. `Forkserver` starts the prepared process once and talks to it through a Unix socket: each request
+is one JSON document with four descriptors (the program's three standard streams and a pipe for its status). The prepared
+process forks, answers the pid on the status pipe, and writes the wait status there when it has reaped the child.
+Where coverage measures, `Program` starts a new interpreter, as a fork would lose what coverage has counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import types
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from support.processes import Process, clean_environment, outlives_its_test
+
+PRELOADED = (
+    *("otel_connector.cli", "otel_connector.providers"),
+    *("aiohttp", "rich.console", "rich.progress", "typer", "uvloop"),
+    *(
+        "opentelemetry.sdk._logs",
+        "opentelemetry.sdk.metrics",
+        "opentelemetry.sdk.trace",
+        "opentelemetry.sdk._configuration",
+    ),
+    *(
+        "opentelemetry.exporter.otlp.proto.grpc.trace_exporter",
+        "opentelemetry.exporter.otlp.proto.grpc.metric_exporter",
+    ),
+    *(
+        "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+        "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+    ),
+)
+"""What every program may import anyway. Nothing of the package that decides at its import what it is."""
+
+_LONGEST_REQUEST = 1 << 20
+
+
+class Program(Process):
+    """``python ARGUMENTS`` as a fork of the prepared process. The options are `subprocess.Popen`'s.
+
+    Args:
+        arguments: ``-c TEXT ...``, ``-m MODULE ...`` or ``FILE ...``, and ``-W FILTER`` before one of them.
+        options: `cwd`, `env`, `text`, `bufsize`, `stdin`, `stdout` and `stderr` of `subprocess.Popen`.
+    """
+
+    def __init__(self, arguments: Sequence[str], **options: Any) -> None:
+        self._status: int | None = None
+        super().__init__([sys.executable, *map(str, arguments)], **options)
+
+    def _execute_child(self, args: Any, executable: Any, preexec: Any, close: Any, fds: Any, *more: Any) -> None:
+        cwd, env, _, _, _, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *_ = more
+        forkserver = _prepared()
+        if forkserver is None:
+            super()._execute_child(args, executable, preexec, close, fds, *more)  # type: ignore[misc]
+            return
+        request = {
+            "arguments": args[1:],
+            "cwd": os.fspath(cwd or Path.cwd()),
+            "env": dict(os.environ if env is None else env),
+        }
+        streams = [own if given == -1 else given for own, given in enumerate((p2cread, c2pwrite, errwrite))]
+        self._status, self.pid = forkserver.fork(request, streams)
+        self._child_created = True
+        self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
+
+    def _internal_poll(self, *arguments: Any, **named: Any) -> int | None:
+        if self._status is None:
+            result: int | None = super()._internal_poll(*arguments, **named)  # type: ignore[misc]
+            return result
+        if self.returncode is None and select.select([self._status], [], [], 0)[0]:
+            self._reap()
+        return self.returncode
+
+    def _wait(self, timeout: float | None) -> int:
+        if self._status is None:
+            result: int = super()._wait(timeout)  # type: ignore[misc]
+            return result
+        if self.returncode is None:
+            if not select.select([self._status], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            self._reap()
+        return self.returncode
+
+    def _reap(self) -> None:
+        assert self._status is not None
+        with open(self._status, encoding="ascii") as status:  # noqa: PTH123 - a descriptor
+            self.returncode = os.waitstatus_to_exitcode(int(status.read()))
+
+
+def run_python(arguments: Sequence[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[Any]:
+    """Run a Python program in `folder` to its end, with these variables beside the clean environment."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with Program(arguments, cwd=folder, env=clean_environment(variables), **pipes) as process:
+        out, error = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+
+
+class Forkserver:
+    """The prepared process, as a test sees it."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            number = theirs.fileno()
+            program = f"from support.forked import serve; run = serve({number}); run()"
+            environment = clean_environment({"PYTHONDONTWRITEBYTECODE": "1"})
+            self._process = Process([sys.executable, "-c", program], env=environment, pass_fds=[number])
+        outlives_its_test(self._process)
+        self._socket, self._lock = ours, threading.Lock()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LONGEST_REQUEST)
+
+    def fork(self, request: Mapping[str, Any], streams: Sequence[int]) -> tuple[int, int]:
+        """Start a program; return the descriptor that its status can be read from at its end, and its pid."""
+        status, theirs = os.pipe()
+        try:
+            with self._lock:
+                socket.send_fds(self._socket, [json.dumps(request).encode()], [*streams, theirs])
+        finally:
+            os.close(theirs)
+        pid = b""
+        while not pid.endswith(b"\n"):
+            piece = os.read(status, 1)
+            assert piece, "the prepared process has ended"
+            pid += piece
+        return status, int(pid)
+
+    def close(self) -> None:
+        """End the prepared process."""
+        self._socket.close()
+        self._process.wait()
+
+
+_forkservers: list[Forkserver] = []  # at most one
+_lock = threading.Lock()
+
+
+def _prepared() -> Forkserver | None:
+    """Return this test process's prepared process, started at the first call; None where new interpreters are used."""
+    if sys.gettrace() is not None or sys.platform != "linux":
+        return None
+    with _lock:
+        if not _forkservers:
+            _forkservers.append(Forkserver())
+    return _forkservers[0]
+
+
+def close() -> None:
+    """End the prepared process, if there is one."""
+    while _forkservers:
+        _forkservers.pop().close()
+
+
+# The prepared process.
+
+
+def serve(number: int) -> Any:
+    """Fork a child for every request. Returns only in a child, with the program to run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in PRELOADED:
+            with contextlib.suppress(ImportError):
+                import_module(name)
+    gc.collect()
+    gc.freeze()  # else a child's first collection copies every page
+    wake, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    running: dict[int, int] = {}
+    with socket.socket(fileno=number) as requests:
+        while True:
+            ready, _, _ = select.select([requests, wake], [], [])
+            if wake in ready:
+                os.read(wake, 1_000)
+                _report_ended(running)
+            if requests in ready:
+                data, descriptors, _, _ = socket.recv_fds(requests, _LONGEST_REQUEST, 4)
+                if not data:
+                    os._exit(0)
+                *streams, status = descriptors
+                pid = os.fork()
+                if pid == 0:
+                    break
+                running[pid] = status
+                os.write(status, b"%d\n" % pid)
+                for stream in streams:
+                    os.close(stream)
+    for descriptor in (wake, waker, status, *running.values()):
+        os.close(descriptor)
+    return _child(json.loads(data), streams)
+
+
+def _report_ended(running: dict[int, int]) -> None:
+    for pid in list(running):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            os.write(running[pid], b"%d" % status)
+            os.close(running.pop(pid))
+
+
+def _child(request: Mapping[str, Any], streams: Sequence[int]) -> Any:
+    """Make this fork a process of its own; return what runs the program."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    for own, stream in enumerate(streams):
+        os.dup2(stream, own)
+        os.close(stream)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    _open_streams()
+    filters = list(filter(None, os.environ.get("PYTHONWARNINGS", "").split(",")))
+    arguments = list(request["arguments"])
+    while arguments[0] == "-W":
+        filters.append(arguments[1])
+        del arguments[:2]
+    _set_warnings(filters)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:] = list(dict.fromkeys([request["cwd"], *filter(None, paths), *sys.path[1:]]))
+    if arguments[0] == "-m":
+        sys.argv[:] = arguments[1:]
+        return lambda: runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    main = types.ModuleType("__main__")
+    main.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = main
+    sys.argv[:] = arguments
+    if Path(arguments[0]).is_dir():
+        return lambda: runpy.run_path(arguments[0], run_name="__main__")
+    if arguments[0] == "-c":
+        del sys.argv[1]
+        code = compile(arguments[1], "<string>", "exec")
+    else:
+        main.__file__ = arguments[0]
+        sys.path[0] = str(Path(arguments[0]).parent)
+        code = compile(Path(arguments[0]).read_text(encoding="utf-8"), arguments[0], "exec")
+    return lambda: exec(code, main.__dict__)  # noqa: S102 - the program
+
+
+def _open_streams() -> None:
+    """Make the standard streams anew: those of the prepared process know another kind of file."""
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "utf-8").partition(":")
+    sys.stdin = sys.__stdin__ = open(0, encoding=encoding, errors=errors or "strict", closefd=False)  # type: ignore[misc]  # noqa: PTH123, SIM115 - a descriptor, to the end
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        own = errors or ("strict" if number == 1 else "backslashreplace")
+        lines = number == 2 or os.isatty(number)
+        stream = open(number, "w", 1 if lines else -1, encoding, own, closefd=False)  # noqa: PTH123, SIM115 - as above
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def _set_warnings(filters: list[str]) -> None:
+    """Have the filters that a new interpreter would have with these options."""
+    sys.warnoptions[:] = filters
+    warnings.resetwarnings()
+    for action, category in (
+        ("ignore", ResourceWarning),
+        ("ignore", ImportWarning),
+        ("ignore", PendingDeprecationWarning),
+        ("ignore", DeprecationWarning),
+    ):
+        warnings.simplefilter(action, category)  # type: ignore[arg-type]
+    warnings.filterwarnings("default", category=DeprecationWarning, module="__main__")
+    warnings._processoptions(filters)  # type: ignore[attr-defined]

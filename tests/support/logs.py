@@ -1,0 +1,84 @@
+"""Logs of the tests: one read back after calls, and logs written row by row. Knows the row format, no connector."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from otel_connector import CallRecord
+from otel_connector._csv_format import HEADER, decode_row, encode_row
+
+START = 1_790_000_000.0  # 2026-09-21 14:13:20 UTC
+
+
+@dataclass
+class Log:
+    """The log of one test."""
+
+    path: Path
+
+    def cells(self) -> list[list[str]]:
+        """All lines as the csv module reads them, the header first."""
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return list(csv.reader(file))
+
+    def records(self) -> list[CallRecord]:
+        """All rows."""
+        return [decode_row(cells) for cells in self.cells()[1:]]
+
+    def only(self) -> CallRecord:
+        """The one row there is."""
+        (record,) = self.records()
+        return record
+
+
+def call(number: int, **fields: Any) -> CallRecord:
+    """A call, a second after the one before it."""
+    failed = "error" in fields
+    made: dict[str, Any] = {
+        "call_id": f"{number + 1:032x}-{number + 1:016x}",
+        "project": "P",
+        "t": START + number,
+        "delta_t": 0.25,
+        "url": f"https://api.example.com/{number}",
+        "redirect_url": "",
+        "response_size": 0 if failed else 100,
+        "response_code": None if failed else 200,
+        "success": not failed,
+        "error": "",
+    }
+    return CallRecord(**{**made, **fields})
+
+
+def rows(*records: CallRecord) -> bytes:
+    return b"".join(map(encode_row, records))
+
+
+def write(path: Path, records: Iterable[CallRecord]) -> Path:
+    path.write_bytes(HEADER + rows(*records))
+    return path
+
+
+def a_night() -> list[CallRecord]:
+    """Calls of an hour, in which much happens."""
+    chance = random.Random(5)
+    made = list[CallRecord]()
+    for number in range(3_600):
+        if 1_000 <= number < 1_600:  # nothing for ten minutes
+            continue
+        slow = 4.0 if number >= 2_700 else 1.0
+        fields: dict[str, Any] = {
+            "project": "Prices" if number % 3 else "Weather",
+            "url": f"https://{'a' if number % 2 else 'b'}.example/{number}",
+            "delta_t": round(slow * chance.lognormvariate(-1.6, 0.6), 6),
+        }
+        if chance.random() < (0.2 if number >= 2_700 else 0.02):
+            fields |= {"error": "HTTPStatusError: 503 Service Unavailable", "response_code": 503}
+        made.append(call(number, **fields))
+    made.append(call(3_600, error="InvalidURL: no scheme", url="no url", project="", t=START + 500))
+    made += [call(4_000 + n, t=START + 300.5) for n in range(40)]
+    return made

@@ -1,0 +1,140 @@
+"""Child processes of the tests: each has a time limit, and is ended together with its own children.
+
+`run` and `Process` take what `subprocess.run` and `subprocess.Popen` take. Knows nothing of what the processes do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from support.left_behind import MARK
+
+TESTS = Path(__file__).parents[1]
+ROOT = TESTS.parent
+
+LONGEST = 60.0
+"""Seconds that a child process may take, if its test does not say otherwise."""
+
+_running: list[Process] = []
+
+
+class Process(subprocess.Popen[Any]):
+    """A process in a session of its own, so that a signal reaches its children too.
+
+    As a context manager it waits for the process, for `LONGEST` seconds at most. If the block raises, the process is
+    killed and not waited for.
+    """
+
+    def __init__(self, command: Sequence[Any] | str, **options: Any) -> None:
+        if options.get("env") is not None and MARK in os.environ:
+            options["env"] = {MARK: os.environ[MARK], **options["env"]}
+        super().__init__(command, **{"start_new_session": True, **options})
+        self.started_by = threading.get_ident()
+        _running.append(self)
+
+    def kill_all(self) -> None:
+        """Kill the process and all processes it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def communicate(self, input: Any = None, timeout: float | None = LONGEST) -> tuple[Any, Any]:  # noqa: A002 - subprocess's name
+        """Do as `subprocess.Popen.communicate`, and kill all processes when the time is over."""
+        try:
+            return super().communicate(input, timeout)
+        except subprocess.TimeoutExpired:
+            self.kill_all()
+            super().communicate()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for stream in (self.stdout, self.stderr, self.stdin):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        if kind is not None:
+            self.kill_all()
+        try:
+            self.wait(LONGEST)
+        finally:
+            if self.poll() is None:
+                self.kill_all()
+                self.wait()
+
+
+def run(
+    command: Sequence[Any] | str,
+    *,
+    input: Any = None,  # noqa: A002 - subprocess's name
+    capture_output: bool = False,
+    timeout: float = LONGEST,
+    check: bool = False,
+    **options: Any,
+) -> subprocess.CompletedProcess[Any]:
+    """Do as `subprocess.run`; `timeout` has a default, and ends the processes that this one has started, too."""
+    if input is not None:
+        options["stdin"] = subprocess.PIPE
+    if capture_output:
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with Process(command, **options) as process:
+        out, error = process.communicate(input, timeout)
+    if check and process.returncode:
+        raise AssertionError(f"{command} ended with {process.returncode}: {error or out}")
+    return subprocess.CompletedProcess(command, process.returncode, out, error)
+
+
+def outlives_its_test(process: Process) -> None:
+    """Have `none_left` not end this process."""
+    _running.remove(process)
+
+
+@contextlib.contextmanager
+def none_left() -> Iterator[None]:
+    """Kill the processes that this thread has started in the block and that still run at its end."""
+    before = list(_running)
+    yield
+    for process in [each for each in _running if each not in before and each.started_by == threading.get_ident()]:
+        if process.poll() is None:
+            process.kill_all()
+            process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        _running.remove(process)
+
+
+def clean_environment(extra: Mapping[str, str] | None = None, *folders: Path) -> dict[str, str]:
+    """Return this process's environment without what configures telemetry or the terminal.
+
+    Args:
+        extra: Variables to add.
+        folders: Folders that the child's Python imports from, beside the tests' and the project's.
+    """
+    changed = ("OTEL_", "COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_", "GITHUB_ACTIONS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(changed)}
+    path = os.pathsep.join(filter(None, [*map(str, folders), str(ROOT), str(TESTS), kept.get("PYTHONPATH")]))
+    return {**kept, "PYTHONPATH": path, **(extra or {})}
+
+
+def function(module_file: str, call: str, *, folders: Sequence[Path] = ()) -> tuple[list[str], dict[str, str]]:
+    """Return the command and the environment that call a function of a test module in a process of its own.
+
+    Args:
+        module_file: The module's ``__file__``.
+        call: The call as Python text, such as ``measure(3)``.
+        folders: Further folders to import from.
+    """
+    path = Path(module_file)
+    program = f"import {path.stem}; {path.stem}.{call}"
+    return [sys.executable, "-c", program], clean_environment(None, path.parent, *folders)

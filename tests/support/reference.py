@@ -1,0 +1,98 @@
+"""The README's reference, made of the code: `python tests/support/reference.py` writes it anew.
+
+A test holds that the README has what is made here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+
+from otel_connector import _vocabulary
+from otel_connector._instruments import SCHEMA_URL, SCOPE
+from support import processes
+from support.processes import ROOT
+
+README = ROOT / "README.md"
+BEGIN, END = "<!-- made by tests/support/reference.py: begin -->\n", "<!-- end -->\n"
+COMMANDS = ("demo", "check", "fetch", "review", "replay")
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    """Yield a table's lines."""
+    names = list(head)
+    yield f"| {' | '.join(names)} |"
+    yield f"|{'---|' * len(names)}"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+    yield ""
+
+
+def attributes(of: Iterable[_vocabulary.Attribute]) -> Iterator[str]:
+    """Yield the table of some attributes."""
+    yield from table(
+        ("attribute", "type", "unit", "when it is there", "source"),
+        ((f"`{each.name}`", each.type, each.unit, each.when, each.source) for each in of),
+    )
+
+
+def telemetry() -> Iterator[str]:
+    """Yield the lines about spans, events and metrics."""
+    call, attempts = _vocabulary.CALL_NAME, _vocabulary.CALL_WITH_ATTEMPT_SPANS_NAME
+    yield f"""\
+Instrumentation scope `{SCOPE}`, with the package's version and the schema URL `{SCHEMA_URL}`.
+
+**The call's span**: `{call}`, CLIENT, from the call to the decoded body. Status ERROR if it failed, and unset
+otherwise, also where its caller cancelled it. With `attempt_spans=True` it is INTERNAL, `{attempts}`, without the first
+seven, and each attempt has a CLIENT span `{call}` with these and `{_vocabulary.ERROR_TYPE}`.
+"""
+    yield from attributes((*_vocabulary.HTTP_ATTRIBUTES, *_vocabulary.CALL_ATTRIBUTES))
+    yield f"**Its events**: `{_vocabulary.ATTEMPT_EVENT}`, one for each attempt that failed, at the time of its end.\n"
+    yield from attributes(_vocabulary.EVENT_ATTRIBUTES)
+    yield "**The metrics**; all but the histogram are observable, that is, read when they are collected:\n"
+    yield from table(
+        ("metric", "kind", "unit", "what", "attributes", "source"),
+        (
+            (f"`{m.name}`", m.kind, m.unit, m.description, " ".join(f"`{label}`" for label in m.labels), m.source)
+            for m in _vocabulary.METRICS
+        ),
+    )
+    yield "Their attributes:\n"
+    yield from attributes(_vocabulary.LABELS)
+
+
+def help_of(command: str) -> str:
+    """What `--help` says of a command."""
+    return processes.run(
+        [sys.executable, "-m", "otel_connector", *command.split(), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"},
+    ).stdout
+
+
+def commands() -> Iterator[str]:
+    """Yield the commands' help texts, each to be unfolded."""
+    for command in COMMANDS:
+        text = "\n".join(line.rstrip() for line in help_of(command).strip().splitlines())
+        yield f"<details><summary><code>otel-connector {command} --help</code></summary>\n"
+        yield f"```text\n{text}\n```\n\n</details>"
+    yield ""
+
+
+def reference() -> str:
+    """Return the whole of it."""
+    return "\n".join([*telemetry(), *commands()])
+
+
+def main() -> None:
+    """Write it into the README."""
+    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(f"{before}{BEGIN}\n{reference()}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

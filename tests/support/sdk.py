@@ -1,0 +1,52 @@
+"""An OpenTelemetry SDK that keeps its spans and metrics in memory. Knows nothing of the connector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricsData
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+
+@dataclass
+class SDK:
+    """A tracer and a meter provider that keep what they get."""
+
+    spans: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
+    metrics: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
+    tracer_provider: TracerProvider = field(default_factory=lambda: TracerProvider(shutdown_on_exit=False))
+
+    def __post_init__(self) -> None:
+        self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.spans))
+        self.meter_provider = MeterProvider([self.metrics], shutdown_on_exit=False)
+
+    @property
+    def providers(self) -> dict[str, Any]:
+        """The arguments that hand both to a connector."""
+        return {"tracer_provider": self.tracer_provider, "meter_provider": self.meter_provider}
+
+    def span(self) -> Any:
+        """The one span there is, all of whose parts are there."""
+        (span,) = self.spans.get_finished_spans()
+        return span
+
+    def points(self, name: str) -> list[Any]:
+        """The data points of one metric, as they are now."""
+        data = self.metrics.get_metrics_data()
+        return [] if data is None else points(data, name)
+
+
+def points(data: MetricsData, name: str) -> list[Any]:
+    """Return the data points of the metric called `name`."""
+    return [
+        point
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == name
+        for point in metric.data.data_points
+    ]

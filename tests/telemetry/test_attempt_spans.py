@@ -1,0 +1,266 @@
+"""`attempt_spans=True`: an INTERNAL span for the call and one CLIENT span below it for each attempt."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode
+from support.logs import Log
+from support.sdk import SDK
+
+from otel_connector import COLUMNS, AsyncConnector, ConnectorError, DeadlineExceeded, RateLimiterFailed, RetryPolicy
+from otel_connector.testing import FakeClock, FaultServer, garbage, hold, ok, redirect, reset, silent, truncated
+
+
+def connector(log: Log | None, sdk: SDK | None, **options: Any) -> AsyncConnector:
+    providers = sdk.providers if sdk else {}
+    arguments = {"n_tries": 3, "timeout": 0.3, "attempt_spans": True, "clock": FakeClock(), **providers, **options}
+    return AsyncConnector(log.path if log else None, **arguments)
+
+
+def times_of(span: ReadableSpan) -> tuple[int, int]:
+    """Start and end in Unix nanoseconds."""
+    assert span.start_time is not None
+    assert span.end_time is not None
+    return span.start_time, span.end_time
+
+
+def family(sdk: SDK) -> tuple[Any, list[Any]]:
+    """Return the call's span and its attempts', which end before it."""
+    spans: list[Any] = [*sdk.spans.get_finished_spans()]
+    *attempts, call = spans
+    assert (call.name, call.kind) == ("otel_connector.get", SpanKind.INTERNAL)
+    for attempt in attempts:
+        assert (attempt.name, attempt.kind) == ("GET", SpanKind.CLIENT)
+        assert attempt.parent.span_id == call.context.span_id
+        assert times_of(call)[0] <= times_of(attempt)[0] <= times_of(attempt)[1] <= times_of(call)[1]
+        assert attempt.events == ()
+    assert call.events == ()
+    return call, attempts
+
+
+def assert_call_has_only_the_fields(call: ReadableSpan, log: Log) -> None:
+    record, attributes = log.only(), dict(call.attributes or {})
+    names = {name for name in COLUMNS if getattr(record, name) not in {None, ""}}
+    assert {key.removeprefix("otel_connector.") for key in attributes} - {"queue.duration", "error.type"} == names
+    assert call.context is not None
+    assert record.call_id == f"{call.context.trace_id:032x}-{call.context.span_id:016x}"
+
+
+async def test_each_attempt_has_a_span_of_its_own(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
+    server.script("/x", [503, truncated(16, 64), ok])
+    assert await connector(log, sdk).get(session, server.url("/x", token="s"), "P") == {"ok": True}
+    call, attempts = family(sdk)
+    assert_call_has_only_the_fields(call, log)
+    assert call.status.status_code is StatusCode.UNSET
+
+    common = {
+        "http.request.method": "GET",
+        "url.full": server.url("/x", token="REDACTED"),
+        "server.address": "127.0.0.1",
+        "server.port": server.port,
+        "network.protocol.version": "1.1",
+    }
+    assert [dict(attempt.attributes) for attempt in attempts] == [
+        {**common, "http.response.status_code": 503, "error.type": "503"},
+        {
+            **common,
+            "http.response.status_code": 200,
+            "error.type": "otel_connector.BodyTruncated",
+            "http.request.resend_count": 1,
+        },
+        {**common, "http.response.status_code": 200, "http.request.resend_count": 2},
+    ]
+    assert [attempt.status.status_code for attempt in attempts] == [
+        StatusCode.ERROR,
+        StatusCode.ERROR,
+        StatusCode.UNSET,
+    ]
+    assert attempts[0].status.description is None, "the status code says it all"
+    assert attempts[1].status.description.startswith("BodyTruncated: the body ended after 16 bytes")
+
+
+async def test_each_attempt_sends_its_own_trace_context(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    server.script("/x", [503, ok])
+    await connector(None, sdk).get(session, server.url("/x"), "P")
+    call, attempts = family(sdk)
+    assert [request.headers["traceparent"][:-3] for request in server.requests] == [
+        f"00-{call.context.trace_id:032x}-{attempt.context.span_id:016x}" for attempt in attempts
+    ]
+
+
+async def test_times_follow_the_clock(server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+    server.script("/x", [503, 503, ok])
+    await connector(log, sdk).get(session, server.url("/x"), "P")
+    call, attempts = family(sdk)
+    assert [(attempt.start_time - call.start_time) / 1e9 for attempt in attempts] == [0, 0.25, 0.75]
+    assert (call.end_time - call.start_time) / 1e9 == log.only().delta_t == 0.75
+
+
+@pytest.mark.parametrize(
+    ("step", "error_type", "status"),
+    [
+        (404, "404", 404),
+        (silent, "otel_connector.AttemptTimeout", None),
+        (garbage, "otel_connector.MalformedResponse", None),
+    ],
+    ids=str,
+)
+async def test_a_failed_call(
+    step: Any,
+    error_type: str,
+    status: int | None,
+    server: FaultServer,
+    session: aiohttp.ClientSession,
+    log: Log,
+    sdk: SDK,
+) -> None:
+    server.script("/x", step)
+    with pytest.raises(ConnectorError) as caught:
+        await connector(log, sdk, n_tries=2).get(session, server.url("/x"), "P")
+    call, attempts = family(sdk)
+    assert_call_has_only_the_fields(call, log)
+    assert len(attempts) == caught.value.attempts == len(server.requests)
+    for span in (call, *attempts):
+        assert (span.status.status_code, span.attributes["error.type"]) == (StatusCode.ERROR, error_type)
+    assert [attempt.attributes.get("http.response.status_code") for attempt in attempts] == [status] * len(attempts)
+    assert call.attributes.get("otel_connector.response_code") == status
+    (point,) = sdk.points("http.client.request.duration")
+    assert (point.count, point.attributes["error.type"]) == (1, error_type), (
+        "one record for the call, none for attempts"
+    )
+
+
+async def test_the_deadline(server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+    server.script("/x", silent)
+    with pytest.raises(DeadlineExceeded):
+        await connector(log, sdk, timeout=30, deadline=0.1).get(session, server.url("/x"), "P")
+    call, (attempt,) = family(sdk)
+    assert {span.attributes["error.type"] for span in (call, attempt)} == {"otel_connector.DeadlineExceeded"}
+    assert attempt.status.description == log.only().error
+
+
+async def test_a_call_without_an_attempt(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
+    def broken(host: str) -> Any:
+        raise OSError("x")
+
+    with pytest.raises(RateLimiterFailed):
+        await connector(log, sdk, rate_limiter=broken).get(session, server.url("/x"), "P")
+    call, attempts = family(sdk)
+    assert attempts == []
+    assert_call_has_only_the_fields(call, log)
+
+
+async def test_cancellation_ends_both_without_an_error(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
+    held = hold()
+    server.script("/x", held.step)
+    task = asyncio.create_task(connector(log, sdk, timeout=9).get(session, server.url("/x"), "P"))
+    await held.arrived
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    call, (attempt,) = family(sdk)
+    for span in (call, attempt):
+        assert span.status.status_code is StatusCode.UNSET
+        assert "error.type" not in span.attributes
+    assert log.only().error == "CancelledError"
+
+
+async def test_sends_within_an_attempt_count_for_the_next(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    server.script("/x", [reset, redirect("/y"), ok])
+    server.script("/y", [503, ok])
+    await connector(None, sdk).get(session, server.url("/x"), "P")
+    call, attempts = family(sdk)
+    assert [request.path for request in server.requests] == ["/x", "/x", "/y", "/x"]
+    assert [attempt.attributes.get("http.request.resend_count") for attempt in attempts] == [2, 3]
+    assert "http.request.resend_count" not in call.attributes
+
+
+async def test_below_the_callers_own_span(server: FaultServer, session: aiohttp.ClientSession, sdk: SDK) -> None:
+    server.script("/x", ok)
+    tracer = sdk.tracer_provider.get_tracer("app")
+    with tracer.start_as_current_span("job") as job:
+        await connector(None, sdk).get(session, server.url("/x"), "P")
+        assert trace.get_current_span() is job, "nothing of the call stays current"
+    spans: list[Any] = [*sdk.spans.get_finished_spans()]
+    attempt, call, parent = spans
+    assert attempt.parent.span_id == call.context.span_id
+    assert call.parent.span_id == parent.context.span_id
+
+
+async def test_the_exemplar_is_the_calls(server: FaultServer, session: aiohttp.ClientSession, sdk: SDK) -> None:
+    server.script("/x", [503, ok])
+    await connector(None, sdk).get(session, server.url("/x"), "P")
+    call, _ = family(sdk)
+    (point,) = sdk.points("http.client.request.duration")
+    (exemplar,) = point.exemplars
+    assert (exemplar.trace_id, exemplar.span_id) == (call.context.trace_id, call.context.span_id)
+
+
+async def test_an_unsampled_call_keeps_its_row_and_its_context(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    server.script("/x", [503, ok])
+    provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+    assert await connector(log, None, tracer_provider=provider).get(session, server.url("/x"), "P") == {"ok": True}
+    trace_id, span_id = log.only().call_id.split("-")
+    sent = [request.headers["traceparent"].split("-") for request in server.requests]
+    assert [(each[1], int(each[3], 16) & trace.TraceFlags.SAMPLED) for each in sent] == [(trace_id, 0)] * 2
+    assert span_id not in {each[2] for each in sent}
+
+
+@pytest.mark.parametrize("provider", [NoOpTracerProvider(), None], ids=["no-op", "none set up"])
+async def test_without_an_sdk(provider: Any, server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+    server.script("/x", [503, ok])
+    subject = connector(log, None, tracer_provider=provider)
+    assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
+    assert len(log.only().call_id) == 49
+    assert not any("traceparent" in request.headers for request in server.requests), "minted ids are never sent"
+
+    remote = trace.SpanContext(5, 6, is_remote=True, trace_flags=trace.TraceFlags(1))
+    with trace.use_span(trace.NonRecordingSpan(remote)):
+        assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
+    assert server.requests[-1].headers["traceparent"] == f"00-{5:032x}-{6:016x}-01", "the caller's goes on"
+    assert log.records()[1].call_id.startswith(f"{5:032x}-")
+
+
+class Broken(SpanProcessor):
+    """An application's processor that raises for the spans of attempts."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.kind is SpanKind.CLIENT:
+            raise RuntimeError("on_end")
+
+
+async def test_a_broken_processor_does_not_reach_the_call(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script("/x", [503, ok])
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Broken())
+    subject = connector(log, None, tracer_provider=provider, retry=RetryPolicy(backoff=0))
+    assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
+    assert log.only().success
+    assert "the call goes on" in caplog.text
+
+
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_a_bad_argument_is_named(value: object) -> None:
+    with pytest.raises(TypeError, match=r"^attempt_spans must be True or False"):
+        AsyncConnector(None, attempt_spans=value)  # type: ignore[arg-type]

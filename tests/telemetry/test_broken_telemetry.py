@@ -1,0 +1,934 @@
+"""Telemetry never breaks the call: whatever the application's own OpenTelemetry does, the caller has its response.
+
+Every provider, processor, exporter, sampler, propagator and collector here is a real one that the application could
+have put in, broken in one way. A `SimpleSpanProcessor` with an exporter that hangs is not among them: it exports on the
+caller's own thread, and so holds up the event loop by its nature; a `BatchSpanProcessor` is the answer to that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc  # type: ignore[import-untyped]
+import pytest
+from blockbuster import BlockBuster
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+from opentelemetry import context as otel_context
+from opentelemetry import propagate, trace
+from opentelemetry.context.context import Context
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GRPCMetricExporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GRPCSpanExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import NoOpMeter, NoOpMeterProvider
+from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.sdk.metrics import AlwaysOnExemplarFilter, Histogram, MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
+from opentelemetry.trace import NonRecordingSpan, NoOpTracer, NoOpTracerProvider, SpanContext
+from support.faulty_disks import limited_size
+from support.logs import Log
+from support.loop_and_memory import assert_no_stall, turns_of_the_loop
+from support.sdk import SDK
+
+from otel_connector import AsyncConnector, HTTPStatusError, _telemetry
+from otel_connector._instruments import instruments_of
+from otel_connector._journal import Troubles
+from otel_connector.testing import FakeClock, FaultServer, hold, ok
+
+DAY = 86_400  # seconds
+
+
+class Panic(BaseException):
+    """What native code raises through its Python binding when it gives up."""
+
+
+class Unspeakable(Exception):
+    """An error whose text is broken, too."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+ERRORS = [Unspeakable(), Panic("broken"), SystemExit(3), asyncio.CancelledError()]
+
+
+class Does:
+    """What a broken part does when it is called: raise an error, or what else it is told to."""
+
+    def __init__(self, deed: BaseException | Callable[[], object]) -> None:
+        self.deed = deed
+        self.asked = 0
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        self.asked += 1
+        if isinstance(self.deed, BaseException):
+            raise self.deed
+        return self.deed()
+
+
+# The application's telemetry. Each of these takes what the broken part does, and returns options of the connector.
+
+Broken = Callable[[Does], dict[str, Any]]
+
+
+def tracing(*processors: SpanProcessor, **options: Any) -> dict[str, Any]:
+    provider = TracerProvider(shutdown_on_exit=False, **options)
+    for processor in processors:
+        provider.add_span_processor(processor)
+    return {"tracer_provider": provider}
+
+
+def measuring(**options: Any) -> dict[str, Any]:
+    reader = options.pop("reader", None) or InMemoryMetricReader()
+    return {"meter_provider": MeterProvider([reader], shutdown_on_exit=False, **options)}
+
+
+def on_start(does: Does) -> dict[str, Any]:
+    class Starting(SpanProcessor):
+        def on_start(self, span: Any, parent_context: Any = None) -> None:
+            does()
+
+    return tracing(Starting())
+
+
+def on_end(does: Does) -> dict[str, Any]:
+    class Ending(SpanProcessor):
+        def on_end(self, span: Any) -> None:
+            does()
+
+    return tracing(Ending())
+
+
+class Exporter(SpanExporter):
+    def __init__(self, does: Callable[[], object]) -> None:
+        self.does = does
+        self.asked = threading.Event()
+
+    def export(self, spans: object) -> SpanExportResult:
+        self.asked.set()
+        self.does()
+        return SpanExportResult.SUCCESS
+
+
+def simple_exporter(does: Does) -> dict[str, Any]:
+    return tracing(SimpleSpanProcessor(Exporter(does)))
+
+
+def sampler(does: Does) -> dict[str, Any]:
+    class Sampling(Sampler):
+        def should_sample(self, *arguments: Any, **options: Any) -> Any:
+            does()
+            return ALWAYS_ON.should_sample(*arguments, **options)
+
+        def get_description(self) -> str:
+            return "broken"
+
+    return tracing(sampler=Sampling())
+
+
+def id_generator(does: Does) -> dict[str, Any]:
+    class Generating(RandomIdGenerator):
+        def generate_span_id(self) -> int:
+            does()
+            return super().generate_span_id()
+
+    return tracing(id_generator=Generating())
+
+
+def exemplar_reservoir(does: Does) -> dict[str, Any]:
+    class Reservoir:
+        offer = collect = staticmethod(does)
+
+    reservoir: Any = Reservoir()
+
+    def builder(**_: Any) -> Any:
+        return reservoir
+
+    factory: Any = lambda _: builder  # noqa: E731
+    views = [View(instrument_name="*", exemplar_reservoir_factory=factory)]
+    return measuring(views=views, exemplar_filter=AlwaysOnExemplarFilter())
+
+
+def exemplar_filter(does: Does) -> dict[str, Any]:
+    class Filter(AlwaysOnExemplarFilter):
+        def should_sample(self, *arguments: Any, **options: Any) -> bool:
+            does()
+            return True
+
+    return measuring(exemplar_filter=Filter())
+
+
+class Aggregating(ExplicitBucketHistogramAggregation):
+    def __init__(self, does: Does) -> None:
+        super().__init__()
+        self.does = does
+
+    def _create_aggregation(self, *arguments: Any, **options: Any) -> Any:
+        self.does()
+        return super()._create_aggregation(*arguments, **options)
+
+
+def view(does: Does) -> dict[str, Any]:
+    return measuring(views=[View(instrument_name="http.client.request.duration", aggregation=Aggregating(does))])
+
+
+def reader(does: Does) -> dict[str, Any]:
+    return measuring(reader=InMemoryMetricReader(preferred_aggregation={Histogram: Aggregating(does)}))
+
+
+def get_tracer(does: Does) -> dict[str, Any]:
+    class Provider(NoOpTracerProvider):
+        get_tracer = does
+
+    return {"tracer_provider": Provider()}
+
+
+def no_tracer(does: Does) -> dict[str, Any]:
+    class Provider(NoOpTracerProvider):
+        def get_tracer(self, *_: Any, **__: Any) -> Any:
+            return None
+
+    return {"tracer_provider": Provider()}
+
+
+def no_span(does: Does) -> dict[str, Any]:
+    class Tracer(NoOpTracer):
+        def start_span(self, *_: Any, **__: Any) -> Any:
+            return None
+
+    class Provider(NoOpTracerProvider):
+        def get_tracer(self, *_: Any, **__: Any) -> Any:
+            return Tracer()
+
+    return {"tracer_provider": Provider()}
+
+
+def get_meter(does: Does) -> dict[str, Any]:
+    class Provider(NoOpMeterProvider):
+        get_meter = does
+
+    return {"meter_provider": Provider()}
+
+
+def instruments(does: Does) -> dict[str, Any]:
+    class Meter(NoOpMeter):
+        create_histogram = does
+
+    class Provider(NoOpMeterProvider):
+        def get_meter(self, *_: Any, **__: Any) -> Any:
+            return Meter("broken")
+
+    return {"meter_provider": Provider()}
+
+
+def unhashable(does: Does) -> dict[str, Any]:
+    class Provider(NoOpMeterProvider):
+        __hash__ = does
+
+    return {"meter_provider": Provider()}
+
+
+RAISING: dict[str, Broken] = {
+    function.__name__: function
+    for function in (
+        *(on_start, on_end, simple_exporter, sampler, id_generator),
+        *(exemplar_reservoir, exemplar_filter, view, reader),
+        *(get_tracer, get_meter, instruments, unhashable),
+    )
+}
+
+
+# What the caller, the log, the statistics and the reader of the application's own log must see.
+
+
+async def assert_unharmed(
+    subject: AsyncConnector, server: FaultServer, logfile: Log | None, rounds: int = 1, *, broken_context: bool = False
+) -> None:
+    """Make calls that succeed, are retried and fail; hold every one to what it is without telemetry."""
+    server.script("/ok", ok)
+    server.script("/gone", 404)
+    before, rows = subject.stats(), len(logfile.records()) if logfile else 0
+    for _ in range(rounds):
+        server.script("/flaky", [503, ok])
+        async with aiohttp.ClientSession() as session:
+            calls = [subject.get(session, server.url(path), "P") for path in ("/flaky", "/gone")]
+            second, third = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
+            assert second == await subject.get(session, server.url("/ok"), "P") == {"ok": True}  # in this very task
+        assert isinstance(third, HTTPStatusError)
+        assert third.status == 404
+    stats = subject.stats()
+    assert stats.calls_active == 0
+    assert stats.calls_started - before.calls_started == 3 * rounds
+    assert stats.calls_succeeded - before.calls_succeeded == 2 * rounds
+    assert stats.calls_failed - before.calls_failed == rounds
+    assert stats.resends - before.resends == rounds
+    assert stats.calls_started == stats.rows_written + stats.rows_waiting + stats.rows_lost or logfile is None
+    if logfile is not None:
+        new = logfile.records()[rows:]
+        assert len(new) == len({record.call_id for record in new}) == 3 * rounds
+        seen = sorted((record.url, record.response_code, record.success) for record in new)
+        expected = [("/flaky", 200, True), ("/gone", 404, False), ("/ok", 200, True)] * rounds
+        assert seen == sorted((server.url(path), code, success) for path, code, success in expected)
+    active = subject._terms.telemetry.counts.active.values()
+    assert not any(level.calls for level in active), "the metrics think that a call is under way"
+    if not broken_context:
+        assert otel_context.get_value(_telemetry._SUPPRESS_HTTP) is None, "the call left its context behind"
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged of it; nobody may have been told of an exception that was never retrieved, or the like."""
+    assert not [record.getMessage() for record in caplog.records if record.name == "asyncio"]
+    return [record.getMessage() for record in caplog.records if record.name == "otel_connector"]
+
+
+def assert_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    (line,) = told(caplog)
+    assert "the call goes on" in line
+    assert "mend or take out" in line
+
+
+def connector(log: Log, options: Mapping[str, Any], **more: Any) -> AsyncConnector:
+    return AsyncConnector(log.path, n_tries=3, **{"clock": FakeClock(), **options, **more})
+
+
+# What raises.
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "attempt_spans"),
+    [
+        *((name, error, False) for name in RAISING for error in ERRORS),
+        *((name, Panic(), True) for name in ("on_start", "on_end", "simple_exporter", "sampler", "id_generator")),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+async def test_what_raises(
+    name: str,
+    error: BaseException,
+    attempt_spans: bool,
+    server: FaultServer,
+    log: Log,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    does = Does(error)
+    subject = connector(log, RAISING[name](does), attempt_spans=attempt_spans)
+    await assert_unharmed(subject, server, log)
+    assert does.asked
+    if name == "simple_exporter" and isinstance(error, Exception):
+        assert told(caplog) == [], "the SDK has logged it"
+    else:
+        assert_told_once(caplog)
+
+
+@pytest.mark.parametrize("attempt_spans", [False, True], ids=["one-span", "attempt-spans"])
+@pytest.mark.parametrize("broken", [no_tracer, no_span])
+async def test_a_provider_that_returns_nothing(
+    broken: Broken, attempt_spans: bool, server: FaultServer, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    subject = connector(log, broken(Does(ValueError())), attempt_spans=attempt_spans)
+    await assert_unharmed(subject, server, log)
+    assert_told_once(caplog)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**200, 1.5, "7", None], ids=repr)
+async def test_ids_that_are_none(number: Any, server: FaultServer, log: Log) -> None:
+    class Generating(RandomIdGenerator):
+        def generate_span_id(self) -> int:
+            return number  # type: ignore[no-any-return]
+
+        generate_trace_id = generate_span_id
+
+    await assert_unharmed(connector(log, tracing(id_generator=Generating())), server, log)
+    assert all(int(part, 16) for record in log.records() for part in record.call_id.split("-"))
+
+
+async def test_a_meter_provider_that_can_be_no_key_has_its_metrics(server: FaultServer, log: Log) -> None:
+    reader = InMemoryMetricReader()
+    sdk = MeterProvider([reader], shutdown_on_exit=False)
+
+    class Slotted:
+        __slots__ = ()
+
+        def get_meter(self, *arguments: Any, **options: Any) -> Any:
+            return sdk.get_meter(*arguments, **options)
+
+    await assert_unharmed(connector(log, {"meter_provider": Slotted()}), server, log)
+    data = reader.get_metrics_data()
+    assert data is not None
+    names = {metric.name for metric in data.resource_metrics[0].scope_metrics[0].metrics}
+    assert {"http.client.request.duration", "otel_connector.rows.written"} <= names
+
+
+async def test_instruments_that_can_be_made_are(server: FaultServer, log: Log) -> None:
+    """One kind of instrument is broken; the others report."""
+    reader = InMemoryMetricReader()
+    sdk = MeterProvider([reader], shutdown_on_exit=False)
+
+    class Provider(NoOpMeterProvider):
+        def get_meter(self, *arguments: Any, **options: Any) -> Any:
+            meter = sdk.get_meter(*arguments, **options)
+            meter.create_observable_counter = Does(Panic())  # type: ignore[method-assign]
+            return meter
+
+    await assert_unharmed(connector(log, {"meter_provider": Provider()}), server, log)
+    data = reader.get_metrics_data()
+    assert data is not None
+    names = {metric.name for metric in data.resource_metrics[0].scope_metrics[0].metrics}
+    levels = {"http.client.active_requests", "otel_connector.host.held_back", "otel_connector.rows.waiting"}
+    assert names == {"http.client.request.duration", *levels}
+
+
+# The propagator.
+
+
+@pytest.fixture
+def propagator() -> Iterator[Callable[[Callable[[dict[Any, Any]], object]], None]]:
+    """Sets a global propagator that does with the headers what it is told."""
+
+    class Propagator(TextMapPropagator):
+        @property
+        def fields(self) -> set[str]:
+            return set()
+
+        def __init__(self, put: Callable[[dict[Any, Any]], object]) -> None:
+            self.put = put
+
+        def extract(self, carrier: Any, context: Any = None, getter: Any = None) -> Context:
+            return Context()
+
+        def inject(self, carrier: Any, context: Any = None, setter: Any = None) -> None:
+            self.put(carrier)
+
+    before = propagate.get_global_textmap()
+    yield lambda put: propagate.set_global_textmap(Propagator(put))
+    propagate.set_global_textmap(before)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("attempt_spans", [False, True], ids=["one-span", "attempt-spans"])
+async def test_a_propagator_that_raises(
+    error: BaseException,
+    attempt_spans: bool,
+    propagator: Any,
+    server: FaultServer,
+    log: Log,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def put(headers: dict[str, str]) -> None:
+        headers["tracestate"] = "a=b"
+        raise error
+
+    propagator(put)
+    await assert_unharmed(connector(log, tracing(), attempt_spans=attempt_spans), server, log)
+    assert {request.headers["tracestate"] for request in server.requests} == {"a=b"}, "what was there before is sent"
+    assert_told_once(caplog)
+
+
+NONSENSE: list[tuple[Any, Any]] = [
+    ("traceparent", None),
+    ("traceparent", b"00-1-1-01"),
+    ("traceparent", "00-1-1-01\r\nX-Evil: 1"),
+    ("tracestate", "a=\0"),
+    ("baggage", "a=\ud800"),
+    ("baggage", "a=" + "b" * 9_000),
+    ("", "x"),
+    ("two words", "x"),
+    ("colon:", "x"),
+    ("\u0441", "x"),
+    (7, "x"),
+    (None, "x"),
+    ("Host", "elsewhere.invalid"),
+    ("Content-Length", "5"),
+    ("transfer-encoding", "chunked"),
+    ("Expect", "100-continue"),
+    ("connection", "close"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), NONSENSE, ids=lambda value: ascii(value)[:20])
+async def test_a_propagator_that_sets_nonsense(
+    name: Any, value: Any, propagator: Any, server: FaultServer, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    propagator(lambda headers: headers.update({name: value, "X-Fine": "kept"}))
+    await assert_unharmed(connector(log, {}), server, log)
+    for request in server.requests:
+        assert request.headers["X-Fine"] == "kept"
+        assert request.headers["Host"] == f"127.0.0.1:{server.port}"
+        assert not {"X-Evil", "Expect", "traceparent", "baggage", "Content-Length"} & set(request.headers)
+    assert_told_once(caplog)
+
+
+# The context, and the caller's own span.
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("attempt_spans", [False, True], ids=["one-span", "attempt-spans"])
+@pytest.mark.parametrize("method", ["get_current", "attach", "detach"])
+async def test_a_broken_context(
+    method: str,
+    attempt_spans: bool,
+    error: BaseException,
+    server: FaultServer,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As with ``OTEL_PYTHON_CONTEXT`` naming an implementation of the application's."""
+    subject = connector(log, tracing(SimpleSpanProcessor(Exporter(lambda: None))), attempt_spans=attempt_spans)
+    runtime = ContextVarsRuntimeContext()
+    setattr(runtime, method, Does(error))
+    monkeypatch.setattr(otel_context, "_RUNTIME_CONTEXT", runtime)
+    await assert_unharmed(subject, server, log, broken_context=True)
+    monkeypatch.undo()
+    if method != "detach" or not isinstance(error, Exception):  # which the API logs itself
+        assert_told_once(caplog)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [*ERRORS, None, 7, SpanContext(1, 2.5, is_remote=False)],  # type: ignore[arg-type]
+    ids=lambda context: type(context).__name__,
+)
+async def test_a_caller_whose_span_is_broken(
+    context: Any, server: FaultServer, log: Log, sdk: SDK, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Span(NonRecordingSpan):
+        def get_span_context(self) -> Any:
+            return Does(context)() if isinstance(context, BaseException) else context
+
+    token = otel_context.attach(trace.set_span_in_context(Span(trace.INVALID_SPAN_CONTEXT)))
+    try:
+        await assert_unharmed(connector(log, sdk.providers), server, log)
+    finally:
+        otel_context.detach(token)
+    assert len(told(caplog)) <= 1
+
+
+async def test_a_span_that_cannot_be_started_leaves_the_callers_trace_whole(
+    server: FaultServer, log: Log, sdk: SDK
+) -> None:
+    with sdk.tracer_provider.get_tracer("caller").start_as_current_span("around") as around:
+        await assert_unharmed(connector(log, sampler(Does(Panic()))), server, log)
+    parent = around.get_span_context()
+    for request in server.requests:
+        assert request.headers["traceparent"].split("-")[1:3] == [f"{parent.trace_id:032x}", f"{parent.span_id:016x}"]
+    assert {record.call_id.split("-")[0] for record in log.records()} == {f"{parent.trace_id:032x}"}
+
+
+# What must go on, though it comes out of telemetry.
+
+
+@contextmanager
+def handled(number: signal.Signals, handler: Any) -> Iterator[None]:
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+INTERRUPTED: dict[str, Broken] = {
+    **RAISING,
+    "propagator": lambda does: {},
+}
+del INTERRUPTED["get_tracer"], INTERRUPTED["get_meter"], INTERRUPTED["instruments"], INTERRUPTED["unhashable"]
+
+
+class Once(Does):
+    """Does it the first time only: what a person or a supervisor does is not done at every call."""
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        deed, self.deed = self.deed, lambda: None
+        return Does(deed)()
+
+
+@pytest.mark.parametrize("attempt_spans", [False, True], ids=["one-span", "attempt-spans"])
+@pytest.mark.parametrize("name", INTERRUPTED)
+async def test_ctrl_c_is_the_users(
+    name: str, attempt_spans: bool, propagator: Any, server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    server.script("/x", ok)
+    does = Once(lambda: signal.raise_signal(signal.SIGINT))
+    if name == "propagator":
+        propagator(does)
+    subject = connector(log, INTERRUPTED[name](does), attempt_spans=attempt_spans)
+    with handled(signal.SIGINT, signal.default_int_handler), pytest.raises(KeyboardInterrupt):
+        await subject.get(session, server.url("/x"), "P")
+    record = log.only()
+    assert record.success or record.error == "KeyboardInterrupt"
+    stats = subject.stats()
+    assert (stats.calls_started, stats.calls_active, stats.rows_written) == (1, 0, 1)
+
+
+def leave(number: int, frame: object) -> None:
+    raise SystemExit(4)
+
+
+class Alarm:
+    def ring(self, *_: object) -> None:
+        raise TimeoutError("a time limit of the application's")
+
+
+@pytest.mark.parametrize(
+    ("handler", "error"),
+    [
+        (leave, SystemExit),
+        (lambda *_: sys.exit(4), SystemExit),
+        (functools.partial(leave), SystemExit),
+        (Alarm().ring, TimeoutError),
+    ],
+    ids=["function", "lambda", "partial", "method"],
+)
+@pytest.mark.parametrize("broken", [on_start, on_end, exemplar_filter])
+async def test_what_a_signals_handler_raises_is_not_the_telemetrys(
+    broken: Broken,
+    handler: Any,
+    error: type[BaseException],
+    server: FaultServer,
+    session: aiohttp.ClientSession,
+    log: Log,
+) -> None:
+    """SIGTERM must end the program, also if it comes while an exporter is at work."""
+    server.script("/x", ok)
+    subject = connector(log, broken(Once(lambda: signal.raise_signal(signal.SIGTERM))))
+    with handled(signal.SIGTERM, handler), pytest.raises(error):
+        await subject.get(session, server.url("/x"), "P")
+    assert log.only().success == (broken is not on_start)
+    assert subject.stats().calls_active == 0
+
+
+@pytest.mark.parametrize("make", [get_tracer, get_meter, instruments, unhashable])
+def test_ctrl_c_while_the_connector_is_made(make: Broken, log: Log) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        connector(log, make(Does(KeyboardInterrupt())))
+
+
+def test_instruments_of_raises_where_nobody_takes_it() -> None:
+    with pytest.raises(Panic):
+        instruments_of(**get_provider(Does(Panic())))
+
+
+def get_provider(does: Does) -> dict[str, Any]:
+    return {"provider": get_meter(does)["meter_provider"]}
+
+
+# What is told.
+
+
+def test_a_line_a_minute_and_how_many_were_left_out(caplog: pytest.LogCaptureFixture, clock: FakeClock) -> None:
+    troubles = Troubles(clock.monotonic_ns)
+    for _ in range(3):
+        troubles.swallow(ValueError("a\nb"), "testing")
+    clock.advance(60)
+    for _ in range(2):
+        troubles.swallow(Unspeakable(), "testing")
+    first, second = told(caplog)
+    assert first.startswith(r"telemetry failed while testing, the call goes on without it: ValueError: a\nb; ")
+    assert first.endswith("in the traceback")
+    assert second.startswith("telemetry failed while testing, the call goes on without it: Unspeakable; ")
+    assert second.endswith("in the traceback; 2 more like it were not logged")
+
+
+class Refusing(logging.Handler):
+    """A log handler that raises, as one that exports log records may."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("logger", ["otel_connector.calls", "otel_connector"])
+async def test_a_log_that_raises(
+    logger: str, error: BaseException, server: FaultServer, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lines about retries and failures, and about telemetry, may go to an exporter, too."""
+    caplog.set_level(logging.INFO, "otel_connector")
+    handler = Refusing(error)
+    logging.getLogger(logger).addHandler(handler)
+    try:
+        subject = connector(log, on_end(Does(error)), on_retry=Does(ValueError()))
+        await assert_unharmed(subject, server, log)
+    finally:
+        logging.getLogger(logger).removeHandler(handler)
+
+
+def test_ctrl_c_while_it_is_told(clock: FakeClock) -> None:
+    handler = Refusing(KeyboardInterrupt())
+    logging.getLogger("otel_connector").addHandler(handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Troubles(clock.monotonic_ns).swallow(ValueError(), "testing")
+    finally:
+        logging.getLogger("otel_connector").removeHandler(handler)
+
+
+# Batches, which a thread of the SDK sends.
+
+
+@contextmanager
+def unstalled() -> Iterator[None]:
+    """Hold the event loop to short turns, those apart in which garbage of all tests so far would be collected."""
+    gc.collect()
+    gc.disable()
+    try:
+        with turns_of_the_loop() as longest:
+            yield
+    finally:
+        gc.enable()
+    assert_no_stall(longest)
+
+
+@contextmanager
+def batching(exporter: SpanExporter, **options: Any) -> Iterator[dict[str, Any]]:
+    settings: dict[str, Any] = {"schedule_delay_millis": 1, "max_export_batch_size": 1, "max_queue_size": 2, **options}
+    providers = tracing(BatchSpanProcessor(exporter, **settings))
+    yield providers
+    providers["tracer_provider"].shutdown()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the SDK's thread dies of Panic
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+async def test_a_batch_that_raises(
+    error: BaseException, server: FaultServer, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter = Exporter(Does(error))
+    with batching(exporter) as providers:
+        subject = connector(log, providers)
+        await assert_unharmed(subject, server, log)
+        assert exporter.asked.wait(5)
+        await assert_unharmed(subject, server, log, rounds=3)
+    assert told(caplog) == []
+
+
+async def test_a_batch_that_hangs(server: FaultServer, log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    thawed = threading.Event()
+    exporter = Exporter(thawed.wait)
+    with batching(exporter) as providers:
+        subject = connector(log, providers)
+        await assert_unharmed(subject, server, log)
+        assert exporter.asked.wait(5)
+        with unstalled():
+            await assert_unharmed(subject, server, log, rounds=3)  # far more than the queue holds
+        thawed.set()
+    assert told(caplog) == []
+
+
+async def test_providers_shut_down_while_calls_run(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = hold(arrivals=20)
+    server.script("/held", held.step)
+    subject = connector(log, sdk.providers)
+    calls = [asyncio.ensure_future(subject.get(session, server.url("/held"), "P")) for _ in range(20)]
+    await held.arrived
+    sdk.tracer_provider.shutdown()
+    sdk.meter_provider.shutdown()
+    held.release()
+    assert await asyncio.gather(*calls) == [{"ok": True}] * 20
+    await assert_unharmed(subject, server, log)
+    assert len(log.records()) == 23
+    assert told(caplog) == []
+
+
+# Collectors, on real sockets.
+
+
+class Collectors:
+    """OTLP receivers that are no good; `answer` lets go of those that take their time."""
+
+    def __init__(self) -> None:
+        self.answer = threading.Event()
+        self._closing = ExitStack()
+
+    def close(self) -> None:
+        self.answer.set()
+        self._closing.close()
+
+    def down(self, protocol: str) -> str:
+        """Nobody listens."""
+        listener = self._listener()
+        listener.close()
+        return f"http://127.0.0.1:{listener.port}"
+
+    def black_hole(self, protocol: str) -> str:
+        """The kernel takes the connection and the bytes, and nobody ever reads them."""
+        return f"http://127.0.0.1:{self._listener().port}"
+
+    def slow(self, protocol: str) -> str:
+        """It reads, and answers when the calls are done."""
+        return self._serve(protocol, 200)
+
+    def throttling(self, protocol: str) -> str:
+        """It has had enough for today."""
+        return self._serve(protocol, 503)
+
+    def _listener(self) -> Any:
+        import socket
+
+        listener: Any = self._closing.enter_context(socket.create_server(("127.0.0.1", 0), backlog=100))
+
+        class Port:
+            port = listener.getsockname()[1]
+            close = listener.close
+
+        return Port()
+
+    def _serve(self, protocol: str, status: int) -> str:
+        return self._serve_grpc(status) if protocol == "grpc" else self._serve_http(status)
+
+    def _serve_http(self, status: int) -> str:
+        answer = self.answer
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                if status == 200:
+                    answer.wait(10)
+                self.send_response(status)
+                self.send_header("Retry-After", str(DAY))
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        for close in (server.server_close, thread.join, server.shutdown):  # the last first
+            self._closing.callback(close)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    def _serve_grpc(self, status: int) -> str:
+        answer = self.answer
+
+        def export(request: bytes, context: Any) -> bytes:
+            if status == 503:
+                told = RetryInfo()
+                told.retry_delay.seconds = DAY
+                context.set_trailing_metadata((("google.rpc.retryinfo-bin", told.SerializeToString()),))
+                context.abort(grpc.StatusCode.UNAVAILABLE, "come back tomorrow")
+            answer.wait(10)
+            return b""
+
+        class Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
+            def service(self, handler_call_details: Any) -> Any:
+                return grpc.unary_unary_rpc_method_handler(export)
+
+        server = grpc.server(self._closing.enter_context(ThreadPoolExecutor(max_workers=4)), handlers=[Handler()])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        self._closing.callback(lambda: server.stop(grace=None).wait())
+        return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def collectors() -> Iterator[Collectors]:
+    collectors = Collectors()
+    yield collectors
+    collectors.close()
+
+
+@contextmanager
+def exporting(protocol: str, endpoint: str) -> Iterator[dict[str, Any]]:
+    """Traces and metrics over OTLP, impatient, so that a test need not be patient."""
+    spans: SpanExporter
+    if protocol == "grpc":
+        spans = GRPCSpanExporter(endpoint, insecure=True, timeout=0.3)
+        reader = PeriodicExportingMetricReader(GRPCMetricExporter(endpoint, insecure=True, timeout=0.3), 5)
+    else:
+        spans = OTLPSpanExporter(f"{endpoint}/v1/traces", timeout=0.3)
+        reader = PeriodicExportingMetricReader(OTLPMetricExporter(f"{endpoint}/v1/metrics", timeout=0.3), 5)
+    meters = MeterProvider([reader], shutdown_on_exit=False)
+    with batching(spans, max_queue_size=20, max_export_batch_size=5) as providers:
+        yield {**providers, "meter_provider": meters}
+        meters.shutdown()
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("state", [Collectors.down, Collectors.black_hole, Collectors.slow, Collectors.throttling])
+async def test_a_collector_that_is_no_good(
+    state: Callable[[Collectors, str], str],
+    protocol: str,
+    collectors: Collectors,
+    server: FaultServer,
+    log: Log,
+    caplog: pytest.LogCaptureFixture,
+    blocking_calls_fail: BlockBuster,
+) -> None:
+    # The SDK's queues have locks that its own threads take, too, for moments
+    blocking_calls_fail.functions["threading.Lock.acquire"].deactivate()
+    with exporting(protocol, state(collectors, protocol)) as providers:
+        subject = connector(log, providers)
+        await assert_unharmed(subject, server, log)  # what is first used is loaded, and the first export under way
+        with unstalled():
+            await assert_unharmed(subject, server, log, rounds=20)
+        collectors.answer.set()
+    assert told(caplog) == []
+
+
+# Everything at once.
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+async def test_a_full_disk_under_broken_telemetry(
+    error: BaseException, server: FaultServer, tmp_path: Path, propagator: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    propagator(Does(error))
+    with limited_size(tmp_path / "disk") as disk:
+        log = Log(disk.path)
+        subject = connector(log, {**on_end(Does(error)), **exemplar_filter(Does(error))})
+        await assert_unharmed(subject, server, log)
+        disk.strike()
+        try:
+            await assert_unharmed(subject, server, None, rounds=2)
+            stats = subject.stats()
+            assert stats.rows_waiting > 0
+            assert stats.rows_written + stats.rows_waiting == stats.calls_started == 9
+        finally:
+            disk.heal()
+        await assert_unharmed(subject, server, None)
+        await subject.aclose()
+    assert len(log.records()) == len({record.call_id for record in log.records()}) == 12
+    assert subject.stats().rows_written == 12
+    telemetry, disk_line = sorted(told(caplog), key=lambda line: "cannot be written" in line)
+    assert "mend or take out" in telemetry
+    assert "cannot be written" in disk_line
+
+
+def test_a_connector_may_be_collected_while_its_own_thread_has_the_lock() -> None:
+    """The garbage collector runs where it likes, and what it finds may report its last figures there."""
+    provider = MeterProvider(shutdown_on_exit=False)
+    instruments = instruments_of(provider)
+    telemetry: Any = _telemetry.CallTelemetry(meter_provider=provider)
+    telemetry.counts.received["P"] = 7
+    telemetry.itself = telemetry
+    with instruments._lock:
+        del telemetry
+        gc.collect()
+    assert instruments._retired.received == {"P": 7}

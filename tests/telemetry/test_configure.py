@@ -1,0 +1,671 @@
+"""`configure`: each program runs in a process of its own, for the global providers can be set once in a process."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from opentelemetry.sdk._configuration import _OTelSDKConfigurator
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, SimpleLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    ConsoleMetricExporter,
+    InMemoryMetricReader,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from support import processes
+from support.collector import agent, endpoints_at, own_address
+from support.forked import Program
+from support.otlp_receiver import Received, attributes_of, grpc_receiver, http_receiver
+
+from otel_connector import providers
+from otel_connector._bounded_exit import Telemetry, _watch_exporters
+from otel_connector.providers import _finish_all, configure
+
+GRPC, HTTP = "grpc", "http/protobuf"
+
+# What a program says before its own lines: `work` makes that many spans and as many counts.
+PRELUDE = """
+import os, sys
+from opentelemetry import metrics, trace
+from otel_connector.providers import configure
+
+def work(count=1):
+    tracer, counter = trace.get_tracer("program"), metrics.get_meter("program").create_counter("calls")
+    for _ in range(count):
+        with tracer.start_as_current_span("call"):
+            counter.add(1)
+"""
+
+
+class Arrivals(Received):
+    """What arrived: the service that each span and each metric came from."""
+
+    @property
+    def span_services(self) -> list[str]:
+        return [self._service(group) for group in self.resource_spans for s in group.scope_spans for _ in s.spans]
+
+    @property
+    def metric_services(self) -> list[str]:
+        return [self._service(group) for group in self.resource_metrics for s in group.scope_metrics for _ in s.metrics]
+
+    @staticmethod
+    def _service(group: Any) -> str:
+        return str(attributes_of(group.resource)["service.name"])
+
+
+@pytest.fixture
+def collector() -> Arrivals:
+    return Arrivals()
+
+
+@pytest.fixture
+def grpc_endpoint(collector: Arrivals) -> Iterator[str]:
+    with grpc_receiver(collector) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def http_endpoint(collector: Arrivals) -> Iterator[str]:
+    with http_receiver(collector) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def black_hole() -> Iterator[socket.socket]:
+    """A listener whose connections open (the kernel sees to that) and on which nobody ever answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+        yield listener
+
+
+def otlp(endpoint: str, protocol: str = HTTP, **more: str) -> dict[str, str]:
+    return {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol, **more}
+
+
+def start(program: str, env: Mapping[str, str] | None = None, *, warnings: str = "error") -> processes.Process:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    return Program(
+        ["-W", warnings, "-c", PRELUDE + program],
+        env={**clean, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(
+    program: str, env: Mapping[str, str] | None = None, *, warnings: str = "error", returncode: int = 0
+) -> tuple[str, str]:
+    process = start(program, env, warnings=warnings)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == returncode, err
+    return out, err
+
+
+def exit_seconds(process: processes.Process) -> tuple[float, str]:
+    """How long the program took from its line "ready" to its end, and what it said on stderr."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    since = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert line == "ready\n", err
+    return time.monotonic() - since, err
+
+
+def test_spans_and_metrics_arrive_over_grpc_by_default(collector: Arrivals, grpc_endpoint: str) -> None:
+    program = """
+with configure("svc", resource_attributes={"team": "prices", "shard": 3, "share": 0.5, "canary": True}):
+    assert "OTEL_TRACES_EXPORTER" not in os.environ
+    work(3)
+"""
+    _, err = run(program, {"OTEL_EXPORTER_OTLP_ENDPOINT": grpc_endpoint})
+
+    assert err == ""
+    assert collector.span_services == ["svc"] * 3
+    assert collector.metric_services == ["svc"]  # once: not at the flush and again at the shutdown
+    assert {"team": "prices", "shard": 3, "share": 0.5, "canary": True}.items() <= collector.resources[0].items()
+
+
+def test_spans_and_metrics_arrive_over_http(collector: Arrivals, http_endpoint: str) -> None:
+    program = 'with configure("svc"): work(3)'
+    _, err = run(program, otlp(http_endpoint))
+
+    assert err == ""
+    assert (collector.span_services, collector.metric_services) == (["svc"] * 3, ["svc"])
+
+
+@pytest.mark.neighbours
+def test_a_real_collector_understands_it() -> None:
+    address = own_address()
+    logs = ["--debug-log", "traces", "--debug-log", "metrics", "--debug-log-verbosity", "detailed"]
+    with agent(address, "--exporter", "blackhole", *logs) as process:
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        for protocol, endpoint in endpoints_at(address).items():
+            run('with configure("svc"): work()', otlp(endpoint, protocol))
+        wanted = {"-> service.name: Str(svc)": 4, "Name           : call": 2, "-> Name: calls": 2}
+        for line in map(bytes.decode, process.stdout):
+            for text in [text for text in wanted if text in line]:
+                wanted[text] -= 1
+            if not any(wanted.values()):
+                break
+        process.terminate()
+        watchdog.cancel()
+    assert set(wanted.values()) == {0}
+
+
+def test_the_operators_resource_wins(collector: Arrivals, http_endpoint: str) -> None:
+    program = """
+with configure("ours", resource_attributes={"team": "ours", "shard": 3}): work()
+"""
+    run(program, otlp(http_endpoint, OTEL_SERVICE_NAME="theirs", OTEL_RESOURCE_ATTRIBUTES="team=theirs"))
+    run(program, otlp(http_endpoint, OTEL_RESOURCE_ATTRIBUTES="service.name=also-theirs"))
+    run("with configure(): work()", otlp(http_endpoint))
+
+    names = [resource["service.name"] for resource in collector.resources]
+    assert names[0::2] == names[1::2]
+    assert names[:4:2] == ["theirs", "also-theirs"]
+    assert names[4].startswith("unknown_service")
+    assert (collector.resources[0]["team"], collector.resources[0]["shard"]) == ("theirs", 3)
+    assert collector.resources[2]["team"] == "ours"
+
+
+def test_an_exporter_that_the_operator_names_is_kept(collector: Arrivals, http_endpoint: str) -> None:
+    program = """
+with configure("svc"):
+    assert (os.environ["OTEL_TRACES_EXPORTER"], os.environ["OTEL_METRICS_EXPORTER"]) == ("none", "")
+    work()
+"""
+    _, err = run(program, otlp(http_endpoint, OTEL_TRACES_EXPORTER="none", OTEL_METRICS_EXPORTER=""))
+
+    assert err == ""
+    assert (collector.span_services, collector.metric_services) == ([], ["svc"])  # empty counts as unset
+
+
+def test_sdk_disabled_sends_nothing_and_ends_at_once(closed_port: int) -> None:
+    program = """
+with configure("svc") as telemetry:
+    work(100)
+print(telemetry.shutdown())
+"""
+    env = otlp(f"http://127.0.0.1:{closed_port}", GRPC, OTEL_SDK_DISABLED="true")
+
+    assert run(program, env) == ("True\n", "")
+
+
+def test_without_with_the_exit_delivers(collector: Arrivals, grpc_endpoint: str) -> None:
+    _, err = run('configure("svc"); work(3)', {"OTEL_EXPORTER_OTLP_ENDPOINT": grpc_endpoint})
+
+    assert err == ""
+    assert (collector.span_services, collector.metric_services) == (["svc"] * 3, ["svc"])
+
+
+def test_force_flush_delivers_while_the_program_goes_on(collector: Arrivals, http_endpoint: str) -> None:
+    program = """
+with configure("svc") as telemetry:
+    work()
+    print(telemetry.force_flush(), flush=True)
+    sys.stdin.readline()
+print(telemetry.force_flush())
+"""
+    process = start(program, otlp(http_endpoint))
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        assert (collector.span_services, collector.metric_services) == (["svc"], ["svc"])
+        out, err = process.communicate(timeout=30)
+    assert (out, err) == ("False\n", "")  # after the shutdown nothing can be flushed
+
+
+def test_the_exit_is_held_for_five_seconds_at_most(closed_port: int, black_hole: socket.socket) -> None:
+    """3,000 spans and a metric wait; the SDK alone takes 34-41 s here."""
+    body = 'work(3000)\n    print("ready", flush=True)\n'
+    block, no_block = f'with configure("svc"):\n    {body}', f'if configure("svc"):\n    {body}'
+    refused, silent = f"http://127.0.0.1:{closed_port}", f"http://127.0.0.1:{black_hole.getsockname()[1]}"
+    cases = [(block, endpoint, protocol) for endpoint in (refused, silent) for protocol in (GRPC, HTTP)]
+    cases.append((no_block, refused, GRPC))
+    processes = [start(program, otlp(endpoint, protocol)) for program, endpoint, protocol in cases]
+    with ThreadPoolExecutor(len(cases)) as pool:  # side by side, for the test to take the time of one
+        results = list(pool.map(exit_seconds, processes))
+
+    for case, process, (seconds, err) in zip(cases, processes, results, strict=True):
+        assert process.returncode == 0, err
+        assert seconds < 8, case  # a busy machine takes its time to start the last line and to end a process
+        assert err.count("telemetry was lost") == 1, err
+        # The SDK 1.38 does not try again over HTTP where a connection is refused
+        assert re.search(
+            r"traces \((no answer in time|export failed)\), metrics \((no answer in time|export failed)\)", err
+        )
+
+
+def test_a_collector_that_refuses_is_told_at_once(http_endpoint: str) -> None:
+    program = """
+with configure("svc") as telemetry:
+    work()
+    print("ready", telemetry.force_flush())
+    work()
+"""
+    out, err = run(program, otlp(f"{http_endpoint}/nowhere"))
+
+    assert out == "ready False\n"
+    assert "traces (export failed), metrics (export failed)" in err
+
+
+def test_an_exception_passes_and_the_spans_arrive(collector: Arrivals, grpc_endpoint: str) -> None:
+    program = """
+with configure("svc"):
+    work()
+    raise LookupError("mine")
+"""
+    _, err = run(program, {"OTEL_EXPORTER_OTLP_ENDPOINT": grpc_endpoint}, returncode=1)
+
+    assert err.rstrip().endswith("LookupError: mine")
+    assert collector.span_services == ["svc"]
+
+
+SLEEPER = """
+import time
+with configure("svc", exit_timeout={exit_timeout}):
+    work()
+    print("ready", flush=True)
+    while True:  # one long wait could begin just after the signal, and would then miss it
+        time.sleep(0.05)
+"""
+
+
+def test_ctrl_c_delivers(collector: Arrivals, grpc_endpoint: str) -> None:
+    process = start(SLEEPER.format(exit_timeout=5), {"OTEL_EXPORTER_OTLP_ENDPOINT": grpc_endpoint})
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+
+    assert process.returncode == -signal.SIGINT
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    assert collector.span_services == ["svc"]
+
+
+def test_ctrl_c_is_bounded_too(closed_port: int) -> None:
+    process = start(SLEEPER.format(exit_timeout=1), otlp(f"http://127.0.0.1:{closed_port}", GRPC))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    since = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+
+    assert time.monotonic() - since < 5
+    assert process.returncode == -signal.SIGINT
+    assert "telemetry was lost" in err
+
+
+def test_a_second_ctrl_c_ends_the_wait(black_hole: socket.socket) -> None:
+    env = otlp(f"http://127.0.0.1:{black_hole.getsockname()[1]}", OTEL_BSP_SCHEDULE_DELAY="600000")
+    process = start(SLEEPER.format(exit_timeout=300), env)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    connection, _ = black_hole.accept()  # the flush has begun
+    with connection:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+
+    assert process.returncode == -signal.SIGINT
+    assert "traces (interrupted), metrics (interrupted)" in err
+
+
+def test_a_fork_delivers_its_own(collector: Arrivals, http_endpoint: str) -> None:
+    program = """
+configure("svc")
+work()
+child = os.fork()
+if child == 0:
+    work(3)
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+print("child done")
+"""
+    out, err = run(program, otlp(http_endpoint), warnings="ignore")
+
+    assert (out, err) == ("child done\n", "")
+    assert collector.span_services == ["svc"] * 4
+
+
+def test_a_fork_after_the_end_has_nothing_to_do(collector: Arrivals, http_endpoint: str) -> None:
+    program = """
+with configure("svc") as telemetry:
+    work()
+child = os.fork()
+if child == 0:
+    sys.exit(0 if telemetry.shutdown() else 1)
+print(os.waitpid(child, 0)[1])
+"""
+
+    assert run(program, otlp(http_endpoint), warnings="ignore") == ("0\n", "")
+    assert collector.span_services == ["svc"]
+
+
+@pytest.mark.parametrize(
+    ("existing", "kind"),
+    [
+        ("from opentelemetry.sdk.trace import TracerProvider as P; trace.set_tracer_provider(P())", "tracer"),
+        ("from opentelemetry.sdk.metrics import MeterProvider as P; metrics.set_meter_provider(P())", "meter"),
+        ("trace.set_tracer_provider(trace.NoOpTracerProvider())", "tracer"),
+        ("metrics.set_meter_provider(metrics.NoOpMeterProvider())", "meter"),
+    ],
+)
+def test_a_provider_that_is_set_already_is_refused(existing: str, kind: str) -> None:
+    program = f"""
+{existing}
+try:
+    configure("svc")
+except RuntimeError as error:
+    print(error)
+"""
+    out, err = run(program)
+
+    assert err == ""
+    assert re.fullmatch(
+        rf"this process has a {kind} provider already \(opentelemetry.*\): drop configure\(\), .*\n", out
+    )
+
+
+def test_a_second_configure_is_refused() -> None:
+    program = """
+with configure("svc"):
+    try:
+        configure("svc")
+    except RuntimeError as error:
+        print(error)
+"""
+    out, err = run(program, {"OTEL_SDK_DISABLED": "true"})
+
+    assert err == ""
+    assert out.startswith("configure() was called before in this process")
+
+
+def test_after_a_refusal_configure_can_be_called_again(collector: Arrivals, grpc_endpoint: str) -> None:
+    program = """
+os.environ["OTEL_TRACES_EXPORTER"] = "otpl"
+try:
+    configure("svc")
+except RuntimeError as error:
+    print(error)
+del os.environ["OTEL_TRACES_EXPORTER"]
+with configure("svc"):
+    work()
+"""
+    out, err = run(program, {"OTEL_EXPORTER_OTLP_ENDPOINT": grpc_endpoint})
+
+    assert err == ""
+    assert "'otpl' not found" in out
+    assert collector.span_services == ["svc"]
+
+
+def test_a_set_up_that_fails_half_way_leaves_no_exit_handler(closed_port: int) -> None:
+    program = """
+try:
+    configure("svc")
+except ValueError as error:
+    print("ready", flush=True)
+"""
+    env = otlp(f"http://127.0.0.1:{closed_port}", GRPC, OTEL_METRIC_EXPORT_INTERVAL="-1")
+    process = start(program, env)
+    seconds, _ = exit_seconds(process)
+
+    assert process.returncode == 0
+    assert seconds < 5
+
+
+def test_a_configuration_file_goes_through_the_sdk() -> None:
+    program = """
+try:
+    configure()
+except Exception as error:
+    print(error)
+"""
+    out, _ = run(program, {"OTEL_CONFIG_FILE": "no-such-file.yaml"})
+
+    assert out.strip().endswith("no-such-file.yaml")  # one that is there is in test_zero_code
+
+
+def test_importing_it_loads_neither_the_sdk_nor_aiohttp() -> None:
+    program = """
+import importlib.util
+unwanted = {"aiohttp", "grpc", "requests", "opentelemetry.sdk._configuration", "opentelemetry.sdk.metrics"}
+spec = importlib.util.find_spec("otel_connector.providers")
+module = importlib.util.module_from_spec(spec)
+sys.modules["alone"] = module
+before = set(sys.modules)
+spec.loader.exec_module(module)
+print(sorted(name for name in set(sys.modules) - before if name.startswith(("aiohttp", "grpc", "opentelemetry"))))
+"""
+    assert run(program) == ("[]\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"service_name": 1}, TypeError, "service_name must be str or None, not int"),
+        ({"service_name": " "}, ValueError, "service_name must not be empty"),
+        ({"exit_timeout": "5"}, TypeError, "exit_timeout must be a number of seconds, not str"),
+        ({"exit_timeout": True}, TypeError, "exit_timeout must be a number of seconds, not bool"),
+        ({"exit_timeout": 0}, ValueError, "exit_timeout must be above 0"),
+        ({"exit_timeout": float("nan")}, ValueError, "exit_timeout must be above 0 and finite"),
+        ({"exit_timeout": float("inf")}, ValueError, "exit_timeout must be above 0 and finite"),
+        ({"resource_attributes": [("a", "b")]}, TypeError, "resource_attributes must be a mapping, not list"),
+        ({"resource_attributes": {1: "b"}}, TypeError, "resource_attributes: a key must be str, not int"),
+        ({"resource_attributes": {"": "b"}}, ValueError, "resource_attributes: a key must not be empty"),
+        (
+            {"resource_attributes": {"a": None}},
+            TypeError,
+            r"resource_attributes\['a'\] must be str, bool, int or float",
+        ),
+        (
+            {"service_name": "a", "resource_attributes": MappingProxyType({"service.name": "b"})},
+            ValueError,
+            "service_name and resource_attributes.* differ",
+        ),
+    ],
+)
+def test_a_bad_argument_is_named(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        configure(**arguments)
+
+
+class Gate(SpanExporter):
+    """An exporter whose exports wait until they are let through, and then end as told."""
+
+    def __init__(self, result: SpanExportResult | Exception = SpanExportResult.SUCCESS) -> None:
+        self.result = result
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+        self.exported = 0
+        self.shutdowns = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.entered.set()
+        self.opened.wait()
+        self.exported += len(spans)
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+    def shutdown(self) -> None:
+        self.shutdowns += 1
+        self.opened.set()
+
+
+def traced(exporter: SpanExporter, *, spans: int = 1, exit_timeout: float = 30) -> tuple[Telemetry, TracerProvider]:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter, max_export_batch_size=1, schedule_delay_millis=600_000))
+    telemetry = Telemetry({"traces": provider}, exit_timeout)
+    for _ in range(spans):
+        provider.get_tracer("test").start_span("call").end()
+    return telemetry, provider
+
+
+def test_force_flush_is_bounded_and_the_flush_goes_on() -> None:
+    gate = Gate()
+    telemetry, _ = traced(gate)
+
+    assert not telemetry.force_flush(0.01)
+    assert not telemetry.force_flush(0.01)  # waits behind the first, and is taken back
+    gate.opened.set()
+    assert telemetry.force_flush()
+    assert gate.exported == 1
+    assert telemetry.shutdown()
+    assert gate.shutdowns == 1
+
+
+@pytest.mark.parametrize("bad", [0, -1, True, "1"])
+def test_force_flush_names_a_bad_timeout(bad: Any) -> None:
+    telemetry, _ = traced(Gate(), spans=0)
+    with telemetry, pytest.raises((TypeError, ValueError), match="timeout must be"):
+        telemetry.force_flush(bad)
+
+
+def test_what_is_done_before_a_signal_sends_and_does_not_shut_down() -> None:
+    exporter = InMemorySpanExporter()
+    telemetry, provider = traced(exporter)
+    _finish_all(telemetry, 5)
+    assert len(exporter.get_finished_spans()) == 1
+    with provider.get_tracer("program").start_as_current_span("another"):
+        pass
+    assert telemetry.shutdown()
+    assert len(exporter.get_finished_spans()) == 2
+
+
+@pytest.mark.parametrize("result", [SpanExportResult.FAILURE, OSError("no")])
+def test_a_failed_export_is_a_failed_flush(
+    result: SpanExportResult | Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate(result)
+    gate.opened.set()
+    telemetry, provider = traced(gate)
+
+    assert not telemetry.force_flush()
+    assert telemetry.force_flush()  # nothing left to send: what failed is gone
+    provider.get_tracer("test").start_span("call").end()
+    assert not telemetry.shutdown()
+    assert [r.levelname for r in caplog.records if r.name == "otel_connector"] == ["WARNING"]
+    assert "traces (export failed)" in caplog.text
+
+
+def test_what_hangs_is_stopped_and_the_rest_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    telemetry, _ = traced(gate, spans=10, exit_timeout=0.1)
+
+    assert not telemetry.shutdown()
+    assert "traces (no answer in time) (exit_timeout=0.1 s)" in caplog.text
+    assert gate.opened.is_set()
+    assert gate.shutdowns == 1  # ours woke it; the SDK's second one was held back
+    assert gate.exported <= 1
+
+
+def test_a_signal_and_the_end_that_it_leads_to_have_one_time_together() -> None:
+    gate = Gate()
+    telemetry, _ = traced(gate, spans=10, exit_timeout=30)
+    since = time.monotonic()
+    assert _finish_all(telemetry, 0.2)
+    assert not telemetry.shutdown()
+    assert time.monotonic() - since < 10
+
+
+def test_a_signal_in_the_middle_of_a_write_does_nothing_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "interrupted", lambda: True)
+    gate = Gate()
+    telemetry, _ = traced(gate)
+    assert not _finish_all(telemetry, 30)
+    gate.opened.set()
+    assert telemetry.shutdown()
+
+
+def test_a_provider_that_raises_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Gate):
+        def shutdown(self) -> None:
+            raise OSError("no room")
+
+    gate = Broken()
+    gate.opened.set()
+    telemetry, _ = traced(gate)
+
+    assert not telemetry.shutdown()
+    assert "traces (OSError: no room)" in caplog.text
+
+
+def test_shutdown_from_several_threads_is_one_shutdown() -> None:
+    gate = Gate()
+    telemetry, _ = traced(gate)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(telemetry.shutdown) for _ in range(4)]
+        assert gate.entered.wait(30)
+        assert not wait(answers, 0.01).done
+        gate.opened.set()
+        assert [answer.result() for answer in answers] == [True] * 4
+    assert gate.shutdowns == 1
+    for thread in threading.enumerate():
+        if thread.name.startswith("otel_connector.") and thread.name != "otel_connector.log":  # a log of another test's
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def test_the_sdk_that_configure_leans_on_is_as_expected() -> None:
+    """The private places: if this fails, read `providers.py` beside the new SDK before anything else."""
+
+    class Configurator(_OTelSDKConfigurator):
+        seen: Any = None
+
+        def _configure(self, **kwargs: Any) -> None:
+            type(self).seen = kwargs
+
+    Configurator().configure(resource_attributes={"a": "b"})  # type: ignore[no-untyped-call]
+    assert Configurator.seen == {"resource_attributes": {"a": "b"}}
+
+    tracers, loggers = TracerProvider(), LoggerProvider()
+    span_exporters = [InMemorySpanExporter(), InMemorySpanExporter()]
+    tracers.add_span_processor(BatchSpanProcessor(span_exporters[0]))
+    tracers.add_span_processor(SimpleSpanProcessor(span_exporters[1]))
+    log_exporters: list[Any] = [Gate(), Gate()]  # the base class has changed its name since 1.38
+    loggers.add_log_record_processor(BatchLogRecordProcessor(log_exporters[0]))
+    loggers.add_log_record_processor(SimpleLogRecordProcessor(log_exporters[1]))
+    metric_exporter = ConsoleMetricExporter()
+    meters = MeterProvider([PeriodicExportingMetricReader(metric_exporter), InMemoryMetricReader()])
+    pipelines: list[tuple[Any, Sequence[object]]] = [
+        (tracers, span_exporters),
+        (loggers, log_exporters),
+        (meters, [metric_exporter]),
+    ]
+    for provider, exporters in pipelines:
+        watches = _watch_exporters(provider)
+        assert [watch._export.__self__ for watch in watches] == exporters  # type: ignore[attr-defined]
+        atexit.unregister(provider.shutdown)  # equal to what the SDK registered, as configure() relies on
+        provider.shutdown()
+
+
+def test_a_processor_without_an_exporter_is_passed_over() -> None:
+    class Silent(SpanProcessor):
+        def force_flush(self, timeout_millis: int = 30_000) -> bool:
+            return True
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Silent())
+
+    assert _watch_exporters(provider) == []
+    with Telemetry({"traces": provider}, 30) as telemetry:
+        assert telemetry.force_flush()
+    assert telemetry.shutdown()

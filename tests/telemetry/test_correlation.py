@@ -1,0 +1,191 @@
+"""From one signal to the next: exemplar to trace, span to row, log line to trace; and what a sampler leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import StatusCode
+from support.forked import run_python
+from support.logs import Log
+from support.processes import ROOT
+from support.sdk import SDK
+
+from otel_connector import AsyncConnector, _vocabulary
+from otel_connector.testing import FakeClock, FaultServer, ok
+
+# One call that is tried again and one that fails, in a program that logs within its own functions, too
+PROGRAM = """
+import asyncio, json, logging, sys
+import aiohttp
+from opentelemetry import metrics, trace
+from opentelemetry.instrumentation.logging import LoggingInstrumentor
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry._logs import set_logger_provider
+from otel_connector import AsyncConnector, RetryPolicy
+
+url, attempt_spans = sys.argv[1], sys.argv[2] == "attempt spans"
+spans, logs, reader, lines = InMemorySpanExporter(), InMemoryLogRecordExporter(), InMemoryMetricReader(), []
+trace.set_tracer_provider(TracerProvider())
+trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(spans))
+metrics.set_meter_provider(MeterProvider([reader]))
+set_logger_provider(LoggerProvider())
+from opentelemetry._logs import get_logger_provider
+get_logger_provider().add_log_record_processor(SimpleLogRecordProcessor(logs))
+
+class Lines(logging.Handler):
+    def emit(self, record):
+        lines.append([record.name, record.otelTraceID, record.otelSpanID])
+
+logging.basicConfig(level=logging.INFO, handlers=[Lines()])
+LoggingInstrumentor().instrument(inject_trace_context=True)
+mine = logging.getLogger("mine")
+
+def decode(body):
+    mine.info("decoding %d bytes", len(body))
+    return json.loads(body)
+
+async def main():
+    connector = AsyncConnector("logs.csv", n_tries=2, retry=RetryPolicy(backoff=0.001), attempt_spans=attempt_spans,
+                               on_retry=lambda attempt: mine.info("again"))
+    async with aiohttp.ClientSession() as session:
+        await connector.get(session, url + "/flaky", "P", decode=decode)
+        await connector.get(session, url + "/gone", "P", default=None)
+    mine.info("outside")
+
+asyncio.run(main())
+exemplars = [[f"{e.trace_id:032x}", f"{e.span_id:016x}"]
+             for r in reader.get_metrics_data().resource_metrics for s in r.scope_metrics for m in s.metrics
+             if m.name == "http.client.request.duration" for p in m.data.data_points for e in p.exemplars]
+print(json.dumps({
+    "spans": {s.attributes["otel_connector.call_id"]: f"{s.context.trace_id:032x}-{s.context.span_id:016x}"
+              for s in spans.get_finished_spans() if "otel_connector.call_id" in s.attributes},
+    "all spans": [[f"{s.context.trace_id:032x}", f"{s.context.span_id:016x}"] for s in spans.get_finished_spans()],
+    "exemplars": exemplars,
+    "lines": lines,
+    "log records": [[r.log_record.body, f"{r.log_record.trace_id:032x}", f"{r.log_record.span_id:016x}"]
+                    for r in logs.get_finished_logs()],
+}))
+logging.raiseExceptions = False  # from Python 3.12 on contrib's handler fails at the end: it starts a thread there
+"""
+
+
+@pytest.mark.parametrize("how", ["events", "attempt spans"])
+def test_each_signal_leads_to_the_next(how: str, server: FaultServer, tmp_path: Path) -> None:
+    server.script("/flaky", [503, ok])
+    server.script("/gone", 404)
+    done = run_python(["-c", PROGRAM, f"http://127.0.0.1:{server.port}", how], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    said: dict[str, Any] = json.loads(done.stdout)
+    with (tmp_path / "logs.csv").open(newline="", encoding="utf-8") as file:
+        flaky, gone = (row["call_id"] for row in csv.DictReader(file))
+
+    assert said["spans"] == {flaky: flaky, gone: gone}, "from a span to its row, by an attribute and by its ids"
+    assert sorted("-".join(each) for each in said["exemplars"]) == sorted([flaky, gone])
+
+    # A log line's trace is the call's, and its span is one of that trace's: the attempt's where it has one
+    in_flaky, in_gone = (call_id.partition("-")[0] for call_id in (flaky, gone))
+    lines = [(name, trace_id) for name, trace_id, _ in said["lines"]]
+    again, decoding, failed, outside = lines[1], lines[2], lines[3], lines[4]
+    assert [lines[0][0], again[0]] == ["otel_connector.calls", "mine"]
+    assert {lines[0][1], again[1], decoding[1]} == {in_flaky}
+    assert failed == ("otel_connector.calls", in_gone)
+    assert outside == ("mine", "0")
+    assert [[trace_id, span_id] in said["all spans"] for _, trace_id, span_id in said["lines"]] == [True] * 4 + [False]
+    exported = [(body, trace_id, span_id) for body, trace_id, span_id in said["log records"]]
+    assert [trace_id for _, trace_id, _ in exported] == [in_flaky] * 3 + [in_gone, f"{0:032x}"]
+    if how == "events":
+        assert ["-".join(each[1:]) for each in exported[:4]] == [flaky] * 3 + [gone]
+
+
+async def test_at_one_percent_log_and_metrics_are_complete(server: FaultServer, sdk: SDK, log: Log) -> None:
+    kept = InMemorySpanExporter()
+    provider = TracerProvider(ParentBased(TraceIdRatioBased(0.01)), shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    calls = 1_500
+    for number in range(calls):
+        server.script(f"/{number}", [503, ok] if number % 10 == 0 else 404 if number % 10 == 1 else ok)
+    subject = AsyncConnector(
+        log.path, n_tries=2, clock=FakeClock(), tracer_provider=provider, meter_provider=sdk.meter_provider
+    )
+    async with aiohttp.ClientSession() as session:
+        urls = (server.url(f"/{number}") for number in range(calls))
+        async for _ in subject.get_many(session, urls, "P", max_concurrency=20):
+            pass
+
+    records = log.records()
+    spans = kept.get_finished_spans()
+    assert 1 <= len(spans) <= 40, "15 on average; 1 to 40 is beyond four standard deviations"
+    assert len(records) == calls
+    assert {str((span.attributes or {})[_vocabulary.FIELD_PREFIX + "call_id"]) for span in spans} <= {
+        r.call_id for r in records
+    }
+    durations = sdk.points("http.client.request.duration")
+    assert sum(point.count for point in durations) == calls
+    assert sum(point.sum for point in durations) == pytest.approx(sum(record.delta_t for record in records))
+    for success in (True, False):
+        counted = sum(point.count for point in durations if point.attributes["otel_connector.success"] is success)
+        assert counted == sum(record.success is success for record in records)
+    (received,) = sdk.points("otel_connector.received")
+    assert received.value == sum(record.response_size for record in records)
+    (resends,) = sdk.points("otel_connector.resends")
+    assert resends.value == subject.stats().resends == calls // 10
+
+
+TAIL_SAMPLING = re.search(
+    r"```yaml\n(processors:\n  tail_sampling:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+)
+
+
+async def test_what_a_tail_sampler_asks_is_on_the_span(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    """The README's policies, asked by hand: a collector with that processor is in no package index."""
+    assert TAIL_SAMPLING is not None
+    policies = yaml.safe_load(TAIL_SAMPLING[1])["processors"]["tail_sampling"]["policies"]
+    kinds = {policy["name"]: policy for policy in policies}
+    assert [policy["type"] for policy in policies] == [
+        "boolean_attribute",
+        "numeric_attribute",
+        "latency",
+        "probabilistic",
+    ]
+
+    server.script("/ok", ok)
+    server.script("/flaky", [503, ok])
+    server.script("/gone", 404)
+    subject = AsyncConnector(None, n_tries=2, clock=FakeClock(randoms=0.999), **sdk.providers)
+    for path in ("/ok", "/flaky", "/gone"):
+        await subject.get(session, server.url(path), "P", default=None)
+    fine, flaky, failed = sdk.spans.get_finished_spans()
+
+    def asked(span: Any, policy: str, kind: str) -> Any:
+        return span.attributes.get(kinds[policy][kind]["key"])
+
+    wanted = kinds["failed"]["boolean_attribute"]["value"]
+    assert [asked(span, "failed", "boolean_attribute") is wanted for span in (fine, flaky, failed)] == [
+        False,
+        False,
+        True,
+    ]
+    assert "error.type" in (failed.attributes or {})
+    assert failed.status.status_code is StatusCode.ERROR
+    least = kinds["tried again"]["numeric_attribute"]["min_value"]
+    resends = [asked(span, "tried again", "numeric_attribute") for span in (fine, flaky, failed)]
+    assert [isinstance(count, int) and count >= least for count in resends] == [False, True, False]

@@ -1,0 +1,229 @@
+"""Every way a program can end: in both modes the row of each call that returned is in the log afterwards."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+from support.forked import Program
+
+from otel_connector import CSVSpanExporter
+from otel_connector._csv_check import check
+from otel_connector.testing import FaultServer, ok, silent
+
+CALLS = 20
+
+# A program that makes its calls, says so, and then ends in the way that is put in; `wait` waits for a signal
+PROGRAM = """
+import asyncio, os, signal, sys, threading
+import aiohttp
+from otel_connector import AsyncConnector, CSVSpanExporter
+from otel_connector.providers import configure
+
+URL, LOG, MODE = sys.argv[1:4]
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
+
+async def calls(connector):
+    async with aiohttp.ClientSession() as session:
+        for number in range({calls}):
+            await connector.get(session, URL, str(number))
+
+def wait():
+    print("ready", flush=True)
+    while True:
+        signal.pause()
+
+def work():
+    connector = AsyncConnector(CSVSpanExporter(LOG, mode=MODE))
+    asyncio.run(calls(connector))
+    return connector
+
+def work_in_a_pool():
+    work()
+
+if __name__ == "__main__":
+{end}
+"""
+
+FORKS = """
+import multiprocessing
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    [pool.apply(work_in_a_pool) for _ in range(2)]
+    pool.close()
+    pool.join()
+"""
+
+# A child of multiprocessing skips what a process does at its end
+CHILD = """
+import multiprocessing
+sys.path.insert(0, os.path.dirname(LOG))
+import child
+context = multiprocessing.get_context({method!r})
+process = context.Process(target=child.work)
+process.start()
+process.join()
+sys.exit(process.exitcode)
+"""
+
+# How it ends, the signal that it gets once it is ready for it, and what it exits with
+ENDS: dict[str, tuple[str, int | None, int]] = {
+    "the end": ("work()", None, 0),
+    "the end, with nobody holding the connector": ("work() and None", None, 0),
+    "an exception": ("work(); raise ValueError", None, 1),
+    "sys.exit": ("work(); sys.exit(3)", None, 3),
+    "sys.exit in a thread and then the end": ("threading.Thread(target=lambda: (work(), sys.exit())).start()", None, 0),
+    "the end of a thread": ("thread = threading.Thread(target=work); thread.start(); thread.join()", None, 0),
+    "SIGINT": ("work(); wait()", signal.SIGINT, -signal.SIGINT),
+    "SIGTERM": ("configure(signals=[signal.SIGTERM]); work(); wait()", signal.SIGTERM, -signal.SIGTERM),
+    "SIGHUP": ("configure(signals=[signal.SIGTERM, signal.SIGHUP]); work(); wait()", signal.SIGHUP, -signal.SIGHUP),
+    "SIGTERM, with a handler of the program's": (
+        "signal.signal(signal.SIGTERM, lambda *_: os._exit(7)); configure(signals=[signal.SIGTERM]); work(); wait()",
+        signal.SIGTERM,
+        7,
+    ),
+    **{f"a child by {method}": (CHILD.format(method=method), None, 0) for method in ("fork", "spawn", "forkserver")},
+    "a pool of two": (FORKS, None, 0),
+}
+MODES = ["call", "background"]
+
+Programs: TypeAlias = dict[tuple[str, str], Future[tuple[int, str, Path]]]
+"""By name and mode: what a program exited with and said, and its log."""
+
+
+def run(
+    end: str, url: str, log: Path, mode: str, number: int | None = None, env: dict[str, str] | None = None
+) -> tuple[int, str]:
+    """Run the program, send it the signal once it is ready for it, and return how it ended."""
+    program = PROGRAM.format(calls=CALLS, end="\n".join(f"    {line}" for line in end.splitlines()))
+    (log.parent / "child.py").write_text(program.partition("if __name__")[0])  # for a child of multiprocessing
+    process = Program(
+        ["-c", program, url, str(log), mode],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none", **(env or {})},
+    )
+    with process:
+        try:
+            if number is not None:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "ready\n"
+                process.send_signal(number)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    return process.returncode, said
+
+
+def projects(log: Path) -> Sequence[str]:
+    assert check(log).whole
+    with log.open(newline="", encoding="utf-8") as file:
+        return [row["project"] for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def url(server: FaultServer) -> str:
+    server.script("/x", ok)
+    return server.url("/x")
+
+
+both_modes = pytest.mark.parametrize("mode", MODES)
+
+
+@pytest.fixture(scope="module")
+def programs(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Programs]:
+    """Run them all, two at a time: most of it is a Python that starts."""
+
+    def run_one(name: str, mode: str, log: Path) -> tuple[int, str, Path]:
+        end, number, _ = ENDS[name]
+        return (*run(end, server.url("/x"), log, mode, number), log)
+
+    with FaultServer() as server, ThreadPoolExecutor(2) as pool:
+        server.script("/x", ok)
+        yield {
+            (name, mode): pool.submit(run_one, name, mode, tmp_path_factory.mktemp("program") / "logs.csv")
+            for name in ENDS
+            for mode in MODES
+        }
+
+
+@both_modes
+@pytest.mark.parametrize("name", ENDS)
+def test_the_program_ends(name: str, mode: str, programs: dict[tuple[str, str], Future[tuple[int, str, Path]]]) -> None:
+    code, said, log = programs[name, mode].result()
+    assert code == ENDS[name][2], said
+    found, numbers = projects(log), [str(number) for number in range(CALLS)]
+    if name == "a pool of two":
+        assert sorted(found) == sorted(numbers * 2)
+    else:
+        assert found == numbers
+
+
+def test_with_the_rows_on_disk_a_signal_needs_no_handler(url: str, tmp_path: Path) -> None:
+    ended, _ = run("work(); wait()", url, tmp_path / "logs.csv", "call", signal.SIGTERM)
+    assert ended == -signal.SIGTERM
+    assert len(projects(tmp_path / "logs.csv")) == CALLS
+
+
+@both_modes
+def test_cancellation_ends_the_program(mode: str, url: str, tmp_path: Path) -> None:
+    end = """
+async def main():
+    connector = AsyncConnector(CSVSpanExporter(LOG, mode=MODE))
+    await calls(connector)
+    async with aiohttp.ClientSession() as session:
+        under_way = asyncio.gather(*(connector.get(session, URL + "/silent", "cancelled") for _ in range(5)))
+        while connector.stats().calls_active < 5:
+            await asyncio.sleep(0)
+        print("ready", flush=True)
+        await under_way
+asyncio.run(main())
+"""
+    with FaultServer() as other:
+        other.script("/x", ok)
+        other.script("/x/silent", silent)
+        ended, said = run(end, other.url("/x"), tmp_path / "logs.csv", mode, signal.SIGINT)
+    assert ended == -signal.SIGINT, said
+    found = projects(tmp_path / "logs.csv")
+    assert found[:CALLS] == [str(number) for number in range(CALLS)]
+    assert set(found[CALLS:]) <= {"cancelled"}
+    assert len(found) == CALLS + 5
+
+
+def test_a_program_that_cannot_write_its_rows_says_so(url: str, tmp_path: Path) -> None:
+    end = """
+connector = AsyncConnector(LOG)
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(LOG) + 300, resource.RLIM_INFINITY))
+asyncio.run(calls(connector))
+"""
+    ended, said = run(end, url, tmp_path / "logs.csv", "call")
+    assert ended == 0
+    written = len(projects(tmp_path / "logs.csv"))
+    assert 0 < written < CALLS
+    assert f"the disk refuses {CALLS - written} rows, which are lost now" in said
+
+
+@both_modes
+def test_the_end_leaves_nothing_to_fsync(mode: str, url: str, tmp_path: Path) -> None:
+    end = (
+        "connector = AsyncConnector(CSVSpanExporter(LOG, mode=MODE, fsync_interval=60)); asyncio.run(calls(connector))"
+    )
+    assert run(end, url, tmp_path / "logs.csv", mode) == (0, "")
+    assert len(projects(tmp_path / "logs.csv")) == CALLS
+
+
+def test_an_exporter_that_nobody_holds_finishes(tmp_path: Path) -> None:
+    exporter = CSVSpanExporter(tmp_path / "logs.csv", mode="background")
+    assert exporter.force_flush()
+    exporter.shutdown()
+    exporter.shutdown()

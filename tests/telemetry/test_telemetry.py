@@ -1,0 +1,536 @@
+"""The span and the metric set: names, labels, exemplars, secrets, and what a broken SDK may not do to a call."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import logging
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import aiohttp
+import pytest
+from opentelemetry import baggage, context, metrics, propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import default_setter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
+from opentelemetry.semconv.attributes import (
+    error_attributes,
+    http_attributes,
+    network_attributes,
+    server_attributes,
+    url_attributes,
+)
+from opentelemetry.semconv.metrics import http_metrics
+from opentelemetry.trace import SpanContext, TraceFlags, TraceState
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from support.logs import Log
+from support.sdk import SDK
+
+import otel_connector
+from otel_connector import AsyncConnector, ConnectorError, RetryPolicy, _instruments, _telemetry
+from otel_connector._instruments import Instruments
+from otel_connector._record import CallRecord
+from otel_connector.testing import FakeClock, FaultServer, hold, ok, redirect, respond, retry_after
+
+
+def connector(log: Log | None, sdk: SDK | None = None, **options: Any) -> AsyncConnector:
+    providers: dict[str, Any] = sdk.providers if sdk else {}
+    return AsyncConnector(log.path if log else None, **{"n_tries": 3, "clock": FakeClock(), **providers, **options})
+
+
+async def test_attempts_are_events_in_order(server: FaultServer, session: aiohttp.ClientSession, sdk: SDK) -> None:
+    server.script("/x", [503, retry_after(7, status=429), ok])
+    clock = FakeClock(randoms=0.5)
+    await connector(None, sdk, clock=clock, retry=RetryPolicy(backoff=2)).get(session, server.url("/x"), "P")
+
+    first, second = sdk.span().events
+    assert first.name == second.name == "otel_connector.attempt"
+    assert first.timestamp <= second.timestamp
+    shown = [dict(event.attributes or {}) for event in (first, second)]
+    assert all(attributes.pop("otel_connector.attempt.duration") >= 0 for attributes in shown)
+    assert shown == [
+        {
+            "otel_connector.attempt.number": 1,
+            "otel_connector.attempt.reason": "status_503",
+            "otel_connector.attempt.wait": 1.0,
+            "http.response.status_code": 503,
+            "error.type": "503",
+        },
+        {
+            "otel_connector.attempt.number": 2,
+            "otel_connector.attempt.reason": "status_429",
+            "otel_connector.attempt.wait": 7.0,
+            "http.response.status_code": 429,
+            "error.type": "429",
+        },
+    ]
+    assert clock.sleeps == [1.0, 7.0]
+    assert sdk.span().attributes["http.request.resend_count"] == 2
+
+
+async def test_names_are_the_current_conventions(server: FaultServer, session: aiohttp.ClientSession, sdk: SDK) -> None:
+    """Names come from the installed conventions, none is an old one, no exception event is made."""
+    server.script("/x", [503, ok])
+    server.script("/y", 404)
+    subject = connector(None, sdk)
+    await subject.get(session, server.url("/x"), "P")
+    await subject.get(session, server.url("/y"), "P", default=None)
+
+    modules = (error_attributes, http_attributes, network_attributes, server_attributes, url_attributes)
+    known = {value for module in modules for name, value in vars(module).items() if name.isupper()}
+    names = {name for span in sdk.spans.get_finished_spans() for name in span.attributes or {}}
+    events = [event for span in sdk.spans.get_finished_spans() for event in span.events]
+    names |= {name for event in events for name in event.attributes or {}}
+    assert {name for name in names if not name.startswith("otel_connector.")} <= known
+    assert not names & {"http.method", "http.url", "http.status_code", "http.host", "net.peer.name", "net.peer.port"}
+    assert {event.name for event in events} == {"otel_connector.attempt"}
+    for span in sdk.spans.get_finished_spans():
+        required = {"http.request.method", "server.address", "server.port", "url.full"}
+        assert required <= set(span.attributes or {})
+
+
+async def test_required_attributes_are_there_when_the_sampler_asks(
+    server: FaultServer, session: aiohttp.ClientSession
+) -> None:
+    server.script("/x", ok)
+    seen: list[Any] = []
+
+    class Asking(Sampler):
+        def should_sample(self, *arguments: Any, **_: Any) -> SamplingResult:
+            attributes = arguments[4]
+            seen.append(dict(attributes))
+            return SamplingResult(Decision.DROP)
+
+        def get_description(self) -> str:
+            return "asking"
+
+    provider = TracerProvider(Asking(), shutdown_on_exit=False)
+    await connector(None, tracer_provider=provider).get(session, server.url("/x"), "P")
+    assert seen == [
+        {
+            "http.request.method": "GET",
+            "url.full": server.url("/x"),
+            "server.address": "127.0.0.1",
+            "server.port": server.port,
+        }
+    ]
+
+
+async def test_the_metric_set(server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+    held = hold()
+    server.script("/ok", ok)
+    server.script("/flaky", [503, ok])
+    server.script("/gone", 404)
+    server.script("/held", held.step)
+    subject = connector(log, sdk)
+    for path in ("/ok", "/ok", "/flaky"):
+        await subject.get(session, server.url(path), "P")
+    await subject.get(session, server.url("/gone"), "Q", default=None)
+    task = asyncio.create_task(subject.get(session, server.url("/held"), "P"))
+    await held.arrived
+
+    where = {"http.request.method": "GET", "server.address": "127.0.0.1", "server.port": server.port}
+    good = {**where, "otel_connector.project": "P", "otel_connector.success": True, "http.response.status_code": 200}
+    bad = {**where, "otel_connector.project": "Q", "otel_connector.success": False, "http.response.status_code": 404}
+    data = collect(sdk)
+    durations = data.pop("http.client.request.duration")
+    assert [(point.count, dict(point.attributes)) for point in durations] == [
+        (3, good),
+        (1, {**bad, "error.type": "404"}),
+    ]
+    assert tuple(durations[0].explicit_bounds) == (
+        *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
+    )
+    assert values(data) == {
+        "http.client.active_requests": [(1, where)],
+        "otel_connector.received": [(36, {"otel_connector.project": "P"}), (15, {"otel_connector.project": "Q"})],
+        "otel_connector.resends": [(1, {"otel_connector.reason": "status_503"})],
+        "otel_connector.queue.time": [(0, {})],
+        "otel_connector.host.held_back": [(0, {})],
+        "otel_connector.rows.written": [(4, {})],
+        "otel_connector.rows.waiting": [(0, {})],
+        "otel_connector.rows.lost": [(0, {})],
+    }
+    held.release()
+    await task
+    assert values(collect(sdk))["http.client.active_requests"] == [(0, where)]
+
+
+def collect(sdk: SDK) -> dict[str, list[Any]]:
+    data = sdk.metrics.get_metrics_data()
+    assert data is not None
+    (resource,) = data.resource_metrics
+    (scope,) = resource.scope_metrics
+    assert (scope.scope.name, scope.scope.version) == ("otel_connector", otel_connector.__version__)
+    assert scope.schema_url == "https://opentelemetry.io/schemas/1.44.0"
+    return {metric.name: list(metric.data.data_points) for metric in scope.metrics}
+
+
+def values(data: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    return {
+        name: sorted(((point.value, dict(point.attributes)) for point in points), key=repr, reverse=True)
+        for name, points in data.items()
+        if hasattr(points[0], "value")
+    }
+
+
+async def test_metric_name_unit_and_buckets_are_the_conventions(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    server.script("/x", ok)
+    subject = connector(None, sdk)
+    await subject.get(session, server.url("/x"), "P")
+    data = sdk.metrics.get_metrics_data()
+    assert data is not None
+    found = {metric.name: metric for metric in data.resource_metrics[0].scope_metrics[0].metrics}
+    assert found[http_metrics.HTTP_CLIENT_REQUEST_DURATION].unit == "s"
+    assert found["http.client.active_requests"].unit == "{request}"
+    assert found["otel_connector.received"].unit == "By"
+    assert not [name for name in found if name.endswith("_total")]
+
+
+async def test_exemplar_points_at_the_calls_own_span(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    server.script("/x", ok)
+    tracer = sdk.tracer_provider.get_tracer("caller")
+    with tracer.start_as_current_span("around") as around:
+        await connector(None, sdk).get(session, server.url("/x"), "P")
+    (point,) = sdk.points("http.client.request.duration")
+    (exemplar,) = point.exemplars
+    span: Any = next(span for span in sdk.spans.get_finished_spans() if span.name == "GET")
+    assert (exemplar.trace_id, exemplar.span_id) == (span.context.trace_id, span.context.span_id)
+    assert span.parent is not None
+    assert span.parent.span_id == around.get_span_context().span_id
+    assert trace.get_current_span() is trace.INVALID_SPAN, "the call left nothing attached"
+
+
+async def test_labels_are_bounded(session: aiohttp.ClientSession, sdk: SDK, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_instruments, "HOST_LIMIT", 3)
+    monkeypatch.setattr(_instruments, "PROJECT_LIMIT", 2)
+    subject = connector(None, sdk, n_tries=1)
+    for number in range(6):
+        await subject.get(session, f"http://127.0.0.1:{number + 1}/{number}", f"P{number}", default=None)
+    points: list[Any] = sdk.points("http.client.request.duration")
+    assert {point.attributes.get("server.port", "none") for point in points} == {1, 2, 3, "none"}
+    assert {point.attributes["server.address"] for point in points} == {"127.0.0.1", "_other"}
+    assert {point.attributes["otel_connector.project"] for point in points} == {"P0", "P1", "_other"}
+    assert not [point for point in points if {"url.full", "otel_connector.call_id"} & set(point.attributes)]
+
+
+async def test_connectors_of_one_provider_report_together(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
+    """The SDK calls the first observable instrument's callback only, so both must be behind it; sums never go back."""
+    server.script("/x", ok)
+    first, second = connector(log, sdk), connector(log, sdk)
+    shared = otel_connector.CSVSpanExporter(log.path.with_name("shared.csv"))
+    third, fourth = AsyncConnector(shared, **sdk.providers), AsyncConnector(shared, **sdk.providers)
+    for subject in (first, second, third, fourth):
+        await subject.get(session, server.url("/x"), "P")
+
+    def totals() -> tuple[int, int]:
+        data = values(collect(sdk))
+        return data["otel_connector.received"][0][0], data["otel_connector.rows.written"][0][0]
+
+    assert totals() == (48, 4)
+    del first, second, third, fourth, subject
+    gc.collect()
+    assert totals() == (48, 4)
+
+
+SECRETS = {
+    "userinfo": "http://canary-user:canary-0@127.0.0.1:{port}/r",
+    "query": "http://127.0.0.1:{port}/r?api_key=canary-1&X-Amz-Signature=canary-2&ACCESS_TOKEN=canary-3&q=seen",
+    "percent": "http://127.0.0.1:{port}/r?api%5Fkey=canary-4",
+    "fragment": "http://127.0.0.1:{port}/r#access_token=canary-5",
+    "own": "http://127.0.0.1:{port}/r?session_id=canary-6",
+    "refused": "http://127.0.0.1:1/r?token=canary-7",
+    "no URL": "http://canary-8:canary-9@[::1?token=canary-10",
+}
+
+
+@pytest.mark.parametrize("url", SECRETS.values(), ids=SECRETS)
+async def test_no_secret_leaves_the_process(
+    url: str,
+    server: FaultServer,
+    session: aiohttp.ClientSession,
+    log: Log,
+    sdk: SDK,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "otel_connector")
+    server.script("/r", [503, redirect("/end?sig=canary-11&Token=canary-12")])
+    server.script("/end", respond(status=404))
+    subject = connector(log, sdk, redact_params=[*otel_connector.DEFAULT_REDACTED_PARAMS, "session_id"])
+    headers = {"Authorization": "Bearer canary-13", "Cookie": "c=canary-14"}
+    if "@" in url:
+        del headers["Authorization"]
+    with pytest.raises(ConnectorError) as caught:
+        await subject.get(session, url.format(port=server.port), "P", headers=headers)
+
+    error, span = caught.value, sdk.span()
+    shown = [log.path.read_text(), str(error), repr(error), error.url, span.to_json(), caplog.text]
+    shown.append(repr(sdk.points("http.client.request.duration")))
+    assert [text for text in shown if "canary" in text] == []
+    if "seen" in url:
+        assert "q=seen" in log.only().url
+
+
+async def test_context_and_baggage_are_injected_unless_told_not_to(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    server.script("/x", ok)
+    token = context.attach(baggage.set_baggage("tenant", "t1"))
+    try:
+        mine = {"traceparent": "mine", "X-Own": "kept"}
+        await connector(None, sdk).get(session, server.url("/x"), "P", headers=mine)
+        await connector(None, sdk, propagate=False).get(session, server.url("/x"), "P", headers=mine)
+    finally:
+        context.detach(token)
+    with_context, without = server.requests
+    span: Any = sdk.spans.get_finished_spans()[0]
+    assert with_context.headers["traceparent"].split("-")[2] == f"{span.context.span_id:016x}"
+    assert with_context.headers["baggage"] == "tenant=t1"
+    assert with_context.headers["X-Own"] == without.headers["X-Own"] == "kept"
+    assert without.headers["traceparent"] == "mine"
+    assert "baggage" not in without.headers
+    assert mine == {"traceparent": "mine", "X-Own": "kept"}, "the caller's headers are the caller's"
+
+
+def test_private_names_that_are_relied_on_exist() -> None:
+    """If one of these goes, the code falls back or fails: better here than in a user's program."""
+    assert _telemetry._SUPPRESS_HTTP == context._SUPPRESS_HTTP_INSTRUMENTATION_KEY
+    assert callable(aiohttp.ClientSession._build_url)
+    assert inspect.iscoroutinefunction(aiohttp.ClientSession._request), "what get awaits"
+    assert list(inspect.signature(aiohttp.ClientSession._request).parameters)[:3] == ["self", "method", "str_or_url"]
+    default = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+    assert [type(part) for part in default._propagators] == list(_telemetry._W3C_PROPAGATORS)
+    assert "_middlewares" in aiohttp.ClientSession.ATTRS
+
+
+class Carrier(dict[str, str]):
+    """What a propagator writes to."""
+
+
+@pytest.mark.parametrize(
+    "propagator",
+    [
+        CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()]),
+        TraceContextTextMapPropagator(),
+        W3CBaggagePropagator(),
+        CompositePropagator([]),
+    ],
+    ids=["default", "trace context", "baggage", "none"],
+)
+@pytest.mark.parametrize("around", ["nothing", "span", "remote span with a state", "baggage", "not sampled", "no SDK"])
+async def test_the_headers_are_those_that_the_global_propagator_writes(
+    propagator: Any, around: str, server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    server.script("/x", ok)
+    state, inside, written = TraceState([("vendor", "7")]), Context(), Carrier()
+    remote = SpanContext(7, 8, is_remote=True, trace_flags=TraceFlags(1), trace_state=state)
+    if around == "span":
+        inside = trace.set_span_in_context(sdk.tracer_provider.get_tracer("t").start_span("server"), inside)
+    elif around == "remote span with a state":
+        inside = trace.set_span_in_context(trace.NonRecordingSpan(remote), inside)
+    elif around == "baggage":
+        inside = baggage.set_baggage("tenant", "t1", inside)
+    providers: dict[str, Any] = {} if around == "no SDK" else {"tracer_provider": sdk.tracer_provider}
+    if around == "not sampled":
+        providers["tracer_provider"] = TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)
+
+    def writes(_: bytes) -> None:
+        propagator.inject(written)  # inside the call, where its span is the current one
+
+    before, token = propagate.get_global_textmap(), context.attach(inside)
+    propagate.set_global_textmap(propagator)
+    try:
+        await AsyncConnector(None, **providers).get(session, server.url("/x"), "P", decode=writes)
+    finally:
+        propagate.set_global_textmap(before)
+        context.detach(token)
+    (request,) = server.requests
+    names = {"traceparent", "tracestate", "baggage"}
+    assert {name.lower(): value for name, value in request.headers.items() if name.lower() in names} == written
+
+
+async def test_a_propagator_made_of_the_apis_own_is_asked(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    class WithTenant(CompositePropagator):
+        def inject(self, carrier: Any, context: Any = None, setter: Any = default_setter) -> None:
+            super().inject(carrier, context, setter)
+            setter.set(carrier, "x-tenant", "t1")
+
+    server.script("/x", ok)
+    before = propagate.get_global_textmap()
+    propagate.set_global_textmap(WithTenant([TraceContextTextMapPropagator()]))
+    try:
+        await connector(None, sdk).get(session, server.url("/x"), "P")
+    finally:
+        propagate.set_global_textmap(before)
+    (request,) = server.requests
+    assert request.headers["x-tenant"] == "t1"
+    assert request.headers["traceparent"].split("-")[2] == f"{sdk.span().context.span_id:016x}"
+
+
+class Project(str, Enum):
+    """As programs have their projects."""
+
+    ALPHA = "alpha"
+
+
+async def test_a_project_that_is_a_str_of_another_class_is_its_text(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
+    server.script("/x", ok)
+    await connector(log, sdk).get(session, server.url("/x"), Project.ALPHA)
+    assert log.only().project == "alpha"
+    assert type(sdk.span().attributes["otel_connector.project"]) is str
+
+
+async def test_no_trace_config_and_no_recorded_exception(
+    server: FaultServer, sdk: SDK, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("not to be made")
+
+    monkeypatch.setattr(aiohttp.TraceConfig, "__init__", refuse)
+    monkeypatch.setattr("opentelemetry.sdk.trace.Span.record_exception", refuse)
+    server.script("/x", 500)
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(ConnectorError):
+            await connector(None, sdk).get(session, server.url("/x"), "P")
+        assert session.trace_configs == []
+
+
+class Broken(SpanProcessor):
+    """An application's processor that raises wherever it can."""
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        raise RuntimeError("on_start")
+
+    def on_end(self, span: Any) -> None:
+        raise RuntimeError("on_end")
+
+
+class EndsBadly(SpanProcessor):
+    def on_end(self, span: Any) -> None:
+        raise RuntimeError("on_end")
+
+
+@pytest.mark.parametrize("processor", [Broken(), EndsBadly()])
+async def test_a_broken_processor_does_not_reach_the_call(
+    processor: SpanProcessor,
+    server: FaultServer,
+    session: aiohttp.ClientSession,
+    log: Log,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server.script("/x", ok)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    subject = connector(log, tracer_provider=provider)
+    remote = trace.NonRecordingSpan(trace.SpanContext(5, 6, is_remote=True))
+    for parent in (trace.INVALID_SPAN, remote):
+        with trace.use_span(parent):
+            assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
+    assert [record.success for record in log.records()] == [True, True]
+    assert len({record.call_id for record in log.records()}) == 2
+    warnings = [record for record in caplog.records if record.name == "otel_connector"]
+    assert len(warnings) == 1, "at most one a minute"
+    assert "the call goes on" in warnings[0].getMessage()
+
+
+async def test_broken_propagator_span_and_meter_do_not_reach_the_call(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("broken")
+
+    server.script("/x", [503, ok])
+    monkeypatch.setattr(propagate, "inject", broken)
+    monkeypatch.setattr("opentelemetry.sdk.trace.Span.add_event", broken)
+    monkeypatch.setattr("opentelemetry.sdk.metrics.Histogram.record", broken)
+    assert await connector(log, sdk).get(session, server.url("/x"), "P") == {"ok": True}
+    assert log.only().success
+
+
+LATE_SDK = """
+import asyncio, sys
+import aiohttp
+from opentelemetry import metrics, trace
+from opentelemetry.propagators.textmap import default_setter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from otel_connector import AsyncConnector
+
+async def main():
+    subject, exporter, reader = AsyncConnector(None), InMemorySpanExporter(), InMemoryMetricReader()
+    # What the connector looks at to save a call the API's way to nothing
+    assert isinstance(subject._terms.telemetry._tracer, trace.ProxyTracer) and trace._TRACER_PROVIDER is None
+    assert subject._terms.telemetry._instruments._duration._real_instrument is None
+    async with aiohttp.ClientSession() as session:
+        await subject.get(session, sys.argv[1], "before")
+        trace.set_tracer_provider(TracerProvider())
+        trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(exporter))
+        metrics.set_meter_provider(MeterProvider([reader]))
+        await subject.get(session, sys.argv[1], "after")
+    print([span.attributes["otel_connector.project"] for span in exporter.get_finished_spans()])
+    recorded = [metric for resource in reader.get_metrics_data().resource_metrics
+                for scope in resource.scope_metrics for metric in scope.metrics if metric.unit == "s"]
+    print([(point.count, point.attributes["otel_connector.project"]) for point in recorded[0].data.data_points])
+
+asyncio.run(main())
+"""
+
+
+async def test_an_sdk_set_up_between_two_calls_sees_the_second(server: FaultServer) -> None:
+    server.script("/x", ok)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LATE_SDK, server.url("/x"), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, out.decode().splitlines()) == (0, ["['after']", "[(1, 'after')]"]), err.decode()
+
+
+async def test_global_providers_are_one_key(server: FaultServer, session: aiohttp.ClientSession) -> None:
+    first = _instruments.instruments_of(None)
+    assert _instruments.instruments_of(metrics.get_meter_provider()) is first
+    assert _instruments.instruments_of(MeterProvider(shutdown_on_exit=False)) is not first
+
+
+def test_the_label_sets_kept_ready_are_bounded(sdk: SDK, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_instruments, "_LABEL_SETS", 3)
+    instruments = Instruments(sdk.meter_provider, print)
+    for status in range(200, 208):
+        record = CallRecord("i", "P", 0.0, 0.5, "u", "", 0, status, success=True, error="")
+        instruments.record(record, ("h", 80), "P", None, Context())
+        assert len(instruments._labels) <= 3
+    found = sdk.points("http.client.request.duration")
+    assert sorted(point.attributes["http.response.status_code"] for point in found) == list(range(200, 208))
+
+
+@pytest.mark.parametrize("trace_id", [0, 1, 2**127 + 5, 2**128 - 1, 2**128, -1, True])
+@pytest.mark.parametrize("span_id", [0, 1, 2**63 + 5, 2**64 - 1, 2**64, -1])
+def test_a_call_id_is_the_ids_in_hexadecimal(trace_id: int, span_id: int) -> None:
+    ids = SpanContext(trace_id, span_id, is_remote=False)
+    assert _telemetry.call_id_of(ids) == f"{trace_id:032x}-{span_id:016x}"
+
+
+@pytest.mark.parametrize(("ids", "kind"), [((1.5, 1), ValueError), ((1, (2,)), TypeError)])
+def test_ids_that_are_no_integers_have_no_call_id(ids: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        _telemetry.call_id_of(ids)

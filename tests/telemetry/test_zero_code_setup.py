@@ -1,0 +1,76 @@
+"""The ways to the log and OTLP without a line of code, as the README has them: the environment, and a file."""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.collector import Collector, collector
+from support.forked import run_python
+from support.processes import ROOT
+
+from otel_connector.testing import FaultServer, ok
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHELL = re.search(r"```shell\n(.*?)```", README, re.DOTALL)
+FILE = re.search(r"```yaml\n(file_format:.*?)```", README, re.DOTALL)
+
+# The console script of that name, wherever the tests' environment has it
+OPENTELEMETRY_INSTRUMENT = "from opentelemetry.instrumentation.auto_instrumentation import run; run()"
+
+PROGRAM = """
+import asyncio, sys
+import aiohttp
+from otel_connector import AsyncConnector
+
+async def main():
+    async with aiohttp.ClientSession() as session:
+        for _ in range(3):
+            await AsyncConnector(None).get(session, sys.argv[1], "P")
+
+{run}
+"""
+
+
+@pytest.fixture(scope="module")
+def real_collector() -> Iterator[Collector]:
+    with collector() as running:
+        yield running
+
+
+def assert_both_have_all(folder: Path, at: Collector) -> None:
+    with (folder / "logs.csv").open(newline="", encoding="utf-8") as file:
+        rows = Counter(row["call_id"] for row in csv.DictReader(file))
+    assert sum(rows.values()) == 3
+    at.received.wait_for(lambda: Counter({i: n for i, n in at.received.call_ids().items() if i in rows}) == rows)
+
+
+@pytest.mark.neighbours
+@pytest.mark.parametrize("way", ["environment", "file", "configure() and file"])
+def test_rows_and_spans(way: str, server: FaultServer, real_collector: Collector, tmp_path: Path) -> None:
+    server.script("/x", ok)
+    own = "from otel_connector import configure\nwith configure():\n    asyncio.run(main())"
+    (tmp_path / "app.py").write_text(PROGRAM.format(run=own if way.startswith("configure") else "asyncio.run(main())"))
+    variables = real_collector.environment()
+    if way == "environment":
+        assert SHELL is not None
+        *_, exports, command = SHELL[1].splitlines()
+        variables |= dict(each.split("=", 1) for each in exports.removeprefix("export ").split())
+        assert command == "opentelemetry-instrument python app.py"
+    else:
+        assert FILE is not None
+        text = FILE[1].replace("http://localhost:4317", real_collector.endpoints["grpc"])
+        (tmp_path / "otel.yaml").write_text(text)
+        variables["OTEL_CONFIG_FILE"] = "otel.yaml"
+    program = ["app.py", server.url("/x")]
+    if not way.startswith("configure"):
+        program = ["-c", OPENTELEMETRY_INSTRUMENT, sys.executable, *program]
+    done = run_python(program, tmp_path, **variables)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert_both_have_all(tmp_path, real_collector)
