@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Runs pytest for `.ci/run`, and decides whether the tests have passed.
 
     python .ci/run_tests.py FOLDER LABEL [--] COMMAND...

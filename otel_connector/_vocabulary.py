@@ -1,7 +1,7 @@
 """Level 0: what a call's telemetry consists of: each name with its type, its unit, when it is there and whose it is.
 
-The code takes its names from here, and the README's reference is made of it (``python tests/support/reference.py``). A test
-holds that nothing else leaves a call, and nothing in another type. Knows no OpenTelemetry.
+The code takes its names from here, and the README's reference is made of it (``python -m support.reference``, in
+``tests``). A test holds that nothing else leaves a call, and nothing in another type. Knows no OpenTelemetry.
 """
 
 from __future__ import annotations

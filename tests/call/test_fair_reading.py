@@ -178,6 +178,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("flood", FLOODS)
 def test_no_stall(flood: str, run: Callable[[Any], None]) -> None:

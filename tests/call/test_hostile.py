@@ -155,6 +155,7 @@ def defused() -> dict[tuple[str, int], dict[str, Any]]:
     return {(name, cap): result for name, cap, result in map(json.loads, done.stdout.splitlines())}
 
 
+@pytest.mark.timing
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("cap", [CAP, LARGER_CAP])
 @pytest.mark.parametrize("name", BOMBS)
@@ -263,6 +264,7 @@ async def ending_of(subject: AsyncConnector, session: aiohttp.ClientSession, url
     return ""
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("name", ENDLESS)
 async def test_endless(name: str, server: FaultServer, log: Log, sdk: SDK) -> None:
     step, endings = ENDLESS[name]
@@ -276,6 +278,7 @@ async def test_endless(name: str, server: FaultServer, log: Log, sdk: SDK) -> No
     assert sdk.span().name == "GET"
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("name", [name for name, (_, endings) in ENDLESS.items() if endings & TIMEOUT])
 async def test_deadline(name: str, server: FaultServer, log: Log, sdk: SDK) -> None:
     server.script("/x", ENDLESS[name][0])
@@ -287,6 +290,7 @@ async def test_deadline(name: str, server: FaultServer, log: Log, sdk: SDK) -> N
     assert log.only().error.startswith(kind)
 
 
+@pytest.mark.timing
 async def test_drip_of_an_error(server: FaultServer, log: Log, sdk: SDK) -> None:
     """The body of an error is of no interest, so it may not hold the call for as long as the timeout."""
     server.script("/x", wire(b"HTTP/1.1 404 x\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n", 0.1))
@@ -342,6 +346,7 @@ FRAMING: dict[str, tuple[bytes, set[str]]] = {
 }
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("name", FRAMING)
 async def test_framing(name: str, server: FaultServer, log: Log, sdk: SDK) -> None:
     data, endings = FRAMING[name]
@@ -378,6 +383,7 @@ ANSWERS = {
 }
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("abort", [True, False], ids=["reset", "closed"])
 @pytest.mark.parametrize("name", ANSWERS)
 async def test_broken_off_at_every_byte(name: str, abort: bool, server: FaultServer, log: Log, sdk: SDK) -> None:

@@ -661,6 +661,7 @@ async def test_a_semaphore(server: FaultServer, session: aiohttp.ClientSession, 
     assert [await asyncio.wait_for(semaphore.acquire(), 1) for _ in range(2)] == [True, True]
 
 
+@pytest.mark.timing
 async def test_aiolimiter(server: FaultServer, session: aiohttp.ClientSession) -> None:
     server.script("/x", ok)
     subject = AsyncConnector(None, rate_limiter=AsyncLimiter(5, 0.2))
@@ -847,6 +848,7 @@ def turns_of(limiter: Limiter) -> Callable[[str], contextlib.AbstractAsyncContex
     return turn
 
 
+@pytest.mark.timing
 async def test_pyrate_limiter(server: FaultServer, session: aiohttp.ClientSession) -> None:
     server.script("/x", ok)
     with Limiter(InMemoryBucket(RATES), buffer_ms=5) as limiter:

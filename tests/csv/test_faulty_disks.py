@@ -202,6 +202,7 @@ def struck_by_a_limit(limit: str, mode: str, folder: str) -> None:
 # A disk that hangs.
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("fault", ["frozen", "hanging"])
 async def test_a_disk_that_hangs_does_not_hold_up_the_calls(fault: str, tmp_path: Path) -> None:
     disks: dict[str, Callable[[Path], AbstractContextManager[Disk]]] = {

@@ -32,7 +32,7 @@ def run(program: str, server: FaultServer, folder: Path) -> str:
     program = program.replace("https://api.example.com", f"http://127.0.0.1:{server.port}")
     done = run_python(["-W", "error", "-c", program], folder, OTEL_TRACES_EXPORTER="none", OTEL_METRICS_EXPORTER="none")
     assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return str(done.stdout)
 
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:

@@ -42,7 +42,7 @@ def readme() -> str:
 
 
 def test_the_readme_has_it() -> None:
-    assert readme().split() == reference.reference().split(), "run `python tests/support/reference.py`"
+    assert readme().split() == reference.reference().split(), "run `python -m support.reference` in `tests`"
 
 
 def test_the_limits_it_tells_are_the_codes() -> None:

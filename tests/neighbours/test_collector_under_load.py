@@ -195,6 +195,7 @@ def p99(times: list[float]) -> float:
     return sorted(times)[int(len(times) * 0.99)]
 
 
+@pytest.mark.timing
 @pytest.mark.neighbours
 @pytest.mark.parametrize(
     ("pairs", "calls", "bound"),

@@ -92,7 +92,7 @@ def run(*command: str | os.PathLike[str]) -> str:
     done = processes.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     if done.returncode:
         raise OSError(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
-    return done.stdout
+    return str(done.stdout)
 
 
 def _unmount(folder: Path) -> None:

@@ -5,7 +5,7 @@ stack to the main program and then runs the code as ``__main__``, so it ends as 
 handlers, its threads joined, and the exit code or the signal that it would have.
 
 Theory of operation. `Forkserver` starts the prepared process once and talks to it through a Unix socket: each request
-is one JSON document with four descriptors (the program's three standard streams and a pipe for its status). The prepared
+is one JSON document with four descriptors: the program's standard streams, and a pipe for its status. The prepared
 process forks, answers the pid on the status pipe, and writes the wait status there when it has reaped the child.
 Where coverage measures, `Program` starts a new interpreter, as a fork would lose what coverage has counted.
 """
@@ -70,7 +70,7 @@ class Program(Process):
     def _execute_child(self, args: Any, executable: Any, preexec: Any, close: Any, fds: Any, *more: Any) -> None:
         cwd, env, _, _, _, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *_ = more
         forkserver = _prepared()
-        if forkserver is None:
+        if forkserver is None or preexec is not None:
             super()._execute_child(args, executable, preexec, close, fds, *more)  # type: ignore[misc]
             return
         request = {
@@ -187,9 +187,11 @@ def serve(number: int) -> Any:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     running: dict[int, int] = {}
+    data, streams, status = b"", list[int](), -1
     with socket.socket(fileno=number) as requests:
         while True:
-            ready, _, _ = select.select([requests, wake], [], [])
+            watched: list[Any] = [requests, wake]
+            ready, _, _ = select.select(watched, [], [])
             if wake in ready:
                 os.read(wake, 1_000)
                 _report_ended(running)
@@ -254,17 +256,17 @@ def _child(request: Mapping[str, Any], streams: Sequence[int]) -> Any:
         main.__file__ = arguments[0]
         sys.path[0] = str(Path(arguments[0]).parent)
         code = compile(Path(arguments[0]).read_text(encoding="utf-8"), arguments[0], "exec")
-    return lambda: exec(code, main.__dict__)  # noqa: S102 - the program
+    return lambda: exec(code, main.__dict__)
 
 
 def _open_streams() -> None:
     """Make the standard streams anew: those of the prepared process know another kind of file."""
     encoding, _, errors = os.environ.get("PYTHONIOENCODING", "utf-8").partition(":")
-    sys.stdin = sys.__stdin__ = open(0, encoding=encoding, errors=errors or "strict", closefd=False)  # type: ignore[misc]  # noqa: PTH123, SIM115 - a descriptor, to the end
+    sys.stdin = sys.__stdin__ = open(0, encoding=encoding, errors=errors or "strict", closefd=False)  # type: ignore[misc]  # noqa: SIM115 - a descriptor, to the end
     for name, number in (("stdout", 1), ("stderr", 2)):
         own = errors or ("strict" if number == 1 else "backslashreplace")
         lines = number == 2 or os.isatty(number)
-        stream = open(number, "w", 1 if lines else -1, encoding, own, closefd=False)  # noqa: PTH123, SIM115 - as above
+        stream = open(number, "w", 1 if lines else -1, encoding, own, closefd=False)  # noqa: SIM115 - as above
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 

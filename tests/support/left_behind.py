@@ -22,7 +22,7 @@ _NOT_OURS = (".org.chromium.", "org.chromium.", ".com.google.", "playwright")
 
 
 def begin() -> Path | None:
-    """Mark this process and those it will start; return the run's temporary folder, if this is the run's first process."""
+    """Mark this process and those it will start; return the run's temporary folder in its first process."""
     if MARK in os.environ:
         return None
     usual = tempfile.gettempdir()
@@ -59,14 +59,14 @@ def end(folder: Path, seconds: float = 5.0) -> list[str]:
 
 
 def _processes() -> list[psutil.Process]:
-    mine, found = os.environ[MARK], []
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and process.environ().get(MARK) == mine:
-                found.append(process)
-        except psutil.Error:  # it has ended, or is of another user
-            continue
-    return found
+    return [each for each in psutil.process_iter() if each.pid != os.getpid() and _mark(each) == os.environ[MARK]]
+
+
+def _mark(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get(MARK)
+    except psutil.Error:  # it has ended, or is of another user
+        return None
 
 
 def _command(process: psutil.Process) -> str:

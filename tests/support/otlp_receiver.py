@@ -22,7 +22,7 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces_pb
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as traces_grpc
 
-_REQUESTS = {
+_REQUESTS: dict[str, tuple[Any, str]] = {
     "/v1/traces": (traces_pb.ExportTraceServiceRequest, "resource_spans"),
     "/v1/metrics": (metrics_pb.ExportMetricsServiceRequest, "resource_metrics"),
     "/v1/logs": (logs_pb.ExportLogsServiceRequest, "resource_logs"),

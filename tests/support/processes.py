@@ -34,6 +34,10 @@ class Process(subprocess.Popen[Any]):
     killed and not waited for.
     """
 
+    stdin: Any  # a pipe where one was asked for, as in all that follows
+    stdout: Any
+    stderr: Any
+
     def __init__(self, command: Sequence[Any] | str, **options: Any) -> None:
         if options.get("env") is not None and MARK in os.environ:
             options["env"] = {MARK: os.environ[MARK], **options["env"]}

@@ -1,4 +1,4 @@
-"""The README's reference, made of the code: `python tests/support/reference.py` writes it anew.
+"""The README's reference, made of the code: `python -m support.reference`, in `tests`, writes it again.
 
 A test holds that the README has what is made here.
 """
@@ -63,14 +63,15 @@ seven, and each attempt has a CLIENT span `{call}` with these and `{_vocabulary.
 
 def help_of(command: str) -> str:
     """What `--help` says of a command."""
-    return processes.run(
+    done = processes.run(
         [sys.executable, "-m", "otel_connector", *command.split(), "--help"],
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
         env={**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"},
-    ).stdout
+    )
+    return str(done.stdout)
 
 
 def commands() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A server in a process of its own that answers with as little as it can, so that a client can be measured beside it."""
+"""A server in a process of its own that answers with as little as it can, for clients that are measured."""
 
 from __future__ import annotations
 

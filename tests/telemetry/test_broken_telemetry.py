@@ -723,6 +723,7 @@ async def test_a_batch_that_raises(
     assert told(caplog) == []
 
 
+@pytest.mark.timing
 async def test_a_batch_that_hangs(server: FaultServer, log: Log, caplog: pytest.LogCaptureFixture) -> None:
     thawed = threading.Event()
     exporter = Exporter(thawed.wait)
@@ -869,6 +870,7 @@ def exporting(protocol: str, endpoint: str) -> Iterator[dict[str, Any]]:
         meters.shutdown()
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 @pytest.mark.parametrize("state", [Collectors.down, Collectors.black_hole, Collectors.slow, Collectors.throttling])
 async def test_a_collector_that_is_no_good(

@@ -300,6 +300,7 @@ def test_ctrl_c_delivers(collector: Arrivals, grpc_endpoint: str) -> None:
     assert collector.span_services == ["svc"]
 
 
+@pytest.mark.timing
 def test_ctrl_c_is_bounded_too(closed_port: int) -> None:
     process = start(SLEEPER.format(exit_timeout=1), otlp(f"http://127.0.0.1:{closed_port}", GRPC))
     assert process.stdout is not None
@@ -416,6 +417,7 @@ with configure("svc"):
     assert collector.span_services == ["svc"]
 
 
+@pytest.mark.timing
 def test_a_set_up_that_fails_half_way_leaves_no_exit_handler(closed_port: int) -> None:
     program = """
 try:
@@ -577,6 +579,7 @@ def test_what_hangs_is_stopped_and_the_rest_is_given_up(caplog: pytest.LogCaptur
     assert gate.exported <= 1
 
 
+@pytest.mark.timing
 def test_a_signal_and_the_end_that_it_leads_to_have_one_time_together() -> None:
     gate = Gate()
     telemetry, _ = traced(gate, spans=10, exit_timeout=30)

@@ -221,6 +221,7 @@ def test_garbage_is_not_http() -> None:
         assert not connection.read().startswith(b"HTTP/")
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("step", [slow_headers(0.05), slow_body(0.05)])
 def test_slow_steps_take_their_time(step: Step) -> None:
     with FaultServer() as server, wire(server) as connection:
@@ -636,6 +637,7 @@ def open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd").iterdir())
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("tls", [False, True])
 def test_closing_with_everything_in_flight_is_fast_and_leaves_nothing(tls: bool) -> None:
     gc.collect()  # or what an earlier test left would be closed between the two counts
@@ -859,6 +861,7 @@ def test_public_names() -> None:
 # Virtual time.
 
 
+@pytest.mark.timing
 async def test_virtual_time_passes_at_once() -> None:
     clock: Clock = FakeClock(start=1_000.25)
     fake = FakeClock(start=1_000.25)
