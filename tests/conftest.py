@@ -69,6 +69,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_found] = []
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the files that take longest run first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is None and "neighbours" not in item.path.parts)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run if something is left of it. The workers of xdist tell the first process what they have found."""
