@@ -55,7 +55,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    name = config.getoption("--loop")
+    name = str(config.getoption("--loop"))
     return {name: LOOPS[name]}
 
 
@@ -80,8 +80,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     forked.close()
     config, found = session.config, session.config.stash[_found]
     found += [f"listening: {address}" for address in left_behind.listening()]
-    if hasattr(config, "workeroutput"):
-        config.workeroutput["left_behind"] = found
+    output: dict[str, Any] | None = getattr(config, "workeroutput", None)
+    if output is not None:
+        output["left_behind"] = found
     elif _temporary in config.stash:
         found += left_behind.end(config.stash[_temporary])
         if found:

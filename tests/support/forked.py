@@ -99,6 +99,7 @@ class Program(Process):
             if not select.select([self._status], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
             self._reap()
+        assert self.returncode is not None
         return self.returncode
 
     def _reap(self) -> None:
