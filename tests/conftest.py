@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -13,12 +14,18 @@ from typing import Any
 import aiohttp
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import settings
 from support import forked, left_behind, processes
 from support.logs import Log
 from support.sdk import SDK
 
 from otel_connector import _csv_writer
 from otel_connector.testing import FakeClock, FaultServer
+
+# `.ci/run` asks for the second one
+settings.register_profile("quick", max_examples=25, deadline=None)
+settings.register_profile("thorough", max_examples=200, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 LEFT_OUT = "not timing and not soak"
 NOT_RUN = """\
@@ -69,8 +76,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_found] = []
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the files that take longest run first, so that no worker is left with one of them at the end."""
+    """Keep soak tests out of `-m timing`. Start the longest files first, so that none is left over for one worker."""
+    for item in items:
+        if item.get_closest_marker("soak"):
+            item.own_markers = [mark for mark in item.own_markers if mark.name != "timing"]
     items.sort(key=lambda item: item.get_closest_marker("browser") is None and "neighbours" not in item.path.parts)
 
 

@@ -1,6 +1,6 @@
 """Ten thousand calls in flight in one process, and what each of them needs beside bare aiohttp.
 
-The memory is the same for each of two thousand, which takes less long and is what every run of the tests does.
+The memory is the same for each of one thousand, which takes less long and is what every run of the tests does.
 
 The server is a process of its own and holds every request until all have come. Two client processes measure their
 resident memory with all calls under way: one makes them with aiohttp alone, the other with the connector.
@@ -123,7 +123,7 @@ def measured(kind: str, calls: int, logfile: Path) -> dict[str, float]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("calls", [2_000, pytest.param(10_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("calls", [1_000, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_calls_in_flight(calls: int, tmp_path: Path) -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if most != resource.RLIM_INFINITY and most < calls + SPARE:

@@ -67,6 +67,8 @@ def start(folder: Path, *arguments: str, without: str = "", **options: Any) -> P
         "env": environment(options.pop("extra", {})),
         **options,
     }
+    if without == "uvloop" and "preexec_fn" not in options:  # nothing that is loaded there needs it
+        return Program(["-m", "otel_connector", *arguments], cwd=folder, without=without, **options)
     if without:
         return Process([sys.executable, "-c", WITHOUT, without, *arguments], cwd=folder, **options)
     return Program(["-m", "otel_connector", *arguments], cwd=folder, **options)

@@ -7,7 +7,7 @@ handlers, its threads joined, and the exit code or the signal that it would have
 Theory of operation. `Forkserver` starts the prepared process once and talks to it through a Unix socket: each request
 is one JSON document with four descriptors: the program's standard streams, and a pipe for its status. The prepared
 process forks, answers the pid on the status pipe, and writes the wait status there when it has reaped the child.
-Where coverage measures, `Program` starts a new interpreter, as a fork would lose what coverage has counted.
+Coverage goes on in a fork: it stores what it has counted in an exit handler, in a file named by the process.
 """
 
 from __future__ import annotations
@@ -60,23 +60,27 @@ class Program(Process):
 
     Args:
         arguments: ``-c TEXT ...``, ``-m MODULE ...`` or ``FILE ...``, and ``-W FILTER`` before one of them.
+        without: A module that cannot be imported there.
         options: `cwd`, `env`, `text`, `bufsize`, `stdin`, `stdout` and `stderr` of `subprocess.Popen`.
     """
 
-    def __init__(self, arguments: Sequence[str], **options: Any) -> None:
+    def __init__(self, arguments: Sequence[str], *, without: str = "", **options: Any) -> None:
         self._status: int | None = None
+        self._without = without
         super().__init__([sys.executable, *map(str, arguments)], **options)
 
     def _execute_child(self, args: Any, executable: Any, preexec: Any, close: Any, fds: Any, *more: Any) -> None:
         cwd, env, _, _, _, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *_ = more
         forkserver = _prepared()
         if forkserver is None or preexec is not None:
+            assert not self._without
             super()._execute_child(args, executable, preexec, close, fds, *more)  # type: ignore[misc]
             return
         request = {
             "arguments": args[1:],
             "cwd": os.fspath(cwd or Path.cwd()),
             "env": dict(os.environ if env is None else env),
+            "without": self._without,
         }
         streams = [own if given == -1 else given for own, given in enumerate((p2cread, c2pwrite, errwrite))]
         self._status, self.pid = forkserver.fork(request, streams)
@@ -156,8 +160,8 @@ _lock = threading.Lock()
 
 
 def _prepared() -> Forkserver | None:
-    """Return this test process's prepared process, started at the first call; None where new interpreters are used."""
-    if sys.gettrace() is not None or sys.platform != "linux":
+    """Return this test process's prepared process, started at the first call; None but on Linux, where it is tested."""
+    if sys.platform != "linux":
         return None
     with _lock:
         if not _forkservers:
@@ -233,6 +237,8 @@ def _child(request: Mapping[str, Any], streams: Sequence[int]) -> Any:
     os.environ.clear()
     os.environ.update(request["env"])
     _open_streams()
+    if request["without"]:
+        sys.modules[request["without"]] = None  # type: ignore[assignment]
     filters = list(filter(None, os.environ.get("PYTHONWARNINGS", "").split(",")))
     arguments = list(request["arguments"])
     while arguments[0] == "-W":

@@ -5,13 +5,13 @@ A test holds that the README has what is made here.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterable, Iterator
+
+from typer.testing import CliRunner
 
 from otel_connector import _vocabulary
 from otel_connector._instruments import SCHEMA_URL, SCOPE
-from support import processes
+from otel_connector.cli import app
 from support.processes import ROOT
 
 README = ROOT / "README.md"
@@ -62,16 +62,11 @@ seven, and each attempt has a CLIENT span `{call}` with these and `{_vocabulary.
 
 
 def help_of(command: str) -> str:
-    """What `--help` says of a command."""
-    done = processes.run(
-        [sys.executable, "-m", "otel_connector", *command.split(), "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-        env={**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"},
-    )
-    return str(done.stdout)
+    """Return what `--help` prints for a command; in this process, which has everything loaded."""
+    variables = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
+    done = CliRunner().invoke(app, [*command.split(), "--help"], prog_name="otel-connector", env=variables)
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 def commands() -> Iterator[str]:
