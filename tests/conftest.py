@@ -55,6 +55,11 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: some tests wait for what they have started."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--loop", choices=list(LOOPS), default="asyncio", help="the event loop of the async tests")
 
@@ -71,6 +76,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for ignored, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(ignored) is signal.SIG_IGN:
             signal.signal(ignored, handler)
+    # Hundreds of processes load the same modules: without their bytecode each compiles them, which doubles the time
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if (folder := left_behind.begin()) is not None:
         config.stash[_temporary] = folder
     config.stash[_found] = []

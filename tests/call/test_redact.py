@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import aiohttp
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
@@ -109,7 +109,6 @@ def test_what_a_parser_takes_for_a_credential_is_gone(before: str, after: str) -
             assert CANARY not in REDACTOR.url(url)
 
 
-@settings(deadline=None)  # the long example takes a busy machine longer than most
 @given(PIECES)
 @example("https://@host/?=&token=")
 @example("a=" * 3_000)

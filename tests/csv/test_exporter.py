@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
@@ -105,7 +105,6 @@ VALUES = st.one_of(
 CHANGES = st.dictionaries(st.sampled_from(COLUMNS), VALUES, max_size=2)
 
 
-@settings(deadline=None)  # it writes files, on a machine that does other things
 @given(st.lists(st.tuples(CHANGES, st.integers(1, 3), st.booleans()), max_size=40))
 def test_a_batch_is_written_as_its_spans_are_one_by_one(made: list[tuple[dict[str, Any], int, bool]]) -> None:
     spans: list[ReadableSpan] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -61,6 +62,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "background": {"mode": "background"},
 }
 
+
+STEP = 1 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 4
+"""Of the calls at which a process is killed: each in `.ci/run`, one in four by default."""
 
 # In the child.
 
@@ -147,7 +151,7 @@ def test_every_call_may_fail(fault: str, options: str, child_processes: Children
 @pytest.mark.parametrize("death", DEATHS)
 def test_every_call_may_be_the_last(death: str, options: str, child_processes: Children, tmp_path: Path) -> None:
     wrong = Wrong()
-    for nth in itertools.count(1):
+    for nth in itertools.count(1, STEP):
         folder, plan = folder_of(tmp_path, nth), replace(DEATHS[death], nth=nth)
         ended = child_processes.run(workload, folder=str(folder), options=OPTIONS[options], fault=asdict(plan))
         with wrong.collect(f"{death} at call {nth}"):

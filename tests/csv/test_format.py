@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.records import BLANK, NASTY_RECORDS, RECORDS, as_written, read_csv, read_duckdb, read_pandas, read_polars
 
@@ -61,7 +61,6 @@ def cell_by_cell(record: CallRecord) -> bytes:
     return (",".join([*texts, cell(record.error)]) + "\n").encode()
 
 
-@settings(deadline=None)  # which a busy machine would pass over
 @given(st.lists(RECORDS, max_size=5), st.integers(0, 40), st.integers(0, 40))
 @example([], 0, 0)
 @example(NASTY_RECORDS, 31, 1)

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import processes
 
@@ -221,7 +221,6 @@ def test_rows_wait_for_the_disk_in_order(path: Path) -> None:
     assert writer.counts() == (4, 0, 0)
 
 
-@settings(deadline=None)
 @given(
     steps=st.lists(
         st.tuples(st.lists(st.integers(4, 60), max_size=5), st.none() | st.integers(0, 120)), min_size=1, max_size=12

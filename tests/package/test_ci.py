@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 from support import processes
-from support.processes import ROOT
+from support.processes import ROOT, clean_environment
+
+SCRIPT = ROOT / ".ci" / "run_tests.py"
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "xdist"]
+WITH_XDIST_ONLY = clean_environment({"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
 
 ALWAYS = "def test_always_fails(): assert False\n"
 ONCE = """
@@ -58,20 +62,17 @@ BROKEN = "import no_such_module\n"
 def test_exit_code(tests: str, code: int, text: str, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(tests)
     (tmp_path / "reports").mkdir()
-    pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:logfire", "-p", "no:pytest_logfire"]
-    command = [sys.executable, ROOT / ".ci" / "run_tests.py", tmp_path / "reports", "label", *pytest_command]
-    done = processes.run(command, cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, SCRIPT, tmp_path / "reports", "label", *PYTEST]
+    done = processes.run(command, cwd=tmp_path, env=WITH_XDIST_ONLY, capture_output=True, text=True)
     assert (done.returncode, text in done.stdout) == (code, True), done.stdout + done.stderr
 
 
 def test_summary(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(PASSES + ONCE)
     (tmp_path / "reports").mkdir()
-    script = ROOT / ".ci" / "run_tests.py"
-    pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:logfire", "-p", "no:pytest_logfire"]
-    run = [sys.executable, script, tmp_path / "reports", "label", *pytest_command]
-    processes.run(run, cwd=tmp_path, capture_output=True, check=True)
-    done = processes.run([sys.executable, script, "--summary", tmp_path / "reports"], capture_output=True, text=True)
+    run = [sys.executable, SCRIPT, tmp_path / "reports", "label", *PYTEST]
+    processes.run(run, cwd=tmp_path, env=WITH_XDIST_ONLY, capture_output=True, check=True)
+    done = processes.run([sys.executable, SCRIPT, "--summary", tmp_path / "reports"], capture_output=True, text=True)
     *slowest, title, second = done.stdout.splitlines()
     assert slowest[0] == "the 25 slowest tests:"
     assert len(slowest) == 3

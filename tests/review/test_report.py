@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from otel_connector._record import COLUMNS
 from otel_connector.review import html_report, load, summarize
@@ -116,13 +116,22 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return written
 
 
+@dataclass
+class Contexts:
+    """The browser's contexts: of a desk and of a phone, each for all tests of this module."""
+
+    desk: BrowserContext
+    phone: BrowserContext
+
+
 @pytest.fixture(scope="module")
-def browser(reports: dict[str, Path]) -> Iterator[Browser]:
+def contexts(reports: dict[str, Path]) -> Iterator[Contexts]:
     if shutil.which(CHROMIUM) is None:
         pytest.skip(f"needs {CHROMIUM}")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
+        phone = browser.new_context(viewport={"width": 390, "height": 900}, has_touch=True, is_mobile=True)
+        yield Contexts(browser.new_context(viewport={"width": 1400, "height": 900}), phone)
         browser.close()
 
 
@@ -159,13 +168,14 @@ class Seen:
 
 
 @pytest.fixture
-def opened(browser: Browser, reports: dict[str, Path]) -> Iterator[Any]:
-    contexts = []
+def opened(contexts: Contexts, reports: dict[str, Path]) -> Iterator[Any]:
+    pages = list[Page]()
 
-    def open_page(name: str, width: int = 1400, **options: Any) -> Seen:
-        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-        contexts.append(context)
-        seen = Seen(context.new_page())
+    def open_page(name: str, color_scheme: Literal["light", "dark"] = "light", *, phone: bool = False) -> Seen:
+        page = (contexts.phone if phone else contexts.desk).new_page()
+        page.emulate_media(color_scheme=color_scheme)
+        pages.append(page)
+        seen = Seen(page)
         seen.page.on("request", lambda request: seen.requests.append(request.url))
         seen.page.on("console", lambda message: seen.complaints.append(message.text))
         seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
@@ -175,8 +185,8 @@ def opened(browser: Browser, reports: dict[str, Path]) -> Iterator[Any]:
         return seen
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
 
 
 def drawn_pixels(picture: dict[str, Any]) -> int:
@@ -410,7 +420,7 @@ def test_light_and_dark_are_followed(opened: Any) -> None:
 
 def test_a_phone_has_no_page_to_move_sideways(opened: Any) -> None:
     for name in ("big", "hundred"):
-        seen = opened(name, width=390, has_touch=True, is_mobile=True)
+        seen = opened(name, phone=True)
         assert seen.page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [390, 390]
         boxes = [canvas.bounding_box() for canvas in seen.page.locator("canvas").all()]
         assert len(boxes) == len(CHARTS)

@@ -61,7 +61,7 @@ records = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records)
 def test_the_figures_are_those_of_pandas_and_polars(log: Path, made: list[CallRecord]) -> None:
     write(log, made)

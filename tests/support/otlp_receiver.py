@@ -134,6 +134,8 @@ def http_receiver(received: Received, port: int = 0) -> Iterator[str]:
     """Receive over HTTP with protobuf during the block, and yield the endpoint."""
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # on a connection that is closed, the exporter may send once more
+
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers["Content-Encoding"] == "gzip":
@@ -142,6 +144,7 @@ def http_receiver(received: Received, port: int = 0) -> Iterator[str]:
                 request, signal = _REQUESTS[self.path]
                 received.add(signal, getattr(request.FromString(body), signal))
             self.send_response(200 if self.path in _REQUESTS else 404)
+            self.send_header("Content-Length", "0")
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name

@@ -54,7 +54,7 @@ def work(count=1):
 
 
 class Arrivals(Received):
-    """What arrived: the service that each span and each metric came from."""
+    """What arrived: the service that each of the program's spans and metrics came from."""
 
     @property
     def span_services(self) -> list[str]:
@@ -62,7 +62,9 @@ class Arrivals(Received):
 
     @property
     def metric_services(self) -> list[str]:
-        return [self._service(group) for group in self.resource_metrics for s in group.scope_metrics for _ in s.metrics]
+        # The SDK has metrics of its own, of what it has exported so far
+        scopes = [(group, scope) for group in self.resource_metrics for scope in group.scope_metrics]
+        return [self._service(group) for group, scope in scopes if scope.scope.name == "program" for _ in scope.metrics]
 
     @staticmethod
     def _service(group: Any) -> str:
