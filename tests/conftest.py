@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from blockbuster import BlockBuster, blockbuster_ctx
+from blockbuster import BlockBuster
 from hypothesis import settings
 from support import forked, left_behind, processes
 from support.logs import Log
@@ -136,23 +136,32 @@ def collections_pass_over_what_stays() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def blocking_calls_fail() -> Iterator[BlockBuster]:
-    """A blocking call of ours on an event loop fails the test, but for those listed here with their reason."""
+@pytest.fixture(scope="session")
+def blocking_calls() -> BlockBuster:
+    """The blocking calls that fail a test: ours on an event loop, but for those listed here with their reason."""
     # The fault server blocks nobody: it has a thread and a loop of its own
-    with blockbuster_ctx("otel_connector", excluded_modules=["otel_connector.testing"]) as guard:
-        for function in guard.functions.values():
-            # The one write of a row before `get` returns, which makes the log survive a kill, with what belongs to it:
-            # whose turn it is, where the path leads, a new file. In the mode "background" a thread does that
-            function.can_block_in("otel_connector/_csv_writer.py", {"write"})
-            # What a program asks for by name, and knows to be about the disk
-            function.can_block_in("otel_connector/csv_exporter.py", {"__init__", "force_flush", "shutdown"})
-        # Measuring the coverage takes a lock of its own
-        guard.functions["threading.Lock.acquire"].can_block_in("coverage/collector.py", {"lock_data"})
+    guard = BlockBuster("otel_connector", excluded_modules=["otel_connector.testing"])
+    for function in guard.functions.values():
+        # The one write of a row before `get` returns, which makes the log survive a kill, with what belongs to it: the
+        # lock, where the path leads, a new file. In the mode "background" a thread does that
+        function.can_block_in("otel_connector/_csv_writer.py", {"write"})
+        # Calls that a program makes for the sake of the disk
+        function.can_block_in("otel_connector/csv_exporter.py", {"__init__", "force_flush", "shutdown"})
         # The constructor loads the SDK when it is first given a logfile
-        for function in guard.functions.values():
-            function.can_block_in("otel_connector/_connector.py", {"_open_exporter"})
-        yield guard
+        function.can_block_in("otel_connector/_connector.py", {"_open_exporter"})
+    # Measuring the coverage takes a lock of its own
+    guard.functions["threading.Lock.acquire"].can_block_in("coverage/collector.py", {"lock_data"})
+    return guard
+
+
+@pytest.fixture(autouse=True)
+def blocking_calls_fail(blocking_calls: BlockBuster) -> Iterator[BlockBuster]:
+    """Have a blocking call fail the test."""
+    blocking_calls.activate()
+    try:
+        yield blocking_calls
+    finally:
+        blocking_calls.deactivate()
 
 
 @pytest.fixture(autouse=True)

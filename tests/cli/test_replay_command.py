@@ -12,7 +12,7 @@ import pytest
 from support.command_line import Finished, environment, run_here
 from support.logs import call, rows, write
 from support.otlp_receiver import Received, grpc_receiver
-from support.processes import Process
+from support.processes import Process, wait_until
 
 from otel_connector._csv_format import HEADER
 
@@ -108,8 +108,7 @@ def test_ctrl_c_stops_between_two_batches(received: Received, endpoint: str, tmp
     with Process(program, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as process:
         received.wait_for(lambda: len(received.call_ids()) >= 512)
         # In the wait for the second batch: not within gRPC's call, in which coverage loses its way
-        while '"sent": 512' not in (tmp_path / "here").read_text():
-            assert process.poll() is None
+        wait_until(lambda: '"sent": 512' in (tmp_path / "here").read_text(), process)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate()
     assert process.returncode == 130

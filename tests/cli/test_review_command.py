@@ -309,8 +309,7 @@ def test_ctrl_c_and_sigterm_while_it_reads(tmp_path: Path, sent: signal.Signals)
     program = [sys.executable, "-m", "otel_connector", "review", "logs.csv"]
     env = environment({"TMPDIR": str(tmp_path)})
     with processes.Process(program, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        while not list(tmp_path.glob("otel_connector-review-*")):
-            assert process.poll() is None
+        processes.wait_until(lambda: list(tmp_path.glob("otel_connector-review-*")), process)
         process.send_signal(sent)
         _, error = process.communicate()
     assert (process.returncode, error) == (130, b"")

@@ -128,8 +128,8 @@ def test_who_ends_it_ends_all_of_it(sent: signal.Signals, tmp_path: Path) -> Non
     log = tmp_path / "service-logs" / "shop.csv"
     # Its outputs end when the last of its processes has
     with processes.Process(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while not log.exists() or b",200," not in log.read_bytes():  # all of its processes are at work
-            assert process.poll() is None
+        # then all of its processes are at work
+        processes.wait_until(lambda: log.exists() and b",200," in log.read_bytes(), process)
         process.send_signal(sent)
         _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (1, "stopped\n")

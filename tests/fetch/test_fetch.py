@@ -308,10 +308,7 @@ def test_resume(api: FaultServer, tmp_path: Path) -> None:
 
 def interrupt_when(process: processes.Process, log: Path, lines: int) -> None:
     """Press Ctrl-C when the log has so many lines."""
-    give_up = time.monotonic() + 30
-    while not log.exists() or log.read_bytes().count(b"\n") < lines:
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
+    processes.wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") >= lines, process)
     process.send_signal(signal.SIGINT)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,7 +130,9 @@ class Contexts:
 def contexts(reports: dict[str, Path]) -> Iterator[Contexts]:
     if shutil.which(CHROMIUM) is None:
         pytest.skip(f"needs {CHROMIUM}")
-    with sync_playwright() as playwright:
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        # Playwright looks at the stack at each of its calls; to read the source of each frame, too, is most of the time
+        patch.setattr(inspect, "stack", partial(inspect.stack, 0))
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         phone = browser.new_context(viewport={"width": 390, "height": 900}, has_touch=True, is_mobile=True)
         yield Contexts(browser.new_context(viewport={"width": 1400, "height": 900}), phone)

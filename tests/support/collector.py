@@ -10,7 +10,6 @@ import itertools
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 import rotel
 
 from support.otlp_receiver import Received, grpc_receiver
-from support.processes import Process
+from support.processes import Process, wait_until
 
 _GRPC, _HTTP = 4317, 4318
 _numbers = itertools.count()
@@ -63,10 +62,7 @@ def agent(address: str, *options: str) -> Iterator[Process]:
     shown = subprocess.PIPE if "--debug-log" in options else subprocess.DEVNULL
     with Process(command, stdout=shown, stderr=subprocess.DEVNULL) as process:
         try:
-            give_up = time.monotonic() + 20
-            while not (_listens(address, _GRPC) and _listens(address, _HTTP)):
-                assert process.poll() is None, "the agent does not run with this Python"
-                assert time.monotonic() < give_up
+            wait_until(lambda: _listens(address, _GRPC) and _listens(address, _HTTP), process)
             yield process
         finally:
             process.kill_all()

@@ -114,7 +114,7 @@ class Program(Process):
 
 def run_python(arguments: Sequence[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[Any]:
     """Run a Python program in `folder` to its end, with these variables beside the clean environment."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with Program(arguments, cwd=folder, env=clean_environment(variables), **pipes) as process:
         out, error = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, out, error)

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -95,6 +96,18 @@ def run(
     if check and process.returncode:
         raise AssertionError(f"{command} ended with {process.returncode}: {error or out}")
     return subprocess.CompletedProcess(command, process.returncode, out, error)
+
+
+def wait_until(condition: Callable[[], object], process: Process, seconds: float = 30.0) -> None:
+    """Return when the condition is met; the process must not end before.
+
+    Looks again each few milliseconds and leaves the processor to the process meanwhile.
+    """
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, f"not within {seconds} s"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            raise AssertionError(f"the process has ended with {process.wait(0.005)}")
 
 
 def outlives_its_test(process: Process) -> None:
