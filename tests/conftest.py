@@ -7,7 +7,8 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,45 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 def pytest_xdist_auto_num_workers() -> int:
     """One worker more than there are cores: some tests wait for what they have started."""
     return (os.cpu_count() or 1) + 1
+
+
+# What these files import themselves; what the tests of a program need is named in its marker, `neighbours`
+IMPORTED = {
+    "test_dashboards.py": ("promql_parser", "opentelemetry.exporter.prometheus"),
+    "test_observability.py": ("promql_parser",),
+    "test_report.py": ("playwright",),
+}
+
+
+def _not_installed(packages: Iterable[str]) -> str:
+    """Return why tests that need these packages cannot run; empty if they can."""
+    missing = [name for name in packages if not _is_installed(name)]
+    return f"needs {', '.join(missing)}: python -m pip install '.[test-all]'" if missing else ""
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # not even the package that it is in
+        return False
+
+
+class _Skipped(pytest.Module):
+    """A file whose imports are not installed."""
+
+    def collect(self) -> list[pytest.Item | pytest.Collector]:
+        pytest.skip(_not_installed(IMPORTED[self.path.name]), allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    if _not_installed(IMPORTED.get(module_path.name, ())):
+        return _Skipped.from_parent(parent, path=module_path)
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if why := _not_installed(name for mark in item.iter_markers("neighbours") for name in mark.args):
+        pytest.skip(why)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

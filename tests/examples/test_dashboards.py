@@ -44,7 +44,7 @@ PLANNED = 200  # what stands in the dashboard's box for the URLs of the job
 BATCH = 28  # calls of one
 
 pytestmark = [
-    pytest.mark.neighbours,
+    pytest.mark.neighbours("promql_parser", "opentelemetry.exporter.prometheus", "grafana_foundation_sdk"),
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Debian's package prometheus"),
 ]
 

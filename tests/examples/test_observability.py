@@ -25,7 +25,7 @@ FOLDER = ROOT / "examples" / "observability"
 JSON = {path.name: path.read_text(encoding="utf-8") for path in (FOLDER / "grafana" / "dashboards").iterdir()}
 DASHBOARDS = {Path(name).stem: json.loads(text) for name, text in JSON.items()}
 
-pytestmark = pytest.mark.neighbours
+pytestmark = pytest.mark.neighbours("promql_parser", "check_jsonschema", "grafana_foundation_sdk")
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs Debian's package prometheus")
 
 

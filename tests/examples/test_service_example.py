@@ -74,7 +74,7 @@ def real_collector() -> Any:
         yield running
 
 
-@pytest.mark.neighbours
+@pytest.mark.neighbours("rotel")
 @pytest.mark.parametrize("python_path", ["nothing", "contrib"], indirect=True)
 def test_one_trace_through_all(real_collector: Collector, python_path: str, tmp_path: Path) -> None:
     arguments = [EXAMPLE, "--requests", "60", "--concurrency", "6"]

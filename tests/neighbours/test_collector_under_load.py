@@ -52,7 +52,7 @@ def rows_of(log: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.neighbours
+@pytest.mark.neighbours("rotel")
 @pytest.mark.parametrize("calls", [1_000, pytest.param(10_000, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_everything_arrives(protocol: str, calls: int, server: FaultServer, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def p99(times: list[float]) -> float:
 
 
 @pytest.mark.timing
-@pytest.mark.neighbours
+@pytest.mark.neighbours("rotel")
 @pytest.mark.parametrize(
     ("pairs", "calls", "bound"),
     # What else the machine does moves a short turn's p99 by more than a collector may

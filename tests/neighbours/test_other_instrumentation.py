@@ -12,6 +12,8 @@ from support.forked import run_python
 
 from otel_connector.testing import FaultServer, ok
 
+pytestmark = pytest.mark.neighbours("logfire", "sentry_sdk", "opentelemetry.instrumentation.asyncio")
+
 CALLS = 5
 
 # The program of somebody who has set up something else, too; it prints the spans it made and the neighbour's own words

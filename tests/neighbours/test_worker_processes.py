@@ -181,7 +181,7 @@ def assert_nothing_is_lost(folder: Path, at: Collector, upstream: FaultServer, a
     assert len(workers) > at_a_time
 
 
-@pytest.mark.neighbours
+@pytest.mark.neighbours("rotel", "gunicorn")
 def test_gunicorn(upstream: FaultServer, real_collector: Collector, tmp_path: Path) -> None:
     (tmp_path / "gunicorn.conf.py").write_text(GUNICORN)
     command = ["-m", "gunicorn", "shop:make_app", "-k", "aiohttp.GunicornWebWorker", "-b", "127.0.0.1:0"]
@@ -200,7 +200,7 @@ def test_gunicorn(upstream: FaultServer, real_collector: Collector, tmp_path: Pa
     assert_nothing_is_lost(tmp_path, real_collector, upstream, at_a_time=1)
 
 
-@pytest.mark.neighbours
+@pytest.mark.neighbours("rotel", "uvicorn")
 def test_uvicorn(upstream: FaultServer, real_collector: Collector, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(ASGI)
     command = ["-m", "uvicorn", "program:app", "--port", "0", "--workers", str(AT_A_TIME)]
@@ -218,7 +218,7 @@ def test_uvicorn(upstream: FaultServer, real_collector: Collector, tmp_path: Pat
     assert_nothing_is_lost(tmp_path, real_collector, upstream, at_a_time=1)
 
 
-@pytest.mark.neighbours
+@pytest.mark.neighbours("rotel", "celery")
 def test_celery_prefork(upstream: FaultServer, real_collector: Collector, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(CELERY)
     with running(["program.py", str(ASKED), str(RECYCLED_AFTER)], tmp_path, upstream, real_collector) as process:

@@ -753,7 +753,7 @@ def backend(received: Received) -> Iterator[str]:
         yield endpoint
 
 
-@pytest.mark.neighbours
+@pytest.mark.neighbours("rotel")
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_every_row_arrives_once(
     logs_csv: Path, received: Received, backend: str, protocol: str, monkeypatch: pytest.MonkeyPatch
@@ -788,7 +788,7 @@ def test_every_row_arrives_once(
         assert scope.schema_url == SCHEMA_URL
 
 
-@pytest.mark.neighbours
+@pytest.mark.neighbours("rotel")
 def test_a_collector_that_is_killed_gets_the_rest_when_it_is_back(
     logs_csv: Path, received: Received, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

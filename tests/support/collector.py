@@ -13,9 +13,8 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-
-import rotel
 
 from support.otlp_receiver import Received, grpc_receiver
 from support.processes import Process, wait_until
@@ -56,7 +55,9 @@ def endpoints_at(address: str) -> dict[str, str]:
 @contextmanager
 def agent(address: str, *options: str) -> Iterator[Process]:
     """Run rotel's agent on `address` until the end of the block at most."""
-    program = str(Path(rotel.__file__).parent / "rotel-agent")
+    found = find_spec("rotel")
+    assert found is not None
+    program = str(Path(str(found.origin)).parent / "rotel-agent")
     command = [program, "start", "--pid-file", os.devnull, *options]
     command += ["--otlp-grpc-endpoint", f"{address}:{_GRPC}", "--otlp-http-endpoint", f"{address}:{_HTTP}"]
     shown = subprocess.PIPE if "--debug-log" in options else subprocess.DEVNULL

@@ -151,7 +151,7 @@ def test_spans_and_metrics_arrive_over_http(collector: Arrivals, http_endpoint: 
     assert (collector.span_services, collector.metric_services) == (["svc"] * 3, ["svc"])
 
 
-@pytest.mark.neighbours
+@pytest.mark.neighbours("rotel")
 def test_a_real_collector_understands_it() -> None:
     address = own_address()
     logs = ["--debug-log", "traces", "--debug-log", "metrics", "--debug-log-verbosity", "detailed"]

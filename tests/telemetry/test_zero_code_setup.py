@@ -50,7 +50,7 @@ def assert_both_have_all(folder: Path, at: Collector) -> None:
     at.received.wait_for(lambda: Counter({i: n for i, n in at.received.call_ids().items() if i in rows}) == rows)
 
 
-@pytest.mark.neighbours
+@pytest.mark.neighbours("rotel", "opentelemetry.distro")
 @pytest.mark.parametrize("way", ["environment", "file", "configure() and file"])
 def test_rows_and_spans(way: str, server: FaultServer, real_collector: Collector, tmp_path: Path) -> None:
     server.script("/x", ok)
