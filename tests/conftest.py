@@ -25,7 +25,7 @@ from otel_connector.testing import FakeClock, FaultServer
 
 # `.ci/run` asks for the second one
 settings.register_profile("quick", max_examples=25, deadline=None)
-settings.register_profile("thorough", max_examples=200, deadline=None)
+settings.register_profile("thorough", max_examples=100, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 LEFT_OUT = "not timing and not soak"
@@ -124,8 +124,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep soak tests out of `-m timing`. Start the longest files first, so that none is left over for one worker."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep soak tests out of `-m timing`, and tests without an event loop out of a run on another one.
+
+    Start the longest files first, so that none is left over for one worker.
+    """
+    if config.getoption("--loop") != "asyncio":
+        config.hook.pytest_deselected(items=[item for item in items if not item.get_closest_marker("asyncio")])
+        items[:] = [item for item in items if item.get_closest_marker("asyncio")]
     for item in items:
         if item.get_closest_marker("soak"):
             item.own_markers = [mark for mark in item.own_markers if mark.name != "timing"]

@@ -364,6 +364,7 @@ def test_hosts_held_back_are_those_of_the_connectors(example: Example) -> None:
     assert example.value(the_query("collection", "Hosts held back")) == len(example.held_back) == 1
 
 
+@pytest.mark.timing  # rates over what was scraped in time
 def test_time_in_the_queue_is_that_of_the_spans(example: Example) -> None:
     assert example.value("sum(otel_connector_queue_time_seconds_total)") == pytest.approx(sum(example.queued))
     # A rate sees the second batch only
@@ -408,6 +409,7 @@ def test_rates_are_in_the_proportions_of_the_log(example: Example) -> None:
     assert part("collection", "Bytes by project", "otel_connector_project") == halves
 
 
+@pytest.mark.timing  # rates over what was scraped in time
 def test_shares_are_those_of_the_log(example: Example) -> None:
     failed = example.of_a_batch(lambda row: row.project if error_class(row) else "")
     share = {name: failed[name] / number for name, number in example.of_a_batch(project).items()}
