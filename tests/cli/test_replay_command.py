@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.command_line import Finished, environment, run_here
+from support.command_line import Finished, run_here
 from support.logs import call, rows, write
 from support.otlp_receiver import Received, grpc_receiver
-from support.processes import Process, wait_until
 
 from otel_connector._csv_format import HEADER
 
@@ -103,16 +103,20 @@ def test_without_a_collector_it_says_so_and_how_to_go_on(tmp_path: Path) -> None
 def test_ctrl_c_stops_between_two_batches(received: Received, endpoint: str, tmp_path: Path) -> None:
     write(tmp_path / "logs.csv", map(call, range(3_000)))
     options = ("--rate", "512", "--checkpoint", "here")
-    program = [sys.executable, "-m", "otel_connector", "replay", "logs.csv", *options]
-    env = environment({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
-    with Process(program, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as process:
+
+    def press_ctrl_c() -> None:
         received.wait_for(lambda: len(received.call_ids()) >= 512)
         # In the wait for the second batch: not within gRPC's call, in which coverage loses its way
-        wait_until(lambda: '"sent": 512' in (tmp_path / "here").read_text(), process)
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate()
-    assert process.returncode == 130
-    assert out.startswith("Stopped; sent: ")
+        while '"sent": 512' not in (tmp_path / "here").read_text():
+            threading.Event().wait(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as pool:
+        pressed = pool.submit(press_ctrl_c)
+        done = replayed(tmp_path, endpoint, "logs.csv", *options)
+        pressed.result()
+    assert done.code == 130
+    assert done.out.startswith("Stopped; sent: ")
     assert replayed(tmp_path, endpoint, "logs.csv", "--checkpoint", "here").code == 0
     assert len(received.call_ids()) == 3_000
     assert sum(received.call_ids().values()) <= 3_000 + 512  # the batch that was under way may be there twice

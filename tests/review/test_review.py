@@ -61,7 +61,8 @@ records = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+# An example takes a tenth of a second, for the three readers
+@settings(max_examples=min(settings().max_examples, 40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records)
 def test_the_figures_are_those_of_pandas_and_polars(log: Path, made: list[CallRecord]) -> None:
     write(log, made)
