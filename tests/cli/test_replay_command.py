@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
+import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.command_line import Finished, run_here
+from support.command_line import Finished, finish, run_here, start
 from support.logs import call, rows, write
 from support.otlp_receiver import Received, grpc_receiver, http_receiver
+from support.processes import wait_until
 
 from otel_connector._csv_format import HEADER
 
@@ -102,23 +102,17 @@ def test_without_a_collector_it_says_so_and_how_to_go_on(tmp_path: Path) -> None
 
 def test_ctrl_c_stops_between_two_batches(received: Received, tmp_path: Path) -> None:
     write(tmp_path / "logs.csv", map(call, range(3_000)))
-    options = ("--rate", "512", "--checkpoint", "here")
-
-    def press_ctrl_c() -> None:
-        received.wait_for(lambda: len(received.call_ids()) >= 512)
-        # In the wait for the second batch
-        while '"sent": 512' not in (tmp_path / "here").read_text():
-            threading.Event().wait(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    # Over HTTP: after a call of gRPC, coverage does not see what an interrupted thread does
-    with http_receiver(received) as endpoint, ThreadPoolExecutor(1) as pool:
+    with http_receiver(received) as endpoint:
         to = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
-        pressed = pool.submit(press_ctrl_c)
-        done = run_here(tmp_path, "replay", "logs.csv", *options, **to)
-        pressed.result()
+        with start(tmp_path, "replay", "logs.csv", "--rate", "512", "--checkpoint", "here", extra=to) as process:
+            received.wait_for(lambda: len(received.call_ids()) >= 512)
+            wait_until(lambda: '"sent": 512' in (tmp_path / "here").read_text(), process)
+            with suppress(subprocess.TimeoutExpired):  # then it waits for the second batch
+                process.wait(0.2)
+            process.send_signal(signal.SIGINT)
+            done = finish(process)
         assert done.code == 130
         assert done.out.startswith("Stopped; sent: ")
         assert run_here(tmp_path, "replay", "logs.csv", "--checkpoint", "here", **to).code == 0
     assert len(received.call_ids()) == 3_000
-    assert sum(received.call_ids().values()) <= 3_000 + 512  # the batch that was under way may be there twice
+    assert sum(received.call_ids().values()) <= 3_000 + 512  # the batch that was in flight may be there twice
