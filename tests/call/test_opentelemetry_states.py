@@ -1,4 +1,4 @@
-"""Two hundred concurrent calls under every state OpenTelemetry can be in: the log is whole and true each time."""
+"""The log of 200 concurrent calls is complete and correct in every state that OpenTelemetry can be in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from otel_connector.testing import FakeClock, FaultServer, ok, redirect, respond
 CALLS = 200
 REMOTE_PARENT = SpanContext(0x1234567890ABCDEF1234567890ABCDEF, 0x1234567890ABCDEF, is_remote=True)
 
-# What the server is told to do, in turn, and the status that a reader of the row must find
+# The steps that the server plays for a URL, and the status code and the success that the row must have
 KINDS: list[tuple[Any, int | None, bool]] = [
     (ok, 200, True),
     ([503, 503, ok], 200, True),
@@ -40,10 +40,10 @@ KINDS: list[tuple[Any, int | None, bool]] = [
 
 @dataclass
 class Condition:
-    """A state of OpenTelemetry, and how many of the calls' spans must reach the collector."""
+    """A state of OpenTelemetry, and the number of spans that must reach the collector."""
 
     spans: range
-    sampler: Sampler | None = None  # None: no SDK at all
+    sampler: Sampler | None = None  # None: no SDK is set up
     environment: dict[str, str] = field(default_factory=dict)
     remote_parent: bool = False
     contrib: bool = False
@@ -55,12 +55,14 @@ CONDITIONS = {
     "no SDK, remote parent": Condition(range(1), remote_parent=True),
     "always on": Condition(range(CALLS, CALLS + 1), ALWAYS_ON),
     "always off": Condition(range(1), ALWAYS_OFF),
-    # 60 to 140 is more than five standard deviations to either side
+    # 60 and 140 are more than five standard deviations from the mean
     "ratio 0.5": Condition(range(60, 140), ParentBased(TraceIdRatioBased(0.5))),
     "unsampled remote parent": Condition(range(1), ParentBased(ALWAYS_ON), remote_parent=True),
     "SDK disabled": Condition(range(1), ALWAYS_ON, {"OTEL_SDK_DISABLED": "true"}, carries_context=False),
-    "values cut at 16": Condition(range(CALLS, CALLS + 1), ALWAYS_ON, {"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "16"}),
-    "three attributes": Condition(range(CALLS, CALLS + 1), ALWAYS_ON, {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "3"}),
+    "values truncated at 16": Condition(
+        range(CALLS, CALLS + 1), ALWAYS_ON, {"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "16"}
+    ),
+    "at most three attributes": Condition(range(CALLS, CALLS + 1), ALWAYS_ON, {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "3"}),
     "contrib active": Condition(range(CALLS, CALLS + 1), ALWAYS_ON, contrib=True),
 }
 
@@ -77,9 +79,11 @@ async def call_all(connector: AsyncConnector, server: FaultServer) -> None:
         await asyncio.gather(*(one(number) for number in range(CALLS)))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:opentelemetry")  # contrib and SDK on names of their own
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:opentelemetry"
+)  # contrib and the SDK use names that they deprecate
 @pytest.mark.parametrize("name", CONDITIONS)
-def test_log_is_whole_and_true(
+def test_the_log_is_complete_and_correct_in_every_state(
     name: str,
     server: FaultServer,
     log: Log,
@@ -87,7 +91,7 @@ def test_log_is_whole_and_true(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     condition = CONDITIONS[name]
-    caplog.set_level(logging.CRITICAL, "opentelemetry")  # the SDK tells of every value it cuts
+    caplog.set_level(logging.CRITICAL, "opentelemetry")  # the SDK logs every value that it truncates
     received = Received()
     server.script("/end", ok)
     for number in range(CALLS):
@@ -119,7 +123,7 @@ def test_log_is_whole_and_true(
         assert (record.project, record.response_code, record.success) == (f"P{number % 3}", code, success)
         if not record.redirect_url:
             assert server.statuses(f"/{number}")[-1] == code
-        assert_context_is_the_rows(condition, server, number, record.call_id)
+        assert_sent_context_matches_the_row(condition, server, number, record.call_id)
     spans = received.call_ids()
     assert spans.total() in condition.spans
     assert set(spans) <= ids
@@ -133,14 +137,16 @@ def make_provider(sampler: Sampler | None, endpoint: str) -> TracerProvider | No
     return provider
 
 
-def assert_context_is_the_rows(condition: Condition, server: FaultServer, number: int, call_id: str) -> None:
-    """What was sent on names the span that the row names; a minted id is sent to nobody."""
+def assert_sent_context_matches_the_row(condition: Condition, server: FaultServer, number: int, call_id: str) -> None:
+    """The trace context that was sent has the IDs of the row; IDs that were generated without an SDK are not sent."""
     for request in server.received(f"/{number}"):
         parent = request.headers.get("traceparent")
         if not condition.carries_context:
             assert parent is None
         elif condition.sampler is None:
-            assert parent == "00-1234567890abcdef1234567890abcdef-1234567890abcdef-00", "passed on as it came"
+            assert parent == "00-1234567890abcdef1234567890abcdef-1234567890abcdef-00", (
+                "the remote parent is passed on unchanged"
+            )
         else:
             assert parent is not None
             assert parent.split("-")[1:3] == call_id.split("-")

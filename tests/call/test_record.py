@@ -1,4 +1,4 @@
-"""One physical line of every text, and a record that cannot be changed."""
+"""`one_line` turns any text into one physical line of limited length; records are immutable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def is_clean(text: str) -> bool:
 @given(ANY_TEXT, LIMITS)
 @example("\u2028" * 16, 16)
 @example("\ud83d\ude00", 16)
-def test_one_line_is_one_clean_line_that_encodes_and_stays(text: str, limit: int) -> None:
+def test_one_line_returns_one_clean_encodable_line_and_is_idempotent(text: str, limit: int) -> None:
     line = one_line(text, limit)
 
     assert is_clean(line)
@@ -37,7 +37,7 @@ def test_one_line_is_one_clean_line_that_encodes_and_stays(text: str, limit: int
     line.encode()
 
 
-def test_of_all_characters_only_the_unsafe_are_escaped() -> None:
+def test_one_line_escapes_unsafe_characters_only() -> None:
     lines = [one_line(char) for char in CHARACTERS]
 
     assert all(line == char if is_clean(char) else is_clean(line) for line, char in zip(lines, CHARACTERS, strict=True))
@@ -55,13 +55,13 @@ def test_of_all_characters_only_the_unsafe_are_escaped() -> None:
         ("é 漢 😀 \u00a0 \\n", "é 漢 😀 \u00a0 \\n"),
     ],
 )
-def test_one_line_escapes(text: str, line: str) -> None:
+def test_one_line_writes_unsafe_characters_as_python_escapes(text: str, line: str) -> None:
     assert one_line(text) == line
 
 
 @pytest.mark.parametrize("limit", [TEXT_LIMIT, URL_LIMIT, 50])
 @pytest.mark.parametrize("beyond", [0, 1, 10, 300_000])
-def test_what_was_cut_is_counted(limit: int, beyond: int) -> None:
+def test_truncated_text_ends_with_the_number_of_removed_characters(limit: int, beyond: int) -> None:
     line = one_line("x" * (limit + beyond), limit)
 
     kept, _, count = line.removesuffix("]").partition("...[+")
@@ -69,7 +69,7 @@ def test_what_was_cut_is_counted(limit: int, beyond: int) -> None:
     assert len(line) <= limit
 
 
-def test_an_escape_that_passes_the_limit_is_counted_as_written() -> None:
+def test_truncation_counts_the_characters_of_the_escaped_text() -> None:
     assert one_line("\x00" * 20, 50) == "\\x00" * 10 + "\\x...[+38]"
 
 
@@ -94,7 +94,7 @@ def test_columns_are_the_ten_fields_in_order() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
-def test_values_cannot_be_changed(value: CallRecord | Attempt) -> None:
+def test_records_and_attempts_are_immutable(value: CallRecord | Attempt) -> None:
     for name in COLUMNS if isinstance(value, CallRecord) else value.__slots__:
         with pytest.raises(AttributeError):
             setattr(value, name, None)

@@ -1,4 +1,4 @@
-"""No credential passes, whatever it is wrapped in; everything else passes byte for byte."""
+"""Credentials in URLs and texts are redacted, in every notation; everything else stays unchanged, byte for byte."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CANARY = "c4n4ry"
 REDACTOR = Redactor()
 SECRET_NAMES = sorted(DEFAULT_REDACTED_PARAMS)
 
-# What URLs are made of, to be put together in any order
+# Parts of URLs, to be combined in any order
 PIECES = st.lists(
     st.sampled_from(
         [
@@ -53,19 +53,19 @@ def test_a_secret_parameter_is_redacted(name: str, form: type[str], mark: str) -
         (f"https://:{CANARY}@host:8443?q", "https://REDACTED:REDACTED@host:8443?q"),
         (f"https://u:{CANARY}@@[::1]:80/#f", "https://REDACTED:REDACTED@[::1]:80/#f"),
         (f"https://u'x:{CANARY}@host/", "https://REDACTED:REDACTED@host/"),
-        # values hold everything but & and #
+        # a value extends to the next & or #
         (f"https://h/?token={CANARY}?{CANARY}", "https://h/?token=REDACTED"),
         (f"https://h/?token={CANARY};{CANARY}&b=1", "https://h/?token=REDACTED&b=1"),
         (f"https://h/?token='{CANARY}'{CANARY}&b=1", "https://h/?token=REDACTED&b=1"),
         (f"https://h/?next=token={CANARY}&b=1", "https://h/?next=token=REDACTED&b=1"),
         (f"?token={CANARY}", "?token=REDACTED"),
-        # nothing secret: byte for byte
+        # no secrets: unchanged
         ("", ""),
         ("https://host/@me;v=1?q=a%2Fb+c&tokens=1&x-token=2&mytoken=3#frag", None),
         ("https://h/?token=&sig&key", None),
         ("HTTPS://h:/%zz?é=\ud800&&;;==#?", None),
         ("no url at all", None),
-        # no URL, or one whose authority ends nobody knows where
+        # not a URL, or the end of its authority is ambiguous
         (f"u:{CANARY}@host/p", "REDACTED"),
         (f"//u:{CANARY}@host/p", "REDACTED"),
         (f" https://u:{CANARY}@host/p", "REDACTED"),
@@ -80,12 +80,12 @@ def test_a_secret_parameter_is_redacted(name: str, form: type[str], mark: str) -
         (f"https://h/?to\nken={CANARY}", "REDACTED"),
     ],
 )
-def test_url(url: str, redacted: str | None) -> None:
+def test_credentials_in_a_url_are_redacted_and_other_urls_stay_unchanged(url: str, redacted: str | None) -> None:
     assert REDACTOR.url(url) == (url if redacted is None else redacted)
 
 
 def secret_parts(url: str) -> list[str]:
-    """What the standard library's parser takes for a credential."""
+    """The parts of a URL that the standard library parses as credentials."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -100,9 +100,9 @@ def secret_parts(url: str) -> list[str]:
 @example("http://host/?token=a;", "")
 @example("http://host/?to\nken=", "")
 @example("http:///user:", "@host")
-def test_what_a_parser_takes_for_a_credential_is_gone(before: str, after: str) -> None:
+def test_parts_of_a_url_that_a_parser_reads_as_credentials_are_redacted(before: str, after: str) -> None:
     urls = [before + CANARY + after]
-    with contextlib.suppress(ValueError, TypeError):  # no URL for the client either
+    with contextlib.suppress(ValueError, TypeError):  # yarl rejects the URL as well
         urls.append(str(URL(urls[0])))
     for url in urls:
         if any(CANARY in part for part in secret_parts(url)):
@@ -112,7 +112,7 @@ def test_what_a_parser_takes_for_a_credential_is_gone(before: str, after: str) -
 @given(PIECES)
 @example("https://@host/?=&token=")
 @example("a=" * 3_000)
-def test_redaction_never_raises_and_done_twice_changes_nothing(text: str) -> None:
+def test_redaction_never_raises_and_is_idempotent(text: str) -> None:
     for redact in (REDACTOR.url, REDACTOR.text):
         assert redact(redact(text)) == redact(text)
 
@@ -125,7 +125,7 @@ def test_redaction_never_raises_and_done_twice_changes_nothing(text: str) -> Non
     ),
     secrets=st.lists(st.tuples(st.sampled_from(SECRET_NAMES), st.text("ab1?;='\"/:@%+é", min_size=1))),
 )
-def test_everything_else_passes_byte_for_byte(
+def test_everything_but_the_credentials_stays_unchanged(
     user: tuple[str, str], path: str, pairs: list[tuple[str, str]], secrets: list[tuple[str, str]]
 ) -> None:
     def build(userinfo: str, *values: str) -> str:
@@ -149,18 +149,18 @@ def test_everything_else_passes_byte_for_byte(
         ("ftp://h/?next=http%3A%2F%2Fz", None),
         (f"http://u:{CANARY}\uff20h/", "http://REDACTED:REDACTED@h/"),
         (f'token="{CANARY}", x', 'token="REDACTED", x'),
-        # yarl's words about a host that it cannot normalise
+        # yarl's message about a host that it cannot normalise
         (f"netloc 'u:{CANARY}@ho\u2100st' contains", "netloc REDACTED:REDACTED@ho\u2100st' contains"),
         ("a = b, c == d; see http://host/@x and me@host.org", None),
         ("", None),
     ],
 )
-def test_text(text: str, redacted: str | None) -> None:
+def test_credentials_in_a_text_are_redacted_and_other_texts_stay_unchanged(text: str, redacted: str | None) -> None:
     assert REDACTOR.text(text) == (text if redacted is None else redacted)
 
 
-async def asked(url: str) -> str:
-    """The text of what aiohttp raises for a URL that it refuses."""
+async def aiohttp_error_message(url: str) -> str:
+    """The message of the error that aiohttp raises for a URL that it rejects."""
     async with aiohttp.ClientSession() as session:
         with pytest.raises((aiohttp.ClientError, ValueError)) as caught:
             await session.get(url)
@@ -179,11 +179,11 @@ async def asked(url: str) -> str:
         f"http://u:{CANARY}@exa mple/?a;sig={CANARY}",
     ],
 )
-async def test_no_error_of_aiohttp_gives_a_credential_away(url: str) -> None:
-    assert CANARY not in REDACTOR.text(await asked(url))
+async def test_no_error_message_of_aiohttp_reveals_a_credential(url: str) -> None:
+    assert CANARY not in REDACTOR.text(await aiohttp_error_message(url))
 
 
-def test_response_errors_of_aiohttp_give_no_credential_away() -> None:
+def test_response_errors_of_aiohttp_reveal_no_credential() -> None:
     url = URL(f"http://u:{CANARY}@host/?q=1&token={CANARY}'{CANARY}#id_token={CANARY}")
     info = aiohttp.RequestInfo(url, "GET", CIMultiDictProxy(CIMultiDict()))
     for error in (
@@ -196,12 +196,12 @@ def test_response_errors_of_aiohttp_give_no_credential_away() -> None:
 
 @pytest.mark.parametrize("redact", [REDACTOR.url, REDACTOR.text])
 @pytest.mark.parametrize("piece", ["a", "?", "=", "&", ":", "//", "@", "'", "token", "a=", "//a:", "token='"])
-def test_time_grows_with_the_length_only(redact: type[str], piece: str) -> None:
-    """A server chooses the reason phrase and where it redirects to: quadratic time here would take an hour."""
+def test_redaction_takes_linear_time(redact: type[str], piece: str) -> None:
+    """A server chooses the reason phrase and the redirect target. In quadratic time, this test would take an hour."""
     redact(f"https://h/?@&=&{piece * 200_000}")
 
 
-def test_own_names_replace_the_default_ones() -> None:
+def test_custom_parameter_names_replace_the_default_ones() -> None:
     redactor = Redactor(["a[Key]"])
     assert redactor.url(f"https://h/?A%5bkey%5D={CANARY}&token=1") == "https://h/?A%5bkey%5D=REDACTED&token=1"
     assert redactor.text(f"at h/?a[key]={CANARY}&token=1") == "at h/?a[key]=REDACTED&token=1"

@@ -1,4 +1,4 @@
-"""What strangers found when they tried to break it: each of these was wrong once."""
+"""Regression tests for defects that external testers found when they tried to break the package."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from otel_connector.testing import FakeClock, FaultServer, hold, ok, redirect, r
 
 
 @pytest.mark.parametrize("processor", [CSVSpanProcessor, SimpleSpanProcessor])
-async def test_the_whole_row_wins_over_the_one_the_sdk_cut(
+async def test_a_row_is_not_truncated_by_the_attribute_length_limit_of_the_sdk(
     processor: Any, server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     server.script("/a/very/long/path", ok)
@@ -50,7 +50,9 @@ async def test_the_whole_row_wins_over_the_one_the_sdk_cut(
 
 
 @pytest.mark.parametrize("url", ["http://u:пароль@127.0.0.1:1/", "http://u:%D0%BF@127.0.0.1:1/"])
-async def test_a_password_that_cannot_be_encoded(url: str, session: aiohttp.ClientSession, log: Log) -> None:
+async def test_a_password_that_cannot_be_encoded_is_not_shown_in_the_error_or_the_log(
+    url: str, session: aiohttp.ClientSession, log: Log
+) -> None:
     with pytest.raises(otel_connector.InvalidURL) as caught:
         await AsyncConnector(log.path, clock=FakeClock()).get(session, url, "P")
     assert caught.value.__cause__ is None
@@ -58,7 +60,7 @@ async def test_a_password_that_cannot_be_encoded(url: str, session: aiohttp.Clie
 
 
 @pytest.mark.parametrize("location", ["http://ж@127.0.0.1:1/", "http://a..b/", f"http://{'a' * 70}.com/"])
-async def test_a_redirect_that_cannot_be_encoded(
+async def test_a_redirect_to_a_url_that_cannot_be_encoded_fails_the_call(
     location: str, server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     head = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
@@ -73,7 +75,9 @@ async def test_a_redirect_that_cannot_be_encoded(
 
 
 @pytest.mark.parametrize("host", ["xn--a", "xn--", "a.xn--", "xn--zzzzzzzzz.com"])
-async def test_a_host_that_cannot_be_decoded(host: str, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+async def test_a_host_that_cannot_be_decoded_makes_the_url_invalid(
+    host: str, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
     subject = AsyncConnector(log.path, n_tries=1, **sdk.providers)
     assert await subject.get(session, f"http://{host}/", "P", default="D") == "D"
     assert log.only().error == "InvalidURL: url has a host that cannot be decoded"
@@ -81,10 +85,10 @@ async def test_a_host_that_cannot_be_decoded(host: str, session: aiohttp.ClientS
     assert sdk.span().name == "GET"
 
 
-async def test_a_redirect_that_does_not_go_with_the_callers_headers(
+async def test_a_redirect_that_conflicts_with_the_callers_headers_is_refused(
     server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
-    """A server could blame the caller, whose ValueError that would be."""
+    """The ValueError that aiohttp raises here would blame the caller for a redirect of the server."""
     server.script("/x", redirect(server.url("/y").replace("//", "//evil:hunter2@")))
     server.script("/y", ok)
     subject = AsyncConnector(log.path, n_tries=1)
@@ -93,7 +97,7 @@ async def test_a_redirect_that_does_not_go_with_the_callers_headers(
     assert "hunter2" not in str(caught.value) + log.path.read_text()
 
 
-async def test_an_answer_cut_inside_its_head_shows_no_cookie(
+async def test_a_response_truncated_within_its_headers_reveals_no_cookie(
     server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     async def play(connection: Any) -> None:
@@ -107,7 +111,7 @@ async def test_an_answer_cut_inside_its_head_shows_no_cookie(
 
 
 @pytest.mark.parametrize("length", [b"", b"Content-Length: 8\r\n"])
-async def test_205_is_not_waited_for(
+async def test_a_205_response_ends_without_a_wait_for_its_body(
     length: bytes, server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     async def play(connection: Any) -> None:
@@ -120,7 +124,7 @@ async def test_205_is_not_waited_for(
     assert free_again(session)
 
 
-async def test_closing_waits_for_the_rows_of_calls_under_way(
+async def test_a_call_in_flight_at_aclose_succeeds_and_its_row_is_written(
     server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     held = hold()
@@ -136,7 +140,7 @@ async def test_closing_waits_for_the_rows_of_calls_under_way(
     assert subject.stats().rows_lost == 0
 
 
-async def test_rows_are_counted_once_for_a_shared_log(
+async def test_rows_of_a_shared_log_are_counted_once_in_the_metrics(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     server.script("/x", ok)
@@ -177,7 +181,7 @@ async def test_two_exporters_on_one_file_write_a_call_once(
         "http://h/?next=%2Fa%3Ftoken%3Dcanary",
     ],
 )
-def test_secrets_in_disguise(secret: str) -> None:
+def test_secrets_in_unusual_notations_are_redacted(secret: str) -> None:
     assert "canary" not in Redactor().url(secret)
 
 
@@ -193,7 +197,7 @@ def test_secrets_in_disguise(secret: str) -> None:
         "http://h:abc/?next=http%3A%2F%2Fu%3Acanary%40z",
     ],
 )
-async def test_where_a_server_sends_us_is_not_shown_with_its_secrets(
+async def test_secrets_in_a_rejected_redirect_target_are_not_shown(
     location: str, server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     server.script("/x", redirect(location))
@@ -204,7 +208,7 @@ async def test_where_a_server_sends_us_is_not_shown_with_its_secrets(
 
 
 @pytest.mark.parametrize("host", ["u:canary\uff20127.0.0.1:1", "u:canary PW\uff1ax@h", "u:canary\u2039PW\uff0fx@h"])
-async def test_a_url_that_is_refused_is_not_shown_with_its_secrets(
+async def test_secrets_in_a_rejected_url_are_not_shown(
     host: str, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     subject = AsyncConnector(log.path, n_tries=1, **sdk.providers)
@@ -217,7 +221,7 @@ async def test_a_url_that_is_refused_is_not_shown_with_its_secrets(
     ("proxy", "error"),
     [("nope", "proxy is not a URL: nope"), ("http://us:canary\uff20h/", "proxy is not a URL: REDACTED")],
 )
-async def test_a_proxy_that_is_no_url_is_named(
+async def test_a_proxy_that_is_not_a_url_is_named_in_the_error(
     proxy: str, error: str, server: FaultServer, session: aiohttp.ClientSession
 ) -> None:
     with pytest.raises(otel_connector.InvalidURL, match=f"^{error}"):
@@ -241,7 +245,7 @@ async def test_a_proxy_that_is_no_url_is_named(
         ({"decode": None}, "decode"),
     ],
 )
-async def test_the_bad_option_is_named(
+async def test_a_bad_option_is_named_in_the_error(
     options: dict[str, Any], name: str, server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     server.script("/x", ok)
@@ -263,13 +267,13 @@ async def test_an_asynchronous_decoder_is_refused(
     assert not log.only().success
 
 
-def test_a_wait_that_no_clock_can_count_is_refused() -> None:
+def test_a_backoff_too_large_for_a_float_is_refused() -> None:
     with pytest.raises(ValueError, match="backoff"):
         RetryPolicy(backoff=10**400)
 
 
 @pytest.mark.parametrize("url", ["nope", "http://127.0.0.1:1/"])
-async def test_errors_hold_no_cycles(url: str, session: aiohttp.ClientSession) -> None:
+async def test_errors_are_freed_without_the_garbage_collector(url: str, session: aiohttp.ClientSession) -> None:
     subject = AsyncConnector(None, n_tries=2, clock=FakeClock())
     gc.collect()
     gc.disable()
@@ -284,7 +288,9 @@ async def test_errors_hold_no_cycles(url: str, session: aiohttp.ClientSession) -
         gc.enable()
 
 
-async def test_what_looks_at_its_arguments_may_raise_anything(session: aiohttp.ClientSession, log: Log) -> None:
+async def test_a_call_whose_arguments_raise_when_they_are_read_is_logged(
+    session: aiohttp.ClientSession, log: Log
+) -> None:
     class Hostile(dict[str, str]):
         def keys(self) -> Any:
             raise RuntimeError("no")
@@ -305,7 +311,7 @@ async def test_what_looks_at_its_arguments_may_raise_anything(session: aiohttp.C
     assert [record.url for record in log.records()] == ["http://127.0.0.1:1/", "http://127.0.0.1:2/"]
 
 
-async def test_a_reason_phrase_is_harmless_in_the_exception_too(
+async def test_control_characters_of_a_reason_phrase_are_not_in_the_exception(
     server: FaultServer, session: aiohttp.ClientSession
 ) -> None:
     async def play(connection: Any) -> None:
@@ -319,7 +325,9 @@ async def test_a_reason_phrase_is_harmless_in_the_exception_too(
 
 
 @pytest.mark.parametrize("status", ["000", "099", "101"])
-async def test_a_status_that_is_no_answer(status: str, server: FaultServer, session: aiohttp.ClientSession) -> None:
+async def test_a_status_that_is_not_a_final_response_is_malformed(
+    status: str, server: FaultServer, session: aiohttp.ClientSession
+) -> None:
     async def play(connection: Any) -> None:
         await connection.send(f"HTTP/1.1 {status} Odd\r\nContent-Length: 2\r\n\r\n{{}}".encode())
 
@@ -328,7 +336,7 @@ async def test_a_status_that_is_no_answer(status: str, server: FaultServer, sess
         await AsyncConnector(None, n_tries=1, timeout=5).get(session, server.url("/x"), "P")
 
 
-async def test_an_errors_unfinished_body_does_not_hold_the_call(
+async def test_an_error_response_with_an_unfinished_body_does_not_delay_the_call(
     server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     async def play(connection: Any) -> None:
@@ -342,14 +350,16 @@ async def test_an_errors_unfinished_body_does_not_hold_the_call(
     assert log.only().response_size == 5
 
 
-async def test_a_coding_that_nothing_decodes(server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+async def test_a_corrupt_gzip_body_raises_decode_failed(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
     body = gzip.compress(b"{}")[:-12] + b"garbage"
     server.script("/x", respond(body=body, headers=[("Content-Encoding", "gzip")]))
     with pytest.raises(otel_connector.DecodeFailed):
         await AsyncConnector(log.path, n_tries=1).get(session, server.url("/x"), "P")
 
 
-async def test_a_redirect_to_nowhere_is_in_the_row(
+async def test_a_redirect_to_an_unreachable_host_is_in_the_row(
     server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     server.script("/x", redirect("http://127.0.0.1:1/there"))
@@ -359,14 +369,14 @@ async def test_a_redirect_to_nowhere_is_in_the_row(
     assert log.only().response_code == 302
 
 
-def test_a_log_that_was_closed_says_that_rows_are_lost(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_written_to_a_closed_log_are_reported_as_lost(log: Log, caplog: pytest.LogCaptureFixture) -> None:
     exporter = CSVSpanExporter(Path(log.path))
     exporter.shutdown()
     exporter._rows.write([b"row\n"])
     assert "the rows are lost" in caplog.text
 
 
-async def test_a_broken_coding_that_comes_with_the_head(
+async def test_a_truncated_deflate_body_that_arrives_with_the_headers_is_detected(
     server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     body = zlib.compress(bytes(range(256)) * 4)[:-40]
@@ -380,7 +390,7 @@ async def test_a_broken_coding_that_comes_with_the_head(
         await AsyncConnector(log.path, n_tries=1, timeout=5).get(session, server.url("/x"), "P")
 
 
-def test_a_hook_that_nobody_would_await_is_refused() -> None:
+def test_an_asynchronous_on_retry_hook_is_refused() -> None:
     async def hook(attempt: Attempt) -> None:
         del attempt
 
@@ -389,7 +399,7 @@ def test_a_hook_that_nobody_would_await_is_refused() -> None:
 
 
 @pytest.mark.parametrize("budget", [None, RetryBudget(capacity=28)])
-async def test_a_retry_that_is_not_made_is_not_paid_for(
+async def test_a_call_cancelled_during_the_backoff_costs_no_tokens(
     budget: RetryBudget | None, server: FaultServer, session: aiohttp.ClientSession
 ) -> None:
     server.script("/x", 500)
@@ -399,6 +409,6 @@ async def test_a_retry_that_is_not_made_is_not_paid_for(
             raise asyncio.CancelledError
 
     subject = AsyncConnector(None, retry_budget=budget, clock=Cancelling())
-    for _ in range(5):  # each would cost 14
+    for _ in range(5):  # each retry would cost 14 tokens
         with pytest.raises(asyncio.CancelledError):
             await subject.get(session, server.url("/x"), "P")

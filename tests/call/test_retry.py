@@ -1,4 +1,4 @@
-"""What is tried again and after which wait; nothing here sleeps or asks the time."""
+"""Which failures are retried and after what wait; the tested functions neither sleep nor read the clock."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def decide(error: Exception, attempt: int = 1, n_tries: int = 10, chance: float 
     ],
     ids=str,
 )
-def test_retried_until_the_last_attempt(error: Exception, reason: str) -> None:
+def test_transient_failures_are_retried_until_the_last_attempt(error: Exception, reason: str) -> None:
     assert [decide(error, attempt, 3).reason for attempt in (1, 2, 3, 4)] == [reason] * 4
     assert [decide(error, attempt, 3).wait for attempt in (1, 2, 3, 4)] == [0.25, 0.5, None, None]
     assert decide(error, 1, 1).wait is None
@@ -59,16 +59,16 @@ def test_retried_until_the_last_attempt(error: Exception, reason: str) -> None:
     ],
     ids=lambda error: f"{type(error).__name__}-{error}",
 )
-def test_never_retried(error: Exception) -> None:
+def test_other_failures_are_never_retried(error: Exception) -> None:
     assert decide(error) == Decision(reason=type(error).__name__, wait=None)
 
 
-def test_own_statuses_replace_the_default_ones() -> None:
+def test_custom_statuses_replace_the_default_ones() -> None:
     assert decide(status_error(404), statuses={404}) == Decision(reason="status_404", wait=0.25)
     assert decide(status_error(503), statuses=()).wait is None
 
 
-def test_waits_double_up_to_the_cap_and_chance_takes_its_share() -> None:
+def test_waits_double_up_to_the_cap_and_are_scaled_by_the_random_number() -> None:
     waits = [decide(ConnectFailed("x"), attempt, 10**9, 1.0).wait for attempt in (1, 2, 3, 4, 5, 6, 7, 8, 2_000, 10**8)]
     assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30]
     assert decide(ConnectFailed("x"), 3, chance=0.25).wait == 0.5
@@ -108,7 +108,7 @@ SECONDS = st.floats(0, allow_infinity=False)
     chance=st.floats(0, 1, exclude_max=True),
 )
 @example(backoff=1e308, cap=1e308, asked_cap=0, error=ConnectFailed("x"), attempt=10**6, further=1, chance=0.99)
-def test_a_wait_is_never_negative_nor_above_its_cap_and_the_last_attempt_is_the_last(
+def test_a_wait_is_between_zero_and_its_cap_and_the_last_attempt_has_none(
     *, backoff: float, cap: float, asked_cap: float, error: Exception, attempt: int, further: int, chance: float
 ) -> None:
     limits = {"backoff": backoff, "backoff_cap": cap, "retry_after_cap": asked_cap}
@@ -128,12 +128,12 @@ def test_a_wait_is_never_negative_nor_above_its_cap_and_the_last_attempt_is_the_
         *[("statuses", [value], ValueError) for value in (399, 600, 200, -503)],
     ],
 )
-def test_a_policy_that_cannot_work_is_refused_by_name(field: str, value: object, kind: type[Exception]) -> None:
+def test_an_invalid_field_of_a_policy_is_named_in_the_error(field: str, value: object, kind: type[Exception]) -> None:
     with pytest.raises(kind, match=f"^{field} must be"):
         RetryPolicy(**{field: value})  # type: ignore[arg-type]
 
 
-def test_a_policy_is_a_value() -> None:
+def test_policies_are_comparable_hashable_and_immutable() -> None:
     assert RetryPolicy(statuses=[503]) == RetryPolicy(statuses=frozenset({503}))  # type: ignore[arg-type]
     assert hash(POLICY) == hash(RetryPolicy(backoff=0.5))
     with pytest.raises(AttributeError):
@@ -154,7 +154,9 @@ def timezone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     "value", ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
 )
 @pytest.mark.parametrize(("early", "wait"), [(30.0, 30.0), (0.25, 0.25), (0.0, 0.0), (-1.0, 0.0), (-1e9, 0.0)])
-def test_the_three_http_dates_mean_the_same_in_every_time_zone(value: str, early: float, wait: float) -> None:
+def test_the_three_http_date_formats_are_parsed_as_gmt_in_every_time_zone(
+    value: str, early: float, wait: float
+) -> None:
     assert parse_retry_after(value, NOW - early) == wait
 
 
@@ -180,15 +182,15 @@ def test_the_three_http_dates_mean_the_same_in_every_time_zone(value: str, early
         ("Sun, 06 Nov 1994 08:49:37 +99999999", None),
         ("Fri, 31 Dec 9999 23:59:59 GMT", 253_402_300_799.0 - NOW),
         ("Wed, 01 Jan 1000 00:00:00 +2359", 0.0),
-        ("Sun, 06 Nov 1994 08:49:60 GMT", 22.0),  # RFC 9110, section 5.6.7: with room for a leap second
+        ("Sun, 06 Nov 1994 08:49:60 GMT", 22.0),  # RFC 9110, section 5.6.7 allows a leap second
         ("Sunday, 06-Nov-94 08:49:60 GMT", 22.0),
         ("Sun, 06 Nov 1994 08:49:61 GMT", None),
-        ("Friday, 06-Nov-43 08:49:37 GMT", 17_897 * 86_400.0),  # 2043: in 49 years
-        ("Tuesday, 06-Nov-45 08:49:37 GMT", 0.0),  # 1945: in 51 it would be too far
+        ("Friday, 06-Nov-43 08:49:37 GMT", 17_897 * 86_400.0),  # 2043: 49 years ahead
+        ("Tuesday, 06-Nov-45 08:49:37 GMT", 0.0),  # 1945: 2045 would be more than 50 years ahead
         ("Tuesday, 29-Feb-95 08:49:37 GMT", None),
     ],
 )
-def test_retry_after(value: str, seconds: float | None) -> None:
+def test_retry_after_is_parsed_to_seconds_or_none(value: str, seconds: float | None) -> None:
     assert parse_retry_after(value, NOW) == (None if seconds is None else pytest.approx(seconds))
 
 
@@ -216,13 +218,13 @@ WORDS = [
     | st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join)
     | st.lists(st.sampled_from(WORDS), max_size=9).map("".join)
 )
-def test_no_header_raises_or_asks_for_less_than_nothing(value: str) -> None:
+def test_parsing_a_header_never_raises_or_returns_a_negative_number(value: str) -> None:
     seconds = parse_retry_after(value, NOW)
     assert seconds is None or seconds >= 0
     assert re.fullmatch("[0-9]+", value) is None or seconds == float(value)
 
 
-async def test_the_system_clock_is_a_clock() -> None:
+async def test_the_system_clock_implements_the_clock_protocol() -> None:
     clock: Clock = SystemClock()
     before = clock.monotonic_ns()
     await clock.sleep(0)

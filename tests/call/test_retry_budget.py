@@ -1,4 +1,4 @@
-"""The retry budget: a bucket of tokens for each host, off by default."""
+"""The retry budget: one token bucket for each host; off by default."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ def test_the_defaults_are_those_of_botocore() -> None:
 
 
 @pytest.mark.parametrize(("code", "retries"), [(500, 35), (429, 100)])
-def test_a_full_bucket_lasts_for(code: int, retries: int) -> None:
+def test_a_full_bucket_allows_35_retries_of_errors_or_100_of_throttling(code: int, retries: int) -> None:
     buckets = Buckets(RetryBudget())
     for _ in range(retries):
         assert buckets.take("h:1", status(code)) is not None
     assert buckets.take("h:1", status(code)) is None
-    assert buckets.take("other:1", status(code)) is not None, "each host has its own"
+    assert buckets.take("other:1", status(code)) is not None, "each host has its own bucket"
 
 
-def test_a_success_puts_back_what_its_last_retry_took_or_the_refund() -> None:
+def test_a_success_returns_the_cost_of_its_last_retry_or_the_refund() -> None:
     buckets = Buckets(RetryBudget(capacity=30, retry_cost=14, throttling_cost=5, refund=2))
     first, second = buckets.take("h:1", status(500)), buckets.take("h:1", status(500))
     assert (first, second, buckets.take("h:1", status(500))) == (14, 14, None)
     buckets.put_back("h:1", second)
     assert buckets.take("h:1", status(500)) == 14
     buckets.put_back("h:1", None)
-    assert buckets.take("h:1", status(429)) is None, "4 left, 5 wanted"
+    assert buckets.take("h:1", status(429)) is None, "4 tokens are left, and the retry costs 5"
     buckets.put_back("h:1", None)
     assert buckets.take("h:1", status(429)) == 5
 
@@ -81,7 +81,7 @@ def test_full_buckets_take_no_memory() -> None:
     ),
     events=st.lists(st.sampled_from([*FAILURES, None, "after a retry"]), max_size=60),
 )
-def test_never_more_than_the_bucket_holds(budget: RetryBudget, events: list[Any]) -> None:
+def test_the_tokens_spent_never_exceed_the_capacity(budget: RetryBudget, events: list[Any]) -> None:
     buckets, paid = Buckets(budget), None
     for event in events:
         if isinstance(event, Exception):
@@ -92,7 +92,7 @@ def test_never_more_than_the_bucket_holds(budget: RetryBudget, events: list[Any]
         assert 0 <= buckets._spent.get("h", 0) <= budget.capacity
 
 
-def test_hosts_that_never_recover_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_hosts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_retry, "_HOST_LIMIT", 3)
     buckets = Buckets(RetryBudget())
     for number in range(10):
@@ -101,7 +101,7 @@ def test_hosts_that_never_recover_do_not_add_up(monkeypatch: pytest.MonkeyPatch)
 
 
 class FailsEverySecondTime:
-    """A limiter."""
+    """A limiter that raises at every second entry."""
 
     entered = 0
 
@@ -114,7 +114,7 @@ class FailsEverySecondTime:
         pass
 
 
-async def test_a_retry_that_is_not_made_costs_nothing(
+async def test_a_retry_that_the_rate_limiter_prevents_costs_no_tokens(
     server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
     server.script("/x", 500)
@@ -126,7 +126,7 @@ async def test_a_retry_that_is_not_made_costs_nothing(
     assert len(server.requests) == 4
 
 
-async def test_an_empty_bucket_fails_the_call_at_once_and_says_so(
+async def test_an_empty_bucket_fails_the_call_immediately_with_its_own_error(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK, clock: FakeClock
 ) -> None:
     server.script("/x", 500)
@@ -151,11 +151,13 @@ async def test_an_empty_bucket_fails_the_call_at_once_and_says_so(
 
     with pytest.raises(RetryBudgetExhausted) as caught:
         await subject.get(session, server.url("/x"), "P")
-    assert caught.value.attempts == 1, "the next call gets its first attempt, and no other"
+    assert caught.value.attempts == 1, "the next call makes its first attempt, but no retry"
     assert await subject.get(session, server.url("/x"), "P", default=None) is None
 
 
-async def test_successes_fill_it_again(server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock) -> None:
+async def test_successes_refill_the_bucket(
+    server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
     budget = RetryBudget(capacity=2, retry_cost=2, throttling_cost=1)
     subject = AsyncConnector(None, retry_budget=budget, clock=clock)
     server.script("/x", [500, truncated(), ok, ok, 500, ok, 500, ok])
@@ -164,12 +166,12 @@ async def test_successes_fill_it_again(server: FaultServer, session: aiohttp.Cli
         await subject.get(session, url, "P")
     for _ in range(2):
         assert await subject.get(session, url, "P") == {"ok": True}
-    for _ in range(2):  # a success after a retry puts back what the retry had cost
+    for _ in range(2):  # a success after a retry returns the tokens that the retry cost
         assert await subject.get(session, url, "P") == {"ok": True}
     assert server.statuses("/x") == [500, 200, 200, 200, 500, 200, 500, 200]
 
 
-async def test_one_host_does_not_spend_anothers(
+async def test_each_host_has_its_own_bucket(
     server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
     subject = AsyncConnector(None, retry_budget=RetryBudget(capacity=14), clock=clock)
@@ -181,7 +183,7 @@ async def test_one_host_does_not_spend_anothers(
         assert await subject.get(session, other.url("/x"), "P") == {"ok": True}
 
 
-async def test_what_would_not_be_retried_costs_nothing(
+async def test_failures_that_are_not_retried_cost_no_tokens(
     server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
     subject = AsyncConnector(None, n_tries=1, retry_budget=RetryBudget(capacity=14), clock=clock)
@@ -192,7 +194,9 @@ async def test_what_would_not_be_retried_costs_nothing(
     assert subject._terms.buckets._spent == {}
 
 
-async def test_off_by_default(server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock) -> None:
+async def test_without_a_budget_all_retries_are_made(
+    server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
     server.script("/x", 500)
     with pytest.raises(HTTPStatusError) as caught:
         await AsyncConnector(None, n_tries=60, clock=clock).get(session, server.url("/x"), "P")
@@ -207,13 +211,13 @@ FIELDS = ("capacity", "retry_cost", "throttling_cost", "refund")
     ("value", "kind"),
     [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError), ("1", TypeError), (None, TypeError)],
 )
-def test_a_budget_that_cannot_work_is_refused_by_name(field: str, value: object, kind: type[Exception]) -> None:
+def test_an_invalid_field_of_a_budget_is_named_in_the_error(field: str, value: object, kind: type[Exception]) -> None:
     with pytest.raises(kind, match=f"^{field} must be"):
         RetryBudget(**{field: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("field", FIELDS[1:])
-def test_nothing_may_cost_more_than_the_bucket_holds(field: str) -> None:
+def test_no_cost_may_exceed_the_capacity(field: str) -> None:
     with pytest.raises(ValueError, match=f"^capacity must be at least {field}, 501, not 500"):
         RetryBudget(**{field: 501})
     small = RetryBudget(capacity=501, **{field: 501})

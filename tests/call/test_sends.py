@@ -1,4 +1,4 @@
-"""The truth about sends: what aiohttp sends by itself is counted, and what must not reach another origin does not."""
+"""Requests of a call: resends by aiohttp itself are counted, and trace context is not sent to other origins."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESENDS = "http.request.resend_count"
 
 @pytest.fixture
 def other() -> Iterator[FaultServer]:
-    """Another origin: the same host, another port."""
+    """A server of another origin: the same host, another port."""
     with FaultServer() as server:
         yield server
 
@@ -32,10 +32,10 @@ def connector(sdk: SDK | None = None, log: Log | None = None, **options: Any) ->
 
 
 @pytest.mark.parametrize("broken", [reset, disconnect], ids=str)
-async def test_a_resend_of_aiohttps_own_is_counted(
+async def test_a_resend_by_aiohttp_itself_is_counted(
     broken: Any, server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
-    """A kept connection that turns out to be dead: aiohttp sends the GET again and tells nobody."""
+    """If a reused connection was closed by the server, aiohttp sends the GET again without reporting it."""
     server.script("/x", [ok, broken, ok])
     seen = list[Attempt]()
     subject = connector(sdk, log, on_retry=seen.append)
@@ -43,9 +43,9 @@ async def test_a_resend_of_aiohttps_own_is_counted(
         assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
     first, second = sdk.spans.get_finished_spans()
     assert [dict(span.attributes or {}).get(RESENDS) for span in (first, second)] == [None, 1]
-    assert [request.connection for request in server.requests][:2] == [1, 1], "it was a kept connection"
+    assert [request.connection for request in server.requests][:2] == [1, 1], "the connection was reused"
     assert len(server.requests) == 3
-    assert (second.events, seen) == ((), []), "no attempt of ours failed"
+    assert (second.events, seen) == ((), []), "no attempt of the connector failed"
     assert [record.success for record in log.records()] == [True, True]
 
 
@@ -64,18 +64,18 @@ async def test_a_resend_of_aiohttps_own_is_counted(
     ],
     ids=str,
 )
-async def test_attempts_and_resend_count_are_what_the_server_received(
+async def test_attempts_and_resend_count_match_the_requests_that_the_server_received(
     steps: list[Any], server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
 ) -> None:
     server.script("/x", steps)
     try:
         await connector(sdk).get(session, server.url("/x"), "P")
     except ConnectorError as error:
-        assert error.attempts == len(server.requests)  # noqa: PT017 - some of them succeed
+        assert error.attempts == len(server.requests)  # noqa: PT017 - some of the calls succeed
     assert sdk.span().attributes.get(RESENDS, 0) == len(server.requests) - 1
 
 
-async def test_the_numbers_of_attempts_count_aiohttps_own(
+async def test_attempt_numbers_include_the_resends_by_aiohttp(
     server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
     server.script("/x", reset)
@@ -86,7 +86,7 @@ async def test_the_numbers_of_attempts_count_aiohttps_own(
     assert caught.value.attempts == len(server.requests) == 6
 
 
-async def test_redirects_are_sends_but_no_attempts(
+async def test_redirects_count_as_resends_but_not_as_attempts(
     server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     server.script("/x", redirect("/y"))
@@ -106,10 +106,10 @@ async def test_redirects_are_sends_but_no_attempts(
     assert caught.value.attempts == 1
 
 
-async def test_what_is_ours_stays_with_the_origin(
+async def test_trace_context_and_baggage_are_sent_to_the_first_origin_only(
     server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, sdk: SDK
 ) -> None:
-    """Away and back again: trace context and baggage are there only where the call was meant to go."""
+    """After a redirect to another origin and back, only requests to the first carry trace context and baggage."""
     server.script("/x", redirect("/y"))
     server.script("/y", redirect(other.url("/there")))
     other.script("/there", redirect(server.url("/back")))
@@ -126,13 +126,13 @@ async def test_what_is_ours_stays_with_the_origin(
         "/x": set(names),
         "/y": set(names),
         "/back": {"traceparent", "baggage", "X-Mine"},
-    }, "aiohttp does not give the credentials back, and need not"
+    }, "aiohttp drops Authorization at the redirect to another origin and does not restore it"
     assert [{name for name in names if name in request.headers} for request in other.requests] == [{"X-Mine"}]
     ids = {request.headers["traceparent"][:-3] for request in server.requests}
     assert ids == {f"00-{sdk.span().context.trace_id:032x}-{sdk.span().context.span_id:016x}"}
 
 
-async def test_a_callers_own_header_of_that_name_does_not_cross_either(
+async def test_a_traceparent_header_of_the_caller_is_not_sent_to_another_origin(
     server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, sdk: SDK
 ) -> None:
     server.script("/x", redirect(other.url("/there")))
@@ -143,7 +143,7 @@ async def test_a_callers_own_header_of_that_name_does_not_cross_either(
     assert "traceparent" not in other.requests[0].headers
 
 
-async def test_a_resend_at_the_other_origin_carries_nothing_either(
+async def test_a_resend_to_another_origin_carries_no_trace_context(
     server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, sdk: SDK
 ) -> None:
     server.script("/x", redirect(other.url("/there")))
@@ -153,7 +153,7 @@ async def test_a_resend_at_the_other_origin_carries_nothing_either(
     assert not any("traceparent" in request.headers for request in other.requests)
 
 
-async def test_every_attempt_starts_again_at_the_origin(
+async def test_every_attempt_sends_the_trace_context_to_the_first_origin(
     server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, sdk: SDK
 ) -> None:
     server.script("/x", redirect(other.url("/there")))
@@ -164,7 +164,7 @@ async def test_every_attempt_starts_again_at_the_origin(
 
 
 class Stamp:
-    """A client middleware that counts what passes it and leaves its mark."""
+    """A client middleware that counts the requests and sets a header."""
 
     def __init__(self, name: str) -> None:
         self.name, self.passed = name, 0
@@ -177,7 +177,7 @@ class Stamp:
         return await handler(request)
 
 
-async def test_the_sessions_own_middlewares_run(server: FaultServer, sdk: SDK) -> None:
+async def test_the_middlewares_of_the_session_run_in_every_attempt(server: FaultServer, sdk: SDK) -> None:
     server.script("/x", [503, ok])
     first, second = Stamp("session"), Stamp("session 2")
     async with aiohttp.ClientSession(middlewares=(first, second)) as session:
@@ -187,7 +187,7 @@ async def test_the_sessions_own_middlewares_run(server: FaultServer, sdk: SDK) -
     assert sdk.span().attributes[RESENDS] == 1
 
 
-async def test_a_session_class_with_a_get_of_its_own_is_asked_for_it(server: FaultServer, sdk: SDK) -> None:
+async def test_the_get_method_of_a_session_subclass_is_used(server: FaultServer, sdk: SDK) -> None:
     with pytest.warns(DeprecationWarning, match="Inheritance class"):
 
         class Signing(aiohttp.ClientSession):
@@ -201,20 +201,22 @@ async def test_a_session_class_with_a_get_of_its_own_is_asked_for_it(server: Fau
     assert [request.headers["X-Signed"] for request in server.requests] == ["/x"] * 2
 
 
-async def test_a_get_that_is_put_on_a_session_is_asked(server: FaultServer, session: aiohttp.ClientSession) -> None:
+async def test_a_get_method_set_on_a_session_object_is_used(
+    server: FaultServer, session: aiohttp.ClientSession
+) -> None:
     server.script("/x", ok)
-    asked = list[str]()
+    urls = list[str]()
 
     def get(url: Any, **options: Any) -> Any:
-        asked.append(str(url))
+        urls.append(str(url))
         return aiohttp.ClientSession.get(session, url, **options)
 
-    vars(session)["get"] = get  # as mock does; set by its name, aiohttp would warn
+    vars(session)["get"] = get  # as unittest.mock does; aiohttp warns if the attribute is assigned
     assert await connector().get(session, server.url("/x"), "P") == {"ok": True}
-    assert asked == [server.url("/x")]
+    assert urls == [server.url("/x")]
 
 
-async def test_a_proxy_of_a_session_is_as_good(server: FaultServer, session: aiohttp.ClientSession) -> None:
+async def test_a_proxy_object_of_a_session_is_accepted(server: FaultServer, session: aiohttp.ClientSession) -> None:
     class Proxy:
         __class__ = aiohttp.ClientSession  # type: ignore[assignment]
 
@@ -230,11 +232,11 @@ RECORDED_BEFORE = """
 import asyncio, sys
 import aiohttp
 
-asked = []
+urls = []
 real = aiohttp.ClientSession.get
 
 def recording(self, url, **options):
-    asked.append(str(url))
+    urls.append(str(url))
     return real(self, url, **options)
 
 aiohttp.ClientSession.get = recording
@@ -243,19 +245,19 @@ from otel_connector import AsyncConnector
 async def main():
     async with aiohttp.ClientSession() as session:
         await AsyncConnector(None).get(session, sys.argv[1], "P")
-    print(len(asked))
+    print(len(urls))
 
 asyncio.run(main())
 """
 
 
-def test_a_get_that_was_replaced_before_the_import_is_asked(server: FaultServer) -> None:
+def test_a_get_method_patched_before_the_import_is_used(server: FaultServer) -> None:
     server.script("/x", ok)
     command = [sys.executable, "-c", RECORDED_BEFORE, server.url("/x")]
     assert processes.run(command, capture_output=True, text=True, check=True).stdout == "1\n"
 
 
-async def test_a_calls_own_middlewares_take_the_place_of_the_sessions(server: FaultServer, sdk: SDK) -> None:
+async def test_the_middlewares_of_a_call_replace_those_of_the_session(server: FaultServer, sdk: SDK) -> None:
     server.script("/x", [reset, ok])
     of_session, of_call = Stamp("session"), Stamp("call")
     async with aiohttp.ClientSession(middlewares=(of_session,)) as session:
@@ -265,8 +267,8 @@ async def test_a_calls_own_middlewares_take_the_place_of_the_sessions(server: Fa
     assert ["X-Stamp" in request.headers for request in server.requests] == [True, True, False]
 
 
-async def test_what_a_middleware_sends_again_is_counted(server: FaultServer, log: Log, sdk: SDK) -> None:
-    async def until_it_is_well(
+async def test_resends_by_a_middleware_are_counted(server: FaultServer, log: Log, sdk: SDK) -> None:
+    async def resend_until_200(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
         while (response := await handler(request)).status != 200:
@@ -274,7 +276,7 @@ async def test_what_a_middleware_sends_again_is_counted(server: FaultServer, log
         return response
 
     server.script("/x", [503, 401, ok])
-    async with aiohttp.ClientSession(middlewares=(until_it_is_well,)) as session:
+    async with aiohttp.ClientSession(middlewares=(resend_until_200,)) as session:
         assert await connector(sdk, log).get(session, server.url("/x"), "P") == {"ok": True}
     assert sdk.span().attributes[RESENDS] == len(server.requests) - 1 == 2
     assert log.only().redirect_url == ""

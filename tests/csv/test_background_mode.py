@@ -1,4 +1,7 @@
-"""The thread that writes rows: what it queues, what a hung disk moves, how it ends; and what a fork leaves of it."""
+"""Tests of ``mode="background"``: the queue, the writer thread, hanging disks, forks and signals.
+
+Also tests the validation of the arguments of `CSVSpanExporter`.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,8 @@ def row(number: int) -> bytes:
     return f"{number:018},\n".encode()
 
 
-class Disk:
-    """A place for rows that hangs until it is told not to."""
+class HangingDisk:
+    """Stores rows in a list. Every write hangs until `open` is set."""
 
     def __init__(self) -> None:
         self.rows: list[bytes] = []
@@ -58,31 +61,31 @@ class Disk:
 
 
 @pytest.fixture
-def disk() -> Iterator[Disk]:
-    disk = Disk()
+def disk() -> Iterator[HangingDisk]:
+    disk = HangingDisk()
     yield disk
     disk.open.set()
 
 
 @pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_waiting_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_background, "_IDLE", 0.0)
     monkeypatch.setattr(_background, "_GATHERING", 0.0)
 
 
-def rows_of(disk: Disk, limit: int = LIMIT) -> BackgroundRows:
+def rows_of(disk: HangingDisk, limit: int = LIMIT) -> BackgroundRows:
     return BackgroundRows(disk, limit, "logs.csv")
 
 
-def hanging(rows: BackgroundRows, disk: Disk) -> None:
-    """Have the thread hang in a first row."""
+def make_thread_hang(rows: BackgroundRows, disk: HangingDisk) -> None:
+    """Write a row and wait until the thread hangs in writing it."""
     assert rows.write([row(0)])
     assert disk.arrived.acquire(timeout=5)
 
 
-def test_a_disk_that_hangs_holds_up_nobody(disk: Disk) -> None:
+def test_write_does_not_wait_for_a_disk_that_hangs(disk: HangingDisk) -> None:
     rows = rows_of(disk)
-    hanging(rows, disk)
+    make_thread_hang(rows, disk)
     for number in range(1, 10):
         assert rows.write([row(number)])
         assert rows.counts() == (0, number + 1, 0)
@@ -94,9 +97,9 @@ def test_a_disk_that_hangs_holds_up_nobody(disk: Disk) -> None:
     assert rows.close()
 
 
-def test_the_queue_is_bounded_and_what_is_lost_is_counted(disk: Disk) -> None:
+def test_the_queue_is_bounded_and_rows_beyond_it_are_counted_as_lost(disk: HangingDisk) -> None:
     rows = rows_of(disk, limit=3 * len(row(0)))
-    hanging(rows, disk)
+    make_thread_hang(rows, disk)
     assert [rows.write([row(number)]) for number in range(1, 5)] == [True, True, False, False]
     assert rows.counts() == (0, 3, 2)
     disk.open.set()
@@ -106,12 +109,12 @@ def test_the_queue_is_bounded_and_what_is_lost_is_counted(disk: Disk) -> None:
     assert rows.counts() == (4, 0, 2)
 
 
-def test_closing_on_a_disk_that_hangs_gives_up(disk: Disk) -> None:
+def test_close_on_a_disk_that_hangs_returns_false_after_its_timeout(disk: HangingDisk) -> None:
     rows = rows_of(disk)
-    hanging(rows, disk)
+    make_thread_hang(rows, disk)
     rows.write([row(1)])
     assert not rows.close(0.0)
-    assert rows.counts() == (0, 1, 1), "one is in the disk's hands, one is lost"
+    assert rows.counts() == (0, 1, 1), "one row is still being written, one is lost"
     assert not rows.write([row(2)])
     assert rows.counts() == (0, 1, 2)
     disk.open.set()
@@ -122,8 +125,8 @@ def test_closing_on_a_disk_that_hangs_gives_up(disk: Disk) -> None:
     assert rows.close(5)
 
 
-@pytest.mark.usefixtures("at_once")
-def test_the_thread_ends_without_work_and_comes_back(disk: Disk) -> None:
+@pytest.mark.usefixtures("no_waiting_times")
+def test_the_idle_thread_ends_and_the_next_write_starts_a_new_one(disk: HangingDisk) -> None:
     disk.open.set()
     rows, before = rows_of(disk), set(threading.enumerate())
     for number in range(5):
@@ -133,7 +136,7 @@ def test_the_thread_ends_without_work_and_comes_back(disk: Disk) -> None:
     assert disk.rows == [row(number) for number in range(5)]
 
 
-def test_a_thread_that_waits_for_work_is_woken(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_wakes_the_idle_thread(disk: HangingDisk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_background, "_IDLE", 3_600.0)
     disk.open.set()
     rows = rows_of(disk)
@@ -144,8 +147,10 @@ def test_a_thread_that_waits_for_work_is_woken(disk: Disk, monkeypatch: pytest.M
     assert len(disk.rows) == 20
 
 
-def test_without_a_thread_the_end_writes(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a program that has begun to exit, where none can be started any more."""
+def test_rows_are_written_at_exit_when_no_thread_can_be_started(
+    disk: HangingDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No thread can be started in a program that is already exiting."""
 
     def refuse(_: object) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
@@ -161,9 +166,11 @@ def test_without_a_thread_the_end_writes(disk: Disk, monkeypatch: pytest.MonkeyP
     assert disk.rows == [row(0)]
 
 
-def test_what_cannot_be_finished_is_said(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_that_a_hanging_disk_does_not_take_in_time_are_logged_as_lost(
+    disk: HangingDisk, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = rows_of(disk)
-    hanging(rows, disk)
+    make_thread_hang(rows, disk)
     rows.finish(0.0)
     assert caplog.messages == ["logs.csv: the disk did not take 1 rows in time, which are lost now"]
     disk.open.set()
@@ -172,18 +179,18 @@ def test_what_cannot_be_finished_is_said(disk: Disk, caplog: pytest.LogCaptureFi
     assert len(caplog.messages) == 1
 
 
-def test_a_child_leaves_the_queue_to_its_parent(disk: Disk) -> None:
+def test_after_a_fork_the_child_does_not_own_the_parents_queue(disk: HangingDisk) -> None:
     rows = rows_of(disk)
-    hanging(rows, disk)
+    make_thread_hang(rows, disk)
     rows.write([row(1)])
-    _background._after_fork()  # as in a child: the thread and what it holds belong to the parent
+    _background._after_fork()  # runs in a child: the thread and its rows belong to the parent
     assert rows.counts() == (2, 0, 0)
     disk.open.set()
     assert rows.write([row(2)])
     assert rows.flush(5)
 
 
-def test_a_child_leaves_the_backlog_to_its_parent(tmp_path: Path) -> None:
+def test_after_a_fork_the_child_does_not_own_the_parents_backlog(tmp_path: Path) -> None:
     path = tmp_path / "logs.csv"
     writer = RowWriter(path, HEADER)
     assert writer.write([row(0)])
@@ -193,7 +200,7 @@ def test_a_child_leaves_the_backlog_to_its_parent(tmp_path: Path) -> None:
     os.close(full)
     assert not writer.write([row(1)])
     _csv_writer._after_fork()
-    _csv_writer._after_fork()  # as in a child's child
+    _csv_writer._after_fork()  # runs again in a child of the child
     assert writer.counts() == (2, 0, 0)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(parents)
@@ -204,7 +211,7 @@ def test_a_child_leaves_the_backlog_to_its_parent(tmp_path: Path) -> None:
     assert csv_exporter._by_path_lock is not lock
 
 
-def test_a_child_of_multiprocessing_finishes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_multiprocessing_child_registers_the_exit_function_once(monkeypatch: pytest.MonkeyPatch) -> None:
     registered: list[Any] = []
     monkeypatch.setattr(_before_exit, "_watched_pid", 0)
     monkeypatch.setattr(multiprocessing.util, "Finalize", lambda *arguments, **options: registered.append(arguments))
@@ -213,7 +220,7 @@ def test_a_child_of_multiprocessing_finishes(monkeypatch: pytest.MonkeyPatch) ->
     assert registered == [(None, _before_exit.finish)]
 
 
-def test_nobody_keeps_others_from_finishing() -> None:
+def test_an_exception_while_finishing_does_not_stop_the_other_writers() -> None:
     class Work:
         busy = False
         seconds = -1.0
@@ -229,8 +236,8 @@ def test_nobody_keeps_others_from_finishing() -> None:
     assert [work.seconds for work in works] == [0.0, 0.0]
 
 
-class Broken(Disk):
-    """Raises what nobody expects of a disk."""
+class FailingDisk(HangingDisk):
+    """Raises an unexpected exception in its first write."""
 
     def write(self, rows: Sequence[bytes]) -> bool:
         if not self.rows:
@@ -239,10 +246,10 @@ class Broken(Disk):
         return super().write(rows)
 
 
-def test_a_thread_that_dies_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_dies_is_replaced_by_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     died = threading.Event()
     monkeypatch.setattr(threading, "excepthook", lambda _: died.set())
-    disk = Broken()
+    disk = FailingDisk()
     disk.open.set()
     queue = BackgroundRows(disk, LIMIT, "logs.csv")
     queue.write([row(1)])
@@ -266,7 +273,7 @@ def usr1() -> Iterator[None]:
 
 @pytest.mark.usefixtures("usr1")
 @pytest.mark.parametrize("own", [True, False])
-def test_the_programs_own_handler_runs_afterwards(own: bool) -> None:
+def test_the_programs_own_signal_handler_runs_after_finish(own: bool) -> None:
     ran: list[str] = []
     handler: Callable[..., object] | signal.Handlers = (lambda *_: ran.append("own")) if own else signal.SIG_IGN
     signal.signal(signal.SIGUSR1, handler)
@@ -281,7 +288,7 @@ def test_the_programs_own_handler_runs_afterwards(own: bool) -> None:
 
 
 @pytest.mark.usefixtures("usr1")
-def test_a_signal_that_would_end_the_program_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_with_the_default_action_still_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     raised: list[tuple[int, object]] = []
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     finish_on([signal.SIGUSR1], lambda: True)
@@ -292,8 +299,8 @@ def test_a_signal_that_would_end_the_program_does(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("usr1")
-def test_a_signal_in_the_middle_of_a_write_comes_again_when_it_is_done(tmp_path: Path) -> None:
-    """The row is whole, and written once, before the handler runs that may end the program."""
+def test_a_signal_during_a_write_is_handled_again_after_the_write(tmp_path: Path) -> None:
+    """The row is complete and written once before the handler runs, which may end the program."""
     log, ran, counted = tmp_path / "logs.csv", list[str](), list[RowCounts]()
     writer = RowWriter(log, b"h\n")
 
@@ -310,7 +317,7 @@ def test_a_signal_in_the_middle_of_a_write_comes_again_when_it_is_done(tmp_path:
     _before_exit.finish_before_exit(writer)
 
     class Rows(list[bytes]):
-        def __getitem__(self, key: Any) -> Any:  # looked at in the middle of the write
+        def __getitem__(self, key: Any) -> Any:  # called in the middle of the write
             if not ran:
                 signal.raise_signal(signal.SIGUSR1)
                 writer.write([b"2\n"])
@@ -319,7 +326,7 @@ def test_a_signal_in_the_middle_of_a_write_comes_again_when_it_is_done(tmp_path:
                 counted.append(writer.counts())
             return super().__getitem__(key)
 
-    assert not writer.write(Rows([b"1\n"])), "one waits that came in between"
+    assert not writer.write(Rows([b"1\n"])), "the row from the signal handler still waits"
     while "own" not in ran:
         pass
     assert ran[0] == "interrupted"
@@ -340,21 +347,21 @@ def test_a_signal_in_the_middle_of_a_write_comes_again_when_it_is_done(tmp_path:
         ([signal.SIGKILL], ValueError, "signals: nobody can handle SIGKILL"),
     ],
 )
-def test_bad_signals_are_named(signals: object, kind: type[Exception], text: str) -> None:
+def test_invalid_signals_are_refused(signals: object, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):
         checked_signals(signals)
 
 
-def test_signals_are_for_the_main_thread() -> None:
+def test_signals_are_refused_outside_the_main_thread() -> None:
     errors: list[Exception] = []
 
-    def ask() -> None:
+    def check() -> None:
         try:
             checked_signals([signal.SIGTERM])
         except ValueError as error:
             errors.append(error)
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=check)
     thread.start()
     thread.join()
     assert "main thread" in str(errors[0])
@@ -368,7 +375,7 @@ def test_signals_are_for_the_main_thread() -> None:
     ("arguments", "kind", "text"),
     [
         (
-            {"path": type("OfBytes", (), {"__fspath__": lambda _: b"logs.csv"})()},
+            {"path": type("BytesPath", (), {"__fspath__": lambda _: b"logs.csv"})()},
             TypeError,
             "logfile must be .* of text",
         ),
@@ -388,7 +395,7 @@ def test_signals_are_for_the_main_thread() -> None:
         ({"permissions": 0o1600}, ValueError, "permissions must let the owner read and write"),
     ],
 )
-def test_a_bad_argument_is_named_and_no_file_is_made(
+def test_an_invalid_argument_is_refused_and_no_file_is_created(
     arguments: dict[str, Any], kind: type[Exception], text: str, tmp_path: Path
 ) -> None:
     with pytest.raises(kind, match=text):
@@ -396,7 +403,7 @@ def test_a_bad_argument_is_named_and_no_file_is_made(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_background_exporter_ends_with_its_time(tmp_path: Path) -> None:
+def test_force_flush_and_shutdown_of_an_idle_background_exporter(tmp_path: Path) -> None:
     exporter = CSVSpanExporter(tmp_path / "logs.csv", mode="background")
     assert exporter.force_flush(100)
     assert exporter.counts() == (0, 0, 0)

@@ -1,4 +1,7 @@
-"""What `check` says of a log, what `repair` takes off it, and that nothing is ever made worse."""
+"""Tests of `check`, `repair` and the command ``otel-connector check``.
+
+A file that is not a log, or that cannot be repaired, must stay unchanged.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ def torn_of(path: Path) -> Path:
 
 
 def rows_of(count: int) -> bytes:
-    """That many rows, all different in length."""
+    """Return rows of different lengths."""
     return b"".join(encode_row(BLANK._replace(project="x" * (number % 97))) for number in range(count))
 
 
@@ -63,7 +66,7 @@ def lines_of(report: Report) -> list[tuple[int, int, int]]:
     return [(each.line, each.offset, each.length) for each in report.damage]
 
 
-# What is whole
+# Undamaged logs
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,9 @@ def lines_of(report: Report) -> list[tuple[int, int, int]]:
     [(HEADER, 0), (LOG, 2), (HEADER + b"".join(map(encode_row, NASTY_RECORDS)), len(NASTY_RECORDS))],
     ids=["header only", "rows", "nasty rows"],
 )
-def test_a_whole_log(content: bytes, rows: int, path: Path) -> None:
+def test_an_undamaged_log_is_reported_as_whole_and_repair_changes_nothing(
+    content: bytes, rows: int, path: Path
+) -> None:
     path.write_bytes(content)
     size = len(content)
 
@@ -84,24 +89,24 @@ def test_a_whole_log(content: bytes, rows: int, path: Path) -> None:
     assert not torn_of(path).exists()
 
 
-def test_rows_across_blocks_and_how_far_it_is(path: Path) -> None:
+def test_rows_across_blocks_are_counted_and_the_progress_is_reported(path: Path) -> None:
     path.write_bytes(HEADER + rows_of(9_000))
-    size, told = path.stat().st_size, list[tuple[int, int]]()
+    size, reported = path.stat().st_size, list[tuple[int, int]]()
 
-    report = check(path, lambda *progress: told.append(progress))
+    report = check(path, lambda *progress: reported.append(progress))
 
     assert (report.whole, report.rows) == (True, 9_000)
-    assert told == [(min(done, size), size) for done in range(BLOCK, size + BLOCK, BLOCK)]
+    assert reported == [(min(done, size), size) for done in range(BLOCK, size + BLOCK, BLOCK)]
 
 
 @given(RECORDS)
-def test_what_the_format_writes_is_whole(record: CallRecord) -> None:
+def test_every_encoded_record_is_accepted_as_undamaged(record: CallRecord) -> None:
     assert _csv_check._what_is_wrong(encode_row(record)[:-1]) is None
 
 
 @given(st.data())
-def test_a_row_known_at_sight_is_one(data: st.DataObject) -> None:
-    """Bytes are changed, dropped and put in; what then still passes for plain passes the whole judgement."""
+def test_a_row_that_matches_the_fast_pattern_also_passes_the_full_check(data: st.DataObject) -> None:
+    """Random bytes are changed, removed and inserted before the check."""
     line = bytearray(encode_row(data.draw(RECORDS))[:-1])
     for _ in range(data.draw(st.integers(0, 3))):
         start = data.draw(st.integers(0, len(line)))
@@ -113,7 +118,7 @@ def test_a_row_known_at_sight_is_one(data: st.DataObject) -> None:
         assert _csv_check._what_is_wrong(bytes(line)) is None
 
 
-# What is damaged
+# Damaged logs
 
 
 CELLS = ROW[:-1].split(b",")
@@ -126,32 +131,32 @@ def with_cell(index: int, cell: bytes) -> bytes:
 BAD_LINES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "10 cells, this one has 0"),
     "text": (b"hello", "10 cells, this one has 1"),
-    "two rows": (TAIL + ROW[:-1], "10 cells, this one has"),
-    "glued in the first cell": (ROW[:20] + ROW[:-1], "call_id is no id"),
-    "torn in quotes": (QUOTED[:55] + ROW[:-1], "quotes"),
-    "a quote too many": (with_cell(1, b'"a"b"'), "quotes"),
+    "two rows on one line": (TAIL + ROW[:-1], "10 cells, this one has"),
+    "a row torn in its first cell, and another row": (ROW[:20] + ROW[:-1], "call_id is no id"),
+    "a row torn in quotes, and another row": (QUOTED[:55] + ROW[:-1], "quotes"),
+    "an extra quote": (with_cell(1, b'"a"b"'), "quotes"),
     "a carriage return": (ROW[:-1] + b"\r", "something changed it"),
-    "a carriage return inside": (with_cell(1, b"a\rb"), "line ends"),
-    "a control": (with_cell(1, b"a\x1bb"), "something changed it"),
+    "a carriage return in a cell": (with_cell(1, b"a\rb"), "line ends"),
+    "a control character": (with_cell(1, b"a\x1bb"), "something changed it"),
     "a formula": (with_cell(1, b"=1"), "something changed it"),
-    "no number": (with_cell(2, b"x"), "t is a number, not 'x'"),
-    "another number": (with_cell(3, b"0.5"), "something changed it"),
+    "text instead of a number": (with_cell(2, b"x"), "t is a number, not 'x'"),
+    "a number in another notation": (with_cell(3, b"0.5"), "something changed it"),
     "digits of another script": (with_cell(6, "\u0661".encode()), "something changed it"),
-    "no truth": (with_cell(8, b"TRUE"), "success is True or False"),
+    "not True or False": (with_cell(8, b"TRUE"), "success is True or False"),
     "latin-1": (with_cell(1, b"\xe9"), "not UTF-8 from its byte 50"),
-    "a hole": (bytes(4_096) + ROW[:-1], "NUL"),
+    "a hole before a row": (bytes(4_096) + ROW[:-1], "NUL"),
     "a header": (HEADER[:-1], "header"),
     "too long": (b"x" * (2**20 + 1), "longer than any row"),
     "much too long": (b"x" * (3 * 2**20), "longer than any row"),
-    "a hole too long": (bytes(3 * 2**20) + ROW[:-1], "NUL"),
-    "a hole at the end of too long": (b"x" * 2**20 + bytes(9), "NUL"),
+    "a hole that is too long": (bytes(3 * 2**20) + ROW[:-1], "NUL"),
+    "a line that is too long and ends in a hole": (b"x" * 2**20 + bytes(9), "NUL"),
     "a huge cell": (with_cell(1, b"x" * 200_000), "field larger than field limit"),
-    "a terminal's escapes": (b"\x1b[31m" * 9, "this one has 1"),
+    "terminal escape sequences": (b"\x1b[31m" * 9, "this one has 1"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_LINES)
-def test_a_damaged_line_is_shown_with_its_place(name: str, path: Path) -> None:
+def test_a_damaged_line_is_reported_with_its_line_number_offset_and_length(name: str, path: Path) -> None:
     line, what = BAD_LINES[name]
     path.write_bytes(LOG + line + b"\n" + ROW)
 
@@ -167,7 +172,7 @@ def test_a_damaged_line_is_shown_with_its_place(name: str, path: Path) -> None:
     assert report.unfinished is None
 
 
-def test_damage_is_listed_up_to_a_bound(path: Path) -> None:
+def test_the_first_20_damaged_lines_are_listed_and_the_rest_is_counted(path: Path) -> None:
     path.write_bytes(HEADER + b"bad\n" * 1_000 + ROW)
 
     report = check(path)
@@ -176,7 +181,7 @@ def test_damage_is_listed_up_to_a_bound(path: Path) -> None:
     assert (report.rows, report.more) == (1, 980)
 
 
-def test_a_missing_header_is_damage(path: Path) -> None:
+def test_a_missing_header_is_reported_as_damage_and_repair_refuses_the_file(path: Path) -> None:
     path.write_bytes(ROW + ROW)
 
     report = check(path)
@@ -192,9 +197,9 @@ def test_a_missing_header_is_damage(path: Path) -> None:
 @pytest.mark.parametrize(
     ("tail", "what"),
     [(TAIL, "no line end"), (b"\0" * 99, "NUL"), (b"x" * 3 * 2**20, "no line end"), (b"x" + bytes(3 * 2**20), "NUL")],
-    ids=["a row's beginning", "a hole", "too long", "a hole too long"],
+    ids=["start of a row", "a hole", "too long", "a hole that is too long"],
 )
-def test_an_unfinished_last_line(tail: bytes, what: str, path: Path) -> None:
+def test_an_unfinished_last_line_is_reported_and_repair_moves_it(tail: bytes, what: str, path: Path) -> None:
     path.write_bytes(LOG + tail)
 
     report = check(path)
@@ -213,8 +218,8 @@ def test_an_unfinished_last_line(tail: bytes, what: str, path: Path) -> None:
     )
 
 
-def test_nothing_is_raised_by_any_bytes(path: Path) -> None:
-    """Whatever happened to a log with its header: every line is a row or damage, and they add up."""
+def test_random_damage_raises_nothing_and_every_line_is_counted(path: Path) -> None:
+    """Every line after the header is counted either as a row or as damage."""
     dice = random.Random(4)
     for _ in range(300):
         content = bytearray(HEADER + rows_of(8) + QUOTED)
@@ -235,8 +240,8 @@ def test_nothing_is_raised_by_any_bytes(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def needs_at_most(limit: int) -> Iterator[None]:
-    """Fail if Python allocates more in the block."""
+def peak_memory_below(limit: int) -> Iterator[None]:
+    """Fail if Python allocates more than `limit` bytes in the block."""
     tracemalloc.start()
     try:
         yield
@@ -247,14 +252,14 @@ def needs_at_most(limit: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("end", [b"", b"\n" + ROW, ROW], ids=["to the end", "before a line", "inside a line"])
-def test_five_gigabytes_of_hole(end: bytes, path: Path) -> None:
+def test_a_log_with_a_hole_of_5_gigabytes_is_checked_with_little_memory(end: bytes, path: Path) -> None:
     path.write_bytes(LOG)
     with path.open("r+b") as file:
         file.truncate(5 * 2**30)
         file.seek(0, os.SEEK_END)
         file.write(end)
 
-    with needs_at_most(4 * 2**20):
+    with peak_memory_below(4 * 2**20):
         report = check(path)
 
     hole = report.damage[0] if end else report.unfinished
@@ -265,25 +270,25 @@ def test_five_gigabytes_of_hole(end: bytes, path: Path) -> None:
     assert report.rows == (3 if end == b"\n" + ROW else 2)
     assert report.size == path.stat().st_size
     if end:
-        assert repair(path) == 0  # what has a line end is never cut
+        assert repair(path) == 0  # a line with a line end is never cut
 
 
-def test_five_gigabytes_of_nothing(path: Path) -> None:
+def test_a_file_that_is_one_hole_of_5_gigabytes_is_refused_with_little_memory(path: Path) -> None:
     path.touch()
     os.truncate(path, 5 * 2**30)
 
-    with needs_at_most(4 * 2**20), pytest.raises(ValueError, match="not a log: it begins with NUL"):
+    with peak_memory_below(4 * 2**20), pytest.raises(ValueError, match="not a log: it begins with NUL"):
         check(path)
     with pytest.raises(ValueError, match="not a log: it begins with NUL"):
         repair(path)
     assert path.stat().st_size == 5 * 2**30
 
 
-def test_a_long_tail_is_moved_in_little_memory_and_its_holes_take_no_space(path: Path) -> None:
+def test_a_long_tail_is_moved_with_little_memory_and_stays_sparse(path: Path) -> None:
     path.write_bytes(LOG + TAIL)
     os.truncate(path, 64 * 2**20)
 
-    with needs_at_most(4 * 2**20):
+    with peak_memory_below(4 * 2**20):
         assert repair(path) == 64 * 2**20 - len(LOG)
 
     assert path.read_bytes() == LOG
@@ -295,7 +300,9 @@ def test_a_long_tail_is_moved_in_little_memory_and_its_holes_take_no_space(path:
 
 
 @pytest.mark.parametrize("hint", ["not there", "not supported"])
-def test_holes_are_read_where_nobody_knows_them(hint: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holes_are_read_as_nul_bytes_where_seek_data_is_not_supported(
+    hint: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path.write_bytes(LOG + bytes(2 * BLOCK) + b"\n" + ROW)
     os.truncate(path, 4 * BLOCK)
     expected = check(path)
@@ -308,8 +315,8 @@ def test_holes_are_read_where_nobody_knows_them(hint: str, path: Path, monkeypat
     assert (expected.rows, len(expected.damage)) == (3, 1)
 
 
-def test_a_row_that_is_being_written_is_waited_for(path: Path) -> None:
-    """Half of it is there at first; the rest, and what follows it, comes while the file is read."""
+def test_check_waits_for_a_row_that_is_being_written(path: Path) -> None:
+    """At first, half of the row is in the file. The rest and further rows are appended while the file is read."""
     content = HEADER + rows_of(3_000)
     path.write_bytes(content + ROW[:9])
 
@@ -325,7 +332,7 @@ def test_a_row_that_is_being_written_is_waited_for(path: Path) -> None:
     )
 
 
-def test_a_file_that_shrinks_is_no_trap(path: Path) -> None:
+def test_a_file_that_shrinks_during_the_check_is_reported_as_changed(path: Path) -> None:
     path.write_bytes(HEADER + rows_of(9_000))
 
     report = check(path, lambda done, _size: os.truncate(path, BLOCK + 10) if done == BLOCK else None)
@@ -335,9 +342,9 @@ def test_a_file_that_shrinks_is_no_trap(path: Path) -> None:
     assert report.unfinished is not None
 
 
-@pytest.mark.parametrize("log", range(5))  # not one for all: a check takes as long as the log is
-def test_a_log_that_is_written_meanwhile(log: int, path: Path) -> None:
-    """It is never damaged, and what its writer is at is never taken for a torn row."""
+@pytest.mark.parametrize("log", range(5))  # several short logs: the time of a check grows with the log
+def test_a_log_that_is_being_written_is_never_reported_as_damaged(log: int, path: Path) -> None:
+    """A row that is being written is not reported as unfinished, and repair does not move it."""
     writer, stop = RowWriter(path, HEADER), threading.Event()
 
     def write() -> None:
@@ -359,18 +366,21 @@ def test_a_log_that_is_written_meanwhile(log: int, path: Path) -> None:
     assert repair(path) == 0
 
 
-# What is no log
+# Files that are not logs
 
 
-STRANGERS: dict[str, tuple[bytes, str]] = {
+NOT_LOGS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "it is empty"),
-    "another tool's": (b"timestamp,elapsed,label\n1,2,3\n", "first line is 'timestamp,elapsed,label', not the header"),
-    "another version's": (HEADER[:-1] + b",more\n" + ROW, "not the header"),
-    "a line before": (b"\n" + LOG, "first line is '', not"),
+    "CSV of another tool": (
+        b"timestamp,elapsed,label\n1,2,3\n",
+        "first line is 'timestamp,elapsed,label', not the header",
+    ),
+    "header of another version": (HEADER[:-1] + b",more\n" + ROW, "not the header"),
+    "an empty line before the header": (b"\n" + LOG, "first line is '', not"),
     "a byte order mark": (b"\xef\xbb\xbf" + LOG, r"first line is '\\ufeffcall_id"),
-    "a spreadsheet's": (LOG.replace(b"\n", b"\r\n"), r"error\\r', not the header"),
+    "saved by a spreadsheet": (LOG.replace(b"\n", b"\r\n"), r"error\\r', not the header"),
     "binary": (b"\x7fELF\x02\x01\x01" + random.Random(4).randbytes(9_999), "first line is"),
-    "terminal escapes": (b"\x1b]0;owned\x07\n", r"first line is '\\x1b"),
+    "terminal escape sequences": (b"\x1b]0;owned\x07\n", r"first line is '\\x1b"),
     "one long line": (b"x" * 3 * 2**20, "first line is 'x"),
     "gzip": (gzip.compress(LOG), "compressed .gzip"),
     "bzip2": (bz2.compress(LOG), "compressed .bzip2"),
@@ -378,15 +388,15 @@ STRANGERS: dict[str, tuple[bytes, str]] = {
     "zstd": (b"\x28\xb5\x2f\xfd" + bytes(9), "compressed .zstd"),
     "zip": (b"PK\x03\x04" + LOG, "zip archive"),
     "NUL": (bytes(4_096) + ROW, "begins with NUL"),
-    "half a header": (HEADER[:20], "beginning of a header and no row"),
-    "a header without an end": (HEADER[:-1], "beginning of a header and no row"),
-    "half a row": (TAIL, "first line is '0af7"),
+    "an incomplete header": (HEADER[:20], "beginning of a header and no row"),
+    "a header without a line end": (HEADER[:-1], "beginning of a header and no row"),
+    "an incomplete row": (TAIL, "first line is '0af7"),
 }
 
 
-@pytest.mark.parametrize("name", STRANGERS)
-def test_what_is_no_log_is_named_and_never_touched(name: str, path: Path) -> None:
-    content, what = STRANGERS[name]
+@pytest.mark.parametrize("name", NOT_LOGS)
+def test_a_file_that_is_not_a_log_is_reported_and_never_changed(name: str, path: Path) -> None:
+    content, what = NOT_LOGS[name]
     path.write_bytes(content)
 
     for read in (check, repair):
@@ -415,9 +425,11 @@ def bind(path: Path) -> None:
     ],
     ids=["missing", "folder", "fifo", "socket", "loop", "device"],
 )
-def test_what_is_no_file_is_refused_at_once(make: Callable[[Path], None], number: int, path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused_immediately(
+    make: Callable[[Path], None], number: int, path: Path
+) -> None:
     folder = Path.cwd()
-    os.chdir(path.parent)  # a socket's name is short
+    os.chdir(path.parent)  # the path of a socket must be short
     try:
         make(Path(path.name))
     finally:
@@ -430,16 +442,16 @@ def test_what_is_no_file_is_refused_at_once(make: Callable[[Path], None], number
         repair(path)
 
 
-def test_a_name_that_cannot_be() -> None:
+def test_a_file_name_with_a_nul_or_a_surrogate_is_refused() -> None:
     for name in ("a\0b", "a\ud800"):
         with pytest.raises(OSError, match=r"null|surrogates"):
             check(name)
 
 
-# What repair does
+# Repair
 
 
-def test_tails_are_kept_a_line_each_and_private(path: Path) -> None:
+def test_repair_appends_each_tail_as_a_line_to_a_private_torn_file(path: Path) -> None:
     umask = os.umask(0)
     try:
         for tail in (TAIL, b"abc"):
@@ -454,7 +466,7 @@ def test_tails_are_kept_a_line_each_and_private(path: Path) -> None:
     assert check(path).torn == len(TAIL) + 4
 
 
-def test_the_writer_goes_on_behind_a_repaired_log(path: Path) -> None:
+def test_a_writer_appends_to_a_repaired_log(path: Path) -> None:
     path.write_bytes(LOG + TAIL)
     repair(path)
     writer = RowWriter(path, HEADER)
@@ -463,8 +475,8 @@ def test_the_writer_goes_on_behind_a_repaired_log(path: Path) -> None:
     assert path.read_bytes() == LOG + ROW
 
 
-def test_a_descriptor_that_appends_is_cut(path: Path) -> None:
-    """As the writer has it, which calls this under its lock."""
+def test_a_torn_tail_is_cut_through_a_descriptor_in_append_mode(path: Path) -> None:
+    """The writer uses such a descriptor, and calls this function under its lock."""
     path.write_bytes(LOG + TAIL)
     fd = os.open(path, os.O_RDWR | os.O_APPEND)
     try:
@@ -478,13 +490,13 @@ def test_a_descriptor_that_appends_is_cut(path: Path) -> None:
 
 @pytest.mark.parametrize("length", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK])
 @pytest.mark.parametrize("before", [b"", b"\n", b"a\n", HEADER + b"x" * (2 * BLOCK) + b"\n"])
-def test_the_end_of_the_last_row(before: bytes, length: int, path: Path) -> None:
+def test_last_row_end_finds_the_last_line_end_across_blocks(before: bytes, length: int, path: Path) -> None:
     path.write_bytes(before + b"x" * length)
     with path.open("rb") as file:
         assert last_row_end(file.fileno()) == len(before)
 
 
-def test_a_relative_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repair_accepts_a_relative_path(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
     path.write_bytes(LOG + TAIL)
     assert repair("logs.csv") == len(TAIL)
@@ -492,7 +504,7 @@ def test_a_relative_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_fcntl(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Another copy of the module, imported where there is no such thing, as on Windows."""
+    """Return a copy of the module that was imported without `fcntl`, as on Windows."""
     monkeypatch.setitem(sys.modules, "fcntl", None)
     spec = importlib.util.spec_from_file_location("without_fcntl", _csv_check.__file__)
     assert spec is not None
@@ -504,7 +516,7 @@ def without_fcntl(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-def test_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_and_repair_work_without_fcntl_and_posix_functions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = without_fcntl(monkeypatch)
     for name in ("fchown", "geteuid", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "SEEK_DATA"):
         monkeypatch.delattr(os, name)
@@ -515,12 +527,12 @@ def test_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert path.read_bytes() == LOG
 
 
-# What keeps it from repairing, and that all is then as it was
+# Repairs that fail and must leave the files as they were
 
 
 @contextlib.contextmanager
 def file_size_limit(limit: int) -> Iterator[None]:
-    """What a full disk does, to files of this process that grow beyond `limit` bytes."""
+    """Limit the files of this process to `limit` bytes. Writes beyond that fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
@@ -531,7 +543,7 @@ def file_size_limit(limit: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("before", [None, b"", b"older"])
 @pytest.mark.parametrize("tail", [b"x" * 500_000, b"x" * 300_000 + bytes(2**20)], ids=["text", "hole"])
-def test_no_space_for_the_tail(before: bytes | None, tail: bytes, path: Path) -> None:
+def test_repair_without_space_for_the_tail_changes_nothing(before: bytes | None, tail: bytes, path: Path) -> None:
     path.write_bytes(LOG + tail)
     if before is not None:
         torn_of(path).write_bytes(before)
@@ -543,18 +555,20 @@ def test_no_space_for_the_tail(before: bytes | None, tail: bytes, path: Path) ->
     assert (torn_of(path).read_bytes() if torn_of(path).exists() else None) == before
 
 
-def link_to_elsewhere(torn: Path) -> None:
+def hard_link_to_another_file(torn: Path) -> None:
     (torn.parent / "elsewhere").write_bytes(b"victim")
     torn.hardlink_to(torn.parent / "elsewhere")
 
 
-def symlink_to_elsewhere(torn: Path) -> None:
+def symlink_to_another_file(torn: Path) -> None:
     (torn.parent / "elsewhere").write_bytes(b"victim")
     torn.symlink_to(torn.parent / "elsewhere")
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, link_to_elsewhere, symlink_to_elsewhere])
-def test_a_trap_for_the_tail(make: Callable[[Path], None], path: Path) -> None:
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, hard_link_to_another_file, symlink_to_another_file])
+def test_repair_refuses_a_torn_file_that_is_a_link_or_not_a_regular_file(
+    make: Callable[[Path], None], path: Path
+) -> None:
     path.write_bytes(LOG + TAIL)
     make(torn_of(path))
 
@@ -567,7 +581,7 @@ def test_a_trap_for_the_tail(make: Callable[[Path], None], path: Path) -> None:
 
 
 @AS_ROOT
-def test_another_users_file_for_the_tail(path: Path) -> None:
+def test_repair_refuses_a_torn_file_of_another_user(path: Path) -> None:
     path.write_bytes(LOG + TAIL)
     torn_of(path).touch()
     os.chown(torn_of(path), NOBODY, NOBODY)
@@ -579,7 +593,7 @@ def test_another_users_file_for_the_tail(path: Path) -> None:
 
 
 @AS_ROOT
-def test_root_repairs_for_the_logs_owner(path: Path) -> None:
+def test_a_torn_file_made_by_root_belongs_to_the_owner_of_the_log(path: Path) -> None:
     for tail in (TAIL, b"abc"):
         path.write_bytes(LOG + tail)
         os.chown(path, NOBODY, NOBODY)
@@ -588,8 +602,8 @@ def test_root_repairs_for_the_logs_owner(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def folder_of_nobody(mode: int) -> Iterator[Path]:
-    """A folder with that mode for a user who is not root; the block runs as that user."""
+def folder_of_an_unprivileged_user(mode: int) -> Iterator[Path]:
+    """Yield a folder with that mode, owned by a user other than root. The block runs as that user."""
     folder = Path(tempfile.mkdtemp())
     user = os.geteuid()
     try:
@@ -605,23 +619,23 @@ def folder_of_nobody(mode: int) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def test_a_folder_that_cannot_be_written() -> None:
-    with folder_of_nobody(0o500) as folder:
+def test_repair_in_a_folder_without_write_permission_changes_nothing() -> None:
+    with folder_of_an_unprivileged_user(0o500) as folder:
         with pytest.raises(PermissionError, match="torn"):
             repair(folder / "logs.csv")
         assert (folder / "logs.csv").read_bytes() == LOG + TAIL
         folder.chmod(0o700)
 
 
-def test_a_folder_that_cannot_be_listed() -> None:
-    with folder_of_nobody(0o300) as folder:
+def test_repair_works_in_a_folder_without_read_permission() -> None:
+    with folder_of_an_unprivileged_user(0o300) as folder:
         assert repair(folder / "logs.csv") == len(TAIL)
         assert (folder / "logs.csv").read_bytes() == LOG
         folder.chmod(0o700)
 
 
-def test_a_log_that_cannot_be_read() -> None:
-    with folder_of_nobody(0o700) as folder:
+def test_a_log_without_read_permission_is_refused() -> None:
+    with folder_of_an_unprivileged_user(0o700) as folder:
         (folder / "logs.csv").chmod(0o000)
         for read in (check, repair):
             with pytest.raises(PermissionError, match="logs"):
@@ -633,7 +647,7 @@ FSYNC = os.fsync
 
 @pytest.mark.parametrize("folder", [False, True])
 @pytest.mark.parametrize("before", [None, b"older"])
-def test_a_failed_fsync_keeps_the_log(
+def test_repair_does_not_cut_the_log_when_fsync_fails(
     before: bytes | None, folder: bool, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path.write_bytes(LOG + TAIL)
@@ -646,7 +660,7 @@ def test_a_failed_fsync_keeps_the_log(
         FSYNC(fd)
 
     monkeypatch.setattr(os, "fsync", fail)
-    if folder and before is not None:  # the name was there already
+    if folder and before is not None:  # the torn file existed, so its folder is not synced
         assert repair(path) == len(TAIL)
         return
     with pytest.raises(OSError, match="broken disk"):
@@ -655,8 +669,10 @@ def test_a_failed_fsync_keeps_the_log(
     assert (torn_of(path).read_bytes() if torn_of(path).exists() else None) == before
 
 
-def test_a_log_that_cannot_be_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with ``chattr +a``, or another administrator's rules."""
+def test_repair_of_a_log_that_cannot_be_truncated_leaves_no_torn_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For example a file with the attribute ``a`` of chattr(1), or with rules of the administrator."""
     path.write_bytes(LOG + TAIL)
     ftruncate, log = os.ftruncate, path.stat()
 
@@ -672,7 +688,7 @@ def test_a_log_that_cannot_be_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not torn_of(path).exists()
 
 
-def test_an_interrupt_behind_the_cut_loses_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_after_the_truncation_loses_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(LOG + TAIL)
     ftruncate, log = os.ftruncate, path.stat()
 
@@ -688,20 +704,22 @@ def test_an_interrupt_behind_the_cut_loses_nothing(path: Path, monkeypatch: pyte
     assert torn_of(path).read_bytes() == TAIL
 
 
-def test_the_tail_is_kept_before_the_log_is_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tail_is_synced_to_the_torn_file_before_the_log_is_truncated(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path.write_bytes(LOG + TAIL)
     seen: list[tuple[bytes, bytes]] = []
 
-    def look(fd: int) -> None:
+    def record(fd: int) -> None:
         FSYNC(fd)
         seen.append((torn_of(path).read_bytes(), path.read_bytes()))
 
-    monkeypatch.setattr(os, "fsync", look)
+    monkeypatch.setattr(os, "fsync", record)
     assert repair(path) == len(TAIL)
     assert seen[-1] == (TAIL, LOG + TAIL)
 
 
-def test_a_writer_without_a_lock_is_noticed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repair_stops_when_another_program_appends_without_a_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(LOG + TAIL)
 
     def append(_fd: int) -> None:
@@ -715,7 +733,7 @@ def test_a_writer_without_a_lock_is_noticed(path: Path, monkeypatch: pytest.Monk
     assert not torn_of(path).exists()
 
 
-def test_a_log_that_shrinks_is_not_cut_too_early(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_row_end_raises_when_the_log_shrinks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(LOG + TAIL)
     lseek = os.lseek
 
@@ -737,43 +755,45 @@ def run(*arguments: str | Path) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
-def test_the_command_says_what_is_whole(path: Path) -> None:
+def test_the_command_reports_an_undamaged_log(path: Path) -> None:
     path.write_bytes(LOG)
     assert run(path) == (0, f"{path}: whole; whole rows: 2, damaged lines: 0, bytes: {len(LOG)}\n", "")
 
 
-def test_the_command_says_what_is_damaged_and_repairs_what_it_can(path: Path) -> None:
+def test_the_command_reports_an_unfinished_line_and_repair_moves_it(path: Path) -> None:
     path.write_bytes(LOG + TAIL)
 
-    code, said, _ = run(path)
+    code, out, _ = run(path)
     assert code == 1
-    assert said.splitlines() == [
+    assert out.splitlines() == [
         f"{path}: DAMAGED; whole rows: 2, damaged lines: 0, bytes: {len(LOG + TAIL)}",
         f"  last line 4, offset {len(LOG)}, length {len(TAIL)}: it has no line end",
         f"    If no program is writing it now, --repair moves it to {path}.torn",
     ]
-    code, said, _ = run("--repair", path)
+    code, out, _ = run("--repair", path)
     assert code == 0
-    assert said.splitlines() == [
+    assert out.splitlines() == [
         f"{path}: an unfinished last line was moved to {path}.torn; bytes: {len(TAIL)}",
         f"{path}: whole; whole rows: 2, damaged lines: 0, bytes: {len(LOG)}",
     ]
-    code, said, _ = run(path)
+    code, out, _ = run(path)
     assert code == 0
-    assert said.splitlines()[1] == f"  {path}.torn keeps unfinished lines from before; bytes: {len(TAIL)}"
+    assert out.splitlines()[1] == f"  {path}.torn keeps unfinished lines from before; bytes: {len(TAIL)}"
 
 
-def test_the_command_shows_some_damage_and_counts_the_rest(path: Path) -> None:
+def test_the_command_lists_20_damaged_lines_and_counts_the_rest(path: Path) -> None:
     path.write_bytes(HEADER + b"bad\n" * 25)
-    code, said, _ = run(path, "--repair")
-    lines = said.splitlines()
+    code, out, _ = run(path, "--repair")
+    lines = out.splitlines()
     assert code == 1
     assert lines[1] == f"  line 2, offset {len(HEADER)}, length 3: a row has 10 cells, this one has 1"
     assert lines[-1] == "  and damaged lines beyond these: 5"
     assert path.read_bytes() == HEADER + b"bad\n" * 25
 
 
-def test_the_command_tells_that_a_file_grows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_reports_that_the_file_changed_during_the_check(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path.write_bytes(LOG)
     read = os.read
 
@@ -783,55 +803,55 @@ def test_the_command_tells_that_a_file_grows(path: Path, monkeypatch: pytest.Mon
         return read(fd, count)
 
     monkeypatch.setattr(os, "read", grow)
-    code, said, _ = run(path)
+    code, out, _ = run(path)
     assert code == 0
-    assert said.splitlines()[-1] == "  The file changed while it was read: this is how it began"
+    assert out.splitlines()[-1] == "  The file changed while it was read: this is how it began"
 
 
 @pytest.mark.parametrize("repairs", [(), ("--repair",)])
-def test_the_command_goes_on_behind_what_is_no_log(repairs: Sequence[str], path: Path) -> None:
+def test_the_command_reports_files_that_are_not_logs_and_checks_the_others(repairs: Sequence[str], path: Path) -> None:
     path.write_bytes(LOG)
     other, missing = path.with_name("a\nb.csv"), path.with_name("none.csv")
     other.write_bytes(b"a,b\n1,2\n")
 
-    code, said, complained = run(*repairs, missing, other, path.parent, path)
+    code, out, error = run(*repairs, missing, other, path.parent, path)
 
     assert code == 2
-    assert said.startswith(f"{path}: whole;")
-    assert complained.splitlines() == [
+    assert out.startswith(f"{path}: whole;")
+    assert error.splitlines() == [
         f"otel-connector check: {missing}: No such file or directory",
         f"otel-connector check: {path.parent}/a\\nb.csv: not a log: its first line is 'a,b', not the header",
         f"otel-connector check: {path.parent}: {'Is a directory' if repairs else 'not a regular file'}",
     ]
 
 
-def test_the_command_says_what_keeps_it_from_repairing(path: Path) -> None:
+def test_the_command_reports_why_a_repair_failed(path: Path) -> None:
     path.write_bytes(LOG + TAIL)
     torn_of(path).mkdir()
 
-    code, said, complained = run("--repair", path)
+    code, out, error = run("--repair", path)
 
-    assert (code, said) == (2, "")
-    assert complained == (
+    assert (code, out) == (2, "")
+    assert error == (
         f"otel-connector check: {path}: the unfinished last line cannot be moved to '{path}.torn': Is a directory\n"
     )
     assert path.read_bytes() == LOG + TAIL
 
 
-def test_the_command_does_not_repair_what_is_written(path: Path) -> None:
+def test_the_command_does_not_repair_a_log_that_is_locked_by_a_writer(path: Path) -> None:
     path.write_bytes(LOG + TAIL)
     with path.open("rb") as writer:
         fcntl.flock(writer, fcntl.LOCK_SH)
-        code, said, complained = run("--repair", path)
+        code, out, error = run("--repair", path)
         assert path.read_bytes() == LOG + TAIL
-    assert (code, said) == (2, "")
-    assert complained == f"otel-connector check: {path}: a program is writing it: try again, or end that first\n"
+    assert (code, out) == (2, "")
+    assert error == f"otel-connector check: {path}: a program is writing it: try again, or end that first\n"
     assert run("--repair", path)[0] == 0
 
 
-def test_the_command_teaches() -> None:
-    code, said, _ = run("--help")
+def test_the_help_shows_an_example_and_the_exit_codes() -> None:
+    code, out, _ = run("--help")
     assert code == 0
-    assert "\n    otel-connector check --repair logs.csv logs.csv.1\n" in said
-    assert "\n    1  a file is damaged\n" in said
+    assert "\n    otel-connector check --repair logs.csv logs.csv.1\n" in out
+    assert "\n    1  a file is damaged\n" in out
     assert run()[0] == 2

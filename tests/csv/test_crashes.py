@@ -1,7 +1,7 @@
-"""kill -9 at any moment: no row of a call that returned is missing, and the next writer finds a log of whole rows.
+"""Tests of ``kill -9``: no row of a call that has returned is missing, and the next writer finds only whole rows.
 
-A connector under load is killed at random moments, or in the middle of a write so that half a row stays behind.
-Everything is checked after each kill; the log goes on into the next crash.
+A connector under load is killed at random moments, or in the middle of a write, which leaves a partial row.
+After each kill the log is checked, and the next process continues it.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from otel_connector.testing import FaultServer, ok
 pytestmark = pytest.mark.skipif(bool(failing_calls.MISSING), reason=failing_calls.MISSING)
 
 CALLERS = 16
-LONGEST = 0.2
-"""Seconds from the start of a process to its kill: from before the log is open to some hundred calls."""
+LATEST_KILL = 0.2
+"""The longest time in seconds from the start of a process to its kill: enough for some hundred calls."""
 
-LANES = 2  # crashes side by side
+CONCURRENT_SERIES = 2  # run in threads
 
-LOG_LASTS = 100  # crashes
+CRASHES_PER_LOG = 100  # then a new log is started
 
-reading = threading.Lock()
-"""duckdb's own connection serves one thread at a time."""
+duckdb_lock = threading.Lock()
+"""DuckDB's default connection serves one thread at a time."""
 
 
 # In the child.
 
 
-def calls(say: Say, path: str, url: str, first: int, lengths: list[int], fault: dict[str, Any] | None) -> None:
-    """Make calls for ever, and say of each which one it was after it returned or raised."""
+def make_calls(say: Say, path: str, url: str, first: int, lengths: list[int], fault: dict[str, Any] | None) -> None:
+    """Make calls forever, and report the number of each call after it has returned or raised."""
     connector = AsyncConnector(path, n_tries=1)
     if fault is not None:
         failing_calls.arm(path, fault)
-    asyncio.run(_calls(say, connector, url, itertools.count(first), lengths))
+    asyncio.run(_make_calls(say, connector, url, itertools.count(first), lengths))
 
 
-async def _calls(say: Say, connector: AsyncConnector, url: str, count: Iterator[int], lengths: list[int]) -> None:
+async def _make_calls(say: Say, connector: AsyncConnector, url: str, count: Iterator[int], lengths: list[int]) -> None:
 
     async def caller(session: aiohttp.ClientSession) -> None:
         for number in count:
@@ -71,8 +71,8 @@ async def _calls(say: Say, connector: AsyncConnector, url: str, count: Iterator[
 
 
 @dataclass
-class Lane:
-    """A series of crashes, one after the other, that one log goes through."""
+class CrashSeries:
+    """A series of crashes of processes that write to the same log, one after the other."""
 
     path: Path
     server: FaultServer
@@ -84,14 +84,14 @@ class Lane:
     torn: int = 0
 
     def crash(self, number: int, *, forced: bool) -> None:
-        """Kill a connector once, and check what it leaves behind."""
+        """Kill a connector once, and check the log that it leaves."""
         first = number * 1_000_000
         fault = Fault(
             action="torn", value=self.chance.randrange(1, 1_000), nth=self.chance.randrange(1, 40), only=WRITES
         )
         ended = self.child_processes.run(
-            calls,
-            None if forced else self.chance.uniform(0, LONGEST),
+            make_calls,
+            None if forced else self.chance.uniform(0, LATEST_KILL),
             path=str(self.path),
             url=self.server.url()[:-1],
             first=first,
@@ -104,18 +104,18 @@ class Lane:
         self.torn += self.repair(torn=forced)
 
     def check_rows(self, first: int, returned: list[int]) -> None:
-        """Check the log as the crash left it: each whole line of it can be read."""
+        """Check the log after the crash, before it is repaired: every whole line can be read."""
         left = self.path.read_bytes() if self.path.exists() else b""
-        assert left.startswith(self.content), "what was there before is there still"
+        assert left.startswith(self.content), "the earlier content is unchanged"
         lines = left[len(self.content) or len(HEADER) : left.rfind(b"\n") + 1]
         new = [int(record.project.partition(",")[0]) for record in records_in(lines)]
         assert len(new) == len(set(new)), "a row is there twice"
         assert set(returned) <= set(new), f"rows of calls that returned are missing: {set(returned) - set(new)}"
-        assert len(new) <= len(returned) + CALLERS, "only calls under way have a row besides"
+        assert len(new) <= len(returned) + CALLERS, "only calls in flight may have a further row"
         assert all(number >= first for number in new)
 
     def repair(self, *, torn: bool) -> bool:
-        """Have the next writer open the log; whether it found half a row, as it has to when `torn`."""
+        """Let the next writer open the log. Return whether it found a partial row; there must be one if `torn`."""
         left = self.path.read_bytes() if self.path.exists() else b""
         whole = left[: left.rfind(b"\n") + 1]
         tail = left[len(whole) :]
@@ -125,26 +125,26 @@ class Lane:
         CSVSpanExporter(self.path).shutdown()
         self.content = self.path.read_bytes()
         assert self.content == (whole or HEADER)
-        assert not tail or tail in beside.read_bytes()[len(before) :], "the torn tail is kept beside the log"
+        assert not tail or tail in beside.read_bytes()[len(before) :], "the torn tail is in the .torn file"
         return bool(tail)
 
-    def read_by_others(self) -> None:
-        """Check that four readers get the same rows."""
+    def check_readers(self) -> None:
+        """Check that all readers get the same rows."""
         found = [record.call_id for record in records(self.path)]
         assert len(set(found)) == len(found)
-        with reading:
+        with duckdb_lock:
             for read in self.readers:
                 assert [cells[0] for cells in read(self.path)] == found, read.__name__
 
     def crashes(self, numbers: Sequence[int]) -> None:
-        """Crash once for every number, each second time with half a row left behind."""
+        """Crash once for every number. Every second crash leaves a partial row."""
         for index, number in enumerate(numbers):
-            if index % LOG_LASTS == 0:
+            if index % CRASHES_PER_LOG == 0:
                 self.path, self.content = self.path.with_name(f"{number}.csv"), b""
                 self.server.reset_log()
             self.crash(number, forced=index % 2 == 0)
             if index % 20 == 19:
-                self.read_by_others()
+                self.check_readers()
 
 
 @pytest.fixture
@@ -159,38 +159,39 @@ def server() -> Iterator[FaultServer]:
 def test_no_row_of_a_call_that_returned_is_missing_after_kill_9(
     kills: int, server: FaultServer, tmp_path: Path
 ) -> None:
-    from support.records import read_csv, read_duckdb, read_pandas, read_polars  # nothing for the children to load
+    # Imported here, so that the children do not load them
+    from support.records import read_csv, read_duckdb, read_pandas, read_polars
 
     readers = (read_csv, read_pandas, read_polars, read_duckdb)
     seed, library = random.SystemRandom().randrange(2**32), failing_calls.compiled(tmp_path)
-    print(f"seed {seed}")  # noqa: T201 - shown when it fails
+    print(f"seed {seed}")  # noqa: T201 - shown when the test fails
 
-    def crashes(lane: int) -> Lane:
+    def crashes(index: int) -> CrashSeries:
         with children(library, __file__) as prepared:
-            own = Lane(tmp_path / "logs.csv", server, prepared, random.Random(f"{seed} {lane}"), readers)
-            own.crashes(range(1 + lane, kills + 1, LANES))
-            return own
+            series = CrashSeries(tmp_path / "logs.csv", server, prepared, random.Random(f"{seed} {index}"), readers)
+            series.crashes(range(1 + index, kills + 1, CONCURRENT_SERIES))
+            return series
 
-    with ThreadPoolExecutor(LANES) as pool:
-        lanes = list(pool.map(crashes, range(LANES)))
-    assert sum(lane.torn for lane in lanes) >= kills // 2
-    assert all(lane.returned for lane in lanes)
+    with ThreadPoolExecutor(CONCURRENT_SERIES) as pool:
+        all_series = list(pool.map(crashes, range(CONCURRENT_SERIES)))
+    assert sum(series.torn for series in all_series) >= kills // 2
+    assert all(series.returned for series in all_series)
 
 
-def test_half_a_header_is_not_taken_for_another_kind_of_file(tmp_path: Path) -> None:
-    """What is there when the very first write is cut in two."""
+def test_a_log_killed_in_its_first_write_is_completed_by_the_next_writer(tmp_path: Path) -> None:
+    """The process is killed while it writes the header of a new log."""
     path = tmp_path / "logs.csv"
     with children(failing_calls.compiled(tmp_path), __file__) as prepared:
         for thousandths in (1, 500, 999):
             fault = Fault(action="torn", value=thousandths, only=WRITES)
-            assert prepared.run(opens, path=str(path), fault=asdict(fault)).code == -signal.SIGKILL
+            assert prepared.run(open_log, path=str(path), fault=asdict(fault)).code == -signal.SIGKILL
             assert 0 < path.stat().st_size < len(HEADER)
             CSVSpanExporter(path).shutdown()
             assert path.read_bytes() == HEADER
             path.unlink()
 
 
-def opens(say: Say, path: str, fault: dict[str, Any]) -> None:
+def open_log(say: Say, path: str, fault: dict[str, Any]) -> None:
     failing_calls.arm(path, fault)
     CSVSpanExporter(path)
 
@@ -211,7 +212,7 @@ asyncio.run(main())
 """
 
 
-def test_a_program_is_killed_in_a_row_and_run_again(server: FaultServer, tmp_path: Path) -> None:
+def test_a_program_killed_in_the_middle_of_a_row_can_be_run_again(server: FaultServer, tmp_path: Path) -> None:
     path = tmp_path / "logs.csv"
     fault = Fault(action="torn", value=700, nth=5, only=WRITES)  # the header and three rows are whole
     command = [sys.executable, "-c", PROGRAM, str(path), server.url("/ok")]

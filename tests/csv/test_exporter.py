@@ -1,4 +1,4 @@
-"""`CSVSpanExporter` and `CSVSpanProcessor` as what they also are: ordinary parts of an OpenTelemetry SDK."""
+"""Tests of `CSVSpanExporter` and `CSVSpanProcessor` as components of an OpenTelemetry SDK."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def span(number: int = 1, start_time: int = 1, **changes: Any) -> ReadableSpan:
     return ReadableSpan("GET", context, resource=Resource.get_empty(), attributes=kept, start_time=start_time)
 
 
-def test_a_row_for_each_span_with_the_fields_and_none_for_others(log: Log) -> None:
+def test_only_spans_with_all_fields_of_a_call_are_written(log: Log) -> None:
     exporter = CSVSpanExporter(log.path)
     other = ReadableSpan("other", SpanContext(9, 9, is_remote=False), resource=Resource.get_empty())
     strange = [span(7, t="yesterday"), span(7, response_size=None), span(7, response_code="200"), span(7, call_id=None)]
@@ -65,8 +65,8 @@ def test_a_row_for_each_span_with_the_fields_and_none_for_others(log: Log) -> No
     exporter.shutdown()
 
 
-class OfAnotherMake(Mapping[str, Any]):
-    """Attributes that have nothing but what a mapping must."""
+class PlainMapping(Mapping[str, Any]):
+    """Attributes in a mapping that has only the required methods."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values
@@ -81,15 +81,15 @@ class OfAnotherMake(Mapping[str, Any]):
         return len(self._values)
 
 
-def test_a_span_that_cannot_be_written_takes_no_other_with_it(log: Log) -> None:
+def test_a_span_that_cannot_be_written_does_not_affect_the_others(log: Log) -> None:
     exporter = CSVSpanExporter(log.path)
     ids: Any = 1.5
     nothing = Resource.get_empty()
-    no_ids = ReadableSpan("GET", SpanContext(ids, ids, is_remote=False), resource=nothing, attributes=FIELDS)
+    invalid_ids = ReadableSpan("GET", SpanContext(ids, ids, is_remote=False), resource=nothing, attributes=FIELDS)
     too_many = [span(2, t=10**400), span(3, response_size=10**5_000), span(4, response_code=10**5_000)]
     context = SpanContext(5, 5, is_remote=False)
-    of_another_make = ReadableSpan("GET", context, resource=nothing, attributes=OfAnotherMake(FIELDS))
-    spans = [span(1), no_ids, *too_many, of_another_make, span(6, t=7, delta_t=True, response_size=True)]
+    plain_mapping = ReadableSpan("GET", context, resource=nothing, attributes=PlainMapping(FIELDS))
+    spans = [span(1), invalid_ids, *too_many, plain_mapping, span(6, t=7, delta_t=True, response_size=True)]
     assert exporter.export(spans) is SpanExportResult.SUCCESS
     assert [int(cells[0][:32], 16) for cells in log.cells()[1:]] == [1, 5, 6]
     assert log.cells()[-1][2:] == ["7.000000", "1.000000", "http://h/", "", "1", "200", "True", ""]
@@ -106,11 +106,11 @@ CHANGES = st.dictionaries(st.sampled_from(COLUMNS), VALUES, max_size=2)
 
 
 @given(st.lists(st.tuples(CHANGES, st.integers(1, 3), st.booleans()), max_size=40))
-def test_a_batch_is_written_as_its_spans_are_one_by_one(made: list[tuple[dict[str, Any], int, bool]]) -> None:
+def test_a_batch_is_written_like_its_spans_one_by_one(made: list[tuple[dict[str, Any], int, bool]]) -> None:
     spans: list[ReadableSpan] = []
-    for number, (changes, start, of_the_sdk) in enumerate(made):
+    for number, (changes, start, sdk_attributes) in enumerate(made):
         each = span(number // 2 + 1, start, **changes)
-        if of_the_sdk:
+        if sdk_attributes:
             own = BoundedAttributes(attributes=each.attributes, immutable=False)
             each = ReadableSpan("GET", each.context, resource=each.resource, attributes=own, start_time=start)
         spans.append(each)
@@ -131,14 +131,14 @@ def test_a_call_that_arrives_twice_is_written_once(log: Log, monkeypatch: pytest
     exporter.export([span(1), span(2), span(1), span(2)])
     exporter.export([span(1)])
     assert exporter.counts().written == 2
-    exporter.export([span(1, start_time=2), span(3)])  # ids of a program that seeds `random` come again
+    exporter.export([span(1, start_time=2), span(3)])  # a program that seeds `random` repeats its ids
     assert exporter.counts().written == 4
     exporter.export([span(1)])
-    assert exporter.counts().written == 5, "remembered for a while only"
+    assert exporter.counts().written == 5, "only the last calls are remembered"
     exporter.shutdown()
 
 
-def test_after_shutdown_rows_are_lost_and_it_says_so(log: Log) -> None:
+def test_export_after_shutdown_fails_and_counts_the_row_as_lost(log: Log) -> None:
     exporter = CSVSpanExporter(log.path)
     exporter.shutdown()
     exporter.shutdown()
@@ -146,7 +146,7 @@ def test_after_shutdown_rows_are_lost_and_it_says_so(log: Log) -> None:
     assert exporter.counts() == (0, 0, 1)
 
 
-def test_the_disk_that_refuses_is_told(log: Log) -> None:
+def test_export_and_force_flush_report_a_full_disk(log: Log) -> None:
     exporter = CSVSpanExporter(log.path)
     assert isinstance(exporter._rows, RowWriter)
     assert exporter._rows._log is not None
@@ -172,12 +172,12 @@ def test_the_disk_that_refuses_is_told(log: Log) -> None:
         ((b"x",), TypeError, "logfile must be a path"),
     ],
 )
-def test_bad_path(arguments: tuple[Any, ...], kind: type[Exception], message: str) -> None:
+def test_an_invalid_path_is_refused(arguments: tuple[Any, ...], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         CSVSpanExporter(*arguments)
 
 
-def test_bad_overwrite_and_bad_exporter(log: Log) -> None:
+def test_an_invalid_overwrite_and_an_invalid_exporter_are_refused(log: Log) -> None:
     wrong: Any = 1
     with pytest.raises(TypeError, match="overwrite must be True or False"):
         CSVSpanExporter(log.path, overwrite=wrong)
@@ -186,7 +186,9 @@ def test_bad_overwrite_and_bad_exporter(log: Log) -> None:
         CSVSpanProcessor(wrong)
 
 
-def test_path_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_argument_the_path_comes_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     exporter = CSVSpanExporter()
     assert exporter.path == "otel_connector.csv"
@@ -218,16 +220,16 @@ class RecordOnly(Sampler):
         (BatchSpanProcessor, ALWAYS_ON, 3),
     ],
 )
-@pytest.mark.parametrize("handed_over_too", [False, True])
-def test_in_a_provider(
-    processor: Any, sampler: Sampler, rows: int, handed_over_too: bool, server: FaultServer, log: Log
+@pytest.mark.parametrize("is_logfile_too", [False, True])
+def test_a_provider_and_a_connector_with_the_same_exporter_write_each_call_once(
+    processor: Any, sampler: Sampler, rows: int, is_logfile_too: bool, server: FaultServer, log: Log
 ) -> None:
-    """Each call once, whether the exporter stands in the provider alone or is the connector's logfile as well."""
+    """If the exporter is also the connector's logfile, unsampled calls are written as well."""
     server.script("/x", ok)
     exporter = CSVSpanExporter(log.path)
     provider = TracerProvider(sampler, shutdown_on_exit=False)
     provider.add_span_processor(processor(exporter))
-    connector = AsyncConnector(exporter if handed_over_too else None, tracer_provider=provider)
+    connector = AsyncConnector(exporter if is_logfile_too else None, tracer_provider=provider)
 
     async def calls() -> None:
         async with aiohttp.ClientSession() as session:
@@ -239,12 +241,12 @@ def test_in_a_provider(
     with provider.get_tracer("app").start_as_current_span("a span of the application"):
         pass
     assert provider.force_flush()
-    assert len(log.records()) == (3 if handed_over_too else rows)
-    assert exporter.counts().written == len(log.records()), "an exporter handed in is not closed by aclose"
+    assert len(log.records()) == (3 if is_logfile_too else rows)
+    assert exporter.counts().written == len(log.records()), "aclose does not close an exporter that was passed in"
     provider.shutdown()
 
 
-def test_rows_of_both_ways_are_equal(server: FaultServer, log: Log, tmp_path: Path) -> None:
+def test_the_span_processor_and_the_logfile_write_equal_rows(server: FaultServer, log: Log, tmp_path: Path) -> None:
     server.script("/x", [503, ok])
     other = Log(tmp_path / "other.csv")
     provider = TracerProvider(shutdown_on_exit=False)
@@ -259,7 +261,7 @@ def test_rows_of_both_ways_are_equal(server: FaultServer, log: Log, tmp_path: Pa
     assert other.path.read_bytes() == log.path.read_bytes()
 
 
-def test_entry_point() -> None:
+def test_the_exporter_is_registered_as_the_entry_point_csv() -> None:
     (found,) = entry_points(group="opentelemetry_traces_exporter", name="csv")
     assert issubclass(found.load(), SpanExporter)
     assert found.load() is CSVSpanExporter
@@ -278,7 +280,7 @@ with configure():
 """
 
 
-def test_named_in_the_environment(server: FaultServer, log: Log) -> None:
+def test_otel_traces_exporter_csv_selects_the_exporter(server: FaultServer, log: Log) -> None:
     server.script("/x", ok)
     environment = {
         **os.environ,
@@ -291,10 +293,10 @@ def test_named_in_the_environment(server: FaultServer, log: Log) -> None:
     processes.run([sys.executable, "-c", program], check=True, timeout=60, env=environment)
     record = log.only()
     assert (record.project, record.response_code) == ("FromTheEnvironment", 200)
-    assert len(record.call_id) == 49, "whole although the SDK cut the attribute"
+    assert len(record.call_id) == 49, "the call id is complete although the SDK truncated the attribute"
 
 
-def test_a_call_that_came_through_a_provider_first_is_not_written_again(tmp_path: Path) -> None:
+def test_export_record_does_not_repeat_a_call_that_export_has_written(tmp_path: Path) -> None:
     path = tmp_path / "logs.csv"
     exporter = CSVSpanExporter(path)
     exporter.export([span(1)])
@@ -302,4 +304,4 @@ def test_a_call_that_came_through_a_provider_first_is_not_written_again(tmp_path
     exporter.export_record(decode_row(cells), 1)
     assert path.read_text(encoding="utf-8").count("\n") == 2
     exporter.export_record(decode_row(cells), 2)
-    assert path.read_text(encoding="utf-8").count("\n") == 3, "ids repeat, but not with their start"
+    assert path.read_text(encoding="utf-8").count("\n") == 3, "the same ids with another start time are another call"

@@ -1,7 +1,7 @@
-"""The N-th system call on the log fails, for N = 1, 2, 3 ... until a run passes untouched.
+"""Tests in which the N-th system call on the log fails, for N = 1, 2, 3 ... until no call is left to fail.
 
-SQLite's loop (sqlite.org/testing.html, "I/O Error Testing"), with errors, short writes, a disk that fills up, and a
-process that is killed at that call. After every run the accounting adds up, and the files hold what it says.
+The loop is that of SQLite (sqlite.org/testing.html, "I/O Error Testing"). The faults are errors, short writes, a disk
+that fills up, and a process that is killed at that call. After every run the accounting must match the files.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from otel_connector import CSVSpanExporter
 
 pytestmark = pytest.mark.skipif(bool(failing_calls.MISSING), reason=failing_calls.MISSING)
 
-ROWS = 12  # of the first run, and then
-MORE = 4  # of the second
-MOVED_AFTER = 6  # rows, as logrotate does
-HANGS = 10  # seconds; a run takes some hundredths of one
-AFTERWARDS = 1_000  # the number of a row that is written when all is well again
+ROWS_OF_FIRST_RUN = 12  # in the first run
+ROWS_OF_SECOND_RUN = 4  # in the second run
+MOVED_AFTER = 6  # rows; the log is then renamed, as logrotate does
+HANG_TIMEOUT = 10  # seconds; a run takes some hundredths of a second
+ROW_AFTER_THE_FAULT = 1_000  # number of the row that is written after the fault has ended
 
 INTERRUPTIBLE = ("open", *WRITES, "read", "flock", "fsync", "fdatasync", "ftruncate", "close")  # signal(7)
 ON_A_FULL_DISK = ("open", *WRITES, "fsync", "fdatasync", "rename", "link", "close")  # close(2): as NFS reports it
@@ -64,16 +64,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 STEP = 1 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 4
-"""Of the calls at which a process is killed: each in `.ci/run`, one in four by default."""
+"""Step between the system calls at which a process is killed: every call in `.ci/run`, every fourth by default."""
 
 # In the child.
 
 
 def workload(say: Say, folder: str, options: dict[str, Any], fault: dict[str, Any]) -> None:
-    """Write two runs of rows to one log, which is renamed in the middle of the first."""
+    """Write rows to a log in two runs. The log is renamed in the middle of the first run."""
     failing_calls.arm(folder, fault)
     path, handed = Path(folder, "logs.csv"), itertools.count(1)
-    for run, rows in enumerate((ROWS, MORE)):
+    for run, rows in enumerate((ROWS_OF_FIRST_RUN, ROWS_OF_SECOND_RUN)):
         try:
             exporter = CSVSpanExporter(path, **options)
         except OSError as error:
@@ -83,7 +83,8 @@ def workload(say: Say, folder: str, options: dict[str, Any], fault: dict[str, An
             export(exporter, number)
             say({"run": run, "number": number, "counts": exporter.counts()})
             if number == MOVED_AFTER:
-                with failing_calls.spared(), suppress(FileNotFoundError):  # not there when own rotation has failed
+                # The file is missing if the rotation of the writer has failed
+                with failing_calls.spared(), suppress(FileNotFoundError):
                     path.rename(path.with_suffix(".csv.moved"))
         exporter.force_flush()
         say({"run": run, "counts": exporter.counts()})
@@ -93,14 +94,14 @@ def workload(say: Say, folder: str, options: dict[str, Any], fault: dict[str, An
 
 
 def loop(say: Say, folder: str, options: dict[str, Any], fault: dict[str, Any]) -> None:
-    """Do the workload with the first call failing, the second, and so on; in one process, as nothing ends it."""
+    """Run the workload with the first call failing, then the second, and so on. No fault ends the process."""
     for nth in itertools.count(1):
-        failing_calls.end_a_hang(HANGS)
+        failing_calls.end_a_hang(HANG_TIMEOUT)
         own, said = folder_of(Path(folder), nth), list[object]()
         try:
             workload(said.append, str(own), options, {**fault, "nth": nth})
             raised = ""
-        except Exception as error:  # noqa: BLE001 - told to the test, which wants none
+        except Exception as error:  # noqa: BLE001 - reported to the test, which expects none
             failing_calls.disarm()
             raised = f"{type(error).__name__}: {error}"
         hit = failing_calls.first_hit()
@@ -110,7 +111,7 @@ def loop(say: Say, folder: str, options: dict[str, Any], fault: dict[str, Any]) 
 
 
 def folder_of(parent: Path, nth: int) -> Path:
-    """Make a folder whose name is not the beginning of another one's."""
+    """Create a folder whose name is not a prefix of another one's."""
     folder = parent / f"{nth:04}"
     folder.mkdir()
     return folder
@@ -118,7 +119,8 @@ def folder_of(parent: Path, nth: int) -> Path:
 
 def descriptors(folder: str) -> list[str]:
     """Return the files in `folder` that are open."""
-    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]  # not the one that lists the folder
+    # The descriptor that listed the folder is closed by the time of `is_symlink`
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     return [str(link.readlink()) for link in links if str(link.readlink()).startswith(folder)]
 
 
@@ -133,39 +135,43 @@ def child_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Childr
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_call_may_fail(fault: str, options: str, child_processes: Children, tmp_path: Path) -> None:
+def test_the_accounting_and_the_files_agree_whichever_system_call_fails(
+    fault: str, options: str, child_processes: Children, tmp_path: Path
+) -> None:
     plan = FAULTS[fault]
     ended = child_processes.run(loop, folder=str(tmp_path), options=OPTIONS[options], fault=asdict(plan))
-    assert ended.code == 0, f"{fault} from call {len(ended.said) + 1} on: it hangs"
-    wrong = Wrong()
+    assert ended.code == 0, f"{fault} from call {len(ended.said) + 1} on: the run hangs"
+    failed = FailedRuns()
     for nth, run in enumerate(ended.said, 1):
-        with wrong.collect(f"{fault} from call {nth} ({run['hit'] or 'none'}) on"):
+        with failed.collect(f"{fault} from call {nth} ({run['hit'] or 'none'}) on"):
             assert run["raised"] == ""
             assert run["open"] == []
-            check_told(run["said"], plan)
+            check_counts(run["said"], plan)
             check_files(tmp_path / f"{nth:04}", run["said"], synced=options == "synced")
-    assert not wrong.found, str(wrong)
+    assert not failed.found, str(failed)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("death", DEATHS)
-def test_every_call_may_be_the_last(death: str, options: str, child_processes: Children, tmp_path: Path) -> None:
-    wrong = Wrong()
+def test_the_accounting_and_the_files_agree_when_killed_at_any_system_call(
+    death: str, options: str, child_processes: Children, tmp_path: Path
+) -> None:
+    failed = FailedRuns()
     for nth in itertools.count(1, STEP):
         folder, plan = folder_of(tmp_path, nth), replace(DEATHS[death], nth=nth)
         ended = child_processes.run(workload, folder=str(folder), options=OPTIONS[options], fault=asdict(plan))
-        with wrong.collect(f"{death} at call {nth}"):
+        with failed.collect(f"{death} at call {nth}"):
             assert ended.code in {0, -signal.SIGKILL}
-            check_told(ended.said, plan)
+            check_counts(ended.said, plan)
             check_files(folder, ended.said, killed=True)
         if ended.code != -signal.SIGKILL:
             break
-    assert not wrong.found, str(wrong)
+    assert not failed.found, str(failed)
 
 
 @dataclass
-class Wrong:
-    """What did not hold, of the runs of a test."""
+class FailedRuns:
+    """Collects the failed checks of the runs of a test."""
 
     found: list[str] = field(default_factory=list)
 
@@ -177,11 +183,11 @@ class Wrong:
             self.found.append(f"{what}: {str(error)[:400]}")
 
     def __str__(self) -> str:
-        return "\n".join([f"{len(self.found)} runs are wrong, the first of them:", *self.found[:8]])
+        return "\n".join([f"{len(self.found)} runs failed, the first of them:", *self.found[:8]])
 
 
-def check_told(said: list[Any], plan: Fault) -> None:
-    """Check what was said of the rows: each that was handed over is written, waiting or lost at every moment."""
+def check_counts(said: list[Any], plan: Fault) -> None:
+    """Check the reported counts: every exported row is counted as written, waiting or lost at every moment."""
     handed = [0, 0]
     for value in said:
         handed[value["run"]] += "number" in value
@@ -191,23 +197,25 @@ def check_told(said: list[Any], plan: Fault) -> None:
         counts = value.get("counts") or value["closed"]
         assert sum(counts) == handed[value["run"]]
         if "closed" in value:
-            assert counts[1] == 0, "nothing waits after the end"
-            assert counts[2] == 0 or plan.times != 1, "nothing is lost when the disk is well again"
+            assert counts[1] == 0, "no row waits after shutdown"
+            assert counts[2] == 0 or plan.times != 1, "no row is lost when the fault was temporary"
 
 
 def check_files(folder: Path, said: list[Any], *, synced: bool = False, killed: bool = False) -> None:
-    """Check that the files, once the next writer has opened the log, hold the rows that were counted, once and whole.
+    """Check that the files hold every counted row once and whole, after the next writer has opened the log.
 
     Args:
-        folder: Where they are.
-        said: What was said of them.
-        synced: A failed fsync leaves open what the disk has: rows that were not counted, or that were written again.
-        killed: The process may have written more than it came to tell, and half a row to a file on its way out.
+        folder: The folder of the log.
+        said: The values that the child reported.
+        synced: Whether rows are fsynced. After a failed fsync, rows may be there that were not counted or are repeated.
+        killed: Whether the process was killed. It may have written more rows than it reported, and a partial row to a
+            file that was being renamed.
     """
     closing = CSVSpanExporter(folder / "logs.csv")
-    export(closing, AFTERWARDS)
+    export(closing, ROW_AFTER_THE_FAULT)
     closing.shutdown()
-    files = [path for path in folder.iterdir() if path.suffix != ".torn" and path.stat().st_size]  # or no header yet
+    # An empty file is one that the process had just created, without a header
+    files = [path for path in folder.iterdir() if path.suffix != ".torn" and path.stat().st_size]
     found = [number for path in files for number in numbers(path, unfinished=killed and path.name != "logs.csv")]
     rows = set(found)
     assert synced or len(found) == len(rows), f"a row is there twice: {sorted(found)}"
@@ -215,5 +223,5 @@ def check_files(folder: Path, said: list[Any], *, synced: bool = False, killed: 
     written = sum(counts[0] for counts in last.values() if counts) + 1
     more = (synced or killed) and len(rows) > written
     assert more or len(rows) == written, f"{written} counted, but {sorted(rows)}"
-    assert AFTERWARDS in rows
-    assert rows <= {*range(1, ROWS + MORE + 1), AFTERWARDS}
+    assert ROW_AFTER_THE_FAULT in rows
+    assert rows <= {*range(1, ROWS_OF_FIRST_RUN + ROWS_OF_SECOND_RUN + 1), ROW_AFTER_THE_FAULT}

@@ -1,7 +1,7 @@
-"""The fault matrix: what becomes of calls and rows while a disk fails for real, and when it answers again.
+"""Tests of calls and rows while a real disk fails, and after it has recovered.
 
-Whatever the disk does, no call sees it, no line is glued or broken, every call is in the file once or is counted as
-waiting or lost, and the account adds up whenever somebody looks.
+Whatever the disk does, no call may fail, and no line may be broken or merged with another. Every call must be in the
+file once or be counted as waiting or lost, and the accounting must add up at every moment.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from otel_connector.csv_exporter import CSVSpanExporter
 from otel_connector.testing import FaultServer, ok
 
 CALL_ID = re.compile("[0-9a-f]{32}-[0-9a-f]{16}")
-PROJECT = "P" * 300  # so that a row takes some 500 bytes: eight fill the rest of any page
+PROJECT = "P" * 300  # a row then has about 500 bytes, so that eight rows exceed the rest of any page
 
 
 @dataclass
 class Calls:
-    """The calls of one connector, and what must hold after each of them."""
+    """Makes calls with one connector, and checks the accounting after each of them."""
 
     exporter: CSVSpanExporter
     connector: AsyncConnector
@@ -49,7 +49,7 @@ class Calls:
     wrong: list[str] = field(default_factory=list)
 
     async def make(self, number: int = 20) -> None:
-        """Make calls, five at a time; that a row cannot be written must not be seen in any of them."""
+        """Make calls, five at a time. A row that cannot be written must not affect any of them."""
         for first in range(self.made, self.made + number, 5):
             self.made = first + 5
             await asyncio.gather(*map(self._call, range(first, self.made)))
@@ -57,20 +57,20 @@ class Calls:
     async def _call(self, number: int) -> None:
         url = self.server.url("/x", n=number)
         assert await self.connector.get(self.session, url, PROJECT, decode=self._decode) == {"ok": True}
-        self.look()
+        self.check_accounting()
 
     def _decode(self, body: bytes) -> Any:
-        self.look()
+        self.check_accounting()
         return json.loads(body)
 
-    def look(self) -> None:
-        """Add the account up."""
+    def check_accounting(self) -> None:
+        """Check that every call is active or has its row counted as written, waiting or lost."""
         stats = self.connector.stats()
         if stats.calls_started != stats.rows_written + stats.rows_waiting + stats.rows_lost + stats.calls_active:
             self.wrong.append(str(stats))
 
     async def flushed(self, seconds: float = 10) -> bool:
-        """Have written what waits; not on the loop, which a disk may hold."""
+        """Flush the waiting rows. This runs in a thread, because a hanging disk would block the event loop."""
         return await asyncio.to_thread(self.exporter.force_flush, int(seconds * 1_000))
 
     @property
@@ -78,7 +78,7 @@ class Calls:
         return self.connector.stats().rows_waiting
 
     def assert_accounted(self, files: Iterable[Path]) -> None:
-        """Every call is in the files once, or counted as waiting or lost."""
+        """Assert that every call is in the files once, or counted as waiting or lost."""
         before = self.connector.stats()
         found = numbers(files)
         assert len(found) == len(set(found))
@@ -88,7 +88,7 @@ class Calls:
         assert not self.wrong
 
     def assert_complete(self, files: list[Path]) -> None:
-        """Every call is in the files once, and no line of the log is unfinished."""
+        """Assert that every call is in the files once, and that the log ends with a whole line."""
         stats = self.connector.stats()
         assert sorted(numbers(files)) == list(range(self.made))
         assert (stats.rows_written, stats.rows_waiting, stats.rows_lost) == (self.made, 0, 0)
@@ -98,7 +98,7 @@ class Calls:
 
 @contextlib.asynccontextmanager
 async def calls_logged_to(path: Path, mode: str = "call", **options: Any) -> AsyncIterator[Calls]:
-    """A connector with a log, a session and a server, all of which are closed in the end."""
+    """Yield a connector with a log, a session and a server. All of them are closed at the end."""
     if mode != "call":
         options["mode"] = mode
     exporter = CSVSpanExporter(path, **options)
@@ -112,9 +112,9 @@ async def calls_logged_to(path: Path, mode: str = "call", **options: Any) -> Asy
 
 
 def rows(path: Path) -> list[CallRecord]:
-    """Read the whole rows of a file, each of which must be one line of ten cells under one header."""
+    """Return the whole rows of a file. The file must have one header, and each row must be one line of ten cells."""
     content = path.read_bytes()
-    if not content:  # as logrotate makes it, and takes it away again before anybody has written to it
+    if not content:  # logrotate may create a file and rename it before any row is written
         return []
     whole, end, _ = content.rpartition(b"\n")
     text = (whole + end).decode()
@@ -125,7 +125,7 @@ def rows(path: Path) -> list[CallRecord]:
 
 
 def record_of(cells: list[str]) -> CallRecord:
-    """Read a row; ValueError if something is before or behind it."""
+    """Decode a row. Raise ValueError if there is other text before or after it."""
     record = decode_row(cells)
     if not CALL_ID.fullmatch(record.call_id) or record.project != PROJECT or record.error:
         raise ValueError(f"no row of these tests: {record}")
@@ -133,14 +133,14 @@ def record_of(cells: list[str]) -> CallRecord:
 
 
 def numbers(files: Iterable[Path]) -> list[int]:
-    """Read which calls are in the files; no two rows have one call_id."""
+    """Return the numbers of the calls in the files. Every call_id must be unique."""
     records = [record for file in files for record in rows(file)]
     assert len({record.call_id for record in records}) == len(records)
     return [int(URL(record.url).query["n"]) for record in records]
 
 
-async def struck_midway(disk: Disk, mode: str) -> None:
-    """Let a disk fail in the middle of 50 calls and answer again before the last of them."""
+async def fail_midway(disk: Disk, mode: str) -> None:
+    """Make 50 calls to a disk that fails in the middle of them and recovers before the last ones."""
     async with calls_logged_to(disk.path, mode) as calls:
         try:
             await calls.make(15)
@@ -154,20 +154,20 @@ async def struck_midway(disk: Disk, mode: str) -> None:
             disk.heal()
         await calls.make(15)
         assert await calls.flushed()
-        calls.look()
+        calls.check_accounting()
     files = disk.files()
-    assert files[-1] == disk.path  # and not only the one it was renamed to
+    assert files[-1] == disk.path  # a new log exists after a rename
     calls.assert_complete(files)
 
 
 DISKS: dict[str, Callable[[Path], AbstractContextManager[Disk]]] = {
     "full": faulty_disks.full,
-    "full, and the log is renamed": faulty_disks.full_when_rotated,
+    "full, the log is renamed": faulty_disks.full_when_rotated,
     "no inode for a new log": faulty_disks.without_inodes,
     "immutable": faulty_disks.immutable,
     "read-only as the log is renamed": faulty_disks.read_only_when_rotated,
-    "shut down, and replaced": faulty_disks.shut_down_and_replaced,
-    "damaged, read-only, and replaced": faulty_disks.damaged_and_replaced,
+    "shut down and replaced": faulty_disks.shut_down_and_replaced,
+    "damaged, read-only and replaced": faulty_disks.damaged_and_replaced,
     "EIO": partial(faulty_disks.fuse, faults=("write EIO",)),
     "EDQUOT": partial(faulty_disks.fuse, faults=("write EDQUOT",)),
     "every write is cut short": partial(faulty_disks.fuse, faults=("write short",)),
@@ -183,28 +183,30 @@ MODES = pytest.mark.parametrize("mode", ["call", "background"])
 
 @MODES
 @pytest.mark.parametrize("fault", DISKS)
-async def test_rows_wait_for_a_disk_that_fails(fault: str, mode: str, tmp_path: Path) -> None:
+async def test_rows_wait_while_the_disk_fails_and_are_written_when_it_recovers(
+    fault: str, mode: str, tmp_path: Path
+) -> None:
     with DISKS[fault](tmp_path / "disk") as disk:
-        await struck_midway(disk, mode)
+        await fail_midway(disk, mode)
 
 
 @MODES
 @pytest.mark.parametrize("limit", LIMITS)
-def test_rows_wait_while_the_process_may_not_write(limit: str, mode: str, tmp_path: Path) -> None:
-    faulty_disks.in_a_child(__file__, "struck_by_a_limit", limit, mode, tmp_path / "disk")
+def test_rows_wait_while_a_resource_limit_prevents_writing(limit: str, mode: str, tmp_path: Path) -> None:
+    faulty_disks.in_a_child(__file__, "fail_by_a_limit", limit, mode, tmp_path / "disk")
 
 
-def struck_by_a_limit(limit: str, mode: str, folder: str) -> None:
+def fail_by_a_limit(limit: str, mode: str, folder: str) -> None:
     with LIMITS[limit](Path(folder)) as disk:
-        asyncio.run(struck_midway(disk, mode))
+        asyncio.run(fail_midway(disk, mode))
 
 
-# A disk that hangs.
+# Disks that hang.
 
 
 @pytest.mark.timing
 @pytest.mark.parametrize("fault", ["frozen", "hanging"])
-async def test_a_disk_that_hangs_does_not_hold_up_the_calls(fault: str, tmp_path: Path) -> None:
+async def test_a_disk_that_hangs_does_not_delay_calls_in_background_mode(fault: str, tmp_path: Path) -> None:
     disks: dict[str, Callable[[Path], AbstractContextManager[Disk]]] = {
         "frozen": faulty_disks.frozen,
         "hanging": partial(faulty_disks.fuse, faults=("write hang",)),
@@ -236,7 +238,7 @@ def wait_until_it_hangs(disk: Disk) -> None:
         faulty_disks.wait_until(faulty_disks.someone_waits_for_a_disk)
 
 
-# What fsync says.
+# fsync.
 
 
 @MODES
@@ -250,24 +252,24 @@ async def test_rows_survive_a_power_cut(mode: str, tmp_path: Path) -> None:
 
 
 @MODES
-async def test_a_failed_fsync_is_never_believed_again(mode: str, tmp_path: Path) -> None:
-    """The rows that the failed one was for are written again, or the next fsync says all is well and nothing is."""
+async def test_rows_whose_fsync_failed_survive_a_power_cut_after_the_next_fsync(mode: str, tmp_path: Path) -> None:
+    """After a failed fsync, the next one succeeds on Linux without saving these rows. They must be written again."""
     kept = tmp_path / NAME
     with faulty_disks.fuse(tmp_path / "disk", ["fsync EIO"]) as disk:
         async with calls_logged_to(disk.path, mode, fsync_interval=0) as calls:
             await calls.make(15)
             assert await calls.flushed()
-            disk.strike()  # once
+            disk.strike()  # one fsync fails
             await calls.make(35)
             assert await calls.flushed()
-            calls.look()
+            calls.check_accounting()
         disk.after_a_power_cut(kept)
     assert not calls.wrong
     assert set(whole_lines(kept)) == set(range(50))
 
 
 def whole_lines(path: Path) -> tuple[int, ...]:
-    """Read the calls of those lines that are whole rows: a power cut may leave a hole, and a row there twice."""
+    """Return the numbers of the lines that are whole rows. A power cut may leave a hole and repeated rows."""
     found: list[int] = []
     for line in path.read_bytes().split(b"\n"):
         with contextlib.suppress(ValueError, csv.Error):
@@ -276,7 +278,7 @@ def whole_lines(path: Path) -> tuple[int, ...]:
 
 
 @MODES
-async def test_an_error_of_close_is_not_the_callers(mode: str, tmp_path: Path) -> None:
+async def test_an_error_of_the_system_call_close_is_not_raised_to_the_caller(mode: str, tmp_path: Path) -> None:
     with faulty_disks.fuse(tmp_path / "disk", ["flush EIO"]) as disk:
         async with calls_logged_to(disk.path, mode) as calls:
             await calls.make(20)
@@ -286,11 +288,11 @@ async def test_an_error_of_close_is_not_the_callers(mode: str, tmp_path: Path) -
         calls.assert_complete([disk.path])
 
 
-# Files that may only grow, folders that vanish, backlogs that are full.
+# Append-only files, deleted folders, full backlogs.
 
 
 @MODES
-async def test_rows_go_on_into_a_file_that_may_only_grow(mode: str, tmp_path: Path) -> None:
+async def test_rows_are_written_to_an_append_only_file(mode: str, tmp_path: Path) -> None:
     with faulty_disks.ext4(tmp_path / "disk"):
         path = tmp_path / "disk" / NAME
         async with calls_logged_to(path, mode) as calls:
@@ -301,20 +303,20 @@ async def test_rows_go_on_into_a_file_that_may_only_grow(mode: str, tmp_path: Pa
         calls.assert_complete([path])
 
 
-async def test_a_rotation_of_ours_that_is_forbidden_loses_nothing(tmp_path: Path) -> None:
+async def test_a_rotation_that_is_not_permitted_loses_no_row(tmp_path: Path) -> None:
     with faulty_disks.ext4(tmp_path / "disk"):
         path = tmp_path / "disk" / NAME
         async with calls_logged_to(path, rotate_rows=10) as calls:
             await calls.make(5)
             with faulty_disks.attribute(path, "a"):
                 await calls.make(35)
-                calls.look()
+                calls.check_accounting()
             await calls.make(10)
             assert await calls.flushed()
         calls.assert_complete(faulty_disks.rotated(path))
 
 
-async def test_a_torn_tail_that_cannot_be_cut_is_never_glued_to_a_row(tmp_path: Path) -> None:
+async def test_a_torn_tail_in_an_append_only_file_is_not_merged_with_a_row(tmp_path: Path) -> None:
     with faulty_disks.ext4(tmp_path / "disk"):
         path = tmp_path / "disk" / NAME
         async with calls_logged_to(path) as calls:
@@ -322,14 +324,14 @@ async def test_a_torn_tail_that_cannot_be_cut_is_never_glued_to_a_row(tmp_path: 
         torn = path.read_bytes()[:-20]
         path.write_bytes(torn)
         with faulty_disks.attribute(path, "a"):
-            with contextlib.suppress(PermissionError):  # to refuse the file is as good
+            with contextlib.suppress(PermissionError):  # the file may also be refused
                 async with calls_logged_to(path) as calls:
                     await calls.make(5)
             assert whole_lines(path) in {tuple(range(4)), (*range(4), *range(5))}
 
 
 @MODES
-async def test_rows_wait_for_a_folder_that_was_deleted(mode: str, tmp_path: Path) -> None:
+async def test_rows_wait_while_the_folder_is_deleted(mode: str, tmp_path: Path) -> None:
     folder = tmp_path / "disk"
     folder.mkdir()
     async with calls_logged_to(folder / NAME, mode) as calls:
@@ -346,7 +348,7 @@ async def test_rows_wait_for_a_folder_that_was_deleted(mode: str, tmp_path: Path
 
 
 @MODES
-async def test_rows_that_find_no_room_in_the_backlog_either_are_counted_as_lost(mode: str, tmp_path: Path) -> None:
+async def test_rows_that_exceed_the_backlog_on_a_full_disk_are_counted_as_lost(mode: str, tmp_path: Path) -> None:
     with faulty_disks.full(tmp_path / "disk") as disk:
         async with calls_logged_to(disk.path, mode, backlog_bytes=3_000) as calls:
             disk.strike()
@@ -363,14 +365,14 @@ async def test_rows_that_find_no_room_in_the_backlog_either_are_counted_as_lost(
     assert not calls.wrong
 
 
-async def test_the_account_adds_up_for_who_is_told_of_the_failure(tmp_path: Path) -> None:
-    class Asking(logging.Handler):
+async def test_the_accounting_adds_up_for_a_handler_of_the_logged_failure(tmp_path: Path) -> None:
+    class AccountingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            calls.look()
-            told.append(record.getMessage())
+            calls.check_accounting()
+            messages.append(record.getMessage())
 
-    told: list[str] = []
-    handler, logger = Asking(), logging.getLogger("otel_connector")
+    messages: list[str] = []
+    handler, logger = AccountingHandler(), logging.getLogger("otel_connector")
     with faulty_disks.full(tmp_path / "disk") as disk:
         async with calls_logged_to(disk.path) as calls:
             logger.addHandler(handler)
@@ -380,15 +382,15 @@ async def test_the_account_adds_up_for_who_is_told_of_the_failure(tmp_path: Path
             finally:
                 logger.removeHandler(handler)
             disk.heal()
-    assert told
+    assert messages
     assert not calls.wrong
 
 
-# What the constructor says.
+# Errors in the constructor.
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_device_is_no_log(overwrite: bool) -> None:
+def test_a_device_is_refused_as_a_log(overwrite: bool) -> None:
     faulty_disks.need(device="/dev/full")
     with pytest.raises(OSError, match=r"^\[Errno \d+\] logfile: "):
         AsyncConnector("/dev/full", overwrite)
@@ -411,7 +413,9 @@ def test_a_disk_without_inodes_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("letter", "overwrite"), [("i", False), ("i", True), ("a", True)])
-def test_a_file_that_may_not_be_changed_is_refused_and_kept(letter: str, overwrite: bool, tmp_path: Path) -> None:
+def test_an_immutable_or_append_only_file_is_refused_and_unchanged(
+    letter: str, overwrite: bool, tmp_path: Path
+) -> None:
     with faulty_disks.ext4(tmp_path / "disk"):
         path = tmp_path / "disk" / NAME
         content = HEADER + b"something\n"
@@ -424,7 +428,7 @@ def test_a_file_that_may_not_be_changed_is_refused_and_kept(letter: str, overwri
         assert path.read_bytes() == content
 
 
-def test_a_disk_without_room_for_the_header_is_refused_and_can_be_used_later(tmp_path: Path) -> None:
+def test_a_full_disk_is_refused_and_the_log_is_usable_when_there_is_room(tmp_path: Path) -> None:
     with faulty_disks.full(tmp_path / "disk") as disk:
         disk.strike()
         with pytest.raises(OSError, match=r"^\[Errno 28\] logfile: No space left"):
@@ -434,13 +438,13 @@ def test_a_disk_without_room_for_the_header_is_refused_and_can_be_used_later(tmp
         assert disk.path.read_bytes() == HEADER
 
 
-# The machine's own logrotate.
+# logrotate.
 
 
 @MODES
 @pytest.mark.parametrize("directive", ["create", "nocreate"])
-async def test_logrotate_loses_nothing_by_renaming(directive: str, mode: str, tmp_path: Path) -> None:
-    """Rotated over and over while calls are made: every file has one header, and every row is in one of them."""
+async def test_logrotate_that_renames_the_log_loses_no_row(directive: str, mode: str, tmp_path: Path) -> None:
+    """The log is rotated while calls are made. Every file has one header, and every row is in exactly one file."""
     path = tmp_path / NAME
     rotate = faulty_disks.logrotate(path, directive)
     async with calls_logged_to(path, mode) as calls:
@@ -453,10 +457,10 @@ async def test_logrotate_loses_nothing_by_renaming(directive: str, mode: str, tm
 
 
 @MODES
-async def test_logrotate_that_copies_and_truncates_breaks_no_line(mode: str, tmp_path: Path) -> None:
-    """Rows written between its copy and its cut are lost, which nobody but logrotate could prevent: logrotate(8).
+async def test_logrotate_with_copytruncate_breaks_no_line(mode: str, tmp_path: Path) -> None:
+    """Rows that are written between the copy and the truncation are lost; only logrotate could prevent this.
 
-    So may a header be: a row that is written at the moment of the cut is then the file's first line.
+    See logrotate(8). A header may be lost, too: a row that is written during the truncation becomes the first line.
     """
     path = tmp_path / NAME
     rotate = faulty_disks.logrotate(path, "copytruncate")
@@ -475,7 +479,7 @@ async def test_logrotate_that_copies_and_truncates_breaks_no_line(mode: str, tmp
     assert not calls.wrong
 
 
-async def test_a_log_that_was_copied_and_truncated_can_be_opened_again(tmp_path: Path) -> None:
+async def test_a_log_can_be_reopened_after_logrotate_with_copytruncate(tmp_path: Path) -> None:
     path = tmp_path / NAME
     rotate = faulty_disks.logrotate(path, "copytruncate")
     async with calls_logged_to(path) as calls:
@@ -488,7 +492,7 @@ async def test_a_log_that_was_copied_and_truncated_can_be_opened_again(tmp_path:
 
 
 async def while_rotating(rotate: Callable[[], list[Any]], calls: Calls) -> None:
-    """Run logrotate, and make calls until it has ended."""
+    """Run logrotate, and make calls until it has exited."""
     logrotate = await asyncio.create_subprocess_exec(*rotate(), stderr=asyncio.subprocess.PIPE)
     ended = asyncio.create_task(logrotate.communicate())
     await calls.make(5)

@@ -1,7 +1,7 @@
-"""CSV vectors that nobody here wrote: what goes in as a project and inside an error comes back from every reader.
+"""Tests of the CSV format with test data of other projects, used as the project and the error of calls.
 
-One row is one physical line, no cell begins a formula, and the csv module, pandas, polars and duckdb, as the README
-reads a log with them, give the same texts.
+A row must be one physical line, and no cell may start a formula. The csv module, pandas, polars and DuckDB, used as in
+the README, must return the same texts.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from otel_connector.testing import FaultServer, ok
 DATA = TESTS / "data"
 
 OWASP = "=+-@\t\r\n"
-"""What a cell must not begin with: OWASP, "CSV Injection", as of 2025."""
+"""Characters that must not start a cell: OWASP, "CSV Injection", as of 2025."""
 FULL_WIDTH = "\uff1d\uff0b\uff0d\uff20"
-"""The first four as East Asian keyboards write them; some spreadsheets take them for the same."""
+"""Full-width forms of the first four characters. Some spreadsheets treat them alike."""
 
 CONTROLS = [chr(code) for code in range(sys.maxunicode + 1) if category(chr(code)) in {"Cc", "Cf", "Zl", "Zp", "Cs"}]
 
@@ -46,15 +46,18 @@ Texts = list[tuple[str, str]]
 
 
 def owasp() -> list[str]:
-    """Each character alone, before text, behind what a reader may take off, and after a separator."""
-    taken_off = ("", " ", "'", "''", '"', '""', "\t", "\r\n", "\x00", "\ufeff", "\u200b", "\u202e")
-    before = (*taken_off, "a,", "a;", 'a",', "a\n")
+    """Return each character alone, before text, after characters that a reader may strip, and after a separator."""
+    stripped = ("", " ", "'", "''", '"', '""', "\t", "\r\n", "\x00", "\ufeff", "\u200b", "\u202e")
+    before = (*stripped, "a,", "a;", 'a",', "a\n")
     after = ("", "1", "1+1", "SUM(A1:A2)*cmd|' /C calc'!A0", '"x",y', "\n=1", "1.5e3")
     return [f"{a}{start}{b}" for start in (*OWASP, *FULL_WIDTH) for a in before for b in after]
 
 
 def controls() -> list[str]:
-    """Each control alone, at each end, in the middle, and (from a fixed seed) mixed with others and with CSV's own."""
+    """Return each control character alone, at both ends, in the middle, and mixed with others and with CSV syntax.
+
+    The mixtures are random, with a fixed seed.
+    """
     dice = random.Random(4)
     alone = [form for char in CONTROLS for form in (char, f"{char}a", f"a{char}", f"a{char}b")]
     mixed = ["".join(dice.choices([*CONTROLS, *'",;=+\n\r'], k=12)) for _ in range(500)]
@@ -63,7 +66,7 @@ def controls() -> list[str]:
 
 
 def texts_of(name: str) -> list[str]:
-    """The texts of one file, each once."""
+    """Return the texts of one file without duplicates."""
     cases = json.loads((DATA / name).read_text(encoding="utf-8"))["cases"]
     groups: Sequence[list[str]] = list(cases.values()) if isinstance(cases, dict) else [cases]
     return list(dict.fromkeys(text for group in groups for text in group))
@@ -81,7 +84,7 @@ def vectors(source: str) -> list[str]:
 
 
 SOURCES = {"csv-spectrum": 50, "PapaParse": 125, "blns": 400, "OWASP": 1_200, "Unicode": 9_000}
-"""Where they come from, and how many there are at least."""
+"""The sources of the texts, and the least number of texts in each."""
 
 
 def read_csv(path: Path) -> Texts:
@@ -115,11 +118,11 @@ READERS: dict[str, Callable[[Path], Texts]] = {
 }
 
 
-def holds(path: Path, expected: Sequence[CallRecord]) -> None:
-    """Fail unless the log holds these records: to its own reader, as physical lines, to a spreadsheet, to the four."""
+def assert_log_holds(path: Path, expected: Sequence[CallRecord]) -> None:
+    """Fail unless the log has these records for its own decoder, for `check` and for all readers, without formulas."""
     lines = path.read_bytes().decode().splitlines(keepends=True)
     assert lines[0] == HEADER.decode()
-    assert len(lines) == 1 + len(expected), "one row is one physical line, whatever is called a line"
+    assert len(lines) == 1 + len(expected), "one row is one line, by every definition of a line"
     rows = [next(csv.reader([line], strict=True)) for line in lines[1:]]
     assert [decode_row(cells) for cells in rows] == expected
     assert not [cell for cells in rows for cell in cells if cell.startswith((*OWASP, *FULL_WIDTH))]
@@ -132,7 +135,7 @@ def holds(path: Path, expected: Sequence[CallRecord]) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_every_reader_gets_the_same_texts(source: str, tmp_path: Path) -> None:
+def test_every_reader_returns_the_same_texts_for_each_source(source: str, tmp_path: Path) -> None:
     values = vectors(source)
     assert len(values) >= SOURCES[source]
     records = [BLANK._replace(project=value, error=f"ValueError: {value}") for value in values]
@@ -140,12 +143,14 @@ def test_every_reader_gets_the_same_texts(source: str, tmp_path: Path) -> None:
     path = tmp_path / "logs.csv"
     path.write_bytes(HEADER + b"".join(map(encode_row, records)))
 
-    holds(path, [as_written(record) for record in records])
+    assert_log_holds(path, [as_written(record) for record in records])
 
 
 @pytest.mark.parametrize("source", SOURCES)
-async def test_a_call_leaves_them_on_one_line(source: str, server: FaultServer, log: Log, sdk: SDK) -> None:
-    """What the caller and the server say is in the row, in the span and in the exception, and the same in all."""
+async def test_texts_in_a_call_are_one_line_in_the_row_the_span_and_the_exception(
+    source: str, server: FaultServer, log: Log, sdk: SDK
+) -> None:
+    """The project and the error have the same text in the row and in the span."""
     values = vectors(source) if source != "Unicode" else [*vectors(source)[:1_000], *vectors(source)[-520:]]
     values = values[:: max(len(values) // 500, 1)]
     server.script("/v", ok)
@@ -166,4 +171,4 @@ async def test_a_call_leaves_them_on_one_line(source: str, server: FaultServer, 
         assert attributes is not None
         assert record.project == attributes.get("otel_connector.project", "") == one_line(value)
         assert record.error == attributes["otel_connector.error"] == one_line(f"DecodeFailed: {why}")
-    holds(log.path, records)
+    assert_log_holds(log.path, records)

@@ -1,4 +1,4 @@
-"""One record is one line, and every reader gets the same record back."""
+"""Tests of the CSV format: a record is one line, and every reader returns the same record."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from otel_connector._csv_format import HEADER, cell, decode_row, encode_row, enc
 from otel_connector._record import COLUMNS, TEXT_LIMIT, URL_LIMIT, CallRecord
 
 
-@pytest.mark.parametrize("records", [NASTY_RECORDS, NASTY_RECORDS[::-1], NASTY_RECORDS[:1]], ids=["all", "back", "one"])
+@pytest.mark.parametrize(
+    "records", [NASTY_RECORDS, NASTY_RECORDS[::-1], NASTY_RECORDS[:1]], ids=["all", "reversed", "one"]
+)
 @pytest.mark.parametrize("read", [read_csv, read_pandas, read_polars, read_duckdb])
 def test_every_reader_gets_the_same_records(
     read: Callable[[Path], list[list[str]]], records: list[CallRecord], tmp_path: Path
@@ -30,7 +32,7 @@ def test_every_reader_gets_the_same_records(
 
 @given(RECORDS)
 @example(BLANK._replace(project="'" * 9 + "=" * TEXT_LIMIT, url='"' * URL_LIMIT))
-def test_a_row_is_one_line_without_formulas_and_comes_back(record: CallRecord) -> None:
+def test_a_row_is_one_line_without_formulas_and_decodes_to_its_record(record: CallRecord) -> None:
     line = encode_row(record).decode()
     (cells,) = csv.reader(io.StringIO(line, newline=""))
 
@@ -41,7 +43,7 @@ def test_a_row_is_one_line_without_formulas_and_comes_back(record: CallRecord) -
     assert encode_row(as_written(record)) == encode_row(record)
 
 
-def test_a_row_reads_as_the_documentation_says() -> None:
+def test_a_row_has_the_documented_format() -> None:
     record = BLANK._replace(
         project="=P", url="https://h/?a=1,2", response_size=17, response_code=404, error='E: "no"\n'
     )
@@ -54,7 +56,7 @@ def test_a_row_reads_as_the_documentation_says() -> None:
 
 
 def cell_by_cell(record: CallRecord) -> bytes:
-    """Encode a record without looking at whether it needs any of it."""
+    """Encode a record without the fast path: every cell is checked and escaped."""
     texts = [cell(record.call_id), cell(record.project), f"{record.t:.6f}", f"{record.delta_t:.6f}"]
     texts += [cell(record.url, URL_LIMIT), cell(record.redirect_url, URL_LIMIT), str(record.response_size)]
     texts += ["" if record.response_code is None else str(record.response_code), str(record.success)]
@@ -65,14 +67,14 @@ def cell_by_cell(record: CallRecord) -> bytes:
 @example([], 0, 0)
 @example(NASTY_RECORDS, 31, 1)
 @example([BLANK._replace(url="u" * length) for length in range(1_900, 2_100)], 0, 0)
-def test_rows_are_the_same_alone_and_together(records: list[CallRecord], before: int, behind: int) -> None:
+def test_encode_rows_gives_the_same_bytes_as_encode_row(records: list[CallRecord], before: int, behind: int) -> None:
     usual = BLANK._replace(project="P", url="http://h/?a=1", response_size=3, response_code=200, success=True)
     some = [*[usual] * before, *records, *[usual] * behind]
     assert encode_rows(some) == [encode_row(record) for record in some] == [cell_by_cell(record) for record in some]
 
 
 @pytest.mark.parametrize("text", ["{}", "a{}b", "'{}"])
-def test_a_row_is_not_taken_for_a_plain_one(text: str) -> None:
+def test_the_fast_path_for_plain_rows_escapes_every_special_character(text: str) -> None:
     characters = [chr(code) for code in (*range(0x300), 0x61C, *range(0x2000, 0x2070), 0xFEFF, *range(0xFF00, 0xFF30))]
     for column in ("call_id", "project", "url", "redirect_url", "error"):
         records = [BLANK._replace(**{column: text.format(each)}) for each in characters]  # type: ignore[arg-type]
@@ -83,13 +85,13 @@ def test_a_row_is_not_taken_for_a_plain_one(text: str) -> None:
 TRACE, SPAN = "0123456789abcdef" * 2, "0123456789abcdef"
 
 
-WHOLE = f"{TRACE}-{SPAN}"
-NOT_QUITE = [WHOLE[:at] + each + WHOLE[at + 1 :] for at in (0, 31, 32, 33, 48) for each in ',"\n=-\x7fé😀']
-NOT_QUITE += [WHOLE + more for more in ("a", ",", ",=1", '"')] + [WHOLE[:end] for end in (0, 31, 32, 33, 48)]
+CALL_ID = f"{TRACE}-{SPAN}"
+ALMOST_CALL_IDS = [CALL_ID[:at] + each + CALL_ID[at + 1 :] for at in (0, 31, 32, 33, 48) for each in ',"\n=-\x7fé😀']
+ALMOST_CALL_IDS += [CALL_ID + more for more in ("a", ",", ",=1", '"')] + [CALL_ID[:end] for end in (0, 31, 32, 33, 48)]
 
 
-@pytest.mark.parametrize("call_id", [WHOLE, *NOT_QUITE])
-def test_a_call_id_is_looked_at_where_the_other_texts_are_known(call_id: str) -> None:
+@pytest.mark.parametrize("call_id", [CALL_ID, *ALMOST_CALL_IDS])
+def test_an_unusual_call_id_is_escaped_when_the_other_texts_are_cached(call_id: str) -> None:
     known = BLANK._replace(project="known project", url="http://known/")
     for _ in range(2):
         assert encode_row(known) == cell_by_cell(known)
@@ -97,14 +99,14 @@ def test_a_call_id_is_looked_at_where_the_other_texts_are_known(call_id: str) ->
     assert encode_row(record) == cell_by_cell(record)
 
 
-def test_the_texts_that_are_known_are_bounded_in_number() -> None:
+def test_the_cache_of_plain_texts_is_bounded() -> None:
     for number in range(1_000):
         encode_row(BLANK._replace(project=f"P{number % 3}", url=f"http://h/{number}"))
     assert len(_csv_format._plain_texts) <= 130
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_every_text_cell_is_guarded_and_comes_back(column: str) -> None:
+def test_a_formula_in_any_text_column_is_escaped_and_decoded(column: str) -> None:
     if isinstance(getattr(BLANK, column), str):
         record = BLANK._replace(**{column: "=1"})  # type: ignore[arg-type]
         cells = encode_row(record).decode().rstrip("\n").split(",")
@@ -123,7 +125,7 @@ def test_every_text_cell_is_guarded_and_comes_back(column: str) -> None:
         ("success", "true"),
     ],
 )
-def test_a_cell_of_another_type_is_named(column: str, cell: str) -> None:
+def test_a_cell_of_the_wrong_type_is_refused_with_its_column(column: str, cell: str) -> None:
     cells = encode_row(BLANK).decode().rstrip("\n").split(",")
     cells[COLUMNS.index(column)] = cell
     with pytest.raises(ValueError, match=f"^{column} is .*{cell!r}"):
@@ -131,6 +133,6 @@ def test_a_cell_of_another_type_is_named(column: str, cell: str) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 11])
-def test_another_number_of_cells_is_refused(count: int) -> None:
+def test_a_row_with_the_wrong_number_of_cells_is_refused(count: int) -> None:
     with pytest.raises(ValueError, match=f"10 cells, this one has {count}$"):
         decode_row(["0"] * count)

@@ -1,4 +1,7 @@
-"""A signal's handler may raise between any two lines of the writer: every row is in the file once all the same."""
+"""Tests of writes that are interrupted by an exception from a signal handler.
+
+The exception is raised before every line of the writer's code in turn. Every row must be in the file exactly once.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +33,15 @@ def row(number: int) -> bytes:
 
 
 class Interrupted(BaseException):
-    """What the handler raises."""
+    """Raised by the trace function, instead of a signal handler."""
 
 
-def place(frame: FrameType) -> tuple[str, int]:
+def location(frame: FrameType) -> tuple[str, int]:
     return frame.f_code.co_filename, frame.f_lineno
 
 
 def interrupt(nth: int) -> Callable[[FrameType, str, Any], Any]:
-    """Return a trace function that raises before the `nth` line of the writer's files that is run."""
+    """Return a trace function that raises before the `nth` line that is run in the writer's files."""
     left = nth
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
@@ -46,8 +49,9 @@ def interrupt(nth: int) -> Callable[[FrameType, str, Any], Any]:
         del argument
         if frame.f_code.co_filename not in FILES:
             return None
-        # At the end of a `with` a trace function is called where no signal's handler ever is: before the lock is let go
-        if event == "line" and not linecache.getline(*place(frame)).lstrip().startswith("with "):
+        # At the end of a `with` block, before the lock is released, a trace function is called. A signal handler
+        # never runs at that point
+        if event == "line" and not linecache.getline(*location(frame)).lstrip().startswith("with "):
             left -= 1
             if not left:
                 raise Interrupted
@@ -56,8 +60,8 @@ def interrupt(nth: int) -> Callable[[FrameType, str, Any], Any]:
     return trace
 
 
-def with_rows_that_wait(path: Path) -> RowWriter:
-    """Return a writer with one row in the file and three that a full disk refused, which has room again."""
+def writer_with_waiting_rows(path: Path) -> RowWriter:
+    """Return a writer with one row in the file and three that wait: the disk was full, and has room again."""
     writer = RowWriter(path, HEADER)
     writer.write([row(0)])
     assert writer._log is not None
@@ -72,7 +76,7 @@ def with_rows_that_wait(path: Path) -> RowWriter:
     return writer
 
 
-def with_nothing_that_waits(path: Path) -> RowWriter:
+def writer_without_waiting_rows(path: Path) -> RowWriter:
     writer = RowWriter(path, HEADER)
     for number in range(4):
         writer.write([row(number)])
@@ -80,9 +84,9 @@ def with_nothing_that_waits(path: Path) -> RowWriter:
 
 
 def main(folder: Path, kind: str) -> None:
-    """Interrupt a write at its first line, its second, and so on; print what was found."""
-    make = {"waiting": with_rows_that_wait, "nothing": with_nothing_that_waits}[kind]
-    logging.disable()  # what is said of the full disk
+    """Interrupt a write at its first line, its second, and so on. Print what the files contained."""
+    make = {"waiting": writer_with_waiting_rows, "nothing": writer_without_waiting_rows}[kind]
+    logging.disable()  # the warnings about the full disk
     endings, nth, interrupted = Counter[str](), 0, True
     while interrupted:
         nth += 1
@@ -105,7 +109,7 @@ def main(folder: Path, kind: str) -> None:
         lines = path.read_bytes().splitlines(keepends=True)
         lines.remove(row(9))
         taken = [row(number) for number in range(6)]
-        if row(4) not in lines:  # the write had not begun
+        if row(4) not in lines:  # the write was interrupted before it took the row
             taken.remove(row(4))
         endings["right" if lines == [HEADER, *taken] else f"wrong: {lines}"] += 1
         endings["counted" if writer.counts() == (len(taken), 0, 0) else f"{nth}: {writer.counts()}"] += 1
@@ -113,8 +117,8 @@ def main(folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["waiting", "nothing"])
-def test_a_write_interrupted_at_every_line(kind: str, tmp_path: Path) -> None:
-    environment = without_coverage(clean_environment())  # coverage is a trace function, too
+def test_a_write_interrupted_at_any_line_neither_loses_nor_repeats_rows(kind: str, tmp_path: Path) -> None:
+    environment = without_coverage(clean_environment())  # coverage uses a trace function, too
     done = processes.run(
         [sys.executable, __file__, str(tmp_path), kind], env=environment, capture_output=True, text=True, check=False
     )

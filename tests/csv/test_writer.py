@@ -1,4 +1,7 @@
-"""Whole rows in one file: many writers at once, and disks that refuse for real (`/dev/full`, RLIMIT_FSIZE)."""
+"""Tests of `RowWriter`: concurrent writers, rotation, fsync, interrupts and real write errors.
+
+Write errors come from the system, through `/dev/full` and RLIMIT_FSIZE.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ def descriptor_of(writer: RowWriter) -> int:
 
 @contextlib.contextmanager
 def full_disk(writer: RowWriter) -> Iterator[None]:
-    """Every write says ENOSPC: the writer's descriptor leads to /dev/full meanwhile."""
+    """Make every write fail with ENOSPC: in the block, the writer's descriptor refers to /dev/full."""
     descriptor = descriptor_of(writer)
     file, full = os.dup(descriptor), os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, descriptor)
@@ -65,8 +68,8 @@ def full_disk(writer: RowWriter) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def room_up_to(size: int) -> Iterator[None]:
-    """No file of this process grows beyond `size` bytes: a write that would is cut short, the next one fails."""
+def file_size_limit(size: int) -> Iterator[None]:
+    """Limit the files of this process to `size` bytes: a write beyond that is short, and the next one fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -75,7 +78,7 @@ def room_up_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def run_at_once(*tasks: Callable[[], object]) -> None:
+def run_concurrently(*tasks: Callable[[], object]) -> None:
     barrier = threading.Barrier(len(tasks))
 
     def run(task: Callable[[], object]) -> None:
@@ -90,7 +93,7 @@ def run_at_once(*tasks: Callable[[], object]) -> None:
 
 
 def without_fcntl(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The writer on another copy of its file's module, imported where there is no such thing, as on Windows."""
+    """Return the writer's module with a `LogFile` that was imported without `fcntl`, as on Windows."""
     monkeypatch.setitem(sys.modules, "fcntl", None)
     spec = importlib.util.spec_from_file_location("without_fcntl", _log_file.__file__)
     assert spec is not None
@@ -145,8 +148,8 @@ def test_another_header_is_refused_and_nothing_is_changed(path: Path, content: b
 
 
 @pytest.mark.parametrize("length", range(len(HEADER)))
-def test_half_a_header_is_made_a_whole_one(path: Path, length: int) -> None:
-    """As a program leaves it that was killed in its first write."""
+def test_an_incomplete_header_is_completed(path: Path, length: int) -> None:
+    """A program that is killed during its first write leaves such a file."""
     path.write_bytes(HEADER[:length])
     assert RowWriter(path, HEADER).write([row(1)])
     assert path.read_bytes() == HEADER + row(1)
@@ -177,7 +180,9 @@ def fifo(folder: Path) -> Path:
     ],
     ids=["folder", "missing", "long", "empty", "nul", "surrogate", "device", "fifo", "loop"],
 )
-def test_what_is_no_file_is_refused_at_once(make: Callable[[Path], str | Path], tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_a_regular_file_is_refused_immediately(
+    make: Callable[[Path], str | Path], tmp_path: Path
+) -> None:
     path, descriptors = make(tmp_path), open_descriptors()
 
     with pytest.raises(OSError, match=r"^\[Errno \d+\] logfile: .") as caught:
@@ -186,11 +191,11 @@ def test_what_is_no_file_is_refused_at_once(make: Callable[[Path], str | Path], 
     assert open_descriptors() == descriptors
 
 
-def test_a_folder_that_may_not_be_written_is_refused(path: Path) -> None:
+def test_a_folder_without_write_permission_is_refused(path: Path) -> None:
     path.parent.chmod(0o500)
     user = os.geteuid()
     if user == 0:
-        os.seteuid(65_534)  # root may write everywhere
+        os.seteuid(65_534)  # root may write to any folder
     try:
         with pytest.raises(PermissionError, match="logfile: Permission denied"):
             RowWriter(path, HEADER)
@@ -200,14 +205,14 @@ def test_a_folder_that_may_not_be_written_is_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("room", [0, 1, len(HEADER) - 1])
-def test_a_header_that_does_not_fit_is_refused_and_leaves_a_file_that_can_be_used_later(path: Path, room: int) -> None:
-    with room_up_to(room), pytest.raises(OSError, match="logfile: "):
+def test_a_disk_without_room_for_the_header_is_refused_and_the_file_is_usable_later(path: Path, room: int) -> None:
+    with file_size_limit(room), pytest.raises(OSError, match="logfile: "):
         RowWriter(path, HEADER)
     RowWriter(path, HEADER)
     assert path.read_bytes() == HEADER
 
 
-def test_rows_wait_for_the_disk_in_order(path: Path) -> None:
+def test_rows_are_buffered_while_the_disk_is_full_and_written_in_order(path: Path) -> None:
     writer = RowWriter(path, HEADER)
     with full_disk(writer):
         assert not writer.write([row(1), row(2)])
@@ -226,10 +231,10 @@ def test_rows_wait_for_the_disk_in_order(path: Path) -> None:
         st.tuples(st.lists(st.integers(4, 60), max_size=5), st.none() | st.integers(0, 120)), min_size=1, max_size=12
     )
 )
-def test_no_row_is_glued_lost_or_out_of_order_when_writes_are_cut_short(
+def test_short_writes_never_merge_lose_or_reorder_rows(
     steps: list[tuple[list[int], int | None]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Each step writes rows of the given lengths with so many bytes of room, or with all there is."""
+    """Each step writes rows of the given lengths, with that many bytes of free space or, for None, without a limit."""
     path = tmp_path_factory.mktemp("full") / "logs.csv"
     writer, sent, logger = RowWriter(path, HEADER), [HEADER], logging.getLogger(LOGGER)
     logger.disabled = True
@@ -237,7 +242,7 @@ def test_no_row_is_glued_lost_or_out_of_order_when_writes_are_cut_short(
         for lengths, room in steps:
             rows = [row(number, length) for number, length in enumerate(lengths, len(sent))]
             sent += rows
-            with contextlib.nullcontext() if room is None else room_up_to(path.stat().st_size + room):
+            with contextlib.nullcontext() if room is None else file_size_limit(path.stat().st_size + room):
                 done = writer.write(rows)
             assert done == (path.read_bytes() == b"".join(sent)) or not rows
             assert writer.counts() == (whole := path.read_bytes().count(b"\n") - 1, len(sent) - 1 - whole, 0)
@@ -247,7 +252,7 @@ def test_no_row_is_glued_lost_or_out_of_order_when_writes_are_cut_short(
     assert path.read_bytes() == b"".join(sent)
 
 
-def test_closing_on_a_full_disk_loses_what_waits_and_says_so(path: Path) -> None:
+def test_closing_on_a_full_disk_loses_the_waiting_rows_and_returns_false(path: Path) -> None:
     writer = RowWriter(path, HEADER)
     descriptor = descriptor_of(writer)
     full = os.open("/dev/full", os.O_WRONLY)
@@ -268,7 +273,7 @@ def test_a_closed_writer_counts_rows_as_lost(path: Path) -> None:
     assert path.read_bytes() == HEADER
 
 
-def test_a_closed_writer_does_not_write_to_whoever_got_its_descriptor(path: Path, tmp_path: Path) -> None:
+def test_a_closed_writer_does_not_write_to_a_file_that_reuses_its_descriptor(path: Path, tmp_path: Path) -> None:
     writer = RowWriter(path, HEADER)
     descriptor = descriptor_of(writer)
     writer.close()
@@ -280,7 +285,7 @@ def test_a_closed_writer_does_not_write_to_whoever_got_its_descriptor(path: Path
     assert (tmp_path / "other").read_bytes() == b""
 
 
-def test_the_backlog_is_bounded_and_the_oldest_rows_stay(path: Path) -> None:
+def test_a_full_backlog_keeps_the_oldest_rows_and_drops_new_ones(path: Path) -> None:
     writer = RowWriter(path, HEADER, backlog_bytes=3 * len(row(0)))
     with full_disk(writer):
         for number in range(5):
@@ -291,7 +296,7 @@ def test_the_backlog_is_bounded_and_the_oldest_rows_stay(path: Path) -> None:
     assert writer.counts() == (3, 0, 2)
 
 
-def test_a_row_is_not_lost_to_a_full_backlog_when_the_disk_has_room_again(path: Path) -> None:
+def test_a_full_backlog_accepts_a_row_when_the_disk_has_room_again(path: Path) -> None:
     writer = RowWriter(path, HEADER, backlog_bytes=len(row(0)))
     with full_disk(writer):
         writer.write([row(1)])
@@ -301,17 +306,17 @@ def test_a_row_is_not_lost_to_a_full_backlog_when_the_disk_has_room_again(path: 
     assert writer.counts() == (2, 0, 0)
 
 
-def test_the_rest_of_a_torn_row_is_kept_at_any_limit(path: Path) -> None:
+def test_the_rest_of_a_partly_written_row_is_kept_even_above_the_backlog_limit(path: Path) -> None:
     writer = RowWriter(path, HEADER, backlog_bytes=1)
-    with room_up_to(len(HEADER) + 5):
+    with file_size_limit(len(HEADER) + 5):
         writer.write([row(1)])
 
     writer.write([row(2)])
     assert path.read_bytes() == HEADER + row(1) + row(2)
 
 
-def test_a_row_costs_the_same_however_many_wait(path: Path) -> None:
-    """20,000 rows one by one; were each of them to try the whole backlog again, that would take minutes."""
+def test_the_cost_of_a_row_does_not_grow_with_the_backlog(path: Path) -> None:
+    """Write 20,000 rows one by one. If each write tried the whole backlog again, this would take minutes."""
     writer = RowWriter(path, HEADER)
     with full_disk(writer):
         for number in range(20_000):
@@ -320,7 +325,7 @@ def test_a_row_costs_the_same_however_many_wait(path: Path) -> None:
     assert path.read_bytes() == HEADER + b"".join(map(row, range(20_000)))
 
 
-def test_a_failing_file_is_logged_once_a_minute(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_write_errors_are_logged_once_a_minute(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
     writer = RowWriter(path, HEADER, monotonic=lambda: now)
     logged = []
@@ -336,10 +341,10 @@ def test_a_failing_file_is_logged_once_a_minute(path: Path, caplog: pytest.LogCa
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
-def test_a_log_handler_may_ask_the_writer_and_may_fail(path: Path, kind: type[BaseException]) -> None:
-    class Asking(logging.Handler):
+def test_a_logging_handler_may_use_the_writer_and_may_raise(path: Path, kind: type[BaseException]) -> None:
+    class LockTakingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if not lock.acquire(timeout=1):  # what `counts` would wait for; for ever, if it did
+            if not lock.acquire(timeout=1):  # `counts` takes this lock, and would wait forever
                 failures.append("held")
             else:
                 lock.release()
@@ -347,7 +352,7 @@ def test_a_log_handler_may_ask_the_writer_and_may_fail(path: Path, kind: type[Ba
 
     failures: list[str] = []
     writer = RowWriter(path, HEADER)
-    lock, handler, logger = writer._lock, Asking(), logging.getLogger(LOGGER)
+    lock, handler, logger = writer._lock, LockTakingHandler(), logging.getLogger(LOGGER)
     logger.addHandler(handler)
     try:
         with full_disk(writer):
@@ -358,7 +363,7 @@ def test_a_log_handler_may_ask_the_writer_and_may_fail(path: Path, kind: type[Ba
     assert writer.counts() == (0, 1, 0)
 
 
-def test_the_descriptor_is_closed_with_the_writer(path: Path) -> None:
+def test_the_descriptor_is_closed_when_the_writer_is_garbage_collected(path: Path) -> None:
     writer = RowWriter(path, HEADER)
     descriptor = descriptor_of(writer)
     del writer
@@ -367,9 +372,9 @@ def test_the_descriptor_is_closed_with_the_writer(path: Path) -> None:
         os.fstat(descriptor)
 
 
-def test_threads_share_a_writer(path: Path) -> None:
+def test_threads_that_share_a_writer_lose_no_rows(path: Path) -> None:
     writer = RowWriter(path, HEADER)
-    run_at_once(
+    run_concurrently(
         *(lambda first=first: [writer.write([row(first + n)]) for n in range(500)] for first in range(0, 4_000, 500))
     )
 
@@ -377,10 +382,10 @@ def test_threads_share_a_writer(path: Path) -> None:
     assert writer.counts() == (4_000, 0, 0)
 
 
-def test_many_openers_write_one_header(path: Path) -> None:
+def test_writers_that_open_a_new_file_concurrently_write_one_header(path: Path) -> None:
     for _ in range(20):
         path.unlink(missing_ok=True)
-        run_at_once(*(lambda n=n: RowWriter(path, HEADER).write([row(n)]) for n in range(8)))
+        run_concurrently(*(lambda n=n: RowWriter(path, HEADER).write([row(n)]) for n in range(8)))
         assert path.read_bytes().startswith(HEADER)
         assert sorted(path.read_bytes().splitlines(keepends=True)) == sorted([HEADER, *map(row, range(8))])
 
@@ -405,7 +410,7 @@ if __name__ == "__main__":
 """
 
 
-def test_processes_share_a_file(path: Path) -> None:
+def test_processes_that_share_a_file_lose_no_rows(path: Path) -> None:
     processes.run([sys.executable, "-c", PROCESSES, path], check=True, timeout=60)
 
     header, *lines = path.read_text().splitlines()
@@ -416,8 +421,8 @@ def test_processes_share_a_file(path: Path) -> None:
     assert len(lines) == 16_000
 
 
-def test_a_torn_tail_is_taken_off_and_kept(path: Path) -> None:
-    """What a killed process or a disk that stayed full leaves behind."""
+def test_a_torn_tail_is_moved_to_the_torn_file(path: Path) -> None:
+    """A killed process or a disk that stayed full leaves such a tail."""
     path.write_bytes(HEADER + row(1) + row(2)[:7])
     RowWriter(path, HEADER).write([row(3)])
     assert path.read_bytes() == HEADER + row(1) + row(3)
@@ -428,8 +433,11 @@ def torn(path: Path) -> Path:
     return path.with_name(path.name + ".torn")
 
 
-def test_a_torn_tail_is_taken_off_by_whoever_writes_next(path: Path) -> None:
-    """A killed process leaves it, while others write on: nobody is in the middle of a row who has not the lock."""
+def test_a_torn_tail_is_moved_by_the_next_writer(path: Path) -> None:
+    """Other writers go on after a process was killed in the middle of a row.
+
+    Every row is written under the lock. A writer that holds the lock therefore knows that the tail is not in progress.
+    """
     first, second = RowWriter(path, HEADER), RowWriter(path, HEADER)
     assert first.write([row(1)])
     with path.open("ab") as killed:
@@ -441,19 +449,19 @@ def test_a_torn_tail_is_taken_off_by_whoever_writes_next(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("tail", "end"), [(b"9,half", b"\n"), (b'9,"half', b'"\n')])
-def test_a_torn_tail_that_cannot_be_taken_off_is_ended(path: Path, tail: bytes, end: bytes) -> None:
-    """A quote left open would swallow the rows that follow."""
+def test_a_torn_tail_that_cannot_be_moved_is_ended_with_a_line_end(path: Path, tail: bytes, end: bytes) -> None:
+    """If the tail has an open quote, it is closed first. Readers would otherwise take the next rows into that cell."""
     path.write_bytes(HEADER + row(1) + tail)
-    torn(path).mkdir()  # where it cannot be kept it is not cut
+    torn(path).mkdir()  # the tail cannot be saved, so it is not cut
     writer = RowWriter(path, HEADER)
     assert writer.write([row(3)])
     assert path.read_bytes() == HEADER + row(1) + tail + end + row(3)
 
 
-def test_a_torn_tail_that_cannot_be_kept_for_want_of_room_stays_and_the_rows_wait(
+def test_a_torn_tail_stays_and_rows_wait_while_there_is_no_room_to_move_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A line that is ended where it is stays broken for ever, so that is for when it can never be taken off."""
+    """Ending the tail leaves a broken line forever, so this is done only if the tail can never be moved."""
     writer = RowWriter(path, HEADER)
     assert writer.write([row(1)])
     with path.open("ab") as file:
@@ -475,7 +483,7 @@ def test_a_torn_tail_that_cannot_be_kept_for_want_of_room_stays_and_the_rows_wai
 
 
 def test_an_emptied_file_gets_its_header_again(path: Path) -> None:
-    """As logrotate's copytruncate leaves it."""
+    """Logrotate with `copytruncate` empties the file."""
     writer = RowWriter(path, HEADER)
     assert writer.write([row(1)])
     os.truncate(path, 0)
@@ -499,7 +507,7 @@ def test_rows_wait_while_another_program_locks_the_file(path: Path, monkeypatch:
     assert path.read_bytes() == HEADER + row(1) + row(2) + row(3)
 
 
-def test_a_turn_is_waited_for(path: Path) -> None:
+def test_a_write_waits_for_the_file_lock(path: Path) -> None:
     writer = RowWriter(path, HEADER)
     with path.open("rb") as theirs:
         fcntl.flock(theirs, fcntl.LOCK_EX)
@@ -511,7 +519,9 @@ def test_a_turn_is_waited_for(path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks(path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_written_on_a_file_system_without_locks(
+    path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_locks(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -521,10 +531,10 @@ def test_a_file_system_without_locks(path: Path, number: int, monkeypatch: pytes
     assert path.read_bytes() == HEADER + row(1)
 
 
-# Another name, another file
+# Renamed files and rotation
 
 
-def test_a_renamed_file_is_followed(path: Path) -> None:
+def test_after_a_rename_or_a_deletion_rows_go_to_a_new_file(path: Path) -> None:
     writer = RowWriter(path, HEADER, monotonic=itertools.count().__next__)
     assert writer.write([row(1)])
     path.rename(path.with_suffix(".1"))
@@ -536,7 +546,9 @@ def test_a_renamed_file_is_followed(path: Path) -> None:
     assert writer.counts() == (3, 0, 0)
 
 
-def test_without_a_new_file_the_renamed_one_takes_the_rows(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_go_to_the_renamed_file_while_no_new_file_can_be_made(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     writer = RowWriter(path, HEADER, monotonic=itertools.count().__next__)
     path.rename(path.with_suffix(".1"))
     path.mkdir()
@@ -548,7 +560,7 @@ def test_without_a_new_file_the_renamed_one_takes_the_rows(path: Path, caplog: p
     assert path.read_bytes() == HEADER + row(2)
 
 
-def test_without_any_file_the_rows_wait(path: Path) -> None:
+def test_rows_wait_while_the_path_leads_to_a_file_of_another_program(path: Path) -> None:
     writer = RowWriter(path, HEADER, monotonic=itertools.count().__next__)
     path.unlink()
     path.write_bytes(b"of another tool\n")
@@ -558,7 +570,9 @@ def test_without_any_file_the_rows_wait(path: Path) -> None:
     assert path.read_bytes() == HEADER + row(1) + row(2)
 
 
-def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_is_resolved_when_the_writer_is_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     writer = RowWriter("logs.csv", HEADER, monotonic=itertools.count().__next__)
     (tmp_path / "elsewhere").mkdir()
@@ -573,7 +587,7 @@ def parts(path: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 10])
-def test_rotation_by_rows(path: Path, batch: int) -> None:
+def test_rotation_by_rows_starts_a_new_file_after_the_given_number(path: Path, batch: int) -> None:
     writer = RowWriter(path, HEADER, rotate_rows=4)
     rows = [row(number) for number in range(10)]
     for start in range(0, 10, batch):
@@ -583,7 +597,7 @@ def test_rotation_by_rows(path: Path, batch: int) -> None:
     assert writer.counts() == (10, 0, 0)
 
 
-def test_rotation_goes_on_where_it_stopped(path: Path) -> None:
+def test_a_new_writer_counts_the_rows_already_in_the_file_for_rotation(path: Path) -> None:
     for number in range(10):
         writer = RowWriter(path, HEADER, rotate_rows=4)
         assert writer.write([row(number)])
@@ -591,7 +605,7 @@ def test_rotation_goes_on_where_it_stopped(path: Path) -> None:
     assert [part.count(b"\n") - 1 for part in parts(path)] == [4, 4, 2]
 
 
-def test_rotation_counts_the_rows_of_others(path: Path) -> None:
+def test_rotation_counts_the_rows_of_other_writers(path: Path) -> None:
     first, second = (RowWriter(path, HEADER, rotate_rows=4, monotonic=itertools.count().__next__) for _ in "ab")
     for number in range(5):
         assert first.write([row(number)])
@@ -602,7 +616,7 @@ def test_rotation_counts_the_rows_of_others(path: Path) -> None:
     )
 
 
-def test_rotation_by_bytes(path: Path) -> None:
+def test_rotation_by_bytes_starts_a_new_file_before_the_limit_is_exceeded(path: Path) -> None:
     limit = len(HEADER) + 2 * len(row(0)) + 5
     writer = RowWriter(path, HEADER, rotate_bytes=limit)
     rows = [row(1), row(2), row(3), row(4, 500), row(5)]
@@ -610,7 +624,7 @@ def test_rotation_by_bytes(path: Path) -> None:
     assert parts(path) == [HEADER + rows[0] + rows[1], HEADER + rows[2], HEADER + rows[3], HEADER + rows[4]]
 
 
-def test_a_rotation_that_is_refused_is_logged_and_the_file_grows(
+def test_a_failed_rename_is_logged_and_rows_stay_in_the_old_file(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -624,10 +638,12 @@ def test_a_rotation_that_is_refused_is_logged_and_the_file_grows(
     assert "not today" in caplog.text
 
 
-def test_a_rotation_without_a_new_file_lets_the_old_one_grow(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_stay_in_the_old_file_when_rotation_cannot_open_a_new_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = RowWriter(path, HEADER, rotate_rows=1, monotonic=itertools.count().__next__)
     assert writer.write([row(0)])
-    monkeypatch.setattr(_csv_writer, "LogFile", None)  # whatever it is made with
+    monkeypatch.setattr(_csv_writer, "LogFile", None)  # it must not be used
     monkeypatch.setattr(writer, "_open", lambda: (_ for _ in ()).throw(OSError(errno.EMFILE, "no more files")))
     assert writer.write([row(1), row(2)])
     assert parts(path) == [HEADER + row(0) + row(1) + row(2)]
@@ -636,8 +652,10 @@ def test_a_rotation_without_a_new_file_lets_the_old_one_grow(path: Path, monkeyp
     assert parts(path) == [HEADER + row(0) + row(1) + row(2), HEADER + row(3)]
 
 
-def test_no_part_is_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Where nobody can tell whether a name is free, it is not taken."""
+def test_rotation_overwrites_no_existing_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A name is also not used if the check whether it is free fails."""
     writer = RowWriter(path, HEADER, rotate_rows=1)
     path.with_name("logs.000001.csv").write_bytes(b"of another time\n")
     with monkeypatch.context() as patch:
@@ -649,11 +667,11 @@ def test_no_part_is_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert path.read_bytes() == HEADER + row(0) + row(1) + row(2)
 
 
-# Whose file it is
+# Permissions and symbolic links
 
 
 @pytest.mark.parametrize("permissions", [0o600, 0o640, 0o666])
-def test_permissions(path: Path, permissions: int) -> None:
+def test_a_new_file_gets_the_given_permissions_whatever_the_umask(path: Path, permissions: int) -> None:
     umask = os.umask(0o077)
     try:
         RowWriter(path, HEADER, permissions=permissions)
@@ -662,15 +680,15 @@ def test_permissions(path: Path, permissions: int) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == permissions
 
 
-def test_the_users_own_link_is_followed(path: Path, tmp_path: Path) -> None:
+def test_a_symbolic_link_of_the_same_user_is_followed(path: Path, tmp_path: Path) -> None:
     path.symlink_to(tmp_path / "target.csv")
     assert RowWriter(path, HEADER).write([row(1)])
     assert path.is_symlink()
     assert (tmp_path / "target.csv").read_bytes() == HEADER + row(1)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to somebody else")
-def test_somebody_elses_link_is_refused(path: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to another user")
+def test_a_symbolic_link_of_another_user_is_refused(path: Path, tmp_path: Path) -> None:
     (tmp_path / "target.csv").write_bytes(HEADER)
     path.symlink_to(tmp_path / "target.csv")
     os.lchown(path, 65_534, 65_534)
@@ -679,11 +697,11 @@ def test_somebody_elses_link_is_refused(path: Path, tmp_path: Path) -> None:
     assert (tmp_path / "target.csv").read_bytes() == HEADER
 
 
-# What the disk itself has
+# fsync
 
 
 class Syncs:
-    """Stands in for the system call: what it is asked, and what it answers."""
+    """Replaces `os.fdatasync`: records the file sizes at each call, and fails on request."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
@@ -699,7 +717,7 @@ class Syncs:
         self.called.release()
 
 
-def test_every_row_is_on_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fsync_interval_0_syncs_every_row(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = Syncs(monkeypatch)
     writer = RowWriter(path, HEADER, fsync_interval=0)
     for number in (1, 2):
@@ -708,7 +726,7 @@ def test_every_row_is_on_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(syncs.sizes) == 2
 
 
-def test_rows_of_an_interval_are_synced_without_a_further_row(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_synced_after_the_interval_without_another_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = Syncs(monkeypatch)
     writer = RowWriter(path, HEADER, fsync_interval=0.01)
     assert writer.write([row(1)])
@@ -718,7 +736,7 @@ def test_rows_of_an_interval_are_synced_without_a_further_row(path: Path, monkey
 
 
 @pytest.mark.parametrize("interval", [0, 0.01])
-def test_after_a_failed_fsync_the_rows_since_the_last_good_one_are_written_again(
+def test_a_failed_fsync_rewrites_the_rows_since_the_last_successful_fsync(
     path: Path, interval: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     syncs = Syncs(monkeypatch)
@@ -731,13 +749,13 @@ def test_after_a_failed_fsync_the_rows_since_the_last_good_one_are_written_again
     writer.write([row(2)])
     while not writer.flush():
         pass
-    assert path.read_bytes() == HEADER + row(1) + row(2), "once, because nobody else wrote"
+    assert path.read_bytes() == HEADER + row(1) + row(2), "row 2 is there once: no other program wrote"
     assert (writer.counts(), os.fstat(descriptor_of(writer)).st_ino) == ((2, 0, 0), identity)
     assert "Input/output error" in caplog.text
     assert syncs.sizes[-1] == path.stat().st_size
 
 
-def test_rows_of_others_are_not_cut_off_after_a_failed_fsync(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_fsync_does_not_truncate_rows_of_other_writers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = Syncs(monkeypatch)
     writer, other = RowWriter(path, HEADER, fsync_interval=3_600), RowWriter(path, HEADER)
     assert writer.write([row(1)])
@@ -751,7 +769,7 @@ def test_rows_of_others_are_not_cut_off_after_a_failed_fsync(path: Path, monkeyp
     assert writer.close()
 
 
-def test_a_renamed_file_is_synced_before_it_is_left(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_renamed_file_is_synced_before_the_writer_closes_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = Syncs(monkeypatch)
     writer = RowWriter(path, HEADER, fsync_interval=3_600, monotonic=itertools.count().__next__)
     assert writer.write([row(1)])
@@ -762,11 +780,11 @@ def test_a_renamed_file_is_synced_before_it_is_left(path: Path, monkeypatch: pyt
     syncs.fails = 1
     assert not writer.write([row(3)])
     assert writer.flush()
-    assert path.read_bytes() == HEADER + row(2) + row(3), "what an fsync failed for is in the new file, too"
+    assert path.read_bytes() == HEADER + row(2) + row(3), "rows whose fsync failed are in the new file, too"
     assert writer.close()
 
 
-def test_rows_that_no_fsync_covers_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_unsynced_rows_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = Syncs(monkeypatch)
     writer = RowWriter(path, HEADER, fsync_interval=3_600, backlog_bytes=3 * len(row(0)))
     for number in range(5):
@@ -776,10 +794,10 @@ def test_rows_that_no_fsync_covers_are_bounded(path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("limit", [6 * len(row(0)), 64 * 2**20])
-def test_an_fsync_that_fails_among_rows_that_waited_loses_and_doubles_none(
+def test_a_failed_fsync_while_the_backlog_is_written_neither_loses_nor_repeats_rows(
     path: Path, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is on the disk as a whole is known for none of them, so each waits again, in its turn."""
+    """After a failed fsync it is unknown which rows are on the disk, so all of them wait again, in order."""
     syncs = Syncs(monkeypatch)
     monkeypatch.setattr(_csv_writer, "_WRITTEN_AT_ONCE", 2)
     writer = RowWriter(path, HEADER, fsync_interval=3_600, backlog_bytes=limit)
@@ -787,7 +805,7 @@ def test_an_fsync_that_fails_among_rows_that_waited_loses_and_doubles_none(
     with full_disk(writer):
         for number in range(2, 6):
             assert not writer.write([row(number)])
-    writer._backlog_bytes = 3 * len(row(0))  # what no fsync covers is bounded, so one comes in the middle
+    writer._backlog_bytes = 3 * len(row(0))  # the bound on unsynced rows forces an fsync in the middle
     syncs.fails = 3
     for _ in range(3):
         assert not writer.flush()
@@ -798,7 +816,7 @@ def test_an_fsync_that_fails_among_rows_that_waited_loses_and_doubles_none(
     assert writer.close()
 
 
-def test_an_fsync_that_keeps_failing_holds_nobody_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_fsync_that_keeps_failing_does_not_block_writes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = Syncs(monkeypatch)
     writer = RowWriter(path, HEADER, fsync_interval=0)
     syncs.fails = 10**9
@@ -811,8 +829,10 @@ def test_an_fsync_that_keeps_failing_holds_nobody_up(path: Path, monkeypatch: py
     assert writer.close()
 
 
-def test_no_free_descriptor_is_no_failed_fsync(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the rows would be written again, and be there twice if another program wrote meanwhile."""
+def test_a_missing_free_descriptor_does_not_count_as_a_failed_fsync(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the rows would be written again, and would be in the file twice if another program had written."""
     syncs = Syncs(monkeypatch)
     writer = RowWriter(path, HEADER, fsync_interval=3_600)
     assert writer.write([row(1)])
@@ -823,13 +843,13 @@ def test_no_free_descriptor_is_no_failed_fsync(path: Path, monkeypatch: pytest.M
         writer.look_after(writer._care)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert (syncs.sizes, len(writer._unsynced), writer.counts()) == ([], 1, (1, 0, 0)), "it is tried again"
+    assert (syncs.sizes, len(writer._unsynced), writer.counts()) == ([], 1, (1, 0, 0)), "the fsync is still pending"
     writer.look_after(writer._care)
     assert (syncs.sizes, len(writer._unsynced)) == ([path.stat().st_size], 0)
     assert writer.close()
 
 
-def test_a_row_counts_as_waiting_while_it_is_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_counts_as_waiting_during_its_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int, int]] = []
     writer = RowWriter(path, HEADER)
     write = os.write
@@ -843,16 +863,16 @@ def test_a_row_counts_as_waiting_while_it_is_written(path: Path, monkeypatch: py
     assert (seen, writer.counts()) == ([(0, 1, 0)], (1, 0, 0))
 
 
-# A signal's handler that raises in the middle of a write; `test_interrupted_writes` does it at every line
+# Signal handlers that raise in the middle of a write; `test_interrupted_writes` raises at every line
 
 
 class Interrupted(BaseException):
-    """What the handler raises."""
+    """Raised by the signal handler."""
 
 
 @pytest.mark.parametrize("waiting", [0, 3])
 @pytest.mark.parametrize("written", [True, False])
-def test_a_write_that_is_broken_off_is_gone_on_with(
+def test_an_interrupted_write_is_resumed_by_the_next_write(
     path: Path, written: bool, waiting: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer, write = RowWriter(path, HEADER), os.write
@@ -871,7 +891,7 @@ def test_a_write_that_is_broken_off_is_gone_on_with(
             writer.write([row(8)])
     assert sum(writer.counts()) == waiting + 1
     other = RowWriter(path, HEADER)
-    assert other.write([b"other\n"]), "whose turn it is, is not kept"
+    assert other.write([b"other\n"]), "the lock was released"
     assert writer.write([row(9)])
     lines = path.read_bytes().splitlines(keepends=True)
     assert sorted(lines) == sorted([HEADER, b"other\n", *map(row, range(waiting)), row(8), row(9)])
@@ -879,8 +899,8 @@ def test_a_write_that_is_broken_off_is_gone_on_with(
     assert writer.close()
 
 
-def test_what_is_noted_is_not_noted_again(path: Path) -> None:
-    """A handler may raise behind the last thing that had to be noted, too."""
+def test_an_interrupt_after_a_row_was_recorded_does_not_record_it_again(path: Path) -> None:
+    """A signal handler may also raise after the last step of the bookkeeping."""
     writer, first, second = RowWriter(path, HEADER), row(1), row(2)
     assert writer.write([first])
     writer._tried = [first]
@@ -894,7 +914,9 @@ def test_what_is_noted_is_not_noted_again(path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["_open", "_has_turn"])
-def test_a_write_that_is_broken_off_before_it_begins(path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_interrupted_before_it_starts_keeps_its_row(
+    path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def raises(*arguments: object, **options: object) -> Any:
         raise Interrupted
 
@@ -913,7 +935,9 @@ def test_a_write_that_is_broken_off_before_it_begins(path: Path, where: str, mon
     assert writer.close()
 
 
-def test_rows_that_cannot_be_looked_for_are_written_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_rows_count_as_not_written_when_the_file_cannot_be_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unreadable(fd: int, size: int) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -927,43 +951,43 @@ def test_rows_that_cannot_be_looked_for_are_written_again(path: Path, monkeypatc
     assert writer.close()
 
 
-def test_who_asks_from_within_a_write_does_not_wait(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer, write, asked = RowWriter(path, HEADER), os.write, list[bool]()
+def test_reentrant_calls_during_a_write_do_not_wait(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, write, results = RowWriter(path, HEADER), os.write, list[bool]()
 
-    def asking(fd: int, data: bytes) -> int:
-        if not asked:
+    def reentrant(fd: int, data: bytes) -> int:
+        if not results:
             writer.finish(5)
-            asked.extend([writer.flush(), writer.close(), writer.write([row(2)])])
+            results.extend([writer.flush(), writer.close(), writer.write([row(2)])])
         return write(fd, data)
 
-    monkeypatch.setattr(os, "write", asking)
-    assert not writer.write([row(1)]), "another one waits"
-    assert asked == [False] * 3
+    monkeypatch.setattr(os, "write", reentrant)
+    assert not writer.write([row(1)]), "the row from the reentrant call still waits"
+    assert results == [False] * 3
     assert writer.flush()
     assert path.read_bytes() == HEADER + row(1) + row(2)
     assert writer.close()
 
 
-# What waits when no further row comes
+# Waiting rows without another write
 
 
-def test_waiting_rows_are_written_without_a_further_row(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_rows_are_written_without_another_write_call(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_csv_writer, "_CARE_INTERVAL", 0.001)
     writer, before = RowWriter(path, HEADER), set(threading.enumerate())
     with full_disk(writer):
         assert not writer.write([row(1)])
         (thread,) = set(threading.enumerate()) - before
     thread.join(timeout=5)
-    assert not thread.is_alive(), "it ends when nothing is left to do"
+    assert not thread.is_alive(), "the thread ends when nothing is left to do"
     assert path.read_bytes() == HEADER + row(1)
     assert writer.counts() == (1, 0, 0)
 
 
-# System calls that fail. Each of them is failed in turn by test_failing_calls.py, in processes of their own
+# System calls that fail. test_failing_calls.py makes each of them fail in turn, in separate processes
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, number: int, times: int = 1_000) -> list[int]:
-    """Let a system call fail so many times; the list grows with each."""
+    """Make a system call fail `times` times. The returned list grows with each failure."""
     failed: list[int] = []
     call = getattr(owner, name)
 
@@ -977,7 +1001,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, number: i
     return failed
 
 
-def test_a_lock_that_fails_lets_the_rows_wait(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_wait_when_locking_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = RowWriter(path, HEADER)
     failing(monkeypatch, fcntl, "flock", errno.EIO, times=1)
     assert not writer.write([row(1)])
@@ -985,7 +1009,9 @@ def test_a_lock_that_fails_lets_the_rows_wait(path: Path, monkeypatch: pytest.Mo
     assert path.read_bytes() == HEADER + row(1) + row(2)
 
 
-def test_a_lock_that_cannot_be_given_back_goes_with_the_descriptor(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_cannot_be_released_is_released_by_closing_the_descriptor(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = RowWriter(path, HEADER, monotonic=itertools.count().__next__)
     flock = fcntl.flock
 
@@ -1003,11 +1029,11 @@ def test_a_lock_that_cannot_be_given_back_goes_with_the_descriptor(path: Path, m
     assert path.read_bytes() == HEADER + row(1) + row(2) + row(3)
 
 
-def test_a_beginning_that_cannot_be_taken_off_is_completed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partial_row_that_cannot_be_truncated_is_completed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = RowWriter(path, HEADER)
     with monkeypatch.context() as patch:
         failing(patch, os, "ftruncate", errno.EPERM)
-        with room_up_to(len(HEADER) + 5):
+        with file_size_limit(len(HEADER) + 5):
             assert not writer.write([row(1)])
             assert not writer.write([row(2)])
         assert path.read_bytes() == HEADER + row(1)[:5]
@@ -1016,19 +1042,19 @@ def test_a_beginning_that_cannot_be_taken_off_is_completed(path: Path, monkeypat
     assert writer.counts() == (3, 0, 0)
 
 
-def test_a_beginning_is_completed_in_a_file_that_is_full(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partial_row_is_completed_before_the_file_is_rotated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = RowWriter(path, HEADER, rotate_bytes=len(HEADER) + len(row(1)))
     with monkeypatch.context() as patch:
         failing(patch, os, "ftruncate", errno.EPERM)
-        with room_up_to(len(HEADER) + 5):
+        with file_size_limit(len(HEADER) + 5):
             assert not writer.write([row(1)])
         assert writer.write([row(2)])
     assert parts(path) == [HEADER + row(1), HEADER + row(2)]
 
 
-def test_a_beginning_that_stays_is_taken_off_in_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partial_row_is_truncated_at_close(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = RowWriter(path, HEADER)
-    with room_up_to(len(HEADER) + 5):
+    with file_size_limit(len(HEADER) + 5):
         with monkeypatch.context() as patch:
             failing(patch, os, "ftruncate", errno.EPERM, times=1)
             assert not writer.write([row(1)])
@@ -1037,11 +1063,11 @@ def test_a_beginning_that_stays_is_taken_off_in_the_end(path: Path, monkeypatch:
     assert writer.counts() == (0, 0, 1)
 
 
-def test_a_beginning_that_another_writer_set_aside_is_not_completed(
+def test_a_partial_row_that_another_writer_moved_is_written_again_in_full(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer, other = RowWriter(path, HEADER), RowWriter(path, HEADER)
-    with room_up_to(len(HEADER) + 5), monkeypatch.context() as patch:
+    with file_size_limit(len(HEADER) + 5), monkeypatch.context() as patch:
         failing(patch, os, "ftruncate", errno.EPERM, times=1)
         assert not writer.write([row(1)])
     assert other.write([row(2)])
@@ -1051,7 +1077,7 @@ def test_a_beginning_that_another_writer_set_aside_is_not_completed(
     assert not writer.close() or writer.counts() == (2, 0, 0)
 
 
-def test_a_file_that_becomes_another_programs_is_not_cut(path: Path) -> None:
+def test_a_file_replaced_by_another_programs_content_is_not_truncated(path: Path) -> None:
     writer = RowWriter(path, HEADER)
     path.write_bytes(b"its own\nhalf a line")
     assert writer.write([row(1)])
@@ -1059,10 +1085,10 @@ def test_a_file_that_becomes_another_programs_is_not_cut(path: Path) -> None:
     assert not torn(path).exists()
 
 
-def test_a_close_that_fails_is_said(
+def test_a_failed_close_is_logged(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On some file systems, a full one is told of only then."""
+    """Some file systems report only at close that the disk is full."""
     writer = RowWriter(path, HEADER, monotonic=itertools.count().__next__)
     path.rename(path.with_suffix(".1"))
     close = os.close
@@ -1077,7 +1103,7 @@ def test_a_close_that_fails_is_said(
     assert "quota exceeded" in caplog.text
 
 
-def test_a_file_that_somebody_shortened_is_not_cut_after_a_failed_fsync(
+def test_a_file_shortened_by_another_program_is_not_truncated_after_a_failed_fsync(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     syncs = Syncs(monkeypatch)
@@ -1091,7 +1117,7 @@ def test_a_file_that_somebody_shortened_is_not_cut_after_a_failed_fsync(
     assert writer.close()
 
 
-def test_a_rotation_that_somebody_else_has_done_is_not_done_again(path: Path) -> None:
+def test_a_rotation_done_by_another_writer_is_not_repeated(path: Path) -> None:
     first, second = RowWriter(path, HEADER, rotate_rows=1), RowWriter(path, HEADER, rotate_rows=1)
     assert first.write([row(1)])
     assert second.write([row(2)])
@@ -1099,13 +1125,13 @@ def test_a_rotation_that_somebody_else_has_done_is_not_done_again(path: Path) ->
     assert parts(path) == [HEADER + row(1), HEADER + row(2), HEADER + row(3)]
 
 
-def test_half_a_header_for_a_new_file_is_taken_off_again(path: Path) -> None:
-    with room_up_to(3), pytest.raises(OSError, match="logfile: "):
+def test_an_incomplete_header_is_truncated_when_creating_the_file_fails(path: Path) -> None:
+    with file_size_limit(3), pytest.raises(OSError, match="logfile: "):
         RowWriter(path, HEADER)
     assert path.read_bytes() == b""
 
 
-def test_what_was_lost_with_the_end_is_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_lost_at_exit_are_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     writer = RowWriter(path, HEADER)
     with full_disk(writer):
         assert not writer.write([row(1)])
@@ -1115,7 +1141,7 @@ def test_what_was_lost_with_the_end_is_said(path: Path, caplog: pytest.LogCaptur
     assert path.read_bytes() == HEADER + row(1)
 
 
-def test_nothing_of_a_log_that_cannot_be_opened_again_is_synced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_waits_when_lseek_fails_and_is_written_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Syncs(monkeypatch)
     writer = RowWriter(path, HEADER, fsync_interval=3_600, monotonic=itertools.count().__next__)
     assert writer.write([row(1)])
@@ -1127,9 +1153,9 @@ def test_nothing_of_a_log_that_cannot_be_opened_again_is_synced(path: Path, monk
     assert writer.close()
 
 
-def test_a_write_cut_short_between_two_rows_takes_nothing_off(path: Path) -> None:
+def test_a_short_write_that_ends_between_two_rows_truncates_nothing(path: Path) -> None:
     writer = RowWriter(path, HEADER)
-    with room_up_to(len(HEADER + row(1))):
+    with file_size_limit(len(HEADER + row(1))):
         assert not writer.write([row(1), row(2)])
         assert path.read_bytes() == HEADER + row(1)
         assert writer.counts() == (1, 1, 0)
@@ -1137,11 +1163,11 @@ def test_a_write_cut_short_between_two_rows_takes_nothing_off(path: Path) -> Non
     assert path.read_bytes() == HEADER + row(1) + row(2)
 
 
-def test_a_beginning_that_another_writer_set_aside_is_not_taken_off(
+def test_closing_does_not_truncate_a_partial_row_that_another_writer_moved(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer, other = RowWriter(path, HEADER), RowWriter(path, HEADER)
-    with room_up_to(len(HEADER) + 5), monkeypatch.context() as patch:
+    with file_size_limit(len(HEADER) + 5), monkeypatch.context() as patch:
         failing(patch, os, "ftruncate", errno.EPERM, times=1)
         assert not writer.write([row(1)])
     assert other.write([row(2)])
@@ -1150,7 +1176,7 @@ def test_a_beginning_that_another_writer_set_aside_is_not_taken_off(
     assert path.read_bytes() == HEADER + row(2)
 
 
-def test_who_looks_after_rows_that_are_looked_after_otherwise_does_nothing(
+def test_an_outdated_flusher_syncs_nothing_and_a_concurrent_flush_is_harmless(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     syncs = Syncs(monkeypatch)
@@ -1173,7 +1199,9 @@ def test_who_looks_after_rows_that_are_looked_after_otherwise_does_nothing(
 
 
 @pytest.mark.parametrize("fails", [0, 1])
-def test_rows_are_synced_beside_the_calls(path: Path, fails: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_flusher_syncs_rows_and_keeps_them_when_fsync_fails(
+    path: Path, fails: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     syncs = Syncs(monkeypatch)
     writer = RowWriter(path, HEADER, fsync_interval=3_600)
     assert writer.write([row(1)])
@@ -1186,7 +1214,7 @@ def test_rows_are_synced_beside_the_calls(path: Path, fails: int, monkeypatch: p
     assert path.read_bytes() == HEADER + row(1)
 
 
-def test_a_file_that_is_left_meanwhile_was_synced_then(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rename_during_the_flushers_fsync_loses_no_row(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = Syncs(monkeypatch)
     writer = RowWriter(path, HEADER, fsync_interval=3_600, monotonic=itertools.count().__next__)
     assert writer.write([row(1)])
@@ -1205,7 +1233,7 @@ def test_a_file_that_is_left_meanwhile_was_synced_then(path: Path, monkeypatch: 
     assert writer.counts() == (2, 0, 0)
 
 
-def test_a_descriptor_of_which_nothing_is_known_is_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_descriptor_is_closed_when_fstat_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     descriptors = open_descriptors()
     with monkeypatch.context() as patch:
         failing(patch, os, "fstat", errno.EIO)
@@ -1214,8 +1242,8 @@ def test_a_descriptor_of_which_nothing_is_known_is_closed(path: Path, monkeypatc
     assert open_descriptors() == descriptors
 
 
-def test_a_log_that_lost_its_beginning_gets_its_header_again(path: Path) -> None:
-    """When copytruncate comes between our look and our write, the file begins with a row."""
+def test_a_log_that_starts_with_a_row_gets_its_header_again(path: Path) -> None:
+    """The file starts with a row if copytruncate empties it between the writer's check and its write."""
     writer = RowWriter(path, HEADER)
     assert writer.write([row(1), row(2)])
     path.write_bytes(row(3))
@@ -1223,10 +1251,10 @@ def test_a_log_that_lost_its_beginning_gets_its_header_again(path: Path) -> None
     assert path.read_bytes() == HEADER + row(3) + row(4)
     path.write_bytes(b"its own\n")
     assert writer.write([row(5)])
-    assert path.read_bytes() == b"its own\n" + row(5), "another program's file gets no header of ours"
+    assert path.read_bytes() == b"its own\n" + row(5), "another program's file gets no header"
 
 
-def test_a_header_without_its_end_is_another_beginning(path: Path) -> None:
+def test_a_shortened_log_that_still_has_its_header_gets_no_second_header(path: Path) -> None:
     writer = RowWriter(path, HEADER)
     assert writer.write([row(1), row(2)])
     path.write_bytes(HEADER + row(3))
@@ -1234,7 +1262,7 @@ def test_a_header_without_its_end_is_another_beginning(path: Path) -> None:
     assert path.read_bytes() == HEADER + row(3) + row(4)
 
 
-def test_nothing_is_said_where_nothing_was_refused(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_when_no_write_fails(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     writer = RowWriter(path, HEADER, rotate_rows=2)
     assert writer.write([row(number) for number in range(9)])
     assert writer.close()
@@ -1242,7 +1270,7 @@ def test_nothing_is_said_where_nothing_was_refused(path: Path, caplog: pytest.Lo
     assert caplog.messages == []
 
 
-def test_a_file_that_takes_nothing_and_says_nothing(
+def test_rows_wait_when_write_returns_0(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = RowWriter(path, HEADER)
@@ -1254,8 +1282,8 @@ def test_a_file_that_takes_nothing_and_says_nothing(
     assert path.read_bytes() == HEADER + row(1)
 
 
-def test_a_file_that_comes_and_goes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other writers rename it between our two looks."""
+def test_opening_is_retried_while_other_writers_rename_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other writers rename the file between two checks of the opening writer."""
     gone: list[str] = []
     lstat = os.lstat
 
@@ -1275,7 +1303,7 @@ def test_a_file_that_comes_and_goes(path: Path, monkeypatch: pytest.MonkeyPatch)
             RowWriter(path, HEADER)
 
 
-def test_a_rotated_link_still_leads_to_the_log(path: Path, tmp_path: Path) -> None:
+def test_rotation_renames_the_target_of_a_symbolic_link_and_keeps_the_link(path: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     path.symlink_to("data/real.csv")
     writer = RowWriter(path, HEADER, rotate_rows=1)
@@ -1290,8 +1318,8 @@ def test_a_rotated_link_still_leads_to_the_log(path: Path, tmp_path: Path) -> No
     }
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to somebody else")
-def test_every_link_on_the_way_is_the_users_own(path: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to another user")
+def test_a_chain_of_symbolic_links_with_one_of_another_user_is_refused(path: Path, tmp_path: Path) -> None:
     (tmp_path / "target.csv").write_bytes(HEADER)
     (tmp_path / "theirs.csv").symlink_to("target.csv")
     os.lchown(tmp_path / "theirs.csv", 65_534, 65_534)
@@ -1302,7 +1330,9 @@ def test_every_link_on_the_way_is_the_users_own(path: Path, tmp_path: Path) -> N
         repair(path)
 
 
-def test_a_path_is_a_file(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_trailing_slash_and_a_deleted_current_folder_are_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with pytest.raises(OSError, match="logfile: "):
         RowWriter(f"{path}/", HEADER)
     (tmp_path / "gone").mkdir()
@@ -1312,7 +1342,7 @@ def test_a_path_is_a_file(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path:
         RowWriter("logs.csv", HEADER)
 
 
-def test_a_log_that_has_another_name_is_not_given_a_third(path: Path) -> None:
+def test_a_log_that_was_renamed_is_not_renamed_again(path: Path) -> None:
     writer = RowWriter(path, HEADER)
     path.rename(path.with_suffix(".1"))
     assert writer._log is not None

@@ -1,4 +1,4 @@
-"""A chunk travels, is fetched elsewhere, twice and at the same time, and its parts are taken together."""
+"""Tests of `fetch_chunk`: chunks are sent to other processes, run again, run concurrently, and combined."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def chunks(api: FaultServer, folder: Path) -> list[Chunk]:
     ]
 
 
-def test_chunks_in_other_processes(api: FaultServer, tmp_path: Path) -> None:
+def test_chunks_run_in_other_processes_and_a_second_run_skips_completed_urls(api: FaultServer, tmp_path: Path) -> None:
     parts = chunks(api, tmp_path)
     assert pickle.loads(pickle.dumps(parts)) == parts
     assert pickle.loads(pickle.dumps(fetch_chunk)) is fetch_chunk
@@ -82,7 +82,7 @@ def test_chunks_in_other_processes(api: FaultServer, tmp_path: Path) -> None:
     assert {request.headers["X-Mine"] for request in api.requests} == {"1"}
 
 
-async def test_parts_are_taken_together(api: FaultServer, tmp_path: Path, log: Log) -> None:
+async def test_the_logs_of_all_chunks_together_can_be_resumed_from(api: FaultServer, tmp_path: Path, log: Log) -> None:
     parts = chunks(api, tmp_path)
     for part in parts:
         await fetch_chunk(part)
@@ -92,12 +92,12 @@ async def test_parts_are_taken_together(api: FaultServer, tmp_path: Path, log: L
         assert [outcome.url async for outcome in outcomes] == [api.url("/missing")]
 
 
-async def test_without_results(api: FaultServer, tmp_path: Path) -> None:
+async def test_a_chunk_without_a_results_path_stores_no_results(api: FaultServer, tmp_path: Path) -> None:
     report = await fetch_chunk(Chunk(urls=(api.url("/ok"),), project="P", log=str(tmp_path / "logs.csv")))
     assert (report.succeeded, report.results) == (1, None)
 
 
-async def test_results_that_are_gone_are_fetched_again(api: FaultServer, tmp_path: Path) -> None:
+async def test_urls_whose_results_file_was_deleted_are_fetched_again(api: FaultServer, tmp_path: Path) -> None:
     (chunk, *_) = chunks(api, tmp_path)
     await fetch_chunk(chunk)
     assert chunk.results is not None
@@ -107,7 +107,7 @@ async def test_results_that_are_gone_are_fetched_again(api: FaultServer, tmp_pat
     assert len(await asyncio.to_thread(lines, chunk.results)) == 10
 
 
-async def test_secrets_of_its_own(api: FaultServer, tmp_path: Path) -> None:
+async def test_redact_params_of_a_chunk_apply_to_the_urls_in_its_results(api: FaultServer, tmp_path: Path) -> None:
     chunk = Chunk(
         urls=(api.url("/ok", mine="m", token="t"),),
         project="P",
@@ -119,12 +119,12 @@ async def test_secrets_of_its_own(api: FaultServer, tmp_path: Path) -> None:
     assert [line["url"] for line in lines(chunk.results)] == [api.url("/ok", mine="REDACTED", token="t")]
 
 
-async def test_two_runs_at_the_same_time(api: FaultServer, tmp_path: Path) -> None:
+async def test_two_runs_cannot_write_the_same_results_file_at_the_same_time(api: FaultServer, tmp_path: Path) -> None:
     chunk = Chunk(
         urls=(api.url("/never"),), project="P", log=str(tmp_path / "logs.csv"), results=str(tmp_path / "results.jsonl")
     )
     first = asyncio.ensure_future(fetch_chunk(chunk))
-    while not api.requests:  # noqa: ASYNC110 - nothing says when
+    while not api.requests:  # noqa: ASYNC110 - the server has no event to wait for
         await asyncio.sleep(0)
     with pytest.raises(BlockingIOError, match=r"results\.jsonl"):
         await fetch_chunk(chunk)
@@ -135,14 +135,14 @@ async def test_two_runs_at_the_same_time(api: FaultServer, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_killed_and_run_again(api: FaultServer, tmp_path: Path) -> None:
+def test_a_chunk_killed_midway_is_completed_by_the_next_run(api: FaultServer, tmp_path: Path) -> None:
     urls = tuple(api.url("/ok", n=number) for number in range(800))
     chunk = Chunk(urls=urls, project="P", log=str(tmp_path / "logs.csv"), results=str(tmp_path / "results.jsonl"))
     process = multiprocessing.get_context("spawn").Process(target=run, args=(chunk,))
     process.start()
-    log, give_up = Path(chunk.log), time.monotonic() + 30
+    log, deadline = Path(chunk.log), time.monotonic() + 30
     while not log.exists() or log.read_bytes().count(b"\n") < 100:
-        assert time.monotonic() < give_up
+        assert time.monotonic() < deadline
         time.sleep(0.005)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
@@ -154,31 +154,31 @@ def test_killed_and_run_again(api: FaultServer, tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "one URL": ({"urls": "http://a/"}, TypeError, "urls must be URLs, not str"),
-    "no URLs": ({"urls": 1}, TypeError, "urls must be URLs, not int"),
-    "a log": ({"log": 1}, TypeError, "not int"),
-    "no log": ({"log": None}, TypeError, "log must be a path, not NoneType"),
-    "one file for both": ({"results": "logs.csv"}, ValueError, "results must be another file than log"),
-    "a connector": (
+    "urls is one URL": ({"urls": "http://a/"}, TypeError, "urls must be URLs, not str"),
+    "urls is an int": ({"urls": 1}, TypeError, "urls must be URLs, not int"),
+    "log is an int": ({"log": 1}, TypeError, "not int"),
+    "log is None": ({"log": None}, TypeError, "log must be a path, not NoneType"),
+    "results is the same file as log": ({"results": "logs.csv"}, ValueError, "results must be another file than log"),
+    "connector is an AsyncConnector": (
         {"connector": AsyncConnector(None)},
         TypeError,
         "connector must be a mapping of parameters, not Async",
     ),
-    "options": ({"options": []}, TypeError, "options must be a mapping of parameters, not list"),
-    "concurrency": ({"max_concurrency": 0}, ValueError, "max_concurrency must be at least 1"),
-    "logfile": ({"connector": {"logfile": "a"}}, ValueError, "connector must not have logfile"),
-    "n_tries": ({"connector": {"n_tries": 0}}, ValueError, "n_tries must be at least 1"),
+    "options is a list": ({"options": []}, TypeError, "options must be a mapping of parameters, not list"),
+    "max_concurrency is 0": ({"max_concurrency": 0}, ValueError, "max_concurrency must be at least 1"),
+    "connector has a logfile": ({"connector": {"logfile": "a"}}, ValueError, "connector must not have logfile"),
+    "n_tries is 0": ({"connector": {"n_tries": 0}}, ValueError, "n_tries must be at least 1"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_arguments_are_refused_before_it_travels(name: str) -> None:
+def test_bad_arguments_are_refused_when_the_chunk_is_created(name: str) -> None:
     changed, kind, message = BAD[name]
     arguments: dict[str, Any] = {"urls": ["http://a/"], "project": "P", "log": "logs.csv", **changed}
     with pytest.raises(kind, match=message):
         Chunk(**arguments)
 
 
-def test_paths_are_text(tmp_path: Path) -> None:
+def test_paths_are_stored_as_text_and_urls_as_a_tuple(tmp_path: Path) -> None:
     chunk = Chunk(urls=iter(["http://a/"]), project="P", log=tmp_path / "a", results=tmp_path / "b")  # type: ignore[arg-type]
     assert (chunk.urls, chunk.log, chunk.results) == (("http://a/",), str(tmp_path / "a"), str(tmp_path / "b"))

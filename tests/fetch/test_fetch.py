@@ -1,6 +1,6 @@
-"""``otel-connector fetch``, run as people run it: as a process, killed, interrupted, in a pipe, on a terminal.
+"""Tests of the command ``otel-connector fetch``.
 
-What it makes of its arguments, and says, is tested in this process.
+Pipes, terminals, signals and ``kill -9`` are tested with a process. Arguments and messages are tested in this process.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from otel_connector.cli._fetch_run import _runner, _watched, exit_code
 from otel_connector.testing import FaultServer, json_body, respond, retry_after, silent
 
 VALUE = {"answer": 42}
-WIDTHS = (40, 80, 200)  # of terminals
+WIDTHS = (40, 80, 200)  # columns of the terminals
 
 
 @pytest.fixture
@@ -62,20 +62,20 @@ def api() -> Iterator[FaultServer]:
 
 
 def start(folder: Path, *arguments: str, **options: Any) -> Process:
-    # uvloop's loop loses coverage's tracer, so where that is at work, asyncio's is used
+    # coverage cannot trace a uvloop event loop, so asyncio's is used while coverage measures
     without = "" if sys.gettrace() is None else "uvloop"
     return command_line.start(folder, "fetch", *arguments, without=without, **options)
 
 
 def fetch(folder: Path, *arguments: str) -> Finished:
-    """Run it to its end, in this process."""
+    """Run the command in this process and return its result."""
     return run_here(folder, "fetch", *arguments)
 
 
-def piped(folder: Path, *arguments: str, said: str = "", **extra: str) -> Finished:
-    """Run it to its end as a process that gets `said` through a pipe."""
+def piped(folder: Path, *arguments: str, text: str = "", **extra: str) -> Finished:
+    """Run the command as a process with `text` on its standard input, and return its result."""
     with start(folder, *arguments, stdin=subprocess.PIPE, extra=extra) as process:
-        out, error = process.communicate(said, timeout=60)
+        out, error = process.communicate(text, timeout=60)
     return Finished(process.returncode, out, error)
 
 
@@ -100,11 +100,13 @@ def results(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-# Where URLs come from, and where results go
+# Sources of URLs, and results
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
-def test_template(ending: str, api: FaultServer, tmp_path: Path) -> None:
+def test_a_template_with_a_range_writes_a_row_and_a_result_for_each_url(
+    ending: str, api: FaultServer, tmp_path: Path
+) -> None:
     run = piped if ending == "jsonl" else fetch
     code, out, error = run(
         tmp_path, api.url("/ok?n={:03}"), "--range", "1:20", "--out", f"r.{ending}", "--project", "P"
@@ -120,7 +122,7 @@ def test_template(ending: str, api: FaultServer, tmp_path: Path) -> None:
         assert row["project"] == "P"
 
 
-def test_bodies_of_every_kind(api: FaultServer, tmp_path: Path) -> None:
+def test_bodies_are_stored_as_json_text_or_base64(api: FaultServer, tmp_path: Path) -> None:
     api.script("/text", respond(body="é\n".encode(), content_type="text/plain"))
     api.script("/bytes", respond(body=b"\xff\x00", content_type="image/png"))
     api.script("/none", respond(204))
@@ -135,11 +137,13 @@ def test_bodies_of_every_kind(api: FaultServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("from_pipe", [False, True])
-def test_lines(from_pipe: bool, api: FaultServer, tmp_path: Path) -> None:
-    """Blank lines and comments are none, a line that is no URL is a failed call, and a URL that comes twice is two."""
+def test_a_list_skips_blank_lines_and_comments_and_an_invalid_url_is_a_failed_call(
+    from_pipe: bool, api: FaultServer, tmp_path: Path
+) -> None:
+    """A URL that is listed twice is fetched twice."""
     lines = f"\ufeff# a comment\n\n{api.url('/ok')}\r\n  {api.url('/ok')}  \nno url\n{api.url('/missing')}"
     (tmp_path / "urls").write_text(lines, encoding="utf-8")
-    code, out, error = piped(tmp_path, "-", said=lines) if from_pipe else fetch(tmp_path, "urls")
+    code, out, error = piped(tmp_path, "-", text=lines) if from_pipe else fetch(tmp_path, "urls")
     assert code == 1
     assert ("URLs as they come, up to" if from_pipe else "4 URLs, up to") in error
     assert "otel-connector fetch: failed is 2, above 0" in error
@@ -149,7 +153,7 @@ def test_lines(from_pipe: bool, api: FaultServer, tmp_path: Path) -> None:
     assert Counter(row["url"] for row in rows(tmp_path)) == {api.url("/ok"): 2, "no url": 1, api.url("/missing"): 1}
 
 
-def test_dedupe(api: FaultServer, tmp_path: Path) -> None:
+def test_dedupe_fetches_each_url_once(api: FaultServer, tmp_path: Path) -> None:
     (tmp_path / "urls").write_text(f"{api.url('/ok')}\n" * 5)
     code, out, _ = fetch(tmp_path, "urls", "--dedupe")
     assert (code, len(rows(tmp_path))) == (0, 1)
@@ -157,14 +161,14 @@ def test_dedupe(api: FaultServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["empty", "-"])
-def test_nothing_to_fetch(source: str, tmp_path: Path) -> None:
+def test_an_empty_list_succeeds_with_0_urls(source: str, tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("# nothing\n\n")
     code, out, _ = fetch(tmp_path, source)
     assert code == 0
     assert re.search(r"^Done: 0 URLs in 0:00: 0.0/s, 0 ok, 0 failed, 0 retries$", out, re.MULTILINE)
 
 
-def test_one_url(api: FaultServer, tmp_path: Path) -> None:
+def test_a_single_url_can_be_given_as_the_source(api: FaultServer, tmp_path: Path) -> None:
     code, _, error = fetch(tmp_path, api.url("/ok"))
     assert code == 0
     assert error.startswith("1 URL, up to")
@@ -186,29 +190,29 @@ def test_options_reach_the_calls(api: FaultServer, tmp_path: Path) -> None:
     assert {request.headers["X-Other"] for request in api.received("/odd")} == {"c"}
 
 
-def test_deadline_and_timeout(api: FaultServer, tmp_path: Path) -> None:
+def test_the_timeout_and_the_deadline_end_a_call_that_hangs(api: FaultServer, tmp_path: Path) -> None:
     fetch(tmp_path, api.url("/never"), "--timeout", "0.1", "--tries", "1")
     fetch(tmp_path, api.url("/never"), "--deadline", "0.1")
     assert [row["error"].partition(":")[0] for row in rows(tmp_path)] == ["AttemptTimeout", "DeadlineExceeded"]
 
 
-def test_condition(api: FaultServer, tmp_path: Path) -> None:
+def test_fail_if_decides_the_exit_code(api: FaultServer, tmp_path: Path) -> None:
     (tmp_path / "urls").write_text(f"{api.url('/ok')}\n" * 3 + api.url("/missing"))
-    for condition, code, said in (
+    for condition, code, message in (
         ("error_rate > 50%", 0, ""),
         ("error_rate > 20% and calls >= 4", 1, "error_rate is 25%, above 20%"),
         ("calls < 2", 0, ""),
     ):
         found, _, error = fetch(tmp_path, "urls", "--fail-if", condition)
-        assert (found, said in error) == (code, True)
+        assert (found, message in error) == (code, True)
 
 
-def test_quiet(api: FaultServer, tmp_path: Path) -> None:
+def test_quiet_prints_only_the_reason_for_a_failure(api: FaultServer, tmp_path: Path) -> None:
     assert fetch(tmp_path, api.url("/ok"), "-q") == (0, "", "")
     assert fetch(tmp_path, api.url("/missing"), "--quiet") == (1, "", "otel-connector fetch: failed is 1, above 0\n")
 
 
-def test_traces_go_where_the_environment_says(api: FaultServer, tmp_path: Path) -> None:
+def test_traces_are_sent_to_the_endpoint_in_the_environment(api: FaultServer, tmp_path: Path) -> None:
     received = Received()
     with grpc_receiver(received) as endpoint:
         code, _, error = piped(tmp_path, api.url("/ok"), OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
@@ -217,28 +221,31 @@ def test_traces_go_where_the_environment_says(api: FaultServer, tmp_path: Path) 
 
 
 BAD: dict[str, tuple[list[str], str]] = {
-    "no file": (["none.txt"], "none.txt: No such file or directory"),
+    "a missing file": (["none.txt"], "none.txt: No such file or directory"),
     "a folder": (["."], ".: Is a directory"),
     "a template without a range": (["http://a/{}"], "http://a/{} is a template: say with --range"),
     "a range without a template": (["http://a/", "--range", "1:2"], "is no template: it must have one {}"),
-    "a template with two places": (["http://a/{}/{}", "--range", "1:2"], "is no template: it must have one {}"),
-    "a template with a name": (["http://a/{n}", "--range", "1:2"], "is no template: it must have one {}"),
-    "a template with an odd format": (["http://a/{:s}", "--range", "1:2"], "is no template: Unknown format code 's'"),
+    "a template with two fields": (["http://a/{}/{}", "--range", "1:2"], "is no template: it must have one {}"),
+    "a template with a named field": (["http://a/{n}", "--range", "1:2"], "is no template: it must have one {}"),
+    "a template with an invalid format": (
+        ["http://a/{:s}", "--range", "1:2"],
+        "is no template: Unknown format code 's'",
+    ),
     "a broken template": (["http://a/{", "--range", "1:2"], "is no template: "),
-    "a range that is none": (["http://a/{}", "--range", "1-2"], "--range '1-2' must be FIRST:LAST or FIRST:LAST:STEP"),
-    "a header that is none": (["http://a/", "-H", "secret"], "--header 'secret' must be 'NAME: VALUE'"),
-    "no rate": (["http://a/", "--rate", "0"], "--rate must be above 0, and finite, not 0"),
-    "an endless rate": (["http://a/", "--rate", "inf"], "--rate must be above 0, and finite, not inf"),
-    "results to the output": (["http://a/", "--out", "-"], "--out must be a file, not -"),
+    "an invalid range": (["http://a/{}", "--range", "1-2"], "--range '1-2' must be FIRST:LAST or FIRST:LAST:STEP"),
+    "an invalid header": (["http://a/", "-H", "secret"], "--header 'secret' must be 'NAME: VALUE'"),
+    "a rate of 0": (["http://a/", "--rate", "0"], "--rate must be above 0, and finite, not 0"),
+    "an infinite rate": (["http://a/", "--rate", "inf"], "--rate must be above 0, and finite, not inf"),
+    "results to standard output": (["http://a/", "--out", "-"], "--out must be a file, not -"),
     "a header of two lines": (["http://a/", "-H", "a: b\nc: d"], "--header 'a' must be one line"),
-    "no timeout": (["http://a/", "--timeout", "0"], "timeout must be more than 0 seconds"),
-    "a status that is none": (["http://a/", "--retry-status", "7"], "statuses"),
-    "a condition that is none": (["http://a/", "--fail-if", "p99 > 1"], "p99"),
-    "a binary": (["binary"], "binary is no list of URLs: a line is longer than"),
+    "a timeout of 0": (["http://a/", "--timeout", "0"], "timeout must be more than 0 seconds"),
+    "an invalid status": (["http://a/", "--retry-status", "7"], "statuses"),
+    "an invalid condition": (["http://a/", "--fail-if", "p99 > 1"], "p99"),
+    "a binary file": (["binary"], "binary is no list of URLs: a line is longer than"),
     "another tool's log": (["http://a/", "--log", "other.csv"], "other.csv"),
-    "results that are there": (["http://a/", "--out", "there.jsonl"], "there.jsonl: it has results already"),
-    "results in no folder": (["http://a/", "--out", "none/r.jsonl"], "none/r.jsonl: No such file or directory"),
-    "a log to resume from that is none": (
+    "a results file that has results": (["http://a/", "--out", "there.jsonl"], "there.jsonl: it has results already"),
+    "results in a missing folder": (["http://a/", "--out", "none/r.jsonl"], "none/r.jsonl: No such file or directory"),
+    "resume from a file that is not a log": (
         ["http://127.0.0.1:9/", "--resume-from", "other.csv"],
         "is not a log of this library",
     ),
@@ -246,7 +253,7 @@ BAD: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input(name: str, tmp_path: Path) -> None:
+def test_bad_input_is_reported_with_exit_code_2_and_changes_no_file(name: str, tmp_path: Path) -> None:
     arguments, message = BAD[name]
     (tmp_path / "binary").write_bytes(bytes(3_000_000))
     (tmp_path / "other.csv").write_text("url,when\n")
@@ -259,25 +266,25 @@ def test_bad_input(name: str, tmp_path: Path) -> None:
     assert (tmp_path / "there.jsonl").read_text() == '{"a": 1}\n'
 
 
-def test_pipe_that_turns_out_to_be_binary(api: FaultServer, tmp_path: Path) -> None:
-    code, _, error = piped(tmp_path, "-", said=f"{api.url('/ok')}\n" + "x" * 2_000_000)
+def test_binary_data_in_a_pipe_after_a_valid_line_is_reported(api: FaultServer, tmp_path: Path) -> None:
+    code, _, error = piped(tmp_path, "-", text=f"{api.url('/ok')}\n" + "x" * 2_000_000)
     assert code == 2
     assert "- is no list of URLs: a line is longer than" in error
     assert len(rows(tmp_path)) <= 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of files")
-def test_results_that_cannot_be_written_any_more(api: FaultServer, tmp_path: Path) -> None:
-    """What has no result is no success, so the next run fetches it."""
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits")
+def test_a_call_whose_result_cannot_be_written_fails_and_resume_fetches_it(api: FaultServer, tmp_path: Path) -> None:
+    """A call without a stored result does not count as a success, so the next run fetches it."""
     import resource
 
-    def little_room() -> None:
+    def limit_file_size() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
 
     api.script("/large", json_body("x" * 2_000))
     urls = [api.url("/large", n=number) for number in range(10)]
     (tmp_path / "urls").write_text("\n".join(urls))
-    with start(tmp_path, "urls", "--out", "r.jsonl", "--concurrency", "2", preexec_fn=little_room) as process:
+    with start(tmp_path, "urls", "--out", "r.jsonl", "--concurrency", "2", preexec_fn=limit_file_size) as process:
         _, error = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "otel-connector fetch: r.jsonl: File too large" in error
@@ -288,10 +295,10 @@ def test_results_that_cannot_be_written_any_more(api: FaultServer, tmp_path: Pat
     assert {line["url"] for line in results(tmp_path / "r.jsonl")} == set(urls)
 
 
-# Resume, and the ways to stop it
+# Resume, signals and kill -9
 
 
-def test_resume(api: FaultServer, tmp_path: Path) -> None:
+def test_resume_skips_the_completed_urls_of_the_same_project(api: FaultServer, tmp_path: Path) -> None:
     (tmp_path / "urls").write_text("\n".join([api.url("/ok?n=1"), api.url("/ok?n=2"), api.url("/missing")]))
     assert fetch(tmp_path, "urls", "--out", "r.jsonl")[0] == 1
     api.script("/missing", json_body(1))
@@ -307,13 +314,13 @@ def test_resume(api: FaultServer, tmp_path: Path) -> None:
 
 
 def interrupt_when(process: processes.Process, log: Path, lines: int) -> None:
-    """Press Ctrl-C when the log has so many lines."""
+    """Send Ctrl-C when the log has the given number of lines."""
     processes.wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") >= lines, process)
     process.send_signal(signal.SIGINT)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_finishes_what_is_under_way(api: FaultServer, tmp_path: Path) -> None:
+def test_ctrl_c_finishes_the_calls_in_flight(api: FaultServer, tmp_path: Path) -> None:
     arguments = (api.url("/ok?n={}"), "--range", "1:1000000", "--concurrency", "7", "--out", "r.jsonl")
     with start(tmp_path, *arguments) as process:
         interrupt_when(process, tmp_path / "logs.csv", 50)
@@ -328,11 +335,11 @@ def test_ctrl_c_finishes_what_is_under_way(api: FaultServer, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_twice_stops_at_once(api: FaultServer, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_cancels_the_calls_in_flight(api: FaultServer, tmp_path: Path) -> None:
     (tmp_path / "urls").write_text("\n".join([api.url("/ok")] * 3 + [api.url("/never")] * 100))
     with start(tmp_path, "urls", "--concurrency", "5", "--timeout", "600") as process:
         interrupt_when(process, tmp_path / "logs.csv", 4)
-        with pytest.raises(subprocess.TimeoutExpired):  # the calls under way are waited for
+        with pytest.raises(subprocess.TimeoutExpired):  # it still waits for the calls in flight
             process.wait(0.5)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=30)
@@ -344,8 +351,8 @@ def test_ctrl_c_twice_stops_at_once(api: FaultServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_while_the_list_is_waited_for(api: FaultServer, tmp_path: Path) -> None:
-    """The pipe stays open, and nobody writes to it."""
+def test_ctrl_c_stops_a_fetch_that_waits_for_more_input(api: FaultServer, tmp_path: Path) -> None:
+    """The pipe stays open, and nothing more is written to it."""
     with start(tmp_path, "-", stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         process.stdin.write(f"{api.url('/ok')}\n")
@@ -358,8 +365,10 @@ def test_ctrl_c_while_the_list_is_waited_for(api: FaultServer, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("kills", "count"), [(5, 1_000), pytest.param(20, 20_000, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])]
 )
-def test_kill_9_at_any_point(kills: int, count: int, api: FaultServer, tmp_path: Path) -> None:
-    """After the last rerun all results are there, and few URLs were asked for twice."""
+def test_after_kill_9_at_any_point_resume_completes_the_results(
+    kills: int, count: int, api: FaultServer, tmp_path: Path
+) -> None:
+    """After the last run all results are there, and few URLs were requested twice."""
     concurrency, urls = 20, {api.url(f"/ok?n={number}") for number in range(1, count + 1)}
     arguments = (api.url("/ok?n={}"), "--range", f"1:{count}", "--out", "r.jsonl.gz", "--resume", "--concurrency", "20")
     chance, log = random.Random(count), tmp_path / "logs.csv"
@@ -375,18 +384,20 @@ def test_kill_9_at_any_point(kills: int, count: int, api: FaultServer, tmp_path:
     assert {line["url"] for line in results(tmp_path / "r.jsonl.gz")} == urls
     recorded = [row["call_id"] for row in rows(tmp_path) if row["success"] == "True"]
     assert set(recorded) <= {line["call_id"] for line in results(tmp_path / "r.jsonl.gz")}
-    asked = Counter(request.query for request in api.requests)
-    assert len(asked) == count
-    assert sum(asked.values()) - count <= kills * concurrency
+    requested = Counter(request.query for request in api.requests)
+    assert len(requested) == count
+    assert sum(requested.values()) - count <= kills * concurrency
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
-def test_what_has_no_result_in_the_file_is_fetched_again(ending: str, api: FaultServer, tmp_path: Path) -> None:
-    """Whatever the log says: it may be that of another file, or the file is gone."""
+def test_resume_fetches_urls_again_that_have_no_result_in_the_file(
+    ending: str, api: FaultServer, tmp_path: Path
+) -> None:
+    """The log alone does not decide: it may belong to another results file, or the file may have been deleted."""
     template, out = api.url("/ok?n={}"), tmp_path / f"r.{ending}"
     assert fetch(tmp_path, template, "--range", "1:4", "--out", out.name)[0] == 0
-    code, said, _ = fetch(tmp_path, template, "--range", "1:6", "--out", out.name, "--resume")
-    assert (code, "2 ok, 0 failed, 0 retries, 4 passed over" in said) == (0, True)
+    code, printed, _ = fetch(tmp_path, template, "--range", "1:6", "--out", out.name, "--resume")
+    assert (code, "2 ok, 0 failed, 0 retries, 4 passed over" in printed) == (0, True)
     for others in ("another", out.name):
         out.unlink()
         other = tmp_path / (others if others != "another" else f"a.{ending}")
@@ -397,8 +408,8 @@ def test_what_has_no_result_in_the_file_is_fetched_again(ending: str, api: Fault
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_when_nobody_reads_the_output(api: FaultServer, tmp_path: Path) -> None:
-    """As with ``| tee``, which dies of the same Ctrl-C."""
+def test_ctrl_c_works_when_the_output_pipe_is_closed(api: FaultServer, tmp_path: Path) -> None:
+    """For example with ``| tee``, which the same Ctrl-C ends."""
     with start(tmp_path, api.url("/ok?n={}"), "--range", "1:1000000") as process:
         assert process.stdout is not None
         process.stdout.close()
@@ -414,7 +425,7 @@ def test_ctrl_c_when_nobody_reads_the_output(api: FaultServer, tmp_path: Path) -
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_sends_nothing_more_though_many_wait_for_the_rate(api: FaultServer, tmp_path: Path) -> None:
+def test_after_ctrl_c_calls_that_wait_for_the_rate_limiter_are_not_sent(api: FaultServer, tmp_path: Path) -> None:
     with start(tmp_path, api.url("/ok?n={}"), "--range", "1:1000", "--rate", "0.01") as process:
         interrupt_when(process, tmp_path / "logs.csv", 2)
         assert process.wait(20) == 130
@@ -426,7 +437,7 @@ def test_ctrl_c_sends_nothing_more_though_many_wait_for_the_rate(api: FaultServe
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_the_command_that_goes_on_has_no_secrets(api: FaultServer, tmp_path: Path) -> None:
+def test_secrets_are_redacted_in_the_command_printed_to_continue(api: FaultServer, tmp_path: Path) -> None:
     url = api.url("/ok?n={}&token=SECRET1").replace("//", "//user:SECRET2@")
     headers = ("-H", "X-Token: Bearer SECRET3", "--header=Cookie: SECRET4", "-HX-Key: SECRET5")
     with start(tmp_path, url, "--range", "1:1000000", *headers) as process:
@@ -437,14 +448,14 @@ def test_the_command_that_goes_on_has_no_secrets(api: FaultServer, tmp_path: Pat
     assert "(with the secrets in the place of REDACTED)" in error
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of files")
-def test_rows_that_cannot_be_written(api: FaultServer, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits")
+def test_rows_that_cannot_be_written_are_counted_and_the_exit_code_is_2(api: FaultServer, tmp_path: Path) -> None:
     import resource
 
-    def little_room() -> None:
+    def limit_file_size() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))
 
-    with start(tmp_path, api.url("/ok?n={}"), "--range", "1:100", preexec_fn=little_room) as process:
+    with start(tmp_path, api.url("/ok?n={}"), "--range", "1:100", preexec_fn=limit_file_size) as process:
         _, error = process.communicate(timeout=60)
     assert process.returncode == 2
     written = len(rows(tmp_path))
@@ -452,7 +463,7 @@ def test_rows_that_cannot_be_written(api: FaultServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
-def test_outputs_that_cannot_be_written_end_no_job(api: FaultServer, tmp_path: Path) -> None:
+def test_full_or_closed_standard_streams_do_not_stop_a_fetch(api: FaultServer, tmp_path: Path) -> None:
     with open("/dev/full", "w") as full, start(tmp_path, api.url("/ok"), stderr=full, stdout=full) as process:  # noqa: PTH123 - a device
         assert process.wait(60) == 0
     command = [sys.executable, "-m", "otel_connector", "fetch", api.url("/ok")]
@@ -461,7 +472,7 @@ def test_outputs_that_cannot_be_written_end_no_job(api: FaultServer, tmp_path: P
     def closing(changed: str) -> processes.Process:
         return processes.Process(["sh", "-c", changed], cwd=tmp_path, env=environment({}), stderr=subprocess.PIPE)
 
-    writing = [closing(f"{quoted} {closed}") for closed in ("2>&-", ">&-", "<&-")]  # side by side, to one log
+    writing = [closing(f"{quoted} {closed}") for closed in ("2>&-", ">&-", "<&-")]  # concurrently, with one log
     reading = closing(f"{quoted.rpartition(' ')[0]} - <&- >/dev/null")
     _, error = reading.communicate(timeout=60)
     assert (reading.returncode, error) == (2, b"otel-connector fetch: -: standard input is closed\n")
@@ -471,17 +482,17 @@ def test_outputs_that_cannot_be_written_end_no_job(api: FaultServer, tmp_path: P
     assert len(rows(tmp_path)) == 4
 
 
-# How it looks
+# Display
 
 
 def on_a_terminal(folder: Path, *arguments: str, columns: int) -> str:
-    """Run it with standard error on a terminal of so many columns; return what it wrote there."""
+    """Run the command with standard error on a terminal of that width, and return its output there."""
     ours, theirs = pty.openpty()
     extra = {"COLUMNS": str(columns), "LINES": "24", "TERM": "xterm-256color"}
     with start(folder, *arguments, stderr=theirs, stdout=subprocess.DEVNULL, extra=extra) as process:
         os.close(theirs)
         written = bytearray()
-        with suppress(OSError):  # the other side is closed
+        with suppress(OSError):  # the process has closed its side
             while process.poll() is None or select.select([ours], [], [], 0)[0]:
                 if select.select([ours], [], [], 0.1)[0]:
                     written += os.read(ours, 65_536)
@@ -491,7 +502,7 @@ def on_a_terminal(folder: Path, *arguments: str, columns: int) -> str:
 
 @pytest.fixture(scope="module")
 def terminals(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
-    """What one fetch wrote to terminals of some widths, all at the same time."""
+    """Return the output of the same fetch on terminals of several widths. The fetches run concurrently."""
 
     def fetch_on(columns: int) -> str:
         folder = tmp_path_factory.mktemp(f"columns{columns}")
@@ -507,7 +518,7 @@ def terminals(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="terminals")
 @pytest.mark.parametrize("columns", WIDTHS)
-def test_terminal(columns: int, terminals: dict[int, str]) -> None:
+def test_the_progress_display_fits_terminals_of_every_width(columns: int, terminals: dict[int, str]) -> None:
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminals[columns])
     assert max(len(line) for line in re.split(r"[\r\n]+", text)) <= max(columns, 60)  # the first line is not wrapped
     if columns >= 80:
@@ -517,7 +528,7 @@ def test_terminal(columns: int, terminals: dict[int, str]) -> None:
         assert "1 host held back" in text
 
 
-def test_lines_that_tell_where_it_stands() -> None:
+def test_progress_lines_show_counts_rates_and_durations() -> None:
     now = Progress(1_234, 5_000, 1_100, 34, 100, 1, 50, 2, 312.4, 12.0, 4.0)
     assert as_line(now) == (
         "1,234/5,000 (25 %), 0:12 left, 312/s, 1,100 ok, 34 failed, 1 retry, 50 in flight, 2 hosts held back, "
@@ -530,8 +541,7 @@ def test_lines_that_tell_where_it_stands() -> None:
     assert [duration(seconds) for seconds in (0, 59.6, 3_600, 90_061)] == ["0:00", "1:00", "1:00:00", "1 d 1:01:01"]
 
 
-async def test_lines_where_nothing_moves(api: FaultServer, tmp_path: Path) -> None:
-    """And the rate is that of the last ten seconds."""
+async def test_without_a_terminal_progress_is_printed_as_plain_lines(api: FaultServer, tmp_path: Path) -> None:
     seconds, written = 0.0, io.StringIO()
     run = Fetch(
         AsyncConnector(None, timeout=600),
@@ -542,7 +552,7 @@ async def test_lines_where_nothing_moves(api: FaultServer, tmp_path: Path) -> No
     running = asyncio.ensure_future(run.run())
     view = FetchView(Console(file=written, width=40), run, moving=False, line_every=0.001)
     showing = asyncio.ensure_future(view.show())
-    while "1 in flight" not in written.getvalue():  # noqa: ASYNC110 - nothing says when
+    while "1 in flight" not in written.getvalue():  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0.001)
     showing.cancel()
     running.cancel()
@@ -553,7 +563,7 @@ async def test_lines_where_nothing_moves(api: FaultServer, tmp_path: Path) -> No
     }
 
 
-async def test_the_rate_is_that_of_late(api: FaultServer) -> None:
+async def test_the_rate_is_that_of_the_last_ten_seconds(api: FaultServer) -> None:
     seconds = 0.0
     urls = UrlRange(api.url("/ok?n={}"), range(30))
     run = Fetch(AsyncConnector(None), urls, Wanted(project="P", concurrency=5), clock=lambda: seconds)
@@ -562,11 +572,11 @@ async def test_the_rate_is_that_of_late(api: FaultServer) -> None:
     await run.run()
     assert (run.progress().rate, run.progress().remaining) == (3.0, 0.0)
     seconds = 40.0
-    assert run.progress().rate == 0.75, "nothing of late, so it is that of all the time"
+    assert run.progress().rate == 0.75, "no recent calls, so it is the rate of the whole run"
     assert run.figures()["calls"] == 30
 
 
-async def test_who_leaves_a_long_list_leaves_nothing_behind(tmp_path: Path) -> None:
+async def test_closing_the_batches_of_a_long_list_early_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "urls").write_text("http://127.0.0.1:9/\n" * 100_000)
     urls = await asyncio.to_thread(UrlLines, str(tmp_path / "urls"))
     assert urls.total == 100_000
@@ -577,10 +587,10 @@ async def test_who_leaves_a_long_list_leaves_nothing_behind(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-async def test_cancelled_without_a_ctrl_c(api: FaultServer) -> None:
+async def test_cancelling_the_fetch_task_raises_cancellederror(api: FaultServer) -> None:
     run = Fetch(AsyncConnector(None, timeout=600), OneUrl(api.url("/never")), Wanted(project="P", concurrency=1))
     watching = asyncio.ensure_future(_watched(run, None))
-    while not api.requests:  # noqa: ASYNC110 - nothing says when
+    while not api.requests:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0.001)
     watching.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -588,7 +598,7 @@ async def test_cancelled_without_a_ctrl_c(api: FaultServer) -> None:
     assert asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
 
 
-def test_an_output_that_ends_no_job(tmp_path: Path) -> None:
+def test_writing_to_a_closed_or_ascii_only_stream_raises_nothing(tmp_path: Path) -> None:
     closed = Unbreakable(None)
     assert (closed.write("lost"), closed.isatty(), closed.encoding) == (4, False, "utf-8")
     closed.flush()
@@ -602,7 +612,9 @@ def test_an_output_that_ends_no_job(tmp_path: Path) -> None:
     assert (tmp_path / "ascii").read_text() == "? 1\n"
 
 
-async def test_a_log_that_takes_no_rows(api: FaultServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_closed_log_gives_exit_code_2_and_reports_the_lost_rows(
+    api: FaultServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     log = await asyncio.to_thread(CSVSpanExporter, tmp_path / "logs.csv")
     await asyncio.to_thread(log.shutdown)
     run = Fetch(AsyncConnector(log), OneUrl(api.url("/ok")), Wanted(project="P", concurrency=1))
@@ -615,7 +627,7 @@ def test_uvloop_is_used_where_it_is_installed() -> None:
     assert _runner() == ("uvloop", uvloop.run)
 
 
-def test_ctrl_c_while_the_program_loads() -> None:
+def test_ctrl_c_during_imports_exits_with_130_and_no_traceback() -> None:
     program = command_line.WITHOUT.replace("raise ModuleNotFoundError(", "raise KeyboardInterrupt(").replace(
         ", name=name", ""
     )
@@ -625,12 +637,12 @@ def test_ctrl_c_while_the_program_loads() -> None:
     assert (done.returncode, done.stderr) == (130, b"")
 
 
-def test_without_uvloop(api: FaultServer, tmp_path: Path) -> None:
+def test_without_uvloop_asyncio_is_used(api: FaultServer, tmp_path: Path) -> None:
     assert "on asyncio\n" in run_here(tmp_path, "fetch", api.url("/ok"), without="uvloop").error
 
 
 @pytest.mark.parametrize("missing", ["aiolimiter", "backports.zstd"])
-def test_what_is_not_installed_is_named(missing: str, tmp_path: Path) -> None:
+def test_a_missing_optional_package_is_reported_with_the_install_command(missing: str, tmp_path: Path) -> None:
     if missing == "backports.zstd" and sys.version_info >= (3, 14):
         return  # it is in the standard library there
     arguments = ("http://a/", "--rate", "5", "--out", "r.zst")
@@ -640,10 +652,10 @@ def test_what_is_not_installed_is_named(missing: str, tmp_path: Path) -> None:
     assert "pip install 'otel-connector[cli]'" in error
 
 
-def test_help_and_completion() -> None:
+def test_help_describes_the_options_and_exit_codes() -> None:
     runner = CliRunner()
-    told = runner.invoke(app, ["fetch", "--help"]).output
+    output = runner.invoke(app, ["fetch", "--help"]).output
     for word in ("Examples:", "Exit code:", "--resume", "--fail-if", "130"):
-        assert word in told
+        assert word in output
     assert "--install-completion" in runner.invoke(app, ["--help"]).output
     assert runner.invoke(app, ["--version"]).output.startswith("otel-connector ")

@@ -1,4 +1,7 @@
-"""The results of many calls: what a line holds, and that what was written can be read however a program ends."""
+"""Tests of `ResultsFile` and `result_line`: the format of a line, and that files stay readable after any failure.
+
+The failures include full disks, torn writes, cancelled callers and ``kill -9``.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ PACK: dict[str, Callable[[bytes], bytes]] = {".jsonl": bytes, ".gz": gzip.compre
 ID = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
 NOBODY = 65_534
 CALLERS = 24
-KILLS = 6  # by the clock, and as many in a write
+KILLS = 6  # at random times, and as many again in the middle of a write
 
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 
@@ -93,7 +96,7 @@ def size_of(path: Path) -> int:
 
 
 def numbers(content: bytes) -> list[int]:
-    """Read which lines there are; each is a whole one."""
+    """Return the numbers of the lines in `content`. Every line must be complete."""
     assert content.endswith(b"\n") or not content
     return [int(json.loads(line)["url"].rpartition("=")[2]) for line in content.splitlines()]
 
@@ -111,7 +114,7 @@ async def write_all(file: ResultsFile, lines: list[bytes]) -> None:
 
 
 def write_batches(path: Path, batches: list[list[bytes]], *, resume: bool = False) -> int:
-    """Write each batch after the other; return how many bytes were cut before."""
+    """Write the batches one after the other. Return how many bytes were cut when the file was opened."""
 
     async def main() -> None:
         for batch in batches:
@@ -123,13 +126,13 @@ def write_batches(path: Path, batches: list[list[bytes]], *, resume: bool = Fals
     return file.cut
 
 
-def no_thread_left() -> bool:
+def no_writer_thread_runs() -> bool:
     return not any(thread.name == "otel_connector.results" for thread in threading.enumerate())
 
 
 @contextlib.contextmanager
-def thread_held(file: ResultsFile) -> Iterator[threading.Event]:
-    """Keep the thread from its next batch until the event is set, as a disk that hangs would."""
+def blocked_thread(file: ResultsFile) -> Iterator[threading.Event]:
+    """Block the writer thread before its next batch, as a hanging disk does, until the event is set."""
     gate = threading.Event()
     file._start_thread()
     file._jobs.put(gate.wait)
@@ -139,11 +142,11 @@ def thread_held(file: ResultsFile) -> Iterator[threading.Event]:
         gate.set()
 
 
-# What a line holds
+# Format of a line
 
 
 def parsed(line: bytes) -> dict[str, Any]:
-    """Read one line, the numbers as they are spelt, and hold that it is one to every reader."""
+    """Parse one line with numbers kept as text, and check that it is a single line by every definition."""
     assert line.endswith(b"\n")
     assert len(line.decode().splitlines()) == 1
     result: dict[str, Any] = json.loads(line, parse_float=str, parse_int=str)
@@ -182,19 +185,19 @@ def parsed(line: bytes) -> dict[str, Any]:
         (b"[" * 100_000 + b"]" * 100_000, b'"text":"' + b"[" * 100_000 + b"]" * 100_000 + b'"'),
     ],
 )
-def test_how_a_body_is_kept(body: bytes, content: bytes) -> None:
+def test_a_body_is_stored_as_json_text_or_base64(body: bytes, content: bytes) -> None:
     line = result_line("http://a/", ID, 200, body)
 
     assert line == b'{"url":"http://a/","call_id":"%b","status":200,%b}\n' % (ID.encode(), content)
     parsed(line)
 
 
-def test_digits_that_python_would_not_read_back_are_text() -> None:
+def test_a_number_with_more_digits_than_python_parses_is_stored_as_text() -> None:
     digits = b"1" * 5_000
     assert json.loads(result_line("u", ID, 200, digits))["text"] == digits.decode()
 
 
-def test_urls_of_any_kind() -> None:
+def test_special_characters_in_urls_are_escaped() -> None:
     line = result_line('http://\u00e9/"\\\n\u2028\ud800', ID, None, b"1")
     assert line == '{"url":"http://\u00e9/\\"\\\\\\n\\u2028\\\\ud800","call_id":"'.encode() + ID.encode() + (
         b'","status":null,"json":1}\n'
@@ -215,11 +218,13 @@ JSON = st.recursive(
     indent=st.sampled_from([None, 1]),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32-le"]),
 )
-def test_json_is_taken_over(value: Any, ascii_only: bool, indent: int | None, encoding: str) -> None:
+def test_json_bodies_are_copied_unchanged_apart_from_encoding(
+    value: Any, ascii_only: bool, indent: int | None, encoding: str
+) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
     try:
         body = text.encode(encoding)
-    except UnicodeEncodeError:  # a lone surrogate, spelt as a letter
+    except UnicodeEncodeError:  # a lone surrogate that is not escaped
         return
     line = result_line("u", ID, 200, body)
 
@@ -229,7 +234,7 @@ def test_json_is_taken_over(value: Any, ascii_only: bool, indent: int | None, en
 
 @given(st.text(), st.binary() | st.text('[]{}",:0eE.- \n\u2028\\u').map(str.encode))
 @example("\udfff", b"\x00\x00\xfe\xff")
-def test_any_body_comes_back(url: str, body: bytes) -> None:
+def test_every_body_can_be_restored_from_its_line(url: str, body: bytes) -> None:
     line = parsed(result_line(url, ID, 200, body))
 
     (kind,) = line.keys() - {"url", "call_id", "status"}
@@ -239,29 +244,31 @@ def test_any_body_comes_back(url: str, body: bytes) -> None:
         assert body == (line["text"].encode() if kind == "text" else base64.b64decode(line["base64"]))
 
 
-# What is written
+# Writing
 
 
 @pytest.mark.parametrize("new_loop", LOOPS, ids=["asyncio", "uvloop"])
-def test_ten_thousand_writers(new_loop: Callable[[], asyncio.AbstractEventLoop], path: Path) -> None:
+def test_ten_thousand_concurrent_writes_keep_their_order_and_share_members(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], path: Path
+) -> None:
     lines = [line_of(number) for number in range(10_000)]
     file = ResultsFile(path, resume=False)
 
     async def main() -> None:
-        assert no_thread_left()
+        assert no_writer_thread_runs()
         await asyncio.gather(*map(file.write, lines))
         assert content_of(path) == b"".join(lines)
         await file.aclose()
-        assert no_thread_left()
+        assert no_writer_thread_runs()
 
     run(main(), new_loop)
 
     assert file.cut == 0
-    assert path.stat().st_size < 10_000 * (10 if path.suffix != ".jsonl" else 200)  # not a member for each
+    assert path.stat().st_size < 10_000 * (10 if path.suffix != ".jsonl" else 200)  # not one member per line
     assert content_of(path) == b"".join(lines)
 
 
-def test_a_line_is_there_when_its_write_returns(path: Path) -> None:
+def test_a_line_is_in_the_file_when_its_write_returns(path: Path) -> None:
     async def caller(first: int) -> None:
         for number in range(first, first + 20):
             line = line_of(number, length=number % 7 * 100)
@@ -277,8 +284,8 @@ def test_a_line_is_there_when_its_write_returns(path: Path) -> None:
     assert sorted(numbers(content_of(path))) == [100 * each + number for each in range(10) for number in range(20)]
 
 
-async def test_nothing_blocks_the_loop(path: Path) -> None:
-    """The guard of all tests, which raises at a blocking call, is on here."""
+async def test_writing_and_closing_do_not_block_the_event_loop(path: Path) -> None:
+    """The guard that all tests share is active here: it raises an error on a blocking call."""
     file = await asyncio.to_thread(ResultsFile, path, resume=False)
     await write_all(file, [line_of(number) for number in range(100)])
     await file.write(line_of(100, length=3 * 2**20))
@@ -286,7 +293,7 @@ async def test_nothing_blocks_the_loop(path: Path) -> None:
     assert numbers(await asyncio.to_thread(content_of, path)) == list(range(101))
 
 
-def test_other_programs_read_it(path: Path) -> None:
+def test_standard_programs_can_read_the_file(path: Path) -> None:
     lines = [line_of(number, length=number) for number in range(300)]
     write_batches(path, [lines[start : start + 7] for start in range(0, 300, 7)])
 
@@ -304,7 +311,7 @@ def test_other_programs_read_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [b"", b"\n\n", b"{}", b"{}\n{}\n", b"{}\n{}"])
-async def test_what_is_not_one_line_is_refused(line: bytes, plain: Path) -> None:
+async def test_data_that_is_not_exactly_one_line_is_refused(line: bytes, plain: Path) -> None:
     file = await asyncio.to_thread(ResultsFile, plain, resume=False)
     with pytest.raises(ValueError, match="one line"):
         await file.write(line)
@@ -312,18 +319,18 @@ async def test_what_is_not_one_line_is_refused(line: bytes, plain: Path) -> None
     assert not await asyncio.to_thread(plain.read_bytes)
 
 
-# Callers that go away
+# Cancelled callers
 
 
-async def test_a_cancelled_writer_harms_nobody(path: Path) -> None:
+async def test_cancelling_a_write_does_not_affect_other_writes(path: Path) -> None:
     file = await asyncio.to_thread(ResultsFile, path, resume=False)
-    with thread_held(file):
+    with blocked_thread(file):
         tasks = [asyncio.ensure_future(file.write(line_of(number))) for number in range(10)]
         await asyncio.sleep(0)
-        tasks[0].cancel()  # its line is in the thread's hands
-        tasks[5].cancel()  # its line waits
+        tasks[0].cancel()  # the writer thread already has its line
+        tasks[5].cancel()  # its line is queued
         await asyncio.wait([tasks[0], tasks[5]])
-        assert len(file._waiting) == 8  # nobody waits with that line any more
+        assert len(file._waiting) == 8  # the cancelled line was removed from the queue
     done = await asyncio.gather(*tasks, return_exceptions=True)
     await file.aclose()
 
@@ -331,9 +338,9 @@ async def test_a_cancelled_writer_harms_nobody(path: Path) -> None:
     assert numbers(await asyncio.to_thread(content_of, path)) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
 
 
-async def test_a_thousand_cancelled_writers_leave_nothing(plain: Path) -> None:
+async def test_a_thousand_cancelled_writes_leave_no_queued_lines(plain: Path) -> None:
     file = await asyncio.to_thread(ResultsFile, plain, resume=False)
-    with thread_held(file):
+    with blocked_thread(file):
         for number in range(1_000):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(file.write(line_of(number)), 0.000_001)
@@ -343,7 +350,7 @@ async def test_a_thousand_cancelled_writers_leave_nothing(plain: Path) -> None:
     assert numbers(await asyncio.to_thread(plain.read_bytes))[-1] == 1_000
 
 
-def test_a_loop_that_ends_while_a_batch_is_written(path: Path) -> None:
+def test_the_file_stays_usable_when_a_loop_ends_during_a_write(path: Path) -> None:
     file = ResultsFile(path, resume=False)
 
     async def leave() -> None:
@@ -351,7 +358,7 @@ def test_a_loop_that_ends_while_a_batch_is_written(path: Path) -> None:
         await asyncio.sleep(0)
 
     tasks: list[asyncio.Future[None]] = []
-    with thread_held(file):
+    with blocked_thread(file):
         asyncio.run(leave())
         assert all(task.cancelled() for task in tasks)
     run(write_all(file, [line_of(3)]))
@@ -359,31 +366,31 @@ def test_a_loop_that_ends_while_a_batch_is_written(path: Path) -> None:
     assert numbers(content_of(path)) == [1, 3]
 
 
-def test_two_loops_at_once_are_refused(plain: Path) -> None:
+def test_concurrent_writes_from_two_event_loops_are_refused(plain: Path) -> None:
     file = ResultsFile(plain, resume=False)
     first = asyncio.new_event_loop()
-    with thread_held(file):
+    with blocked_thread(file):
         task = first.create_task(file.write(line_of(1)))
         first.run_until_complete(asyncio.sleep(0))
         with pytest.raises(RuntimeError, match="another event loop"):
             run(file.write(line_of(2)))
     first.run_until_complete(task)
-    run(file.write(line_of(3)))  # one after the other
+    run(file.write(line_of(3)))  # loops may follow one another
     first.run_until_complete(file.write(line_of(4)))
     first.run_until_complete(file.aclose())
     first.close()
     assert numbers(plain.read_bytes()) == [1, 3, 4]
 
 
-# Its end
+# Closing
 
 
 @pytest.mark.parametrize("new_loop", LOOPS, ids=["asyncio", "uvloop"])
-def test_what_is_queued_is_written_before_it_closes(
+def test_queued_lines_are_written_before_the_file_closes(
     new_loop: Callable[[], asyncio.AbstractEventLoop], path: Path
 ) -> None:
     async def main() -> None:
-        with thread_held(file) as gate:
+        with blocked_thread(file) as gate:
             writes = [asyncio.ensure_future(file.write(line_of(number))) for number in range(5)]
             await asyncio.sleep(0)
             closings = [asyncio.ensure_future(file.aclose()) for _ in range(2)]
@@ -392,7 +399,7 @@ def test_what_is_queued_is_written_before_it_closes(
                 await file.write(line_of(5))
             gate.set()
         await asyncio.gather(*writes, *closings)
-        assert no_thread_left()
+        assert no_writer_thread_runs()
         await file.aclose()
 
     file = ResultsFile(path, resume=False)
@@ -401,40 +408,40 @@ def test_what_is_queued_is_written_before_it_closes(
     assert numbers(content_of(path)) == list(range(5))
 
 
-def test_closing_without_a_loop(path: Path) -> None:
+def test_close_without_a_running_loop_writes_the_queued_lines(path: Path) -> None:
     file = ResultsFile(path, resume=False)
     loop = asyncio.new_event_loop()
-    with thread_held(file):
+    with blocked_thread(file):
         writes = [loop.create_task(file.write(line_of(number))) for number in range(3)]
-        loop.run_until_complete(asyncio.sleep(0))  # and here Ctrl-C
+        loop.run_until_complete(asyncio.sleep(0))  # here the program is stopped by Ctrl-C
     file.close()
-    assert no_thread_left()
+    assert no_writer_thread_runs()
     file.close()
     assert numbers(content_of(path)) == [0, 1, 2]
-    loop.run_until_complete(asyncio.gather(*writes))  # they are told if anybody still asks
+    loop.run_until_complete(asyncio.gather(*writes))  # their outcome is available to tasks that still wait
     loop.close()
 
 
-def test_a_file_that_nobody_wrote(path: Path) -> None:
+def test_closing_without_a_write_leaves_an_empty_private_file(path: Path) -> None:
     ResultsFile(path, resume=False).close()
-    run(ResultsFile(path, resume=False).aclose())  # an empty file is no result
+    run(ResultsFile(path, resume=False).aclose())  # an empty file has no results, so it is not refused
     assert path.read_bytes() == b""
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-async def test_a_cancelled_close_goes_on(plain: Path) -> None:
+async def test_a_cancelled_aclose_continues_in_the_background(plain: Path) -> None:
     file = await asyncio.to_thread(ResultsFile, plain, resume=False)
-    with thread_held(file):
+    with blocked_thread(file):
         write = asyncio.ensure_future(file.write(line_of(1)))
         await asyncio.sleep(0)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(file.aclose(), 0.000_001)
     await write
     await file.aclose()
-    assert no_thread_left()
+    assert no_writer_thread_runs()
 
 
-def test_a_file_that_was_dropped_lets_its_lock_and_its_thread_go(plain: Path) -> None:
+def test_garbage_collection_releases_the_lock_and_ends_the_thread(plain: Path) -> None:
     file = ResultsFile(plain, resume=False)
     run(file.write(line_of(1)))
     thread = file._thread
@@ -448,7 +455,7 @@ def test_a_file_that_was_dropped_lets_its_lock_and_its_thread_go(plain: Path) ->
 
 
 @pytest.mark.parametrize("written", [False, True])
-def test_what_the_file_system_says_at_the_end_is_told(
+def test_an_error_of_the_system_call_close_is_raised(
     written: bool,
     plain: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -470,10 +477,10 @@ def test_what_the_file_system_says_at_the_end_is_told(
         run(file.aclose())
 
 
-# Going on with a file
+# Resuming
 
 
-def test_a_file_with_results_is_not_written_unasked(path: Path) -> None:
+def test_an_existing_file_with_results_is_refused_without_resume(path: Path) -> None:
     write_batches(path, [[line_of(1)]])
     before = path.read_bytes()
     with pytest.raises(FileExistsError, match=r"--resume.*another name.*results") as caught:
@@ -484,7 +491,7 @@ def test_a_file_with_results_is_not_written_unasked(path: Path) -> None:
     assert numbers(content_of(path)) == [1, 2]
 
 
-def test_an_end_torn_at_every_byte(path: Path) -> None:
+def test_a_file_truncated_at_any_byte_can_be_resumed(path: Path) -> None:
     write_batches(path, [[line_of(number) for number in range(2)], [line_of(2, length=9)]])
     whole = path.read_bytes()
     ends = [0]
@@ -502,15 +509,15 @@ def test_an_end_torn_at_every_byte(path: Path) -> None:
         assert numbers(content_of(path)) == [*numbers(unpacked(path.suffix, whole[:end])), 6]
 
 
-def test_what_is_cut_off_a_plain_file_is_kept(plain: Path) -> None:
+def test_the_tail_cut_off_a_plain_file_is_saved_to_the_torn_file(plain: Path) -> None:
     plain.write_bytes(line_of(1) + b'{"url": "of another program, without a line end"}')
     assert write_batches(plain, [[line_of(2)]], resume=True) == 49
     assert numbers(plain.read_bytes()) == [1, 2]
     assert b"another program" in plain.with_name("results.jsonl.torn").read_bytes()
 
 
-def test_members_of_any_size_and_in_little_memory(path: Path) -> None:
-    """Small ones in the thousands, and one that unpacks to a lot more than it takes."""
+def test_resuming_handles_members_of_any_size_with_little_memory(path: Path) -> None:
+    """There are thousands of small members, and one that is far larger when unpacked."""
     pack = PACK[path.suffix]
     long = b'{"url":"' + b"x" * (32 * 2**20) + b'"}\n'
     content = b"".join(pack(line_of(number)) for number in range(5_000)) + pack(long) + pack(b"") + pack(line_of(1))
@@ -550,7 +557,7 @@ def test_members_of_any_size_and_in_little_memory(path: Path) -> None:
         *("zst-plain", "zst-gzip", "zst-csv", "zst-half-a-line"),
     ],
 )
-def test_another_programs_file_is_named_and_never_touched(
+def test_a_file_of_another_format_is_refused_and_not_changed(
     ending: str, content: bytes, what: str, tmp_path: Path
 ) -> None:
     path = tmp_path / f"results.{ending}"
@@ -563,7 +570,7 @@ def test_another_programs_file_is_named_and_never_touched(
 
 @pytest.mark.parametrize("ending", ["gz", "zst"])
 @pytest.mark.parametrize("damage", ["in the middle", "NUL bytes behind"])
-def test_whole_members_behind_damage_are_not_cut(damage: str, ending: str, tmp_path: Path) -> None:
+def test_complete_members_after_damage_are_not_truncated(damage: str, ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"results.{ending}"
     for number in range(3):
         write_batches(path, [[line_of(number)]], resume=True)
@@ -586,12 +593,12 @@ def test_whole_members_behind_damage_are_not_cut(damage: str, ending: str, tmp_p
     assert numbers(content_of(path)) == ([0, 9] if damage == "in the middle" else [0, 1, 2, 9])
 
 
-def test_an_ending_says_the_format_in_any_case(tmp_path: Path) -> None:
+def test_the_file_extension_selects_the_format_case_insensitively(tmp_path: Path) -> None:
     write_batches(tmp_path / "R.GZ", [[line_of(1)]])
     assert gzip.decompress((tmp_path / "R.GZ").read_bytes()) == line_of(1)
 
 
-def test_without_zstd_no_file_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_zstd_package_no_file_is_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("compression.zstd", "backports.zstd"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"pip install 'otel-connector\[cli\]'"):
@@ -599,7 +606,7 @@ def test_without_zstd_no_file_is_made(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not list(tmp_path.iterdir())
 
 
-# What is no file of ours
+# Paths and files that are refused
 
 
 @pytest.mark.parametrize(
@@ -612,20 +619,22 @@ def test_without_zstd_no_file_is_made(tmp_path: Path, monkeypatch: pytest.Monkey
     ],
     ids=["folder", "fifo", "loop", "device"],
 )
-def test_what_is_no_file_is_refused_at_once(make: Callable[[Path], None], number: int, path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused_immediately(
+    make: Callable[[Path], None], number: int, path: Path
+) -> None:
     make(path)
     with pytest.raises(OSError, match="results") as caught:
         ResultsFile(path, resume=True)
     assert caught.value.errno == number
 
 
-def test_a_name_that_cannot_be() -> None:
+def test_a_file_name_with_a_nul_character_is_refused() -> None:
     with pytest.raises(OSError, match="null"):
         ResultsFile("a\0b", resume=False)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has other users")
-def test_a_strangers_link_is_refused(plain: Path) -> None:
+def test_a_symbolic_link_of_another_user_is_refused(plain: Path) -> None:
     target = plain.with_name("target")
     plain.symlink_to(target)
     os.chown(plain, NOBODY, NOBODY, follow_symlinks=False)
@@ -637,7 +646,7 @@ def test_a_strangers_link_is_refused(plain: Path) -> None:
     assert numbers(target.read_bytes()) == [1]
 
 
-# Two programs
+# Locks: two programs and one file
 
 
 def test_two_programs_cannot_write_one_file(path: Path) -> None:
@@ -660,7 +669,9 @@ def test_two_programs_cannot_write_one_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
-def test_file_systems_without_locks(number: int, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_written_on_file_systems_without_locks(
+    number: int, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def flock(fd: int, operation: int) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -674,7 +685,7 @@ def test_file_systems_without_locks(number: int, plain: Path, monkeypatch: pytes
 
 
 def without_fcntl(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module as Windows loads it."""
+    """Return the module as it is on Windows, where there is no `fcntl`."""
     monkeypatch.setitem(sys.modules, "fcntl", None)
     spec = importlib.util.spec_from_file_location("without_fcntl", _results.__file__)
     assert spec is not None
@@ -685,19 +696,19 @@ def without_fcntl(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_systems_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_written_on_platforms_without_fcntl(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = without_fcntl(monkeypatch).ResultsFile(path, resume=False)
     run(file.write(line_of(1)))
     file.close()
     assert numbers(content_of(path)) == [1]
 
 
-# Disks that refuse
+# Disks that fail
 
 
 @contextlib.contextmanager
-def files_end_at(size: int) -> Iterator[None]:
-    """No file of this process can grow beyond: the write that meets it is short, the next is EFBIG."""
+def file_size_limit(size: int) -> Iterator[None]:
+    """Limit the files of this process to `size` bytes: a write beyond that is short, the next one fails (EFBIG)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -711,18 +722,20 @@ async def failures(file: ResultsFile, lines: list[bytes]) -> list[OSError]:
     return [each for each in done if isinstance(each, OSError)]
 
 
-def noise(number: int) -> bytes:
-    """A line that no compression makes smaller than a kilobyte."""
+def incompressible_line(number: int) -> bytes:
+    """Return a line that compression cannot make smaller than a kilobyte."""
     return result_line(f"http://a/?n={number}", ID, 200, random.Random(number).randbytes(2_000))
 
 
-def test_a_write_cut_short_takes_its_batch_back_and_everybody_is_told(path: Path) -> None:
+def test_a_short_write_removes_its_batch_and_every_caller_gets_the_error(path: Path) -> None:
     async def main() -> list[OSError]:
-        await file.write(noise(0))
+        await file.write(incompressible_line(0))
         whole.append(content_of(path))
-        with files_end_at(size_of(path) + 700):
-            told = await failures(file, [noise(number) for number in range(1, 11)])  # a batch of one, then of nine
-        return told + await failures(file, [noise(11), noise(12)])  # room or not: what came first is missing
+        with file_size_limit(size_of(path) + 700):
+            # Written as a batch of one, then a batch of nine
+            errors = await failures(file, [incompressible_line(number) for number in range(1, 11)])
+        # These fail even if there is room, because earlier lines are missing
+        return errors + await failures(file, [incompressible_line(11), incompressible_line(12)])
 
     file, whole = ResultsFile(path, resume=False), list[bytes]()
     errors = run(main())
@@ -731,18 +744,18 @@ def test_a_write_cut_short_takes_its_batch_back_and_everybody_is_told(path: Path
     assert [error.errno for error in errors] == [errno.EFBIG] * 12
     assert all(error.filename == str(path) for error in errors)
     assert len({id(error) for error in errors}) == 12
-    assert content_of(path) == whole[0] == noise(0)
+    assert content_of(path) == whole[0] == incompressible_line(0)
     assert write_batches(path, [[line_of(3)]], resume=True) == 0
     assert numbers(content_of(path)) == [0, 3]
 
 
-def test_an_end_that_cannot_be_taken_off_is_cut_by_the_next(path: Path) -> None:
+def test_a_partial_batch_that_cannot_be_truncated_is_cut_on_resume(path: Path) -> None:
     faulty_disks.need("chattr")
 
     async def main() -> None:
-        await file.write(noise(0))
-        with faulty_disks.attribute(path, "a"), files_end_at(size_of(path) + 700):  # it may only grow
-            assert await failures(file, [noise(1)])
+        await file.write(incompressible_line(0))
+        with faulty_disks.attribute(path, "a"), file_size_limit(size_of(path) + 700):  # the file can only grow
+            assert await failures(file, [incompressible_line(1)])
 
     file = ResultsFile(path, resume=False)
     run(main())
@@ -751,12 +764,12 @@ def test_an_end_that_cannot_be_taken_off_is_cut_by_the_next(path: Path) -> None:
     assert numbers(content_of(path)) == [0, 2]
 
 
-def test_a_full_disk(path: Path, tmp_path: Path) -> None:
+def test_on_a_full_disk_writes_fail_and_the_file_can_be_resumed_later(path: Path, tmp_path: Path) -> None:
     with faulty_disks.full(tmp_path / "disk") as disk:
         path = disk.path.with_name(path.name)
 
         async def main() -> int:
-            lines = [noise(number) for number in range(100)]
+            lines = [incompressible_line(number) for number in range(100)]
             for number in range(0, 10, 2):
                 await write_all(file, lines[number : number + 2])
             disk.strike()
@@ -772,7 +785,9 @@ def test_a_full_disk(path: Path, tmp_path: Path) -> None:
         assert numbers(content_of(path))[-1] == 100
 
 
-def test_whatever_goes_wrong_in_the_thread_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_exception_in_the_writer_thread_is_raised_as_an_oserror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_memory(**_: int) -> None:
         raise MemoryError
 
@@ -796,15 +811,15 @@ def child_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Childr
         yield prepared
 
 
-def writes_for_ever(say: Say, path: str, first: int, fault: dict[str, Any] | None) -> None:
-    """In the child: write for ever, and say of each line which one it was after its write returned."""
+def write_forever(say: Say, path: str, first: int, fault: dict[str, Any] | None) -> None:
+    """In the child: write lines forever, and report the number of each line when its write has returned."""
     file = ResultsFile(path, resume=True)
     if fault is not None:
         failing_calls.arm(path, fault)
-    asyncio.run(_write_for_ever(say, file, itertools.count(first)))
+    asyncio.run(_write_forever(say, file, itertools.count(first)))
 
 
-async def _write_for_ever(say: Say, file: ResultsFile, count: Iterator[int]) -> None:
+async def _write_forever(say: Say, file: ResultsFile, count: Iterator[int]) -> None:
     async def caller() -> None:
         for number in count:
             await file.write(line_of(number, length=number * 37 % 900))
@@ -819,7 +834,7 @@ def test_no_line_whose_write_returned_is_missing_after_kill_9(path: Path, child_
         in_a_write = kill % 2 == 1
         fault = asdict(Fault(action="torn", value=chance.randrange(1, 1_000), nth=chance.randrange(1, 40), only=WRITES))
         ended = child_processes.run(
-            writes_for_ever,
+            write_forever,
             None if in_a_write else chance.uniform(0, 0.2),
             path=str(path),
             first=kill * 1_000_000,
@@ -843,23 +858,23 @@ def test_no_line_whose_write_returned_is_missing_after_kill_9(path: Path, child_
     assert returned > 20 * KILLS
 
 
-def test_interrupted_and_short_writes_are_gone_on_with(path: Path, child_processes: Children) -> None:
-    """Every write of a process is short: each batch is whole all the same."""
+def test_short_writes_are_continued_until_the_batch_is_complete(path: Path, child_processes: Children) -> None:
+    """Every write of the process is short, and every batch is complete nevertheless."""
     ended = child_processes.run(
-        writes_some, path=str(path), fault=asdict(Fault(action="short", value=300, times=-1, only=WRITES))
+        write_ten_batches, path=str(path), fault=asdict(Fault(action="short", value=300, times=-1, only=WRITES))
     )
     assert ended.code == 0
     assert numbers(content_of(path)) == list(range(200))
 
 
-def writes_some(say: Say, path: str, fault: dict[str, Any]) -> None:
+def write_ten_batches(say: Say, path: str, fault: dict[str, Any]) -> None:
     failing_calls.arm(path, fault)
     write_batches(Path(path), [[line_of(number) for number in range(start, start + 20)] for start in range(0, 200, 20)])
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
-async def test_call_ids_of_what_is_there(ending: str, tmp_path: Path) -> None:
-    """Also behind long lines, and whatever URLs and bodies look like."""
+async def test_call_ids_lists_the_calls_in_the_file(ending: str, tmp_path: Path) -> None:
+    """Long lines before it, and URLs or bodies that contain the same text, make no difference."""
     path, odd = tmp_path / f"r.{ending}", 'http://a/","call_id":"1-1","status":'
     file = await asyncio.to_thread(ResultsFile, path, resume=False)
     ids = [f"{number:032x}-{number:016x}" for number in range(1, 30)]

@@ -1,9 +1,9 @@
-"""Processes whose system calls fail on purpose, or that are killed in the middle: what the tests of the log share.
+"""Child processes whose system calls fail on purpose, or that are killed in the middle of a write.
 
-`children` starts one Python process that has everything imported and `failing_calls.c` preloaded. It forks a child for
-every request, which takes some milliseconds where a new interpreter takes 0.3 s, and tells what the child said and how
-it ended. In such a child `arm` says which system call fails how. Knows neither pytest nor an event loop: the process
-that forks has one thread.
+`children` starts one Python process that has imported all modules and has `failing_calls.c` preloaded. It forks a child
+for every request, and returns the values that the child reported and its exit code. A fork takes some milliseconds; a
+new interpreter would take 0.3 s. In the child, `arm` selects the system calls that fail. This module must not use
+pytest or an event loop: the process that forks has only one thread.
 """
 
 from __future__ import annotations
@@ -42,31 +42,31 @@ MISSING = (
     if shutil.which("cc") is None
     else ""
 )
-"""Why the processes cannot be had here; empty where they can."""
+"""Why these processes are not supported on this machine; empty if they are."""
 
 WRITES = ("write", "writev", "pwrite")
 
-_LONGEST = 60  # seconds that a child may take; most take some hundredths of one
+_LONGEST = 60  # seconds that a child may take; most take some hundredths of a second
 _CALL_ID_LENGTH = 32 + 1 + 16
 _SOURCE = Path(__file__).with_suffix(".c")
 _ACTIONS = {"fail": 1, "short": 2, "full": 3, "torn": 4}  # as in failing_calls.c
 
 Say = Callable[[object], None]
-"""Tells the tests one JSON value, whole or not at all."""
+"""Reports one JSON value to the test, either completely or not at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What happens to which system calls on the files of a folder.
+    """A fault of system calls on the files of a folder.
 
     Attributes:
         action: ``fail`` with the errno `value`; ``short``: a write writes `value` thousandths of its bytes; ``full``:
             the first write is short, later ones fail with ENOSPC; ``torn``: the process is killed, after `value`
             thousandths of a write, or before any other call.
         value: An errno or thousandths.
-        nth: The first call that is hit, counted from 1.
-        times: How many are hit; -1 for every one from there on.
-        only: The calls that count, by name; all when empty.
+        nth: The first call that fails, counted from 1.
+        times: How many calls fail; -1 for all calls from `nth` on.
+        only: Names of the calls that are counted; all if empty.
     """
 
     action: str
@@ -77,7 +77,7 @@ class Fault:
 
 
 def arm(folder: str, fault: Mapping[str, Any]) -> None:
-    """Have the calls of this process on files in `folder` fail as `Fault(**fault)` says; counting starts anew."""
+    """Apply `Fault(**fault)` to the calls of this process on files in `folder`. Counting starts again at 1."""
     plan = Fault(**fault)
     only = f",{','.join(plan.only)}," if plan.only else ""
     shim = ctypes.CDLL(None)
@@ -87,13 +87,13 @@ def arm(folder: str, fault: Mapping[str, Any]) -> None:
 
 
 def disarm() -> None:
-    """Let every later call of this process pass."""
+    """End the fault: all later calls of this process succeed."""
     ctypes.CDLL(None).failing_calls_pause(1)
 
 
 @contextmanager
 def spared() -> Iterator[None]:
-    """Let the calls in the block pass uncounted: they are the test's own."""
+    """Exclude the calls in the block from the fault and from its count. They belong to the test itself."""
     shim = ctypes.CDLL(None)
     shim.failing_calls_pause(1)
     try:
@@ -103,7 +103,7 @@ def spared() -> Iterator[None]:
 
 
 def first_hit() -> str:
-    """Return the name of the first call that was hit since `arm`, or nothing."""
+    """Return the name of the first call that failed since `arm`; empty if none did."""
     function = ctypes.CDLL(None).failing_calls_first_hit
     function.restype = ctypes.c_char_p
     name: bytes = function()
@@ -111,7 +111,7 @@ def first_hit() -> str:
 
 
 def environment(folder: Path, fault: Fault, library: Path) -> dict[str, str]:
-    """Return the environment in which a program of its own has that fault from its start on."""
+    """Return environment variables with which a separate program has the fault from its start."""
     plan: dict[str, object] = {
         "PREFIX": folder,
         "ONLY": f",{','.join(fault.only)}," if fault.only else "",
@@ -125,26 +125,26 @@ def environment(folder: Path, fault: Fault, library: Path) -> dict[str, str]:
 
 
 def without_coverage(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables without those that make coverage measure: a fork can leave its lock taken in the child."""
+    """Return the variables without those that start coverage: a forked child may inherit its lock as locked."""
     return {name: value for name, value in variables.items() if not name.startswith("COVERAGE_")}
 
 
 def compiled(folder: Path) -> Path:
-    """Compile the library that is preloaded, into `folder`."""
+    """Compile the preloaded library into `folder`, and return its path."""
     library = folder / "failing_calls.so"
     run(["cc", "-shared", "-fPIC", "-o", library, _SOURCE, "-ldl"], check=True)
     return library
 
 
-# The processes, seen from the test.
+# In the test.
 
 
 class Ended(NamedTuple):
     """How a child ended.
 
     Attributes:
-        code: What it exited with; the negative number of the signal that killed it.
-        said: The values it told, in order.
+        code: The exit code, or the negative number of the signal that killed it.
+        said: The values that it reported, in order.
     """
 
     code: int
@@ -152,19 +152,19 @@ class Ended(NamedTuple):
 
 
 class Children:
-    """Forks children of one prepared process, one after the other. For one thread."""
+    """Forks children of one prepared process, one after the other. Not thread-safe."""
 
     def __init__(self, process: Process) -> None:
         """Take the prepared process, which runs `serve`."""
         self._process = process
 
     def run(self, function: Callable[..., None], kill_after: float | None = None, /, **arguments: object) -> Ended:
-        """Call a module's function in a child and wait for its end.
+        """Call a module-level function in a child, and wait until the child has exited.
 
         Args:
             function: Called as ``function(say, **arguments)``.
             kill_after: Seconds after which the child is killed with SIGKILL.
-            arguments: What JSON can carry.
+            arguments: Values that can be encoded as JSON.
         """
         name = f"{function.__module__}:{function.__qualname__}"
         self._process.stdin.write(json.dumps([name, kill_after, arguments]) + "\n")
@@ -176,10 +176,10 @@ class Children:
 
 @contextmanager
 def children(library: Path, module_file: str) -> Iterator[Children]:
-    """Prepare a process for the functions of one test module, with the `compiled` library preloaded.
+    """Start a process that has imported one test module, with the `compiled` library preloaded.
 
     Args:
-        library: What `compiled` has made.
+        library: The path that `compiled` returned.
         module_file: The test module's ``__file__``.
     """
     module = Path(module_file)
@@ -189,15 +189,15 @@ def children(library: Path, module_file: str) -> Iterator[Children]:
         yield Children(process)
 
 
-# The prepared process.
+# In the prepared process.
 
 
 def serve(module: str) -> None:
-    """Fork a child for every line of standard input, and tell on standard output how it ended."""
-    import_module("otel_connector.csv_exporter")  # what a connector loads when it first gets a log
+    """Fork a child for every line of standard input, and write its `Ended` to standard output."""
+    import_module("otel_connector.csv_exporter")  # loaded lazily, with the first log of a connector
     import_module(module)
     gc.collect()
-    gc.freeze()  # else a child's first collection copies every page
+    gc.freeze()  # otherwise the first garbage collection in a child copies every page
     for line in sys.stdin:
         name, kill_after, arguments = json.loads(line)
         of_module, _, attribute = name.partition(":")
@@ -219,7 +219,7 @@ def _run(function: Callable[..., None], kill_after: float | None, arguments: dic
 
 
 def _be_child(function: Callable[..., None], arguments: dict[str, Any], speaking: int) -> None:
-    # One write of at most PIPE_BUF bytes: a killed child has said a thing or has not
+    # One write of at most PIPE_BUF bytes is atomic: a killed child has reported a value completely or not at all
     def say(value: object) -> None:
         os.write(speaking, json.dumps(value).encode() + b"\n")
 
@@ -229,14 +229,14 @@ def _be_child(function: Callable[..., None], arguments: dict[str, Any], speaking
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # standard output is for the answers
         function(say, **arguments)
         code = 0
-    except BaseException:  # noqa: BLE001 - whatever it is, the forked copy of the server must not go on
+    except BaseException:  # noqa: BLE001 - after any exception, the forked copy of the server must exit
         traceback.print_exc()
     finally:
         os._exit(code)
 
 
 def _listen(listening: int, pid: int, kill_at: float) -> bytes:
-    """Return what a child says until it ends, by itself or killed at `kill_at`."""
+    """Return the output of a child that exits, or is killed at the time `kill_at`."""
     said = bytearray()
     while True:
         left = kill_at - time.monotonic()
@@ -251,9 +251,9 @@ def _listen(listening: int, pid: int, kill_at: float) -> bytes:
 
 
 def fork(task: Callable[[], None], seconds: int = 20) -> int:
-    """Run `task` in a forked child and return its process id; one that hangs is ended after `seconds`."""
+    """Run `task` in a forked child and return its process id. A child that hangs is ended after `seconds`."""
     with warnings.catch_warnings():
-        # Python says from 3.12 on that a child may hang when threads hold locks. Whether ours does is what is tested
+        # From 3.12 on, Python warns that a child may hang if threads hold locks. The tests check that it does not
         warnings.filterwarnings("ignore", ".* is multi-threaded", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
@@ -270,24 +270,24 @@ def fork(task: Callable[[], None], seconds: int = 20) -> int:
 
 
 def end_a_hang(seconds: int) -> None:
-    """End this process after so many seconds, and show where it hung."""
+    """End this process after that many seconds, with a traceback of where it hangs."""
     faulthandler.register(signal.SIGALRM, chain=True)
     signal.alarm(seconds)
 
 
 def joined(*pids: int) -> None:
-    """Wait for forked children; each has to end well."""
+    """Wait for forked children. Each of them must exit with 0."""
     for pid in pids:
         _, status = os.waitpid(pid, 0)
         if code := os.waitstatus_to_exitcode(status):
             raise RuntimeError(f"the forked process {pid} ended with {code}")
 
 
-# Rows to write, and what is to hold of a log.
+# Rows, and checks of a log.
 
 
 def export(exporter: CSVSpanExporter, number: int, length: int = 20) -> None:
-    """Hand over the row that `numbers` finds again as `number`, with a quoted cell in it of some `length`."""
+    """Export a row that `numbers` returns as `number`. It has a quoted cell, and `length` characters in its URL."""
     record = CallRecord(
         call_id=f"{number:032x}-{number:016x}",
         project=f'{number}, "quoted"',
@@ -304,7 +304,10 @@ def export(exporter: CSVSpanExporter, number: int, length: int = 20) -> None:
 
 
 def records(path: Path, *, unfinished: bool = False) -> list[CallRecord]:
-    """Return a log's rows: the header comes first and once, no line is broken or glued, at most the last unfinished."""
+    """Return the rows of a log, which must start with its only header and have no broken or merged line.
+
+    Only if `unfinished`, the last line may lack its line end.
+    """
     content = path.read_bytes()
     if unfinished:
         content = content[: content.rfind(b"\n") + 1]
@@ -315,7 +318,7 @@ def records(path: Path, *, unfinished: bool = False) -> list[CallRecord]:
 
 
 def records_in(lines: bytes) -> list[CallRecord]:
-    """Return the rows in a log's lines, the header left out; each has to be one that the writer could have written."""
+    """Return the rows in the lines of a log without its header. Each must be exactly as the writer encodes it."""
     found = [decode_row(cells) for cells in csv.reader(io.StringIO(lines.decode(), newline=""))]
     for record, line in zip(found, lines.splitlines(keepends=True), strict=True):
         assert encode_row(record) == line, f"no whole row: {line!r}"
@@ -324,5 +327,5 @@ def records_in(lines: bytes) -> list[CallRecord]:
 
 
 def numbers(path: Path, *, unfinished: bool = False) -> list[int]:
-    """Return the numbers of a log's rows, in their order; see `records`."""
+    """Return the numbers of the rows of a log, in order; see `records`."""
     return [int(record.project.partition(",")[0]) for record in records(path, unfinished=unfinished)]

@@ -1,11 +1,11 @@
-"""Disks that fail for real, as root on Linux: full, read-only, shut down, frozen, hanging, lying about fsync.
+"""Real disks that fail: full, read-only, shut down, frozen, hanging, or losing data at fsync. They need root on Linux.
 
-Each is a context manager that yields a `Disk` and takes away what it made, however the test ends. Where the machine
-cannot make one, the test is skipped and says why. Knows nothing of the connector: a disk has a file, a moment at which
-it fails, and one at which it answers again.
+Each disk is a context manager that yields a `Disk` and removes everything it created, however the test ends. If the
+machine does not support a disk, the test is skipped with the reason. This module does not depend on the connector: a
+disk has a log file, and functions that make it fail and recover.
 
-Run as a program, the file serves the FUSE file system of `fuse`: mfusepy must be in a process of its own, because a
-thread that waits for a file system in the same process may hold what that file system needs.
+The FUSE file system of `fuse` is served by `main` in a separate process. In the same process, a thread that waits for
+the file system could hold a lock that the file system needs.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ NAME = "logs.csv"
 """Name of the log on every disk."""
 
 PATIENCE = 20.0
-"""Seconds after which a disk that hangs lets go by itself, so that a failing test cannot stop the machine."""
+"""Seconds after which a hanging disk recovers by itself, so that a failing test cannot block the machine."""
 
 _EXT4_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32), fs/ext4/ext4.h
-_FLUSH_FIRST, _LIKE_A_POWER_CUT = 0, 2  # its EXT4_GOING_FLAGS_DEFAULT and _NOLOGFLUSH
+_FLUSH_FIRST, _LIKE_A_POWER_CUT = 0, 2  # EXT4_GOING_FLAGS_DEFAULT and EXT4_GOING_FLAGS_NOLOGFLUSH
 _PAGE = 4_096
-_WORDS = ("mounted", "done", "hanging")  # all that the FUSE process says
+_WORDS = ("mounted", "done", "hanging")  # the messages of the FUSE process
 
 
 @dataclass(kw_only=True)
 class Disk:
-    """A place for a log, and what happens to it.
+    """A disk with a log, and functions that make it fail and recover.
 
     Attributes:
         path: The log.
-        strike: Makes it fail.
-        heal: Makes it answer again; harmless when called twice, or without `strike`.
-        elsewhere: Returns the other files that rows may be in, older than the log; a disk that is not `readable` is
-            asked only when nobody has the log open any more.
+        strike: Makes the disk fail.
+        heal: Makes the disk work again. May be called twice, or without `strike`.
+        elsewhere: Returns the other files that may contain rows, older than the log. If the disk is not `readable`,
+            this may be called only after all processes have closed the log.
         readable: Whether the log can be read while the disk fails.
-        refuses: Whether no row can be written while it fails; else a writer may go on in the file that it has.
+        refuses: Whether no row can be written while the disk fails. Otherwise rows may still go to the open file.
     """
 
     path: Path
@@ -68,15 +68,15 @@ class Disk:
     refuses: bool = True
 
     def files(self) -> list[Path]:
-        """Return the files that are there, the log last."""
+        """Return the files that exist, the log last."""
         return [file for file in [*self.elsewhere(), self.path] if file.exists()]
 
 
-# What the machine must have.
+# Requirements and mounts.
 
 
 def need(*programs: str, device: str = "") -> None:
-    """Skip the test if this is not root on Linux, or a program or a device file is missing."""
+    """Skip the test unless it runs as root on Linux and all programs and the device file exist."""
     if sys.platform != "linux":
         pytest.skip("these faults are made with what Linux has")
     if os.geteuid() != 0:
@@ -88,7 +88,7 @@ def need(*programs: str, device: str = "") -> None:
 
 
 def run(*command: str | os.PathLike[str]) -> str:
-    """Run a program to its end and return what it printed; its own message is in the error if it fails."""
+    """Run a program and return its output. If it fails, raise OSError with its error output."""
     done = processes.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     if done.returncode:
         raise OSError(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
@@ -96,14 +96,14 @@ def run(*command: str | os.PathLike[str]) -> str:
 
 
 def _unmount(folder: Path) -> None:
-    """Take off all that is mounted there, at once if nobody uses it and else as soon as nobody does."""
-    while _mounts_on(folder):  # not os.path.ismount: a FUSE mount whose program is gone does not answer
+    """Unmount everything on the folder; a mount that is in use goes as soon as it is no longer used."""
+    while _mounts_on(folder):  # os.path.ismount fails for a FUSE mount whose process has exited
         run("umount", "--lazy", folder)
 
 
 @contextlib.contextmanager
 def mounted(folder: Path, *arguments: str | os.PathLike[str]) -> Iterator[Path]:
-    """Mount something on a new folder (or an old one) for the time of the block."""
+    """Mount a file system on a folder during the block. The folder is created if it does not exist."""
     need("mount", "umount")
     folder.mkdir(exist_ok=True)
     before = len(_mounts_on(folder))
@@ -120,11 +120,11 @@ def _mounts_on(folder: Path) -> list[str]:
     return [line for line in lines if line.split()[4] == str(folder)]
 
 
-# Disks in memory: no room, no inodes.
+# Disks in memory: no space, no inodes.
 
 
 def _use_up(folder: Path) -> None:
-    """Write until the file system has not a byte left that is not in a page of some file already."""
+    """Write until the file system has no free page. Only the last pages of existing files have room left."""
     with (folder / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
         while True:
             ballast.write(bytes(_PAGE))
@@ -132,7 +132,7 @@ def _use_up(folder: Path) -> None:
 
 @contextlib.contextmanager
 def full(folder: Path) -> Iterator[Disk]:
-    """A tmpfs on which the last page is used up, and which then grows. The row that meets the end is cut short."""
+    """Yield a tmpfs that becomes full, and is enlarged by `heal`. The row that reaches the limit is cut short."""
     with mounted(folder, "-t", "tmpfs", "-o", "size=64k", "none"):
         yield Disk(
             path=folder / NAME,
@@ -143,7 +143,7 @@ def full(folder: Path) -> Iterator[Disk]:
 
 @contextlib.contextmanager
 def full_when_rotated(folder: Path) -> Iterator[Disk]:
-    """As `full`, and the file with half a row at its end is then renamed, while there is still no room."""
+    """Yield a disk like `full`, on which the log with its partial row is renamed while there is still no space."""
     path, old = folder / NAME, folder / f"{NAME}.1"
 
     def heal() -> None:
@@ -157,7 +157,7 @@ def full_when_rotated(folder: Path) -> Iterator[Disk]:
 
 @contextlib.contextmanager
 def without_inodes(folder: Path) -> Iterator[Disk]:
-    """A tmpfs whose last inode is used up as the log is renamed, so that the new one cannot be made."""
+    """Yield a tmpfs without free inodes after the log is renamed, so that a new log cannot be created."""
     path, old = folder / NAME, folder / f"{NAME}.1"
 
     def strike() -> None:
@@ -176,14 +176,14 @@ def without_inodes(folder: Path) -> Iterator[Disk]:
         )
 
 
-# Folders and attributes.
+# Read-only folders and file attributes.
 
 
 @contextlib.contextmanager
 def read_only_when_rotated(folder: Path) -> Iterator[Disk]:
-    """A folder over which a read-only bind mount is laid as the log is renamed.
+    """Yield a folder that gets a read-only bind mount when the log is renamed.
 
-    A mount whose files are open for writing cannot be made read-only itself: mount(2) says EBUSY.
+    A mount with files that are open for writing cannot be made read-only itself: mount(2) returns EBUSY.
     """
     need("mount", "umount")
     folder.mkdir()
@@ -206,7 +206,7 @@ def read_only_when_rotated(folder: Path) -> Iterator[Disk]:
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[Path]:
-    """Lay a read-only bind mount of the folder itself over it."""
+    """Mount the folder read-only onto itself during the block."""
     with mounted(folder, "--bind", folder):
         run("mount", "-o", "remount,ro,bind", folder)
         yield folder
@@ -214,7 +214,7 @@ def read_only(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def attribute(path: Path, letter: str) -> Iterator[None]:
-    """Give a file an attribute of chattr(1) for the time of the block."""
+    """Give a file an attribute of chattr(1) during the block."""
     need("chattr")
     run("chattr", f"+{letter}", path)
     try:
@@ -225,7 +225,7 @@ def attribute(path: Path, letter: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def immutable(folder: Path) -> Iterator[Disk]:
-    """A file that gets the attribute ``i``: every write to it, by whatever descriptor, is EPERM."""
+    """Yield a disk whose log gets the attribute ``i``: writes fail with EPERM, also through an open descriptor."""
     with ext4(folder), contextlib.ExitStack() as attributes:
         path = folder / NAME
         yield Disk(path=path, strike=lambda: attributes.enter_context(attribute(path, "i")), heal=attributes.close)
@@ -236,7 +236,7 @@ def immutable(folder: Path) -> Iterator[Disk]:
 
 @contextlib.contextmanager
 def loop_device(image: Path) -> Iterator[str]:
-    """Return the block device of a fresh ext4 image."""
+    """Yield the block device of a new ext4 image."""
     need("losetup", "mkfs.ext4", device="/dev/loop-control")
     with image.open("wb") as file:
         file.truncate(16 * 2**20)
@@ -250,7 +250,7 @@ def loop_device(image: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def ext4(folder: Path) -> Iterator[str]:
-    """An ext4 file system of its own on `folder`, which turns read-only when it finds an error; its device."""
+    """Mount a new ext4 file system on `folder` that turns read-only when it finds an error. Yield its device."""
     with (
         loop_device(folder.with_name(f"{folder.name}.img")) as device,
         mounted(folder, "-o", "errors=remount-ro", device),
@@ -259,7 +259,7 @@ def ext4(folder: Path) -> Iterator[str]:
 
 
 def shut_down(folder: Path, flags: int = _FLUSH_FIRST) -> None:
-    """Shut the ext4 file system down: from now on all that is done to it is EIO."""
+    """Shut the ext4 file system down. From now on every operation on it fails with EIO."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.ioctl(descriptor, _EXT4_SHUTDOWN, struct.pack("I", flags))
@@ -268,9 +268,9 @@ def shut_down(folder: Path, flags: int = _FLUSH_FIRST) -> None:
 
 
 def _find_an_error(folder: Path, device: str) -> None:
-    """Make ext4 believe that it has found itself damaged, with all that was written on the disk before.
+    """Make ext4 report damage, after all earlier writes have reached the disk.
 
-    What is only in the cache is gone when ext4 gives up, as in a power cut; see `with_power_cut` for that.
+    Data that is only in the cache is lost when ext4 stops, as in a power cut; `with_power_cut` simulates that.
     """
     run("sync", "--file-system", folder)
     Path("/sys/fs/ext4", Path(device).name, "trigger_fs_error").write_text("a test\n", encoding="utf-8")
@@ -278,10 +278,10 @@ def _find_an_error(folder: Path, device: str) -> None:
 
 @contextlib.contextmanager
 def _replaced(folder: Path, break_it: Callable[[Path, str], None], *, readable: bool) -> Iterator[Disk]:
-    """An ext4 disk that breaks and never comes back: in its place, under the same path, comes an empty one.
+    """Yield an ext4 disk that breaks permanently. `heal` puts an empty disk under the same path.
 
-    Only a writer that opens the path again sees that, and only when it has let go of the old disk's file can the old
-    disk be mounted afresh.
+    Only a writer that reopens the path finds the new disk. The old disk can be mounted again only after the writer has
+    closed its file there.
     """
     first, second, again = (folder.with_name(f"{folder.name}-{name}") for name in ("first", "second", "again"))
     second.mkdir()
@@ -291,11 +291,12 @@ def _replaced(folder: Path, break_it: Callable[[Path, str], None], *, readable: 
         def heal() -> None:
             if folder.readlink() == first:
                 folder.with_name("swapped").symlink_to(second)
-                folder.with_name("swapped").replace(folder)  # in one step: no row may see neither
+                # Atomic: at every moment, the path must lead to one of the disks
+                folder.with_name("swapped").replace(folder)
                 _unmount(first)
 
         def elsewhere() -> list[Path]:
-            if folder.readlink() == first:  # still there
+            if folder.readlink() == first:  # not replaced
                 return []
             if not again.exists():
                 later.enter_context(mounted(again, device))
@@ -312,18 +313,18 @@ def _replaced(folder: Path, break_it: Callable[[Path, str], None], *, readable: 
 
 
 def shut_down_and_replaced(folder: Path) -> contextlib.AbstractContextManager[Disk]:
-    """Return a disk on which everything is EIO from one moment on, until another one takes its place."""
+    """Return a disk on which every operation fails with EIO from `strike` on, until it is replaced by another disk."""
     return _replaced(folder, lambda first, _: shut_down(first), readable=False)
 
 
 def damaged_and_replaced(folder: Path) -> contextlib.AbstractContextManager[Disk]:
-    """Return a disk that is found damaged, turns read-only (EROFS) and is replaced by another one."""
+    """Return a disk that reports damage, turns read-only (EROFS) and is replaced by another disk."""
     return _replaced(folder, _find_an_error, readable=True)
 
 
 @contextlib.contextmanager
 def with_power_cut(folder: Path) -> Iterator[Disk]:
-    """An ext4 disk that keeps only what was fsynced: `strike` cuts its power, `files` starts it again."""
+    """Yield an ext4 disk that keeps only fsynced data: `strike` simulates a power cut, `files` mounts it again."""
     again = folder.with_name(f"{folder.name}-again")
     with contextlib.ExitStack() as later, ext4(folder) as device:
 
@@ -344,9 +345,9 @@ def with_power_cut(folder: Path) -> Iterator[Disk]:
 
 @contextlib.contextmanager
 def frozen(folder: Path) -> Iterator[Disk]:
-    """An ext4 disk that is frozen, as a snapshot does it: who writes waits in the kernel and cannot be killed.
+    """Yield an ext4 disk that is frozen, as for a snapshot. A writer waits in the kernel and cannot be killed.
 
-    A child thaws it: when told to, after `PATIENCE` seconds, or when this process is gone.
+    A child process unfreezes the disk: on `heal`, after `PATIENCE` seconds, or when this process has exited.
     """
     need("fsfreeze", "timeout", "sh")
     guards: list[processes.Process] = []
@@ -368,16 +369,16 @@ def frozen(folder: Path) -> Iterator[Disk]:
 
 
 def someone_waits_for_a_disk() -> bool:
-    """Whether a thread of this process is in the state D: in the kernel, waiting for a disk."""
+    """Return whether a thread of this process is in state D: it waits for a disk in the kernel."""
     for status in Path("/proc/self/task").glob("*/stat"):
-        with contextlib.suppress(OSError):  # the thread has ended meanwhile
+        with contextlib.suppress(OSError):  # the thread has ended in the meantime
             if status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "D":
                 return True
     return False
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Ask again and again until it is so."""
+    """Poll until the condition is true. Raise TimeoutError after `PATIENCE` seconds."""
     give_up = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > give_up:
@@ -385,12 +386,12 @@ def wait_until(condition: Callable[[], bool]) -> None:
         os.sched_yield()
 
 
-# Limits: of the process that calls them, so run what uses them `in_a_child`.
+# Resource limits. They apply to the calling process, so use them `in_a_child`.
 
 
 @contextlib.contextmanager
 def limited_size(folder: Path) -> Iterator[Disk]:
-    """RLIMIT_FSIZE: the row that meets the limit is cut short, the next ones are EFBIG."""
+    """Yield a disk with RLIMIT_FSIZE: the row that reaches the limit is cut short, later writes fail with EFBIG."""
     folder.mkdir()
     path, (soft, hard) = folder / NAME, resource.getrlimit(resource.RLIMIT_FSIZE)
     yield Disk(
@@ -402,7 +403,7 @@ def limited_size(folder: Path) -> Iterator[Disk]:
 
 @contextlib.contextmanager
 def without_descriptors(folder: Path) -> Iterator[Disk]:
-    """RLIMIT_NOFILE as the log is renamed: the new one cannot be opened (EMFILE)."""
+    """Yield a disk on which the log is renamed, and RLIMIT_NOFILE prevents opening a new log (EMFILE)."""
     folder.mkdir()
     path, old, (soft, hard) = folder / NAME, folder / f"{NAME}.1", resource.getrlimit(resource.RLIMIT_NOFILE)
 
@@ -417,13 +418,13 @@ def without_descriptors(folder: Path) -> Iterator[Disk]:
         strike=strike,
         heal=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)),
         elsewhere=lambda: [old],
-        readable=False,  # for lack of a descriptor, too
+        readable=False,  # reading needs a free descriptor, too
         refuses=False,
     )
 
 
 def in_a_child(module_file: str, function: str, *arguments: str | os.PathLike[str]) -> None:
-    """Call a function of a test module in a process of its own; its traceback is in the error."""
+    """Call a function of a test module in a separate process. If it fails, the error contains its traceback."""
     listed = ", ".join(repr(os.fspath(each)) for each in arguments)
     command, environment = processes.function(module_file, f"{function}({listed})")
     done = processes.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
@@ -435,7 +436,7 @@ def in_a_child(module_file: str, function: str, *arguments: str | os.PathLike[st
 
 
 def logrotate(path: Path, *directives: str) -> Callable[[], list[str | os.PathLike[str]]]:
-    """Return what gives the command that rotates the log, as the machine's own logrotate does it."""
+    """Return a function that returns the logrotate command for the log."""
     need("logrotate")
     configuration = path.with_name("logrotate.conf")
     lines = "".join(f"    {directive}\n" for directive in ("rotate 99", "missingok", *directives))
@@ -445,20 +446,21 @@ def logrotate(path: Path, *directives: str) -> Callable[[], list[str | os.PathLi
 
 
 def rotated(path: Path) -> list[Path]:
-    """Return the files that the log was rotated to, whoever gave them their names, and the log itself last."""
+    """Return the files that the log was rotated to, by logrotate or by the writer, and the log itself last."""
     return [*sorted(set(path.parent.glob(f"{path.stem}*")) - {path}), path]
 
 
-# A file system of ours, by FUSE.
+# A FUSE file system.
 
 
 @dataclass(kw_only=True)
 class FuseDisk(Disk):
-    """A disk that does what it is told.
+    """A disk of the FUSE file system, with faults that the test selects.
 
     Attributes:
         wait_until_it_hangs: Returns when a write hangs.
-        after_a_power_cut: Puts what has been fsynced into another file; makes none if the folder has not been.
+        after_a_power_cut: Copies the fsynced content of the log to another file; creates none if the folder was not
+            fsynced.
     """
 
     wait_until_it_hangs: Callable[[], object]
@@ -466,7 +468,7 @@ class FuseDisk(Disk):
 
 
 class _Daemon:
-    """The process that serves the file system, and what it says."""
+    """The process that serves the file system, and its messages."""
 
     def __init__(self, folder: Path) -> None:
         command, environment = processes.function(__file__, f"main({str(folder)!r})")
@@ -483,17 +485,17 @@ class _Daemon:
         self._listener.start()
 
     def tell(self, command: str) -> None:
-        """Have something done."""
+        """Send a command, and wait until it is done."""
         self._process.stdin.write(f"{command}\n")
         self.hear("done")
 
     def hear(self, word: str) -> None:
-        """Return when it has said the word."""
+        """Wait for a message of the process."""
         if not self._said[word].get(timeout=PATIENCE):
             raise OSError(f"the FUSE process has ended and did not say {word!r}")
 
     def kill(self) -> None:
-        """End it; whoever waits for its disk gets an error."""
+        """Kill the process. Operations that wait for the file system fail."""
         self._process.kill()
         with self._process:
             self._listener.join()
@@ -507,13 +509,14 @@ class _Daemon:
 
 @contextlib.contextmanager
 def fuse(folder: Path, faults: Sequence[str] = ()) -> Iterator[FuseDisk]:
-    """A FUSE disk.
+    """Yield a FUSE disk.
 
     Args:
         folder: Where to mount it.
-        faults: What `strike` tells it: ``write``, ``fsync`` or ``flush`` (which is close(2)) with the name of an errno;
-            ``write short`` cuts every write, ``write short-once`` one, with EIO after it, ``write hang`` stops one;
-            ``open stale`` makes all descriptors there are good for nothing (ESTALE).
+        faults: The faults that `strike` starts: ``write``, ``fsync`` or ``flush`` (at close(2)) with the name of an
+            errno; ``write short`` cuts every write short; ``write short-once`` cuts one write, and later ones fail with
+            EIO; ``write hang`` makes one write hang; ``open stale`` makes writes through existing descriptors fail with
+            ESTALE.
     """
     need("umount", device="/dev/fuse")
     if importlib.util.find_spec("mfusepy") is None or ctypes.util.find_library("fuse3") is None:
@@ -533,7 +536,7 @@ def fuse(folder: Path, faults: Sequence[str] = ()) -> Iterator[FuseDisk]:
             heal=lambda: daemon.tell("heal"),
             wait_until_it_hangs=lambda: daemon.hear("hanging"),
             after_a_power_cut=lambda target: daemon.tell(f"durable {target}"),
-            refuses="write short" not in faults,  # what comes in pieces comes as a whole in the end
+            refuses="write short" not in faults,  # short writes are completed by further writes
         )
     finally:
         daemon.kill()
@@ -541,41 +544,41 @@ def fuse(folder: Path, faults: Sequence[str] = ()) -> Iterator[FuseDisk]:
 
 
 class FaultyFiles:
-    """The operations of the file system: files in memory, each with what a power cut would leave of it."""
+    """The operations of the file system. Files are in memory, each with the content that a power cut would leave."""
 
-    use_ns = True  # times in nanoseconds, as mfusepy wants to be told
+    use_ns = True  # times in nanoseconds; an option of mfusepy
 
     def __init__(self) -> None:
-        """Begin with no file and no fault."""
+        """Create a file system without files and without faults."""
         self.faults: dict[str, str] = {}
         self.healed = threading.Event()
         self._lock = threading.Lock()
         self._files: dict[str, bytearray] = {}
         self._durable: dict[str, bytearray] = {}
         self._unsynced: dict[str, list[tuple[int, bytes]]] = {}
-        self._in_the_folder: set[str] = set()  # the names that a power cut would leave
+        self._in_the_folder: set[str] = set()  # the fsynced names, which a power cut would leave
         self._generation = 0
 
     def durable(self, name: str) -> bytes | None:
-        """Return what a power cut would leave of a file; None if that is not even its name."""
+        """Return the content that a power cut would leave of a file; None if its name was not fsynced."""
         path = f"/{name}"
         return bytes(self._durable[path]) if path in self._in_the_folder else None
 
     def set(self, operation: str, fault: str) -> None:
-        """Let an operation fail from now on."""
+        """Make an operation fail from now on."""
         if operation == "open":
             self._generation += 1
         self.healed.clear()
         self.faults[operation] = fault
 
     def heal(self) -> None:
-        """Let no operation fail any more; descriptors that went stale stay so."""
+        """End all faults. Stale descriptors stay stale."""
         self.faults.clear()
         self.healed.set()
 
     def init(self, path: str) -> None:
-        """Say that the file system is there."""
-        print("mounted", flush=True)  # noqa: T201 - that is the way to the test
+        """Report that the file system is mounted."""
+        print("mounted", flush=True)  # noqa: T201 - read by the test
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, int]:
         if path == "/":
@@ -632,10 +635,10 @@ class FaultyFiles:
         return len(data)
 
     def fsync(self, path: str, datasync: int, fh: int) -> int:
-        """Make what was written durable; or fail, and never try these bytes again.
+        """Make written data durable, or fail and never write this data again.
 
-        That is what Linux does: the pages of a failed writeback are marked clean, and the next fsync, which finds
-        nothing to do, succeeds.
+        Linux behaves in this way: it marks the pages of a failed writeback as clean. The next fsync finds nothing to
+        write, and succeeds.
         """
         with self._lock:
             unsynced, self._unsynced[path] = self._unsynced[path], []
@@ -650,7 +653,7 @@ class FaultyFiles:
         return 0
 
     def flush(self, path: str, fh: int) -> int:
-        """Answer close(2)."""
+        """Handle close(2)."""
         if fault := self.faults.get("flush"):
             _fail(fault)
         return 0
@@ -673,7 +676,7 @@ def _put(content: bytearray, offset: int, data: bytes) -> None:
 
 
 def _obey(files: FaultyFiles, folder: str) -> None:
-    """Do what is told on standard input; at its end the test is gone, and so is the disk."""
+    """Execute the commands on standard input. At its end the test has exited: unmount the disk and exit."""
     for line in sys.stdin:
         command, *arguments = line.split(maxsplit=1)
         if command == "heal":
@@ -690,7 +693,7 @@ def _obey(files: FaultyFiles, folder: str) -> None:
 
 def main(folder: str) -> None:
     """Serve the file system on `folder` until killed."""
-    # By its name: it has no types, and is there in this process only
+    # Imported by name: it has no type annotations, and only this process needs it
     mfusepy: Any = importlib.import_module("mfusepy")
     files = FaultyFiles()
     threading.Thread(target=_obey, args=(files, folder), daemon=True).start()

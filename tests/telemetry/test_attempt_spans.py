@@ -31,8 +31,8 @@ def times_of(span: ReadableSpan) -> tuple[int, int]:
     return span.start_time, span.end_time
 
 
-def family(sdk: SDK) -> tuple[Any, list[Any]]:
-    """Return the call's span and its attempts', which end before it."""
+def call_and_attempt_spans(sdk: SDK) -> tuple[Any, list[Any]]:
+    """Return the span of the call and those of its attempts, and check how they are related."""
     spans: list[Any] = [*sdk.spans.get_finished_spans()]
     *attempts, call = spans
     assert (call.name, call.kind) == ("otel_connector.get", SpanKind.INTERNAL)
@@ -45,7 +45,7 @@ def family(sdk: SDK) -> tuple[Any, list[Any]]:
     return call, attempts
 
 
-def assert_call_has_only_the_fields(call: ReadableSpan, log: Log) -> None:
+def assert_call_span_has_only_the_row_fields(call: ReadableSpan, log: Log) -> None:
     record, attributes = log.only(), dict(call.attributes or {})
     names = {name for name in COLUMNS if getattr(record, name) not in {None, ""}}
     assert {key.removeprefix("otel_connector.") for key in attributes} - {"queue.duration", "error.type"} == names
@@ -53,13 +53,13 @@ def assert_call_has_only_the_fields(call: ReadableSpan, log: Log) -> None:
     assert record.call_id == f"{call.context.trace_id:032x}-{call.context.span_id:016x}"
 
 
-async def test_each_attempt_has_a_span_of_its_own(
+async def test_each_attempt_has_its_own_span(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     server.script("/x", [503, truncated(16, 64), ok])
     assert await connector(log, sdk).get(session, server.url("/x", token="s"), "P") == {"ok": True}
-    call, attempts = family(sdk)
-    assert_call_has_only_the_fields(call, log)
+    call, attempts = call_and_attempt_spans(sdk)
+    assert_call_span_has_only_the_row_fields(call, log)
     assert call.status.status_code is StatusCode.UNSET
 
     common = {
@@ -84,7 +84,7 @@ async def test_each_attempt_has_a_span_of_its_own(
         StatusCode.ERROR,
         StatusCode.UNSET,
     ]
-    assert attempts[0].status.description is None, "the status code says it all"
+    assert attempts[0].status.description is None, "the status code needs no description"
     assert attempts[1].status.description.startswith("BodyTruncated: the body ended after 16 bytes")
 
 
@@ -93,16 +93,18 @@ async def test_each_attempt_sends_its_own_trace_context(
 ) -> None:
     server.script("/x", [503, ok])
     await connector(None, sdk).get(session, server.url("/x"), "P")
-    call, attempts = family(sdk)
+    call, attempts = call_and_attempt_spans(sdk)
     assert [request.headers["traceparent"][:-3] for request in server.requests] == [
         f"00-{call.context.trace_id:032x}-{attempt.context.span_id:016x}" for attempt in attempts
     ]
 
 
-async def test_times_follow_the_clock(server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+async def test_span_times_are_those_of_the_connectors_clock(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
     server.script("/x", [503, 503, ok])
     await connector(log, sdk).get(session, server.url("/x"), "P")
-    call, attempts = family(sdk)
+    call, attempts = call_and_attempt_spans(sdk)
     assert [(attempt.start_time - call.start_time) / 1e9 for attempt in attempts] == [0, 0.25, 0.75]
     assert (call.end_time - call.start_time) / 1e9 == log.only().delta_t == 0.75
 
@@ -116,7 +118,7 @@ async def test_times_follow_the_clock(server: FaultServer, session: aiohttp.Clie
     ],
     ids=str,
 )
-async def test_a_failed_call(
+async def test_a_failed_call_and_its_attempts_have_the_same_error_type(
     step: Any,
     error_type: str,
     status: int | None,
@@ -128,8 +130,8 @@ async def test_a_failed_call(
     server.script("/x", step)
     with pytest.raises(ConnectorError) as caught:
         await connector(log, sdk, n_tries=2).get(session, server.url("/x"), "P")
-    call, attempts = family(sdk)
-    assert_call_has_only_the_fields(call, log)
+    call, attempts = call_and_attempt_spans(sdk)
+    assert_call_span_has_only_the_row_fields(call, log)
     assert len(attempts) == caught.value.attempts == len(server.requests)
     for span in (call, *attempts):
         assert (span.status.status_code, span.attributes["error.type"]) == (StatusCode.ERROR, error_type)
@@ -141,16 +143,18 @@ async def test_a_failed_call(
     )
 
 
-async def test_the_deadline(server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+async def test_an_exceeded_deadline_is_the_error_of_the_call_and_of_its_attempt(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
     server.script("/x", silent)
     with pytest.raises(DeadlineExceeded):
         await connector(log, sdk, timeout=30, deadline=0.1).get(session, server.url("/x"), "P")
-    call, (attempt,) = family(sdk)
+    call, (attempt,) = call_and_attempt_spans(sdk)
     assert {span.attributes["error.type"] for span in (call, attempt)} == {"otel_connector.DeadlineExceeded"}
     assert attempt.status.description == log.only().error
 
 
-async def test_a_call_without_an_attempt(
+async def test_a_call_that_fails_before_its_first_attempt_has_no_attempt_span(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     def broken(host: str) -> Any:
@@ -158,12 +162,12 @@ async def test_a_call_without_an_attempt(
 
     with pytest.raises(RateLimiterFailed):
         await connector(log, sdk, rate_limiter=broken).get(session, server.url("/x"), "P")
-    call, attempts = family(sdk)
+    call, attempts = call_and_attempt_spans(sdk)
     assert attempts == []
-    assert_call_has_only_the_fields(call, log)
+    assert_call_span_has_only_the_row_fields(call, log)
 
 
-async def test_cancellation_ends_both_without_an_error(
+async def test_cancellation_ends_both_spans_without_an_error(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     held = hold()
@@ -173,47 +177,51 @@ async def test_cancellation_ends_both_without_an_error(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    call, (attempt,) = family(sdk)
+    call, (attempt,) = call_and_attempt_spans(sdk)
     for span in (call, attempt):
         assert span.status.status_code is StatusCode.UNSET
         assert "error.type" not in span.attributes
     assert log.only().error == "CancelledError"
 
 
-async def test_sends_within_an_attempt_count_for_the_next(
+async def test_the_resend_count_of_an_attempt_includes_earlier_redirects_and_resends(
     server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
 ) -> None:
     server.script("/x", [reset, redirect("/y"), ok])
     server.script("/y", [503, ok])
     await connector(None, sdk).get(session, server.url("/x"), "P")
-    call, attempts = family(sdk)
+    call, attempts = call_and_attempt_spans(sdk)
     assert [request.path for request in server.requests] == ["/x", "/x", "/y", "/x"]
     assert [attempt.attributes.get("http.request.resend_count") for attempt in attempts] == [2, 3]
     assert "http.request.resend_count" not in call.attributes
 
 
-async def test_below_the_callers_own_span(server: FaultServer, session: aiohttp.ClientSession, sdk: SDK) -> None:
+async def test_the_span_of_the_call_is_a_child_of_the_callers_span(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
     server.script("/x", ok)
     tracer = sdk.tracer_provider.get_tracer("app")
     with tracer.start_as_current_span("job") as job:
         await connector(None, sdk).get(session, server.url("/x"), "P")
-        assert trace.get_current_span() is job, "nothing of the call stays current"
+        assert trace.get_current_span() is job, "the call restored the current span"
     spans: list[Any] = [*sdk.spans.get_finished_spans()]
     attempt, call, parent = spans
     assert attempt.parent.span_id == call.context.span_id
     assert call.parent.span_id == parent.context.span_id
 
 
-async def test_the_exemplar_is_the_calls(server: FaultServer, session: aiohttp.ClientSession, sdk: SDK) -> None:
+async def test_the_exemplar_refers_to_the_span_of_the_call(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
     server.script("/x", [503, ok])
     await connector(None, sdk).get(session, server.url("/x"), "P")
-    call, _ = family(sdk)
+    call, _ = call_and_attempt_spans(sdk)
     (point,) = sdk.points("http.client.request.duration")
     (exemplar,) = point.exemplars
     assert (exemplar.trace_id, exemplar.span_id) == (call.context.trace_id, call.context.span_id)
 
 
-async def test_an_unsampled_call_keeps_its_row_and_its_context(
+async def test_an_unsampled_call_has_a_row_and_sends_its_trace_context(
     server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     server.script("/x", [503, ok])
@@ -226,17 +234,19 @@ async def test_an_unsampled_call_keeps_its_row_and_its_context(
 
 
 @pytest.mark.parametrize("provider", [NoOpTracerProvider(), None], ids=["no-op", "none set up"])
-async def test_without_an_sdk(provider: Any, server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+async def test_without_an_sdk_only_the_trace_context_of_a_remote_parent_is_sent(
+    provider: Any, server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
     server.script("/x", [503, ok])
     subject = connector(log, None, tracer_provider=provider)
     assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
     assert len(log.only().call_id) == 49
-    assert not any("traceparent" in request.headers for request in server.requests), "minted ids are never sent"
+    assert not any("traceparent" in request.headers for request in server.requests), "generated IDs are never sent"
 
     remote = trace.SpanContext(5, 6, is_remote=True, trace_flags=trace.TraceFlags(1))
     with trace.use_span(trace.NonRecordingSpan(remote)):
         assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
-    assert server.requests[-1].headers["traceparent"] == f"00-{5:032x}-{6:016x}-01", "the caller's goes on"
+    assert server.requests[-1].headers["traceparent"] == f"00-{5:032x}-{6:016x}-01", "the remote parent is passed on"
     assert log.records()[1].call_id.startswith(f"{5:032x}-")
 
 
@@ -248,7 +258,7 @@ class Broken(SpanProcessor):
             raise RuntimeError("on_end")
 
 
-async def test_a_broken_processor_does_not_reach_the_call(
+async def test_an_error_in_a_span_processor_does_not_fail_the_call(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.script("/x", [503, ok])

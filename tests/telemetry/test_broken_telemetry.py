@@ -1,8 +1,8 @@
-"""Telemetry never breaks the call: whatever the application's own OpenTelemetry does, the caller has its response.
+"""Faults in the application's OpenTelemetry components do not affect a call: the caller receives its response.
 
-Every provider, processor, exporter, sampler, propagator and collector here is a real one that the application could
-have put in, broken in one way. A `SimpleSpanProcessor` with an exporter that hangs is not among them: it exports on the
-caller's own thread, and so holds up the event loop by its nature; a `BatchSpanProcessor` is the answer to that.
+Every provider, processor, exporter, sampler, propagator and collector here is one that an application can configure,
+with one fault. A `SimpleSpanProcessor` with an exporter that hangs is not tested: it exports on the caller's thread and
+therefore blocks the event loop by design. Applications avoid that with a `BatchSpanProcessor`.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ DAY = 86_400  # seconds
 
 
 class Panic(BaseException):
-    """What native code raises through its Python binding when it gives up."""
+    """A `BaseException`, as Python bindings raise it when native code panics."""
 
 
 class Unspeakable(Exception):
-    """An error whose text is broken, too."""
+    """An error whose `str` raises as well."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -71,23 +71,23 @@ class Unspeakable(Exception):
 ERRORS = [Unspeakable(), Panic("broken"), SystemExit(3), asyncio.CancelledError()]
 
 
-class Does:
-    """What a broken part does when it is called: raise an error, or what else it is told to."""
+class Fault:
+    """The behaviour of a faulty component when it is called: raise an error or call a function."""
 
-    def __init__(self, deed: BaseException | Callable[[], object]) -> None:
-        self.deed = deed
-        self.asked = 0
+    def __init__(self, action: BaseException | Callable[[], object]) -> None:
+        self.action = action
+        self.called = 0
 
     def __call__(self, *_: Any, **__: Any) -> Any:
-        self.asked += 1
-        if isinstance(self.deed, BaseException):
-            raise self.deed
-        return self.deed()
+        self.called += 1
+        if isinstance(self.action, BaseException):
+            raise self.action
+        return self.action()
 
 
-# The application's telemetry. Each of these takes what the broken part does, and returns options of the connector.
+# The application's telemetry. Each function puts the fault into one component and returns options of the connector.
 
-Broken = Callable[[Does], dict[str, Any]]
+Broken = Callable[[Fault], dict[str, Any]]
 
 
 def tracing(*processors: SpanProcessor, **options: Any) -> dict[str, Any]:
@@ -102,41 +102,41 @@ def measuring(**options: Any) -> dict[str, Any]:
     return {"meter_provider": MeterProvider([reader], shutdown_on_exit=False, **options)}
 
 
-def on_start(does: Does) -> dict[str, Any]:
+def on_start(fault: Fault) -> dict[str, Any]:
     class Starting(SpanProcessor):
         def on_start(self, span: Any, parent_context: Any = None) -> None:
-            does()
+            fault()
 
     return tracing(Starting())
 
 
-def on_end(does: Does) -> dict[str, Any]:
+def on_end(fault: Fault) -> dict[str, Any]:
     class Ending(SpanProcessor):
         def on_end(self, span: Any) -> None:
-            does()
+            fault()
 
     return tracing(Ending())
 
 
 class Exporter(SpanExporter):
-    def __init__(self, does: Callable[[], object]) -> None:
-        self.does = does
-        self.asked = threading.Event()
+    def __init__(self, fault: Callable[[], object]) -> None:
+        self.fault = fault
+        self.called = threading.Event()
 
     def export(self, spans: object) -> SpanExportResult:
-        self.asked.set()
-        self.does()
+        self.called.set()
+        self.fault()
         return SpanExportResult.SUCCESS
 
 
-def simple_exporter(does: Does) -> dict[str, Any]:
-    return tracing(SimpleSpanProcessor(Exporter(does)))
+def simple_exporter(fault: Fault) -> dict[str, Any]:
+    return tracing(SimpleSpanProcessor(Exporter(fault)))
 
 
-def sampler(does: Does) -> dict[str, Any]:
+def sampler(fault: Fault) -> dict[str, Any]:
     class Sampling(Sampler):
         def should_sample(self, *arguments: Any, **options: Any) -> Any:
-            does()
+            fault()
             return ALWAYS_ON.should_sample(*arguments, **options)
 
         def get_description(self) -> str:
@@ -145,18 +145,18 @@ def sampler(does: Does) -> dict[str, Any]:
     return tracing(sampler=Sampling())
 
 
-def id_generator(does: Does) -> dict[str, Any]:
+def id_generator(fault: Fault) -> dict[str, Any]:
     class Generating(RandomIdGenerator):
         def generate_span_id(self) -> int:
-            does()
+            fault()
             return super().generate_span_id()
 
     return tracing(id_generator=Generating())
 
 
-def exemplar_reservoir(does: Does) -> dict[str, Any]:
+def exemplar_reservoir(fault: Fault) -> dict[str, Any]:
     class Reservoir:
-        offer = collect = staticmethod(does)
+        offer = collect = staticmethod(fault)
 
     reservoir: Any = Reservoir()
 
@@ -168,41 +168,41 @@ def exemplar_reservoir(does: Does) -> dict[str, Any]:
     return measuring(views=views, exemplar_filter=AlwaysOnExemplarFilter())
 
 
-def exemplar_filter(does: Does) -> dict[str, Any]:
+def exemplar_filter(fault: Fault) -> dict[str, Any]:
     class Filter(AlwaysOnExemplarFilter):
         def should_sample(self, *arguments: Any, **options: Any) -> bool:
-            does()
+            fault()
             return True
 
     return measuring(exemplar_filter=Filter())
 
 
 class Aggregating(ExplicitBucketHistogramAggregation):
-    def __init__(self, does: Does) -> None:
+    def __init__(self, fault: Fault) -> None:
         super().__init__()
-        self.does = does
+        self.fault = fault
 
     def _create_aggregation(self, *arguments: Any, **options: Any) -> Any:
-        self.does()
+        self.fault()
         return super()._create_aggregation(*arguments, **options)
 
 
-def view(does: Does) -> dict[str, Any]:
-    return measuring(views=[View(instrument_name="http.client.request.duration", aggregation=Aggregating(does))])
+def view(fault: Fault) -> dict[str, Any]:
+    return measuring(views=[View(instrument_name="http.client.request.duration", aggregation=Aggregating(fault))])
 
 
-def reader(does: Does) -> dict[str, Any]:
-    return measuring(reader=InMemoryMetricReader(preferred_aggregation={Histogram: Aggregating(does)}))
+def reader(fault: Fault) -> dict[str, Any]:
+    return measuring(reader=InMemoryMetricReader(preferred_aggregation={Histogram: Aggregating(fault)}))
 
 
-def get_tracer(does: Does) -> dict[str, Any]:
+def get_tracer(fault: Fault) -> dict[str, Any]:
     class Provider(NoOpTracerProvider):
-        get_tracer = does
+        get_tracer = fault
 
     return {"tracer_provider": Provider()}
 
 
-def no_tracer(does: Does) -> dict[str, Any]:
+def no_tracer(fault: Fault) -> dict[str, Any]:
     class Provider(NoOpTracerProvider):
         def get_tracer(self, *_: Any, **__: Any) -> Any:
             return None
@@ -210,7 +210,7 @@ def no_tracer(does: Does) -> dict[str, Any]:
     return {"tracer_provider": Provider()}
 
 
-def no_span(does: Does) -> dict[str, Any]:
+def no_span(fault: Fault) -> dict[str, Any]:
     class Tracer(NoOpTracer):
         def start_span(self, *_: Any, **__: Any) -> Any:
             return None
@@ -222,16 +222,16 @@ def no_span(does: Does) -> dict[str, Any]:
     return {"tracer_provider": Provider()}
 
 
-def get_meter(does: Does) -> dict[str, Any]:
+def get_meter(fault: Fault) -> dict[str, Any]:
     class Provider(NoOpMeterProvider):
-        get_meter = does
+        get_meter = fault
 
     return {"meter_provider": Provider()}
 
 
-def instruments(does: Does) -> dict[str, Any]:
+def instruments(fault: Fault) -> dict[str, Any]:
     class Meter(NoOpMeter):
-        create_histogram = does
+        create_histogram = fault
 
     class Provider(NoOpMeterProvider):
         def get_meter(self, *_: Any, **__: Any) -> Any:
@@ -240,9 +240,9 @@ def instruments(does: Does) -> dict[str, Any]:
     return {"meter_provider": Provider()}
 
 
-def unhashable(does: Does) -> dict[str, Any]:
+def unhashable(fault: Fault) -> dict[str, Any]:
     class Provider(NoOpMeterProvider):
-        __hash__ = does
+        __hash__ = fault
 
     return {"meter_provider": Provider()}
 
@@ -257,13 +257,13 @@ RAISING: dict[str, Broken] = {
 }
 
 
-# What the caller, the log, the statistics and the reader of the application's own log must see.
+# The expected results, rows, statistics and log messages.
 
 
 async def assert_unharmed(
     subject: AsyncConnector, server: FaultServer, logfile: Log | None, rounds: int = 1, *, broken_context: bool = False
 ) -> None:
-    """Make calls that succeed, are retried and fail; hold every one to what it is without telemetry."""
+    """Make calls that succeed, are retried and fail; assert that each has the same outcome as without telemetry."""
     server.script("/ok", ok)
     server.script("/gone", 404)
     before, rows = subject.stats(), len(logfile.records()) if logfile else 0
@@ -272,7 +272,9 @@ async def assert_unharmed(
         async with aiohttp.ClientSession() as session:
             calls = [subject.get(session, server.url(path), "P") for path in ("/flaky", "/gone")]
             second, third = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
-            assert second == await subject.get(session, server.url("/ok"), "P") == {"ok": True}  # in this very task
+            assert (
+                second == await subject.get(session, server.url("/ok"), "P") == {"ok": True}
+            )  # in the test's own task
         assert isinstance(third, HTTPStatusError)
         assert third.status == 404
     stats = subject.stats()
@@ -289,19 +291,19 @@ async def assert_unharmed(
         expected = [("/flaky", 200, True), ("/gone", 404, False), ("/ok", 200, True)] * rounds
         assert seen == sorted((server.url(path), code, success) for path, code, success in expected)
     active = subject._terms.telemetry.counts.active.values()
-    assert not any(level.calls for level in active), "the metrics think that a call is under way"
+    assert not any(level.calls for level in active), "the metrics report a call in flight"
     if not broken_context:
-        assert otel_context.get_value(_telemetry._SUPPRESS_HTTP) is None, "the call left its context behind"
+        assert otel_context.get_value(_telemetry._SUPPRESS_HTTP) is None, "the call left its context attached"
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged of it; nobody may have been told of an exception that was never retrieved, or the like."""
+def logged_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the package's log messages; asyncio must log none, such as an exception that was never retrieved."""
     assert not [record.getMessage() for record in caplog.records if record.name == "asyncio"]
     return [record.getMessage() for record in caplog.records if record.name == "otel_connector"]
 
 
-def assert_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    (line,) = told(caplog)
+def assert_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    (line,) = logged_messages(caplog)
     assert "the call goes on" in line
     assert "mend or take out" in line
 
@@ -310,7 +312,7 @@ def connector(log: Log, options: Mapping[str, Any], **more: Any) -> AsyncConnect
     return AsyncConnector(log.path, n_tries=3, **{"clock": FakeClock(), **options, **more})
 
 
-# What raises.
+# Components that raise.
 
 
 @pytest.mark.parametrize(
@@ -321,7 +323,7 @@ def connector(log: Log, options: Mapping[str, Any], **more: Any) -> AsyncConnect
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
 )
-async def test_what_raises(
+async def test_a_component_that_raises_does_not_affect_the_calls(
     name: str,
     error: BaseException,
     attempt_spans: bool,
@@ -329,28 +331,30 @@ async def test_what_raises(
     log: Log,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    does = Does(error)
-    subject = connector(log, RAISING[name](does), attempt_spans=attempt_spans)
+    fault = Fault(error)
+    subject = connector(log, RAISING[name](fault), attempt_spans=attempt_spans)
     await assert_unharmed(subject, server, log)
-    assert does.asked
+    assert fault.called
     if name == "simple_exporter" and isinstance(error, Exception):
-        assert told(caplog) == [], "the SDK has logged it"
+        assert logged_messages(caplog) == [], "the SDK logs the error itself"
     else:
-        assert_told_once(caplog)
+        assert_logged_once(caplog)
 
 
 @pytest.mark.parametrize("attempt_spans", [False, True], ids=["one-span", "attempt-spans"])
 @pytest.mark.parametrize("broken", [no_tracer, no_span])
-async def test_a_provider_that_returns_nothing(
+async def test_a_provider_that_returns_none_does_not_affect_the_calls(
     broken: Broken, attempt_spans: bool, server: FaultServer, log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
-    subject = connector(log, broken(Does(ValueError())), attempt_spans=attempt_spans)
+    subject = connector(log, broken(Fault(ValueError())), attempt_spans=attempt_spans)
     await assert_unharmed(subject, server, log)
-    assert_told_once(caplog)
+    assert_logged_once(caplog)
 
 
 @pytest.mark.parametrize("number", [0, -1, 2**200, 1.5, "7", None], ids=repr)
-async def test_ids_that_are_none(number: Any, server: FaultServer, log: Log) -> None:
+async def test_calls_get_valid_ids_if_the_id_generator_returns_invalid_ones(
+    number: Any, server: FaultServer, log: Log
+) -> None:
     class Generating(RandomIdGenerator):
         def generate_span_id(self) -> int:
             return number  # type: ignore[no-any-return]
@@ -361,7 +365,7 @@ async def test_ids_that_are_none(number: Any, server: FaultServer, log: Log) -> 
     assert all(int(part, 16) for record in log.records() for part in record.call_id.split("-"))
 
 
-async def test_a_meter_provider_that_can_be_no_key_has_its_metrics(server: FaultServer, log: Log) -> None:
+async def test_a_meter_provider_that_cannot_be_a_dictionary_key_gets_its_metrics(server: FaultServer, log: Log) -> None:
     reader = InMemoryMetricReader()
     sdk = MeterProvider([reader], shutdown_on_exit=False)
 
@@ -378,15 +382,15 @@ async def test_a_meter_provider_that_can_be_no_key_has_its_metrics(server: Fault
     assert {"http.client.request.duration", "otel_connector.rows.written"} <= names
 
 
-async def test_instruments_that_can_be_made_are(server: FaultServer, log: Log) -> None:
-    """One kind of instrument is broken; the others report."""
+async def test_other_instruments_report_if_one_kind_cannot_be_created(server: FaultServer, log: Log) -> None:
+    """One kind of instrument cannot be created; the others report."""
     reader = InMemoryMetricReader()
     sdk = MeterProvider([reader], shutdown_on_exit=False)
 
     class Provider(NoOpMeterProvider):
         def get_meter(self, *arguments: Any, **options: Any) -> Any:
             meter = sdk.get_meter(*arguments, **options)
-            meter.create_observable_counter = Does(Panic())  # type: ignore[method-assign]
+            meter.create_observable_counter = Fault(Panic())  # type: ignore[method-assign]
             return meter
 
     await assert_unharmed(connector(log, {"meter_provider": Provider()}), server, log)
@@ -402,7 +406,7 @@ async def test_instruments_that_can_be_made_are(server: FaultServer, log: Log) -
 
 @pytest.fixture
 def propagator() -> Iterator[Callable[[Callable[[dict[Any, Any]], object]], None]]:
-    """Sets a global propagator that does with the headers what it is told."""
+    """Return a function that sets a global propagator, which calls `put` with the headers."""
 
     class Propagator(TextMapPropagator):
         @property
@@ -425,7 +429,7 @@ def propagator() -> Iterator[Callable[[Callable[[dict[Any, Any]], object]], None
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("attempt_spans", [False, True], ids=["one-span", "attempt-spans"])
-async def test_a_propagator_that_raises(
+async def test_a_propagator_that_raises_does_not_affect_the_calls(
     error: BaseException,
     attempt_spans: bool,
     propagator: Any,
@@ -439,11 +443,13 @@ async def test_a_propagator_that_raises(
 
     propagator(put)
     await assert_unharmed(connector(log, tracing(), attempt_spans=attempt_spans), server, log)
-    assert {request.headers["tracestate"] for request in server.requests} == {"a=b"}, "what was there before is sent"
-    assert_told_once(caplog)
+    assert {request.headers["tracestate"] for request in server.requests} == {"a=b"}, (
+        "headers that were set before the error are sent"
+    )
+    assert_logged_once(caplog)
 
 
-NONSENSE: list[tuple[Any, Any]] = [
+INVALID_HEADERS: list[tuple[Any, Any]] = [
     ("traceparent", None),
     ("traceparent", b"00-1-1-01"),
     ("traceparent", "00-1-1-01\r\nX-Evil: 1"),
@@ -464,8 +470,8 @@ NONSENSE: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), NONSENSE, ids=lambda value: ascii(value)[:20])
-async def test_a_propagator_that_sets_nonsense(
+@pytest.mark.parametrize(("name", "value"), INVALID_HEADERS, ids=lambda value: ascii(value)[:20])
+async def test_invalid_headers_of_a_propagator_are_not_sent(
     name: Any, value: Any, propagator: Any, server: FaultServer, log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
     propagator(lambda headers: headers.update({name: value, "X-Fine": "kept"}))
@@ -474,7 +480,7 @@ async def test_a_propagator_that_sets_nonsense(
         assert request.headers["X-Fine"] == "kept"
         assert request.headers["Host"] == f"127.0.0.1:{server.port}"
         assert not {"X-Evil", "Expect", "traceparent", "baggage", "Content-Length"} & set(request.headers)
-    assert_told_once(caplog)
+    assert_logged_once(caplog)
 
 
 # The context, and the caller's own span.
@@ -483,7 +489,7 @@ async def test_a_propagator_that_sets_nonsense(
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("attempt_spans", [False, True], ids=["one-span", "attempt-spans"])
 @pytest.mark.parametrize("method", ["get_current", "attach", "detach"])
-async def test_a_broken_context(
+async def test_a_context_implementation_that_raises_does_not_affect_the_calls(
     method: str,
     attempt_spans: bool,
     error: BaseException,
@@ -492,15 +498,15 @@ async def test_a_broken_context(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """As with ``OTEL_PYTHON_CONTEXT`` naming an implementation of the application's."""
+    """An application can name its own implementation in `OTEL_PYTHON_CONTEXT`."""
     subject = connector(log, tracing(SimpleSpanProcessor(Exporter(lambda: None))), attempt_spans=attempt_spans)
     runtime = ContextVarsRuntimeContext()
-    setattr(runtime, method, Does(error))
+    setattr(runtime, method, Fault(error))
     monkeypatch.setattr(otel_context, "_RUNTIME_CONTEXT", runtime)
     await assert_unharmed(subject, server, log, broken_context=True)
     monkeypatch.undo()
-    if method != "detach" or not isinstance(error, Exception):  # which the API logs itself
-        assert_told_once(caplog)
+    if method != "detach" or not isinstance(error, Exception):  # the API logs the error itself
+        assert_logged_once(caplog)
 
 
 @pytest.mark.parametrize(
@@ -508,33 +514,33 @@ async def test_a_broken_context(
     [*ERRORS, None, 7, SpanContext(1, 2.5, is_remote=False)],  # type: ignore[arg-type]
     ids=lambda context: type(context).__name__,
 )
-async def test_a_caller_whose_span_is_broken(
+async def test_a_broken_span_of_the_caller_does_not_affect_the_calls(
     context: Any, server: FaultServer, log: Log, sdk: SDK, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Span(NonRecordingSpan):
         def get_span_context(self) -> Any:
-            return Does(context)() if isinstance(context, BaseException) else context
+            return Fault(context)() if isinstance(context, BaseException) else context
 
     token = otel_context.attach(trace.set_span_in_context(Span(trace.INVALID_SPAN_CONTEXT)))
     try:
         await assert_unharmed(connector(log, sdk.providers), server, log)
     finally:
         otel_context.detach(token)
-    assert len(told(caplog)) <= 1
+    assert len(logged_messages(caplog)) <= 1
 
 
-async def test_a_span_that_cannot_be_started_leaves_the_callers_trace_whole(
+async def test_calls_whose_span_cannot_be_started_stay_in_the_callers_trace(
     server: FaultServer, log: Log, sdk: SDK
 ) -> None:
     with sdk.tracer_provider.get_tracer("caller").start_as_current_span("around") as around:
-        await assert_unharmed(connector(log, sampler(Does(Panic()))), server, log)
+        await assert_unharmed(connector(log, sampler(Fault(Panic()))), server, log)
     parent = around.get_span_context()
     for request in server.requests:
         assert request.headers["traceparent"].split("-")[1:3] == [f"{parent.trace_id:032x}", f"{parent.span_id:016x}"]
     assert {record.call_id.split("-")[0] for record in log.records()} == {f"{parent.trace_id:032x}"}
 
 
-# What must go on, though it comes out of telemetry.
+# Exceptions that must propagate although they are raised within telemetry.
 
 
 @contextmanager
@@ -548,29 +554,29 @@ def handled(number: signal.Signals, handler: Any) -> Iterator[None]:
 
 INTERRUPTED: dict[str, Broken] = {
     **RAISING,
-    "propagator": lambda does: {},
+    "propagator": lambda fault: {},
 }
 del INTERRUPTED["get_tracer"], INTERRUPTED["get_meter"], INTERRUPTED["instruments"], INTERRUPTED["unhashable"]
 
 
-class Once(Does):
-    """Does it the first time only: what a person or a supervisor does is not done at every call."""
+class FaultOnce(Fault):
+    """A fault at the first call only: a user or a supervisor sends one signal, not one for every call."""
 
     def __call__(self, *_: Any, **__: Any) -> Any:
-        deed, self.deed = self.deed, lambda: None
-        return Does(deed)()
+        action, self.action = self.action, lambda: None
+        return Fault(action)()
 
 
 @pytest.mark.parametrize("attempt_spans", [False, True], ids=["one-span", "attempt-spans"])
 @pytest.mark.parametrize("name", INTERRUPTED)
-async def test_ctrl_c_is_the_users(
+async def test_ctrl_c_within_telemetry_raises_keyboard_interrupt_and_writes_the_row(
     name: str, attempt_spans: bool, propagator: Any, server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     server.script("/x", ok)
-    does = Once(lambda: signal.raise_signal(signal.SIGINT))
+    fault = FaultOnce(lambda: signal.raise_signal(signal.SIGINT))
     if name == "propagator":
-        propagator(does)
-    subject = connector(log, INTERRUPTED[name](does), attempt_spans=attempt_spans)
+        propagator(fault)
+    subject = connector(log, INTERRUPTED[name](fault), attempt_spans=attempt_spans)
     with handled(signal.SIGINT, signal.default_int_handler), pytest.raises(KeyboardInterrupt):
         await subject.get(session, server.url("/x"), "P")
     record = log.only()
@@ -579,7 +585,7 @@ async def test_ctrl_c_is_the_users(
     assert (stats.calls_started, stats.calls_active, stats.rows_written) == (1, 0, 1)
 
 
-def leave(number: int, frame: object) -> None:
+def exit_program(number: int, frame: object) -> None:
     raise SystemExit(4)
 
 
@@ -591,15 +597,15 @@ class Alarm:
 @pytest.mark.parametrize(
     ("handler", "error"),
     [
-        (leave, SystemExit),
+        (exit_program, SystemExit),
         (lambda *_: sys.exit(4), SystemExit),
-        (functools.partial(leave), SystemExit),
+        (functools.partial(exit_program), SystemExit),
         (Alarm().ring, TimeoutError),
     ],
     ids=["function", "lambda", "partial", "method"],
 )
 @pytest.mark.parametrize("broken", [on_start, on_end, exemplar_filter])
-async def test_what_a_signals_handler_raises_is_not_the_telemetrys(
+async def test_an_exception_of_a_signal_handler_within_telemetry_propagates(
     broken: Broken,
     handler: Any,
     error: type[BaseException],
@@ -607,9 +613,9 @@ async def test_what_a_signals_handler_raises_is_not_the_telemetrys(
     session: aiohttp.ClientSession,
     log: Log,
 ) -> None:
-    """SIGTERM must end the program, also if it comes while an exporter is at work."""
+    """SIGTERM must end the program, even if it arrives while a telemetry component runs."""
     server.script("/x", ok)
-    subject = connector(log, broken(Once(lambda: signal.raise_signal(signal.SIGTERM))))
+    subject = connector(log, broken(FaultOnce(lambda: signal.raise_signal(signal.SIGTERM))))
     with handled(signal.SIGTERM, handler), pytest.raises(error):
         await subject.get(session, server.url("/x"), "P")
     assert log.only().success == (broken is not on_start)
@@ -617,39 +623,41 @@ async def test_what_a_signals_handler_raises_is_not_the_telemetrys(
 
 
 @pytest.mark.parametrize("make", [get_tracer, get_meter, instruments, unhashable])
-def test_ctrl_c_while_the_connector_is_made(make: Broken, log: Log) -> None:
+def test_ctrl_c_while_a_connector_is_created_raises_keyboard_interrupt(make: Broken, log: Log) -> None:
     with pytest.raises(KeyboardInterrupt):
-        connector(log, make(Does(KeyboardInterrupt())))
+        connector(log, make(Fault(KeyboardInterrupt())))
 
 
-def test_instruments_of_raises_where_nobody_takes_it() -> None:
+def test_instruments_of_raises_if_no_error_handler_is_given() -> None:
     with pytest.raises(Panic):
-        instruments_of(**get_provider(Does(Panic())))
+        instruments_of(**get_provider(Fault(Panic())))
 
 
-def get_provider(does: Does) -> dict[str, Any]:
-    return {"provider": get_meter(does)["meter_provider"]}
+def get_provider(fault: Fault) -> dict[str, Any]:
+    return {"provider": get_meter(fault)["meter_provider"]}
 
 
-# What is told.
+# Log messages.
 
 
-def test_a_line_a_minute_and_how_many_were_left_out(caplog: pytest.LogCaptureFixture, clock: FakeClock) -> None:
+def test_errors_are_logged_once_a_minute_with_the_number_of_suppressed_ones(
+    caplog: pytest.LogCaptureFixture, clock: FakeClock
+) -> None:
     troubles = Troubles(clock.monotonic_ns)
     for _ in range(3):
         troubles.swallow(ValueError("a\nb"), "testing")
     clock.advance(60)
     for _ in range(2):
         troubles.swallow(Unspeakable(), "testing")
-    first, second = told(caplog)
+    first, second = logged_messages(caplog)
     assert first.startswith(r"telemetry failed while testing, the call goes on without it: ValueError: a\nb; ")
     assert first.endswith("in the traceback")
     assert second.startswith("telemetry failed while testing, the call goes on without it: Unspeakable; ")
     assert second.endswith("in the traceback; 2 more like it were not logged")
 
 
-class Refusing(logging.Handler):
-    """A log handler that raises, as one that exports log records may."""
+class RaisingHandler(logging.Handler):
+    """A logging handler that raises, as one that exports log records may do."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()
@@ -661,22 +669,22 @@ class Refusing(logging.Handler):
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("logger", ["otel_connector.calls", "otel_connector"])
-async def test_a_log_that_raises(
+async def test_a_logging_handler_that_raises_does_not_affect_the_calls(
     logger: str, error: BaseException, server: FaultServer, log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The lines about retries and failures, and about telemetry, may go to an exporter, too."""
+    """Messages about retries, failures and telemetry may go to such a handler."""
     caplog.set_level(logging.INFO, "otel_connector")
-    handler = Refusing(error)
+    handler = RaisingHandler(error)
     logging.getLogger(logger).addHandler(handler)
     try:
-        subject = connector(log, on_end(Does(error)), on_retry=Does(ValueError()))
+        subject = connector(log, on_end(Fault(error)), on_retry=Fault(ValueError()))
         await assert_unharmed(subject, server, log)
     finally:
         logging.getLogger(logger).removeHandler(handler)
 
 
-def test_ctrl_c_while_it_is_told(clock: FakeClock) -> None:
-    handler = Refusing(KeyboardInterrupt())
+def test_ctrl_c_while_an_error_is_logged_raises_keyboard_interrupt(clock: FakeClock) -> None:
+    handler = RaisingHandler(KeyboardInterrupt())
     logging.getLogger("otel_connector").addHandler(handler)
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -685,12 +693,12 @@ def test_ctrl_c_while_it_is_told(clock: FakeClock) -> None:
         logging.getLogger("otel_connector").removeHandler(handler)
 
 
-# Batches, which a thread of the SDK sends.
+# Batches, which a thread of the SDK exports.
 
 
 @contextmanager
-def unstalled() -> Iterator[None]:
-    """Hold the event loop to short turns, those apart in which garbage of all tests so far would be collected."""
+def assert_loop_is_not_blocked() -> Iterator[None]:
+    """Assert that nothing blocks the event loop. Garbage of earlier tests, which would block it, is not collected."""
     gc.collect()
     gc.disable()
     try:
@@ -709,35 +717,37 @@ def batching(exporter: SpanExporter, **options: Any) -> Iterator[dict[str, Any]]
     providers["tracer_provider"].shutdown()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the SDK's thread dies of Panic
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # Panic ends the SDK's thread
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-async def test_a_batch_that_raises(
+async def test_a_batch_exporter_that_raises_does_not_affect_the_calls(
     error: BaseException, server: FaultServer, log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
-    exporter = Exporter(Does(error))
+    exporter = Exporter(Fault(error))
     with batching(exporter) as providers:
         subject = connector(log, providers)
         await assert_unharmed(subject, server, log)
-        assert exporter.asked.wait(5)
+        assert exporter.called.wait(5)
         await assert_unharmed(subject, server, log, rounds=3)
-    assert told(caplog) == []
+    assert logged_messages(caplog) == []
 
 
 @pytest.mark.timing
-async def test_a_batch_that_hangs(server: FaultServer, log: Log, caplog: pytest.LogCaptureFixture) -> None:
-    thawed = threading.Event()
-    exporter = Exporter(thawed.wait)
+async def test_a_batch_exporter_that_hangs_does_not_block_the_event_loop(
+    server: FaultServer, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    released = threading.Event()
+    exporter = Exporter(released.wait)
     with batching(exporter) as providers:
         subject = connector(log, providers)
         await assert_unharmed(subject, server, log)
-        assert exporter.asked.wait(5)
-        with unstalled():
-            await assert_unharmed(subject, server, log, rounds=3)  # far more than the queue holds
-        thawed.set()
-    assert told(caplog) == []
+        assert exporter.called.wait(5)
+        with assert_loop_is_not_blocked():
+            await assert_unharmed(subject, server, log, rounds=3)  # far more spans than the queue holds
+        released.set()
+    assert logged_messages(caplog) == []
 
 
-async def test_providers_shut_down_while_calls_run(
+async def test_calls_in_flight_succeed_if_the_providers_are_shut_down(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK, caplog: pytest.LogCaptureFixture
 ) -> None:
     held = hold(arrivals=20)
@@ -751,14 +761,14 @@ async def test_providers_shut_down_while_calls_run(
     assert await asyncio.gather(*calls) == [{"ok": True}] * 20
     await assert_unharmed(subject, server, log)
     assert len(log.records()) == 23
-    assert told(caplog) == []
+    assert logged_messages(caplog) == []
 
 
 # Collectors, on real sockets.
 
 
 class Collectors:
-    """OTLP receivers that are no good; `answer` lets go of those that take their time."""
+    """Faulty OTLP receivers. Setting `answer` releases the responses of the slow ones."""
 
     def __init__(self) -> None:
         self.answer = threading.Event()
@@ -769,21 +779,21 @@ class Collectors:
         self._closing.close()
 
     def down(self, protocol: str) -> str:
-        """Nobody listens."""
+        """No process listens on the port."""
         listener = self._listener()
         listener.close()
         return f"http://127.0.0.1:{listener.port}"
 
     def black_hole(self, protocol: str) -> str:
-        """The kernel takes the connection and the bytes, and nobody ever reads them."""
+        """The kernel accepts the connection and the bytes, but no process reads them."""
         return f"http://127.0.0.1:{self._listener().port}"
 
     def slow(self, protocol: str) -> str:
-        """It reads, and answers when the calls are done."""
+        """The receiver reads requests and answers them after the calls have ended."""
         return self._serve(protocol, 200)
 
     def throttling(self, protocol: str) -> str:
-        """It has had enough for today."""
+        """The receiver answers 503 and asks for a retry after one day."""
         return self._serve(protocol, 503)
 
     def _listener(self) -> Any:
@@ -813,14 +823,14 @@ class Collectors:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
                 pass
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        for close in (server.server_close, thread.join, server.shutdown):  # the last first
+        for close in (server.server_close, thread.join, server.shutdown):  # callbacks run in reverse order
             self._closing.callback(close)
         return f"http://127.0.0.1:{server.server_port}"
 
@@ -829,9 +839,9 @@ class Collectors:
 
         def export(request: bytes, context: Any) -> bytes:
             if status == 503:
-                told = RetryInfo()
-                told.retry_delay.seconds = DAY
-                context.set_trailing_metadata((("google.rpc.retryinfo-bin", told.SerializeToString()),))
+                info = RetryInfo()
+                info.retry_delay.seconds = DAY
+                context.set_trailing_metadata((("google.rpc.retryinfo-bin", info.SerializeToString()),))
                 context.abort(grpc.StatusCode.UNAVAILABLE, "come back tomorrow")
             answer.wait(10)
             return b""
@@ -856,7 +866,7 @@ def collectors() -> Iterator[Collectors]:
 
 @contextmanager
 def exporting(protocol: str, endpoint: str) -> Iterator[dict[str, Any]]:
-    """Traces and metrics over OTLP, impatient, so that a test need not be patient."""
+    """Export traces and metrics over OTLP, with short timeouts to keep the tests fast."""
     spans: SpanExporter
     if protocol == "grpc":
         spans = GRPCSpanExporter(endpoint, insecure=True, timeout=0.3)
@@ -873,7 +883,7 @@ def exporting(protocol: str, endpoint: str) -> Iterator[dict[str, Any]]:
 @pytest.mark.timing
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 @pytest.mark.parametrize("state", [Collectors.down, Collectors.black_hole, Collectors.slow, Collectors.throttling])
-async def test_a_collector_that_is_no_good(
+async def test_a_faulty_collector_does_not_block_the_event_loop(
     state: Callable[[Collectors, str], str],
     protocol: str,
     collectors: Collectors,
@@ -882,29 +892,29 @@ async def test_a_collector_that_is_no_good(
     caplog: pytest.LogCaptureFixture,
     blocking_calls_fail: BlockBuster,
 ) -> None:
-    # The SDK's queues have locks that its own threads take, too, for moments
+    # The SDK's own threads acquire the locks of its queues as well, for short times
     blocking_calls_fail.functions["threading.Lock.acquire"].deactivate()
     with exporting(protocol, state(collectors, protocol)) as providers:
         subject = connector(log, providers)
-        await assert_unharmed(subject, server, log)  # what is first used is loaded, and the first export under way
-        with unstalled():
+        await assert_unharmed(subject, server, log)  # imports what is loaded on first use, and starts the first export
+        with assert_loop_is_not_blocked():
             await assert_unharmed(subject, server, log, rounds=20)
         collectors.answer.set()
-    assert told(caplog) == []
+    assert logged_messages(caplog) == []
 
 
-# Everything at once.
+# Several faults together.
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-async def test_a_full_disk_under_broken_telemetry(
+async def test_no_row_is_lost_with_a_full_disk_and_broken_telemetry(
     error: BaseException, server: FaultServer, tmp_path: Path, propagator: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    propagator(Does(error))
+    propagator(Fault(error))
     with limited_size(tmp_path / "disk") as disk:
         log = Log(disk.path)
-        subject = connector(log, {**on_end(Does(error)), **exemplar_filter(Does(error))})
+        subject = connector(log, {**on_end(Fault(error)), **exemplar_filter(Fault(error))})
         await assert_unharmed(subject, server, log)
         disk.strike()
         try:
@@ -918,13 +928,13 @@ async def test_a_full_disk_under_broken_telemetry(
         await subject.aclose()
     assert len(log.records()) == len({record.call_id for record in log.records()}) == 12
     assert subject.stats().rows_written == 12
-    telemetry, disk_line = sorted(told(caplog), key=lambda line: "cannot be written" in line)
+    telemetry, disk_line = sorted(logged_messages(caplog), key=lambda line: "cannot be written" in line)
     assert "mend or take out" in telemetry
     assert "cannot be written" in disk_line
 
 
-def test_a_connector_may_be_collected_while_its_own_thread_has_the_lock() -> None:
-    """The garbage collector runs where it likes, and what it finds may report its last figures there."""
+def test_a_connector_can_be_collected_while_the_same_thread_holds_the_lock() -> None:
+    """Garbage collection can start at any point, and a connector that is collected adds its last counts there."""
     provider = MeterProvider(shutdown_on_exit=False)
     instruments = instruments_of(provider)
     telemetry: Any = _telemetry.CallTelemetry(meter_provider=provider)

@@ -1,4 +1,4 @@
-"""`configure`: each program runs in a process of its own, for the global providers can be set once in a process."""
+"""`configure`. Each program is a separate process, because a process can set its global providers only once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from otel_connector.providers import _finish_all, configure
 
 GRPC, HTTP = "grpc", "http/protobuf"
 
-# What a program says before its own lines: `work` makes that many spans and as many counts.
+# The start of every program: `work` creates `count` spans and increments a counter as many times.
 PRELUDE = """
 import os, sys
 from opentelemetry import metrics, trace
@@ -54,7 +54,7 @@ def work(count=1):
 
 
 class Arrivals(Received):
-    """What arrived: the service that each of the program's spans and metrics came from."""
+    """The received data, and the service name of each of the program's spans and metrics."""
 
     @property
     def span_services(self) -> list[str]:
@@ -62,7 +62,7 @@ class Arrivals(Received):
 
     @property
     def metric_services(self) -> list[str]:
-        # The SDK has metrics of its own, of what it has exported so far
+        # The SDK also exports metrics about its own exports
         scopes = [(group, scope) for group in self.resource_metrics for scope in group.scope_metrics]
         return [self._service(group) for group, scope in scopes if scope.scope.name == "program" for _ in scope.metrics]
 
@@ -90,7 +90,7 @@ def http_endpoint(collector: Arrivals) -> Iterator[str]:
 
 @pytest.fixture
 def black_hole() -> Iterator[socket.socket]:
-    """A listener whose connections open (the kernel sees to that) and on which nobody ever answers."""
+    """A listener that never answers; the kernel accepts its connections."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
         yield listener
 
@@ -120,7 +120,7 @@ def run(
 
 
 def exit_seconds(process: processes.Process) -> tuple[float, str]:
-    """How long the program took from its line "ready" to its end, and what it said on stderr."""
+    """Return the seconds from the program's line "ready" to its end, and its stderr."""
     assert process.stdout is not None
     line = process.stdout.readline()
     since = time.monotonic()
@@ -139,7 +139,7 @@ with configure("svc", resource_attributes={"team": "prices", "shard": 3, "share"
 
     assert err == ""
     assert collector.span_services == ["svc"] * 3
-    assert collector.metric_services == ["svc"]  # once: not at the flush and again at the shutdown
+    assert collector.metric_services == ["svc"]  # once, not both at the flush and at the shutdown
     assert {"team": "prices", "shard": 3, "share": 0.5, "canary": True}.items() <= collector.resources[0].items()
 
 
@@ -152,7 +152,7 @@ def test_spans_and_metrics_arrive_over_http(collector: Arrivals, http_endpoint: 
 
 
 @pytest.mark.neighbours("rotel")
-def test_a_real_collector_understands_it() -> None:
+def test_a_real_collector_receives_spans_and_metrics_over_both_protocols() -> None:
     address = own_address()
     logs = ["--debug-log", "traces", "--debug-log", "metrics", "--debug-log-verbosity", "detailed"]
     with agent(address, "--exporter", "blackhole", *logs) as process:
@@ -171,7 +171,7 @@ def test_a_real_collector_understands_it() -> None:
     assert set(wanted.values()) == {0}
 
 
-def test_the_operators_resource_wins(collector: Arrivals, http_endpoint: str) -> None:
+def test_resource_variables_of_the_environment_override_the_arguments(collector: Arrivals, http_endpoint: str) -> None:
     program = """
 with configure("ours", resource_attributes={"team": "ours", "shard": 3}): work()
 """
@@ -187,7 +187,7 @@ with configure("ours", resource_attributes={"team": "ours", "shard": 3}): work()
     assert collector.resources[2]["team"] == "ours"
 
 
-def test_an_exporter_that_the_operator_names_is_kept(collector: Arrivals, http_endpoint: str) -> None:
+def test_exporter_variables_of_the_environment_are_kept(collector: Arrivals, http_endpoint: str) -> None:
     program = """
 with configure("svc"):
     assert (os.environ["OTEL_TRACES_EXPORTER"], os.environ["OTEL_METRICS_EXPORTER"]) == ("none", "")
@@ -196,10 +196,10 @@ with configure("svc"):
     _, err = run(program, otlp(http_endpoint, OTEL_TRACES_EXPORTER="none", OTEL_METRICS_EXPORTER=""))
 
     assert err == ""
-    assert (collector.span_services, collector.metric_services) == ([], ["svc"])  # empty counts as unset
+    assert (collector.span_services, collector.metric_services) == ([], ["svc"])  # an empty variable counts as unset
 
 
-def test_sdk_disabled_sends_nothing_and_ends_at_once(closed_port: int) -> None:
+def test_a_disabled_sdk_sends_nothing_and_its_shutdown_succeeds(closed_port: int) -> None:
     program = """
 with configure("svc") as telemetry:
     work(100)
@@ -210,14 +210,14 @@ print(telemetry.shutdown())
     assert run(program, env) == ("True\n", "")
 
 
-def test_without_with_the_exit_delivers(collector: Arrivals, grpc_endpoint: str) -> None:
+def test_without_a_with_block_telemetry_is_exported_at_exit(collector: Arrivals, grpc_endpoint: str) -> None:
     _, err = run('configure("svc"); work(3)', {"OTEL_EXPORTER_OTLP_ENDPOINT": grpc_endpoint})
 
     assert err == ""
     assert (collector.span_services, collector.metric_services) == (["svc"] * 3, ["svc"])
 
 
-def test_force_flush_delivers_while_the_program_goes_on(collector: Arrivals, http_endpoint: str) -> None:
+def test_force_flush_exports_while_the_program_is_running(collector: Arrivals, http_endpoint: str) -> None:
     program = """
 with configure("svc") as telemetry:
     work()
@@ -234,28 +234,30 @@ print(telemetry.force_flush())
     assert (out, err) == ("False\n", "")  # after the shutdown nothing can be flushed
 
 
-def test_the_exit_is_held_for_five_seconds_at_most(closed_port: int, black_hole: socket.socket) -> None:
-    """3,000 spans and a metric wait; the SDK alone takes 34-41 s here."""
+def test_an_unreachable_collector_delays_the_exit_by_at_most_five_seconds(
+    closed_port: int, black_hole: socket.socket
+) -> None:
+    """3,000 spans and a metric are pending; the SDK alone takes 34-41 s to exit here."""
     body = 'work(3000)\n    print("ready", flush=True)\n'
     block, no_block = f'with configure("svc"):\n    {body}', f'if configure("svc"):\n    {body}'
     refused, silent = f"http://127.0.0.1:{closed_port}", f"http://127.0.0.1:{black_hole.getsockname()[1]}"
     cases = [(block, endpoint, protocol) for endpoint in (refused, silent) for protocol in (GRPC, HTTP)]
     cases.append((no_block, refused, GRPC))
     processes = [start(program, otlp(endpoint, protocol)) for program, endpoint, protocol in cases]
-    with ThreadPoolExecutor(len(cases)) as pool:  # side by side, for the test to take the time of one
+    with ThreadPoolExecutor(len(cases)) as pool:  # concurrently, so that the test takes the time of one program
         results = list(pool.map(exit_seconds, processes))
 
     for case, process, (seconds, err) in zip(cases, processes, results, strict=True):
         assert process.returncode == 0, err
-        assert seconds < 8, case  # a busy machine takes its time to start the last line and to end a process
+        assert seconds < 8, case  # the margin is for a busy machine, which ends a process slowly
         assert err.count("telemetry was lost") == 1, err
-        # The SDK 1.38 does not try again over HTTP where a connection is refused
+        # SDK 1.38 does not retry over HTTP if the connection is refused
         assert re.search(
             r"traces \((no answer in time|export failed)\), metrics \((no answer in time|export failed)\)", err
         )
 
 
-def test_a_collector_that_refuses_is_told_at_once(http_endpoint: str) -> None:
+def test_a_failed_export_makes_force_flush_return_false_and_is_logged(http_endpoint: str) -> None:
     program = """
 with configure("svc") as telemetry:
     work()
@@ -268,7 +270,9 @@ with configure("svc") as telemetry:
     assert "traces (export failed), metrics (export failed)" in err
 
 
-def test_an_exception_passes_and_the_spans_arrive(collector: Arrivals, grpc_endpoint: str) -> None:
+def test_an_exception_in_the_with_block_propagates_and_the_spans_are_exported(
+    collector: Arrivals, grpc_endpoint: str
+) -> None:
     program = """
 with configure("svc"):
     work()
@@ -285,12 +289,12 @@ import time
 with configure("svc", exit_timeout={exit_timeout}):
     work()
     print("ready", flush=True)
-    while True:  # one long wait could begin just after the signal, and would then miss it
+    while True:  # a single long sleep could start just after the signal and miss it
         time.sleep(0.05)
 """
 
 
-def test_ctrl_c_delivers(collector: Arrivals, grpc_endpoint: str) -> None:
+def test_spans_are_exported_after_ctrl_c(collector: Arrivals, grpc_endpoint: str) -> None:
     process = start(SLEEPER.format(exit_timeout=5), {"OTEL_EXPORTER_OTLP_ENDPOINT": grpc_endpoint})
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -303,7 +307,7 @@ def test_ctrl_c_delivers(collector: Arrivals, grpc_endpoint: str) -> None:
 
 
 @pytest.mark.timing
-def test_ctrl_c_is_bounded_too(closed_port: int) -> None:
+def test_the_exit_timeout_also_applies_after_ctrl_c(closed_port: int) -> None:
     process = start(SLEEPER.format(exit_timeout=1), otlp(f"http://127.0.0.1:{closed_port}", GRPC))
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -316,7 +320,7 @@ def test_ctrl_c_is_bounded_too(closed_port: int) -> None:
     assert "telemetry was lost" in err
 
 
-def test_a_second_ctrl_c_ends_the_wait(black_hole: socket.socket) -> None:
+def test_a_second_ctrl_c_ends_the_wait_for_the_flush(black_hole: socket.socket) -> None:
     env = otlp(f"http://127.0.0.1:{black_hole.getsockname()[1]}", OTEL_BSP_SCHEDULE_DELAY="600000")
     process = start(SLEEPER.format(exit_timeout=300), env)
     assert process.stdout is not None
@@ -331,7 +335,7 @@ def test_a_second_ctrl_c_ends_the_wait(black_hole: socket.socket) -> None:
     assert "traces (interrupted), metrics (interrupted)" in err
 
 
-def test_a_fork_delivers_its_own(collector: Arrivals, http_endpoint: str) -> None:
+def test_a_forked_child_exports_its_own_spans(collector: Arrivals, http_endpoint: str) -> None:
     program = """
 configure("svc")
 work()
@@ -348,7 +352,9 @@ print("child done")
     assert collector.span_services == ["svc"] * 4
 
 
-def test_a_fork_after_the_end_has_nothing_to_do(collector: Arrivals, http_endpoint: str) -> None:
+def test_shutdown_succeeds_in_a_child_that_was_forked_after_the_shutdown(
+    collector: Arrivals, http_endpoint: str
+) -> None:
     program = """
 with configure("svc") as telemetry:
     work()
@@ -371,7 +377,7 @@ print(os.waitpid(child, 0)[1])
         ("metrics.set_meter_provider(metrics.NoOpMeterProvider())", "meter"),
     ],
 )
-def test_a_provider_that_is_set_already_is_refused(existing: str, kind: str) -> None:
+def test_configure_raises_if_a_provider_is_already_set(existing: str, kind: str) -> None:
     program = f"""
 {existing}
 try:
@@ -387,7 +393,7 @@ except RuntimeError as error:
     )
 
 
-def test_a_second_configure_is_refused() -> None:
+def test_a_second_call_of_configure_raises() -> None:
     program = """
 with configure("svc"):
     try:
@@ -401,7 +407,7 @@ with configure("svc"):
     assert out.startswith("configure() was called before in this process")
 
 
-def test_after_a_refusal_configure_can_be_called_again(collector: Arrivals, grpc_endpoint: str) -> None:
+def test_configure_can_be_called_again_after_it_raised(collector: Arrivals, grpc_endpoint: str) -> None:
     program = """
 os.environ["OTEL_TRACES_EXPORTER"] = "otpl"
 try:
@@ -420,7 +426,7 @@ with configure("svc"):
 
 
 @pytest.mark.timing
-def test_a_set_up_that_fails_half_way_leaves_no_exit_handler(closed_port: int) -> None:
+def test_a_setup_that_fails_halfway_leaves_no_exit_handler(closed_port: int) -> None:
     program = """
 try:
     configure("svc")
@@ -435,7 +441,7 @@ except ValueError as error:
     assert seconds < 5
 
 
-def test_a_configuration_file_goes_through_the_sdk() -> None:
+def test_a_missing_configuration_file_is_reported_by_the_sdk() -> None:
     program = """
 try:
     configure()
@@ -444,10 +450,10 @@ except Exception as error:
 """
     out, _ = run(program, {"OTEL_CONFIG_FILE": "no-such-file.yaml"})
 
-    assert out.strip().endswith("no-such-file.yaml")  # one that is there is in test_zero_code
+    assert out.strip().endswith("no-such-file.yaml")  # test_zero_code_setup.py tests an existing file
 
 
-def test_importing_it_loads_neither_the_sdk_nor_aiohttp() -> None:
+def test_importing_providers_loads_neither_the_sdk_nor_aiohttp() -> None:
     program = """
 import importlib.util
 unwanted = {"aiohttp", "grpc", "requests", "opentelemetry.sdk._configuration", "opentelemetry.sdk.metrics"}
@@ -492,7 +498,7 @@ def test_a_bad_argument_is_named(arguments: dict[str, Any], error: type[Exceptio
 
 
 class Gate(SpanExporter):
-    """An exporter whose exports wait until they are let through, and then end as told."""
+    """An exporter whose exports wait until `opened` is set, and then end with `result`."""
 
     def __init__(self, result: SpanExportResult | Exception = SpanExportResult.SUCCESS) -> None:
         self.result = result
@@ -523,12 +529,12 @@ def traced(exporter: SpanExporter, *, spans: int = 1, exit_timeout: float = 30) 
     return telemetry, provider
 
 
-def test_force_flush_is_bounded_and_the_flush_goes_on() -> None:
+def test_force_flush_returns_after_its_timeout_and_the_flush_continues() -> None:
     gate = Gate()
     telemetry, _ = traced(gate)
 
     assert not telemetry.force_flush(0.01)
-    assert not telemetry.force_flush(0.01)  # waits behind the first, and is taken back
+    assert not telemetry.force_flush(0.01)  # is queued behind the first flush, and withdrawn
     gate.opened.set()
     assert telemetry.force_flush()
     assert gate.exported == 1
@@ -543,7 +549,7 @@ def test_force_flush_names_a_bad_timeout(bad: Any) -> None:
         telemetry.force_flush(bad)
 
 
-def test_what_is_done_before_a_signal_sends_and_does_not_shut_down() -> None:
+def test_finishing_before_a_signal_exports_but_does_not_shut_down() -> None:
     exporter = InMemorySpanExporter()
     telemetry, provider = traced(exporter)
     _finish_all(telemetry, 5)
@@ -555,7 +561,7 @@ def test_what_is_done_before_a_signal_sends_and_does_not_shut_down() -> None:
 
 
 @pytest.mark.parametrize("result", [SpanExportResult.FAILURE, OSError("no")])
-def test_a_failed_export_is_a_failed_flush(
+def test_force_flush_and_shutdown_return_false_after_a_failed_export(
     result: SpanExportResult | Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate(result)
@@ -563,26 +569,26 @@ def test_a_failed_export_is_a_failed_flush(
     telemetry, provider = traced(gate)
 
     assert not telemetry.force_flush()
-    assert telemetry.force_flush()  # nothing left to send: what failed is gone
+    assert telemetry.force_flush()  # nothing is left to export: the failed spans were dropped
     provider.get_tracer("test").start_span("call").end()
     assert not telemetry.shutdown()
     assert [r.levelname for r in caplog.records if r.name == "otel_connector"] == ["WARNING"]
     assert "traces (export failed)" in caplog.text
 
 
-def test_what_hangs_is_stopped_and_the_rest_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+def test_shutdown_stops_an_exporter_that_hangs_and_drops_the_other_spans(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
     telemetry, _ = traced(gate, spans=10, exit_timeout=0.1)
 
     assert not telemetry.shutdown()
     assert "traces (no answer in time) (exit_timeout=0.1 s)" in caplog.text
     assert gate.opened.is_set()
-    assert gate.shutdowns == 1  # ours woke it; the SDK's second one was held back
+    assert gate.shutdowns == 1  # our call released the export; the SDK's second call was suppressed
     assert gate.exported <= 1
 
 
 @pytest.mark.timing
-def test_a_signal_and_the_end_that_it_leads_to_have_one_time_together() -> None:
+def test_a_signal_and_the_shutdown_that_it_causes_share_one_timeout() -> None:
     gate = Gate()
     telemetry, _ = traced(gate, spans=10, exit_timeout=30)
     since = time.monotonic()
@@ -591,7 +597,7 @@ def test_a_signal_and_the_end_that_it_leads_to_have_one_time_together() -> None:
     assert time.monotonic() - since < 10
 
 
-def test_a_signal_in_the_middle_of_a_write_does_nothing_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_finished_if_a_signal_interrupts_a_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(providers, "interrupted", lambda: True)
     gate = Gate()
     telemetry, _ = traced(gate)
@@ -600,7 +606,7 @@ def test_a_signal_in_the_middle_of_a_write_does_nothing_yet(monkeypatch: pytest.
     assert telemetry.shutdown()
 
 
-def test_a_provider_that_raises_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_in_the_shutdown_of_an_exporter_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Gate):
         def shutdown(self) -> None:
             raise OSError("no room")
@@ -613,7 +619,7 @@ def test_a_provider_that_raises_is_told(caplog: pytest.LogCaptureFixture) -> Non
     assert "traces (OSError: no room)" in caplog.text
 
 
-def test_shutdown_from_several_threads_is_one_shutdown() -> None:
+def test_concurrent_shutdowns_shut_the_exporter_down_once() -> None:
     gate = Gate()
     telemetry, _ = traced(gate)
     with ThreadPoolExecutor(4) as pool:
@@ -624,13 +630,15 @@ def test_shutdown_from_several_threads_is_one_shutdown() -> None:
         assert [answer.result() for answer in answers] == [True] * 4
     assert gate.shutdowns == 1
     for thread in threading.enumerate():
-        if thread.name.startswith("otel_connector.") and thread.name != "otel_connector.log":  # a log of another test's
+        if (
+            thread.name.startswith("otel_connector.") and thread.name != "otel_connector.log"
+        ):  # this one is the log of another test
             thread.join(30)
             assert not thread.is_alive()
 
 
-def test_the_sdk_that_configure_leans_on_is_as_expected() -> None:
-    """The private places: if this fails, read `providers.py` beside the new SDK before anything else."""
+def test_private_parts_of_the_sdk_that_configure_uses_are_unchanged() -> None:
+    """If this test fails, compare `providers.py` with the new version of the SDK first."""
 
     class Configurator(_OTelSDKConfigurator):
         seen: Any = None
@@ -658,11 +666,13 @@ def test_the_sdk_that_configure_leans_on_is_as_expected() -> None:
     for provider, exporters in pipelines:
         watches = _watch_exporters(provider)
         assert [watch._export.__self__ for watch in watches] == exporters  # type: ignore[attr-defined]
-        atexit.unregister(provider.shutdown)  # equal to what the SDK registered, as configure() relies on
+        atexit.unregister(
+            provider.shutdown
+        )  # configure() relies on this method being equal to the one that the SDK registered
         provider.shutdown()
 
 
-def test_a_processor_without_an_exporter_is_passed_over() -> None:
+def test_a_processor_without_an_exporter_is_skipped() -> None:
     class Silent(SpanProcessor):
         def force_flush(self, timeout_millis: int = 30_000) -> bool:
             return True

@@ -1,4 +1,4 @@
-"""From one signal to the next: exemplar to trace, span to row, log line to trace; and what a sampler leaves."""
+"""Correlation: exemplars refer to traces, spans to rows, log lines to traces; and the effect of sampling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.sdk import SDK
 from otel_connector import AsyncConnector, _vocabulary
 from otel_connector.testing import FakeClock, FaultServer, ok
 
-# One call that is tried again and one that fails, in a program that logs within its own functions, too
+# One call that is retried and one that fails, in a program whose callbacks log as well
 PROGRAM = """
 import asyncio, json, logging, sys
 import aiohttp
@@ -82,39 +82,45 @@ print(json.dumps({
     "log records": [[r.log_record.body, f"{r.log_record.trace_id:032x}", f"{r.log_record.span_id:016x}"]
                     for r in logs.get_finished_logs()],
 }))
-logging.raiseExceptions = False  # from Python 3.12 on contrib's handler fails at the end: it starts a thread there
+logging.raiseExceptions = False  # from Python 3.12 on contrib's handler starts a thread at exit, which fails
 """
 
 
 @pytest.mark.parametrize("how", ["events", "attempt spans"])
-def test_each_signal_leads_to_the_next(how: str, server: FaultServer, tmp_path: Path) -> None:
+def test_spans_exemplars_and_log_lines_refer_to_the_rows_of_their_calls(
+    how: str, server: FaultServer, tmp_path: Path
+) -> None:
     server.script("/flaky", [503, ok])
     server.script("/gone", 404)
     done = run_python(["-c", PROGRAM, f"http://127.0.0.1:{server.port}", how], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    said: dict[str, Any] = json.loads(done.stdout)
+    output: dict[str, Any] = json.loads(done.stdout)
     with (tmp_path / "logs.csv").open(newline="", encoding="utf-8") as file:
         flaky, gone = (row["call_id"] for row in csv.DictReader(file))
 
-    assert said["spans"] == {flaky: flaky, gone: gone}, "from a span to its row, by an attribute and by its ids"
-    assert sorted("-".join(each) for each in said["exemplars"]) == sorted([flaky, gone])
+    assert output["spans"] == {flaky: flaky, gone: gone}, "a span refers to its row by an attribute and by its IDs"
+    assert sorted("-".join(each) for each in output["exemplars"]) == sorted([flaky, gone])
 
-    # A log line's trace is the call's, and its span is one of that trace's: the attempt's where it has one
+    # A log line has the trace ID of its call and the ID of a span of that trace: the attempt's span if there is one
     in_flaky, in_gone = (call_id.partition("-")[0] for call_id in (flaky, gone))
-    lines = [(name, trace_id) for name, trace_id, _ in said["lines"]]
+    lines = [(name, trace_id) for name, trace_id, _ in output["lines"]]
     again, decoding, failed, outside = lines[1], lines[2], lines[3], lines[4]
     assert [lines[0][0], again[0]] == ["otel_connector.calls", "mine"]
     assert {lines[0][1], again[1], decoding[1]} == {in_flaky}
     assert failed == ("otel_connector.calls", in_gone)
     assert outside == ("mine", "0")
-    assert [[trace_id, span_id] in said["all spans"] for _, trace_id, span_id in said["lines"]] == [True] * 4 + [False]
-    exported = [(body, trace_id, span_id) for body, trace_id, span_id in said["log records"]]
+    assert [[trace_id, span_id] in output["all spans"] for _, trace_id, span_id in output["lines"]] == [True] * 4 + [
+        False
+    ]
+    exported = [(body, trace_id, span_id) for body, trace_id, span_id in output["log records"]]
     assert [trace_id for _, trace_id, _ in exported] == [in_flaky] * 3 + [in_gone, f"{0:032x}"]
     if how == "events":
         assert ["-".join(each[1:]) for each in exported[:4]] == [flaky] * 3 + [gone]
 
 
-async def test_at_one_percent_log_and_metrics_are_complete(server: FaultServer, sdk: SDK, log: Log) -> None:
+async def test_log_and_metrics_are_complete_if_one_percent_of_calls_is_sampled(
+    server: FaultServer, sdk: SDK, log: Log
+) -> None:
     kept = InMemorySpanExporter()
     provider = TracerProvider(ParentBased(TraceIdRatioBased(0.01)), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(kept))
@@ -131,7 +137,7 @@ async def test_at_one_percent_log_and_metrics_are_complete(server: FaultServer, 
 
     records = log.records()
     spans = kept.get_finished_spans()
-    assert 1 <= len(spans) <= 40, "15 on average; 1 to 40 is beyond four standard deviations"
+    assert 1 <= len(spans) <= 40, "15 on average; 0 or more than 40 are extremely unlikely"
     assert len(records) == calls
     assert {str((span.attributes or {})[_vocabulary.FIELD_PREFIX + "call_id"]) for span in spans} <= {
         r.call_id for r in records
@@ -153,10 +159,10 @@ TAIL_SAMPLING = re.search(
 )
 
 
-async def test_what_a_tail_sampler_asks_is_on_the_span(
+async def test_spans_have_the_attributes_that_the_tail_sampling_policies_read(
     server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
 ) -> None:
-    """The README's policies, asked by hand: a collector with that processor is in no package index."""
+    """The test evaluates the README's policies itself: no package index has a collector with that processor."""
     assert TAIL_SAMPLING is not None
     policies = yaml.safe_load(TAIL_SAMPLING[1])["processors"]["tail_sampling"]["policies"]
     kinds = {policy["name"]: policy for policy in policies}
@@ -175,11 +181,11 @@ async def test_what_a_tail_sampler_asks_is_on_the_span(
         await subject.get(session, server.url(path), "P", default=None)
     fine, flaky, failed = sdk.spans.get_finished_spans()
 
-    def asked(span: Any, policy: str, kind: str) -> Any:
+    def attribute_of(span: Any, policy: str, kind: str) -> Any:
         return span.attributes.get(kinds[policy][kind]["key"])
 
     wanted = kinds["failed"]["boolean_attribute"]["value"]
-    assert [asked(span, "failed", "boolean_attribute") is wanted for span in (fine, flaky, failed)] == [
+    assert [attribute_of(span, "failed", "boolean_attribute") is wanted for span in (fine, flaky, failed)] == [
         False,
         False,
         True,
@@ -187,5 +193,5 @@ async def test_what_a_tail_sampler_asks_is_on_the_span(
     assert "error.type" in (failed.attributes or {})
     assert failed.status.status_code is StatusCode.ERROR
     least = kinds["tried again"]["numeric_attribute"]["min_value"]
-    resends = [asked(span, "tried again", "numeric_attribute") for span in (fine, flaky, failed)]
+    resends = [attribute_of(span, "tried again", "numeric_attribute") for span in (fine, flaky, failed)]
     assert [isinstance(count, int) and count >= least for count in resends] == [False, True, False]

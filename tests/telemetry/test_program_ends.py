@@ -1,4 +1,4 @@
-"""Every way a program can end: in both modes the row of each call that returned is in the log afterwards."""
+"""Every way a program can end: in both write modes, the log then has a row for each call that returned."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from otel_connector.testing import FaultServer, ok, silent
 
 CALLS = 20
 
-# A program that makes its calls, says so, and then ends in the way that is put in; `wait` waits for a signal
+# A program that ends in the way that is inserted as `end`; `wait` prints "ready" and waits for a signal
 PROGRAM = """
 import asyncio, os, signal, sys, threading
 import aiohttp
@@ -28,7 +28,7 @@ from otel_connector import AsyncConnector, CSVSpanExporter
 from otel_connector.providers import configure
 
 URL, LOG, MODE = sys.argv[1:4]
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 
 async def calls(connector):
     async with aiohttp.ClientSession() as session:
@@ -60,7 +60,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
     pool.join()
 """
 
-# A child of multiprocessing skips what a process does at its end
+# A child process of multiprocessing does not run the interpreter's exit handlers
 CHILD = """
 import multiprocessing
 sys.path.insert(0, os.path.dirname(LOG))
@@ -72,18 +72,22 @@ process.join()
 sys.exit(process.exitcode)
 """
 
-# How it ends, the signal that it gets once it is ready for it, and what it exits with
+# The code of `end`, the signal that is sent to the program after "ready" (or None), and the expected exit code
 ENDS: dict[str, tuple[str, int | None, int]] = {
-    "the end": ("work()", None, 0),
-    "the end, with nobody holding the connector": ("work() and None", None, 0),
+    "normal end": ("work()", None, 0),
+    "normal end, without a reference to the connector": ("work() and None", None, 0),
     "an exception": ("work(); raise ValueError", None, 1),
     "sys.exit": ("work(); sys.exit(3)", None, 3),
-    "sys.exit in a thread and then the end": ("threading.Thread(target=lambda: (work(), sys.exit())).start()", None, 0),
-    "the end of a thread": ("thread = threading.Thread(target=work); thread.start(); thread.join()", None, 0),
+    "sys.exit in a thread, then normal end": ("threading.Thread(target=lambda: (work(), sys.exit())).start()", None, 0),
+    "end of a thread, then normal end": (
+        "thread = threading.Thread(target=work); thread.start(); thread.join()",
+        None,
+        0,
+    ),
     "SIGINT": ("work(); wait()", signal.SIGINT, -signal.SIGINT),
     "SIGTERM": ("configure(signals=[signal.SIGTERM]); work(); wait()", signal.SIGTERM, -signal.SIGTERM),
     "SIGHUP": ("configure(signals=[signal.SIGTERM, signal.SIGHUP]); work(); wait()", signal.SIGHUP, -signal.SIGHUP),
-    "SIGTERM, with a handler of the program's": (
+    "SIGTERM, with a handler of the program": (
         "signal.signal(signal.SIGTERM, lambda *_: os._exit(7)); configure(signals=[signal.SIGTERM]); work(); wait()",
         signal.SIGTERM,
         7,
@@ -94,15 +98,17 @@ ENDS: dict[str, tuple[str, int | None, int]] = {
 MODES = ["call", "background"]
 
 Programs: TypeAlias = dict[tuple[str, str], Future[tuple[int, str, Path]]]
-"""By name and mode: what a program exited with and said, and its log."""
+"""For each name and mode: the exit code, stderr and log of the program."""
 
 
 def run(
     end: str, url: str, log: Path, mode: str, number: int | None = None, env: dict[str, str] | None = None
 ) -> tuple[int, str]:
-    """Run the program, send it the signal once it is ready for it, and return how it ended."""
+    """Run the program, send it the signal once it is ready, and return its exit code and stderr."""
     program = PROGRAM.format(calls=CALLS, end="\n".join(f"    {line}" for line in end.splitlines()))
-    (log.parent / "child.py").write_text(program.partition("if __name__")[0])  # for a child of multiprocessing
+    (log.parent / "child.py").write_text(
+        program.partition("if __name__")[0]
+    )  # imported by a child process of multiprocessing
     process = Program(
         ["-c", program, url, str(log), mode],
         stdout=subprocess.PIPE,
@@ -116,10 +122,10 @@ def run(
                 assert process.stdout is not None
                 assert process.stdout.readline() == "ready\n"
                 process.send_signal(number)
-            _, said = process.communicate(timeout=30)
+            _, stderr_text = process.communicate(timeout=30)
         finally:
             process.kill()
-    return process.returncode, said
+    return process.returncode, stderr_text
 
 
 def projects(log: Path) -> Sequence[str]:
@@ -141,7 +147,7 @@ both_modes = pytest.mark.parametrize("mode", MODES)
 def programs(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Programs]:
-    """Run them all, two at a time: most of it is a Python that starts."""
+    """Run all programs, two at a time: most of their time is the start of Python."""
 
     def run_one(name: str, mode: str, log: Path) -> tuple[int, str, Path]:
         end, number, _ = ENDS[name]
@@ -158,9 +164,11 @@ def programs(
 
 @both_modes
 @pytest.mark.parametrize("name", ENDS)
-def test_the_program_ends(name: str, mode: str, programs: dict[tuple[str, str], Future[tuple[int, str, Path]]]) -> None:
-    code, said, log = programs[name, mode].result()
-    assert code == ENDS[name][2], said
+def test_the_log_has_all_rows_after_the_program_ended(
+    name: str, mode: str, programs: dict[tuple[str, str], Future[tuple[int, str, Path]]]
+) -> None:
+    code, stderr_text, log = programs[name, mode].result()
+    assert code == ENDS[name][2], stderr_text
     found, numbers = projects(log), [str(number) for number in range(CALLS)]
     if name == "a pool of two":
         assert sorted(found) == sorted(numbers * 2)
@@ -168,53 +176,53 @@ def test_the_program_ends(name: str, mode: str, programs: dict[tuple[str, str], 
         assert found == numbers
 
 
-def test_with_the_rows_on_disk_a_signal_needs_no_handler(url: str, tmp_path: Path) -> None:
+def test_in_mode_call_no_row_is_lost_by_a_signal_without_a_handler(url: str, tmp_path: Path) -> None:
     ended, _ = run("work(); wait()", url, tmp_path / "logs.csv", "call", signal.SIGTERM)
     assert ended == -signal.SIGTERM
     assert len(projects(tmp_path / "logs.csv")) == CALLS
 
 
 @both_modes
-def test_cancellation_ends_the_program(mode: str, url: str, tmp_path: Path) -> None:
+def test_calls_that_ctrl_c_cancels_have_rows_in_the_log(mode: str, url: str, tmp_path: Path) -> None:
     end = """
 async def main():
     connector = AsyncConnector(CSVSpanExporter(LOG, mode=MODE))
     await calls(connector)
     async with aiohttp.ClientSession() as session:
-        under_way = asyncio.gather(*(connector.get(session, URL + "/silent", "cancelled") for _ in range(5)))
+        in_flight = asyncio.gather(*(connector.get(session, URL + "/silent", "cancelled") for _ in range(5)))
         while connector.stats().calls_active < 5:
             await asyncio.sleep(0)
         print("ready", flush=True)
-        await under_way
+        await in_flight
 asyncio.run(main())
 """
     with FaultServer() as other:
         other.script("/x", ok)
         other.script("/x/silent", silent)
-        ended, said = run(end, other.url("/x"), tmp_path / "logs.csv", mode, signal.SIGINT)
-    assert ended == -signal.SIGINT, said
+        ended, stderr_text = run(end, other.url("/x"), tmp_path / "logs.csv", mode, signal.SIGINT)
+    assert ended == -signal.SIGINT, stderr_text
     found = projects(tmp_path / "logs.csv")
     assert found[:CALLS] == [str(number) for number in range(CALLS)]
     assert set(found[CALLS:]) <= {"cancelled"}
     assert len(found) == CALLS + 5
 
 
-def test_a_program_that_cannot_write_its_rows_says_so(url: str, tmp_path: Path) -> None:
+def test_rows_that_cannot_be_written_are_reported_at_exit(url: str, tmp_path: Path) -> None:
     end = """
 connector = AsyncConnector(LOG)
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(LOG) + 300, resource.RLIM_INFINITY))
 asyncio.run(calls(connector))
 """
-    ended, said = run(end, url, tmp_path / "logs.csv", "call")
+    ended, stderr_text = run(end, url, tmp_path / "logs.csv", "call")
     assert ended == 0
     written = len(projects(tmp_path / "logs.csv"))
     assert 0 < written < CALLS
-    assert f"the disk refuses {CALLS - written} rows, which are lost now" in said
+    assert f"the disk refuses {CALLS - written} rows, which are lost now" in stderr_text
 
 
 @both_modes
-def test_the_end_leaves_nothing_to_fsync(mode: str, url: str, tmp_path: Path) -> None:
+def test_a_program_with_a_long_fsync_interval_ends_cleanly(mode: str, url: str, tmp_path: Path) -> None:
     end = (
         "connector = AsyncConnector(CSVSpanExporter(LOG, mode=MODE, fsync_interval=60)); asyncio.run(calls(connector))"
     )
@@ -222,7 +230,7 @@ def test_the_end_leaves_nothing_to_fsync(mode: str, url: str, tmp_path: Path) ->
     assert len(projects(tmp_path / "logs.csv")) == CALLS
 
 
-def test_an_exporter_that_nobody_holds_finishes(tmp_path: Path) -> None:
+def test_an_exporter_in_background_mode_can_be_shut_down_twice(tmp_path: Path) -> None:
     exporter = CSVSpanExporter(tmp_path / "logs.csv", mode="background")
     assert exporter.force_flush()
     exporter.shutdown()

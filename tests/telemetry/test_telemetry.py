@@ -1,4 +1,4 @@
-"""The span and the metric set: names, labels, exemplars, secrets, and what a broken SDK may not do to a call."""
+"""Spans and metrics: names, attributes, exemplars and redaction; a broken SDK does not affect a call."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def connector(log: Log | None, sdk: SDK | None = None, **options: Any) -> AsyncC
     return AsyncConnector(log.path if log else None, **{"n_tries": 3, "clock": FakeClock(), **providers, **options})
 
 
-async def test_attempts_are_events_in_order(server: FaultServer, session: aiohttp.ClientSession, sdk: SDK) -> None:
+async def test_failed_attempts_are_span_events_in_order(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
     server.script("/x", [503, retry_after(7, status=429), ok])
     clock = FakeClock(randoms=0.5)
     await connector(None, sdk, clock=clock, retry=RetryPolicy(backoff=2)).get(session, server.url("/x"), "P")
@@ -76,8 +78,10 @@ async def test_attempts_are_events_in_order(server: FaultServer, session: aiohtt
     assert sdk.span().attributes["http.request.resend_count"] == 2
 
 
-async def test_names_are_the_current_conventions(server: FaultServer, session: aiohttp.ClientSession, sdk: SDK) -> None:
-    """Names come from the installed conventions, none is an old one, no exception event is made."""
+async def test_attribute_names_are_those_of_the_current_semantic_conventions(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    """All names are in the installed conventions, no name is deprecated, and there is no exception event."""
     server.script("/x", [503, ok])
     server.script("/y", 404)
     subject = connector(None, sdk)
@@ -97,7 +101,7 @@ async def test_names_are_the_current_conventions(server: FaultServer, session: a
         assert required <= set(span.attributes or {})
 
 
-async def test_required_attributes_are_there_when_the_sampler_asks(
+async def test_required_attributes_are_passed_to_the_sampler(
     server: FaultServer, session: aiohttp.ClientSession
 ) -> None:
     server.script("/x", ok)
@@ -124,7 +128,9 @@ async def test_required_attributes_are_there_when_the_sampler_asks(
     ]
 
 
-async def test_the_metric_set(server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+async def test_metrics_have_the_expected_names_values_and_attributes(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
     held = hold()
     server.script("/ok", ok)
     server.script("/flaky", [503, ok])
@@ -182,7 +188,7 @@ def values(data: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
     }
 
 
-async def test_metric_name_unit_and_buckets_are_the_conventions(
+async def test_metric_names_and_units_are_those_of_the_semantic_conventions(
     server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
 ) -> None:
     server.script("/x", ok)
@@ -197,7 +203,7 @@ async def test_metric_name_unit_and_buckets_are_the_conventions(
     assert not [name for name in found if name.endswith("_total")]
 
 
-async def test_exemplar_points_at_the_calls_own_span(
+async def test_the_exemplar_refers_to_the_span_of_the_call(
     server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
 ) -> None:
     server.script("/x", ok)
@@ -210,10 +216,12 @@ async def test_exemplar_points_at_the_calls_own_span(
     assert (exemplar.trace_id, exemplar.span_id) == (span.context.trace_id, span.context.span_id)
     assert span.parent is not None
     assert span.parent.span_id == around.get_span_context().span_id
-    assert trace.get_current_span() is trace.INVALID_SPAN, "the call left nothing attached"
+    assert trace.get_current_span() is trace.INVALID_SPAN, "the call left no context attached"
 
 
-async def test_labels_are_bounded(session: aiohttp.ClientSession, sdk: SDK, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_hosts_and_projects_in_labels_is_bounded(
+    session: aiohttp.ClientSession, sdk: SDK, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_instruments, "HOST_LIMIT", 3)
     monkeypatch.setattr(_instruments, "PROJECT_LIMIT", 2)
     subject = connector(None, sdk, n_tries=1)
@@ -226,10 +234,10 @@ async def test_labels_are_bounded(session: aiohttp.ClientSession, sdk: SDK, monk
     assert not [point for point in points if {"url.full", "otel_connector.call_id"} & set(point.attributes)]
 
 
-async def test_connectors_of_one_provider_report_together(
+async def test_connectors_of_one_meter_provider_report_their_sums(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
-    """The SDK calls the first observable instrument's callback only, so both must be behind it; sums never go back."""
+    """The SDK calls only the first instrument's callback, which must cover all connectors; sums never decrease."""
     server.script("/x", ok)
     first, second = connector(log, sdk), connector(log, sdk)
     shared = otel_connector.CSVSpanExporter(log.path.with_name("shared.csv"))
@@ -252,14 +260,14 @@ SECRETS = {
     "query": "http://127.0.0.1:{port}/r?api_key=canary-1&X-Amz-Signature=canary-2&ACCESS_TOKEN=canary-3&q=seen",
     "percent": "http://127.0.0.1:{port}/r?api%5Fkey=canary-4",
     "fragment": "http://127.0.0.1:{port}/r#access_token=canary-5",
-    "own": "http://127.0.0.1:{port}/r?session_id=canary-6",
+    "custom name": "http://127.0.0.1:{port}/r?session_id=canary-6",
     "refused": "http://127.0.0.1:1/r?token=canary-7",
-    "no URL": "http://canary-8:canary-9@[::1?token=canary-10",
+    "invalid URL": "http://canary-8:canary-9@[::1?token=canary-10",
 }
 
 
 @pytest.mark.parametrize("url", SECRETS.values(), ids=SECRETS)
-async def test_no_secret_leaves_the_process(
+async def test_no_secret_is_in_the_log_the_error_the_span_or_the_metrics(
     url: str,
     server: FaultServer,
     session: aiohttp.ClientSession,
@@ -285,7 +293,7 @@ async def test_no_secret_leaves_the_process(
         assert "q=seen" in log.only().url
 
 
-async def test_context_and_baggage_are_injected_unless_told_not_to(
+async def test_context_and_baggage_are_injected_unless_propagate_is_false(
     server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
 ) -> None:
     server.script("/x", ok)
@@ -303,14 +311,14 @@ async def test_context_and_baggage_are_injected_unless_told_not_to(
     assert with_context.headers["X-Own"] == without.headers["X-Own"] == "kept"
     assert without.headers["traceparent"] == "mine"
     assert "baggage" not in without.headers
-    assert mine == {"traceparent": "mine", "X-Own": "kept"}, "the caller's headers are the caller's"
+    assert mine == {"traceparent": "mine", "X-Own": "kept"}, "the caller's headers are not modified"
 
 
-def test_private_names_that_are_relied_on_exist() -> None:
-    """If one of these goes, the code falls back or fails: better here than in a user's program."""
+def test_private_names_that_the_package_uses_exist() -> None:
+    """If one of these names is removed, the code falls back or fails: this test detects that first."""
     assert _telemetry._SUPPRESS_HTTP == context._SUPPRESS_HTTP_INSTRUMENTATION_KEY
     assert callable(aiohttp.ClientSession._build_url)
-    assert inspect.iscoroutinefunction(aiohttp.ClientSession._request), "what get awaits"
+    assert inspect.iscoroutinefunction(aiohttp.ClientSession._request), "get awaits it"
     assert list(inspect.signature(aiohttp.ClientSession._request).parameters)[:3] == ["self", "method", "str_or_url"]
     default = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
     assert [type(part) for part in default._propagators] == list(_telemetry._W3C_PROPAGATORS)
@@ -318,7 +326,7 @@ def test_private_names_that_are_relied_on_exist() -> None:
 
 
 class Carrier(dict[str, str]):
-    """What a propagator writes to."""
+    """The headers that a propagator writes."""
 
 
 @pytest.mark.parametrize(
@@ -332,7 +340,7 @@ class Carrier(dict[str, str]):
     ids=["default", "trace context", "baggage", "none"],
 )
 @pytest.mark.parametrize("around", ["nothing", "span", "remote span with a state", "baggage", "not sampled", "no SDK"])
-async def test_the_headers_are_those_that_the_global_propagator_writes(
+async def test_the_headers_sent_are_those_that_the_global_propagator_writes(
     propagator: Any, around: str, server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
 ) -> None:
     server.script("/x", ok)
@@ -363,7 +371,7 @@ async def test_the_headers_are_those_that_the_global_propagator_writes(
     assert {name.lower(): value for name, value in request.headers.items() if name.lower() in names} == written
 
 
-async def test_a_propagator_made_of_the_apis_own_is_asked(
+async def test_a_subclass_of_composite_propagator_is_used(
     server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
 ) -> None:
     class WithTenant(CompositePropagator):
@@ -384,12 +392,12 @@ async def test_a_propagator_made_of_the_apis_own_is_asked(
 
 
 class Project(str, Enum):
-    """As programs have their projects."""
+    """Project names as an enumeration, as applications may define them."""
 
     ALPHA = "alpha"
 
 
-async def test_a_project_that_is_a_str_of_another_class_is_its_text(
+async def test_a_project_that_is_a_str_enum_member_is_recorded_as_a_plain_str(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     server.script("/x", ok)
@@ -398,11 +406,11 @@ async def test_a_project_that_is_a_str_of_another_class_is_its_text(
     assert type(sdk.span().attributes["otel_connector.project"]) is str
 
 
-async def test_no_trace_config_and_no_recorded_exception(
+async def test_a_call_creates_no_trace_config_and_records_no_exception(
     server: FaultServer, sdk: SDK, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        pytest.fail("not to be made")
+        pytest.fail("must not be called")
 
     monkeypatch.setattr(aiohttp.TraceConfig, "__init__", refuse)
     monkeypatch.setattr("opentelemetry.sdk.trace.Span.record_exception", refuse)
@@ -414,7 +422,7 @@ async def test_no_trace_config_and_no_recorded_exception(
 
 
 class Broken(SpanProcessor):
-    """An application's processor that raises wherever it can."""
+    """An application's processor that raises at the start and at the end of a span."""
 
     def on_start(self, span: Any, parent_context: Any = None) -> None:
         raise RuntimeError("on_start")
@@ -423,13 +431,13 @@ class Broken(SpanProcessor):
         raise RuntimeError("on_end")
 
 
-class EndsBadly(SpanProcessor):
+class RaisesOnEnd(SpanProcessor):
     def on_end(self, span: Any) -> None:
         raise RuntimeError("on_end")
 
 
-@pytest.mark.parametrize("processor", [Broken(), EndsBadly()])
-async def test_a_broken_processor_does_not_reach_the_call(
+@pytest.mark.parametrize("processor", [Broken(), RaisesOnEnd()])
+async def test_an_error_in_a_span_processor_does_not_fail_the_call(
     processor: SpanProcessor,
     server: FaultServer,
     session: aiohttp.ClientSession,
@@ -447,11 +455,11 @@ async def test_a_broken_processor_does_not_reach_the_call(
     assert [record.success for record in log.records()] == [True, True]
     assert len({record.call_id for record in log.records()}) == 2
     warnings = [record for record in caplog.records if record.name == "otel_connector"]
-    assert len(warnings) == 1, "at most one a minute"
+    assert len(warnings) == 1, "at most one warning per minute"
     assert "the call goes on" in warnings[0].getMessage()
 
 
-async def test_broken_propagator_span_and_meter_do_not_reach_the_call(
+async def test_errors_in_propagator_span_and_histogram_do_not_fail_the_call(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -479,7 +487,7 @@ from otel_connector import AsyncConnector
 
 async def main():
     subject, exporter, reader = AsyncConnector(None), InMemorySpanExporter(), InMemoryMetricReader()
-    # What the connector looks at to save a call the API's way to nothing
+    # The connector checks these to skip API calls that have no effect
     assert isinstance(subject._terms.telemetry._tracer, trace.ProxyTracer) and trace._TRACER_PROVIDER is None
     assert subject._terms.telemetry._instruments._duration._real_instrument is None
     async with aiohttp.ClientSession() as session:
@@ -497,7 +505,7 @@ asyncio.run(main())
 """
 
 
-async def test_an_sdk_set_up_between_two_calls_sees_the_second(server: FaultServer) -> None:
+async def test_an_sdk_set_up_between_two_calls_records_the_second(server: FaultServer) -> None:
     server.script("/x", ok)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", LATE_SDK, server.url("/x"), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -506,13 +514,15 @@ async def test_an_sdk_set_up_between_two_calls_sees_the_second(server: FaultServ
     assert (process.returncode, out.decode().splitlines()) == (0, ["['after']", "[(1, 'after')]"]), err.decode()
 
 
-async def test_global_providers_are_one_key(server: FaultServer, session: aiohttp.ClientSession) -> None:
+async def test_none_and_the_global_meter_provider_share_their_instruments(
+    server: FaultServer, session: aiohttp.ClientSession
+) -> None:
     first = _instruments.instruments_of(None)
     assert _instruments.instruments_of(metrics.get_meter_provider()) is first
     assert _instruments.instruments_of(MeterProvider(shutdown_on_exit=False)) is not first
 
 
-def test_the_label_sets_kept_ready_are_bounded(sdk: SDK, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_cached_label_sets_is_bounded(sdk: SDK, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_instruments, "_LABEL_SETS", 3)
     instruments = Instruments(sdk.meter_provider, print)
     for status in range(200, 208):
@@ -525,12 +535,12 @@ def test_the_label_sets_kept_ready_are_bounded(sdk: SDK, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("trace_id", [0, 1, 2**127 + 5, 2**128 - 1, 2**128, -1, True])
 @pytest.mark.parametrize("span_id", [0, 1, 2**63 + 5, 2**64 - 1, 2**64, -1])
-def test_a_call_id_is_the_ids_in_hexadecimal(trace_id: int, span_id: int) -> None:
+def test_a_call_id_is_the_trace_id_and_the_span_id_in_hexadecimal(trace_id: int, span_id: int) -> None:
     ids = SpanContext(trace_id, span_id, is_remote=False)
     assert _telemetry.call_id_of(ids) == f"{trace_id:032x}-{span_id:016x}"
 
 
 @pytest.mark.parametrize(("ids", "kind"), [((1.5, 1), ValueError), ((1, (2,)), TypeError)])
-def test_ids_that_are_no_integers_have_no_call_id(ids: Any, kind: type[Exception]) -> None:
+def test_ids_that_are_not_integers_raise(ids: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         _telemetry.call_id_of(ids)

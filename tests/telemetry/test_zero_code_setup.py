@@ -1,4 +1,4 @@
-"""The ways to the log and OTLP without a line of code, as the README has them: the environment, and a file."""
+"""Setup of the log and OTLP without code, as the README documents it: by environment variables or by a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL = re.search(r"```shell\n(.*?)```", README, re.DOTALL)
 FILE = re.search(r"```yaml\n(file_format:.*?)```", README, re.DOTALL)
 
-# The console script of that name, wherever the tests' environment has it
+# What the console script `opentelemetry-instrument` runs, wherever it is installed
 OPENTELEMETRY_INSTRUMENT = "from opentelemetry.instrumentation.auto_instrumentation import run; run()"
 
 PROGRAM = """
@@ -43,7 +43,7 @@ def real_collector() -> Iterator[Collector]:
         yield running
 
 
-def assert_both_have_all(folder: Path, at: Collector) -> None:
+def assert_log_and_collector_have_all_calls(folder: Path, at: Collector) -> None:
     with (folder / "logs.csv").open(newline="", encoding="utf-8") as file:
         rows = Counter(row["call_id"] for row in csv.DictReader(file))
     assert sum(rows.values()) == 3
@@ -52,7 +52,9 @@ def assert_both_have_all(folder: Path, at: Collector) -> None:
 
 @pytest.mark.neighbours("rotel", "opentelemetry.distro")
 @pytest.mark.parametrize("way", ["environment", "file", "configure() and file"])
-def test_rows_and_spans(way: str, server: FaultServer, real_collector: Collector, tmp_path: Path) -> None:
+def test_the_log_and_the_collector_receive_all_calls(
+    way: str, server: FaultServer, real_collector: Collector, tmp_path: Path
+) -> None:
     server.script("/x", ok)
     own = "from otel_connector import configure\nwith configure():\n    asyncio.run(main())"
     (tmp_path / "app.py").write_text(PROGRAM.format(run=own if way.startswith("configure") else "asyncio.run(main())"))
@@ -73,4 +75,4 @@ def test_rows_and_spans(way: str, server: FaultServer, real_collector: Collector
     done = run_python(program, tmp_path, **variables)
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
-    assert_both_have_all(tmp_path, real_collector)
+    assert_log_and_collector_have_all_calls(tmp_path, real_collector)
