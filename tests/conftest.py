@@ -1,4 +1,4 @@
-"""What all tests share: the groups, the event loops, what a run may not leave behind, and the common fixtures."""
+"""Common parts of all tests: groups of tests, event loops, checks for resources that a run leaves, and fixtures."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from support.sdk import SDK
 from otel_connector import _csv_writer
 from otel_connector.testing import FakeClock, FaultServer
 
-# `.ci/run` asks for the second one
+# `.ci/run` selects "thorough"
 settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("thorough", max_examples=100, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
-LEFT_OUT = "not timing and not soak"
-NOT_RUN = """\
+DEFAULT_SELECTION = "not timing and not soak"
+NOT_RUN_NOTE = """\
 not run: the groups timing and soak. Run them with `python -m pytest -m timing -n 0` and \
 `python -m pytest -m soak -n 0 --timeout 0`"""
 
-_temporary = pytest.StashKey[Path]()
-_found = pytest.StashKey[list[str]]()
+_run_folder = pytest.StashKey[Path]()
+_left_behind = pytest.StashKey[list[str]]()
 
 
 def _debug_loop() -> asyncio.AbstractEventLoop:
@@ -57,20 +57,20 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores: some tests wait for what they have started."""
+    """Return one more than the number of cores: some tests only wait for a child process."""
     return (os.cpu_count() or 1) + 1
 
 
-# What these files import themselves; what the tests of a program need is named in its marker, `neighbours`
-IMPORTED = {
+# Packages that these files import at module level. Other packages are listed in the marker `neighbours`
+FILE_REQUIREMENTS = {
     "test_dashboards.py": ("promql_parser", "opentelemetry.exporter.prometheus"),
     "test_observability.py": ("promql_parser",),
     "test_report.py": ("playwright",),
 }
 
 
-def _not_installed(packages: Iterable[str]) -> str:
-    """Return why tests that need these packages cannot run; empty if they can."""
+def _missing_packages(packages: Iterable[str]) -> str:
+    """Return the reason to skip a test that needs these packages; empty if all are installed."""
     missing = [name for name in packages if not _is_installed(name)]
     return f"needs {', '.join(missing)}: python -m pip install '.[test-all]'" if missing else ""
 
@@ -78,26 +78,26 @@ def _not_installed(packages: Iterable[str]) -> str:
 def _is_installed(name: str) -> bool:
     try:
         return find_spec(name) is not None
-    except ModuleNotFoundError:  # not even the package that it is in
+    except ModuleNotFoundError:  # the parent package is missing
         return False
 
 
-class _Skipped(pytest.Module):
-    """A file whose imports are not installed."""
+class _SkippedModule(pytest.Module):
+    """A test file that imports a package which is not installed."""
 
     def collect(self) -> list[pytest.Item | pytest.Collector]:
-        pytest.skip(_not_installed(IMPORTED[self.path.name]), allow_module_level=True)
+        pytest.skip(_missing_packages(FILE_REQUIREMENTS[self.path.name]), allow_module_level=True)
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
-    if _not_installed(IMPORTED.get(module_path.name, ())):
-        return _Skipped.from_parent(parent, path=module_path)
+    if _missing_packages(FILE_REQUIREMENTS.get(module_path.name, ())):
+        return _SkippedModule.from_parent(parent, path=module_path)
     return None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if why := _not_installed(name for mark in item.iter_markers("neighbours") for name in mark.args):
-        pytest.skip(why)
+    if reason := _missing_packages(name for mark in item.iter_markers("neighbours") for name in mark.args):
+        pytest.skip(reason)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -112,22 +112,23 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell starts what it runs in the background with these ignored, and every child process would inherit it
+    # A shell starts background jobs with these signals ignored, and every child process would inherit that
     for ignored, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(ignored) is signal.SIG_IGN:
             signal.signal(ignored, handler)
-    # Hundreds of processes load the same modules: without their bytecode each compiles them, which doubles the time
+    # Hundreds of processes load the same modules. Without cached bytecode, each compiles them, and the run takes twice
+    # as long
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if (folder := left_behind.begin()) is not None:
-        config.stash[_temporary] = folder
-    config.stash[_found] = []
+        config.stash[_run_folder] = folder
+    config.stash[_left_behind] = []
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep soak tests out of `-m timing`, and tests without an event loop out of a run on another one.
+    """Exclude soak tests from `-m timing`, and tests without an event loop from runs with another loop.
 
-    Start the longest files first, so that none is left over for one worker.
+    The slowest files run first. Otherwise one worker may still run them when all others are done.
     """
     if config.getoption("--loop") != "asyncio":
         config.hook.pytest_deselected(items=[item for item in items if not item.get_closest_marker("asyncio")])
@@ -140,43 +141,43 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the run if something is left of it. The workers of xdist tell the first process what they have found."""
+    """Fail the run if it leaves processes, listening ports or temporary files. The workers of xdist report theirs."""
     forked.close()
-    config, found = session.config, session.config.stash[_found]
+    config, found = session.config, session.config.stash[_left_behind]
     found += [f"listening: {address}" for address in left_behind.listening()]
     output: dict[str, Any] | None = getattr(config, "workeroutput", None)
     if output is not None:
         output["left_behind"] = found
-    elif _temporary in config.stash:
-        found += left_behind.end(config.stash[_temporary])
+    elif _run_folder in config.stash:
+        found += left_behind.end(config.stash[_run_folder])
         if found:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_testnodedown(node: Any, error: object) -> None:
-    node.config.stash[_found] += getattr(node, "workeroutput", {}).get("left_behind", [])
+    node.config.stash[_left_behind] += getattr(node, "workeroutput", {}).get("left_behind", [])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for each in config.stash[_found]:
+    for each in config.stash[_left_behind]:
         terminalreporter.write_line(f"left behind: {each}", red=True)
-    if config.option.markexpr == LEFT_OUT:
-        terminalreporter.write_line(NOT_RUN)
+    if config.option.markexpr == DEFAULT_SELECTION:
+        terminalreporter.write_line(NOT_RUN_NOTE)
 
 
 @pytest.fixture(autouse=True)
-def no_process_left() -> Iterator[None]:
-    """End the processes that a test has started and left running."""
-    with processes.none_left():
+def kill_remaining_processes() -> Iterator[None]:
+    """Kill processes that the test has started and that still run at its end."""
+    with processes.kill_remaining():
         yield
 
 
 @pytest.fixture(autouse=True, scope="module")
-def collections_pass_over_what_stays() -> None:
-    """Have the garbage collector pass over the tests, and all that is loaded by now: that takes it 0.2 s each time.
+def freeze_loaded_objects() -> None:
+    """Exclude all loaded objects from garbage collection, which would otherwise take 0.2 s each time.
 
-    Some tests collect to measure memory, and a collection in a turn of the loop would be taken for a stall of it.
-    Once is not enough: what earlier modules load and keep is half of it.
+    Some tests run the collector to measure memory, and a collection would be measured as a stall of the event loop.
+    This is repeated for each module, because half of the objects are loaded by test modules.
     """
     gc.collect()
     gc.freeze()
@@ -184,25 +185,25 @@ def collections_pass_over_what_stays() -> None:
 
 @pytest.fixture(scope="session")
 def blocking_calls() -> BlockBuster:
-    """The blocking calls that fail a test: ours on an event loop, but for those listed here with their reason."""
-    # The fault server blocks nobody: it has a thread and a loop of its own
+    """Detect blocking calls of the package in an event loop. The exceptions are listed here with their reason."""
+    # The fault server runs in its own thread with its own loop
     guard = BlockBuster("otel_connector", excluded_modules=["otel_connector.testing"])
     for function in guard.functions.values():
-        # The one write of a row before `get` returns, which makes the log survive a kill, with what belongs to it: the
-        # lock, where the path leads, a new file. In the mode "background" a thread does that
+        # The row is written before `get` returns, so that it survives a kill of the process. This includes locking the
+        # file, resolving the path and creating the file. With mode="background", a thread does this
         function.can_block_in("otel_connector/_csv_writer.py", {"write"})
-        # Calls that a program makes for the sake of the disk
+        # A program calls these functions in order to access the disk
         function.can_block_in("otel_connector/csv_exporter.py", {"__init__", "force_flush", "shutdown"})
-        # The constructor loads the SDK when it is first given a logfile
+        # The constructor imports the SDK when the first log is opened
         function.can_block_in("otel_connector/_connector.py", {"_open_exporter"})
-    # Measuring the coverage takes a lock of its own
+    # coverage.py uses a lock
     guard.functions["threading.Lock.acquire"].can_block_in("coverage/collector.py", {"lock_data"})
     return guard
 
 
 @pytest.fixture(autouse=True)
 def blocking_calls_fail(blocking_calls: BlockBuster) -> Iterator[BlockBuster]:
-    """Have a blocking call fail the test."""
+    """Make a blocking call fail the test."""
     blocking_calls.activate()
     try:
         yield blocking_calls
@@ -211,8 +212,8 @@ def blocking_calls_fail(blocking_calls: BlockBuster) -> Iterator[BlockBuster]:
 
 
 @pytest.fixture(autouse=True)
-def no_rows_in_hand() -> Iterator[None]:
-    """What a test left waiting for a disk that is gone is not tried for ever."""
+def no_unwritten_rows() -> Iterator[None]:
+    """Close writers that still have unwritten rows, so that they do not retry after the end of the test."""
     yield
     for writer in list(_csv_writer._with_rows_in_hand):
         writer.close()
@@ -256,7 +257,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port that refuses connections: it is bound during the test, and nothing listens on it."""
+    """Yield a port that refuses connections: it is bound during the test, but not listening."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]

@@ -1,14 +1,14 @@
-"""Runs the client tests of aiohttp's own source archive bare and with every GET going through the connector.
+"""Runs the client tests from aiohttp's source archive twice: unchanged, and with every GET through the connector.
 
 Run it from the project's root; it needs pip and the network, and writes only to a temporary folder::
 
     python tests/benchmarks/aiohttp_own_tests.py
 
-It fetches the source archive of the installed aiohttp, and pytest-mock, which those tests need. The same tests have to
-pass both times but for those in `DIFFERENCES`, each with its reason; the exit status is 1 otherwise. A GET of a session
-returns a response and the connector a body, so a shim stands between them: it makes one attempt through the connector,
-catches the response that aiohttp made for it, and hands that on with the body that the connector has read; of a failure
-it hands on aiohttp's own error, which the connector's is chained to.
+It downloads the source archive of the installed aiohttp, and pytest-mock, which these tests need. The same tests must
+pass in both runs, except those in `DIFFERENCES`, each with a reason. Otherwise the exit status is 1. A GET of a session
+returns a response, but the connector returns a body. Therefore a shim makes one attempt through the connector, and
+returns aiohttp's response with the body that the connector has read. If the call fails, the shim raises aiohttp's
+error, which is the cause of the connector's error.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ SWITCH = "OTEL_CONNECTOR_SHIM"
 RESULTS = "OTEL_CONNECTOR_RESULTS"
 TESTS = "tests/test_client_functional.py"
 
-_UPGRADE = "101 is an upgrade and no answer to a GET: MalformedResponse"
-_WHOLE = "the body is never complete, and the connector reads the whole of it before there is a response"
-_EARLY = "the body comes too late; the connector reads it, so `get` fails and not what reads the response"
-_STREAM = "reads the response's stream, which the connector has read already"
+_UPGRADE = "101 is an upgrade, not a response to a GET: MalformedResponse"
+_WHOLE = "the body is never complete, and the connector reads all of it before it returns"
+_EARLY = "the body comes too late; the connector reads it in `get`, so `get` fails and not the later read"
+_STREAM = "reads the stream of the response, which the connector has already read"
 _DECODED = "the connector decompresses, and its DecodeFailed comes from the decoder's error"
-_RELEASED = "a released response cannot be read; the shim's has its body still"
-_REFUSED = "refused before aiohttp sees it: InvalidURL, a ClientError and a ValueError"
+_RELEASED = "a released response cannot be read, but that of the shim still has its body"
+_REFUSED = "the connector rejects the URL: InvalidURL, a ClientError and a ValueError"
 
 DIFFERENCES = {
-    "test_HTTP_302_max_redirects": "max_redirects is how many are followed; aiohttp follows one less",
+    "test_HTTP_302_max_redirects": "the connector follows max_redirects redirects, aiohttp one less",
     "test_auth_persist_on_redirect_to_other_host_with_global_auth": "a session's auth is not sent to another origin",
-    "test_timeout_none": "timeout=None is no limit to aiohttp; the connector wants one: TypeError",
+    "test_timeout_none": "timeout=None means no limit in aiohttp; the connector requires a limit: TypeError",
     "test_upload_tracker_closed_session": "SessionClosed (a ClientError, a ValueError) where aiohttp has RuntimeError",
     "test_keepalive_after_empty_body_status": _UPGRADE,
     "test_upgrade_connection_not_released_after_read": _UPGRADE,
@@ -75,18 +75,18 @@ DIFFERENCES = {
     "test_request_error_before_body_created_does_not_mask": _REFUSED,
     "test_upload_tracker_non_http_scheme": _REFUSED,
 }
-"""Tests, by their names without parameters, that pass bare and not through the connector, each with the reason."""
+"""Tests that pass unchanged but not through the connector: the name without parameters, and the reason."""
 
 
 @dataclass
-class Seen:
-    """What aiohttp did for one call of the connector."""
+class Exchange:
+    """The response and body that aiohttp received for one call of the connector."""
 
     response: aiohttp.ClientResponse | None = None
     body: list[bytes] = field(default_factory=list[bytes])
 
 
-_seen: ContextVar[Seen | None] = ContextVar("_seen", default=None)
+_exchange: ContextVar[Exchange | None] = ContextVar("_exchange", default=None)
 _request = aiohttp.ClientSession._request
 _readany = aiohttp.StreamReader.readany
 _used: Counter[str] = Counter()
@@ -94,61 +94,61 @@ _outcomes: dict[str, str] = {}
 
 
 async def _routed(self: aiohttp.ClientSession, method: str, url: Any, **options: Any) -> aiohttp.ClientResponse:
-    """Stand for ``ClientSession._request``: what is not a GET, or comes from the connector, goes on as it is."""
-    inside = _seen.get()
+    """Replace ``ClientSession._request``. Requests other than GET, and those of the connector, are sent unchanged."""
+    inside = _exchange.get()
     if inside is not None or method != "GET":
         response = await _request(self, method, url, **options)
         if inside is not None:
             inside.response = response
         return response
     _used[os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]] += 1
-    seen = Seen()
-    token = _seen.set(seen)
+    exchange = Exchange()
+    token = _exchange.set(exchange)
     try:
-        return await _through_the_connector(self, url, seen, options)
+        return await _through_the_connector(self, url, exchange, options)
     finally:
-        _seen.reset(token)
+        _exchange.reset(token)
 
 
 async def _through_the_connector(
-    session: aiohttp.ClientSession, url: Any, seen: Seen, options: dict[str, Any]
+    session: aiohttp.ClientSession, url: Any, exchange: Exchange, options: dict[str, Any]
 ) -> aiohttp.ClientResponse:
     options.setdefault("timeout", session.timeout)
-    judged = options.pop("raise_for_status", None)
+    raise_for_status = options.pop("raise_for_status", None)
     connector = AsyncConnector(None, n_tries=1, propagate=False)
     try:
         value: bytes | None = await connector.get(session, url, "aiohttp", decode=bytes, **options)
-        if value is not None:  # decompressed by the connector, where aiohttp's pieces are not any more
-            seen.body[:] = [value]
+        if value is not None:  # decompressed by the connector; the pieces from aiohttp are not
+            exchange.body[:] = [value]
     except HTTPStatusError:
-        pass  # to a session a status is no error unless it is told so, below
+        pass  # in a session, a status is an error only with raise_for_status, see below
     except BodyError as error:
-        if seen.response is None:
+        if exchange.response is None:
             raise _original(error) from error
-        # To a session the headers are the answer, and it is reading that fails
-        _replay(seen.response, _original(error))
+        # A session returns a response after the headers. The read of the body fails
+        _set_read(exchange.response, _original(error))
     except ConnectorError as error:
         raise _original(error) from error
-    response = seen.response
+    response = exchange.response
     assert response is not None
     if response._body is None and "read" not in vars(response):
-        response._body = b"".join(seen.body)
-        _replay(response, None)
-    judge = session._raise_for_status if judged is None else judged
-    if callable(judge):
-        await cast("Callable[[aiohttp.ClientResponse], Awaitable[None]]", judge)(response)
-    elif judge:
+        response._body = b"".join(exchange.body)
+        _set_read(response, None)
+    check = session._raise_for_status if raise_for_status is None else raise_for_status
+    if callable(check):
+        await cast("Callable[[aiohttp.ClientResponse], Awaitable[None]]", check)(response)
+    elif check:
         response.raise_for_status()
     return response
 
 
 def _original(error: ConnectorError) -> Exception:
-    """Return aiohttp's error, of which the connector has made its own."""
+    """Return the error of aiohttp that caused the connector's error."""
     return error.__cause__ if isinstance(error.__cause__, Exception) else error
 
 
-def _replay(response: aiohttp.ClientResponse, error: Exception | None) -> None:
-    """Have `response` give what the connector has read of it, or fail as that did."""
+def _set_read(response: aiohttp.ClientResponse, error: Exception | None) -> None:
+    """Make `response.read` return the body that the connector has read, or raise its error."""
 
     async def read() -> bytes:
         if error is not None:
@@ -159,25 +159,25 @@ def _replay(response: aiohttp.ClientResponse, error: Exception | None) -> None:
     response.read = read  # type: ignore[method-assign]
 
 
-async def _noted(self: aiohttp.StreamReader) -> bytes:
+async def _record_body_piece(self: aiohttp.StreamReader) -> bytes:
     piece = await _readany(self)
-    if (seen := _seen.get()) is not None:
-        seen.body.append(piece)
+    if (exchange := _exchange.get()) is not None:
+        exchange.body.append(piece)
     return piece
 
 
-# What pytest calls: this file is the plugin of the runs that it starts
+# Hooks: this file is a pytest plugin in the runs that it starts.
 
 
 def pytest_configure() -> None:
-    """Put the shim in."""
+    """Install the shim."""
     if os.environ.get(SWITCH) == "1":
         aiohttp.ClientSession._request = _routed  # type: ignore[assignment,method-assign]
-        aiohttp.StreamReader.readany = _noted  # type: ignore[method-assign]
+        aiohttp.StreamReader.readany = _record_body_piece  # type: ignore[method-assign]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note how a test ended; a failure in any of its phases counts."""
+    """Record the outcome of a test. A failure in any phase counts."""
     if report.when == "call" or report.outcome != "passed":
         reason = "" if report.outcome != "failed" else report.longreprtext.strip().splitlines()[-1]
         if _outcomes.get(report.nodeid, "passed") == "passed":
@@ -185,15 +185,15 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Write down what was noted."""
+    """Write the recorded outcomes to a file."""
     Path(os.environ[RESULTS]).write_text(json.dumps({"outcomes": _outcomes, "used": _used}), encoding="utf-8")
 
 
-# The command
+# The command.
 
 
 def fetch(folder: Path) -> None:
-    """Put aiohttp's tests and what they need into `folder`."""
+    """Download aiohttp's tests and their requirements into `folder`."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     version = importlib.metadata.version("aiohttp")
     wanted = ["--no-binary", ":all:", "--no-deps", f"aiohttp=={version}"]
@@ -201,7 +201,7 @@ def fetch(folder: Path) -> None:
     subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "site"), "pytest-mock"], check=True)
     (archive,) = folder.glob("aiohttp-*.tar.gz")
     with tarfile.open(archive) as source:
-        # Not the package beside them: the installed one is what is tested
+        # Without the package next to the tests: the installed one is tested
         members = [member for member in source.getmembers() if "/tests/" in member.name and member.isfile()]
         for member in members:
             member.name = member.name.split("/", 1)[1]
@@ -209,7 +209,7 @@ def fetch(folder: Path) -> None:
 
 
 def run(folder: Path, *, shim: bool) -> tuple[dict[str, str], dict[str, int]]:
-    """Run the tests; return how each ended and in which ones the connector made how many GETs."""
+    """Run the tests. Return the outcome of each, and the number of GETs that each sent through the connector."""
     results = folder / f"results-{shim}.json"
     paths = [str(folder / "site"), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, SWITCH: str(int(shim)), RESULTS: str(results), "PYTHONPATH": os.pathsep.join(paths)}
@@ -220,12 +220,12 @@ def run(folder: Path, *, shim: bool) -> tuple[dict[str, str], dict[str, int]]:
     return found["outcomes"], found["used"]
 
 
-def plain(test: str) -> str:
+def plain_name(test: str) -> str:
     return test.rsplit("::", 1)[-1].split("[", 1)[0]
 
 
 def main() -> int:
-    """Run both, and compare."""
+    """Run the tests in both ways, and compare the outcomes."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -238,10 +238,10 @@ def main() -> int:
     print(f"bare: {dict(Counter(outcome.split(':')[0] for outcome in bare.values()))}")
     print(f"through the connector: {dict(Counter(outcome.split(':')[0] for outcome in through.values()))}")
     for test, outcome in different.items():
-        print(f"- {test.rsplit('::', 1)[-1]}: {DIFFERENCES.get(plain(test), 'NOT LISTED: ' + outcome)}")
-    gone = set(DIFFERENCES) - set(map(plain, different))
-    print(*(f"- {test} is listed and no difference any more" for test in sorted(gone)), sep="\n")
-    return int(bool(gone) or any(plain(test) not in DIFFERENCES for test in different))
+        print(f"- {test.rsplit('::', 1)[-1]}: {DIFFERENCES.get(plain_name(test), 'NOT LISTED: ' + outcome)}")
+    gone = set(DIFFERENCES) - set(map(plain_name, different))
+    print(*(f"- {test} is listed, but is no longer a difference" for test in sorted(gone)), sep="\n")
+    return int(bool(gone) or any(plain_name(test) not in DIFFERENCES for test in different))
 
 
 if __name__ == "__main__":

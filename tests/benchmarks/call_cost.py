@@ -1,10 +1,10 @@
-"""What one call costs in CPU time, beside a bare `session.get` and `json()`, as ratios from one run.
+"""The CPU time of a call, as a ratio to a bare `session.get` and `json()` in the same run.
 
-The client has one core and the server another. In every round the variants take turns, some dozens of calls each, in
-random order, so that what else the machine does falls on all of them; a round's ratio is that of the sums, and what is
-printed are the median of the rounds' ratios and their quarters. A turn ends when its spans are exported, or the SDK's
-thread would do that in another variant's turn. No absolute time: it would say more about the machine than about the
-code.
+The client has one core and the server another. In every round, the variants run alternately, in random order and in
+slices of some dozen calls, so that other load on the machine affects all of them. The ratio of a round is that of the
+sums. The median and the quartiles of these ratios are printed. A slice ends when its spans are exported; otherwise the
+SDK's thread would export them in a slice of another variant. Absolute times are not printed: they depend on the machine
+more than on the code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from serving import SMALL
 from variants import ONE_PERCENT, Call, Telemetry, Variants
 
-_CALLS_A_TURN = 50
+_CALLS_PER_SLICE = 50
 
 
 async def _spend(call: Call, url: str, calls: int, telemetry: Telemetry | None) -> int:
@@ -37,29 +37,29 @@ async def spent(
     *,
     rounds: int,
     calls: int,
-    at_a_turn: int = _CALLS_A_TURN,
+    calls_per_slice: int = _CALLS_PER_SLICE,
 ) -> list[dict[str, int]]:
-    """Return, for each round, the CPU nanoseconds of `calls` calls of each variant, its export included."""
+    """Return the CPU nanoseconds of `calls` calls of each variant, including the export, for each round."""
     found: list[dict[str, int]] = []
     for number in range(rounds + 1):
         sums = dict.fromkeys(variants, 0)
-        for _ in range(calls // at_a_turn):
+        for _ in range(calls // calls_per_slice):
             for name in random.sample(list(variants), len(variants)):
-                sums[name] += await _spend(variants[name], url, at_a_turn, telemetries.get(name))
-        if number:  # the first one warms up
+                sums[name] += await _spend(variants[name], url, calls_per_slice, telemetries.get(name))
+        if number:  # the first round is a warm-up
             found.append(sums)
     return found
 
 
 def ratios(found: list[dict[str, int]], name: str, to: str) -> tuple[float, float, float]:
-    """Return the median of the rounds' ratios, and the first and third quarter."""
+    """Return the median, the first and the third quartile of the ratios of the rounds."""
     first, median, third = statistics.quantiles([each[name] / each[to] for each in found], n=4)
     return median, first, third
 
 
 def show(found: list[dict[str, int]]) -> None:
-    """Print the variants as ratios to bare aiohttp."""
-    print("| variant | CPU per call, bare aiohttp = 1 | quarters of the rounds |")
+    """Print a table of the variants, as ratios to bare aiohttp."""
+    print("| variant | CPU per call, bare aiohttp = 1 | quartiles of the rounds |")
     print("|---|--:|--:|")
     for name in found[0]:
         median, first, third = ratios(found, name, BARE)
@@ -88,10 +88,10 @@ async def table(server: str, folder: Path, rounds: int = 15, calls: int = 1_000)
         telemetry.shutdown()
     show(found)
     print()
-    for other, said in ((FLOOR, "the floor"), (PEERS, "the peers")):
-        print_ratio(found, FULL, other, said)
+    for other, label in ((FLOOR, "the floor"), (PEERS, "the peers")):
+        print_ratio(found, FULL, other, label)
 
 
-def print_ratio(found: list[dict[str, int]], name: str, to: str, said: str) -> None:
+def print_ratio(found: list[dict[str, int]], name: str, to: str, label: str) -> None:
     median, first, third = ratios(found, name, to)
-    print(f"in full, of {said}: {median:.2f} ({first:.2f} - {third:.2f})")
+    print(f"in full, of {label}: {median:.2f} ({first:.2f} - {third:.2f})")

@@ -1,8 +1,8 @@
-"""How long a list of URLs takes: ``otel-connector fetch`` beside what people use for it today.
+"""The time that ``otel-connector fetch`` and other programs take for a list of URLs.
 
-All get the same list, 20 URLs at a time (wget, which has no such thing, one), write what they fetch to the disk, and
-try again what fails; their start is part of it. They share one core; the rounds are interleaved. What is not installed
-is left out. There are two servers: one that answers at once, where the cost of a call counts, and one that takes 20 ms.
+All fetch the same list, 20 URLs at a time (wget: one at a time), write the responses to the disk, and retry failures.
+The start of the program is included. They share one core, and their runs alternate. Programs that are not installed are
+skipped. There are two servers: one responds immediately, so that the cost of a call matters, and one after 20 ms.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pathlib import Path
 
 from serving import SMALL
 
-_AT_ONCE = 20
+_CONCURRENCY = 20
 _ROUNDS = 3
 
 _OURS = "otel-connector fetch"
-_BY_HAND = "a script with aiohttp-retry"
+_SCRIPT = "a script with aiohttp-retry"
 
 SCRIPT = """
 import asyncio, sys
 import aiohttp
 from aiohttp_retry import ExponentialRetry, RetryClient
 
-async def main(urls, out, at_once):
+async def main(urls, out, concurrency):
     lines = open(urls)
     async with RetryClient(retry_options=ExponentialRetry(attempts=5)) as client:
         with open(out, "w") as file:
@@ -36,7 +36,7 @@ async def main(urls, out, at_once):
                 for line in lines:
                     async with client.get(line.strip()) as response:
                         file.write(f"{line.strip()} {response.status} {await response.text()}\\n")
-            await asyncio.gather(*(work() for _ in range(at_once)))
+            await asyncio.gather(*(work() for _ in range(concurrency)))
 
 asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 """
@@ -44,19 +44,20 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 
 def _commands(folder: Path) -> dict[str, list[str]]:
     urls, out, script = folder / "urls.txt", folder / "out", folder / "script.py"
-    ours = [sys.executable, "-m", "otel_connector", "fetch", str(urls), "--quiet", "--concurrency", str(_AT_ONCE)]
-    curl = ["xargs", "-a", str(urls), "-P", str(_AT_ONCE), "-n", "1", "curl", "-sSf", "--retry", "5", "--create-dirs"]
+    ours = [sys.executable, "-m", "otel_connector", "fetch", str(urls), "--quiet", "--concurrency", str(_CONCURRENCY)]
+    curl = ["xargs", "-a", str(urls), "-P", str(_CONCURRENCY), "-n", "1"]
+    curl += ["curl", "-sSf", "--retry", "5", "--create-dirs"]
     return {
         _OURS: [*ours, "--out", str(out / "results.jsonl"), "--log", str(out / "logs.csv")],
-        _BY_HAND: [sys.executable, str(script), str(urls), str(out / "results"), str(_AT_ONCE)],
-        "aria2c": ["aria2c", "-q", "-i", str(urls), "-j", str(_AT_ONCE), "-d", str(out), "-m", "5"],
+        _SCRIPT: [sys.executable, str(script), str(urls), str(out / "results"), str(_CONCURRENCY)],
+        "aria2c": ["aria2c", "-q", "-i", str(urls), "-j", str(_CONCURRENCY), "-d", str(out), "-m", "5"],
         "wget -i": ["wget", "-q", "-i", str(urls), "-P", str(out), "-t", "5"],
         "xargs -P curl": [*curl, "--output-dir", str(out), "-O"],
     }
 
 
-async def _took(command: list[str], folder: Path) -> float:
-    """Return the seconds that a command takes, from its start to its end."""
+async def _seconds(command: list[str], folder: Path) -> float:
+    """Run a command, and return the seconds from its start to its exit."""
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
@@ -67,13 +68,13 @@ async def _took(command: list[str], folder: Path) -> float:
     return time.perf_counter() - started
 
 
-async def _ratios(urls: list[str], commands: dict[str, list[str]], folder: Path) -> dict[str, float]:
-    """Return how many URLs a second each gets, of what ours gets."""
+async def _speeds(urls: list[str], commands: dict[str, list[str]], folder: Path) -> dict[str, float]:
+    """Return the URLs per second of each command, relative to ``otel-connector fetch``."""
     (folder / "urls.txt").write_text("\n".join(urls) + "\n")
     found: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(_ROUNDS):
         for name in random.sample(list(commands), len(commands)):
-            found[name].append(await _took(commands[name], folder))
+            found[name].append(await _seconds(commands[name], folder))
     return {
         name: statistics.median(ours / theirs for ours, theirs in zip(found[_OURS], seconds, strict=True))
         for name, seconds in found.items()
@@ -84,9 +85,9 @@ async def table(server: str, folder: Path) -> None:
     """Measure and print."""
     (folder / "script.py").write_text(SCRIPT)
     commands = {name: command for name, command in _commands(folder).items() if shutil.which(command[0])}
-    at_once = await _ratios([f"{server}/{SMALL}?n={number}" for number in range(5_000)], commands, folder)
-    slow = await _ratios([f"{server}/slow?n={number}" for number in range(1_000)], commands, folder)
+    fast = await _speeds([f"{server}/{SMALL}?n={number}" for number in range(5_000)], commands, folder)
+    slow = await _speeds([f"{server}/slow?n={number}" for number in range(1_000)], commands, folder)
     print("| URLs a second, otel-connector fetch = 1 | a server that answers at once | one that takes 20 ms |")
     print("|---|--:|--:|")
     for name in commands:
-        print(f"| {name} | {at_once[name]:.2f} | {slow[name]:.2f} |", flush=True)
+        print(f"| {name} | {fast[name]:.2f} | {slow[name]:.2f} |", flush=True)

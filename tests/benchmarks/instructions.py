@@ -1,7 +1,7 @@
-"""What one call costs in instructions, as valgrind counts them: the same on a busy machine as on an idle one.
+"""The number of instructions of a call, counted by valgrind. It does not depend on other load on the machine.
 
-They leave out the kernel and count a miss of the cache like a hit, so a ratio of them is not one of time. But a change
-of one per cent is seen.
+Instructions in the kernel are not counted, and cache misses have no effect, so the ratios differ from those of time.
+But a change of one per cent is visible.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import uvloop
 from serving import SMALL
 from variants import ONE_PERCENT, Call, Telemetry, Variants
 
-_FEW, _MORE = 100, 400  # calls; the difference leaves out what is done once
+_FEWER, _MORE = 100, 400  # calls; the difference excludes work that is done once
 
 KINDS: dict[str, Callable[[Variants], Awaitable[Call]]] = {
     "bare aiohttp": lambda make: make.bare(),
@@ -32,7 +32,7 @@ KINDS: dict[str, Callable[[Variants], Awaitable[Call]]] = {
 
 
 def run(kind: str, url: str, calls: int) -> None:
-    """Make so many calls, in a process of their own."""
+    """Make that many calls. Called in a separate process."""
 
     async def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +42,7 @@ def run(kind: str, url: str, calls: int) -> None:
                     await call(url)
 
     uvloop.run(main())
-    os._exit(0)  # what is done at the end is not counted either
+    os._exit(0)  # the work at exit is not counted
 
 
 def _counted(kind: str, url: str, calls: int) -> int:
@@ -66,6 +66,6 @@ async def table(server: str, folder: Path) -> None:
     print("|---|--:|")
     bare = 0.0
     for kind in KINDS:
-        found = (_counted(kind, url, _MORE) - _counted(kind, url, _FEW)) / (_MORE - _FEW)
+        found = (_counted(kind, url, _MORE) - _counted(kind, url, _FEWER)) / (_MORE - _FEWER)
         bare = bare or found
         print(f"| {kind} | {found / bare:.2f} |", flush=True)

@@ -1,10 +1,10 @@
-"""What the connector costs.
+"""Measures the cost of the connector.
 
-From the project's root, on a machine that does nothing else::
+Run it in the project's root, on an idle machine::
 
     python -m pip install '.[bench]' && python tests/benchmarks/run.py
 
-Each part is run by its name, too: ``python tests/benchmarks/run.py cost``.
+A part can be run by its name: ``python tests/benchmarks/run.py cost``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PARTS: dict[str, Callable[[str, Path], Coroutine[Any, Any, None]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[], help="which parts; default all")
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[], help="parts to run; default: all")
     for name in parser.parse_args().parts or PARTS:
         print(f"\n## {name}\n", flush=True)
         with server() as url, tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
-"""The server of the benchmarks, in a process and on a core of its own: a cheap one, so that the client is measured.
+"""The server of the benchmarks, in its own process and on its own core. It does little, so that the client is measured.
 
-``/N`` answers with a JSON document of some N bytes, whatever its query; ``/flaky`` with 503 first and the document
-then, in turn; ``/slow`` after 20 ms, as a server that is not on this machine.
+The response of ``/N`` is a JSON document of about N bytes; the query is ignored. ``/flaky`` responds alternately with
+503 and the document, and ``/slow`` after 20 ms, like a server on another machine.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import cast
 import uvloop
 
 SMALL = 60
-"""Bytes of the usual document."""
+"""Bytes of the usual document, about."""
 
 
 _SLOW = 0.02  # seconds
 
 
 def document(size: int) -> bytes:
-    """Return a JSON document of some `size` bytes, long texts in long ones, as APIs have them."""
+    """Return a JSON document of about `size` bytes. Large documents contain long texts, as those of real APIs."""
     whole = json.dumps({"id": 7, "name": "a document", "values": [1, 2, 3], "text": []})
     texts = ["x" * 1_000] * max((size - len(whole)) // 1_004, 0)
     return json.dumps({"id": 7, "name": "a document", "values": [1, 2, 3], "text": texts}).encode()
@@ -41,9 +41,9 @@ def response(status: str, body: bytes) -> bytes:
 
 
 class Answer(asyncio.Protocol):
-    """Answers one request at a time of each connection."""
+    """Responds to one request of a connection at a time."""
 
-    responses: dict[bytes, bytes] = {}  # noqa: RUF012 - filled as paths are asked for, by all connections
+    responses: dict[bytes, bytes] = {}  # noqa: RUF012 - a cache that all connections share
     flaky = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -67,7 +67,7 @@ class Answer(asyncio.Protocol):
 
 
 def allow_descriptors() -> int:
-    """Let this process open as many files and connections as it may, and return how many that are."""
+    """Raise the limit of open descriptors to the allowed maximum, and return it."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return most
@@ -87,7 +87,7 @@ def _serve(ready: Connection, core: int) -> None:
 
 @contextmanager
 def server() -> Generator[str]:
-    """Run it, pin this process to another core, and give its URL."""
+    """Run the server, pin this process to another core, and yield the URL."""
     cores = sorted(os.sched_getaffinity(0))
     receiving, sending = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(sending, cores[-1]), daemon=True)

@@ -1,4 +1,4 @@
-"""The import, the export of ready spans, and the memory of calls in flight."""
+"""The time of the import, the rate of exporting finished spans, and the memory of calls in flight."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from variants import Variants
 from otel_connector import CSVSpanExporter
 
 _IN_FLIGHT = 10_000
-_SPANS, _BATCH = 100_000, 512  # the batch is the SDK's own
+_SPANS, _BATCH = 100_000, 512  # the default batch of the SDK
 
 _TESTS = Path(__file__).parent.parent
 sys.path[:0] = [str(_TESTS), str(_TESTS / "call")]
-from test_in_flight import measured  # noqa: E402 - from the tests, which hold its bound
+from test_in_flight import measured  # noqa: E402 - from the tests, which check the limit
 
 
 def _import_seconds(modules: str) -> float:
@@ -42,11 +42,11 @@ def _imports(rounds: int = 21) -> None:
             times[modules].append(_import_seconds(modules))
     start = statistics.median(times[nothing])
     ratio = (statistics.median(times[ours]) - start) / (statistics.median(times[theirs]) - start)
-    print(f"`import {ours}`, of `import {theirs}`: {ratio:.2f} (the interpreter's own start taken off)")
+    print(f"`import {ours}`, of `import {theirs}`: {ratio:.2f} (without the start of the interpreter)")
 
 
 def _spans(count: int, *, of_the_sdk: bool = False) -> list[ReadableSpan]:
-    """Make spans with the fields in a dictionary, or in what the SDK has them in, beside those of the conventions."""
+    """Return spans with their attributes in a dictionary, or as the SDK stores them, with those of the conventions."""
     nothing = Resource.get_empty()
     spans: list[ReadableSpan] = []
     for number in range(1, count + 1):
@@ -78,18 +78,18 @@ def _export(folder: Path, kind: str, spans: list[ReadableSpan], bare: float) -> 
     rates: list[float] = []
     for number in range(5):
         exporter = CSVSpanExporter(folder / f"{kind}.{number}.csv")
-        gc.collect()  # the spans' own making is not to be measured
+        gc.collect()  # otherwise the creation of the spans would be measured
         started = time.process_time()
         for first in range(0, len(spans), _BATCH):
             exporter.export(spans[first : first + _BATCH])
         rates.append(len(spans) / (time.process_time() - started))
         exporter.shutdown()
     rate = statistics.median(rates)
-    print(f"`CSVSpanExporter.export`, {kind}: {rate:,.0f} rows a second of CPU time, {rate * bare:,.0f} a bare call's")
+    print(f"`CSVSpanExporter.export`, {kind}: {rate:,.0f} rows per CPU second, {rate * bare:,.0f} per bare call")
 
 
 async def _bare(server: str, folder: Path, rounds: int = 7, calls: int = 500) -> float:
-    """Return the CPU seconds of a bare call, which say how fast this machine is."""
+    """Return the CPU seconds of a bare call, as a measure of the speed of this machine."""
     async with Variants(folder) as make:
         call, spent = await make.bare(), list[float]()
         for _ in range(rounds):
@@ -108,4 +108,4 @@ async def table(server: str, folder: Path) -> None:
     _export(folder, "spans of the SDK", _spans(_SPANS, of_the_sdk=True), bare)
     needed = {kind: measured(kind, _IN_FLIGHT, folder / f"{kind}.in.csv")["needed"] for kind in ("bare", "connector")}
     bare, above = needed["bare"] / 1024, (needed["connector"] - needed["bare"]) / 1024
-    print(f"{_IN_FLIGHT:,} calls in flight: {bare:.1f} KiB each bare, {above:.1f} KiB more each with the connector")
+    print(f"{_IN_FLIGHT:,} calls in flight: {bare:.1f} KiB each with bare aiohttp, {above:.1f} KiB more with ours")

@@ -1,4 +1,4 @@
-"""What the benchmarks compare: bare aiohttp, the least that gives a full span, what people use today, and ours."""
+"""The compared variants: bare aiohttp, the minimum for a complete span, common other libraries, and the connector."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from typing_extensions import Self
 from otel_connector import AsyncConnector, RetryPolicy
 
 Call = Callable[[str], Awaitable[object]]
-"""Gets a URL and decodes its JSON."""
+"""Fetches a URL and decodes its JSON."""
 
 ONE_PERCENT = TraceIdRatioBased(0.01)
 _BOUNDARIES = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 
 
 class Discard(SpanExporter):
-    """Takes spans and forgets them: what the SDK costs without what a network would."""
+    """Discards all spans, to measure the cost of the SDK without a network."""
 
     def export(self, spans: object) -> SpanExportResult:
         del spans
@@ -43,12 +43,12 @@ class Discard(SpanExporter):
 
 
 class Telemetry:
-    """An SDK of a variant's own.
+    """An SDK for one variant.
 
     Args:
-        exporter: Where spans go, behind the SDK's batch processor.
-        reader: Where metrics go.
-        sampler: Which spans are.
+        exporter: Exports the spans, behind the SDK's batch processor.
+        reader: Reads the metrics.
+        sampler: Selects the spans that are recorded.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class Variants:
     """Opens the sessions that the variants need, and closes them.
 
     Args:
-        folder: Where logs go.
-        crowded: Whether thousands of calls are to be under way. Then there is one pool without a limit for all
-            sessions, because one for each would be more connections than a process may usually have.
+        folder: For the logs.
+        shared_pool: Whether all sessions share one connection pool without a limit. This is needed for thousands of
+            calls in flight: with one pool per session, the process would need too many connections.
     """
 
-    def __init__(self, folder: Path, *, crowded: bool = False) -> None:
+    def __init__(self, folder: Path, *, shared_pool: bool = False) -> None:
         self._folder = folder
-        self._shared = aiohttp.TCPConnector(limit=0) if crowded else None
+        self._shared = aiohttp.TCPConnector(limit=0) if shared_pool else None
         self._stack = AsyncExitStack()
         self._logs = 0
 
@@ -97,7 +97,7 @@ class Variants:
         return self._folder / f"{self._logs}.csv"
 
     async def bare(self) -> Call:
-        """Aiohttp and nothing else."""
+        """Return a variant with aiohttp only."""
         session = await self._session()
 
         async def call(url: str) -> object:
@@ -107,7 +107,7 @@ class Variants:
         return call
 
     async def floor(self, telemetry: Telemetry) -> Call:
-        """A span with the same attributes, one histogram record and injection, by hand: no retry, row or redaction."""
+        """Return a variant with the same span, histogram record and injection, but no retry, row or redaction."""
         session = await self._session()
         tracer = telemetry.tracing.get_tracer("floor", "1", "https://opentelemetry.io/schemas/1.44.0")
         duration = telemetry.metrics.get_meter("floor").create_histogram(
@@ -159,7 +159,7 @@ class Variants:
         return call
 
     async def peers(self, telemetry: Telemetry) -> Call:
-        """Contrib's instrumentation, aiohttp-retry and a log line that is flushed."""
+        """Return a variant with contrib's instrumentation, aiohttp-retry and a flushed log line."""
         config = create_trace_config(tracer_provider=telemetry.tracing, meter_provider=telemetry.metrics)
         session = await self._session(trace_configs=[config])
         client = RetryClient(
@@ -185,11 +185,11 @@ class Variants:
         tracing: AnyTracerProvider | None = None,
         metrics: AnyMeterProvider | None = None,
     ) -> Call:
-        """The connector."""
+        """Return a variant with the connector."""
         session = await self._session()
         connector = AsyncConnector(
             self._log() if csv else None,
-            timeout=300,  # as the others have it from aiohttp: ten thousand at once take their time
+            timeout=300,  # the default of aiohttp, as in the other variants: ten thousand concurrent calls take long
             retry=RetryPolicy(backoff=0.001),
             tracer_provider=telemetry.tracing if telemetry else tracing,
             meter_provider=telemetry.metrics if telemetry else metrics,

@@ -1,4 +1,4 @@
-"""A call in full, the least that gives its span, and what people use today, all sending to one collector over OTLP."""
+"""The cost of a call with OTLP export to one collector: the connector, the floor and the peers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serving import SMALL
 from variants import Telemetry, Variants
 
 _OURS, _FLOOR, _PEERS = "in full, OTLP to a collector", "floor, the same collector", "peers, the same collector"
-_BATCH = 512  # the SDK's own: a turn is as many calls
+_BATCH = 512  # the default of the SDK; a slice has as many calls
 
 
 def _free_port() -> int:
@@ -31,15 +31,15 @@ def _free_port() -> int:
 
 @contextmanager
 def collector() -> Generator[str]:
-    """Run rotel's agent, which takes everything and keeps nothing, and give its gRPC endpoint."""
+    """Run rotel's agent, which discards everything, and yield its gRPC endpoint."""
     agent = Path(rotel.__file__).parent / "rotel-agent"
     grpc, http = _free_port(), _free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = [str(agent), "start", "--exporter", "blackhole", "--pid-file", f"{folder}/pid"]
         command += ["--otlp-grpc-endpoint", f"127.0.0.1:{grpc}", "--otlp-http-endpoint", f"127.0.0.1:{http}"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            give_up = time.monotonic() + 10
-            while time.monotonic() < give_up:
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
                 with socket.socket() as probe:
                     if probe.connect_ex(("127.0.0.1", grpc)) == 0:
                         break
@@ -65,7 +65,7 @@ async def table(server: str, folder: Path, rounds: int = 9, calls: int = 2 * _BA
                 _PEERS: await make.peers(telemetries[_PEERS]),
             }
             url = f"{server}/{SMALL}"
-            found = await spent(variants, telemetries, url, rounds=rounds, calls=calls, at_a_turn=_BATCH)
+            found = await spent(variants, telemetries, url, rounds=rounds, calls=calls, calls_per_slice=_BATCH)
         for telemetry in telemetries.values():
             telemetry.shutdown()
     show(found)

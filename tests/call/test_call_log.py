@@ -1,4 +1,4 @@
-"""What a person is told while calls run: the hook, the log lines, and how many of them."""
+"""The log lines of calls, the limit of their number, and the `on_retry` hook."""
 
 from __future__ import annotations
 
@@ -41,17 +41,19 @@ RECORD = CallRecord(
 
 
 @pytest.fixture(autouse=True)
-def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """The log, from INFO up."""
+def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """The captured log, from level INFO."""
     caplog.set_level(logging.INFO, "otel_connector")
     return caplog
 
 
-def test_the_lines(told: pytest.LogCaptureFixture, clock: FakeClock) -> None:
+def test_a_retry_is_logged_as_info_and_a_failed_call_as_warning(
+    caplog: pytest.LogCaptureFixture, clock: FakeClock
+) -> None:
     journal = Journal(None, clock.monotonic_ns)
     journal.retrying("h:80", ATTEMPT)
     journal.failed("h:80", RECORD, 3)
-    assert [(record.name, record.levelname, record.getMessage()) for record in told.records] == [
+    assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
         (
             "otel_connector.calls",
             "INFO",
@@ -65,57 +67,63 @@ def test_the_lines(told: pytest.LogCaptureFixture, clock: FakeClock) -> None:
     ]
 
 
-def test_five_lines_a_minute_for_each_host_and_level(told: pytest.LogCaptureFixture, clock: FakeClock) -> None:
+def test_at_most_five_lines_a_minute_are_logged_for_each_host_and_level(
+    caplog: pytest.LogCaptureFixture, clock: FakeClock
+) -> None:
     journal = Journal(None, clock.monotonic_ns)
 
-    def tell() -> list[str]:
-        told.clear()
+    def log_failures() -> list[str]:
+        caplog.clear()
         for host in ("dead:80", "other:80"):
             for _ in range(100 if host == "dead:80" else 2):
                 journal.retrying(host, ATTEMPT)
                 journal.failed(host, RECORD, 3)
-        return told.messages
+        return caplog.messages
 
-    lines = tell()
+    lines = log_failures()
     assert len(lines) == 2 * 5 + 2 * 2
     assert not [line for line in lines if "more like it" in line]
     clock.advance(59.9)
-    assert len(tell()) == 2 * 2, "the minute is not over"
+    assert len(log_failures()) == 2 * 2, "the minute is not over"
     clock.advance(0.1)
-    lines = tell()
+    lines = log_failures()
     assert len(lines) == 2 * 5 + 2 * 2
     assert [line.partition("; ")[2] for line in lines if ";" in line] == ["195 more like it were not logged"] * 2
     clock.advance(60)
-    assert [line.partition("; ")[2] for line in tell() if ";" in line] == ["95 more like it were not logged"] * 2
+    assert [line.partition("; ")[2] for line in log_failures() if ";" in line] == [
+        "95 more like it were not logged"
+    ] * 2
 
 
-def test_what_nobody_listens_to_is_neither_made_nor_counted(told: pytest.LogCaptureFixture, clock: FakeClock) -> None:
+def test_lines_below_the_log_level_are_not_counted(caplog: pytest.LogCaptureFixture, clock: FakeClock) -> None:
     journal = Journal(None, clock.monotonic_ns)
-    told.set_level(logging.WARNING, "otel_connector")
+    caplog.set_level(logging.WARNING, "otel_connector")
     for _ in range(10):
         journal.retrying("h:80", ATTEMPT)
     assert journal._windows == {}
-    told.set_level(logging.INFO, "otel_connector")
+    caplog.set_level(logging.INFO, "otel_connector")
     journal.retrying("h:80", ATTEMPT)
-    assert len(told.records) == 1
+    assert len(caplog.records) == 1
 
 
-def test_many_dead_hosts_do_not_flood_the_log_either(
-    monkeypatch: pytest.MonkeyPatch, told: pytest.LogCaptureFixture, clock: FakeClock
+def test_the_number_of_lines_is_bounded_for_many_unreachable_hosts(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, clock: FakeClock
 ) -> None:
     monkeypatch.setattr(_journal, "_HOSTS", 3)
     journal = Journal(None, clock.monotonic_ns)
     for number in range(8):
         journal.failed(f"{number}:80", RECORD, 1)
-    assert len(told.messages) == 3 + 5, "the ones beyond share the lines of one"
+    assert len(caplog.messages) == 3 + 5, "the hosts beyond the limit share the lines of one host"
     for _ in range(3):
         clock.advance(61)
         journal.failed("8:80", RECORD, 1)
-    assert [host for host, _ in journal._windows] == ["1:80", "2:80", "", "8:80"], "whose minute is over goes"
+    assert [host for host, _ in journal._windows] == ["1:80", "2:80", "", "8:80"], (
+        "hosts whose minute is over are forgotten"
+    )
 
 
-async def test_the_hook_sees_every_attempt_that_another_follows(
-    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK, told: pytest.LogCaptureFixture
+async def test_the_hook_gets_every_attempt_that_is_retried(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.script("/x", [503, retry_after(7, 429), truncated(16, 64), ok])
     seen = list[Attempt]()
@@ -130,16 +138,16 @@ async def test_the_hook_sees_every_attempt_that_another_follows(
     record = log.only()
     assert {(each.call_id, each.project, each.url) for each in seen} == {(record.call_id, "P", record.url)}
     assert record.url == server.url("/x", token="REDACTED")
-    assert [each.duration for each in seen] == [0, 0, 0], "on the connector's clock, the waits not included"
-    assert [entry.levelname for entry in told.records] == ["INFO"] * 3
-    assert told.messages[1] == (
+    assert [each.duration for each in seen] == [0, 0, 0], "measured by the clock of the connector, without the waits"
+    assert [entry.levelname for entry in caplog.records] == ["INFO"] * 3
+    assert caplog.messages[1] == (
         f"GET {record.url}: attempt 2 failed, next in 7.000 s: {seen[1].error} (call_id {record.call_id})"
     )
-    assert "hunter2" not in told.text
+    assert "hunter2" not in caplog.text
 
 
-async def test_the_last_attempt_is_not_the_hooks_but_the_logs(
-    server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock, told: pytest.LogCaptureFixture
+async def test_the_last_attempt_is_logged_and_not_passed_to_the_hook(
+    server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.script("/x", 503)
     seen = list[Attempt]()
@@ -147,50 +155,52 @@ async def test_the_last_attempt_is_not_the_hooks_but_the_logs(
     with pytest.raises(HTTPStatusError) as caught:
         await subject.get(session, server.url("/x"), "P")
     assert [each.number for each in seen] == [1, 2]
-    assert [entry.levelname for entry in told.records] == ["INFO", "INFO", "WARNING"]
-    assert told.messages[2] == (
+    assert [entry.levelname for entry in caplog.records] == ["INFO", "INFO", "WARNING"]
+    assert caplog.messages[2] == (
         f"GET {server.url('/x')} failed after 3 attempts in 0.750 s: HTTPStatusError: {caught.value} "
         f"(call_id {caught.value.call_id})"
     )
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, asyncio.CancelledError, SystemExit])
-async def test_a_hook_that_raises_is_logged_and_changes_nothing(
+async def test_an_exception_of_the_hook_is_logged_and_the_call_continues(
     kind: type[BaseException],
     server: FaultServer,
     session: aiohttp.ClientSession,
     log: Log,
     clock: FakeClock,
-    told: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def broken(attempt: Attempt) -> None:
+    def raising_hook(attempt: Attempt) -> None:
         raise kind("hook")
 
     server.script("/x", [503, 503, ok])
-    subject = AsyncConnector(log.path, on_retry=broken, clock=clock)
+    subject = AsyncConnector(log.path, on_retry=raising_hook, clock=clock)
     assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
     assert log.only().success
-    warned = [entry for entry in told.records if entry.levelno == logging.WARNING]
+    warned = [entry for entry in caplog.records if entry.levelno == logging.WARNING]
     assert [entry.getMessage() for entry in warned] == ["on_retry raised; the call goes on"] * 2
     assert warned[0].exc_info is not None
     assert isinstance(warned[0].exc_info[1], kind)
 
 
-def test_a_hook_that_always_raises_does_not_flood_the_log(told: pytest.LogCaptureFixture, clock: FakeClock) -> None:
-    def broken(attempt: Attempt) -> None:
+def test_exceptions_of_the_hook_are_logged_at_most_five_times_a_minute(
+    caplog: pytest.LogCaptureFixture, clock: FakeClock
+) -> None:
+    def raising_hook(attempt: Attempt) -> None:
         raise RuntimeError("hook")
 
-    journal = Journal(broken, clock.monotonic_ns)
+    journal = Journal(raising_hook, clock.monotonic_ns)
     for _ in range(20):
         journal.retrying("h:80", ATTEMPT)
-    assert len([line for line in told.messages if line.startswith("on_retry raised")]) == 5
+    assert len([line for line in caplog.messages if line.startswith("on_retry raised")]) == 5
     clock.advance(60)
     journal.retrying("h:80", ATTEMPT)
-    assert told.messages[-1] == "on_retry raised; the call goes on; 15 more like it were not logged"
+    assert caplog.messages[-1] == "on_retry raised; the call goes on; 15 more like it were not logged"
 
 
-async def test_a_cancelled_call_is_no_failure_to_tell_of(
-    server: FaultServer, session: aiohttp.ClientSession, told: pytest.LogCaptureFixture
+async def test_a_cancelled_call_is_not_logged_as_a_failure(
+    server: FaultServer, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
     held = hold()
     server.script("/x", held.step)
@@ -199,11 +209,11 @@ async def test_a_cancelled_call_is_no_failure_to_tell_of(
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert told.records == []
+    assert caplog.records == []
 
 
-async def test_a_dead_host_does_not_flood_the_log(
-    session: aiohttp.ClientSession, log: Log, clock: FakeClock, told: pytest.LogCaptureFixture
+async def test_the_number_of_lines_is_bounded_for_an_unreachable_host(
+    session: aiohttp.ClientSession, log: Log, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with FaultServer() as server:
         url = server.url("/x")
@@ -211,23 +221,23 @@ async def test_a_dead_host_does_not_flood_the_log(
     for _ in range(50):
         await subject.get(session, url, "P", default=None)
     assert len(log.records()) == 50
-    assert [entry.levelname for entry in told.records].count("INFO") == 5
-    assert [entry.levelname for entry in told.records].count("WARNING") == 5
+    assert [entry.levelname for entry in caplog.records].count("INFO") == 5
+    assert [entry.levelname for entry in caplog.records].count("WARNING") == 5
 
 
 @pytest.mark.parametrize("value", [5, "print", [print]])
-def test_a_bad_hook_is_named(value: object) -> None:
+def test_a_hook_that_is_not_callable_is_refused(value: object) -> None:
     with pytest.raises(TypeError, match=r"^on_retry must be callable, not "):
         AsyncConnector(None, on_retry=value)  # type: ignore[arg-type]
 
 
-class Awaited:
-    """A hook that is called to make a coroutine, which nobody would await."""
+class AsyncHook:
+    """A hook whose `__call__` is a coroutine function."""
 
     async def __call__(self, attempt: Attempt) -> None:
         pass
 
 
-def test_a_hook_to_be_awaited_is_refused() -> None:
+def test_an_asynchronous_hook_is_refused() -> None:
     with pytest.raises(TypeError, match=r"^on_retry must be a plain function, not a coroutine function"):
-        AsyncConnector(None, on_retry=Awaited())
+        AsyncConnector(None, on_retry=AsyncHook())

@@ -1,7 +1,7 @@
-"""A call that is cancelled at any of its awaits, one after the other, until it completes untouched.
+"""Cancellation of a call at each of its awaits in turn, until the call completes before it is cancelled.
 
-The call is stepped by hand: `Stepped` hands on what its coroutine waits for, and counts. So the cancellation is sure to
-come at the k-th suspension and not a moment before or after, and no await of a call can be forgotten.
+`Stepped` runs the coroutine step by step, forwards the futures that it waits for, and counts them. So the cancellation
+comes exactly at the k-th suspension, and no await of a call is missed.
 """
 
 from __future__ import annotations
@@ -33,17 +33,18 @@ from otel_connector.testing import (
 )
 
 BODY = {"ok": True}
-FEW = 3
-"""Suspensions that every call has at least: connecting, the headers, the body."""
+REASON = "cancelled by the test"
+FEWEST_SUSPENSIONS = 3
+"""Suspensions that every call has: connecting, the headers, the body."""
 
 
 class Stepped:
-    """An awaitable that runs a coroutine, and has its task cancelled at one of the coroutine's suspensions.
+    """An awaitable that runs a coroutine and cancels its task at one of the coroutine's suspensions.
 
     Args:
-        coroutine: What to run.
-        cancel_at: Which suspension, from 1.
-        after_wake: True cancels when the task has been woken already, but has not run again yet.
+        coroutine: The coroutine to run.
+        cancel_at: The number of the suspension, from 1.
+        after_wake: Whether to cancel after the task has been woken and before it runs again.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], cancel_at: int, *, after_wake: bool) -> None:
@@ -64,7 +65,7 @@ class Stepped:
                     self._cancel(task, waited_for)
                 try:
                     answer = yield waited_for
-                except BaseException as error:  # noqa: BLE001 - whatever is thrown in belongs to the coroutine
+                except BaseException as error:  # noqa: BLE001 - every exception is passed to the coroutine
                     waited_for = awaiting.throw(error)
                 else:
                     waited_for = awaiting.send(answer)
@@ -73,22 +74,22 @@ class Stepped:
 
     def _cancel(self, task: asyncio.Task[Any], waited_for: Any) -> None:
         if self._after_wake and isinstance(waited_for, asyncio.Future):
-            # Before the task's own callback: when this runs, the future is done and the task not yet awake
-            waited_for.add_done_callback(lambda _: task.cancel("enough"))
+            # Added before the task's own callback: it runs when the future is done and the task does not run yet
+            waited_for.add_done_callback(lambda _: task.cancel(REASON))
         else:
-            # Not at once: a task is cancelled while it waits, and it begins to wait after this
-            asyncio.get_running_loop().call_soon(task.cancel, "enough")
+            # Not immediately: the task starts to wait after this, and must be cancelled while it waits
+            asyncio.get_running_loop().call_soon(task.cancel, REASON)
 
 
 @dataclass
-class Scene:
-    """What one call meets.
+class Scenario:
+    """The server's script and the options of one call.
 
     Attributes:
         script: Paths and their steps.
         options: Further arguments of the connector.
-        pool: How many connections the session has.
-        neighbour: Whether another call has the pool's only connection first, and another waits behind.
+        pool: The connection limit of the session.
+        neighbour: Whether a call before it holds the pool's only connection, and a call after it waits for one.
     """
 
     script: dict[str, Any]
@@ -97,8 +98,8 @@ class Scene:
     neighbour: bool = False
 
 
-class Gate(asyncio.Semaphore):
-    """A limiter whose way out is an await, too."""
+class SlowExitLimiter(asyncio.Semaphore):
+    """A limiter whose exit awaits, too."""
 
     async def __aexit__(self, *exc_info: object) -> None:
         try:
@@ -107,20 +108,20 @@ class Gate(asyncio.Semaphore):
             self.release()
 
 
-SCENES = {
-    "plain": Scene({"/x": json_body(BODY)}),
-    "body in two parts": Scene({"/x": slow_body(0.01)}),
-    "redirect": Scene({"/x": redirect("/y"), "/y": redirect("/z"), "/z": ok}),
-    "retry": Scene({"/x": [503, respond(502), ok]}),
-    "retry after": Scene({"/x": [retry_after(3), ok]}),
-    "attempt spans": Scene({"/x": [503, ok]}, lambda: {"attempt_spans": True}),
-    "limiter": Scene({"/x": [503, ok]}, lambda: {"rate_limiter": asyncio.Semaphore(1)}),
-    "limiter that is slow to leave": Scene({"/x": [503, ok]}, lambda: {"rate_limiter": Gate(1)}),
-    "adaptive concurrency": Scene({"/x": [429, ok]}, lambda: {"adaptive_concurrency": 1}),
-    "deadline": Scene({"/x": [503, ok]}, lambda: {"deadline": 3600}),
-    "budget": Scene({"/x": [503, ok]}, lambda: {"retry_budget": RetryBudget()}),
-    "pool of one": Scene({"/x": [503, ok], "/n": ok}, pool=1, neighbour=True),
-    "pool of one and a limiter": Scene(
+SCENARIOS = {
+    "plain": Scenario({"/x": json_body(BODY)}),
+    "body in two parts": Scenario({"/x": slow_body(0.01)}),
+    "redirect": Scenario({"/x": redirect("/y"), "/y": redirect("/z"), "/z": ok}),
+    "retry": Scenario({"/x": [503, respond(502), ok]}),
+    "retry after": Scenario({"/x": [retry_after(3), ok]}),
+    "attempt spans": Scenario({"/x": [503, ok]}, lambda: {"attempt_spans": True}),
+    "limiter": Scenario({"/x": [503, ok]}, lambda: {"rate_limiter": asyncio.Semaphore(1)}),
+    "limiter with a slow exit": Scenario({"/x": [503, ok]}, lambda: {"rate_limiter": SlowExitLimiter(1)}),
+    "adaptive concurrency": Scenario({"/x": [429, ok]}, lambda: {"adaptive_concurrency": 1}),
+    "deadline": Scenario({"/x": [503, ok]}, lambda: {"deadline": 3600}),
+    "budget": Scenario({"/x": [503, ok]}, lambda: {"retry_budget": RetryBudget()}),
+    "pool of one": Scenario({"/x": [503, ok], "/n": ok}, pool=1, neighbour=True),
+    "pool of one and a limiter": Scenario(
         {"/x": [503, ok], "/n": ok}, lambda: {"rate_limiter": asyncio.Semaphore(1), "deadline": 3600}, 1, neighbour=True
     ),
 }
@@ -128,14 +129,14 @@ SCENES = {
 
 @asynccontextmanager
 async def neighbours(
-    scene: Scene, subject: AsyncConnector, session: aiohttp.ClientSession, url: str
+    scenario: Scenario, subject: AsyncConnector, session: aiohttp.ClientSession, url: str
 ) -> AsyncIterator[None]:
-    """Have a call before and a call behind the one that is cancelled; both must come through."""
-    if not scene.neighbour:
+    """Make a call before and a call after the one that is cancelled. Both must succeed."""
+    if not scenario.neighbour:
         yield
         return
     before = asyncio.ensure_future(subject.get(session, url, "neighbour"))
-    await asyncio.sleep(0)  # it has the connection now
+    await asyncio.sleep(0)  # the first call takes the connection
     behind: list[asyncio.Task[Any]] = []
     asyncio.get_running_loop().call_soon(
         lambda: behind.append(asyncio.ensure_future(subject.get(session, url, "neighbour")))
@@ -144,7 +145,7 @@ async def neighbours(
     assert [await before, await behind[0]] == [BODY, BODY]
 
 
-def everything_is_free(subject: AsyncConnector, connector: aiohttp.BaseConnector) -> None:
+def assert_everything_released(subject: AsyncConnector, connector: aiohttp.BaseConnector) -> None:
     assert not connector._acquired
     pool = _pools[connector]
     assert all(slots.idle for slots in [pool._all, *pool._hosts.values()])
@@ -156,41 +157,41 @@ def everything_is_free(subject: AsyncConnector, connector: aiohttp.BaseConnector
 
 
 async def outcome_of(stepped: Stepped) -> Any:
-    """Return the call's value, or the cancellation as it comes out of it: `asyncio.gather` would make a new one."""
+    """Return the value or the CancelledError of the call itself; `asyncio.gather` would create a new one."""
     try:
         return await stepped
     except asyncio.CancelledError as error:
         return error
 
 
-async def cancelled_at(k: int, scene: Scene, server: FaultServer, log: Log, *, after_wake: bool) -> bool:
-    """Make the call and cancel it at its k-th suspension; return whether it had that many."""
-    for path, steps in scene.script.items():
+async def cancelled_at(k: int, scenario: Scenario, server: FaultServer, log: Log, *, after_wake: bool) -> bool:
+    """Make the call and cancel it at its k-th suspension. Return whether it had that many suspensions."""
+    for path, steps in scenario.script.items():
         server.script(path, steps)
     log.path.unlink(missing_ok=True)
     sdk = SDK()
-    subject = AsyncConnector(log.path, n_tries=3, timeout=30, clock=FakeClock(), **sdk.providers, **scene.options())
+    subject = AsyncConnector(log.path, n_tries=3, timeout=30, clock=FakeClock(), **sdk.providers, **scenario.options())
     async with leaves_nothing():
-        connector = aiohttp.TCPConnector(limit=scene.pool)
+        connector = aiohttp.TCPConnector(limit=scenario.pool)
         async with (
             aiohttp.ClientSession(connector=connector) as session,
-            neighbours(scene, subject, session, server.url("/n")),
+            neighbours(scenario, subject, session, server.url("/n")),
         ):
             stepped = Stepped(subject.get(session, server.url("/x"), "P"), k, after_wake=after_wake)
 
             outcome = await asyncio.ensure_future(outcome_of(stepped))
-            if not scene.neighbour:
-                everything_is_free(subject, connector)
-        everything_is_free(subject, connector)
+            if not scenario.neighbour:
+                assert_everything_released(subject, connector)
+        assert_everything_released(subject, connector)
     await subject.aclose()
-    check(outcome, stepped.suspensions >= k, log, sdk)
+    check_row_and_span(outcome, stepped.suspensions >= k, log, sdk)
     sdk.tracer_provider.shutdown()
     sdk.meter_provider.shutdown()
     return stepped.suspensions >= k
 
 
-def check(outcome: Any, reached: bool, log: Log, sdk: SDK) -> None:
-    """One row and one span, which tell of the cancellation if it came."""
+def check_row_and_span(outcome: Any, reached: bool, log: Log, sdk: SDK) -> None:
+    """Check that the call has one row and one span, which report the cancellation of a cancelled call."""
     (record,) = [record for record in log.records() if record.project == "P"]
     spans = [
         span
@@ -201,20 +202,22 @@ def check(outcome: Any, reached: bool, log: Log, sdk: SDK) -> None:
     assert span.status.status_code is StatusCode.UNSET
     if isinstance(outcome, asyncio.CancelledError):
         assert type(outcome) is asyncio.CancelledError
-        assert outcome.args == ("enough",)
+        assert outcome.args == (REASON,)
         assert not record.success
         assert record.error.startswith("CancelledError")
     else:
-        # One that comes with the last wake-up of all may find the call complete
+        # A cancellation after the last wake-up may find the call complete
         assert outcome == BODY
         assert record.success
 
 
 @pytest.mark.parametrize("after_wake", [False, True], ids=["waiting", "woken"])
-@pytest.mark.parametrize("name", SCENES)
-async def test_every_await(name: str, after_wake: bool, server: FaultServer, log: Log) -> None:
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_a_call_cancelled_at_any_await_releases_everything_and_is_logged(
+    name: str, after_wake: bool, server: FaultServer, log: Log
+) -> None:
     k = 1
-    while await cancelled_at(k, SCENES[name], server, log, after_wake=after_wake):
+    while await cancelled_at(k, SCENARIOS[name], server, log, after_wake=after_wake):
         k += 1
         assert k < 200, "the call never completes"
-    assert k > FEW
+    assert k > FEWEST_SUSPENSIONS

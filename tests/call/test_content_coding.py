@@ -1,4 +1,4 @@
-"""Content codings: what the reference libraries compress comes back, in any pieces, and nothing less passes for it."""
+"""Content codings: bodies from the reference libraries are decoded; truncated and corrupt ones raise an error."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ENCODERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 BODY = bytes(range(256)) * 40
 
 
-def undone(names: Sequence[str], pieces: Sequence[bytes]) -> bytes:
+def decoded(names: Sequence[str], pieces: Sequence[bytes]) -> bytes:
     codings = ContentCodings(names)
     body = b"".join(made for piece in pieces for made in codings.undo(piece))
     codings.finish()
@@ -55,7 +55,9 @@ def undone(names: Sequence[str], pieces: Sequence[bytes]) -> bytes:
     st.integers(1, 40),
     st.lists(st.integers(1, 50), min_size=1),
 )
-def test_round_trip_in_any_pieces(kinds: list[str], part: bytes, times: int, sizes: list[int]) -> None:
+def test_compressed_bodies_are_decoded_from_pieces_of_any_size(
+    kinds: list[str], part: bytes, times: int, sizes: list[int]
+) -> None:
     data = wire = part * times
     for kind in kinds:
         wire = ENCODERS[kind][1](wire)
@@ -65,53 +67,53 @@ def test_round_trip_in_any_pieces(kinds: list[str], part: bytes, times: int, siz
         size = sizes[len(pieces) % len(sizes)]
         pieces.append(wire[start : start + size])
         start += size
-    assert undone([ENCODERS[kind][0] for kind in kinds], pieces) == data
+    assert decoded([ENCODERS[kind][0] for kind in kinds], pieces) == data
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_no_beginning_passes_for_the_whole(kind: str) -> None:
+def test_a_stream_truncated_at_any_byte_raises_body_truncated(kind: str) -> None:
     name, encode = ENCODERS[kind]
     wire = encode(b"a whole body")
     for end in range(1, len(wire)):
         with pytest.raises(BodyTruncated, match=f"before its {name} stream did"):
-            undone([name], [wire[:end]])
-    assert undone([name], [wire]) == b"a whole body"
-    assert undone([name], []) == b"", "an answer without a body has no stream either"
+            decoded([name], [wire[:end]])
+    assert decoded([name], [wire]) == b"a whole body"
+    assert decoded([name], []) == b"", "a response without a body has no stream"
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_what_is_no_such_stream(kind: str) -> None:
+def test_a_corrupt_stream_or_data_after_its_end_raises_decode_failed(kind: str) -> None:
     name, encode = ENCODERS[kind]
     with pytest.raises(DecodeFailed, match=f"^{name}: "):
-        undone([name], [b"\xff\xff<html>this was never compressed</html>" * 10])
+        decoded([name], [b"\xff\xff<html>this was never compressed</html>" * 10])
     with pytest.raises(DecodeFailed, match=f"^{name}: "):
-        undone([name], [encode(BODY), b"and more"])
+        decoded([name], [encode(BODY), b"and more"])
     with pytest.raises(DecodeFailed, match=f"^{name}: "):
-        undone([name], [encode(BODY) + b"and more"])
+        decoded([name], [encode(BODY) + b"and more"])
 
 
 @pytest.mark.parametrize("name", ["gzip", "zstd"])
-def test_several_members(name: str) -> None:
-    """RFC 1952, section 2.2, and RFC 8878, section 3.1: one after another they are one stream."""
+def test_several_members_are_decoded_as_one_stream(name: str) -> None:
+    """RFC 1952, section 2.2, and RFC 8878, section 3.1: a stream consists of one or more members."""
     encode = ENCODERS[name][1]
     members = [encode(b"%d," % number) for number in range(1_024)]
     expected = b"".join(b"%d," % number for number in range(1_024))
-    assert undone([name], members) == undone([name], [b"".join(members)]) == expected
+    assert decoded([name], members) == decoded([name], [b"".join(members)]) == expected
     with pytest.raises(DecodeFailed, match="more than 1024 streams"):
-        undone([name], [*members, encode(b"")])
+        decoded([name], [*members, encode(b"")])
     with pytest.raises(BodyTruncated):
-        undone([name], [*members[:3], members[3][:-1]])
+        decoded([name], [*members[:3], members[3][:-1]])
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_pieces_are_small(kind: str) -> None:
+def test_the_size_of_the_decoded_pieces_is_bounded(kind: str) -> None:
     name, encode = ENCODERS[kind]
     sizes = [len(piece) for piece in ContentCodings([name]).undo(encode(bytes(2**22)))]
     assert sum(sizes) == 2**22
     assert max(sizes) <= 2**18
 
 
-def test_windows_are_told_before_they_are_filled() -> None:
+def test_the_size_of_a_window_is_known_before_it_is_filled() -> None:
     noise = random.Random(1).randbytes(2**18)
     for log in range(10, 25):
         codings = ContentCodings(["br"])
@@ -127,18 +129,18 @@ def test_windows_are_told_before_they_are_filled() -> None:
         assert max(windows) == (2**log - 2**21 if log > 22 else 0), log
     compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 24})
     with pytest.raises(DecodeFailed, match="zstd: "):
-        undone(["zstd"], [compressor.compress(bytes(2**24)) + compressor.flush()])
+        decoded(["zstd"], [compressor.compress(bytes(2**24)) + compressor.flush()])
     in_one_byte = ContentCodings(["zstd"])
     assert b"".join(made for byte in zstd.compress(BODY) for made in in_one_byte.undo(bytes([byte]))) == BODY
 
 
-def test_the_windows_that_a_first_byte_asks_for() -> None:
-    """RFC 7932, section 9.1: WBITS and its codes, read from the right."""
+def test_the_size_of_a_brotli_window_is_read_from_the_first_byte() -> None:
+    """RFC 7932, section 9.1: the codes of WBITS, read from the right."""
     codes = {"0": 16, "0000001": 17, "0011": 18, "0101": 19, "0111": 20, "1001": 21, "1011": 22, "1101": 23, "1111": 24}
     codes |= {f"{bits - 8:03b}0001": bits for bits in range(10, 16)}
     for code, bits in codes.items():
         assert _brotli_window(int(code, 2)) == 2**bits
-        assert _brotli_window(int(f"{'1' * (8 - len(code))}{code}", 2)) == 2**bits, "what follows says nothing"
+        assert _brotli_window(int(f"{'1' * (8 - len(code))}{code}", 2)) == 2**bits, "the other bits do not matter"
 
 
 @pytest.mark.parametrize(
@@ -156,37 +158,37 @@ def test_the_windows_that_a_first_byte_asks_for() -> None:
         ([""], []),
     ],
 )
-def test_names(values: list[str], expected: list[str]) -> None:
+def test_header_values_are_parsed_into_content_codings(values: list[str], expected: list[str]) -> None:
     assert content_codings(values) == expected
 
 
-def test_too_many_codings() -> None:
+def test_more_than_five_content_codings_are_refused() -> None:
     with pytest.raises(DecodeFailed, match="6 content codings"):
         ContentCodings(["gzip"] * 6)
 
 
-def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_coding_without_an_installed_decoder_raises_decode_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("brotli", "brotlicffi"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(DecodeFailed, match="br: nothing installed decodes it; pip install brotli"):
-        undone(["br"], [brotli.compress(BODY)])
+        decoded(["br"], [brotli.compress(BODY)])
 
 
-def test_a_brotli_that_cannot_be_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it was before 1.2: what it makes of a few bytes has no limit."""
+def test_a_brotli_version_without_an_output_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before version 1.2, the output for a few bytes has no limit."""
 
-    class Old:
+    class OldBrotli:
         class Decompressor:
             def process(self, data: bytes) -> bytes:
                 raise AssertionError("it must not be used")
 
-    monkeypatch.setitem(sys.modules, "brotlicffi", Old)
+    monkeypatch.setitem(sys.modules, "brotlicffi", OldBrotli)
     with pytest.raises(DecodeFailed, match=r"pip install 'brotli>=1\.2'"):
-        undone(["br"], [brotli.compress(BODY)])
+        decoded(["br"], [brotli.compress(BODY)])
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-async def test_cut_with_a_matching_length_is_tried_again(
+async def test_a_truncated_stream_with_a_matching_content_length_is_retried(
     kind: str, server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     name, encode = ENCODERS[kind]
@@ -201,7 +203,9 @@ async def test_cut_with_a_matching_length_is_tried_again(
     assert subject.stats().resends == 2
 
 
-async def test_one_coding_over_another(server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+async def test_two_content_codings_are_decoded_in_reverse_order(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
     wire = brotli.compress(gzip.compress(b'{"a": 1}'))
     server.script("/x", respond(body=wire, headers=[("Content-Encoding", "gzip"), ("Content-Encoding", "br")]))
     subject = AsyncConnector(log.path, n_tries=1)
@@ -209,7 +213,7 @@ async def test_one_coding_over_another(server: FaultServer, session: aiohttp.Cli
     assert log.only().response_size == 8
 
 
-async def test_a_session_that_leaves_bodies_compressed(server: FaultServer, log: Log) -> None:
+async def test_auto_decompress_of_the_session_applies_unless_the_call_sets_it(server: FaultServer, log: Log) -> None:
     wire = gzip.compress(BODY)
     server.script("/x", respond(body=wire, headers=[("Content-Encoding", "gzip")]))
     subject = AsyncConnector(log.path, n_tries=1)
@@ -218,7 +222,7 @@ async def test_a_session_that_leaves_bodies_compressed(server: FaultServer, log:
         assert await subject.get(session, server.url("/x"), "P", decode=bytes, auto_decompress=True) == BODY
 
 
-async def test_a_large_window_is_filled_outside_the_loop(
+async def test_a_large_window_counts_towards_max_body_bytes(
     server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     body = random.Random(1).randbytes(1_000) * 20_000

@@ -1,4 +1,4 @@
-"""`deadline` bounds the whole call: queue, limiter, pause, attempts and waits; and says so with a row."""
+"""`deadline` bounds the whole call: queue, limiter, pause, attempts and waits. A call that exceeds it is logged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 from support.logs import Log
-from support.loop_and_memory import free_again
+from support.loop_and_memory import is_idle
 from support.sdk import SDK
 
 from otel_connector import (
@@ -31,15 +31,15 @@ from otel_connector._pacing import Place
 from otel_connector._transport import bounded_by
 from otel_connector.testing import FakeClock, FaultServer, drip, hold, hold_in_body, ok, retry_after, silent, slow_body
 
-MARGIN = 2.0  # seconds that a shared machine may take longer; what is told apart here would take 10 and more
+MARGIN = 2.0  # seconds that a busy machine may take longer; without the deadline a call would take 10 s or more
 
 
 async def ends_in_time(call: Awaitable[Any], deadline: float, least: float | None = None) -> DeadlineExceeded:
-    """Return the error of a call that must end at its deadline, or at once if `least` is 0."""
-    begun = time.perf_counter()
+    """Return the error of a call that must end at its deadline, or immediately if `least` is 0."""
+    started = time.perf_counter()
     with pytest.raises(DeadlineExceeded) as caught:
         await call
-    took = time.perf_counter() - begun
+    took = time.perf_counter() - started
     assert (deadline if least is None else least) - 0.01 <= took <= deadline + MARGIN
     assert isinstance(caught.value, TimeoutError)
     return caught.value
@@ -61,7 +61,7 @@ def assert_row(log: Log, sdk: SDK, error: ConnectorError) -> None:
     ],
     ids=str,
 )
-async def test_in_the_middle_of_an_attempt(
+async def test_the_deadline_ends_an_attempt_in_progress(
     step: Any, text: str, server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     server.script("/x", step)
@@ -72,10 +72,12 @@ async def test_in_the_middle_of_an_attempt(
     assert error.attempts == 1
     assert_row(log, sdk, error)
     assert log.only().delta_t < 0.3 + MARGIN
-    assert free_again(session)
+    assert is_idle(session)
 
 
-async def test_in_a_later_attempt(server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+async def test_the_deadline_ends_a_later_attempt(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
     server.script("/x", [503, silent])
     policy = RetryPolicy(backoff=0.001)
     subject = AsyncConnector(log.path, timeout=0.8, deadline=1.2, retry=policy, **sdk.providers)
@@ -84,7 +86,7 @@ async def test_in_a_later_attempt(server: FaultServer, session: aiohttp.ClientSe
     assert_row(log, sdk, error)
 
 
-async def test_a_finer_limit_of_an_attempt_is_not_the_deadline(
+async def test_a_socket_timeout_before_the_deadline_is_retried(
     server: FaultServer, session: aiohttp.ClientSession
 ) -> None:
     server.script("/x", [silent, ok])
@@ -93,8 +95,10 @@ async def test_a_finer_limit_of_an_attempt_is_not_the_deadline(
     assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
 
 
-async def test_an_attempt_without_a_limit_has_the_deadline(server: FaultServer, session: aiohttp.ClientSession) -> None:
-    """Aiohttp takes a total of 0 for none."""
+async def test_an_attempt_without_a_timeout_ends_at_the_deadline(
+    server: FaultServer, session: aiohttp.ClientSession
+) -> None:
+    """For aiohttp a total of 0 means no timeout."""
     server.script("/x", silent)
     for total in (0, None):
         subject = AsyncConnector(None, timeout=aiohttp.ClientTimeout(total=total), deadline=0.2)
@@ -102,18 +106,18 @@ async def test_an_attempt_without_a_limit_has_the_deadline(server: FaultServer, 
         assert str(error).startswith("0.2 s passed: no response within 0.")
 
 
-async def test_an_attempt_that_ends_just_before_the_deadline_is_not_rounded_up(
+async def test_a_timeout_above_five_seconds_is_not_rounded_up(
     server: FaultServer, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By itself aiohttp rounds what is above 5 s up to whole seconds, also past the deadline."""
+    """By default aiohttp rounds timeouts above 5 s up to whole seconds, even past the deadline."""
     limits = list[aiohttp.ClientTimeout]()
     request = aiohttp.ClientSession._request
 
-    async def watched(self: aiohttp.ClientSession, *arguments: Any, **options: Any) -> Any:
-        limits.append(options["timeout"])  # what aiohttp is asked for; to wait for it would take 5 s
+    async def recording_request(self: aiohttp.ClientSession, *arguments: Any, **options: Any) -> Any:
+        limits.append(options["timeout"])  # checked here, because waiting for it would take 5 s
         return await request(self, *arguments, **options)
 
-    monkeypatch.setattr(aiohttp.ClientSession, "_request", watched)
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", recording_request)
     server.script("/x", ok)
     cases: list[tuple[Any, float | None]] = [(5.5, None), (5.5, 5.6), (aiohttp.ClientTimeout(total=5.5), 5.6)]
     for timeout, deadline in cases:
@@ -122,7 +126,7 @@ async def test_an_attempt_that_ends_just_before_the_deadline_is_not_rounded_up(
     assert all(limit.ceil_threshold > 1e300 for limit in limits)
 
 
-async def test_a_pause_that_another_call_brings_leaves_the_last_attempts_error(
+async def test_a_pause_caused_by_another_call_ends_the_call_with_the_error_of_its_last_attempt(
     server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
     server.script("/x", 500)
@@ -136,10 +140,10 @@ async def test_a_pause_that_another_call_brings_leaves_the_last_attempts_error(
     with pytest.raises(HTTPStatusError) as caught:
         await subject.get(session, server.url("/x"), "P")
     assert (caught.value.status, caught.value.attempts) == (500, 1)
-    assert isinstance(caught.value.__context__, DeadlineExceeded), "which says why there was no further one"
+    assert isinstance(caught.value.__context__, DeadlineExceeded), "it states why there was no further attempt"
 
 
-async def test_in_the_queue_of_the_pool(server: FaultServer, log: Log, sdk: SDK) -> None:
+async def test_the_deadline_ends_the_wait_for_a_connection(server: FaultServer, log: Log, sdk: SDK) -> None:
     held = hold()
     server.script("/x", held.step)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
@@ -151,10 +155,12 @@ async def test_in_the_queue_of_the_pool(server: FaultServer, log: Log, sdk: SDK)
         assert_row(log, sdk, error)
         held.release()
         assert await holding == {"ok": True}
-        assert await subject.get(session, server.url("/x"), "P") == {"ok": True}, "its place is free again"
+        assert await subject.get(session, server.url("/x"), "P") == {"ok": True}, "its slot is free again"
 
 
-async def test_in_the_rate_limiter(server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+async def test_the_deadline_ends_the_wait_for_the_rate_limiter(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
     server.script("/x", ok)
     limiter = asyncio.Lock()
     await limiter.acquire()
@@ -165,8 +171,8 @@ async def test_in_the_rate_limiter(server: FaultServer, session: aiohttp.ClientS
     assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
 
 
-class NeverLets:
-    """A limiter that is not left before somebody cancels that."""
+class HangingExitLimiter:
+    """A limiter whose exit hangs until it is cancelled."""
 
     cancelled = False
 
@@ -181,11 +187,11 @@ class NeverLets:
             raise
 
 
-async def test_a_limiter_that_does_not_let_go(
+async def test_the_deadline_cancels_a_limiter_that_hangs_on_exit_after_an_attempt(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.script("/x", ok)
-    limiter = NeverLets()
+    limiter = HangingExitLimiter()
     subject = AsyncConnector(log.path, deadline=0.2, rate_limiter=limiter)
     assert await asyncio.wait_for(subject.get(session, server.url("/x"), "P"), 5) == {"ok": True}
     assert limiter.cancelled
@@ -193,13 +199,13 @@ async def test_a_limiter_that_does_not_let_go(
     assert caplog.messages == ["rate_limiter failed after an attempt: TimeoutError: "]
 
 
-async def test_a_limiter_that_does_not_let_go_of_the_queue(server: FaultServer) -> None:
+async def test_the_deadline_cancels_a_limiter_that_hangs_on_exit_while_the_call_is_queued(server: FaultServer) -> None:
     held = hold()
     server.script("/x", held.step)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
         holding = asyncio.create_task(AsyncConnector(None).get(session, server.url("/x"), "P"))
         await held.arrived
-        limiter = NeverLets()
+        limiter = HangingExitLimiter()
         subject = AsyncConnector(None, deadline=0.2, rate_limiter=limiter)
         await ends_in_time(subject.get(session, server.url("/x"), "P"), 0.2)
         assert limiter.cancelled
@@ -207,7 +213,7 @@ async def test_a_limiter_that_does_not_let_go_of_the_queue(server: FaultServer) 
         await holding
 
 
-async def test_what_the_queue_took_is_not_left_for_the_attempt(server: FaultServer) -> None:
+async def test_time_spent_in_the_queue_shortens_the_attempt(server: FaultServer) -> None:
     held = hold()
     server.script("/x", held.step)
     server.script("/y", silent)
@@ -218,11 +224,11 @@ async def test_what_the_queue_took_is_not_left_for_the_attempt(server: FaultServ
         error = await ends_in_time(AsyncConnector(None, deadline=1.2).get(session, server.url("/y"), "P"), 1.2)
         assert error.attempts == 1
         (left,) = re.findall(r"no response within ([0-9.]+) s", str(error))
-        assert float(left) <= 1.2 - 0.19, "the queue took 0.2 s of it"
+        assert float(left) <= 1.2 - 0.19, "0.2 s of the deadline were spent in the queue"
         await holding
 
 
-async def test_a_pause_that_would_outlast_it_fails_at_once(
+async def test_a_pause_beyond_the_deadline_fails_the_call_immediately(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK, clock: FakeClock
 ) -> None:
     server.script("/x", retry_after(60))
@@ -235,7 +241,9 @@ async def test_a_pause_that_would_outlast_it_fails_at_once(
     assert log.records()[1].error == f"DeadlineExceeded: {error}"
 
 
-async def test_a_pause_that_begins_in_the_queue(server: FaultServer, log: Log, sdk: SDK) -> None:
+async def test_a_pause_that_begins_while_the_call_is_queued_fails_the_call(
+    server: FaultServer, log: Log, sdk: SDK
+) -> None:
     held = hold(retry_after(60))
     server.script("/x", [held.step, ok])
     subject = AsyncConnector(None, n_tries=1)
@@ -252,7 +260,7 @@ async def test_a_pause_that_begins_in_the_queue(server: FaultServer, log: Log, s
             await holding
 
 
-async def test_a_shorter_pause_is_waited_for(
+async def test_a_pause_shorter_than_the_deadline_is_waited_for(
     server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
     server.script("/x", [retry_after(6), ok])
@@ -261,7 +269,7 @@ async def test_a_shorter_pause_is_waited_for(
     assert clock.sleeps == [6]
 
 
-async def test_a_retry_after_that_would_outlast_it_is_not_begun(
+async def test_a_retry_after_beyond_the_deadline_is_not_waited_for(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, clock: FakeClock
 ) -> None:
     server.script("/x", retry_after(10))
@@ -271,7 +279,7 @@ async def test_a_retry_after_that_would_outlast_it_is_not_begun(
     assert log.only().error.startswith("HTTPStatusError: 503")
 
 
-async def test_a_back_off_that_would_outlast_it_is_not_begun(
+async def test_a_backoff_beyond_the_deadline_is_not_waited_for(
     server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
     server.script("/x", 503)
@@ -280,26 +288,28 @@ async def test_a_back_off_that_would_outlast_it_is_not_begun(
     assert (caught.value.attempts, clock.sleeps) == (3, [0.25, 0.5])
 
 
-async def test_a_clock_that_ran_past_it_ends_the_call_before_the_next_attempt(
+async def test_a_deadline_that_passes_before_the_next_attempt_ends_the_call(
     server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
-    def late(attempt: Attempt) -> None:
+    def let_the_deadline_pass(attempt: Attempt) -> None:
         clock.advance(60)
 
     server.script("/x", 503)
-    subject = AsyncConnector(None, deadline=10, clock=clock, on_retry=late)
+    subject = AsyncConnector(None, deadline=10, clock=clock, on_retry=let_the_deadline_pass)
     error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 0, 0)
     assert (error.attempts, len(server.requests)) == (1, 1)
     assert str(error) == "10 s passed before attempt 2, after HTTPStatusError: 503 Service Unavailable"
 
 
-async def test_the_default_takes_its_place(server: FaultServer, session: aiohttp.ClientSession) -> None:
+async def test_default_is_returned_when_the_deadline_passes(
+    server: FaultServer, session: aiohttp.ClientSession
+) -> None:
     server.script("/x", slow_body(30))
     subject = AsyncConnector(None, deadline=0.05)
     assert await subject.get(session, server.url("/x"), "P", default="late") == "late"
 
 
-async def test_a_shorter_timeout_stays_an_attempts_own(
+async def test_a_timeout_before_the_deadline_is_retried(
     server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
     server.script("/x", [silent, ok])
@@ -307,13 +317,13 @@ async def test_a_shorter_timeout_stays_an_attempts_own(
     assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
 
 
-def test_an_attempt_is_bounded_to_the_millisecond_and_keeps_its_finer_limits() -> None:
-    """By itself aiohttp rounds what is above 5 s up to whole seconds."""
+def test_bounded_by_changes_only_the_total_of_a_timeout_and_disables_rounding() -> None:
+    """By default aiohttp rounds timeouts above 5 s up to whole seconds."""
     given_limit = aiohttp.ClientTimeout(total=30, connect=1, sock_read=2, sock_connect=3)
     limit = bounded_by(given_limit, 5.25)
     assert (limit.total, limit.connect, limit.sock_read, limit.sock_connect) == (5.25, 1, 2, 3)
     assert limit.ceil_threshold == math.inf
-    assert bounded_by(given_limit, -1).total == 0.001, "0 would be no limit"
+    assert bounded_by(given_limit, -1).total == 0.001, "0 would mean no timeout"
 
 
 @given(
@@ -322,7 +332,7 @@ def test_an_attempt_is_bounded_to_the_millisecond_and_keeps_its_finer_limits() -
     attempt=st.integers(1, 100),
     chance=st.floats(0, 1, exclude_max=True),
 )
-def test_no_wait_lasts_as_long_as_what_is_left(
+def test_a_wait_is_shorter_than_the_remaining_time(
     asked: float | None, remaining: float, attempt: int, chance: float
 ) -> None:
     error = HTTPStatusError("503", status=503, headers=CIMultiDict(), retry_after=asked)

@@ -1,4 +1,4 @@
-"""The error tree is what its docstring draws, and every error survives a pickle."""
+"""The error classes match the tree in the docstring of their module, and every error can be copied and pickled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from otel_connector import _errors
 from otel_connector._errors import BodyTooLarge, ConnectorError, HTTPStatusError
 
 CLASSES = {name: cls for name, cls in inspect.getmembers(_errors, inspect.isclass) if issubclass(cls, ConnectorError)}
-DRAWN = re.compile(
+TREE_LINE = re.compile(
     r"^    (?P<indent>[| ]*)(?:\+-- )?(?P<name>\w+)(?: \((?P<bases>[\w., ]+)\))?(?P<notes>(?: .*)?)$", re.MULTILINE
 )
 
@@ -28,13 +28,13 @@ def make(cls: type[ConnectorError]) -> ConnectorError:
     return BodyTooLarge("too large", limit=7) if cls is BodyTooLarge else cls("what: happened")
 
 
-def drawn_tree() -> list[tuple[str, tuple[str, ...], list[str]]]:
-    """Name, bases and attributes of each class in the docstring's drawing."""
-    rows, line_of_parents = [], [""] * 9
-    for match in DRAWN.finditer((_errors.__doc__ or "").partition("::")[2].partition("Outside")[0]):
+def documented_tree() -> list[tuple[str, tuple[str, ...], list[str]]]:
+    """Name, bases and attributes of each class in the tree of the docstring."""
+    rows, parents = [], [""] * 9
+    for match in TREE_LINE.finditer((_errors.__doc__ or "").partition("::")[2].partition("Outside")[0]):
         depth = (len(match["indent"]) + 4 * ("+--" in match[0])) // 4
-        line_of_parents[depth] = match["name"]
-        bases = [line_of_parents[depth - 1]] if depth else []
+        parents[depth] = match["name"]
+        bases = [parents[depth - 1]] if depth else []
         bases += re.findall(r"[\w.]+", match["bases"] or "")
         rows.append((match["name"], tuple(bases), re.findall(r"\.(\w+)", match["notes"])))
     return rows
@@ -47,19 +47,21 @@ def base_of(name: str) -> type[BaseException]:
     return found
 
 
-@pytest.mark.parametrize(("name", "bases", "attributes"), drawn_tree())
-def test_a_class_is_as_drawn(name: str, bases: tuple[str, ...], attributes: list[str]) -> None:
+@pytest.mark.parametrize(("name", "bases", "attributes"), documented_tree())
+def test_a_class_has_the_documented_bases_and_attributes(
+    name: str, bases: tuple[str, ...], attributes: list[str]
+) -> None:
     assert CLASSES[name].__bases__ == tuple(map(base_of, bases))
     assert set(attributes) <= set(vars(make(CLASSES[name])))
     assert inspect.getdoc(CLASSES[name])
 
 
-def test_every_class_is_drawn() -> None:
-    assert sorted(name for name, _, _ in drawn_tree()) == sorted(CLASSES)
+def test_every_class_is_in_the_documented_tree() -> None:
+    assert sorted(name for name, _, _ in documented_tree()) == sorted(CLASSES)
 
 
 @pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
-def test_a_new_error_belongs_to_no_call(cls: type[ConnectorError]) -> None:
+def test_a_new_error_has_no_call_id_url_or_attempts(cls: type[ConnectorError]) -> None:
     error = make(cls)
     assert (error.call_id, error.url, error.attempts) == ("", "", 0)
     assert str(error) == error.args[0]
@@ -67,22 +69,22 @@ def test_a_new_error_belongs_to_no_call(cls: type[ConnectorError]) -> None:
 
 @pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, *range(pickle.HIGHEST_PROTOCOL + 1)])
-def test_a_copy_has_everything_but_the_cause(cls: type[ConnectorError], copied: object) -> None:
+def test_a_copied_or_unpickled_error_has_all_attributes_but_no_cause(cls: type[ConnectorError], copied: object) -> None:
     error = make(cls)
     error.call_id, error.url, error.attempts = "id", "https://host/", 3
     error.__cause__ = OSError("no")
-    twin = copied(error) if callable(copied) else pickle.loads(pickle.dumps(error, copied))  # type: ignore[arg-type]
+    duplicate = copied(error) if callable(copied) else pickle.loads(pickle.dumps(error, copied))  # type: ignore[arg-type]
 
-    assert type(twin) is cls
-    assert (str(twin), twin.args, vars(twin)) == (str(error), error.args, vars(error))
-    assert twin.__cause__ is None
-    if isinstance(twin, HTTPStatusError):
-        assert isinstance(twin.headers, CIMultiDict)
-        assert twin.headers["retry-AFTER"] == "1"
-        assert twin.headers.getall("set-cookie") == ["a", "b"]
+    assert type(duplicate) is cls
+    assert (str(duplicate), duplicate.args, vars(duplicate)) == (str(error), error.args, vars(error))
+    assert duplicate.__cause__ is None
+    if isinstance(duplicate, HTTPStatusError):
+        assert isinstance(duplicate.headers, CIMultiDict)
+        assert duplicate.headers["retry-AFTER"] == "1"
+        assert duplicate.headers.getall("set-cookie") == ["a", "b"]
 
 
-def test_changed_arguments_are_copied_too() -> None:
+def test_changed_arguments_of_an_error_are_pickled() -> None:
     error = make(HTTPStatusError)
     error.args = ("redacted",)
     assert str(pickle.loads(pickle.dumps(error))) == "redacted"

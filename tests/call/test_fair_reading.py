@@ -1,4 +1,4 @@
-"""Connections that parse for a few milliseconds at a time: what arrives is the same, and the loop goes on meanwhile."""
+"""Connections that parse for a few milliseconds at a time: the data is unchanged, and the event loop is not blocked."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import pytest
 import trustme
 import uvloop
 from aiohttp.client_proto import ResponseHandler
-from support.loop_and_memory import STALL_LIMIT, assert_no_stall, free_again, leaves_nothing, turns_of_the_loop
+from support.loop_and_memory import STALL_LIMIT, assert_no_stall, is_idle, leaves_nothing, slowest_iteration
 
 from otel_connector import AsyncConnector, AttemptTimeout, BodyTruncated, MalformedResponse
 from otel_connector._fair_reading import FairResponseHandler, read_fairly
 
 OK = b"HTTP/1.1 200 OK\r\n"
 BODY = bytes(range(256)) * 12_000
-"""3 MB, of which a loop hands over many pieces."""
+"""3 MB, which the event loop delivers in many pieces."""
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 RUNS = [pytest.param(asyncio.run, id="asyncio"), pytest.param(uvloop.run, id="uvloop")]
@@ -31,13 +31,13 @@ RUNS = [pytest.param(asyncio.run, id="asyncio"), pytest.param(uvloop.run, id="uv
 
 @asynccontextmanager
 async def serving(answer: Answer, context: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """Yield the URL of a server that hands each of its connections to `answer`."""
+    """Yield the URL of a server that passes each of its connections to `answer`."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await answer(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client has gone
+            pass  # the client has disconnected
         finally:
             writer.close()
 
@@ -48,7 +48,7 @@ async def serving(answer: Answer, context: ssl.SSLContext | None = None) -> Asyn
 
 
 def answers(*parts: bytes) -> Answer:
-    """Answer every request of a connection by `parts`."""
+    """Answer every request of a connection with `parts`."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -59,8 +59,8 @@ def answers(*parts: bytes) -> Answer:
     return answer
 
 
-def once(*parts: bytes, reset: bool = False) -> Answer:
-    """Answer one request by `parts` and close the connection."""
+def answers_once(*parts: bytes, reset: bool = False) -> Answer:
+    """Answer one request with `parts` and close the connection."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -83,26 +83,26 @@ FRAMINGS: dict[str, Answer] = {
     "a length": answers(LENGTH, BODY),
     "large chunks": answers(CHUNKED, chunks(BODY, 100_000)),
     "small chunks": answers(CHUNKED, chunks(BODY, 300)),
-    "until the end of the connection": once(OK + b"\r\n", BODY),
-    "announced often": answers(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 1_000, LENGTH, BODY),
+    "until the end of the connection": answers_once(OK + b"\r\n", BODY),
+    "many early hints": answers(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 1_000, LENGTH, BODY),
 }
 
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("framing", FRAMINGS)
-def test_whole(framing: str, run: Callable[[Any], None]) -> None:
+def test_a_body_is_received_unchanged(framing: str, run: Callable[[Any], None]) -> None:
     async def main() -> None:
         async with serving(FRAMINGS[framing]) as url, aiohttp.ClientSession() as session:
             subject = AsyncConnector(None, n_tries=1)
             for _ in range(3):
                 assert await subject.get(session, url, "P", decode=bytes) == BODY
-            assert free_again(session)
+            assert is_idle(session)
 
     run(main())
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_whole_over_tls(run: Callable[[Any], None]) -> None:
+def test_a_body_is_received_unchanged_over_tls(run: Callable[[Any], None]) -> None:
     async def main() -> None:
         authority, served, trusting = (
             trustme.CA(),
@@ -118,7 +118,7 @@ def test_whole_over_tls(run: Callable[[Any], None]) -> None:
     run(main())
 
 
-async def test_connection_is_kept() -> None:
+async def test_the_connection_is_reused() -> None:
     connections = 0
     answer = answers(LENGTH, BODY)
 
@@ -134,9 +134,9 @@ async def test_connection_is_kept() -> None:
     assert connections == 1
 
 
-async def test_what_nobody_asked_for_ends_the_connection() -> None:
-    """It is held when the answer before it is complete, so the connection must not carry another request."""
-    unasked = once(OK + b"Content-Length: 2\r\n\r\n[]", b"a" * 1_000_000)
+async def test_unrequested_data_after_a_response_closes_the_connection() -> None:
+    """The data is still buffered when the response is complete, so the connection must not carry another request."""
+    unasked = answers_once(OK + b"Content-Length: 2\r\n\r\n[]", b"a" * 1_000_000)
     async with serving(unasked) as url, leaves_nothing(), aiohttp.ClientSession() as session:
         subject = AsyncConnector(None, n_tries=1)
         for _ in range(3):
@@ -144,17 +144,17 @@ async def test_what_nobody_asked_for_ends_the_connection() -> None:
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_the_end_comes_after_what_was_before_it(reset: bool) -> None:
-    async with serving(once(LENGTH, BODY[:-1], reset=reset)) as url, aiohttp.ClientSession() as session:
+async def test_data_received_before_the_end_of_the_connection_is_parsed(reset: bool) -> None:
+    async with serving(answers_once(LENGTH, BODY[:-1], reset=reset)) as url, aiohttp.ClientSession() as session:
         subject = AsyncConnector(None, n_tries=1)
         with pytest.raises(BodyTruncated) as caught:
             await subject.get(session, url, "P")
-        if not reset:  # a reset lets the kernel throw away what has not been read
+        if not reset:  # after a reset the kernel discards data that has not been read
             assert f"after {len(BODY) - 1} bytes" in str(caught.value)
 
 
-async def test_broken_in_the_middle() -> None:
-    broken = once(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1_000, b"none of it\r\n\r\n" * 50_000)
+async def test_malformed_data_after_informational_responses_raises_malformed_response() -> None:
+    broken = answers_once(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1_000, b"none of it\r\n\r\n" * 50_000)
     async with serving(broken) as url, leaves_nothing(), aiohttp.ClientSession() as session:
         with pytest.raises(MalformedResponse):
             await AsyncConnector(None, n_tries=1).get(session, url, "P")
@@ -181,41 +181,42 @@ FLOODS = {
 @pytest.mark.timing
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("flood", FLOODS)
-def test_no_stall(flood: str, run: Callable[[Any], None]) -> None:
-    """With the server in the same loop: what it does is part of the turns that are measured."""
+def test_a_flood_of_small_messages_does_not_block_the_event_loop(flood: str, run: Callable[[Any], None]) -> None:
+    """The server runs in the same event loop, so its work is included in the measured times."""
 
     async def main() -> None:
         async with serving(FLOODS[flood]) as url:
             subject = AsyncConnector(None, n_tries=1, timeout=1)
             async with leaves_nothing(), aiohttp.ClientSession() as session:
-                await subject.get(session, "http://127.0.0.1:9/", "P", default=None)  # what is loaded once
-                with turns_of_the_loop() as turns, pytest.raises(AttemptTimeout):
+                # Load all modules before the measurement
+                await subject.get(session, "http://127.0.0.1:9/", "P", default=None)
+                with slowest_iteration() as longest, pytest.raises(AttemptTimeout):
                     await subject.get(session, url, "P")
-                assert free_again(session)
-        assert_no_stall(turns, STALL_LIMIT)
+                assert is_idle(session)
+        assert_no_stall(longest, STALL_LIMIT)
 
     run(main())
 
 
 @asynccontextmanager
-async def holding() -> AsyncIterator[tuple[FairResponseHandler, aiohttp.ClientResponse]]:
-    """Yield a connection that holds something, because nobody reads the body before it, and its response."""
-    async with serving(once(LENGTH, BODY)) as url, aiohttp.ClientSession() as session:
+async def buffering() -> AsyncIterator[tuple[FairResponseHandler, aiohttp.ClientResponse]]:
+    """Yield a connection with buffered data, and its response, whose body is not read."""
+    async with serving(answers_once(LENGTH, BODY)) as url, aiohttp.ClientSession() as session:
         assert session.connector is not None
         read_fairly(session.connector)
         response = await session.get(url)
         assert response.connection is not None
         handler = response.connection.protocol
         assert isinstance(handler, FairResponseHandler)
-        while not handler._held:  # noqa: ASYNC110 - nothing says so
+        while not handler._held:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
         yield handler, response
         response.close()
 
 
 @pytest.mark.parametrize("end", [FairResponseHandler.close, FairResponseHandler.abort])
-async def test_closed_while_something_is_held(end: Callable[[FairResponseHandler], None]) -> None:
-    async with holding() as (handler, _):
+async def test_a_closed_connection_discards_its_buffered_data(end: Callable[[FairResponseHandler], None]) -> None:
+    async with buffering() as (handler, _):
         closed = handler.closed
         assert closed is not None
         end(handler)
@@ -223,9 +224,9 @@ async def test_closed_while_something_is_held(end: Callable[[FairResponseHandler
         await asyncio.wait_for(closed, 5)
 
 
-async def test_lost_while_something_is_held() -> None:
-    """As when a write fails: what had come is parsed, and only then comes the end."""
-    async with holding() as (handler, response):
+async def test_a_lost_connection_parses_its_buffered_data_before_it_ends() -> None:
+    """A connection is lost when a write fails, for example."""
+    async with buffering() as (handler, response):
         held, closed = len(handler._held), handler.closed
         assert handler.transport is not None
         assert closed is not None
@@ -236,9 +237,9 @@ async def test_lost_while_something_is_held() -> None:
             await response.content.readany()
 
 
-async def test_handed_over_all_the_same() -> None:
-    """A transport may hand over what it had read when it was paused; that waits its turn behind what is held."""
-    async with holding() as (handler, response):
+async def test_data_received_after_a_pause_is_appended_to_the_buffered_data() -> None:
+    """A paused transport may still deliver data that it has already read."""
+    async with buffering() as (handler, response):
         held, more = bytes(handler._held), BODY[:1_000]
         handler.data_received(more)
         assert handler._held == held + more
@@ -246,8 +247,8 @@ async def test_handed_over_all_the_same() -> None:
         assert not handler._held
 
 
-async def test_websocket_of_the_same_session() -> None:
-    """What follows the answer to an upgrade is no HTTP, and comes whole and in order, however much came with it."""
+async def test_a_websocket_of_the_same_session_receives_every_message() -> None:
+    """Data after the response to an upgrade is not HTTP. It may arrive together with that response."""
     frame = b"\x82\x7e" + (60_000).to_bytes(2, "big") + b"a" * 60_000
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -260,7 +261,7 @@ async def test_websocket_of_the_same_session() -> None:
         )
         writer.write(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\nX: %b\r\n"
-            b"Sec-WebSocket-Accept: %b\r\n\r\n" % (b"x" * 4_000, accepted(key)) + frame * 20
+            b"Sec-WebSocket-Accept: %b\r\n\r\n" % (b"x" * 4_000, websocket_accept(key)) + frame * 20
         )
         await writer.drain()
         assert (await reader.readexactly(8))[0] == 0x88, "the client closes"
@@ -272,15 +273,15 @@ async def test_websocket_of_the_same_session() -> None:
             assert [len(await socket.receive_bytes()) for _ in range(20)] == [60_000] * 20
 
 
-def accepted(key: bytes) -> bytes:
-    """The answer to a WebSocket's key (RFC 6455, section 4.2.2)."""
+def websocket_accept(key: bytes) -> bytes:
+    """The value of Sec-WebSocket-Accept for a key (RFC 6455, section 4.2.2)."""
     return base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
 
 
-# What aiohttp's connector makes its connections of is no public name
+# The connection factory of aiohttp's connector, which is not public
 
 
-async def test_the_name_that_is_used_is_there() -> None:
+async def test_the_connection_factory_of_aiohttp_is_replaced() -> None:
     async with serving(answers(OK + b"Content-Length: 2\r\n\r\n[]")) as url, aiohttp.ClientSession() as session:
         assert session.connector is not None
         assert session.connector._factory.func is ResponseHandler
@@ -290,12 +291,12 @@ async def test_the_name_that_is_used_is_there() -> None:
         assert isinstance(connection, FairResponseHandler)
 
 
-async def test_others_stay() -> None:
-    class Own(ResponseHandler):
-        """Somebody's own."""
+async def test_a_custom_connection_factory_is_not_replaced() -> None:
+    class CustomHandler(ResponseHandler):
+        """A connection class of the caller."""
 
-    own = functools.partial(Own, loop=asyncio.get_running_loop())
+    custom_factory = functools.partial(CustomHandler, loop=asyncio.get_running_loop())
     async with aiohttp.TCPConnector() as connector:
-        connector._factory = own  # type: ignore[assignment]
+        connector._factory = custom_factory  # type: ignore[assignment]
         read_fairly(connector)
-        assert connector._factory is own
+        assert connector._factory is custom_factory

@@ -1,8 +1,8 @@
-"""Answers that nobody here wrote: other projects' vectors, sent byte for byte by a server on the loopback.
+"""Responses from the test vectors of other projects, sent byte for byte by a server on the loopback interface.
 
-Whatever comes, a call ends within its time, returns or raises a documented class, leaves one row of one line and one
-span that agree, and all the calls of a test together need no more memory than the cap and 8 MiB and leave no task,
-thread or socket.
+In every case, a call ends in time, returns or raises a documented error, and leaves one row on one line and one span,
+which agree. All calls of a test together need no more memory than the cap plus 8 MiB, and leave no task, thread or
+socket.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unicodedata import category
 import aiohttp
 import pytest
 from support.logs import Log
-from support.loop_and_memory import ALLOWANCE, closed_session, free_again, leaves_nothing, needs_at_most
+from support.loop_and_memory import ALLOWANCE, is_idle, leaves_nothing, local_session, needs_at_most
 from support.processes import TESTS
 from support.sdk import SDK
 
@@ -33,12 +33,12 @@ from otel_connector.testing import Connection, FakeClock, FaultServer, Step, jso
 DATA = TESTS / "data"
 CAP = 1_000_000
 SECONDS = 2.0
-"""For one attempt. A call here has at most two, and waits on a clock that takes no time."""
+"""Timeout of one attempt. A call has at most two attempts, and waits by a fake clock."""
 
 SIX_HOURS = 21_600
 BIDI = "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
-BACKOFF = 0.25  # what half of the first back-off is: the chance of `FakeClock` times `RetryPolicy.backoff`
+BACKOFF = 0.25  # half of the first backoff: the random number of `FakeClock` times `RetryPolicy.backoff`
 
 
 def wire(data: bytes) -> Step:
@@ -51,13 +51,13 @@ def wire(data: bytes) -> Step:
     return Step(name=f"wire({data[:20]!r})", play=play)
 
 
-def strings(name: str) -> Any:
+def vectors(name: str) -> Any:
     return json.loads((DATA / name).read_text(encoding="utf-8"))["cases"]
 
 
 @dataclass
-class Ending:
-    """How one call ended, and what it left."""
+class CallResult:
+    """Value or error of one call, its row, and its waits."""
 
     value: Any
     error: Exception | None
@@ -70,8 +70,8 @@ class Ending:
 
 
 @dataclass
-class Bench:
-    """A connector of which every call is checked for what holds of all of them."""
+class CheckedConnector:
+    """A connector that checks for every call what the docstring of this module states."""
 
     server: FaultServer
     session: aiohttp.ClientSession
@@ -79,14 +79,14 @@ class Bench:
     sdk: SDK
     clock: FakeClock
     subject: AsyncConnector
-    read: int = field(default=0)  # bytes of the log that were looked at
+    read: int = field(default=0)  # bytes of the log that were checked
 
-    async def ask(self, steps: Any, **options: Any) -> Ending:
-        """Make one call that gets `steps`."""
+    async def call_with_response(self, steps: Any, **options: Any) -> CallResult:
+        """Make one call to which the server responds with `steps`."""
         self.server.script("/v", steps)
         return await self.call(self.server.url("/v"), "P", **options)
 
-    async def call(self, url: str, project: str, **options: Any) -> Ending:
+    async def call(self, url: str, project: str, **options: Any) -> CallResult:
         """Make one call."""
         self.clock.sleeps.clear()
         self.sdk.spans.clear()
@@ -97,8 +97,8 @@ class Bench:
             error = caught
         assert time.perf_counter() - started < 2.5 * SECONDS
         assert error is None or type(error).__name__ in otel_connector.__all__
-        assert free_again(self.session)
-        return Ending(value, error, self._only_record(error), list(self.clock.sleeps))
+        assert is_idle(self.session)
+        return CallResult(value, error, self._only_record(error), list(self.clock.sleeps))
 
     def _only_record(self, error: Exception | None) -> CallRecord:
         with self.log.path.open("rb") as file:
@@ -107,7 +107,7 @@ class Bench:
         self.read += len(added)
         text = added.decode()
         assert text.endswith("\n")
-        assert len(text.splitlines()) == 1, "one row is one physical line, whatever is called a line"
+        assert len(text.splitlines()) == 1, "one row is one line, also for readers that know other line ends"
         assert not [letter for letter in text[:-1] if category(letter) in {"Cc", "Cs", "Zl", "Zp"} or letter in BIDI]
         record = decode_row(next(csv.reader([text])))
         span = self.sdk.span()
@@ -118,17 +118,19 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(server: FaultServer, log: Log, sdk: SDK, start: float = 1.7e9, **options: Any) -> AsyncIterator[Bench]:
+async def checked_connector(
+    server: FaultServer, log: Log, sdk: SDK, start: float = 1.7e9, **options: Any
+) -> AsyncIterator[CheckedConnector]:
     clock = FakeClock(start)
     arguments: dict[str, Any] = {"n_tries": 2, "timeout": SECONDS, "max_body_bytes": CAP, **options}
     subject = AsyncConnector(log.path, clock=clock, **sdk.providers, **arguments)
     with needs_at_most(CAP + ALLOWANCE):
-        async with leaves_nothing(), closed_session() as session:
-            yield Bench(server, session, log, sdk, clock, subject, read=log.path.stat().st_size)
+        async with leaves_nothing(), local_session() as session:
+            yield CheckedConnector(server, session, log, sdk, clock, subject, read=log.path.stat().st_size)
     await subject.aclose()
 
 
-# Retry-After, and what is retried
+# Retry-After, retried statuses and the retry budget
 
 
 def at(*date: int) -> float:
@@ -136,8 +138,8 @@ def at(*date: int) -> float:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A Retry-After and the wait that follows; None where it cannot be read and the back-off holds."""
+class RetryAfterCase:
+    """A Retry-After header and the expected wait; None if the header is invalid and the backoff applies."""
 
     source: str
     value: str
@@ -151,45 +153,52 @@ RFC9110 = "RFC 9110, sections 5.6.7 and 10.2.3"
 JUNE = at(2019, 6, 3, 11)
 NOVEMBER = at(1994, 11, 6, 8, 48, 37)
 
-ASKED = [
-    *[Asked(URLLIB3, value, wait) for value, wait in [("0", 0), ("1000", 1000), ("\t42 ", 42), ("3600", 3600)]],
-    *[Asked(URLLIB3, value, None) for value in ("-1", "+1", "1.0", "\xb2")],
-    Asked(URLLIB3, "Mon, 3 Jun 2019 12:00:00 UTC", 3600, JUNE),
-    Asked(URLLIB3, "Mon, 3 Jun 2019 11:00:00 UTC", 0, JUNE),
-    Asked(URLLIB3, "Mon, 03 Jun 2019 11:30:12 GMT", 1812, JUNE),
-    Asked(URLLIB3, "Monday, 03-Jun-19 11:30:12 GMT", 1812, JUNE),
-    Asked(URLLIB3, "Mon Jun  3 11:30:12 2019", 1812, JUNE),
-    *[Asked(BOTOCORE, value, wait) for value, wait in [("1500", 1500), ("0", 0), ("10000", 10_000)]],
-    *[Asked(BOTOCORE, value, None) for value in ("invalid", "-100")],
-    Asked(RFC9110, "120", 120),
-    Asked(RFC9110, "Fri, 31 Dec 1999 23:59:59 GMT", 9, at(1999, 12, 31, 23, 59, 50)),
-    Asked(RFC9110, "Sun, 06 Nov 1994 08:49:37 GMT", 60, NOVEMBER),
-    Asked(RFC9110, "Sunday, 06-Nov-94 08:49:37 GMT", 60, NOVEMBER),
-    Asked(RFC9110, "Sun Nov  6 08:49:37 1994", 60, NOVEMBER),
-    Asked("curl, CURLINFO_RETRY_AFTER", str(SIX_HOURS), SIX_HOURS),
+RETRY_AFTER_CASES = [
+    *[
+        RetryAfterCase(URLLIB3, value, wait)
+        for value, wait in [("0", 0), ("1000", 1000), ("\t42 ", 42), ("3600", 3600)]
+    ],
+    *[RetryAfterCase(URLLIB3, value, None) for value in ("-1", "+1", "1.0", "\xb2")],
+    RetryAfterCase(URLLIB3, "Mon, 3 Jun 2019 12:00:00 UTC", 3600, JUNE),
+    RetryAfterCase(URLLIB3, "Mon, 3 Jun 2019 11:00:00 UTC", 0, JUNE),
+    RetryAfterCase(URLLIB3, "Mon, 03 Jun 2019 11:30:12 GMT", 1812, JUNE),
+    RetryAfterCase(URLLIB3, "Monday, 03-Jun-19 11:30:12 GMT", 1812, JUNE),
+    RetryAfterCase(URLLIB3, "Mon Jun  3 11:30:12 2019", 1812, JUNE),
+    *[RetryAfterCase(BOTOCORE, value, wait) for value, wait in [("1500", 1500), ("0", 0), ("10000", 10_000)]],
+    *[RetryAfterCase(BOTOCORE, value, None) for value in ("invalid", "-100")],
+    RetryAfterCase(RFC9110, "120", 120),
+    RetryAfterCase(RFC9110, "Fri, 31 Dec 1999 23:59:59 GMT", 9, at(1999, 12, 31, 23, 59, 50)),
+    RetryAfterCase(RFC9110, "Sun, 06 Nov 1994 08:49:37 GMT", 60, NOVEMBER),
+    RetryAfterCase(RFC9110, "Sunday, 06-Nov-94 08:49:37 GMT", 60, NOVEMBER),
+    RetryAfterCase(RFC9110, "Sun Nov  6 08:49:37 1994", 60, NOVEMBER),
+    RetryAfterCase("curl, CURLINFO_RETRY_AFTER", str(SIX_HOURS), SIX_HOURS),
 ]
 
 
-@pytest.mark.parametrize("asked", ASKED, ids=lambda asked: f"{asked.source.split()[0]}-{asked.value}")
-async def test_retry_after(asked: Asked, server: FaultServer, log: Log, sdk: SDK) -> None:
+@pytest.mark.parametrize("case", RETRY_AFTER_CASES, ids=lambda case: f"{case.source.split()[0]}-{case.value}")
+async def test_retry_after_is_obeyed_as_by_other_clients(
+    case: RetryAfterCase, server: FaultServer, log: Log, sdk: SDK
+) -> None:
     policy = RetryPolicy(retry_after_cap=SIX_HOURS)
-    async with bench(server, log, sdk, asked.now, retry=policy) as subject:
-        ending = await subject.ask([retry_after(asked.value), ok])
+    async with checked_connector(server, log, sdk, case.now, retry=policy) as subject:
+        result = await subject.call_with_response([retry_after(case.value), ok])
 
-    assert ending.value == {"ok": True}
-    # For 0 there is the back-off, in urllib3, too: its sleep_for_retry has then nothing to do
-    assert ending.sleeps == [pytest.approx(asked.wait or BACKOFF, abs=1e-3)]
+    assert result.value == {"ok": True}
+    # For 0 the backoff applies, as in urllib3, whose sleep_for_retry then does not sleep
+    assert result.sleeps == [pytest.approx(case.wait or BACKOFF, abs=1e-3)]
 
 
 @pytest.mark.parametrize("seconds", [SIX_HOURS + 1, 10**400], ids=["a second", "beyond float"])
-async def test_retry_after_above_the_cap(seconds: int, server: FaultServer, log: Log, sdk: SDK) -> None:
-    """The one thing done otherwise: urllib3 and curl cut what is above six hours down to them, and then wait."""
-    async with bench(server, log, sdk, retry=RetryPolicy(retry_after_cap=SIX_HOURS)) as subject:
-        ending = await subject.ask([retry_after(seconds), ok])
+async def test_a_retry_after_above_the_cap_is_not_retried(
+    seconds: int, server: FaultServer, log: Log, sdk: SDK
+) -> None:
+    """Urllib3 and curl, in contrast, reduce longer waits to six hours, and then wait."""
+    async with checked_connector(server, log, sdk, retry=RetryPolicy(retry_after_cap=SIX_HOURS)) as subject:
+        result = await subject.call_with_response([retry_after(seconds), ok])
 
-    assert isinstance(ending.error, otel_connector.HTTPStatusError)
-    assert ending.error.retry_after == float(str(seconds))
-    assert ending.sleeps == []
+    assert isinstance(result.error, otel_connector.HTTPStatusError)
+    assert result.error.retry_after == float(str(seconds))
+    assert result.sleeps == []
 
 
 STATUSES = {
@@ -198,25 +207,29 @@ STATUSES = {
 }
 DIFFERENT_STATUSES = {
     509: f"{BOTOCORE}: retried for the error code BandwidthLimitExceeded in the body, which is not read here",
-    413: "urllib3 2.8.0, Retry.RETRY_AFTER_STATUS_CODES: an answer too large for the server will be so again",
+    413: "urllib3 2.8.0, Retry.RETRY_AFTER_STATUS_CODES: a request that is too large is rejected again",
 }
 
 
-async def test_statuses_that_are_retried(server: FaultServer, log: Log, sdk: SDK) -> None:
+async def test_retried_statuses_match_other_clients_except_for_documented_differences(
+    server: FaultServer, log: Log, sdk: SDK
+) -> None:
     expected = {status: retried for table in STATUSES.values() for status, retried in table.items()}
     expected.update(dict.fromkeys(DIFFERENT_STATUSES, False))
-    async with bench(server, log, sdk) as subject:
+    async with checked_connector(server, log, sdk) as subject:
         for status, retried in expected.items():
-            ending = await subject.ask([respond(status, b"1", [("Retry-After", "1")]), ok])
-            assert ending.sleeps == ([1.0] if retried else []), status
+            result = await subject.call_with_response([respond(status, b"1", [("Retry-After", "1")]), ok])
+            assert result.sleeps == ([1.0] if retried else []), status
 
 
 @pytest.mark.parametrize(("header", "left", "waits"), [("1500", 486, BACKOFF), ("invalid", 486, BACKOFF)])
-async def test_budget(header: str, left: int, waits: float, server: FaultServer, log: Log, sdk: SDK) -> None:
-    """Botocore's capacities after a failure and the success that follows; its ``x-amz-retry-after`` is nothing here."""
+async def test_the_retry_budget_has_the_capacities_of_botocore(
+    header: str, left: int, waits: float, server: FaultServer, log: Log, sdk: SDK
+) -> None:
+    """The capacities after a failure and the success that follows. Botocore's ``x-amz-retry-after`` is ignored."""
     capacities: list[int] = []
 
-    def note(_attempt: Attempt) -> None:
+    def record_capacity(_attempt: Attempt) -> None:
         capacities.append(capacity())
 
     def capacity() -> int:
@@ -225,15 +238,15 @@ async def test_budget(header: str, left: int, waits: float, server: FaultServer,
         return budget.capacity - sum(buckets._spent.values())
 
     budget = RetryBudget()
-    async with bench(server, log, sdk, retry_budget=budget, on_retry=note) as subject:
-        ending = await subject.ask([respond(500, b"", [("x-amz-retry-after", header)]), ok])
+    async with checked_connector(server, log, sdk, retry_budget=budget, on_retry=record_capacity) as subject:
+        result = await subject.call_with_response([respond(500, b"", [("x-amz-retry-after", header)]), ok])
         capacities.append(capacity())
 
     assert capacities == [left, 500]
-    assert ending.sleeps == [waits]
+    assert result.sleeps == [waits]
 
 
-# curl's limits
+# Limits of curl
 
 
 CURL_LINE, CURL_HEAD, CURL_HEADERS, CURL_CODINGS, CURL_CHUNK_DIGITS = 100 * 1024, 300 * 1024, 5_000, 5, 16
@@ -258,40 +271,42 @@ def chunk(digits: bytes) -> Step:
 
 
 CURL = {
-    "a line of the longest": (answer(b"X: " + b"a" * (CURL_LINE - 5)), "MalformedResponse"),
+    "the longest line": (answer(b"X: " + b"a" * (CURL_LINE - 5)), "MalformedResponse"),
     "a line too long": (answer(b"X: " + b"a" * CURL_LINE), "MalformedResponse"),
     "a head too long": (answer(*[b"X: " + b"a" * 4_000] * (CURL_HEAD // 4_000 + 1)), ""),
-    "the most lines": (answer(*[b"X: a"] * (CURL_HEADERS - 1)), "MalformedResponse"),
+    "the largest number of lines": (answer(*[b"X: a"] * (CURL_HEADERS - 1)), "MalformedResponse"),
     "too many lines": (answer(*[b"X: a"] * (CURL_HEADERS + 1)), "MalformedResponse"),
-    "the most codings": (codings(CURL_CODINGS), ""),
+    "the largest number of codings": (codings(CURL_CODINGS), ""),
     "too many codings": (codings(CURL_CODINGS + 1), "DecodeFailed"),
-    "the longest size of a chunk": (chunk(b"7" + b"f" * (CURL_CHUNK_DIGITS - 1)), "BodyTruncated"),
-    "a chunk's size too long": (chunk(b"1" + b"0" * CURL_CHUNK_DIGITS), "MalformedResponse"),
-    "a chunk's size too long by zeros": (chunk(b"0" * CURL_CHUNK_DIGITS + b"1"), "BodyTruncated"),
+    "the longest chunk size": (chunk(b"7" + b"f" * (CURL_CHUNK_DIGITS - 1)), "BodyTruncated"),
+    "a chunk size too long": (chunk(b"1" + b"0" * CURL_CHUNK_DIGITS), "MalformedResponse"),
+    "a chunk size too long because of zeros": (chunk(b"0" * CURL_CHUNK_DIGITS + b"1"), "BodyTruncated"),
 }
 
 
 @pytest.mark.parametrize("name", CURL)
-async def test_limits(name: str, server: FaultServer, log: Log, sdk: SDK) -> None:
-    """Of lines the limits are aiohttp's here, 8,190 bytes each and 128 of them; of codings curl's."""
+async def test_responses_at_the_limits_of_curl_end_with_the_expected_outcome(
+    name: str, server: FaultServer, log: Log, sdk: SDK
+) -> None:
+    """For header lines the limits of aiohttp apply: 128 lines of 8,190 bytes. For codings those of curl apply."""
     step, kind = CURL[name]
-    async with bench(server, log, sdk) as subject:
-        assert (await subject.ask(step)).kind == kind
+    async with checked_connector(server, log, sdk) as subject:
+        assert (await subject.call_with_response(step)).kind == kind
 
 
 # JSON
 
 
-LAXER = {
+ACCEPTED_BY_PYTHON = {
     "n_number_NaN": "json.loads reads NaN",
     "n_number_infinity": "json.loads reads Infinity",
     "n_number_minus_infinity": "json.loads reads -Infinity",
 }
-"""What must not be JSON and is to Python's json, and so to `get`; ``decode=`` takes a stricter reader."""
+"""Invalid JSON that Python's json accepts, and therefore `get`. A stricter parser can be passed as ``decode=``."""
 
 
 def parsed(body: bytes) -> Any:
-    """Return what json.loads makes of it, as text, because NaN is not equal to itself; None if it raises."""
+    """Return the result of json.loads as text, because NaN is not equal to itself, or None if it raises."""
     try:
         return repr(json.loads(body))
     except (ValueError, RecursionError):
@@ -299,48 +314,50 @@ def parsed(body: bytes) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["y", "n", "i"])
-async def test_json(kind: str, server: FaultServer, log: Log, sdk: SDK) -> None:
-    cases = {name: case for name, case in strings("json_test_suite.json").items() if name.startswith(kind)}
+async def test_json_vectors_are_decoded_as_by_json_loads(kind: str, server: FaultServer, log: Log, sdk: SDK) -> None:
+    cases = {name: case for name, case in vectors("json_test_suite.json").items() if name.startswith(kind)}
     assert len(cases) > 30
     different: list[str] = []
-    async with bench(server, log, sdk) as subject:
+    async with checked_connector(server, log, sdk) as subject:
         for name, case in cases.items():
             text = case if isinstance(case, str) else case[1] * case[0] + "".join(case[2:])
-            ending = await subject.ask(respond(body=text.encode()))
+            result = await subject.call_with_response(respond(body=text.encode()))
             value = parsed(text.encode())
-            assert ending.kind == ("DecodeFailed" if value is None else ""), name
-            assert value is None or repr(ending.value) == value, name
-            assert ending.record.response_size == len(text.encode()), name
+            assert result.kind == ("DecodeFailed" if value is None else ""), name
+            assert value is None or repr(result.value) == value, name
+            assert result.record.response_size == len(text.encode()), name
             if kind != "i" and (value is None) != (kind == "n"):
                 different.append(name)
 
-    assert different == (list(LAXER) if kind == "n" else [])
+    assert different == (list(ACCEPTED_BY_PYTHON) if kind == "n" else [])
 
 
 # Naughty strings
 
 
 def naughty() -> list[str]:
-    found: list[str] = strings("naughty_strings.json")
+    found: list[str] = vectors("naughty_strings.json")
     assert len(found) > 400
-    # aiohttp reads a host that is a number as a name; here no name leads anywhere
+    # aiohttp treats a host that is a number as a name; the session here resolves no names
     return [*found, "\r\nSet-Cookie: a=b", "a\nb", "a\rb", "\x00", "\x1b[31m", "\u2028", "\u202e", "=1+1", "\x85"]
 
 
-def kinds(endings: Sequence[Ending]) -> set[str]:
-    return {ending.kind for ending in endings}
+def kinds(results: Sequence[CallResult]) -> set[str]:
+    return {result.kind for result in results}
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_location(status: int, server: FaultServer, log: Log, sdk: SDK) -> None:
-    async with bench(server, log, sdk) as subject:
-        endings = [
-            await subject.ask(wire(b"HTTP/1.1 %d x\r\nLocation: %b\r\n\r\n" % (status, text.encode())))
+async def test_redirects_to_naughty_strings_end_with_an_expected_outcome(
+    status: int, server: FaultServer, log: Log, sdk: SDK
+) -> None:
+    async with checked_connector(server, log, sdk) as subject:
+        results = [
+            await subject.call_with_response(wire(b"HTTP/1.1 %d x\r\nLocation: %b\r\n\r\n" % (status, text.encode())))
             for text in naughty()[status % 5 :: 5]
         ]
 
     expected = {"", "HTTPStatusError", "ConnectFailed", "RedirectRefused", "MalformedResponse", "DecodeFailed"}
-    assert kinds(endings) <= expected
+    assert kinds(results) <= expected
 
 
 HEADERS = [b"X-Naughty", b"Content-Type", b"Content-Encoding", b"Transfer-Encoding", b"Content-Length", b"Set-Cookie"]
@@ -348,44 +365,48 @@ HEADERS += [b"Connection", b"Retry-After", b"Date", b"Content-Range", b"Upgrade"
 
 
 @pytest.mark.parametrize("header", HEADERS)
-async def test_header(header: bytes, server: FaultServer, log: Log, sdk: SDK) -> None:
+async def test_naughty_header_values_end_with_an_expected_outcome(
+    header: bytes, server: FaultServer, log: Log, sdk: SDK
+) -> None:
     index, status = HEADERS.index(header), 503 if header == b"Retry-After" else 200
-    async with bench(server, log, sdk) as subject:
-        endings = [
-            await subject.ask(wire(b"HTTP/1.1 %d x\r\n%b: %b\r\n\r\n1" % (status, header, text.encode())))
+    async with checked_connector(server, log, sdk) as subject:
+        results = [
+            await subject.call_with_response(
+                wire(b"HTTP/1.1 %d x\r\n%b: %b\r\n\r\n1" % (status, header, text.encode()))
+            )
             for text in naughty()[index % 5 :: 5]
         ]
 
-    assert kinds(endings) <= {"", "HTTPStatusError", "MalformedResponse", "DecodeFailed", "BodyTruncated"}
+    assert kinds(results) <= {"", "HTTPStatusError", "MalformedResponse", "DecodeFailed", "BodyTruncated"}
 
 
-async def test_name_of_a_header(server: FaultServer, log: Log, sdk: SDK) -> None:
-    async with bench(server, log, sdk) as subject:
+async def test_naughty_header_names_end_with_an_expected_outcome(server: FaultServer, log: Log, sdk: SDK) -> None:
+    async with checked_connector(server, log, sdk) as subject:
         for text in naughty()[::2]:
-            ending = await subject.ask(wire(b"HTTP/1.1 200 OK\r\n%b: 1\r\n\r\n1" % text.encode()))
-            assert ending.kind in {"", "MalformedResponse", "DecodeFailed", "BodyTruncated"}, text
+            result = await subject.call_with_response(wire(b"HTTP/1.1 200 OK\r\n%b: 1\r\n\r\n1" % text.encode()))
+            assert result.kind in {"", "MalformedResponse", "DecodeFailed", "BodyTruncated"}, text
 
 
-async def test_reason(server: FaultServer, log: Log, sdk: SDK) -> None:
-    async with bench(server, log, sdk) as subject:
+async def test_naughty_reason_phrases_end_with_an_expected_error(server: FaultServer, log: Log, sdk: SDK) -> None:
+    async with checked_connector(server, log, sdk) as subject:
         for text in naughty():
             head = b"HTTP/1.1 404 %b\r\nContent-Length: 0\r\n\r\n" % text.encode()
-            assert (await subject.ask(wire(head))).kind in {"HTTPStatusError", "MalformedResponse"}, text
+            assert (await subject.call_with_response(wire(head))).kind in {"HTTPStatusError", "MalformedResponse"}, text
 
 
-async def test_body(server: FaultServer, log: Log, sdk: SDK) -> None:
-    """As JSON it comes back as it is; as it stands it is undecodable, and what is said of it is one line."""
-    async with bench(server, log, sdk) as subject:
+async def test_naughty_bodies_are_returned_or_raise_decode_failed(server: FaultServer, log: Log, sdk: SDK) -> None:
+    """A JSON string is returned unchanged. The bare text raises an error unless it happens to be JSON."""
+    async with checked_connector(server, log, sdk) as subject:
         for text in naughty():
-            assert (await subject.ask(json_body(text))).value == text
-            ending = await subject.ask(respond(body=text.encode()))
-            assert ending.kind == ("DecodeFailed" if parsed(text.encode()) is None else ""), text
+            assert (await subject.call_with_response(json_body(text))).value == text
+            result = await subject.call_with_response(respond(body=text.encode()))
+            assert result.kind == ("DecodeFailed" if parsed(text.encode()) is None else ""), text
 
 
-async def test_url_and_project(server: FaultServer, log: Log, sdk: SDK) -> None:
-    async with bench(server, log, sdk) as subject:
+async def test_naughty_urls_and_projects_end_with_an_expected_error(server: FaultServer, log: Log, sdk: SDK) -> None:
+    async with checked_connector(server, log, sdk) as subject:
         for text in naughty():
-            ending = await subject.call(text, text)
-            assert ending.kind in {"InvalidURL", "ConnectFailed"}, text
-            ending = await subject.call(f"{server.url('/')}{text}?{text}#{text}", text)
-            assert ending.kind in {"HTTPStatusError", "InvalidURL"}, text
+            result = await subject.call(text, text)
+            assert result.kind in {"InvalidURL", "ConnectFailed"}, text
+            result = await subject.call(f"{server.url('/')}{text}?{text}#{text}", text)
+            assert result.kind in {"HTTPStatusError", "InvalidURL"}, text

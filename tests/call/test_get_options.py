@@ -1,4 +1,4 @@
-"""What `get` and the constructor take: every option reaches aiohttp, every bad argument is named and does no harm."""
+"""Arguments of `get` and of the constructor: every option reaches aiohttp, and every bad argument is named."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ def connector(log: Log | None = None, sdk: SDK | None = None, **options: Any) ->
 
 
 def files(folder: Path) -> dict[str, bytes | None]:
-    """What `folder` holds; None for what is no regular file."""
+    """The contents of the files in `folder`, or None for an entry that is not a regular file."""
     return {path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir()}
 
 
 @contextlib.contextmanager
-def nothing_opened(folder: Path) -> Iterator[None]:
-    """Hold that the block leaves the files in `folder` and the process's descriptors as they were."""
+def no_file_changed_or_left_open(folder: Path) -> Iterator[None]:
+    """Check that the block changes no file in `folder` and leaves no descriptor open."""
 
     def seen() -> tuple[dict[str, bytes | None], int]:
-        free = os.open(os.devnull, os.O_RDONLY)  # the lowest number there is: one more if one was leaked below it
+        free = os.open(os.devnull, os.O_RDONLY)  # the lowest free number; it is higher if one was leaked
         os.close(free)
         return files(folder), free
 
@@ -72,7 +72,7 @@ def nothing_opened(folder: Path) -> Iterator[None]:
     assert seen() == before
 
 
-# What reaches the server
+# Options of the request and of the body
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,10 @@ def nothing_opened(folder: Path) -> Iterator[None]:
     ],
     ids=lambda value: type(value).__name__,
 )
-async def test_headers(headers: Any, sent: list[str], server: FaultServer, sdk: SDK) -> None:
-    """Also on a second attempt; they replace the session's, and the caller's own mapping is left as it was."""
+async def test_headers_replace_those_of_the_session_in_every_attempt(
+    headers: Any, sent: list[str], server: FaultServer, sdk: SDK
+) -> None:
+    """The mapping of the caller is not changed."""
     server.script("/x", [503, ok])
     given = repr(headers)
     async with aiohttp.ClientSession(headers={"X-A": "session", "X-B": "session"}) as session:
@@ -117,35 +119,39 @@ async def test_headers(headers: Any, sent: list[str], server: FaultServer, sdk: 
     ],
     ids=str,
 )
-async def test_params(params: Any, query: str, server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
-    """The row has the very URL that was sent, and that is what aiohttp sends by itself."""
+async def test_params_are_added_to_the_query_as_aiohttp_does(
+    params: Any, query: str, server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    """The logged URL is the one that was sent."""
     server.script("/x", ok)
     await connector(log).get(session, server.url("/x", a=1), "P", params=params)
     async with session.get(server.url("/x", a=1), params=params):
         pass
-    ours, aiohttps = server.requests
-    assert ours.query == aiohttps.query == query
+    sent, sent_by_aiohttp = server.requests
+    assert sent.query == sent_by_aiohttp.query == query
     assert log.only().url == server.url("/x") + "?" + query
 
 
-async def test_cookies(server: FaultServer, session: aiohttp.ClientSession) -> None:
+async def test_cookies_are_sent_in_every_attempt(server: FaultServer, session: aiohttp.ClientSession) -> None:
     server.script("/x", [503, ok])
     await connector().get(session, server.url("/x"), "P", cookies={"a": "1"})
     assert [request.headers["Cookie"] for request in server.requests] == ["a=1", "a=1"]
 
 
 @pytest.mark.parametrize("auto_decompress", [True, False])
-async def test_auto_decompress(
+async def test_auto_decompress_selects_whether_decode_gets_the_decompressed_body(
     auto_decompress: bool, server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
-    """The size is that of the bytes that `decode` gets."""
+    """The logged size is the size of the body that `decode` gets."""
     server.script("/x", compressed(b"x" * 1000))
     body = await connector(log).get(session, server.url("/x"), "P", decode=bytes, auto_decompress=auto_decompress)
     assert (body if auto_decompress else gzip.decompress(body)) == b"x" * 1000
     assert log.only().response_size == len(body)
 
 
-async def test_read_until_eof(server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+async def test_a_body_without_a_length_is_empty_if_read_until_eof_is_false(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
     async def without_length(connection: Connection) -> None:
         await connection.send(b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"ok": true}')
         connection.close()
@@ -159,8 +165,10 @@ async def test_read_until_eof(server: FaultServer, session: aiohttp.ClientSessio
 # Redirects
 
 
-async def test_redirect_not_followed(server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
-    """The redirect itself is the answer then; without a body it is not JSON."""
+async def test_a_redirect_is_the_response_if_allow_redirects_is_false(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
+    """Its body is empty, so it is not JSON."""
     server.script("/x", redirect("/y"))
     subject = connector(log, sdk)
     assert await subject.get(session, server.url("/x"), "P", allow_redirects=False, decode=bytes) == b""
@@ -173,7 +181,9 @@ async def test_redirect_not_followed(server: FaultServer, session: aiohttp.Clien
     assert len(server.requests) == 2
 
 
-async def test_max_redirects(server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+async def test_max_redirects_bounds_the_number_of_followed_redirects(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
     for here, there in ("ab", "bc", "cd"):
         server.script(f"/{here}", redirect(f"/{there}"))
     server.script("/d", ok)
@@ -188,7 +198,7 @@ async def test_max_redirects(server: FaultServer, session: aiohttp.ClientSession
     assert counts == [3, 2]
 
 
-async def test_redirect_without_a_location_is_no_redirect(
+async def test_a_302_response_without_a_location_is_not_a_redirect(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     server.script("/x", respond(302, b"{}"))
@@ -202,7 +212,7 @@ async def test_redirect_without_a_location_is_no_redirect(
     [lambda url: url + "#part", lambda url: url.replace("//", "//u:p@")],
     ids=["fragment", "userinfo"],
 )
-async def test_what_a_url_does_not_send_is_no_redirect(
+async def test_a_fragment_or_userinfo_in_the_url_is_not_logged_as_a_redirect(
     change: Callable[[str], str], server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     server.script("/x", ok)
@@ -233,10 +243,10 @@ async def test_what_a_url_does_not_send_is_no_redirect(
     ],
     ids=["number", "total", "total in body", "sock_read", "sock_read in body", "sock_read before total in body"],
 )
-async def test_timeout_of_one_call(
+async def test_the_timeout_of_a_call_replaces_that_of_the_connector(
     timeout: Any, step: Any, message: str, server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
-    """It replaces the connector's own, and the message names the limit that was passed."""
+    """The message names the limit that was exceeded."""
     server.script("/x", step)
     with pytest.raises(otel_connector.AttemptTimeout) as caught:
         await connector(log, n_tries=1).get(session, server.url("/x"), "P", timeout=timeout)
@@ -244,7 +254,7 @@ async def test_timeout_of_one_call(
     assert log.only().error == f"AttemptTimeout: {message}"
 
 
-async def test_timeout_of_the_connector_as_a_client_timeout(
+async def test_a_client_timeout_is_accepted_as_the_timeout_of_the_connector(
     server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     server.script("/x", silent)
@@ -253,12 +263,12 @@ async def test_timeout_of_the_connector_as_a_client_timeout(
         await subject.get(session, server.url("/x"), "P")
 
 
-async def test_timeout_while_connecting(session: aiohttp.ClientSession, log: Log) -> None:
+async def test_a_timeout_while_connecting_raises_attempt_timeout(session: aiohttp.ClientSession, log: Log) -> None:
     with contextlib.ExitStack() as sockets:
         listener = sockets.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        for _ in range(3):  # nobody accepts: from the second or third on a connection stays half open
+        for _ in range(3):  # no connection is accepted, so the second or third one stays half open
             client = sockets.enter_context(socket.socket())
             client.setblocking(False)
             client.connect_ex(listener.getsockname())
@@ -273,7 +283,9 @@ async def test_timeout_while_connecting(session: aiohttp.ClientSession, log: Log
 
 
 @pytest.mark.parametrize("url", ["x", "./x?a=1", "/base/x"])
-async def test_session_with_a_base_url(url: str, server: FaultServer, log: Log, sdk: SDK) -> None:
+async def test_a_relative_url_is_joined_to_the_base_url_of_the_session(
+    url: str, server: FaultServer, log: Log, sdk: SDK
+) -> None:
     server.script("/base/x", ok)
     async with aiohttp.ClientSession(server.url("/base/")) as session:
         assert await connector(log, sdk).get(session, url, "P", params={"b": "2"}) == OK
@@ -288,7 +300,9 @@ async def refuse(response: aiohttp.ClientResponse) -> None:
 
 
 @pytest.mark.parametrize("raise_for_status", [True, refuse])
-async def test_session_with_raise_for_status(raise_for_status: Any, server: FaultServer, log: Log) -> None:
+async def test_raise_for_status_of_the_session_has_no_effect(
+    raise_for_status: Any, server: FaultServer, log: Log
+) -> None:
     server.script("/x", [503, 404])
     async with aiohttp.ClientSession(raise_for_status=raise_for_status) as session:
         with pytest.raises(otel_connector.HTTPStatusError) as caught:
@@ -297,8 +311,10 @@ async def test_session_with_raise_for_status(raise_for_status: Any, server: Faul
     assert log.only().response_size == len('{"status": 404}')
 
 
-async def test_middleware(server: FaultServer, log: Log, sdk: SDK) -> None:
-    """The session's or the call's; it sees every attempt, with the trace context on it."""
+async def test_middlewares_run_in_every_attempt_and_see_the_trace_context(
+    server: FaultServer, log: Log, sdk: SDK
+) -> None:
+    """Applies to the middlewares of the session and to those of the call."""
     server.script("/x", [503, ok, ok])
     seen: list[bool] = []
 
@@ -315,7 +331,9 @@ async def test_middleware(server: FaultServer, log: Log, sdk: SDK) -> None:
     assert seen == [True, True, True]
 
 
-async def test_middleware_that_raises(server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+async def test_an_exception_of_a_middleware_fails_the_call(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
     async def middleware(*_: Any) -> aiohttp.ClientResponse:
         raise LookupError("no such tenant")
 
@@ -325,7 +343,7 @@ async def test_middleware_that_raises(server: FaultServer, session: aiohttp.Clie
     assert "no such tenant" in log.only().error
 
 
-async def test_one_connector_two_sessions(server: FaultServer, log: Log) -> None:
+async def test_one_connector_is_used_with_two_sessions(server: FaultServer, log: Log) -> None:
     server.script("/x", ok)
     subject = connector(log)
     async with aiohttp.ClientSession() as one, aiohttp.ClientSession() as two:
@@ -337,14 +355,14 @@ async def test_one_connector_two_sessions(server: FaultServer, log: Log) -> None
 
 
 class Decoder:
-    """Shaped as msgspec's and pydantic's are: made once, its method handed over."""
+    """A reusable decoder whose method is passed as `decode`, as with msgspec and pydantic."""
 
     def decode(self, body: bytes) -> dict[str, int]:
         return {"length": len(body)}
 
 
 class Interrupt(BaseException):
-    """As KeyboardInterrupt, but one that a test survives."""
+    """Used instead of KeyboardInterrupt, which would end the test run."""
 
 
 def raises(error: BaseException) -> Callable[[bytes], Any]:
@@ -365,7 +383,9 @@ def raises(error: BaseException) -> Callable[[bytes], Any]:
         (lambda _: 0, 0),
     ],
 )
-async def test_decode(decode: Any, value: Any, server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+async def test_the_value_of_decode_is_returned(
+    decode: Any, value: Any, server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
     server.script("/x", ok)
     assert await connector(log).get(session, server.url("/x"), "P", decode=decode, default="not this") == value
     assert (log.only().success, log.only().error) == (True, "")
@@ -374,7 +394,7 @@ async def test_decode(decode: Any, value: Any, server: FaultServer, session: aio
 @pytest.mark.parametrize(
     "error", [ValueError("v"), RecursionError("deep"), TypeError("t"), KeyError("k"), MemoryError(), StopIteration()]
 )
-async def test_decode_that_raises(
+async def test_an_exception_of_decode_raises_decode_failed(
     error: Exception, server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     server.script("/x", ok)
@@ -385,7 +405,9 @@ async def test_decode_that_raises(
     assert len(server.requests) == 1
 
 
-async def test_json_too_deep(server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+async def test_json_nested_too_deeply_raises_decode_failed(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
     server.script("/x", respond(body=b"[" * 100_000))
     with pytest.raises(otel_connector.DecodeFailed, match="RecursionError"):
         await connector(log).get(session, server.url("/x"), "P")
@@ -393,7 +415,7 @@ async def test_json_too_deep(server: FaultServer, session: aiohttp.ClientSession
 
 
 @pytest.mark.parametrize("status", [204, 205, 304])
-async def test_no_content_is_not_decoded(
+async def test_a_response_without_content_is_not_decoded(
     status: int, server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     server.script("/x", respond(status))
@@ -418,13 +440,15 @@ FAILURES: dict[str, Any] = {
 
 @pytest.mark.parametrize("error", FAILURES)
 @pytest.mark.parametrize("default", [None, 0, raises(AssertionError("called"))])
-async def test_default(error: str, default: Any, server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+async def test_default_is_returned_for_every_connector_error(
+    error: str, default: Any, server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
     if FAILURES[error] is not None:
         server.script("/x", FAILURES[error])
     if error == "SessionClosed":
         await session.close()
     url = "ftp://h" if error == "InvalidURL" else server.url("/x")
-    # Only the timeout that must pass is short: a busy machine may take long for the others
+    # Only the expected timeout is short: on a busy machine the other failures may take long
     timeout = 0.1 if error == "AttemptTimeout" else 10
     subject = connector(log, n_tries=1, timeout=timeout, max_body_bytes=100_000)
     assert await subject.get(session, url, "P", default=default) is default
@@ -432,7 +456,7 @@ async def test_default(error: str, default: Any, server: FaultServer, session: a
     assert (subject.stats().calls_failed, subject.stats().calls_succeeded) == (1, 0)
 
 
-async def test_default_is_not_for_what_is_no_failure_of_the_call(
+async def test_default_is_not_returned_for_a_wrong_argument_an_interrupt_or_a_cancellation(
     server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:
     held = hold()
@@ -455,14 +479,16 @@ async def test_default_is_not_for_what_is_no_failure_of_the_call(
 # The constructor
 
 
-async def test_n_tries_of_one(server: FaultServer, session: aiohttp.ClientSession, log: Log, clock: FakeClock) -> None:
+async def test_n_tries_of_one_makes_one_attempt(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, clock: FakeClock
+) -> None:
     server.script("/x", 503)
     with pytest.raises(otel_connector.HTTPStatusError):
         await connector(log, n_tries=1, clock=clock).get(session, server.url("/x"), "P")
     assert (len(server.requests), clock.sleeps) == (1, [])
 
 
-async def test_positional_arguments(
+async def test_the_constructor_accepts_positional_arguments(
     server: FaultServer, session: aiohttp.ClientSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -477,7 +503,7 @@ async def test_positional_arguments(
     assert log.only().response_code == 503
 
 
-async def test_no_logfile(
+async def test_no_file_is_written_without_a_logfile(
     server: FaultServer, session: aiohttp.ClientSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sdk: SDK
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -490,7 +516,9 @@ async def test_no_logfile(
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-async def test_overwrite_or_append(kind: Any, server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+async def test_overwrite_log_selects_whether_the_log_is_emptied_or_appended_to(
+    kind: Any, server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
     server.script("/x", ok)
     for overwrite, rows in ((False, 1), (False, 2), (True, 1), (True, 1), (False, 2)):
         async with AsyncConnector(kind(log.path), overwrite) as subject:
@@ -498,8 +526,10 @@ async def test_overwrite_or_append(kind: Any, server: FaultServer, session: aioh
         assert len(log.records()) == rows
 
 
-async def test_exporter_as_logfile(server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
-    """Several connectors may share it, and closing one of them does not close it."""
+async def test_an_exporter_is_accepted_as_logfile_by_several_connectors(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    """Closing one of the connectors does not close the exporter."""
     server.script("/x", ok)
     exporter = CSVSpanExporter(log.path)
     for count in (1, 2):
@@ -512,7 +542,7 @@ async def test_exporter_as_logfile(server: FaultServer, session: aiohttp.ClientS
     assert len(log.records()) == 2
 
 
-async def test_two_connectors_on_one_file(server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
+async def test_two_connectors_write_to_one_file(server: FaultServer, session: aiohttp.ClientSession, log: Log) -> None:
     server.script("/x", ok)
     subjects = [connector(log), connector(log)]
     await asyncio.gather(*(subjects[n % 2].get(session, server.url("/x"), str(n)) for n in range(20)))
@@ -521,10 +551,10 @@ async def test_two_connectors_on_one_file(server: FaultServer, session: aiohttp.
 
 
 @pytest.mark.parametrize("with_sdk", [False, True])
-async def test_rows_of_a_program_that_seeds_its_random_numbers(
+async def test_every_call_is_logged_in_a_program_that_seeds_its_random_numbers(
     with_sdk: bool, server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
-    """Two spans may then have the same ids; two calls have two rows all the same."""
+    """Two spans may then have the same ids. Each of the two calls has its row nevertheless."""
     server.script("/x", ok)
     subject, state = connector(log, sdk if with_sdk else None, clock=None), random.getstate()
     try:
@@ -536,10 +566,12 @@ async def test_rows_of_a_program_that_seeds_its_random_numbers(
     assert [record.project for record in log.records()] == ["A", "B"]
 
 
-# Its life
+# Lifecycle
 
 
-async def test_closed_connector(server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+async def test_a_closed_connector_refuses_calls(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
     server.script("/x", ok)
     async with connector(log, sdk) as subject:
         await subject.get(session, server.url("/x"), "P")
@@ -558,7 +590,9 @@ def run_uvloop(main: Any) -> None:
 
 
 @pytest.mark.parametrize("run", [asyncio.run, run_uvloop])
-def test_one_loop_after_the_other(run: Callable[[Any], None], server: FaultServer, log: Log, sdk: SDK) -> None:
+def test_one_connector_is_used_in_consecutive_event_loops(
+    run: Callable[[Any], None], server: FaultServer, log: Log, sdk: SDK
+) -> None:
     server.script("/x", [503, truncated(), ok])
     subject = connector(log, sdk)
 
@@ -589,8 +623,8 @@ asyncio.run(main())
 """
 
 
-def test_the_program_everybody_starts_with(server: FaultServer, log: Log) -> None:
-    """As it stands: no SDK, no `async with` on the connector, no close; no warning and its row."""
+def test_the_introductory_program_runs_without_warnings_and_writes_its_row(server: FaultServer, log: Log) -> None:
+    """It has no SDK, no `async with` on the connector, and does not close the connector."""
     server.script("/data", [503, ok])
     program = PROGRAM.replace("https://api.example.com/data", server.url("/data"))
     done = processes.run(
@@ -602,15 +636,17 @@ def test_the_program_everybody_starts_with(server: FaultServer, log: Log) -> Non
         timeout=60,
         check=False,
     )
-    # On a busy machine asyncio's debug mode says that loading the SDK took a while, which is no warning
-    said = [line for line in done.stderr.splitlines() if not re.fullmatch(r"Executing <Task .* took .* seconds", line)]
-    assert (done.returncode, done.stdout, said) == (0, "{'ok': True}\n", [])
+    # On a busy machine asyncio's debug mode reports that loading the SDK took long, which is not a warning
+    printed = [
+        line for line in done.stderr.splitlines() if not re.fullmatch(r"Executing <Task .* took .* seconds", line)
+    ]
+    assert (done.returncode, done.stdout, printed) == (0, "{'ok': True}\n", [])
     assert (log.only().project, log.only().url, log.only().success) == ("ExampleProject", server.url("/data"), True)
     assert log.path.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("delay", [0, 0.25, 3])
-async def test_rate_limit(delay: float, clock: FakeClock) -> None:
+async def test_rate_limit_sleeps_for_the_delay(delay: float, clock: FakeClock) -> None:
     waited = await AsyncConnector(None, clock=clock).rate_limit(delay)  # type: ignore[func-returns-value]
     assert waited is None
     assert clock.monotonic_ns() == delay * 1e9
@@ -629,7 +665,7 @@ NOT_SECONDS: list[tuple[Any, type[Exception]]] = [
 
 
 @pytest.mark.parametrize(("delay", "kind"), NOT_SECONDS, ids=lambda value: repr(value)[:9])
-async def test_rate_limit_refuses(delay: Any, kind: type[Exception], clock: FakeClock) -> None:
+async def test_a_bad_delay_of_rate_limit_is_named(delay: Any, kind: type[Exception], clock: FakeClock) -> None:
     with pytest.raises(kind, match=r"^delay must be"):
         await AsyncConnector(None, clock=clock).rate_limit(delay)
     assert clock.sleeps == []
@@ -666,10 +702,10 @@ BAD_ARGUMENTS: dict[str, list[tuple[Any, type[Exception]]]] = {
     [(name, value, kind) for name, cases in BAD_ARGUMENTS.items() for value, kind in cases],
     ids=lambda value: ascii(value)[:20],
 )
-def test_constructor_refuses(
+def test_a_bad_argument_of_the_constructor_is_named_and_no_file_is_changed(
     name: str, value: Any, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message starts with the argument's name, and no file was made, opened, changed or emptied."""
+    """The message starts with the argument's name. No file is created, left open, changed or emptied."""
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
     os.mkfifo("fifo")
@@ -677,13 +713,13 @@ def test_constructor_refuses(
     Path("rows.csv").write_text("no header here")
     Path("logs.csv").write_text("must not be emptied\n")
     arguments = {"logfile": "logs.csv", "overwrite_log": name != "logfile", name: value}
-    with nothing_opened(tmp_path), pytest.raises(kind) as caught:
+    with no_file_changed_or_left_open(tmp_path), pytest.raises(kind) as caught:
         AsyncConnector(**arguments)
     message = caught.value.strerror if isinstance(caught.value, OSError) else str(caught.value)
     assert (message or "").startswith(name)
 
 
-async def test_session_of_another_library(log: Log) -> None:
+async def test_a_session_of_another_type_is_refused(log: Log) -> None:
     for bad in (None, aiohttp.ClientSession, object()):
         with pytest.raises(TypeError, match=r"^session must be an aiohttp\.ClientSession"):
             await connector(log).get(bad, "http://127.0.0.1/", "P")  # type: ignore[arg-type]

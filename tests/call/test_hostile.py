@@ -1,7 +1,8 @@
-"""Servers that mean harm: bombs, endless and dripping answers, broken framing, a reset at every byte.
+"""Tests of hostile servers: decompression bombs, endless and slow responses, broken framing, a reset at every byte.
 
-The cap and the deadline hold, memory stays within the cap and 8 MiB (resident memory: of this process with the server
-in it, or of a process of its own for the bombs), no turn of the loop lasts above 50 ms, and nothing is left behind.
+In every case the cap and the deadline hold, memory stays within the cap plus 8 MiB, no iteration of the event loop
+takes longer than 50 ms, and no task, thread or socket is left behind. The measured memory is the resident memory of
+this process, which includes the server; for the bombs, that of a separate process.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from support.loop_and_memory import (
     ALLOWANCE,
     STALL_LIMIT,
     assert_no_stall,
-    closed_session,
-    free_again,
+    is_idle,
     leaves_nothing,
+    local_session,
     needs_at_most,
     resident,
-    turns_of_the_loop,
+    slowest_iteration,
 )
 from support.sdk import SDK
 
@@ -43,7 +44,7 @@ from otel_connector import AsyncConnector, ConnectorError
 from otel_connector.testing import Connection, FakeClock, FaultServer, Step, drip, endless, ok, respond, silent
 
 GIB = 2**30
-BOMB = GIB // 4  # bytes that a bomb unpacks to, four times what the larger cap allows
+BOMB = GIB // 4  # bytes that a bomb decompresses to: four times the larger cap
 CAP = 4 * 2**20
 LARGER_CAP = 64 * 2**20
 BODY = b'{"ok": true}'
@@ -56,21 +57,21 @@ BODY = b'{"ok": true}'
 def gzip_bomb(size: int = BOMB, block: int = 2**20) -> bytes:
     """Return one gzip member of `size` zeros, from a block that is compressed once and repeated."""
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    piece = deflater.compress(bytes(block)) + deflater.flush(zlib.Z_FULL_FLUSH)  # ends on a byte, refers to nothing
-    # No checksum follows: nobody may read that far
+    piece = deflater.compress(bytes(block)) + deflater.flush(zlib.Z_FULL_FLUSH)  # byte-aligned, without back references
+    # The checksum is missing: the client must stop before it
     return b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff" + piece * (size // block) + b"\x03\x00"
 
 
 @lru_cache(maxsize=2)
 def brotli_bomb(window: int) -> bytes:
-    """Return zeros whose decoder keeps the last 2 ** `window` bytes."""
+    """Return compressed zeros whose decoder needs a window of 2 ** `window` bytes."""
     compressor, block = brotli.Compressor(quality=5, lgwin=window), bytes(2**22)
     return b"".join([*(compressor.process(block) for _ in range(BOMB // len(block))), compressor.finish()])
 
 
 @lru_cache(maxsize=2)
 def zstd_bomb(window: int) -> bytes:
-    """Return zeros whose decoder keeps the last 2 ** `window` bytes."""
+    """Return compressed zeros whose decoder needs a window of 2 ** `window` bytes."""
     zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
     compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: window})
     block = bytes(2**22)
@@ -83,8 +84,8 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "br": ("br", lambda: brotli_bomb(20), "BodyTooLarge"),
     "zstd": ("zstd", lambda: zstd_bomb(20), "BodyTooLarge"),
     "gzip in br": ("gzip, br", lambda: brotli.compress(gzip_bomb()), "BodyTooLarge"),
-    # What a decoder keeps of what it has written is the server's choice: 16 MiB at most (RFC 7932, section 9.1); with
-    # zstd 8 MiB is what may be asked of a client (RFC 9659, section 3)
+    # The server chooses the window, which is the output that a decoder keeps. It has at most 16 MiB with br
+    # (RFC 7932, section 9.1) and 8 MiB with zstd (RFC 9659, section 3).
     "br, largest window": ("br", lambda: brotli_bomb(24), "BodyTooLarge"),
     "zstd, largest window": ("zstd", lambda: zstd_bomb(23), "BodyTooLarge"),
     "zstd, too large a window": ("zstd", lambda: zstd_bomb(24), "DecodeFailed"),
@@ -94,60 +95,60 @@ LARGEST: dict[str, Callable[[], bytes]] = {
     "gzip": lambda: gzip.compress(bytes(LARGER_CAP), 1),
     "identity": lambda: bytes(LARGER_CAP),
 }
-"""Bodies just as large as the cap, by their coding."""
+"""Bodies exactly as large as the cap, by their coding."""
 
 
-async def defuse(url: str, name: str, cap: int) -> dict[str, Any]:
-    """Make one call, and return how it ended and what it needed."""
+async def measured_call(url: str, name: str, cap: int) -> dict[str, Any]:
+    """Make one call. Return its error, its duration, its memory and the longest iteration of the event loop."""
     connector = AsyncConnector(None, n_tries=1, timeout=20, max_body_bytes=cap)
     async with aiohttp.ClientSession() as session:
         assert await connector.get(session, f"{url}warm", "P") == json.loads(BODY)
         before, started = resident("VmRSS"), time.perf_counter()
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # noqa: ASYNC240 - no disk is behind it
-        with turns_of_the_loop() as turns:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # noqa: ASYNC240 - /proc is not on a disk
+        with slowest_iteration() as longest:
             try:
                 await connector.get(session, f"{url}{name}", "P", decode=len)
-                ending = ""
+                error_name = ""
             except ConnectorError as error:
-                ending = type(error).__name__
+                error_name = type(error).__name__
         return {
-            "ending": ending,
+            "error": error_name,
             "seconds": time.perf_counter() - started,
             "needed": resident("VmHWM") - before,
-            "turn": turns.cpu,
+            "longest_iteration": longest.cpu,
         }
 
 
-def defuse_each(url: str, calls: list[tuple[str, int]]) -> None:
-    """Make each call in a fork of this process, which has nothing of the others in its memory, and print the results.
+def measure_each_in_a_fork(url: str, calls: list[tuple[str, int]]) -> None:
+    """Make each call in a fork of this process, so that its memory is measured alone, and print the results.
 
-    This is a process of its own; it has one thread and no loop.
+    Runs in a separate process, which has one thread and no event loop, so it may fork.
     """
     for name, cap in calls:
         sys.stdout.flush()
         if (pid := os.fork()) == 0:
             code = 1
             try:
-                print(json.dumps([name, cap, asyncio.run(defuse(url, name, cap))]), flush=True)  # noqa: T201 - for the test
+                print(json.dumps([name, cap, asyncio.run(measured_call(url, name, cap))]), flush=True)  # noqa: T201 - the test reads stdout
                 code = 0
             finally:
                 os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, name
 
 
-Bodies: TypeAlias = dict[str, tuple[str, bytes, tuple[int, ...]]]
-"""By name: the coding, the body, and the caps to call it with."""
+EncodedBodies: TypeAlias = dict[str, tuple[str, bytes, tuple[int, ...]]]
+"""By name: the coding, the body, and the caps of its calls."""
 
 
-def defused(bodies: Bodies) -> dict[tuple[str, int], dict[str, Any]]:
-    """Call each body in a process of its own; return what came of it, by its name and the cap."""
+def measured_calls(bodies: EncodedBodies) -> dict[tuple[str, int], dict[str, Any]]:
+    """Request each body in a separate process. Return the results by name and cap."""
     calls: list[tuple[str, int]] = []
     with FaultServer() as server:
         server.script("/warm", respond(body=BODY))
         for number, (coding, body, caps) in enumerate(bodies.values()):
             server.script(f"/{number}", respond(body=body, headers=[("Content-Encoding", coding)]))
             calls += [(str(number), cap) for cap in caps]
-        program, environment = processes.function(__file__, f"defuse_each({server.url('/')!r}, {calls!r})")
+        program, environment = processes.function(__file__, f"measure_each_in_a_fork({server.url('/')!r}, {calls!r})")
         done = processes.run(program, env=environment, capture_output=True, timeout=90)
     assert done.returncode == 0, done.stderr.decode()
     names = list(bodies)
@@ -156,45 +157,48 @@ def defused(bodies: Bodies) -> dict[tuple[str, int], dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def bombs() -> dict[tuple[str, int], dict[str, Any]]:
-    made: Bodies = {name: (coding, make(), (CAP, LARGER_CAP)) for name, (coding, make, _) in BOMBS.items()}
-    assert all(len(body) < 2**21 for _, body, _ in made.values()), "small on the wire"
-    return defused(made)
+    made: EncodedBodies = {name: (coding, make(), (CAP, LARGER_CAP)) for name, (coding, make, _) in BOMBS.items()}
+    assert all(len(body) < 2**21 for _, body, _ in made.values()), "the compressed bombs are small"
+    return measured_calls(made)
 
 
 @pytest.fixture(scope="module")
 def largest() -> dict[tuple[str, int], dict[str, Any]]:
-    return defused({coding: (coding, make(), (LARGER_CAP,)) for coding, make in LARGEST.items()})
+    return measured_calls({coding: (coding, make(), (LARGER_CAP,)) for coding, make in LARGEST.items()})
 
 
 @pytest.mark.timing
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("cap", [CAP, LARGER_CAP])
 @pytest.mark.parametrize("name", BOMBS)
-def test_bomb(name: str, cap: int, bombs: dict[tuple[str, int], dict[str, Any]]) -> None:
+def test_a_decompression_bomb_fails_within_the_memory_limit(
+    name: str, cap: int, bombs: dict[tuple[str, int], dict[str, Any]]
+) -> None:
     result = bombs[name, cap]
 
-    assert result["ending"] == BOMBS[name][2]
+    assert result["error"] == BOMBS[name][2]
     assert result["needed"] <= cap + ALLOWANCE, f"{result['needed']:,}"
-    assert result["turn"] < STALL_LIMIT
+    assert result["longest_iteration"] < STALL_LIMIT
     assert result["seconds"] < 10
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("name", LARGEST)
-def test_body_as_large_as_allowed(name: str, largest: dict[tuple[str, int], dict[str, Any]]) -> None:
-    """What is just not too large is not held twice either."""
+def test_a_body_as_large_as_the_cap_is_not_held_twice_in_memory(
+    name: str, largest: dict[tuple[str, int], dict[str, Any]]
+) -> None:
     result = largest[name, LARGER_CAP]
 
-    assert result["ending"] == ""
+    assert result["error"] == ""
     assert result["needed"] <= LARGER_CAP + ALLOWANCE, f"{result['needed']:,}"
 
 
-async def test_error_holds_no_body(server: FaultServer, session: aiohttp.ClientSession) -> None:
-    """Of a thousand failed calls whose errors somebody keeps, nobody wants to keep a thousand bodies."""
+async def test_an_error_keeps_no_body_in_memory(server: FaultServer, session: aiohttp.ClientSession) -> None:
+    """A program may keep the errors of a thousand failed calls."""
     server.script("/x", endless())
     subject = AsyncConnector(None, n_tries=1, timeout=10, max_body_bytes=CAP)
     kept: list[ConnectorError] = []
-    with pytest.raises(otel_connector.BodyTooLarge):  # what the first one loads and allocates stays
+    with pytest.raises(otel_connector.BodyTooLarge):  # the first call loads modules, which stay in memory
         await subject.get(session, server.url("/x"), "P")
     with needs_at_most(3 * CAP):
         for _ in range(8):
@@ -204,11 +208,11 @@ async def test_error_holds_no_body(server: FaultServer, session: aiohttp.ClientS
             del caught
 
 
-# Answers without end
+# Endless responses
 
 
 def wire(head: bytes, repeated: bytes = b"", pause: float | None = None) -> Step:
-    """Send `head`, then `repeated` for ever, with `pause` seconds between; with nothing to repeat, close."""
+    """Send `head`, then `repeated` forever, with `pause` seconds in between. If `repeated` is empty, close."""
 
     async def play(connection: Connection) -> None:
         await connection.send(head)
@@ -235,41 +239,43 @@ ENDLESS: dict[str, tuple[Step, set[str]]] = {
     "headers": (wire(OK, b"X-Header: 1\r\n" * 100), MALFORMED),
     "one header": (wire(OK + b"X-Header: ", b"a" * 65_536), MALFORMED),
     "a header's name": (wire(OK, b"a" * 65_536), MALFORMED),
-    "a reason": (wire(b"HTTP/1.1 200 ", b"a" * 65_536), MALFORMED),
+    "a reason phrase": (wire(b"HTTP/1.1 200 ", b"a" * 65_536), MALFORMED),
     "no line at all": (wire(b"", b"a" * 65_536), MALFORMED),
     "empty lines": (wire(b"", b"\r\n" * 1_000), MALFORMED | TIMEOUT),
     "a chunk's extension": (wire(CHUNKED + b"1;", b"a" * 65_536), TIMEOUT),
     "chunks with extensions": (wire(CHUNKED, (b"1;" + b"a" * 4_000 + b"\r\n \r\n") * 16), {"BodyTooLarge"} | TIMEOUT),
     "a chunk's size": (wire(CHUNKED, b"0" * 65_536), TIMEOUT),
-    # What is found wrong inside a body aiohttp does not always tell its reader; then the timeout ends it
+    # aiohttp does not always report an error in a body to its reader; then the timeout ends the attempt
     "trailers": (wire(CHUNKED + b"0\r\n", b"X-Trailer: 1\r\n" * 100), MALFORMED | TRUNCATED | TIMEOUT),
     "one trailer": (wire(CHUNKED + b"0\r\nX-Trailer: ", b"a" * 65_536), MALFORMED | TRUNCATED | TIMEOUT),
     "100 Continue": (wire(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), TIMEOUT),
     "103 Early Hints": (wire(b"", b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"), TIMEOUT),
-    "answers": (wire(b"", OK + b"Content-Length: 12\r\n\r\n" + BODY), {""}),
-    "bytes after an answer": (wire(OK + b"Content-Length: 12\r\n\r\n" + BODY, b"a" * 65_536), {""} | MALFORMED),
-    "a body of drops": (drip(0.1), TIMEOUT),
-    "headers of drops": (wire(OK + b"X: ", b"a", 0.1), TIMEOUT),
-    "a status line of drops": (wire(b"HTTP/1.1 200 ", b"a", 0.1), TIMEOUT),
-    "chunk sizes of drops": (wire(CHUNKED, b"0", 0.1), TIMEOUT),
+    "responses": (wire(b"", OK + b"Content-Length: 12\r\n\r\n" + BODY), {""}),
+    "bytes after a response": (wire(OK + b"Content-Length: 12\r\n\r\n" + BODY, b"a" * 65_536), {""} | MALFORMED),
+    "a slow body": (drip(0.1), TIMEOUT),
+    "slow headers": (wire(OK + b"X: ", b"a", 0.1), TIMEOUT),
+    "a slow status line": (wire(b"HTTP/1.1 200 ", b"a", 0.1), TIMEOUT),
+    "slow chunk sizes": (wire(CHUNKED, b"0", 0.1), TIMEOUT),
     "silence": (silent, TIMEOUT),
 }
 
 
 @asynccontextmanager
-async def watched(log: Log, sdk: SDK, **options: Any) -> AsyncIterator[tuple[AsyncConnector, aiohttp.ClientSession]]:
-    """Yield a connector and a session; afterwards the memory, the loop and what is left are looked at."""
+async def checked_resources(
+    log: Log, sdk: SDK, **options: Any
+) -> AsyncIterator[tuple[AsyncConnector, aiohttp.ClientSession]]:
+    """Yield a connector and a session. Afterwards check the memory, the event loop, and what is left behind."""
     arguments = {"n_tries": 2, "timeout": 0.3, "max_body_bytes": CAP, "clock": FakeClock(), **sdk.providers, **options}
     subject = AsyncConnector(log.path, **arguments)
-    with needs_at_most(CAP + ALLOWANCE), turns_of_the_loop() as turns:
-        async with leaves_nothing(), closed_session() as session:
+    with needs_at_most(CAP + ALLOWANCE), slowest_iteration() as longest:
+        async with leaves_nothing(), local_session() as session:
             yield subject, session
-            assert free_again(session)
-    assert_no_stall(turns)
+            assert is_idle(session)
+    assert_no_stall(longest)
 
 
-async def ending_of(subject: AsyncConnector, session: aiohttp.ClientSession, url: str) -> str:
-    """Make one call; return the class of its error, nothing for a success."""
+async def error_of(subject: AsyncConnector, session: aiohttp.ClientSession, url: str) -> str:
+    """Make one call. Return the name of its error class, or an empty string for a success."""
     try:
         assert await subject.get(session, url, "P") == json.loads(BODY)
     except ConnectorError as error:
@@ -279,37 +285,41 @@ async def ending_of(subject: AsyncConnector, session: aiohttp.ClientSession, url
 
 @pytest.mark.timing
 @pytest.mark.parametrize("name", ENDLESS)
-async def test_endless(name: str, server: FaultServer, log: Log, sdk: SDK) -> None:
-    step, endings = ENDLESS[name]
+async def test_a_call_ends_although_the_response_is_endless(name: str, server: FaultServer, log: Log, sdk: SDK) -> None:
+    step, expected = ENDLESS[name]
     server.script("/x", step)
     started = time.perf_counter()
-    async with watched(log, sdk, timeout=0.3 if endings & TIMEOUT else 5) as (subject, session):
-        kind = await ending_of(subject, session, server.url("/x"))
-        assert kind in endings
+    async with checked_resources(log, sdk, timeout=0.3 if expected & TIMEOUT else 5) as (subject, session):
+        kind = await error_of(subject, session, server.url("/x"))
+        assert kind in expected
         assert time.perf_counter() - started < 9
     assert log.only().success == (kind == "")
     assert sdk.span().name == "GET"
 
 
 @pytest.mark.timing
-@pytest.mark.parametrize("name", [name for name, (_, endings) in ENDLESS.items() if endings & TIMEOUT])
-async def test_deadline(name: str, server: FaultServer, log: Log, sdk: SDK) -> None:
+@pytest.mark.parametrize("name", [name for name, (_, expected) in ENDLESS.items() if expected & TIMEOUT])
+async def test_the_deadline_ends_a_call_with_an_endless_response(
+    name: str, server: FaultServer, log: Log, sdk: SDK
+) -> None:
     server.script("/x", ENDLESS[name][0])
     started = time.perf_counter()
-    async with watched(log, sdk, timeout=30, deadline=0.2) as (subject, session):
-        kind = await ending_of(subject, session, server.url("/x"))
+    async with checked_resources(log, sdk, timeout=30, deadline=0.2) as (subject, session):
+        kind = await error_of(subject, session, server.url("/x"))
         assert kind in {"DeadlineExceeded"} | ENDLESS[name][1] - TIMEOUT
         assert time.perf_counter() - started < 5
     assert log.only().error.startswith(kind)
 
 
 @pytest.mark.timing
-async def test_drip_of_an_error(server: FaultServer, log: Log, sdk: SDK) -> None:
-    """The body of an error is of no interest, so it may not hold the call for as long as the timeout."""
+async def test_a_slow_body_of_an_error_response_does_not_delay_the_call(
+    server: FaultServer, log: Log, sdk: SDK
+) -> None:
+    """The body of an error response is not needed, so the call must not wait for it until the timeout."""
     server.script("/x", wire(b"HTTP/1.1 404 x\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n", 0.1))
     started = time.perf_counter()
-    async with watched(log, sdk, timeout=30) as (subject, session):
-        assert await ending_of(subject, session, server.url("/x")) == "HTTPStatusError"
+    async with checked_resources(log, sdk, timeout=30) as (subject, session):
+        assert await error_of(subject, session, server.url("/x")) == "HTTPStatusError"
         assert time.perf_counter() - started < 9
 
 
@@ -327,7 +337,7 @@ FRAMING: dict[str, tuple[bytes, set[str]]] = {
     "a length of 5,000 digits": (answer(b"Content-Length: " + b"9" * 5_000), MALFORMED),
     "a negative length": (answer(b"Content-Length: -12"), MALFORMED),
     "a signed length": (answer(b"Content-Length: +12"), MALFORMED),
-    "a length that is none": (answer(b"Content-Length: twelve"), MALFORMED),
+    "a length that is not a number": (answer(b"Content-Length: twelve"), MALFORMED),
     "an empty length": (answer(b"Content-Length: "), MALFORMED),
     "two lengths": (answer(b"Content-Length: 12", b"Content-Length: 13"), MALFORMED),
     "a list of lengths": (answer(b"Content-Length: 12, 12"), MALFORMED),
@@ -361,21 +371,21 @@ FRAMING: dict[str, tuple[bytes, set[str]]] = {
 
 @pytest.mark.timing
 @pytest.mark.parametrize("name", FRAMING)
-async def test_framing(name: str, server: FaultServer, log: Log, sdk: SDK) -> None:
-    data, endings = FRAMING[name]
+async def test_broken_framing_ends_with_an_expected_outcome(name: str, server: FaultServer, log: Log, sdk: SDK) -> None:
+    data, expected = FRAMING[name]
     server.script("/x", wire(data))
-    async with watched(log, sdk, timeout=5) as (subject, session):
-        kind = await ending_of(subject, session, server.url("/x"))
-        assert kind in endings
+    async with checked_resources(log, sdk, timeout=5) as (subject, session):
+        kind = await error_of(subject, session, server.url("/x"))
+        assert kind in expected
     assert log.only().error.startswith(kind)
     assert sdk.span().name == "GET"
 
 
-# A reset at every byte
+# A connection that ends at any byte
 
 
-def resets(data: bytes, *, abort: bool) -> Iterator[Step]:
-    """Return, for each position in `data`, the step that breaks off there."""
+def ended_at_each_byte(data: bytes, *, abort: bool) -> Iterator[Step]:
+    """Return, for each position in `data`, a step that ends the connection there."""
 
     def step(position: int) -> Step:
         async def play(connection: Connection) -> None:
@@ -383,37 +393,39 @@ def resets(data: bytes, *, abort: bool) -> Iterator[Step]:
                 await connection.send(data[:position])
             (connection.abort if abort else connection.close)()
 
-        return Step(name=f"broken off at {position}", play=play)
+        return Step(name=f"ended at {position}", play=play)
 
     return map(step, range(len(data)))
 
 
-ANSWERS = {
+RESPONSES = {
     "length": (answer(b"Content-Length: 12"), len(BODY)),
     "chunks": (CHUNKED + b"6\r\n" + BODY[:6] + b"\r\n6;a=b\r\n" + BODY[6:] + b"\r\n0\r\nX: y\r\n\r\n", 0),
     "redirect": (b"HTTP/1.1 302 Found\r\nLocation: /to\r\nContent-Length: 2\r\n\r\nno", 0),
-    "early": (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + answer(b"Content-Length: 12"), 0),
+    "early hints": (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + answer(b"Content-Length: 12"), 0),
 }
 
 
 @pytest.mark.timing
 @pytest.mark.parametrize("abort", [True, False], ids=["reset", "closed"])
-@pytest.mark.parametrize("name", ANSWERS)
-async def test_broken_off_at_every_byte(name: str, abort: bool, server: FaultServer, log: Log, sdk: SDK) -> None:
-    """Two attempts break off at the same byte, aiohttp's own second try included; the third one is whole."""
-    data = ANSWERS[name][0]
+@pytest.mark.parametrize("name", RESPONSES)
+async def test_a_response_that_ends_at_any_byte_is_retried(
+    name: str, abort: bool, server: FaultServer, log: Log, sdk: SDK
+) -> None:
+    """At each byte, the connection ends first in every attempt of a call, then in the first request only."""
+    data = RESPONSES[name][0]
     server.script("/to", ok)
     calls = 0
-    async with watched(log, sdk, n_tries=3, timeout=5) as (subject, session):
-        for step in resets(data, abort=abort):
+    async with checked_resources(log, sdk, n_tries=3, timeout=5) as (subject, session):
+        for step in ended_at_each_byte(data, abort=abort):
             server.script("/x", step)
-            kind = await ending_of(subject, session, server.url("/x"))
+            kind = await error_of(subject, session, server.url("/x"))
             calls += 1
-            # A redirect needs no body, and neither is a body cut off by what follows it
+            # A redirect is followed without its body, and a chunked body is complete before its trailers
             assert kind in {"ConnectFailed", "BodyTruncated", ""}, step.name
             assert kind or name in {"redirect", "chunks"}, step.name
             server.script("/x", [step, ok])
-            assert await ending_of(subject, session, server.url("/x")) == "", step.name
+            assert await error_of(subject, session, server.url("/x")) == "", step.name
             calls += 1
     assert len(log.records()) == calls
     assert len(sdk.spans.get_finished_spans()) == calls

@@ -1,9 +1,9 @@
-"""The connector against a server that nobody here wrote: httpbin, served by werkzeug.
+"""Tests against a server of another project: httpbin, served by werkzeug.
 
-What is peculiar to the two and not to the connector: werkzeug closes the connection after every response and writes
-reason phrases in capitals; httpbin's ``/stream`` says JSON and sends lines of it, ``/image`` answers 406 to ``*/*``
-(RFC 9110, section 12.5.1, makes that match), ``/etag`` sends its tags without quotes (section 8.8.3 wants them),
-``/status/308`` has no Location, and ``seed=`` seeds the random numbers of the whole process, so it is not used.
+The two have peculiarities. Werkzeug closes the connection after every response and writes reason phrases in capitals.
+In httpbin, ``/stream`` declares JSON but sends one JSON document per line, ``/image`` answers 406 to ``*/*`` (which
+matches according to RFC 9110, section 12.5.1), ``/etag`` sends its tags without the quotes that section 8.8.3 requires,
+and ``/status/308`` has no Location. ``seed=`` seeds the random numbers of the whole process, so it is not used.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from otel_connector import AsyncConnector, CallRecord
 from otel_connector.testing import FakeClock
 
 
-class _Quiet(WSGIRequestHandler):
+class _QuietHandler(WSGIRequestHandler):
     """HTTP/1.1 without a log line for each request."""
 
     protocol_version = "HTTP/1.1"
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @dataclass
-class Bin:
-    """The running httpbin."""
+class Httpbin:
+    """The running httpbin, and the paths that were requested."""
 
     url: str = ""
-    paths: list[str] = field(default_factory=list)  # of the requests, as they came
+    paths: list[str] = field(default_factory=list)  # in the order of the requests
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        """Note the request and let httpbin answer."""
+        """Record the path and let httpbin answer."""
         self.paths.append(environ["PATH_INFO"])
         return httpbin.app(environ, start_response)
 
 
 @pytest.fixture(scope="session")
-def running() -> Iterator[Bin]:
-    app = Bin()
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
+def running_httpbin() -> Iterator[Httpbin]:
+    app = Httpbin()
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_QuietHandler)
     app.url = f"http://127.0.0.1:{server.port}"
-    server.daemon_threads = False  # type: ignore[attr-defined] # so that closing waits for the last answers
+    server.daemon_threads = False  # type: ignore[attr-defined] # closing waits for the last responses
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="httpbin")
     thread.start()
     yield app
@@ -66,25 +66,25 @@ def running() -> Iterator[Bin]:
 
 
 @pytest.fixture
-def httpbin_server(running: Bin) -> Bin:
-    running.paths.clear()
-    return running
+def httpbin_server(running_httpbin: Httpbin) -> Httpbin:
+    running_httpbin.paths.clear()
+    return running_httpbin
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call: what comes back, and what row a reader expects of it."""
+    """One call, its expected result and its expected row."""
 
     path: str
     expected: Any = None  # the value, or a predicate on it
     decode: Callable[[bytes], Any] = json.loads
-    redirect: str = ""  # the path it ends at, if elsewhere
+    redirect: str = ""  # the path of the last redirect
     code: int | None = 200
-    error: str = ""  # the row's cell starts with it
-    size: int | None = None  # None: that of the body that `decode` got
+    error: str = ""  # the start of the error in the row
+    size: int | None = None  # None: the size of the body that `decode` gets
     attempts: int = 1
     redirects: int = 0
-    url: str = ""  # the row's, if other than `path`
+    url: str = ""  # the path in the row, if it differs from `path`
     options: dict[str, Any] = field(default_factory=dict)  # of get
     limits: dict[str, Any] = field(default_factory=dict)  # of the connector
 
@@ -173,7 +173,7 @@ CASES = [
     Case("/image/png", lambda value: value.startswith(b"\x89PNG\r\n"), bytes),
     Case("/image/png", error="DecodeFailed: UnicodeDecodeError", size=None),
     Case("/image", code=406, error="HTTPStatusError: 406 NOT ACCEPTABLE", size=142),
-    # What is sent
+    # Request options
     Case("/headers", lambda value: value["headers"]["X-Mine"] == "1", options={"headers": {"X-Mine": "1"}}),
     Case("/cookies", {"cookies": {"a": "1"}}, options={"cookies": {"a": "1"}}),
     Case("/basic-auth/u/p", {"authenticated": True, "user": "u"}, options={"headers": basic("u", "p")}),
@@ -198,7 +198,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.path} {case.error or case.code}")
-async def test_one_call(case: Case, httpbin_server: Bin, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+async def test_result_row_and_span_of_a_call_agree(
+    case: Case, httpbin_server: Httpbin, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
     subject = AsyncConnector(log.path, n_tries=3, timeout=5, clock=FakeClock(), **case.limits, **sdk.providers)
     bodies: list[bytes] = []
 
@@ -238,8 +240,8 @@ async def test_one_call(case: Case, httpbin_server: Bin, session: aiohttp.Client
     assert subject.stats().bytes_received == record.response_size
 
 
-async def test_the_answer_comes_too_late(
-    httpbin_server: Bin, session: aiohttp.ClientSession, log: Log, sdk: SDK
+async def test_a_response_later_than_the_timeout_raises_attempt_timeout(
+    httpbin_server: Httpbin, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     subject = AsyncConnector(log.path, n_tries=1, timeout=0.2, **sdk.providers)
     with pytest.raises(TimeoutError, match=r"^no response within 0\.2 s$"):
@@ -253,42 +255,43 @@ async def test_the_answer_comes_too_late(
 
 
 @pytest.mark.parametrize("code", [200, 404])
-async def test_the_body_comes_too_late(
-    code: int, httpbin_server: Bin, session: aiohttp.ClientSession, log: Log, sdk: SDK
+async def test_a_body_later_than_the_timeout_fails_the_call_with_its_status_logged(
+    code: int, httpbin_server: Httpbin, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     subject = AsyncConnector(log.path, n_tries=1, timeout=0.2, **sdk.providers)
     with pytest.raises(otel_connector.ConnectorError) as caught:
         await subject.get(session, httpbin_server.url + f"/drip?duration=5&numbytes=2&code={code}", "bin")
 
-    # Of an error, the status is known before its body is
-    late = otel_connector.AttemptTimeout if code == 200 else otel_connector.HTTPStatusError
-    assert type(caught.value) is late
+    # The status of an error response is known before its body
+    expected = otel_connector.AttemptTimeout if code == 200 else otel_connector.HTTPStatusError
+    assert type(caught.value) is expected
     record = log.only()
     assert 0.2 <= record.delta_t < 4
     assert (record.response_code, record.response_size) == (code, 1)
     assert_span_carries(sdk.span(), record)
 
 
-async def test_the_row_lasts_as_long_as_the_body(
-    httpbin_server: Bin, session: aiohttp.ClientSession, log: Log, sdk: SDK
+async def test_the_logged_duration_includes_the_body(
+    httpbin_server: Httpbin, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     subject = AsyncConnector(log.path, timeout=5, **sdk.providers)
     await subject.get(session, httpbin_server.url + "/drip?duration=0.2&numbytes=4", "bin", decode=bytes)
-    assert 0.15 <= log.only().delta_t < 1, "httpbin sleeps after each byte; the last sleep keeps nobody waiting"
+    assert 0.15 <= log.only().delta_t < 1, "httpbin sleeps after each byte; the last sleep does not delay the call"
     assert_span_carries(sdk.span(), log.only())
 
 
-async def test_cookies_are_the_sessions(httpbin_server: Bin, log: Log) -> None:
+async def test_cookies_are_kept_in_the_cookie_jar_of_the_session(httpbin_server: Httpbin, log: Log) -> None:
     url = httpbin_server.url + "/cookies/set?a=1&b=2"
-    for unsafe, kept in ((False, {}), (True, {"a": "1", "b": "2"})):  # aiohttp keeps none of an IP address unless told
+    # By default aiohttp keeps no cookies of an IP address
+    for unsafe, kept in ((False, {}), (True, {"a": "1", "b": "2"})):
         async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=unsafe)) as session:
             assert await AsyncConnector(log.path).get(session, url, "bin") == {"cookies": kept}
     assert {record.redirect_url for record in log.records()} == {httpbin_server.url + "/cookies"}
 
 
 @pytest.mark.parametrize("propagate", [True, False])
-async def test_trace_context_arrives(
-    propagate: bool, httpbin_server: Bin, session: aiohttp.ClientSession, log: Log, sdk: SDK
+async def test_trace_context_is_sent_unless_propagate_is_false(
+    propagate: bool, httpbin_server: Httpbin, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     subject = AsyncConnector(log.path, propagate=propagate, **sdk.providers)
     sent = (await subject.get(session, httpbin_server.url + "/redirect-to?url=/headers", "bin"))["headers"]
@@ -298,14 +301,16 @@ async def test_trace_context_arrives(
 
 
 async def test_without_an_sdk_no_trace_context_is_sent(
-    httpbin_server: Bin, session: aiohttp.ClientSession, log: Log
+    httpbin_server: Httpbin, session: aiohttp.ClientSession, log: Log
 ) -> None:
     sent = (await AsyncConnector(log.path).get(session, httpbin_server.url + "/headers", "bin"))["headers"]
     assert "Traceparent" not in sent
     assert log.only().call_id.strip("0-") != ""
 
 
-async def test_password_in_the_url(httpbin_server: Bin, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+async def test_a_password_in_the_url_is_sent_and_redacted_in_the_row(
+    httpbin_server: Httpbin, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
     url = httpbin_server.url.replace("//", "//u:p@") + "/basic-auth/u/p"
     subject = AsyncConnector(log.path, **sdk.providers)
     assert (await subject.get(session, url, "bin"))["authenticated"]
@@ -314,7 +319,9 @@ async def test_password_in_the_url(httpbin_server: Bin, session: aiohttp.ClientS
     assert_span_carries(sdk.span(), record)
 
 
-async def test_many_at_once(httpbin_server: Bin, session: aiohttp.ClientSession, log: Log, sdk: SDK) -> None:
+async def test_concurrent_calls_each_have_their_row_and_span(
+    httpbin_server: Httpbin, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
     subject = AsyncConnector(log.path, n_tries=1, **sdk.providers)
     paths = ["/get", "/status/404", "/redirect/2", "/gzip", "/bytes/10", "/stream/2", "/status/503", "/brotli"] * 5
     await asyncio.gather(

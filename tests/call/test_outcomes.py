@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 from support.logs import Log
-from support.loop_and_memory import free_again
+from support.loop_and_memory import is_idle
 from support.outcomes import OK_BODY, OUTCOMES, assert_span_carries, assert_times_agree, connector
 from support.sdk import SDK
 
@@ -76,7 +76,7 @@ async def test_result_row_span_and_metrics_agree_for_each_outcome(
     assert point.sum == record.delta_t
     assert point.attributes.get("error.type") == kind
     assert subject.stats().calls_active == 0
-    assert free_again(session)
+    assert is_idle(session)
 
 
 async def test_a_redirect_chain_is_logged_with_its_first_and_last_url(
@@ -287,7 +287,7 @@ def assert_cancelled(log: Log, sdk: SDK, session: aiohttp.ClientSession) -> None
     assert_span_carries(span, record)
     assert span.status.status_code is StatusCode.UNSET, "a cancellation is not an error"
     assert "error.type" not in span.attributes
-    assert free_again(session)
+    assert is_idle(session)
 
 
 async def test_name_attributes_and_scope_of_the_span_of_a_successful_call(

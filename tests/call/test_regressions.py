@@ -16,7 +16,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from support.logs import Log
-from support.loop_and_memory import free_again
+from support.loop_and_memory import is_idle
 from support.sdk import SDK
 
 import otel_connector
@@ -121,7 +121,7 @@ async def test_a_205_response_ends_without_a_wait_for_its_body(
     server.script("/x", play)
     assert await AsyncConnector(log.path, n_tries=1, timeout=5).get(session, server.url("/x"), "P") is None
     assert log.only().response_code == 205
-    assert free_again(session)
+    assert is_idle(session)
 
 
 async def test_a_call_in_flight_at_aclose_succeeds_and_its_row_is_written(

@@ -1,4 +1,4 @@
-"""The demo, run as a newcomer runs it: in a process of its own, in an empty folder, its output in a pipe."""
+"""Tests of ``otel-connector demo``. Most run it like a new user: in its own process and in an empty folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import pytest
 from support import processes
 from support.command_line import Finished, environment, finish, run_here, start
 from support.otlp_receiver import Received, grpc_receiver, http_receiver
-from support.own_network import run_alone
+from support.own_network import run_in_own_network
 from typer.testing import CliRunner
 
 import otel_connector
@@ -33,7 +33,7 @@ from otel_connector._demo import Collector, Demo, Report, Result, Summary, find_
 from otel_connector.cli import app
 from otel_connector.cli._demo_command import _where_traces_are
 
-CALLS = 40  # enough for every kind, and for one that comes more than once
+CALLS = 40  # every kind of call is made, and at least one kind more than once
 
 ROW = CallRecord(
     call_id=f"{1:032x}-{1:016x}",
@@ -64,14 +64,14 @@ def class_of(row: CallRecord) -> str:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """One run in a new folder: its log and its output."""
+    """Run the demo once in a new folder; return its log and its output."""
     folder = tmp_path_factory.mktemp("demo")
     code, out, err = demo(folder, "--no-otlp")
     assert (code, err) == (0, "")
     return folder / "logs.csv", out
 
 
-def test_every_call_is_a_row(finished: tuple[Path, str]) -> None:
+def test_every_call_is_written_as_one_row(finished: tuple[Path, str]) -> None:
     log, out = finished
     rows = rows_of(log)
     assert len(rows) == CALLS == len({row.call_id for row in rows})
@@ -102,11 +102,11 @@ def test_every_kind_of_outcome_is_in_the_log(finished: tuple[Path, str]) -> None
     assert any(row.redirect_url.endswith("?lang=en") for row in successes)
     assert any(row.delta_t > 1 for row in successes), "Retry-After: 1 was obeyed"
     undecodable = {row.response_size for row in rows if class_of(row) == "DecodeFailed"}
-    assert len(undecodable) == 2, "one kind has a body that is not JSON, one has none"
+    assert len(undecodable) == 2, "one kind has a body that is not JSON, the other has an empty body"
     assert 0 in undecodable
 
 
-def test_the_tables_show_what_the_rows_say(finished: tuple[Path, str]) -> None:
+def test_the_printed_tables_match_the_rows(finished: tuple[Path, str]) -> None:
     log, out = finished
     rows, lines = rows_of(log), [line.split() for line in out.splitlines()]
     for project in ("Prices", "Weather"):
@@ -129,10 +129,10 @@ def test_piped_output_is_plain_text_of_80_columns(finished: tuple[Path, str]) ->
     log, out = finished
     assert re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", out) is None
     assert all(len(line) <= 80 for line in out.splitlines() if str(log) not in line)
-    assert len(out.splitlines()) <= 23, "with the command above and the prompt below it fits in 24 lines"
+    assert len(out.splitlines()) <= 23, "the command, the output and the next prompt fit in 24 lines"
 
 
-def test_a_poor_encoding_and_forced_colours_do_no_harm(tmp_path: Path) -> None:
+def test_an_ascii_encoding_and_forced_colours_are_respected(tmp_path: Path) -> None:
     one = start(tmp_path, "demo", "--calls", "18", "--no-otlp", extra={"PYTHONIOENCODING": "ascii"})
     other = start(tmp_path, "demo", "--calls", "18", "--no-otlp", extra={"FORCE_COLOR": "1"})
     code, out, err = finish(one)
@@ -140,12 +140,12 @@ def test_a_poor_encoding_and_forced_colours_do_no_harm(tmp_path: Path) -> None:
     code, out, err = finish(other)
     assert (code, err) == (0, "")
     assert "\x1b[1m" in out
-    assert re.search(r"\r|\x1b\[[0-9;?]*[^0-9;?m]", out) is None, "colours only: no movement of the cursor"
-    # Both wrote to one file at the same time, and each counted its own rows
+    assert re.search(r"\r|\x1b\[[0-9;?]*[^0-9;?m]", out) is None, "colours are allowed, but no cursor movement"
+    # Both processes wrote to one file at the same time, and each counted only its own rows
     assert len(rows_of(tmp_path / "logs.csv")) == 36
 
 
-def test_on_a_terminal_progress_is_shown_and_taken_away(tmp_path: Path) -> None:
+def test_progress_is_shown_on_a_terminal_and_erased_at_the_end(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     extra = {"TERM": "xterm", "COLUMNS": "80", "NO_COLOR": "1"}
     process = processes.Process(
@@ -160,13 +160,13 @@ def test_on_a_terminal_progress_is_shown_and_taken_away(tmp_path: Path) -> None:
     try:
         while piece := os.read(master, 65_536):
             output += piece
-    except OSError:  # how Linux says that the other end was closed
+    except OSError:  # Linux reports this if the other end is closed
         pass
     os.close(master)
     assert process.wait(60) == 0
     assert b"5/5" in output
-    assert b"\x1b[2K" in output, "the line of progress is erased"
-    assert re.search(rb"\x1b\[(?:\d+;)*(?:3|4|9|10)[0-7](?:;\d+)*m", output) is None, "NO_COLOR"
+    assert b"\x1b[2K" in output, "the progress line is erased"
+    assert re.search(rb"\x1b\[(?:\d+;)*(?:3|4|9|10)[0-7](?:;\d+)*m", output) is None, "NO_COLOR is set"
 
 
 @pytest.fixture
@@ -181,8 +181,10 @@ def endpoint(received: Received) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
-def test_a_collector_gets_what_is_in_the_log(tmp_path: Path, received: Received, endpoint: str, variable: str) -> None:
-    # The second variable says nothing about metrics, which then have no collector
+def test_a_collector_receives_every_call_of_the_log(
+    tmp_path: Path, received: Received, endpoint: str, variable: str
+) -> None:
+    # The second variable sets no endpoint for metrics, so their exporter is turned off
     none = {} if variable == "OTEL_EXPORTER_OTLP_ENDPOINT" else {"OTEL_METRICS_EXPORTER": "none"}
     code, out, err = demo(tmp_path, **{variable: endpoint}, **none)
     assert (code, err) == (0, "")
@@ -198,7 +200,7 @@ def test_a_collector_gets_what_is_in_the_log(tmp_path: Path, received: Received,
     assert f"/trace/{call_id.split('-')[0]}\n" in out
 
 
-def test_without_a_row_there_is_nothing_to_look_up() -> None:
+def test_no_example_trace_is_shown_without_a_row() -> None:
     report = Report(started=1, retries=0, rows=0, summary=summarise([]), example=None)
     collector, log = Collector(endpoint="http://a"), Path("logs.csv")
     lines = _where_traces_are(collector, ("traces", "metrics"), report, log)
@@ -206,86 +208,92 @@ def test_without_a_row_there_is_nothing_to_look_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "expected"),
     [
         ({"OTEL_SDK_DISABLED": "true"}, "No traces or metrics were sent: "),
         ({"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}, "No traces or metrics were sent: "),
         ({"OTEL_TRACES_SAMPLER": "always_off"}, "Metrics were sent to "),
     ],
 )
-def test_nothing_is_said_to_be_sent_that_was_not(
-    tmp_path: Path, received: Received, endpoint: str, environment: dict[str, str], said: str
+def test_traces_that_were_not_sent_are_not_reported_as_sent(
+    tmp_path: Path, received: Received, endpoint: str, environment: dict[str, str], expected: str
 ) -> None:
     code, out, err = demo(tmp_path, "--calls", "3", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, **environment)
     assert (code, err, received.call_ids()) == (0, "", Counter())
-    assert said in out
+    assert expected in out
     assert "/trace/" not in out
 
 
-@pytest.mark.parametrize(("to", "code", "said"), [(">&-", 0, ""), (">/dev/full", 2, "the output cannot be written")])
-def test_an_output_that_takes_nothing(tmp_path: Path, to: str, code: int, said: str) -> None:
+@pytest.mark.parametrize(
+    ("to", "code", "expected"), [(">&-", 0, ""), (">/dev/full", 2, "the output cannot be written")]
+)
+def test_a_closed_output_is_ignored_and_a_full_one_ends_the_demo(
+    tmp_path: Path, to: str, code: int, expected: str
+) -> None:
     command = f"{shlex.quote(sys.executable)} -m otel_connector demo --calls 3 --no-otlp {to}"
     done = processes.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False)
-    assert said in done.stderr
-    assert len(rows_of(tmp_path / "logs.csv")) == (3 if code == 0 else 0), "it does not go on unseen"
+    assert expected in done.stderr
+    assert len(rows_of(tmp_path / "logs.csv")) == (3 if code == 0 else 0), (
+        "a demo whose output cannot be written makes no calls"
+    )
 
 
-def test_an_sdk_that_cannot_be_set_up_is_told(tmp_path: Path) -> None:
+def test_an_sdk_that_cannot_be_set_up_is_reported(tmp_path: Path) -> None:
     code, out, err = demo(tmp_path, "--otlp", OTEL_TRACES_EXPORTER="no-such-exporter")
     assert (code, out) == (2, "")
     assert "no-such-exporter" in err
     assert "Traceback" not in err
 
 
-def test_a_collector_that_does_not_answer_is_told(closed_port: int, tmp_path: Path) -> None:
+def test_a_collector_that_does_not_answer_is_reported(closed_port: int, tmp_path: Path) -> None:
     named = f"http://user:pw@127.0.0.1:{closed_port}"
     code, out, _ = finish(start(tmp_path, "demo", "--calls", "1", extra={"OTEL_EXPORTER_OTLP_ENDPOINT": named}))
     assert code == 0
     assert "Not all traces and metrics could be sent to http://REDACTED:REDACTED@127.0.0.1:" in out
 
 
-def demo_alone(folder: str, *arguments: str, http: bool = False) -> None:
-    """Run the demo where nothing but the receiver of this function can listen, and print what came of it."""
+def demo_without_other_listeners(folder: str, *arguments: str, http: bool = False) -> None:
+    """Run the demo where only the receiver of this function can listen; print the result as JSON."""
     received = Received()
     with http_receiver(received, 4318) if http else nullcontext():
         finished = finish(start(Path(folder), "demo", "--calls", "18", *arguments))
     sys.stdout.write(json.dumps([*finished, received.call_ids()]))
 
 
-def demo_on_usual_ports(folder: Path, *arguments: str, http: bool = False) -> tuple[Finished, Counter[str]]:
-    """Run the demo in a network of its own; return how it ended, and the calls that a collector received."""
-    call = f"demo_alone({str(folder)!r}, *{arguments!r}, http={http})"
-    done = run_alone(__file__, call)
+def demo_on_default_ports(folder: Path, *arguments: str, http: bool = False) -> tuple[Finished, Counter[str]]:
+    """Run the demo in its own network namespace; return its result and the calls that a collector received."""
+    call = f"demo_without_other_listeners({str(folder)!r}, *{arguments!r}, http={http})"
+    done = run_in_own_network(__file__, call)
     assert done.returncode == 0, done.stderr
     *finished, call_ids = json.loads(done.stdout)
     return Finished(*finished), Counter(call_ids)
 
 
-def test_no_collector_although_asked_for_is_told(tmp_path: Path) -> None:
-    (code, out, _), _ = demo_on_usual_ports(tmp_path, "--otlp")
+def test_a_missing_collector_is_reported_if_otlp_was_requested(tmp_path: Path) -> None:
+    (code, out, _), _ = demo_on_default_ports(tmp_path, "--otlp")
     assert code == 0
     assert "No collector listens here" not in out
     assert "docker run" not in out
     assert "could be sent to http://localhost:4317" in out
 
 
-def test_no_collector_is_said_in_two_lines(tmp_path: Path) -> None:
-    (code, out, _), _ = demo_on_usual_ports(tmp_path)
+def test_without_a_collector_the_output_shows_how_to_start_one(tmp_path: Path) -> None:
+    (code, out, _), _ = demo_on_default_ports(tmp_path)
     assert code == 0
     assert "No collector listens here" in out
     assert "docker run" in out
     assert "could be sent to http://localhost:4317" not in out
 
 
-def test_a_collector_on_the_http_port_is_found(tmp_path: Path) -> None:
-    (code, out, err), call_ids = demo_on_usual_ports(tmp_path, http=True)
+def test_a_collector_on_the_default_http_port_is_found(tmp_path: Path) -> None:
+    (code, out, err), call_ids = demo_on_default_ports(tmp_path, http=True)
     assert (code, err) == (0, "")
     assert "sent to http://localhost:4318." in out
     assert call_ids == Counter(row.call_id for row in rows_of(tmp_path / "logs.csv"))
 
 
-def test_the_environment_comes_before_what_listens(closed_port: int) -> None:
+def test_an_endpoint_in_the_environment_takes_precedence_over_a_listening_port(closed_port: int) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         one, closed = listener.getsockname()[1], closed_port
         assert find_collector({}, (one, closed)) == Collector(endpoint=f"http://localhost:{one}", protocol="grpc")
@@ -296,7 +304,7 @@ def test_the_environment_comes_before_what_listens(closed_port: int) -> None:
         assert found == Collector(endpoint=f"http://localhost:{one}", protocol="http/protobuf")
 
 
-def test_rows_are_appended_and_only_this_runs_are_summed_up(tmp_path: Path, finished: tuple[Path, str]) -> None:
+def test_rows_are_appended_and_the_summary_counts_only_this_run(tmp_path: Path, finished: tuple[Path, str]) -> None:
     log = tmp_path / "mine.csv"
     before = finished[0].read_bytes()
     log.write_bytes(before)
@@ -308,13 +316,13 @@ def test_rows_are_appended_and_only_this_runs_are_summed_up(tmp_path: Path, fini
     assert not (tmp_path / "logs.csv").exists()
 
 
-def test_rows_that_the_disk_refuses_are_told(tmp_path: Path) -> None:
-    before = HEADER + encode_row(ROW) * 1_000  # far more than any other file that the program writes
+def test_rows_that_cannot_be_written_are_reported(tmp_path: Path) -> None:
+    before = HEADER + encode_row(ROW) * 1_000  # larger than any other file that the program writes
     (tmp_path / "logs.csv").write_bytes(before)
     limited = f"""
 import atexit, resource, runpy
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-atexit.register(resource.setrlimit, resource.RLIMIT_FSIZE, limits)  # what measures coverage writes after that
+atexit.register(resource.setrlimit, resource.RLIMIT_FSIZE, limits)  # coverage writes its data after that
 resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 1_000}, limits[1]))
 runpy.run_module("otel_connector", run_name="__main__", alter_sys=True)
 """
@@ -331,7 +339,7 @@ runpy.run_module("otel_connector", run_name="__main__", alter_sys=True)
     assert "cannot be written" in done.stderr
 
 
-def test_an_interrupted_run_keeps_its_rows(tmp_path: Path) -> None:
+def test_an_interrupted_run_keeps_its_rows_and_exits_with_130(tmp_path: Path) -> None:
     process = start(tmp_path, "demo", "--calls", "5000", "--no-otlp")
     log = tmp_path / "logs.csv"
     while process.poll() is None and not (log.exists() and log.stat().st_size > len(HEADER)):
@@ -370,7 +378,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, missing: str, hint: str) -> No
     assert (done.code, done.out) == (2, "")
     assert hint in done.error
     assert len(done.error.splitlines()) == 1
-    assert not list(tmp_path.iterdir()), "no file before it is known that there is something to write"
+    assert not list(tmp_path.iterdir()), "no file is created if a package is missing"
 
 
 def test_a_missing_extra_that_the_server_needs_is_named(tmp_path: Path) -> None:
@@ -378,16 +386,16 @@ def test_a_missing_extra_that_the_server_needs_is_named(tmp_path: Path) -> None:
     assert (code, out) == (2, "")
     assert "needs trustme: pip install 'otel-connector[testing]'" in err
     assert len(err.splitlines()) == 1
-    assert not list(tmp_path.iterdir()), "no file before it is known that there is something to write"
+    assert not list(tmp_path.iterdir()), "no file is created if a package is missing"
 
 
-def test_a_broken_installation_is_not_mistaken_for_a_missing_extra(tmp_path: Path) -> None:
+def test_a_broken_installation_is_not_reported_as_a_missing_extra(tmp_path: Path) -> None:
     done = finish(start(tmp_path, "demo", without="otel_connector._demo"))
     assert done.code == 1
     assert "No module named 'otel_connector._demo'" in done.error
 
 
-def test_help_and_version() -> None:
+def test_help_and_version_are_printed() -> None:
     runner = CliRunner()
     assert runner.invoke(app, ["--version"]).stdout == f"otel-connector {otel_connector.__version__}\n"
     assert "demo" in runner.invoke(app, []).output
@@ -398,7 +406,7 @@ def test_help_and_version() -> None:
     assert runner.invoke(app, ["demo", "--calls", "0"]).exit_code == 2
 
 
-async def test_results_come_as_calls_end(tmp_path: Path) -> None:
+async def test_run_yields_the_result_of_every_call_and_report_counts_them(tmp_path: Path) -> None:
     run = await asyncio.to_thread(Demo, tmp_path / "logs.csv", 18)
     results = [result async for result in run.run()]
     assert len({result.kind for result in results}) == 18
@@ -412,7 +420,7 @@ async def test_results_come_as_calls_end(tmp_path: Path) -> None:
     assert report.example.success
 
 
-async def test_a_caller_that_stops_reading_stops_the_calls(tmp_path: Path) -> None:
+async def test_closing_the_results_stops_the_calls(tmp_path: Path) -> None:
     run = await asyncio.to_thread(Demo, tmp_path / "logs.csv", 300)
     results = run.run()
     await anext(results)
@@ -421,12 +429,12 @@ async def test_a_caller_that_stops_reading_stops_the_calls(tmp_path: Path) -> No
     assert run.started < 300
 
 
-def test_a_summary_of_nothing_is_empty() -> None:
+def test_the_summary_of_no_rows_is_empty() -> None:
     assert summarise([]) == Summary(projects=(), outcomes=())
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 19, 20, 21, 100])
-def test_percentiles_are_times_that_were_measured(count: int) -> None:
+def test_percentiles_are_measured_times_and_not_interpolated(count: int) -> None:
     times = [float(number) for number in range(1, count + 1)]
     (project,) = summarise([ROW._replace(delta_t=time) for time in reversed(times)]).projects
     assert project.p50 == statistics.median_low(times)
@@ -434,7 +442,7 @@ def test_percentiles_are_times_that_were_measured(count: int) -> None:
     assert sum(time < project.p95 for time in times) < 0.95 * count
 
 
-def test_an_outcome_shows_its_first_message() -> None:
+def test_the_example_of_an_outcome_is_its_first_message() -> None:
     errors = ["A: one: two", "B: x", "B: y", "C"]
     failed = [ROW._replace(success=False, error=error) for error in errors]
     outcomes = summarise([*failed, ROW, ROW._replace(redirect_url="http://b/")]).outcomes
@@ -447,7 +455,7 @@ def test_an_outcome_shows_its_first_message() -> None:
     ]
 
 
-def test_lines_that_are_no_rows_are_passed_over(tmp_path: Path) -> None:
+def test_lines_that_are_not_rows_are_skipped(tmp_path: Path) -> None:
     log = tmp_path / "logs.csv"
     log.write_bytes(HEADER + encode_row(ROW) + b"torn,1\n" + b"," * (len(COLUMNS) - 1) + b"\n" + encode_row(ROW))
     assert rows_of(log) == [ROW, ROW]

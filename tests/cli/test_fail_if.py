@@ -1,4 +1,4 @@
-"""Conditions under which a job fails: what they mean, what they say, and that nothing else is one."""
+"""Tests of the conditions of ``--fail-if``: their meaning, their messages, and the errors for invalid conditions."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ SIGNS: dict[str, Callable[[float, float], bool]] = {
 UNITS = {"": 0, "%": -2, "s": 0, "ms": -3, "us": -6}
 
 
-# What a condition says
+# Evaluating a condition
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "messages"),
     [
         ("error_rate>0.01", ["error_rate is 0.034, above 0.01"]),
         ("error_rate > 1%", ["error_rate is 3.4%, above 1%"]),
@@ -48,8 +48,8 @@ UNITS = {"": 0, "%": -2, "s": 0, "ms": -3, "us": -6}
         ("  calls>+.9e2\tor\ncalls>-1.e0 ", ["calls is 90, above -1.e0"]),
     ],
 )
-def test_what_holds_is_told(text: str, told: list[str]) -> None:
-    assert parse(text, NAMES).check(VALUES) == told
+def test_the_comparisons_that_hold_are_reported(text: str, messages: list[str]) -> None:
+    assert parse(text, NAMES).check(VALUES) == messages
 
 
 def test_and_binds_tighter_than_or() -> None:
@@ -60,14 +60,14 @@ def test_and_binds_tighter_than_or() -> None:
 
 @pytest.mark.parametrize("sign", SIGNS)
 @pytest.mark.parametrize("values", [{}, {"x": math.nan}], ids=["missing", "NaN"])
-def test_what_is_not_known_holds_nothing(sign: str, values: dict[str, float]) -> None:
+def test_a_comparison_with_a_missing_or_nan_value_never_holds(sign: str, values: dict[str, float]) -> None:
     condition = parse(f"x {sign} 1", NAMES)
     assert condition.check(values) == []
     assert parse(f"x {sign} 1 or calls > 1", NAMES).check({**values, "calls": 2}) == ["calls is 2, above 1"]
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         (math.inf, "x is inf, above 0.1"),
         (0.1000000001, "x is 0.1000000001, above 0.1"),
@@ -77,27 +77,27 @@ def test_what_is_not_known_holds_nothing(sign: str, values: dict[str, float]) ->
         (1234.5678, "x is 1234.57, above 0.1"),
     ],
 )
-def test_values_as_people_read_them(value: float, told: str) -> None:
-    assert parse("x > 0.1", NAMES).check({"x": value}) == [told]
+def test_values_are_shown_in_a_readable_form(value: float, message: str) -> None:
+    assert parse("x > 0.1", NAMES).check({"x": value}) == [message]
 
 
-def test_a_value_beside_the_limit_differs_from_it_in_its_unit_too() -> None:
-    (told,) = parse("x > 1%", NAMES).check({"x": 0.01000000002})
-    assert re.fullmatch(r"x is 1\.000000002\d*%, above 1%", told)
+def test_a_value_just_above_the_limit_is_shown_with_enough_digits_to_differ() -> None:
+    (message,) = parse("x > 1%", NAMES).check({"x": 0.01000000002})
+    assert re.fullmatch(r"x is 1\.000000002\d*%, above 1%", message)
 
 
 @given(st.integers(0, 10_000), st.sampled_from(["%", "ms", "us"]))
-def test_a_unit_is_exact(digits: int, unit: str) -> None:
-    """`0.7%` is the very number 0.007, which 0.7 / 100 is not always."""
+def test_a_unit_scales_a_number_exactly(digits: int, unit: str) -> None:
+    """`0.7%` must equal the float 0.007; a division by 100 can give a neighbouring float."""
     expected = float(f"{digits}e{UNITS[unit] - 1}")
     assert parse(f"x == {digits / 10}{unit}", NAMES).check({"x": expected})
 
 
-# What is no condition
+# Invalid conditions
 
 
 @pytest.mark.parametrize(
-    ("text", "what"),
+    ("text", "message"),
     [
         ("", "expected a name, found the end at character 1"),
         ("  ", "expected a name, found the end at character 3"),
@@ -125,16 +125,16 @@ def test_a_unit_is_exact(digits: int, unit: str) -> None:
         ("x > 1\0", "expected 'and', 'or' or the end, found '\\x00' at character 6"),
     ],
 )
-def test_what_is_wrong_is_named(text: str, what: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(what)) as caught:
+def test_an_invalid_condition_is_refused_with_the_expected_token_and_the_position(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
         parse(text, NAMES)
-    message = str(caught.value)
-    assert message.startswith(repr(text))
-    assert "the names are: calls, error_rate, failed, p99, x; an example: " in message
-    assert message.isprintable()
+    shown = str(caught.value)
+    assert shown.startswith(repr(text))
+    assert "the names are: calls, error_rate, failed, p99, x; an example: " in shown
+    assert shown.isprintable()
 
 
-# All of them
+# Generated conditions
 
 
 @st.composite
@@ -155,7 +155,7 @@ SPACES = st.text(" \t", max_size=2)
     ),
     space=SPACES,
 )
-def test_it_means_what_python_would(
+def test_a_condition_evaluates_like_the_same_expression_in_python(
     clauses: list[list[tuple[str, str, str, str]]], values: dict[str, float], space: str
 ) -> None:
     def holds(name: str, sign: str, number: str, unit: str) -> bool:
@@ -170,29 +170,29 @@ def test_it_means_what_python_would(
         for clause in clauses
     )
     condition = parse(text, NAMES)
-    told = condition.check(values)
+    messages = condition.check(values)
 
     assert condition.text == text
-    assert bool(told) == any(all(holds(*each) for each in clause) for clause in clauses)
+    assert bool(messages) == any(all(holds(*each) for each in clause) for clause in clauses)
     assert [
         [(each.name, each.operator, each.number, each.unit) for each in all_of] for all_of in condition.alternatives
     ] == clauses
-    for each in told:
+    for each in messages:
         assert re.fullmatch(r"\w+ is \S+, [a-z ]+ \S+", each)
 
 
 @given(st.text("cx1.% <>=!andors\n(\u2028", max_size=30) | st.text(max_size=20))
-def test_any_text_is_a_condition_or_says_why_not(text: str) -> None:
+def test_any_text_is_parsed_or_refused_with_the_known_names(text: str) -> None:
     try:
         condition = parse(text, ["x"])
     except ValueError as error:
-        assert "the names are: x" in str(error)  # noqa: PT017 - most texts are none, some are
+        assert "the names are: x" in str(error)  # noqa: PT017 - most texts are refused, but not all
     else:
         assert isinstance(condition, Condition)
         condition.check({"x": 1.0})
 
 
-def test_conditions_are_values() -> None:
+def test_conditions_are_comparable_hashable_and_immutable() -> None:
     condition = parse("x > 1%", NAMES)
     assert condition == Condition("x > 1%", ((Comparison("x", ">", 0.01, "1", "%"),),))
     assert hash(condition) == hash(parse("x > 1%", NAMES))

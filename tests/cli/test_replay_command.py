@@ -1,4 +1,4 @@
-"""`otel-connector replay` as it is typed: what it sends, says and exits with."""
+"""Tests of the command ``otel-connector replay``: the spans that it sends, its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -28,30 +28,32 @@ def endpoint(received: Received) -> Iterator[str]:
         yield endpoint
 
 
-def replayed(folder: Path, endpoint: str, *arguments: str) -> Finished:
+def run_replay(folder: Path, endpoint: str, *arguments: str) -> Finished:
     return run_here(folder, "replay", *arguments, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
 
 
-def test_a_log_and_its_parts_are_sent_once(received: Received, endpoint: str, tmp_path: Path) -> None:
+def test_the_rows_of_a_log_and_its_rotated_parts_are_sent_once(
+    received: Received, endpoint: str, tmp_path: Path
+) -> None:
     write(tmp_path / "logs.000001.csv", map(call, range(5)))
     write(tmp_path / "logs.csv", [call(5), call(6, error="AttemptTimeout: x", project="Q")])
     to = f"Spans sent to {endpoint}"
-    assert replayed(tmp_path, endpoint, "logs.csv", "--otlp") == (0, f"{to}: 7\n", "")
-    assert replayed(tmp_path, endpoint, "logs.csv") == (0, f"{to}: 0; sent before: 7\n", "")
+    assert run_replay(tmp_path, endpoint, "logs.csv", "--otlp") == (0, f"{to}: 7\n", "")
+    assert run_replay(tmp_path, endpoint, "logs.csv") == (0, f"{to}: 0; sent before: 7\n", "")
     assert len(received.call_ids()) == 7
-    some = replayed(tmp_path, endpoint, "logs.csv", "--failed-only", "--project", "Q", "--since", "1790000000")
+    some = run_replay(tmp_path, endpoint, "logs.csv", "--failed-only", "--project", "Q", "--since", "1790000000")
     assert some == (0, f"{to}: 1; not asked for: 6\n", "")
     assert (
-        replayed(tmp_path, endpoint, "logs.csv", "--afresh", "--until", "1790000003").out
+        run_replay(tmp_path, endpoint, "logs.csv", "--afresh", "--until", "1790000003").out
         == f"{to}: 3; not asked for: 4\n"
     )
 
 
-def test_what_is_not_sent_is_said(received: Received, endpoint: str, tmp_path: Path) -> None:
+def test_rows_that_are_not_sent_are_reported(received: Received, endpoint: str, tmp_path: Path) -> None:
     (tmp_path / "logs.csv").write_bytes(HEADER + rows(call(0), call(0)) + b"garbage\n" + rows(call(1))[:-9])
-    said = replayed(tmp_path, endpoint, "logs.csv", "--checkpoint", "here", "--service-name", "old")
-    assert said.code == 1
-    assert said.out.splitlines() == [
+    done = run_replay(tmp_path, endpoint, "logs.csv", "--checkpoint", "here", "--service-name", "old")
+    assert done.code == 1
+    assert done.out.splitlines() == [
         "logs.csv: line 4: a row has 10 cells, this one has 1",
         "logs.csv: line 5: it has no line end",
         f"Spans sent to {endpoint}: 1; there twice: 1; damaged lines: 1; unfinished last lines: 1",
@@ -60,7 +62,7 @@ def test_what_is_not_sent_is_said(received: Received, endpoint: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("nothing.csv",), "nothing.csv: no such file"),
         (("logs.csv", "--since", "2h"), "'2h' is no time"),
@@ -70,22 +72,24 @@ def test_what_is_not_sent_is_said(received: Received, endpoint: str, tmp_path: P
         (("logs.csv", "--since", "2026-01-02", "--until", "2026-01-01"), "since must be before until"),
     ],
 )
-def test_wrong_arguments(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_invalid_arguments_exit_with_2_and_name_the_cause(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
     write(tmp_path / "logs.csv", [call(0)])
     (tmp_path / "stranger.csv").write_text("a,b\n")
-    done = replayed(tmp_path, "http://127.0.0.1:1", *arguments)
+    done = run_replay(tmp_path, "http://127.0.0.1:1", *arguments)
     assert (done.code, done.out) == (2, "")
     assert done.error.startswith("otel-connector replay: ")
-    assert said in done.error
+    assert message in done.error
 
 
-def test_a_protocol_that_there_is_not(tmp_path: Path) -> None:
+def test_an_unknown_protocol_exits_with_2(tmp_path: Path) -> None:
     write(tmp_path / "logs.csv", [call(0)])
     done = run_here(tmp_path, "replay", "logs.csv", OTEL_EXPORTER_OTLP_PROTOCOL="carrier-pigeon")
     assert (done.code, "carrier-pigeon" in done.error) == (2, True)
 
 
-def test_without_a_collector_it_says_so_and_how_to_go_on(tmp_path: Path) -> None:
+def test_a_missing_collector_exits_with_2_and_the_error_explains_how_to_resume(tmp_path: Path) -> None:
     write(tmp_path / "logs.csv", [call(0)])
     done = run_here(
         tmp_path,
@@ -100,14 +104,14 @@ def test_without_a_collector_it_says_so_and_how_to_go_on(tmp_path: Path) -> None
     assert "a rerun goes on there" in done.error
 
 
-def test_ctrl_c_stops_between_two_batches(received: Received, tmp_path: Path) -> None:
+def test_ctrl_c_stops_the_replay_between_two_batches(received: Received, tmp_path: Path) -> None:
     write(tmp_path / "logs.csv", map(call, range(3_000)))
     with http_receiver(received) as endpoint:
         to = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
         with start(tmp_path, "replay", "logs.csv", "--rate", "512", "--checkpoint", "here", extra=to) as process:
             received.wait_for(lambda: len(received.call_ids()) >= 512)
             wait_until(lambda: '"sent": 512' in (tmp_path / "here").read_text(), process)
-            with suppress(subprocess.TimeoutExpired):  # then it waits for the second batch
+            with suppress(subprocess.TimeoutExpired):  # meanwhile, the replay waits for the second batch
                 process.wait(0.2)
             process.send_signal(signal.SIGINT)
             done = finish(process)
@@ -115,4 +119,4 @@ def test_ctrl_c_stops_between_two_batches(received: Received, tmp_path: Path) ->
         assert done.out.startswith("Stopped; sent: ")
         assert run_here(tmp_path, "replay", "logs.csv", "--checkpoint", "here", **to).code == 0
     assert len(received.call_ids()) == 3_000
-    assert sum(received.call_ids().values()) <= 3_000 + 512  # the batch that was in flight may be there twice
+    assert sum(received.call_ids().values()) <= 3_000 + 512  # the batch in flight may have arrived twice

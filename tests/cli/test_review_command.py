@@ -1,4 +1,4 @@
-"""`otel-connector review` as it is typed: what it prints, writes and exits with."""
+"""Tests of the command ``otel-connector review``: its output, the files that it writes and its exit codes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 from support import processes
 from support.command_line import environment, run_here
-from support.logs import a_night, call, rows, write
+from support.logs import busy_hour, call, rows, write
 
 from otel_connector import _review_view, review
 from otel_connector._csv_format import HEADER
@@ -37,7 +37,7 @@ NOW = datetime(2026, 11, 25, 12, tzinfo=timezone.utc)
         (60, "1 min 0 s"), (123.4, "2 min 3 s"), (27_960, "7 h 46 min"), (273_600, "3 d 4 h"), (float("nan"), "-"),
     ],
 )  # fmt: skip
-def test_durations(seconds: float, shown: str) -> None:
+def test_durations_are_shown_in_readable_units(seconds: float, shown: str) -> None:
     assert _units.duration(seconds) == shown
 
 
@@ -61,10 +61,10 @@ def test_durations(seconds: float, shown: str) -> None:
         (_units.rate, 0.001, "3.60/h"),
         (_units.rate, float("nan"), "-"),
         (_units.moment, None, "-"),
-        (_units.moment, datetime(2026, 1, 2, 3, 4, 5, 6), "2026-01-02 03:04:05"),  # noqa: DTZ001 - as DuckDB has it
+        (_units.moment, datetime(2026, 1, 2, 3, 4, 5, 6), "2026-01-02 03:04:05"),  # noqa: DTZ001 - naive, like DuckDB's
     ],
 )
-def test_units(show: Any, value: object, shown: str) -> None:
+def test_figures_are_shown_with_their_units(show: Any, value: object, shown: str) -> None:
     assert show(value) == shown
 
 
@@ -82,35 +82,35 @@ def test_units(show: Any, value: object, shown: str) -> None:
         ("2d", NOW - timedelta(days=2)),
     ],
 )
-def test_times(text: str, time: datetime) -> None:
+def test_a_time_is_parsed_from_a_date_a_unix_time_or_an_age(text: str, time: datetime) -> None:
     assert _filters.moment(text, NOW) == time
 
 
 @pytest.mark.parametrize(
     "text", ["", "yesterday", "2026-13-01", "5 weeks", "99999999999999", "999999999999h", "0001-01-01T00:00+14:00"]
 )
-def test_what_is_no_time(text: str) -> None:
+def test_text_that_is_not_a_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no time: say"):
         _filters.moment(text, NOW)
 
 
 @pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write(tmp_path_factory.mktemp("night") / "logs.csv", a_night()))
+def example_log(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write(tmp_path_factory.mktemp("example") / "logs.csv", busy_hour()))
 
 
-def printed(night: str, width: int, lines: int | None) -> list[str]:
+def printed_summary(example_log: str, width: int, lines: int | None) -> list[str]:
     console = Console(width=width, height=lines, file=io.StringIO(), highlight=False)
-    with review.load(night) as calls:
+    with review.load(example_log) as calls:
         console.print(_review_view.drawn(review.summarize(calls), width=width, lines=lines))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
 
 @pytest.mark.parametrize(("width", "lines"), [(80, 24), (80, 40), (120, 30), (200, 50)])
-def test_a_summary_fits_the_screen(width: int, lines: int, night: str) -> None:
-    shown = printed(night, width, lines)
-    assert len(shown) <= lines - 2  # a prompt above, and one below
+def test_a_summary_fits_the_screen(width: int, lines: int, example_log: str) -> None:
+    shown = printed_summary(example_log, width, lines)
+    assert len(shown) <= lines - 2  # one line for the command and one for the next prompt
     assert max(map(len, shown)) <= width
     text = "\n".join(shown)
     for word in (
@@ -129,23 +129,23 @@ def test_a_summary_fits_the_screen(width: int, lines: int, night: str) -> None:
     assert ("Trace" in text) is (width >= 100)
 
 
-def test_a_summary_says_all_of_it_where_there_is_room(night: str) -> None:
-    text = "\n".join(printed(night, 160, None))
+def test_a_summary_without_a_line_limit_shows_all_details(example_log: str) -> None:
+    text = "\n".join(printed_summary(example_log, 160, None))
     assert "14:13:20 to 15:13:19 UTC, 59 min 59 s" in text
-    assert "(none)" in text  # a project without a name, and a URL without a host
+    assert "(none)" in text  # for a project without a name and for a URL without a host
     assert "InvalidURL" in text
     assert "no scheme" in text
     assert "failed 2." in text
     assert "1 second above 3" in text
 
 
-def test_what_a_file_lacks_is_said_first(tmp_path: Path) -> None:
+def test_problems_of_the_files_are_reported_before_the_summary(tmp_path: Path) -> None:
     (tmp_path / "logs.csv").write_bytes(HEADER + rows(call(0)) + b"x\ny\nz\nw\n" + rows(call(1))[:-5])
     (tmp_path / "logs.csv.torn").write_bytes(b"torn")
     (tmp_path / "other.csv").write_bytes(b"a,b\n")
-    said = run_here(tmp_path, "review", "logs.csv", "other.csv")
-    assert said.code == 2
-    assert said.out.splitlines()[:7] == [
+    done = run_here(tmp_path, "review", "logs.csv", "other.csv")
+    assert done.code == 2
+    assert done.out.splitlines()[:7] == [
         "logs.csv: 4 damaged lines, not counted",
         "  line 3: a row has 10 cells, this one has 1",
         "  line 4: a row has 10 cells, this one has 1",
@@ -154,43 +154,43 @@ def test_what_a_file_lacks_is_said_first(tmp_path: Path) -> None:
         "logs.csv.torn: keeps 1 unfinished line, not counted",
         "other.csv: NOT READ: it is no log of this library: its first line is 'a,b', not 'call_id,project,t' and so on",
     ]
-    assert said.error.startswith("otel-connector review: other.csv: it is no log")
+    assert done.error.startswith("otel-connector review: other.csv: it is no log")
 
 
-def test_json_has_all_of_it(night: str, tmp_path: Path) -> None:
-    said = run_here(tmp_path, "review", night, "--json")
-    told = json.loads(said.out)
-    with review.load(night) as calls:
+def test_json_output_contains_the_summary(example_log: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", example_log, "--json")
+    result = json.loads(done.out)
+    with review.load(example_log) as calls:
         summary = review.summarize(calls)
-    assert (said.code, said.error) == (0, "")
-    assert told["total"]["calls"] == summary.total.calls
-    assert told["total"]["latency"]["p99"] == summary.total.latency.p99
-    assert told["total"]["error_rate"] == summary.total.error_rate
-    assert told["total"]["start"] == "2026-09-21T14:13:20Z"
-    assert [each["name"] for each in told["projects"]] == [each.name for each in summary.projects]
-    assert told["errors"][0]["example"]["call_id"] == summary.errors[0].example.call_id
-    assert told["damaged"] == 0
+    assert (done.code, done.error) == (0, "")
+    assert result["total"]["calls"] == summary.total.calls
+    assert result["total"]["latency"]["p99"] == summary.total.latency.p99
+    assert result["total"]["error_rate"] == summary.total.error_rate
+    assert result["total"]["start"] == "2026-09-21T14:13:20Z"
+    assert [each["name"] for each in result["projects"]] == [each.name for each in summary.projects]
+    assert result["errors"][0]["example"]["call_id"] == summary.errors[0].example.call_id
+    assert result["damaged"] == 0
 
 
-def test_json_of_no_calls_has_no_nan(night: str, tmp_path: Path) -> None:
-    said = run_here(tmp_path, "review", night, "--project", "nobody", "--json")
-    assert json.loads(said.out)["total"]["latency"]["p50"] is None
-    assert run_here(tmp_path, "review", night, "--project", "nobody").out == "No calls.\n"
-    assert "total,,0,0,,," in run_here(tmp_path, "review", night, "--project", "nobody", "--csv").out
-    assert "| total | 0 | - | - |" in run_here(tmp_path, "review", night, "--project", "nobody", "--markdown").out
+def test_output_without_calls_has_empty_figures_and_no_nan(example_log: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", example_log, "--project", "nobody", "--json")
+    assert json.loads(done.out)["total"]["latency"]["p50"] is None
+    assert run_here(tmp_path, "review", example_log, "--project", "nobody").out == "No calls.\n"
+    assert "total,,0,0,,," in run_here(tmp_path, "review", example_log, "--project", "nobody", "--csv").out
+    assert "| total | 0 | - | - |" in run_here(tmp_path, "review", example_log, "--project", "nobody", "--markdown").out
 
 
-def test_csv_and_markdown(night: str, tmp_path: Path) -> None:
-    lines = list(csv.DictReader(io.StringIO(run_here(tmp_path, "review", night, "--csv", "--top", "1").out)))
+def test_csv_and_markdown_output_contain_the_summary(example_log: str, tmp_path: Path) -> None:
+    lines = list(csv.DictReader(io.StringIO(run_here(tmp_path, "review", example_log, "--csv", "--top", "1").out)))
     assert [line["of"] for line in lines] == ["total", "project", "host", *["quarter"] * 4]
     assert lines[1]["name"] == "Prices"
     assert float(lines[1]["error_rate"]) == int(lines[1]["failed"]) / int(lines[1]["calls"])
-    text = run_here(tmp_path, "review", night, "--markdown").out
+    text = run_here(tmp_path, "review", example_log, "--markdown").out
     assert "| project Prices | 2,000 |" in text
     assert "| InvalidURL | 1 | 0.03 % | InvalidURL: no scheme |" in text
 
 
-def test_markdown_shows_hostile_texts_as_they_are(tmp_path: Path) -> None:
+def test_markdown_output_escapes_special_characters(tmp_path: Path) -> None:
     write(tmp_path / "logs.csv", [call(0, project="a|b*c", error="X: <b>`|")])
     (tmp_path / "x.csv").write_bytes(b"_\n")
     text = run_here(tmp_path, "review", "logs.csv", "x.csv", "--markdown").out
@@ -212,13 +212,15 @@ def test_markdown_shows_hostile_texts_as_they_are(tmp_path: Path) -> None:
         (("--where", "host = 'a.example' OR host = 'b.example'", "--project", "Prices"), 2_000),
     ],
 )
-def test_filters(arguments: tuple[str, ...], calls: int | None, night: str, tmp_path: Path) -> None:
-    total = json.loads(run_here(tmp_path, "review", night, "--json", *arguments).out)["total"]
+def test_filters_select_the_calls_of_the_summary(
+    arguments: tuple[str, ...], calls: int | None, example_log: str, tmp_path: Path
+) -> None:
+    total = json.loads(run_here(tmp_path, "review", example_log, "--json", *arguments).out)["total"]
     assert total["calls"] == (total["failed"] if calls is None else calls)
 
 
 @pytest.mark.parametrize(
-    ("condition", "code", "said"),
+    ("condition", "code", "message"),
     [
         ("error_rate > 50%", 0, ""),
         ("calls < 4000 and error_rate > 1%", 1, "calls is 3041, below 4000"),
@@ -227,58 +229,62 @@ def test_filters(arguments: tuple[str, ...], calls: int | None, night: str, tmp_
         ("p98 > 1s", 2, "unknown name"),
     ],
 )
-def test_fail_if(condition: str, code: int, said: str, night: str, tmp_path: Path) -> None:
-    done = run_here(tmp_path, "review", night, "--fail-if", condition)
+def test_fail_if_decides_the_exit_code_and_reports_the_reason(
+    condition: str, code: int, message: str, example_log: str, tmp_path: Path
+) -> None:
+    done = run_here(tmp_path, "review", example_log, "--fail-if", condition)
     assert done.code == code
-    assert said in done.error
-    assert bool(said) is bool(done.error)
+    assert message in done.error
+    assert bool(message) is bool(done.error)
 
 
-def test_how_long_ago_is_no_time_where_it_would_be_another_each_time() -> None:
+def test_an_age_is_refused_where_only_fixed_times_are_allowed() -> None:
     with pytest.raises(ValueError, match=r"say 2026-11-25, '2026-11-25 08:30', 1790000000$"):
         _filters.moment("2h", None)
 
 
 @pytest.mark.parametrize("condition", ["p99 > 1%", "error_rate > 2s", "succeeded < 100%", "calls > 1ms"])
-def test_a_condition_whose_unit_is_another(condition: str, night: str, tmp_path: Path) -> None:
-    done = run_here(tmp_path, "review", night, "--fail-if", condition)
+def test_a_condition_with_the_wrong_unit_exits_with_2(condition: str, example_log: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", example_log, "--fail-if", condition)
     assert (done.code, "has another unit" in done.error) == (2, True)
 
 
-def test_a_condition_without_calls_is_no_success(night: str, tmp_path: Path) -> None:
-    done = run_here(tmp_path, "review", night, "--project", "nobody", "--fail-if", "error_rate > 0")
+def test_a_condition_without_enough_calls_exits_with_2(example_log: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", example_log, "--project", "nobody", "--fail-if", "error_rate > 0")
     assert (done.code, done.error) == (2, "otel-connector review: --fail-if: there are no calls to judge\n")
-    assert run_here(tmp_path, "review", night, "--project", "nobody", "--fail-if", "calls < 1").code == 1
+    assert run_here(tmp_path, "review", example_log, "--project", "nobody", "--fail-if", "calls < 1").code == 1
     write(tmp_path / "short.csv", [call(0)])
-    done = run_here(tmp_path, "review", "--compare", night, "short.csv", "--fail-if", "worse > 0")
+    done = run_here(tmp_path, "review", "--compare", example_log, "short.csv", "--fail-if", "worse > 0")
     assert (done.code, "too little" in done.error) == (2, True)
 
 
-def test_sql_has_all_texts_of_a_large_log(night: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sql_on_a_large_log_has_all_urls_and_errors(
+    example_log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_load, "_LARGE", 0)
     monkeypatch.setattr(_load, "_SAMPLE_ROWS", 500)
     query = "SELECT count(DISTINCT call_id), count(url), count(error) FROM calls"
-    assert run_here(tmp_path, "review", night, "--sql", query, "--csv").out.splitlines()[1] == "3041,3041,3041"
+    assert run_here(tmp_path, "review", example_log, "--sql", query, "--csv").out.splitlines()[1] == "3041,3041,3041"
 
 
 @pytest.mark.parametrize("query", ["", "-- nothing"])
-def test_sql_without_a_query(query: str, night: str, tmp_path: Path) -> None:
-    done = run_here(tmp_path, "review", night, "--sql", query)
+def test_an_empty_sql_query_exits_with_2(query: str, example_log: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", example_log, "--sql", query)
     assert (done.code, done.out) == (2, "")
     assert done.error.startswith("otel-connector review: --sql: ")
 
 
-def test_formulas_and_hidden_signs_reach_neither_spreadsheet_nor_terminal(tmp_path: Path) -> None:
+def test_formulas_are_escaped_in_csv_and_control_characters_on_the_terminal(tmp_path: Path) -> None:
     write(tmp_path / "logs.csv", [call(0, project="=1+1", url="http://h/\x9b31m\u202e", error="X: \x9b31m")])
     assert "project,'=1+1," in run_here(tmp_path, "review", "logs.csv", "--csv").out
-    ask = 'SELECT project, chr(155) || url AS "[b]" FROM calls'
-    assert "'=1+1," in run_here(tmp_path, "review", "logs.csv", "--sql", ask, "--csv").out
-    for said in (run_here(tmp_path, "review", "logs.csv"), run_here(tmp_path, "review", "logs.csv", "--sql", ask)):
-        assert not {"\x9b", "\u202e"} & set(said.out)
-    assert "[b]" in run_here(tmp_path, "review", "logs.csv", "--sql", ask).out
+    query = 'SELECT project, chr(155) || url AS "[b]" FROM calls'
+    assert "'=1+1," in run_here(tmp_path, "review", "logs.csv", "--sql", query, "--csv").out
+    for done in (run_here(tmp_path, "review", "logs.csv"), run_here(tmp_path, "review", "logs.csv", "--sql", query)):
+        assert not {"\x9b", "\u202e"} & set(done.out)
+    assert "[b]" in run_here(tmp_path, "review", "logs.csv", "--sql", query).out
 
 
-def test_damage_is_said_whatever_is_printed(tmp_path: Path) -> None:
+def test_damage_is_reported_on_stderr_with_csv_and_sql_output(tmp_path: Path) -> None:
     (tmp_path / "logs.csv").write_bytes(HEADER + rows(call(0)) + b"garbage\n")
     for arguments in (("--csv",), ("--sql", "SELECT 1")):
         assert "1 damaged line" in run_here(tmp_path, "review", "logs.csv", *arguments).error
@@ -300,7 +306,9 @@ def test_a_report_is_not_written_over_a_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_while_it_reads(tmp_path: Path, sent: signal.Signals) -> None:
+def test_ctrl_c_and_sigterm_while_reading_exit_with_130_and_remove_temporary_files(
+    tmp_path: Path, sent: signal.Signals
+) -> None:
     lines = rows(*(call(n) for n in range(10_000)))
     with (tmp_path / "logs.csv").open("wb") as file:
         file.write(HEADER)
@@ -316,21 +324,23 @@ def test_ctrl_c_and_sigterm_while_it_reads(tmp_path: Path, sent: signal.Signals)
     assert not list(tmp_path.glob("otel_connector-review-*"))
 
 
-def test_sql(night: str, tmp_path: Path) -> None:
+def test_sql_results_are_printed_in_every_form(example_log: str, tmp_path: Path) -> None:
     query = "SELECT project, count(*) AS n, NULL AS nothing FROM calls GROUP BY 1 ORDER BY 2 DESC LIMIT 1"
-    ask = ("review", night, "--sql", query)
-    assert run_here(tmp_path, *ask).out.split() == ["project", "n", "nothing", "Prices", "2000"]
-    assert json.loads(run_here(tmp_path, *ask, "--json").out) == [{"project": "Prices", "n": 2_000, "nothing": None}]
-    assert run_here(tmp_path, *ask, "--csv").out == "project,n,nothing\nPrices,2000,\n"
-    assert run_here(tmp_path, *ask, "--markdown").out.splitlines()[-1] == "| Prices | 2000 |  |"
-    assert run_here(tmp_path, "review", night, "--sql", "CREATE TABLE x (i INT)").code == 0
-    said = run_here(tmp_path, "review", night, "--sql", "SELECT nosuch FROM calls")
-    assert (said.code, said.out) == (2, "")
-    assert "nosuch" in said.error
+    arguments = ("review", example_log, "--sql", query)
+    assert run_here(tmp_path, *arguments).out.split() == ["project", "n", "nothing", "Prices", "2000"]
+    assert json.loads(run_here(tmp_path, *arguments, "--json").out) == [
+        {"project": "Prices", "n": 2_000, "nothing": None}
+    ]
+    assert run_here(tmp_path, *arguments, "--csv").out == "project,n,nothing\nPrices,2000,\n"
+    assert run_here(tmp_path, *arguments, "--markdown").out.splitlines()[-1] == "| Prices | 2000 |  |"
+    assert run_here(tmp_path, "review", example_log, "--sql", "CREATE TABLE x (i INT)").code == 0
+    done = run_here(tmp_path, "review", example_log, "--sql", "SELECT nosuch FROM calls")
+    assert (done.code, done.out) == (2, "")
+    assert "nosuch" in done.error
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("nothing.csv",), "nothing.csv: no such file"),
         (("--json", "--csv"), "one form at a time, not --json and --csv"),
@@ -338,20 +348,25 @@ def test_sql(night: str, tmp_path: Path) -> None:
         (("--where", "oops"), "where"),
     ],
 )
-def test_wrong_arguments(arguments: tuple[str, ...], said: str, night: str, tmp_path: Path) -> None:
+def test_invalid_arguments_exit_with_2_and_name_the_cause(
+    arguments: tuple[str, ...], message: str, example_log: str, tmp_path: Path
+) -> None:
     done = run_here(
-        tmp_path, "review", *([] if arguments[0].endswith("csv") and arguments[0][0] != "-" else [night]), *arguments
+        tmp_path,
+        "review",
+        *([] if arguments[0].endswith("csv") and arguments[0][0] != "-" else [example_log]),
+        *arguments,
     )
     assert (done.code, done.out) == (2, "")
     assert done.error.startswith("otel-connector review: ")
-    assert said in done.error
+    assert message in done.error
 
 
-def test_a_report_and_its_pictures(night: str, tmp_path: Path) -> None:
-    said = run_here(
+def test_an_html_report_and_png_charts_are_written(example_log: str, tmp_path: Path) -> None:
+    done = run_here(
         tmp_path,
         "review",
-        night,
+        example_log,
         "--html",
         "night.html",
         "--trace-url",
@@ -359,48 +374,50 @@ def test_a_report_and_its_pictures(night: str, tmp_path: Path) -> None:
         "--png",
         "p.png",
     )
-    assert (said.code, said.error) == (0, "")
-    assert f"Report: {tmp_path / 'night.html'}" in said.out
+    assert (done.code, done.error) == (0, "")
+    assert f"Report: {tmp_path / 'night.html'}" in done.out
     page = (tmp_path / "night.html").read_text(encoding="utf-8")
     assert "<h1>night</h1>" in page
     assert "http://j/0000" in page
     assert (tmp_path / "p-latency.png").read_bytes().startswith(b"\x89PNG")
-    assert f"Picture: {tmp_path / 'p-rate.png'}" in said.out
+    assert f"Picture: {tmp_path / 'p-rate.png'}" in done.out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--html", "nowhere/x.html"), "nowhere/x.html: No such file or directory"),
         (("--html", "x.html", "--trace-url", "javascript:{trace_id}"), "trace_url="),
     ],
 )
-def test_a_report_that_cannot_be_written(arguments: tuple[str, ...], said: str, night: str, tmp_path: Path) -> None:
-    done = run_here(tmp_path, "review", night, *arguments)
+def test_a_report_that_cannot_be_written_exits_with_2(
+    arguments: tuple[str, ...], message: str, example_log: str, tmp_path: Path
+) -> None:
+    done = run_here(tmp_path, "review", example_log, *arguments)
     assert (done.code, done.out) == (2, "")
-    assert said in done.error
+    assert message in done.error
 
 
-def test_what_is_written_is_said_beside_json(night: str, tmp_path: Path) -> None:
-    said = run_here(tmp_path, "review", night, "--json", "--svg", "s.svg")
-    assert json.loads(said.out)["damaged"] == 0
-    assert "s-latency.svg" in said.error
+def test_files_written_beside_json_output_are_reported_on_stderr(example_log: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", example_log, "--json", "--svg", "s.svg")
+    assert json.loads(done.out)["damaged"] == 0
+    assert "s-latency.svg" in done.error
     assert "<svg" in (tmp_path / "s-rate.svg").read_text(encoding="utf-8")
 
 
-def steady(path: Path, factor: float) -> str:
-    """A log of an hour in which nothing changes."""
+def steady_log(path: Path, factor: float) -> str:
+    """Write a log of one hour with uniformly distributed durations, multiplied by `factor`."""
     chance = random.Random(3)
     return str(write(path, (call(n, delta_t=round(factor * chance.uniform(0.1, 0.2), 6)) for n in range(3_600))))
 
 
-def test_compare(tmp_path: Path) -> None:
-    before, after = steady(tmp_path / "before.csv", 1), steady(tmp_path / "after.csv", 3)
-    said = run_here(tmp_path, "review", "--compare", before, after)
-    assert (said.code, said.error) == (0, "")
-    assert "worse" in said.out
-    told = json.loads(run_here(tmp_path, "review", "--compare", before, after, "--json").out)
-    (p50,) = (row for row in told["total"]["differences"] if row["figure"] == "p50")
+def test_compare_reports_a_slower_run_as_worse(tmp_path: Path) -> None:
+    before, after = steady_log(tmp_path / "before.csv", 1), steady_log(tmp_path / "after.csv", 3)
+    done = run_here(tmp_path, "review", "--compare", before, after)
+    assert (done.code, done.error) == (0, "")
+    assert "worse" in done.out
+    result = json.loads(run_here(tmp_path, "review", "--compare", before, after, "--json").out)
+    (p50,) = (row for row in result["total"]["differences"] if row["figure"] == "p50")
     assert p50["verdict"] == "worse"
     assert p50["after"] == pytest.approx(3 * p50["before"], rel=1e-4)
     assert "| worse |" in run_here(tmp_path, "review", "--compare", before, after, "--markdown").out
@@ -410,15 +427,15 @@ def test_compare(tmp_path: Path) -> None:
     assert run_here(tmp_path, "review", "--compare", before, before, "--fail-if", "worse > 0").code == 0
 
 
-def test_what_two_files_lack_is_said(night: str, tmp_path: Path) -> None:
+def test_compare_reports_damage_on_stderr(example_log: str, tmp_path: Path) -> None:
     (tmp_path / "logs.csv").write_bytes(HEADER + rows(call(0)) + b"garbage\n")
-    said = run_here(tmp_path, "review", "--compare", night, "logs.csv")
-    assert said.code == 0
-    assert said.error.splitlines()[0] == "logs.csv: 1 damaged line, not counted"
+    done = run_here(tmp_path, "review", "--compare", example_log, "logs.csv")
+    assert done.code == 0
+    assert done.error.splitlines()[0] == "logs.csv: 1 damaged line, not counted"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--compare", "--csv"), "--compare goes without --csv"),
         (("--compare", "--follow", "--html", "x.html"), "--compare goes without --follow and --html"),
@@ -429,34 +446,36 @@ def test_what_two_files_lack_is_said(night: str, tmp_path: Path) -> None:
         (("--trace-url", "http://x/{trace_id}"), "--trace-url is for the links in --html"),
     ],
 )
-def test_what_does_not_go_together(arguments: tuple[str, ...], said: str, night: str, tmp_path: Path) -> None:
-    done = run_here(tmp_path, "review", night, *arguments)
+def test_conflicting_options_exit_with_2(
+    arguments: tuple[str, ...], message: str, example_log: str, tmp_path: Path
+) -> None:
+    done = run_here(tmp_path, "review", example_log, *arguments)
     assert (done.code, done.out) == (2, "")
-    assert said in done.error
+    assert message in done.error
 
 
-def test_without_the_extra(night: str, tmp_path: Path) -> None:
-    done = run_here(tmp_path, "review", night, without="duckdb")
+def test_a_missing_extra_is_named(example_log: str, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", example_log, without="duckdb")
     assert (done.code, done.out) == (2, "")
     assert "pip install 'otel-connector[review]'" in done.error
 
 
-def test_follow_shows_what_has_come_until_ctrl_c(tmp_path: Path) -> None:
+def test_follow_shows_new_calls_until_ctrl_c(tmp_path: Path) -> None:
     log = write(tmp_path / "logs.csv", [call(0)])
     program = [sys.executable, "-m", "otel_connector", "review", "--follow", "logs.csv"]
     with processes.Process(program, cwd=tmp_path, env=environment({}), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        until(process.stdout, "1 call,")
-        log.write_bytes(b"")  # as copytruncate does it
-        until(process.stdout, "1 call,")
+        read_until(process.stdout, "1 call,")
+        log.write_bytes(b"")  # truncate the log, like logrotate with copytruncate
+        read_until(process.stdout, "1 call,")
         log.write_bytes(HEADER + rows(call(0), call(1), call(2)))
-        until(process.stdout, "3 calls")
+        read_until(process.stdout, "3 calls")
         process.send_signal(signal.SIGINT)
         process.stdout.read()
     assert process.returncode == 130
 
 
-def test_follow_of_what_is_no_log_or_not_there(tmp_path: Path) -> None:
+def test_follow_of_a_missing_file_or_of_a_file_that_is_not_a_log_exits_with_2(tmp_path: Path) -> None:
     (tmp_path / "notes.csv").write_text("what,when\n")
     done = run_here(tmp_path, "review", "notes.csv", "--follow")
     assert (done.code, done.out) == (2, "")
@@ -465,12 +484,12 @@ def test_follow_of_what_is_no_log_or_not_there(tmp_path: Path) -> None:
     assert (done.code, done.out, done.error) == (2, "", "otel-connector review: nothing.csv: no such file\n")
 
 
-def test_follow_on_a_terminal(tmp_path: Path) -> None:
+def test_follow_redraws_the_summary_on_a_terminal(tmp_path: Path) -> None:
     log = write(tmp_path / "logs.csv", [call(0)])
     ours, theirs = pty.openpty()
     program = [sys.executable, "-m", "otel_connector", "review", "--follow", "logs.csv"]
     env = environment({"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"})
-    with processes.Process(program, cwd=tmp_path, env=env, stdout=theirs) as process, open(ours, "rb", 0) as screen:  # noqa: PTH123 - of a descriptor
+    with processes.Process(program, cwd=tmp_path, env=env, stdout=theirs) as process, open(ours, "rb", 0) as screen:  # noqa: PTH123 - Path cannot open a descriptor
         os.close(theirs)
         written = b""
         while b"1 call" not in written:
@@ -480,13 +499,13 @@ def test_follow_on_a_terminal(tmp_path: Path) -> None:
         while b"3 calls" not in written:
             written += screen.read(4_096)
         process.send_signal(signal.SIGINT)
-        with suppress(OSError):  # the other side is closed
+        with suppress(OSError):  # the other end is closed
             while screen.read(4_096):
                 pass
     assert process.returncode == 130
-    assert b"\x1b[" in written  # it moves
+    assert b"\x1b[" in written  # the screen is redrawn
 
 
-def until(stream: IO[str], text: str) -> None:
-    """Read up to a line with `text`."""
+def read_until(stream: IO[str], text: str) -> None:
+    """Read lines up to the first that contains `text`."""
     assert any(text in line for line in stream), text

@@ -25,7 +25,7 @@ import aiohttp
 import pytest
 from support import faulty_disks
 from support.faulty_disks import NAME, Disk, FuseDisk
-from support.loop_and_memory import assert_no_stall, turns_of_the_loop
+from support.loop_and_memory import assert_no_stall, slowest_iteration
 from yarl import URL
 
 from otel_connector import COLUMNS, AsyncConnector, CallRecord
@@ -219,7 +219,7 @@ async def test_a_disk_that_hangs_does_not_delay_calls_in_background_mode(fault: 
                 disk.strike()
                 await calls.make(5)
                 await asyncio.to_thread(wait_until_it_hangs, disk)
-                with turns_of_the_loop() as longest:
+                with slowest_iteration() as longest:
                     await calls.make(25)
                 assert_no_stall(longest)
                 assert calls.waiting > 0
@@ -235,7 +235,7 @@ def wait_until_it_hangs(disk: Disk) -> None:
     if isinstance(disk, FuseDisk):
         disk.wait_until_it_hangs()
     else:
-        faulty_disks.wait_until(faulty_disks.someone_waits_for_a_disk)
+        faulty_disks.wait_until(faulty_disks.a_thread_waits_for_a_disk)
 
 
 # fsync.

@@ -20,7 +20,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from support.logs import Log
-from support.loop_and_memory import closed_session
+from support.loop_and_memory import local_session
 from support.processes import TESTS
 from support.records import BLANK, as_written
 from support.sdk import SDK
@@ -154,7 +154,7 @@ async def test_texts_in_a_call_are_one_line_in_the_row_the_span_and_the_exceptio
     values = vectors(source) if source != "Unicode" else [*vectors(source)[:1_000], *vectors(source)[-520:]]
     values = values[:: max(len(values) // 500, 1)]
     server.script("/v", ok)
-    async with closed_session() as session, AsyncConnector(log.path, **sdk.providers) as subject:
+    async with local_session() as session, AsyncConnector(log.path, **sdk.providers) as subject:
         for value in values:
 
             def decode(_body: bytes, value: str = value) -> None:

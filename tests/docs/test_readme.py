@@ -1,4 +1,4 @@
-"""Every block of the README and every example runs."""
+"""Tests that the code blocks of the README and the examples run."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 COMMANDS = [text for language, text in BLOCKS if language == "bash"]
 
-Printed: TypeAlias = dict[int | str, Future[tuple[str, Path]]]
-"""By a block's number or an example's name: what it printed, and its folder."""
+Outputs: TypeAlias = dict[int | str, Future[tuple[str, Path]]]
+"""The output and the folder of each block (by its number) and each example (by its name)."""
 
 
 def run(program: str, server: FaultServer, folder: Path) -> str:
@@ -35,18 +35,18 @@ def run(program: str, server: FaultServer, folder: Path) -> str:
     return str(done.stdout)
 
 
-def test_every_block_is_of_a_kind_that_is_run() -> None:
-    # text is what something prints; the shell's and the two in YAML run in test_zero_code and test_ways_between
+def test_every_block_has_a_known_language() -> None:
+    # Blocks of "text" are output. Blocks of "shell" and "yaml" run in tests/telemetry
     assert Counter(language for language, _ in BLOCKS if language in {"shell", "yaml"}) == {"shell": 1, "yaml": 2}
     assert {language for language, _ in BLOCKS} == {"python", "bash", "text", "shell", "yaml"}
 
 
 @pytest.fixture(scope="module")
-def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Printed]:
-    """Run them all, two at a time: most of it is a Python that starts."""
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outputs]:
+    """Run all blocks and examples, two at a time: most of the time is the start of Python."""
 
     def run_block(number: int, folder: Path) -> tuple[str, Path]:
-        if "DictReader" in PYTHON[number] or "review.load" in PYTHON[number]:  # reads what the first block writes
+        if "DictReader" in PYTHON[number] or "review.load" in PYTHON[number]:  # reads the log of the first block
             run(PYTHON[0], api, folder)
         return run(PYTHON[number], api, folder), folder
 
@@ -66,23 +66,23 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Printed]:
         return run(path.read_text(encoding="utf-8"), api, folder), folder
 
     with FaultServer() as api, ThreadPoolExecutor(2) as pool:
-        api.script("/data", json_body({"answer": 42}))  # it stands in for api.example.com
-        printing: Printed = {}
+        api.script("/data", json_body({"answer": 42}))  # replaces api.example.com
+        started: Outputs = {}
         for number in range(len(PYTHON)):
-            printing[number] = pool.submit(run_block, number, tmp_path_factory.mktemp("block"))
+            started[number] = pool.submit(run_block, number, tmp_path_factory.mktemp("block"))
         for path in EXAMPLES:
-            printing[path.stem] = pool.submit(run_example, path, tmp_path_factory.mktemp("example"))
-        yield printing
+            started[path.stem] = pool.submit(run_example, path, tmp_path_factory.mktemp("example"))
+        yield started
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_python_block(number: int, printed: Printed) -> None:
-    printed[number].result()
+def test_a_python_block_runs(number: int, outputs: Outputs) -> None:
+    outputs[number].result()
 
 
-def test_first_block_prints_the_answer(printed: Printed) -> None:
-    said, folder = printed[0].result()
-    assert said == "{'answer': 42}\n"
+def test_the_first_block_prints_the_response_and_writes_a_row(outputs: Outputs) -> None:
+    output, folder = outputs[0].result()
+    assert output == "{'answer': 42}\n"
     header, row = (folder / "logs.csv").read_text().splitlines()
     assert header == "call_id,project,t,delta_t,url,redirect_url,response_size,response_code,success,error"
     assert ",ExampleProject," in row
@@ -90,8 +90,8 @@ def test_first_block_prints_the_answer(printed: Printed) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command(command: str) -> None:
-    """The installing halves run in CI, on a clean checkout; here the commands they are followed by must exist."""
+def test_the_command_after_an_installation_exists(command: str) -> None:
+    """CI runs the installations, on a clean checkout. Here the command after ``&&`` must exist."""
     install, ran = (shlex.split(part) for part in command.strip().split(" && "))
     assert install[:4] == ["python", "-m", "pip", "install"]
     program = [sys.executable, *ran[1:]] if ran[0] == "python" else [sys.executable, "-m", "otel_connector", *ran[1:]]
@@ -99,11 +99,11 @@ def test_command(command: str) -> None:
 
 
 @pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
-def test_example(name: str, printed: Printed) -> None:
-    assert printed[name].result()[0]
+def test_an_example_runs_and_prints_something(name: str, outputs: Outputs) -> None:
+    assert outputs[name].result()[0]
 
 
-def test_tables_name_what_the_code_has() -> None:
+def test_the_tables_list_all_columns_errors_and_retried_statuses() -> None:
     from otel_connector import COLUMNS, _errors
     from otel_connector._retry import RETRIED_STATUSES
 

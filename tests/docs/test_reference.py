@@ -1,4 +1,7 @@
-"""The README's reference is the code's, what is declared is what is sent, and no name is misspelt or deprecated."""
+"""Tests of the reference in the README: it matches the code, and all telemetry that is sent matches its declaration.
+
+Names from the semantic conventions must exist there and must not be deprecated.
+"""
 
 from __future__ import annotations
 
@@ -41,17 +44,17 @@ def readme() -> str:
     return rest.partition(reference.END)[0]
 
 
-def test_the_readme_has_it() -> None:
+def test_the_readme_contains_the_generated_reference() -> None:
     assert readme().split() == reference.reference().split(), "run `python -m support.reference` in `tests`"
 
 
-def test_the_limits_it_tells_are_the_codes() -> None:
-    whens = {label.name: label.when for label in LABELS}
-    assert f"beyond {HOST_LIMIT} hosts" in whens[_vocabulary.SERVER_ADDRESS]
-    assert f"beyond {PROJECT_LIMIT} projects" in whens[_vocabulary.PROJECT]
+def test_the_reference_states_the_limits_of_hosts_and_projects() -> None:
+    conditions = {label.name: label.when for label in LABELS}
+    assert f"beyond {HOST_LIMIT} hosts" in conditions[_vocabulary.SERVER_ADDRESS]
+    assert f"beyond {PROJECT_LIMIT} projects" in conditions[_vocabulary.PROJECT]
 
 
-def test_every_command_is_in_it() -> None:
+def test_every_command_of_the_reference_is_in_the_help() -> None:
     listed = reference.help_of("").partition("Commands:")[2].splitlines()
     assert {line.split()[0] for line in listed if line.startswith("  ") and line[2:3].isalpha()} >= set(
         reference.COMMANDS
@@ -66,8 +69,8 @@ def declared(attributes: Iterable[Attribute]) -> set[tuple[str, str]]:
     return {(attribute.name, attribute.type) for attribute in attributes}
 
 
-async def calls_of_all_kinds(server: FaultServer, sdk: SDK, log: Log, *, attempt_spans: bool) -> AsyncConnector:
-    """A success, a queue, retries, a redirect, a refusal: what there is has a call that shows it."""
+async def make_calls_of_all_kinds(server: FaultServer, sdk: SDK, log: Log, *, attempt_spans: bool) -> AsyncConnector:
+    """Make calls that succeed, queue, are retried, are redirected and fail, so that each attribute is set by one."""
     server.script("/ok", ok)
     server.script("/flaky", [503, ok])
     server.script("/gone", 404)
@@ -89,8 +92,8 @@ async def calls_of_all_kinds(server: FaultServer, sdk: SDK, log: Log, *, attempt
     return subject
 
 
-async def test_a_call_sends_what_is_declared_and_nothing_else(server: FaultServer, sdk: SDK, log: Log) -> None:
-    await calls_of_all_kinds(server, sdk, log, attempt_spans=False)
+async def test_spans_and_events_have_exactly_the_declared_attributes(server: FaultServer, sdk: SDK, log: Log) -> None:
+    await make_calls_of_all_kinds(server, sdk, log, attempt_spans=False)
     spans = sdk.spans.get_finished_spans()
     assert {span.name for span in spans} == {_vocabulary.CALL_NAME}
     assert types(dict(span.attributes or {}) for span in spans) == declared((*HTTP_ATTRIBUTES, *CALL_ATTRIBUTES))
@@ -99,8 +102,10 @@ async def test_a_call_sends_what_is_declared_and_nothing_else(server: FaultServe
     assert types(dict(event.attributes or {}) for event in events) == declared(EVENT_ATTRIBUTES)
 
 
-async def test_with_attempt_spans_too(server: FaultServer, sdk: SDK, log: Log) -> None:
-    await calls_of_all_kinds(server, sdk, log, attempt_spans=True)
+async def test_call_and_attempt_spans_have_exactly_the_declared_attributes(
+    server: FaultServer, sdk: SDK, log: Log
+) -> None:
+    await make_calls_of_all_kinds(server, sdk, log, attempt_spans=True)
     calls: list[dict[str, Any]] = []
     attempts: list[dict[str, Any]] = []
     for span in sdk.spans.get_finished_spans():
@@ -110,8 +115,10 @@ async def test_with_attempt_spans_too(server: FaultServer, sdk: SDK, log: Log) -
     assert types(attempts) == declared([*HTTP_ATTRIBUTES, *error_type])
 
 
-async def test_the_metrics_are_the_declared_ones(server: FaultServer, sdk: SDK, log: Log) -> None:
-    subject = await calls_of_all_kinds(server, sdk, log, attempt_spans=False)
+async def test_metrics_have_the_declared_kind_unit_description_and_attributes(
+    server: FaultServer, sdk: SDK, log: Log
+) -> None:
+    subject = await make_calls_of_all_kinds(server, sdk, log, attempt_spans=False)
     data = sdk.metrics.get_metrics_data()
     assert data is not None
     found: set[Any] = set()
@@ -125,19 +132,19 @@ async def test_the_metrics_are_the_declared_ones(server: FaultServer, sdk: SDK, 
         (m.name, m.kind, m.unit, m.description, frozenset(declared(by_name[label] for label in m.labels)))
         for m in METRICS
     }
-    assert subject.stats().calls_active == 0  # it has to be there still: the number of calls under way goes with it
+    assert subject.stats().calls_active == 0  # keeps the connector, and with it calls_active, until here
 
 
-def test_the_ten_fields_are_the_logs() -> None:
+def test_the_fields_on_a_span_are_the_columns_of_the_log() -> None:
     names = {attribute.name for attribute in CALL_ATTRIBUTES}
     assert names - {FIELD_PREFIX + column for column in COLUMNS} == {_vocabulary.ERROR_TYPE, _vocabulary.QUEUE_DURATION}
 
 
-# What the conventions themselves say: their package has each name as a constant, with its description below it
+# The semantic conventions: their package has a constant for each name, with its description below it.
 
 
 def constants(part: str) -> Iterator[tuple[str, str]]:
-    """Yield each name that the modules of a part of the package have, and what is said of it."""
+    """Yield the name and the description of each constant in one folder of the package."""
     for path in sorted((SEMCONV / part).glob("*.py")):
         body = ast.parse(path.read_text(encoding="utf-8")).body
         for node, below in pairwise(body):
@@ -151,20 +158,20 @@ STABLE_ATTRIBUTES = dict(constants("attributes"))
 ALL_ATTRIBUTES = {**dict(constants("_incubating/attributes")), **STABLE_ATTRIBUTES}
 STABLE_METRICS = dict(constants("metrics"))
 ALL_METRICS = {**dict(constants("_incubating/metrics")), **STABLE_METRICS}
-THEIR_NAMESPACES = {name.partition(".")[0] for name in [*ALL_ATTRIBUTES, *ALL_METRICS]}
+CONVENTION_NAMESPACES = {name.partition(".")[0] for name in [*ALL_ATTRIBUTES, *ALL_METRICS]}
 ATTRIBUTES = sorted({*HTTP_ATTRIBUTES, *CALL_ATTRIBUTES, *EVENT_ATTRIBUTES, *LABELS})
 
 
-def test_the_conventions_were_read() -> None:
+def test_the_constants_of_the_conventions_were_read() -> None:
     assert "http.request.method" in STABLE_ATTRIBUTES
     assert ALL_ATTRIBUTES["http.method"].strip().startswith("Deprecated:")
     assert "Unit: {request}" in ALL_METRICS["http.client.active_requests"]
-    assert {"http", "url", "server", "error", "network", "otel"} < THEIR_NAMESPACES
+    assert {"http", "url", "server", "error", "network", "otel"} < CONVENTION_NAMESPACES
 
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES, ids=lambda attribute: str(attribute.name))
-def test_an_attribute_that_starts_like_theirs_is_theirs(attribute: Attribute) -> None:
-    if attribute.name.partition(".")[0] in THEIR_NAMESPACES:
+def test_an_attribute_in_a_namespace_of_the_conventions_is_a_stable_one_of_them(attribute: Attribute) -> None:
+    if attribute.name.partition(".")[0] in CONVENTION_NAMESPACES:
         assert attribute.source == CONVENTIONS
         assert attribute.name in STABLE_ATTRIBUTES
         assert not STABLE_ATTRIBUTES[attribute.name].strip().startswith("Deprecated")
@@ -174,12 +181,12 @@ def test_an_attribute_that_starts_like_theirs_is_theirs(attribute: Attribute) ->
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: str(metric.name))
-def test_a_metric_that_starts_like_theirs_is_theirs(metric: _vocabulary.Metric) -> None:
-    if metric.name.partition(".")[0] not in THEIR_NAMESPACES:
+def test_a_metric_in_a_namespace_of_the_conventions_is_one_of_them(metric: _vocabulary.Metric) -> None:
+    if metric.name.partition(".")[0] not in CONVENTION_NAMESPACES:
         assert metric.source == OURS
         return
     assert metric.source == (CONVENTIONS if metric.name in STABLE_METRICS else IN_DEVELOPMENT)
-    said = [line.strip() for line in ALL_METRICS[metric.name].strip().splitlines()]
-    assert said[0] == metric.description.rstrip(".")
-    assert f"Unit: {metric.unit}" in said
-    assert f"Instrument: {metric.kind.replace('-', '').replace(' ', '')}" in said
+    lines = [line.strip() for line in ALL_METRICS[metric.name].strip().splitlines()]
+    assert lines[0] == metric.description.rstrip(".")
+    assert f"Unit: {metric.unit}" in lines
+    assert f"Instrument: {metric.kind.replace('-', '').replace(' ', '')}" in lines

@@ -1,7 +1,7 @@
-"""The dashboards of `examples/observability`: what they ask for is there, and what they show is what the log says.
+"""Tests of the dashboards in `examples/observability`: their queries return data, and the values agree with the log.
 
-A real Prometheus scrapes a program that makes calls of all kinds. Then every query of a dashboard and every rule runs
-there.
+A real Prometheus scrapes a program that makes calls of all kinds. Then every query of a dashboard and every rule is
+evaluated there.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from otel_connector.testing import FaultServer, hold, json_body, ok, retry_after
 FOLDER = ROOT / "examples" / "observability"
 RULES = FOLDER / "prometheus" / "rules.yml"
 DASHBOARDS = {path.stem: json.loads(path.read_bytes()) for path in (FOLDER / "grafana" / "dashboards").glob("*.json")}
-PLANNED = 200  # what stands in the dashboard's box for the URLs of the job
-BATCH = 28  # calls of one
+PLANNED = 200  # the number of URLs that is entered in the dashboard
+BATCH = 28  # calls per batch
 
 pytestmark = [
     pytest.mark.neighbours("promql_parser", "opentelemetry.exporter.prometheus", "grafana_foundation_sdk"),
@@ -50,72 +50,72 @@ pytestmark = [
 
 
 def panels(dashboard: str) -> dict[str, dict[str, Any]]:
-    """The panels that have queries, by title."""
+    """Return the panels with queries, by title."""
     return {panel["title"]: panel for panel in DASHBOARDS[dashboard]["panels"] if "targets" in panel}
 
 
-def the_query(dashboard: str, title: str, number: int = 0) -> str:
+def query_of(dashboard: str, title: str, number: int = 0) -> str:
     return cast("str", panels(dashboard)[title]["targets"][number]["expr"])
 
 
-def asked(query: str, **chosen: str) -> str:
-    """A query as Grafana sends it: the time range holds all there is, and of each variable all values are chosen."""
+def filled_in(query: str, **chosen: str) -> str:
+    """Return a query as Grafana sends it, with a time range that covers all data, and with all values of variables."""
     values = {"__rate_interval": "5m", "__range": "10m", "planned": str(PLANNED)}
     values |= dict.fromkeys(("job", "project", "host"), ".*") | chosen
     return re.sub(r"\$(\w+)", lambda name: values[name[1]], query)
 
 
 QUERIES = [
-    pytest.param(asked(target["expr"]), target.get("legendFormat", ""), id=f"{name}: {title}, {target['refId']}")
+    pytest.param(filled_in(target["expr"]), target.get("legendFormat", ""), id=f"{name}: {title}, {target['refId']}")
     for name in sorted(DASHBOARDS)
     for title, panel in panels(name).items()
     for target in panel["targets"]
 ]
 
 
-# The calls.
+# The program and its calls.
 
 
 @dataclass
 class Example:
-    """A program's calls, and the Prometheus that saw them.
+    """The calls of a program, and the Prometheus that scraped it.
 
     Attributes:
-        prometheus: Has scraped the program all the time.
+        prometheus: Scraped the program from the first batch to the end.
         rows: The log: two batches of the same calls.
-        resends: Attempts after the first, by the reason for them, counted as they were announced.
-        queued: Seconds that each batch's calls waited for their turn, as their spans have it.
-        held_back: The hosts that asked for a pause, as the connectors say.
-        at: When both batches were in Prometheus, and nothing else.
-        end: When it had also seen rows that wait, and rows that are lost.
-        rules: The rules and what came of them, then.
+        retries: Retries by their reason, counted by `on_retry`.
+        queued: The queue time of the calls of each batch in seconds, from their spans.
+        paused: The hosts that requested a pause, from the statistics of the connectors.
+        at: The time when Prometheus had stored both batches and nothing else.
+        end: The time when it had also stored the counts of buffered and lost rows.
+        rules: The rules and their state at `end`.
     """
 
     prometheus: Prometheus
     rows: list[CallRecord]
-    resends: Counter[str]
+    retries: Counter[str]
     queued: list[float]
-    held_back: set[str]
+    paused: set[str]
     at: float
     end: float
     rules: list[dict[str, Any]]
 
     def value(self, query: str, **chosen: str) -> float:
-        """The one value of a query, for the batches."""
-        ((_, value),) = self.prometheus.series(asked(query, **chosen), self.at)
+        """Return the only value of a query at the time `at`."""
+        ((_, value),) = self.prometheus.series(filled_in(query, **chosen), self.at)
         return value
 
     def values(self, query: str, *labels: str) -> dict[Any, float]:
-        """A query's values by these labels, for the batches; only one label is not in a tuple."""
+        """Return the values of a query at the time `at`, by label: the key is a tuple, or a text for a single label."""
         found: dict[Any, float] = {}
-        for metric, value in self.prometheus.series(asked(query), self.at):
+        for metric, value in self.prometheus.series(filled_in(query), self.at):
             key = tuple(metric.get(label, "") for label in labels)
             assert key not in found
             found[key if len(labels) > 1 else key[0]] = value
         return found
 
     def of_a_batch(self, by: Callable[[CallRecord], str]) -> Counter[str]:
-        """The calls of one batch, by what `by` says of their rows."""
+        """Count the calls of one batch by the key that `by` returns for a row."""
         both = Counter(map(by, self.rows))
         assert not any(number % 2 for number in both.values())
         return Counter({key: number // 2 for key, number in both.items()})
@@ -123,21 +123,21 @@ class Example:
 
 @dataclass
 class Connectors:
-    """What makes the calls of a batch.
+    """The connectors that make the calls of a batch.
 
     Attributes:
-        patient: Most of them.
-        hasty: Has no time.
-        told: Makes one call, and is asked for a pause.
+        usual: Makes most calls.
+        short_timeout: Makes a call that times out.
+        paused: Makes a call whose response requests a pause.
     """
 
-    patient: AsyncConnector
-    hasty: AsyncConnector
-    told: AsyncConnector
+    usual: AsyncConnector
+    short_timeout: AsyncConnector
+    paused: AsyncConnector
 
 
 async def batch(by: Connectors, server: FaultServer, refused: str) -> None:
-    """Make calls for two projects at two hosts, which end in most of the ways a call can end; some have to queue."""
+    """Make calls of two projects to two hosts, with most of the possible outcomes. Some calls wait in the queue."""
     steps: dict[str, Any] = {
         "/ok": ok,
         "/long": json_body(["x" * 2_000]),
@@ -153,20 +153,20 @@ async def batch(by: Connectors, server: FaultServer, refused: str) -> None:
     prices = ["/ok"] * 7 + ["/missing", "/down"] + [f"/again/{number}" for number in range(4)]
     weather = ["/long"] * 6 + ["/cut"] + [f"/again/{number}" for number in range(4, 8)]
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=15)) as session:
-        calls = [by.patient.get(session, server.url(path), "Prices", default=None) for path in prices]
-        calls.append(by.told.get(session, server.url("/busy"), "Prices", default=None))
-        calls.append(by.patient.get(session, refused, "Prices", default=None))
-        there = [server.url(path).replace("127.0.0.1", "localhost") for path in [*weather, "/silent"]]
-        calls += [by.patient.get(session, url, "Weather", default=None) for url in there[:-1]]
-        calls.append(by.hasty.get(session, there[-1], "Weather", default=None))
-        calls.append(asyncio.wait_for(by.patient.get(session, there[-1], "Weather"), 0.1))
+        calls = [by.usual.get(session, server.url(path), "Prices", default=None) for path in prices]
+        calls.append(by.paused.get(session, server.url("/busy"), "Prices", default=None))
+        calls.append(by.usual.get(session, refused, "Prices", default=None))
+        urls = [server.url(path).replace("127.0.0.1", "localhost") for path in [*weather, "/silent"]]
+        calls += [by.usual.get(session, url, "Weather", default=None) for url in urls[:-1]]
+        calls.append(by.short_timeout.get(session, urls[-1], "Weather", default=None))
+        calls.append(asyncio.wait_for(by.usual.get(session, urls[-1], "Weather"), 0.1))
         ends = await asyncio.gather(*calls, return_exceptions=True)
     assert len(ends) == BATCH
     assert [type(end) for end in ends if isinstance(end, BaseException)] == [asyncio.TimeoutError]
 
 
-def rows_in_trouble(folder: Path, providers: dict[str, Any], server: FaultServer) -> AsyncConnector:
-    """Make three calls whose rows have nowhere to go: one waits, for the others there is no room in memory."""
+def lose_rows(folder: Path, providers: dict[str, Any], server: FaultServer) -> AsyncConnector:
+    """Make three calls whose rows cannot be written: one row is buffered, two exceed the buffer and are lost."""
     folder.mkdir()
     connector = AsyncConnector(CSVSpanExporter(folder / "logs.csv", backlog_bytes=200), **providers)
     shutil.rmtree(folder)
@@ -180,8 +180,8 @@ def rows_in_trouble(folder: Path, providers: dict[str, Any], server: FaultServer
     return connector
 
 
-class Queued(SpanProcessor):
-    """Adds up what the spans say of the queue."""
+class QueueTimes(SpanProcessor):
+    """Adds up the queue times of the spans."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -194,7 +194,7 @@ class Queued(SpanProcessor):
 
 @contextmanager
 def traced(collector: str, registry: CollectorRegistry) -> Iterator[dict[str, Any]]:
-    """Give providers that count their own spans, with a queue that is too small while the collector does not answer."""
+    """Yield providers with the SDK's own metrics. Their span queue overflows while the collector does not answer."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
         metrics = MeterProvider([PrometheusMetricReader(registry=registry)], shutdown_on_exit=False)
@@ -215,10 +215,10 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
     log = Log(folder / "logs.csv")
     registry = CollectorRegistry()
     scraped = Scraped(registry)
-    resends: Counter[str] = Counter()
+    retries: Counter[str] = Counter()
 
     def on_retry(attempt: Attempt) -> None:
-        resends[attempt.reason] += attempt.wait is not None
+        retries[attempt.reason] += attempt.wait is not None
 
     with FaultServer() as closed:
         refused = closed.url("/")
@@ -227,32 +227,32 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
         server.script("/v1/traces", [collector.step, 400, ok])
         options = {"n_tries": 2, "retry": RetryPolicy(backoff=0.001), "on_retry": on_retry, **providers}
         exporter = CSVSpanExporter(log.path)
-        patient, hasty = (AsyncConnector(exporter, timeout=timeout, **options) for timeout in (30, 0.1))
-        # Another each time, because the second call would wait for the end of the pause
-        told = [AsyncConnector(exporter, n_tries=1, **providers) for _ in range(2)]
-        queued = Queued()
+        usual, short_timeout = (AsyncConnector(exporter, timeout=timeout, **options) for timeout in (30, 0.1))
+        # One for each batch: a second call of the same connector would wait for the end of the pause
+        paused = [AsyncConnector(exporter, n_tries=1, **providers) for _ in range(2)]
+        queued = QueueTimes()
         providers["tracer_provider"].add_span_processor(queued)
-        asyncio.run(batch(Connectors(patient, hasty, told[0]), server, refused))
+        asyncio.run(batch(Connectors(usual, short_timeout, paused[0]), server, refused))
         first = queued.seconds
-        # Every series has begun before the first scrape, so that a rate sees the second batch, and all of it
+        # Every series exists before the first scrape, so that a rate counts the second batch completely
         with scraped.served() as port, prometheus(folder, port, RULES) as running:
             scraped.wait()
-            asyncio.run(batch(Connectors(patient, hasty, told[1]), server, refused))
+            asyncio.run(batch(Connectors(usual, short_timeout, paused[1]), server, refused))
             collector.release()
-            at = settled(scraped, running)
+            at = wait_until_stored(scraped, running)
             waits = [first, queued.seconds - first]
-            held_back = {host for connector in told for host in connector.stats().hosts_held_back}
-            broken = rows_in_trouble(folder / "gone", providers, server)
-            assert (broken.stats().rows_waiting, broken.stats().rows_lost) == (1, 2)
+            hosts = {host for connector in paused for host in connector.stats().hosts_held_back}
+            failing = lose_rows(folder / "gone", providers, server)
+            assert (failing.stats().rows_waiting, failing.stats().rows_lost) == (1, 2)
             providers["tracer_provider"].force_flush()
-            end = settled(scraped, running)
+            end = wait_until_stored(scraped, running)
             (group,) = running.get("rules")["groups"]
-            yield Example(running, log.records(), resends, waits, held_back, at, end, group["rules"])
-        asyncio.run(broken.aclose())
+            yield Example(running, log.records(), retries, waits, hosts, at, end, group["rules"])
+        asyncio.run(failing.aclose())
 
 
-def settled(scraped: Scraped, running: Prometheus) -> float:
-    """Wait until Prometheus holds what the metrics are now, and has evaluated the rules with it; return the time."""
+def wait_until_stored(scraped: Scraped, running: Prometheus) -> float:
+    """Wait until Prometheus has stored the current metrics and evaluated the rules with them. Return the time."""
     stored = scraped.wait()
     while running.rules_evaluated() <= stored:
         scraped.wait()
@@ -260,7 +260,7 @@ def settled(scraped: Scraped, running: Prometheus) -> float:
 
 
 def error_class(row: CallRecord) -> str:
-    """What `error.type` is for a row, without the package's name; empty if it has none."""
+    """Return the `error.type` of the call, without the name of the package; empty if it has none."""
     name = row.error.split(":")[0]
     return {"HTTPStatusError": str(row.response_code), "CancelledError": ""}.get(name, name)
 
@@ -277,11 +277,11 @@ def project(row: CallRecord) -> str:
     return row.project
 
 
-# What is asked for is there.
+# Every query returns data.
 
 
 @pytest.mark.parametrize(("query", "legend"), QUERIES)
-def test_a_panels_query_has_an_answer(query: str, legend: str, example: Example) -> None:
+def test_the_query_of_a_panel_returns_series(query: str, legend: str, example: Example) -> None:
     promql_parser.parse(query)
     series = example.prometheus.series(query, example.end)
     assert series
@@ -290,8 +290,8 @@ def test_a_panels_query_has_an_answer(query: str, legend: str, example: Example)
 
 
 @pytest.mark.parametrize("name", sorted(DASHBOARDS))
-def test_a_variable_has_values(name: str, example: Example) -> None:
-    there = {
+def test_the_variables_of_a_dashboard_have_values(name: str, example: Example) -> None:
+    expected = {
         "job": ["example"],
         "otel_connector_project": ["Prices", "Weather"],
         "server_address": ["127.0.0.1", "localhost"],
@@ -299,13 +299,13 @@ def test_a_variable_has_values(name: str, example: Example) -> None:
     queries = [one["query"]["query"] for one in DASHBOARDS[name]["templating"]["list"] if one["type"] == "query"]
     assert queries
     for query in queries:
-        wanted = re.fullmatch(r"label_values\((.+), (\w+)\)", query)
-        assert wanted is not None
-        selector, label = wanted.groups()
-        assert example.prometheus.get(f"label/{label}/values", **{"match[]": asked(selector)}) == there[label]
+        found = re.fullmatch(r"label_values\((.+), (\w+)\)", query)
+        assert found is not None
+        selector, label = found.groups()
+        assert example.prometheus.get(f"label/{label}/values", **{"match[]": filled_in(selector)}) == expected[label]
 
 
-def test_the_rules_run(example: Example) -> None:
+def test_the_rules_are_evaluated_and_the_expected_alerts_fire(example: Example) -> None:
     assert {rule["health"] for rule in example.rules} == {"ok"}
     for rule in example.rules:
         promql_parser.parse(rule["query"])
@@ -321,10 +321,10 @@ def test_the_rules_run(example: Example) -> None:
     }
 
 
-# What is shown is what the log says.
+# The values agree with the log.
 
 
-def test_totals_are_those_of_the_log(example: Example) -> None:
+def test_totals_agree_with_the_log(example: Example) -> None:
     rows = example.rows
     assert len(rows) == 2 * BATCH
     expected = {
@@ -334,72 +334,72 @@ def test_totals_are_those_of_the_log(example: Example) -> None:
         "Failed": sum(not row.success for row in rows),
         "Received": sum(row.response_size for row in rows),
     }
-    assert {title: example.value(the_query("collection", title)) for title in expected} == expected
-    by_project = example.values(the_query("collection", "Done so far by project"), "otel_connector_project")
+    assert {title: example.value(query_of("collection", title)) for title in expected} == expected
+    by_project = example.values(query_of("collection", "Done so far by project"), "otel_connector_project")
     assert by_project == Counter(map(project, rows))
 
 
-def test_a_variable_narrows_the_totals(example: Example) -> None:
+def test_a_variable_filters_the_totals(example: Example) -> None:
     for name in ("Prices", "Weather"):
         ours = [row for row in example.rows if row.project == name]
-        assert example.value(the_query("collection", "Done"), project=name) == len(ours)
+        assert example.value(query_of("collection", "Done"), project=name) == len(ours)
         size = sum(row.response_size for row in ours)
-        assert example.value(the_query("collection", "Received"), project=name) == size
+        assert example.value(query_of("collection", "Received"), project=name) == size
     both = {"host": "localhost", "project": "Prices|Weather"}
     here = [row for row in example.rows if host(row) == "localhost"]
-    assert example.value(the_query("collection", "Done"), **both) == len(here)
+    assert example.value(query_of("collection", "Done"), **both) == len(here)
 
 
-def test_failures_and_retries_are_those_of_the_log(example: Example) -> None:
+def test_failures_and_retries_agree_with_the_log(example: Example) -> None:
     columns = ("error_type", "otel_connector_project", "server_address")
-    table = example.values(the_query("collection", "Failures"), *columns)
+    table = example.values(query_of("collection", "Failures"), *columns)
     shown = {(without_package(error), *where): number for (error, *where), number in table.items()}
     assert shown == Counter((error_class(row), row.project, host(row)) for row in example.rows if not row.success)
-    resends = example.values(the_query("collection", "Retries by reason"), "otel_connector_reason")
-    assert resends == example.resends
-    assert set(resends) == {"connection", "status_503", "timeout", "truncated"}
+    retries = example.values(query_of("collection", "Retries by reason"), "otel_connector_reason")
+    assert retries == example.retries
+    assert set(retries) == {"connection", "status_503", "timeout", "truncated"}
 
 
-def test_hosts_held_back_are_those_of_the_connectors(example: Example) -> None:
-    assert example.value(the_query("collection", "Hosts held back")) == len(example.held_back) == 1
+def test_paused_hosts_agree_with_the_connectors(example: Example) -> None:
+    assert example.value(query_of("collection", "Hosts held back")) == len(example.paused) == 1
 
 
-@pytest.mark.timing  # rates over what was scraped in time
-def test_time_in_the_queue_is_that_of_the_spans(example: Example) -> None:
+@pytest.mark.timing  # the rates depend on the times of the scrapes
+def test_queue_times_agree_with_the_spans(example: Example) -> None:
     assert example.value("sum(otel_connector_queue_time_seconds_total)") == pytest.approx(sum(example.queued))
-    # A rate sees the second batch only
-    per_call = example.value(the_query("collection", "Time in the queue"))
+    # A rate contains only the second batch
+    per_call = example.value(query_of("collection", "Time in the queue"))
     assert per_call == pytest.approx(example.queued[1] / BATCH, rel=0.1)
 
 
-def test_rows_are_those_of_the_log(example: Example) -> None:
+def test_counts_of_rows_agree_with_the_log(example: Example) -> None:
     queries = [
-        the_query("health", title) for title in ("Rows written", "Rows waiting", "Rows lost", "Calls without a row")
+        query_of("health", title) for title in ("Rows written", "Rows waiting", "Rows lost", "Calls without a row")
     ]
     assert [example.value(query) for query in queries] == [len(example.rows), 0, 0, 0]
-    at_the_end = [example.prometheus.series(asked(query), example.end)[0][1] for query in queries]
+    at_the_end = [example.prometheus.series(filled_in(query), example.end)[0][1] for query in queries]
     assert at_the_end == [len(example.rows), 1, 2, 0]
 
 
-def test_rates_are_in_the_proportions_of_the_log(example: Example) -> None:
-    """How long the time was that a rate is taken over is Prometheus' affair; it is the same for all series."""
-    calls = example.value(the_query("service", "Calls"))
+def test_rates_have_the_proportions_of_the_log(example: Example) -> None:
+    """The values are compared as shares of all calls: the exact length of a rate's time range is not known."""
+    calls = example.value(query_of("service", "Calls"))
     assert calls > 0
 
     def part(dashboard: str, title: str, label: str, number: int = 0) -> dict[str, Any]:
-        values = example.values(the_query(dashboard, title, number), label)
+        values = example.values(query_of(dashboard, title, number), label)
         parts = {without_package(name): value / calls * BATCH for name, value in values.items() if value}
         return {name: pytest.approx(number) for name, number in parts.items()}
 
     failures = example.of_a_batch(error_class)
-    del failures[""]  # a success, or given up by its caller
+    del failures[""]  # successes and cancelled calls
     assert part("service", "Errors by class", "error_type") == failures
     assert part("service", "Calls by project", "otel_connector_project") == example.of_a_batch(project)
     assert part("service", "Calls by host", "server_address") == example.of_a_batch(host)
     assert part("collection", "Calls by host", "server_address") == example.of_a_batch(host)
     assert part("service", "Given up by their caller", "otel_connector_project") == {"Weather": 1}
     outcomes = {
-        wanted: part("collection", "Calls by outcome", "", number)[""] for number, wanted in ((0, "1"), (1, "0"))
+        success: part("collection", "Calls by outcome", "", number)[""] for number, success in ((0, "1"), (1, "0"))
     }
     assert outcomes == example.of_a_batch(lambda row: f"{row.success:d}")
     size: Counter[str] = Counter()
@@ -409,20 +409,20 @@ def test_rates_are_in_the_proportions_of_the_log(example: Example) -> None:
     assert part("collection", "Bytes by project", "otel_connector_project") == halves
 
 
-@pytest.mark.timing  # rates over what was scraped in time
-def test_shares_are_those_of_the_log(example: Example) -> None:
+@pytest.mark.timing  # the rates depend on the times of the scrapes
+def test_shares_agree_with_the_log(example: Example) -> None:
     failed = example.of_a_batch(lambda row: row.project if error_class(row) else "")
     share = {name: failed[name] / number for name, number in example.of_a_batch(project).items()}
-    for query in (the_query("service", "Errors by project"), "job_project:otel_connector_errors_per_call:ratio_rate5m"):
+    for query in (query_of("service", "Errors by project"), "job_project:otel_connector_errors_per_call:ratio_rate5m"):
         assert example.values(query, "otel_connector_project") == pytest.approx(share)
     in_all = (failed["Prices"] + failed["Weather"]) / BATCH
-    assert example.value(the_query("service", "Errors")) == pytest.approx(in_all)
-    retries = sum(example.resends.values()) / len(example.rows)
-    for query in (the_query("service", "Retries"), "job:otel_connector_resends_per_call:ratio_rate5m"):
+    assert example.value(query_of("service", "Errors")) == pytest.approx(in_all)
+    retries = sum(example.retries.values()) / len(example.rows)
+    for query in (query_of("service", "Retries"), "job:otel_connector_resends_per_call:ratio_rate5m"):
         assert example.value(query) == pytest.approx(retries)
 
 
-def test_quantiles_lie_in_the_bucket_of_the_logs_own(example: Example) -> None:
+def test_quantiles_are_in_the_same_bucket_as_those_of_the_log(example: Example) -> None:
     series = example.prometheus.series("sum by (le) (http_client_request_duration_seconds_bucket)", example.at)
     bounds = sorted(float(labels["le"]) for labels, _ in series)
     seconds = sorted(row.delta_t for row in sorted(example.rows, key=lambda row: row.t)[BATCH:])
@@ -430,21 +430,23 @@ def test_quantiles_lie_in_the_bucket_of_the_logs_own(example: Example) -> None:
         exact = seconds[math.ceil(share * BATCH) - 1]
         upper = next(bound for bound in bounds if bound >= exact)
         lower = max((bound for bound in bounds if bound < exact), default=0)
-        assert lower <= example.value(the_query("service", title)) <= upper
+        assert lower <= example.value(query_of("service", title)) <= upper
 
 
 # Names.
 
 
 def otlp_name(metric: Metric) -> str:
-    """What Prometheus 3 calls a metric that it is sent over OTLP (`UnderscoreEscapingWithSuffixes`)."""
+    """Return the name that Prometheus 3 gives a metric received over OTLP (`UnderscoreEscapingWithSuffixes`)."""
     name = re.sub(r"[^a-zA-Z0-9_:]", "_", metric.name)
     unit = "" if (metric.unit or "").startswith("{") else {"s": "_seconds", "By": "_bytes"}[metric.unit or ""]
     return name + unit + ("_total" if isinstance(metric.data, Sum) and metric.data.is_monotonic else "")
 
 
-async def test_scraped_names_are_those_of_otlp(server: FaultServer, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", raising=False)  # only our own
+async def test_scraped_metrics_have_the_same_names_as_over_otlp(
+    server: FaultServer, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", raising=False)  # without the metrics of the SDK
     registry, memory = CollectorRegistry(), InMemoryMetricReader()
     provider = MeterProvider([PrometheusMetricReader(registry=registry), memory], shutdown_on_exit=False)
     server.script("/data", [503, ok])
@@ -471,12 +473,14 @@ async def test_scraped_names_are_those_of_otlp(server: FaultServer, log: Log, mo
     assert scraped == sent
 
 
-def test_every_metric_is_on_a_dashboard(example: Example) -> None:
-    there = {name for name in example.prometheus.get("label/__name__/values") if re.match("otel_connector|http_", name)}
-    asked_for = {name for query in QUERIES for name in re.findall(r"(\w+){", cast("str", query.values[0]))}
-    assert {name for name in there if not name.endswith("_sum")} <= asked_for
+def test_every_metric_is_used_by_a_dashboard(example: Example) -> None:
+    stored = {
+        name for name in example.prometheus.get("label/__name__/values") if re.match("otel_connector|http_", name)
+    }
+    used = {name for query in QUERIES for name in re.findall(r"(\w+){", cast("str", query.values[0]))}
+    assert {name for name in stored if not name.endswith("_sum")} <= used
 
 
-def test_the_rules_are_those_of_the_example() -> None:
+def test_the_file_of_rules_contains_one_group() -> None:
     groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
     assert [group["name"] for group in groups] == ["otel_connector"]

@@ -1,7 +1,7 @@
-"""The files of `examples/observability`: they are what their tools take, and they fit each other.
+"""Tests of the files in `examples/observability`: their tools accept them, and they are consistent with each other.
 
-Nothing here runs a container. What can be asked without one is asked: Grafana's own types, promtool, the schema of
-compose files; the rest is held against the other files.
+No container is started. Grafana's types, promtool and the JSON schema of compose files check the files; other values
+are compared between the files.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
 
 # The dashboards.
 
-if sys.version_info >= (3, 11):  # Grafana's SDK has no earlier
+if sys.version_info >= (3, 11):  # required by grafana-foundation-sdk
 
-    def test_the_committed_dashboards_are_what_the_code_makes(tmp_path: Path) -> None:
+    def test_the_committed_dashboards_are_the_output_of_their_program(tmp_path: Path) -> None:
         for path in FOLDER.glob("*.py"):
             shutil.copy(path, tmp_path)
         made = tmp_path / "grafana" / "dashboards"
@@ -56,7 +56,7 @@ if sys.version_info >= (3, 11):  # Grafana's SDK has no earlier
 
 SHAPE = """
 import type { Dashboard } from "@grafana/schema";
-// TypeScript takes no text where an enum is wanted, and JSON has nothing else
+// JSON has texts where the types have enums, and TypeScript does not accept a text as an enum
 type Plain<T> =
   unknown extends T ? T : T extends string ? `${T}` : T extends object ? { [K in keyof T]: Plain<T[K]> } : T;
 export type Shape = Plain<Dashboard>;
@@ -64,8 +64,8 @@ export type Shape = Plain<Dashboard>;
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js with npm")
-def test_grafanas_own_types_take_the_dashboards(tmp_path: Path) -> None:
-    """Those of the version that the compose file starts; and they do not take just anything."""
+def test_grafanas_typescript_types_accept_the_dashboards(tmp_path: Path) -> None:
+    """The types are of the Grafana version in the compose file. They must reject a wrong dashboard, too."""
     grafana = read("compose.yaml")["services"]["grafana"]["image"].split(":")[1]
     packages = [f"@grafana/schema@{grafana}", "typescript@5.9.3"]
     installed = run("npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *packages, folder=tmp_path)
@@ -85,35 +85,35 @@ def test_grafanas_own_types_take_the_dashboards(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(DASHBOARDS))
-def test_every_panel_has_its_place_and_says_what_it_means(name: str) -> None:
-    taken: set[tuple[int, int]] = set()
+def test_panels_do_not_overlap_and_have_a_description_and_a_unit(name: str) -> None:
+    occupied: set[tuple[int, int]] = set()
     for panel in DASHBOARDS[name]["panels"]:
-        x, y, wide, high = (panel["gridPos"][side] for side in "xywh")
-        cells = {(column, line) for column in range(x, x + wide) for line in range(y, y + high)}
-        assert not cells & taken
-        assert x + wide <= 24
-        taken |= cells
+        x, y, width, height = (panel["gridPos"][side] for side in "xywh")
+        cells = {(column, line) for column in range(x, x + width) for line in range(y, y + height)}
+        assert not cells & occupied
+        assert x + width <= 24
+        occupied |= cells
         if "targets" in panel:
             assert panel["description"].endswith((".", ")"))
             assert panel["type"] in {"heatmap", "table"} or panel["fieldConfig"]["defaults"]["unit"]
-    assert len({column for column, _ in taken}) == 24
+    assert len({column for column, _ in occupied}) == 24
 
 
-def test_exemplars_are_asked_for_where_durations_are() -> None:
-    asked = {
+def test_only_queries_of_durations_request_exemplars() -> None:
+    with_exemplars = {
         panel["title"]
         for panel in DASHBOARDS["service"]["panels"]
         for target in panel.get("targets", [])
         if target.get("exemplar")
     }
-    assert asked == {"How long calls take", "Calls by duration", "p95 by project", "p95 by host"}
+    assert with_exemplars == {"How long calls take", "Calls by duration", "p95 by project", "p95 by host"}
 
 
 # Prometheus.
 
 
 @needs_promtool
-def test_promtool_takes_the_rules_and_their_tests_pass() -> None:
+def test_promtool_accepts_the_rules_and_their_tests_pass() -> None:
     checked = run("promtool", "check", "rules", "--lint-fatal", "rules.yml", folder=FOLDER / "prometheus")
     assert checked.returncode == 0, checked.stderr
     tested = run("promtool", "test", "rules", "rules.test.yml", folder=FOLDER / "prometheus")
@@ -123,9 +123,9 @@ def test_promtool_takes_the_rules_and_their_tests_pass() -> None:
 
 
 @needs_promtool
-def test_promtool_takes_the_configuration(tmp_path: Path) -> None:
+def test_promtool_accepts_the_configuration(tmp_path: Path) -> None:
     config = read("prometheus/prometheus.yml")
-    assert config.pop("otlp") == {  # which Debian's Prometheus does not know
+    assert config.pop("otlp") == {  # not known to Debian's older promtool
         "translation_strategy": "UnderscoreEscapingWithSuffixes",
         "promote_resource_attributes": ["deployment.environment.name", "service.version"],
     }
@@ -136,7 +136,7 @@ def test_promtool_takes_the_configuration(tmp_path: Path) -> None:
     assert "1 rule files found" in checked.stdout
 
 
-def test_colours_and_alerts_say_the_same() -> None:
+def test_colours_and_alerts_use_the_same_thresholds() -> None:
     panels = {panel["title"]: panel for panel in DASHBOARDS["service"]["panels"]}
     for title, alert in (("Errors", "ErrorRateHigh"), ("Retries", "RetryStorm"), ("p99", "Slow")):
         highest = panels[title]["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]
@@ -151,7 +151,7 @@ def test_colours_and_alerts_say_the_same() -> None:
 # The containers.
 
 
-def test_the_compose_file_is_one() -> None:
+def test_the_compose_file_is_valid() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml"]
     checked = run(*command, folder=FOLDER)
     assert checked.returncode == 0, checked.stdout
@@ -164,7 +164,7 @@ def test_the_compose_file_is_one() -> None:
             assert mode == "ro"
 
 
-def test_the_collector_passes_on_to_the_others() -> None:
+def test_the_collector_exports_to_the_other_services() -> None:
     services, collector = read("compose.yaml")["services"], read("collector/config.yaml")
     for pipeline in collector["service"]["pipelines"].values():
         assert all(set(names) <= set(collector[kind]) for kind, names in pipeline.items())
@@ -179,7 +179,7 @@ def test_the_collector_passes_on_to_the_others() -> None:
     assert {"--web.enable-otlp-receiver", "--enable-feature=exemplar-storage"} <= set(services["prometheus"]["command"])
 
 
-def test_grafana_is_told_where_everything_is() -> None:
+def test_grafana_is_configured_with_the_addresses_of_the_other_services() -> None:
     sources = read("grafana/provisioning/datasources/datasources.yaml")["datasources"]
     by_uid = {source["uid"]: source for source in sources}
     addresses = {uid: (source["type"], source["url"]) for uid, source in by_uid.items()}
@@ -187,7 +187,7 @@ def test_grafana_is_told_where_everything_is() -> None:
         "prometheus": ("prometheus", "http://prometheus:9090"),
         "jaeger": ("jaeger", "http://jaeger:16686"),
     }
-    # The label by which Prometheus keeps the trace of an exemplar that came over OTLP
+    # Prometheus stores the trace id of an exemplar received over OTLP in this label
     exemplar = {"name": "trace_id", "datasourceUid": "jaeger"}
     assert by_uid["prometheus"]["jsonData"]["exemplarTraceIdDestinations"] == [exemplar]
     back = by_uid["jaeger"]["jsonData"]["tracesToMetrics"]

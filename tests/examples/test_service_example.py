@@ -1,4 +1,4 @@
-"""`examples/service`: one trace runs from the callers through the service and its calls to both upstreams."""
+"""Tests of `examples/service`: one trace covers the callers, the service, and its calls to both upstreams."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def sends(span: Any) -> int:
-    """How many requests a call has sent."""
+def attempts_of(span: Any) -> int:
+    """Return the number of requests that a call has sent."""
     return 1 + int(attributes_of(span).get("http.request.resend_count", 0))
 
 
 def assert_tree(root: Node, calls: dict[str, dict[str, str]]) -> None:
-    """One trace: who is below whom, of which kind, and what the attempts were."""
+    """Check one trace: the parent, kind and service of each span, and the events of the attempts."""
     assert (root.service, root.kind, root.span.name) == ("callers", "CLIENT", "GET")
     (server,) = root.children
     assert (server.service, server.kind, server.span.name) == ("shop", "SERVER", "GET /offer/{item}")
@@ -55,15 +55,17 @@ def assert_tree(root: Node, calls: dict[str, dict[str, str]]) -> None:
         events = [(event.name, attributes_of(event)) for event in call.span.events]
         assert [name for name, _ in events] == [ATTEMPT] * len(events)
         numbers = [about[f"{ATTEMPT}.number"] for _, about in events]
-        assert numbers == sorted(set(numbers)), "in order; aiohttp's own second try is a number without an event"
-        assert numbers[-1:] <= [sends(call.span)]
+        assert numbers == sorted(set(numbers)), (
+            "in order; a second attempt by aiohttp itself has a number, but no event"
+        )
+        assert numbers[-1:] <= [attempts_of(call.span)]
         below = [(child.service, child.kind, child.span.name) for child in call.children]
-        assert below == [(upstream, "SERVER", f"GET /{upstream}/{{item}}")] * sends(call.span)
+        assert below == [(upstream, "SERVER", f"GET /{upstream}/{{item}}")] * attempts_of(call.span)
 
 
 @pytest.fixture
 def python_path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where every process of the example finds contrib's instrumentation, if it is to be on."""
+    """Return a PYTHONPATH that switches contrib's instrumentation on in every process of the example, if requested."""
     (tmp_path / "sitecustomize.py").write_text(CONTRIB if request.param == "contrib" else "")
     return os.pathsep.join([str(tmp_path), str(ROOT)])
 
@@ -76,7 +78,9 @@ def real_collector() -> Any:
 
 @pytest.mark.neighbours("rotel")
 @pytest.mark.parametrize("python_path", ["nothing", "contrib"], indirect=True)
-def test_one_trace_through_all(real_collector: Collector, python_path: str, tmp_path: Path) -> None:
+def test_one_trace_contains_the_callers_the_service_and_both_upstreams(
+    real_collector: Collector, python_path: str, tmp_path: Path
+) -> None:
     arguments = [EXAMPLE, "--requests", "60", "--concurrency", "6"]
     done = run_python(arguments, tmp_path, PYTHONPATH=python_path, **real_collector.environment())
     assert (done.returncode, done.stderr) == (0, "")
@@ -85,7 +89,7 @@ def test_one_trace_through_all(real_collector: Collector, python_path: str, tmp_
 
     received = real_collector.received
     received.wait_for(lambda: len(received.spans(3)) >= 180)
-    received.wait_for(lambda: len(received.spans(2)) >= sum(map(sends, received.spans(3))))
+    received.wait_for(lambda: len(received.spans(2)) >= sum(map(attempts_of, received.spans(3))))
     assert received.call_ids(3) == Counter(row["call_id"] for row in [*callers, *shop]), "one CLIENT span for each call"
     calls = {row["call_id"]: row for row in shop}
     for row in callers:
@@ -94,41 +98,43 @@ def test_one_trace_through_all(real_collector: Collector, python_path: str, tmp_
 
     found = re.search(r"its trace: (\w{32})\nwhat was sent went to http://127", done.stdout)
     assert found is not None
-    shown = tree(received.resource_spans, found[1])
+    printed = tree(received.resource_spans, found[1])
     assert re.match(
-        r"callers  CLIENT  GET  [\d.]+ ms  http://127.*  200\n└─ shop  SERVER  GET /offer/{item}  [\d.]+ ms", shown
+        r"callers  CLIENT  GET  [\d.]+ ms  http://127.*  200\n└─ shop  SERVER  GET /offer/{item}  [\d.]+ ms", printed
     )
     slowest = max((row for row in shop if row["success"] == "True"), key=lambda row: float(row["delta_t"]))
     assert slowest["call_id"].startswith(found[1])
-    # An attempt's event is not always in that one: on a busy machine it may be a call that only had to wait
+    # The slowest call may have no failed attempt: on a busy machine, it may only have waited
     trees = [tree(received.resource_spans, row["call_id"].partition("-")[0]) for row in callers]
-    assert shown in trees
+    assert printed in trees
     assert [each for each in trees if f"* {ATTEMPT}: number 1, duration 0." in each]
 
 
-def test_without_a_collector_it_shows_the_trace(tmp_path: Path) -> None:
+def test_the_trace_is_printed_without_a_collector(tmp_path: Path) -> None:
     done = run_python([EXAMPLE, "--requests", "12", "--concurrency", "3", "--attempt-spans"], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    said = done.stdout.splitlines()
-    assert re.fullmatch(r"1[012] offers, [012] requests that failed", said[0])  # its time is short for a busy machine
-    shown = [re.sub(r"[\d.]+ ms.*", "", line).rstrip() for line in said[3:]]
-    assert shown[:3] == [
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(
+        r"1[012] offers, [012] requests that failed", lines[0]
+    )  # its timeout is short for a busy machine
+    printed = [re.sub(r"[\d.]+ ms.*", "", line).rstrip() for line in lines[3:]]
+    assert printed[:3] == [
         "callers  CLIENT  GET",
         "└─ shop  SERVER  GET /offer/{item}",
         "   ├─ shop  INTERNAL  otel_connector.get",
     ]
     for upstream in ("price", "stock"):
-        assert [line for line in shown if line.endswith(f"└─ {upstream}  SERVER  GET /{upstream}/{{item}}")]
+        assert [line for line in printed if line.endswith(f"└─ {upstream}  SERVER  GET /{upstream}/{{item}}")]
     assert len(rows(tmp_path / "service-logs" / "shop.csv")) == 24
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_who_ends_it_ends_all_of_it(sent: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_ends_all_processes_of_the_example(sent: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, EXAMPLE, "--requests", "100000"]
     log = tmp_path / "service-logs" / "shop.csv"
-    # Its outputs end when the last of its processes has
+    # `communicate` returns when the last process has exited, because all of them inherit the pipes
     with processes.Process(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        # then all of its processes are at work
+        # All processes run as soon as the log has a successful row
         processes.wait_until(lambda: log.exists() and b",200," in log.read_bytes(), process)
         process.send_signal(sent)
         _, error = process.communicate(timeout=60)

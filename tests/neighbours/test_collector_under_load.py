@@ -1,4 +1,4 @@
-"""Under load: a collector gets what the log says, and what becomes of it in the middle does not reach a call."""
+"""Tests of OTLP export under load: all telemetry arrives at a collector, and a failing one does not delay calls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from otel_connector.testing import FaultServer, ok, respond
 
 RATIO = 0.25
 
-ALL_AT_ONCE = """
+CONCURRENT_CALLS = """
 import asyncio, json, sys
 import aiohttp
 from otel_connector import AsyncConnector, RetryPolicy, configure
@@ -55,14 +55,16 @@ def rows_of(log: Path) -> list[dict[str, str]]:
 @pytest.mark.neighbours("rotel")
 @pytest.mark.parametrize("calls", [1_000, pytest.param(10_000, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-def test_everything_arrives(protocol: str, calls: int, server: FaultServer, tmp_path: Path) -> None:
+def test_all_sampled_spans_and_all_metrics_arrive(
+    protocol: str, calls: int, server: FaultServer, tmp_path: Path
+) -> None:
     for number in range(100):
         times = calls // 100
         script: list[Any] = (
             [503, ok] if number % 10 == 0 else [respond(status=404, body=b"gone")] if number % 10 == 1 else [ok]
         )
         server.script(f"/{number}", script * times)
-    arguments = ["-c", ALL_AT_ONCE, f"http://127.0.0.1:{server.port}", str(calls)]
+    arguments = ["-c", CONCURRENT_CALLS, f"http://127.0.0.1:{server.port}", str(calls)]
     sampler = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": str(RATIO)}
     with collector() as running:
         done = run_python(arguments, tmp_path, **running.environment(protocol), **sampler)
@@ -98,15 +100,15 @@ def test_everything_arrives(protocol: str, calls: int, server: FaultServer, tmp_
     assert written.as_int == calls
 
 
-# Calls that start on time, whether earlier ones are back or not; a turn for each line it is sent
-IN_TURNS = """
+# Makes a series of calls for each line of its input. The calls start at a fixed rate, even if earlier ones are not done
+CALLS_AT_A_RATE = """
 import asyncio, json, sys, time
 import aiohttp
 from otel_connector import AsyncConnector, configure
 
 url, calls, a_second = sys.argv[1], int(sys.argv[2]), 200
 
-async def turn(connector, session):
+async def series(connector, session):
     took, tasks, loop = [], [], asyncio.get_running_loop()
     async def one():
         began = time.perf_counter()
@@ -123,7 +125,7 @@ async def main():
     connector, loop = AsyncConnector("logs.csv"), asyncio.get_running_loop()
     async with aiohttp.ClientSession() as session:
         while (await loop.run_in_executor(None, sys.stdin.readline)).strip():
-            print(json.dumps(await turn(connector, session)), flush=True)
+            print(json.dumps(await series(connector, session)), flush=True)
 
 telemetry = configure("load")
 asyncio.run(main())
@@ -134,8 +136,8 @@ print(time.monotonic() - since)
 
 
 @dataclass
-class Trouble:
-    """A collector that somebody does things to."""
+class FailingCollector:
+    """A collector that can be killed, stopped and slowed down."""
 
     address: str
     backend: str
@@ -148,12 +150,12 @@ class Trouble:
         self.process.kill()
         self.process.wait()
 
-    def black_holed(self) -> None:
-        """Connections open and nobody answers: the kernel takes what is sent until its buffers are full."""
+    def stopped(self) -> None:
+        """Stop the process: connections open but are not answered, and data fills the buffers of the kernel."""
         self.process.send_signal(signal.SIGSTOP)
 
     def slowed(self) -> None:
-        """It runs for a hundredth of a second in each fifth of one."""
+        """Let the process run only for 10 ms of every 200 ms."""
         self._stop = Event()
 
         def slow() -> None:
@@ -166,8 +168,8 @@ class Trouble:
         self._slower = Thread(target=slow)
         self._slower.start()
 
-    def well(self, after: str) -> None:
-        """Undo it."""
+    def recover(self, after: str) -> None:
+        """Undo the fault that was called `after`."""
         if after == "killed":
             self.start()
         if after == "slowed":
@@ -180,15 +182,15 @@ class Trouble:
 
 
 @contextmanager
-def troubled() -> Iterator[tuple[Trouble, Collector]]:
-    """A collector to do things to, before a backend that is well."""
+def failing_collector() -> Iterator[tuple[FailingCollector, Collector]]:
+    """Yield a collector that can fail, and the collector behind it, which always works."""
     with collector() as behind:
-        trouble = Trouble(own_address(), behind.endpoints["grpc"])
-        trouble.start()
+        failing = FailingCollector(own_address(), behind.endpoints["grpc"])
+        failing.start()
         try:
-            yield trouble, behind
+            yield failing, behind
         finally:
-            trouble.close()
+            failing.close()
 
 
 def p99(times: list[float]) -> float:
@@ -199,22 +201,22 @@ def p99(times: list[float]) -> float:
 @pytest.mark.neighbours("rotel")
 @pytest.mark.parametrize(
     ("pairs", "calls", "bound"),
-    # What else the machine does moves a short turn's p99 by more than a collector may
+    # In a short series, other load on the machine changes the p99 by more than the limit for a collector
     [(1, 100, 0.1), pytest.param(15, 400, 0.001, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
 )
-def test_a_collector_in_trouble_is_not_felt(
+def test_a_failing_collector_does_not_change_the_latency_of_calls(
     pairs: int, calls: int, bound: float, server: FaultServer, tmp_path: Path
 ) -> None:
     server.script("/x", ok)
-    moved: dict[str, list[float]] = {"killed": [], "black_holed": [], "slowed": []}
-    with troubled() as (trouble, behind):
+    differences: dict[str, list[float]] = {"killed": [], "stopped": [], "slowed": []}
+    with failing_collector() as (failing, behind):
         variables = {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoints_at(trouble.address)["grpc"],
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoints_at(failing.address)["grpc"],
             "OTEL_BSP_SCHEDULE_DELAY": "100",
             "OTEL_METRIC_EXPORT_INTERVAL": "200",
         }
         with Process(
-            [sys.executable, "-c", IN_TURNS, server.url("/x"), str(calls)],
+            [sys.executable, "-c", CALLS_AT_A_RATE, server.url("/x"), str(calls)],
             cwd=tmp_path,
             env=clean_environment(variables),
             stdin=subprocess.PIPE,
@@ -223,34 +225,34 @@ def test_a_collector_in_trouble_is_not_felt(
             text=True,
         ) as process:
 
-            def turn() -> float:
-                process.stdin.write("turn\n")
+            def measure() -> float:
+                process.stdin.write("series\n")
                 process.stdin.flush()
                 times: list[float] = json.loads(process.stdout.readline())
                 return p99(times)
 
-            turn()  # connections, imports
+            measure()  # opens the connections and imports modules
             for _ in range(pairs):
-                for name, by in moved.items():
-                    well = turn()
-                    getattr(trouble, name)()
-                    by.append(turn() - well)
-                    trouble.well(after=name)
-            trouble.black_holed()
-            turn()
+                for name, by in differences.items():
+                    before = measure()
+                    getattr(failing, name)()
+                    by.append(measure() - before)
+                    failing.recover(after=name)
+            failing.stopped()
+            measure()
             process.stdin.close()
-            held = float(process.stdout.readline())
-            trouble.well(after="black_holed")
+            shutdown_seconds = float(process.stdout.readline())
+            failing.recover(after="stopped")
             process.wait(30)
         rows = rows_of(tmp_path / "logs.csv")
         ids = [row["call_id"] for row in rows]
-        before, after_a_kill = set(ids[:calls]), set(ids[3 * calls : 4 * calls])
-        behind.received.wait_for(lambda: before <= set(behind.received.call_ids()))  # it was a collector that had them
+        first, after_a_kill = set(ids[:calls]), set(ids[3 * calls : 4 * calls])
+        behind.received.wait_for(lambda: first <= set(behind.received.call_ids()))  # exported before any fault
         behind.received.wait_for(lambda: after_a_kill & set(behind.received.call_ids()))
 
     assert len(rows) == len({row["call_id"] for row in rows}) == calls * (2 + 6 * pairs)
     assert {row["success"] for row in rows} == {"True"}
-    assert held < 5.5
-    medians = {name: f"{statistics.median(by) * 1e3:+.3f} ms" for name, by in moved.items()}
-    sys.stdout.write(f"p99 moved by (medians of {pairs}): {medians}\n")
-    assert max(statistics.median(by) for by in moved.values()) < bound
+    assert shutdown_seconds < 5.5
+    medians = {name: f"{statistics.median(by) * 1e3:+.3f} ms" for name, by in differences.items()}
+    sys.stdout.write(f"change of the p99 (medians of {pairs}): {medians}\n")
+    assert max(statistics.median(by) for by in differences.values()) < bound

@@ -1,4 +1,4 @@
-"""Beside others that trace: one CLIENT span for each call, the context carried, whoever else is in the process."""
+"""Tests with other instrumentation in the same process: each call has one CLIENT span and propagates its context."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.neighbours("logfire", "sentry_sdk", "opentelemetry.inst
 
 CALLS = 5
 
-# The program of somebody who has set up something else, too; it prints the spans it made and the neighbour's own words
+# A program that also sets up other instrumentation. It prints its spans, and the output of the other instrumentation
 PROGRAM = """
 import asyncio, contextlib, json, sys
 import aiohttp
@@ -26,8 +26,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from otel_connector import AsyncConnector, RetryPolicy
 
-url, kept, words = sys.argv[1], InMemorySpanExporter(), []
-processor = SimpleSpanProcessor(kept)
+url, exporter, output = sys.argv[1], InMemorySpanExporter(), []
+processor = SimpleSpanProcessor(exporter)
 run, around = asyncio.run, contextlib.nullcontext
 
 def provide():
@@ -49,8 +49,8 @@ async def main():
 run(main())
 {after}
 spans = [(span.name, span.kind.name, f"{{span.context.trace_id:032x}}-{{span.context.span_id:016x}}",
-          f"{{span.parent.span_id:016x}}" if span.parent else None) for span in kept.get_finished_spans()]
-print(json.dumps([spans, words]))
+          f"{{span.parent.span_id:016x}}" if span.parent else None) for span in exporter.get_finished_spans()]
+print(json.dumps([spans, output]))
 """
 
 CONTRIB = """
@@ -68,18 +68,18 @@ logfire.configure(send_to_logfire=False, console=False, additional_span_processo
 logfire.instrument_aiohttp_client()
 """
 
-# Sentry's own tracing, which has spans of its own kind, for each request that aiohttp sends
+# Sentry's own tracing: it has its own spans, one for each request that aiohttp sends
 SENTRY = """
 provide()
 import sentry_sdk
 from sentry_sdk.transport import Transport
 class Keep(Transport):
     def capture_envelope(self, envelope):
-        words.extend(item.payload.json for item in envelope.items)
+        output.extend(item.payload.json for item in envelope.items)
 sentry_sdk.init(dsn="http://key@sentry.invalid/1", transport=Keep, auto_enabling_integrations=False, {more})
 """
 
-SENTRY_ITSELF = (
+SENTRY_TRACING = (
     """
 from sentry_sdk.integrations.aiohttp import AioHttpIntegration as Integration
 """
@@ -97,35 +97,37 @@ import uvloop
 run = uvloop.run
 """
 
-BARE = 'await (await session.get(f"{url}/bare")).read()'  # which shows that the instrumentation is on
+BARE_REQUEST = 'await (await session.get(f"{url}/bare")).read()'  # shows that the instrumentation is active
 
-NEIGHBOURS = {
-    "contrib's aiohttp, asyncio and logging": (CONTRIB, BARE, ""),
-    "Logfire": (LOGFIRE, BARE, ""),
-    "Sentry": (SENTRY_ITSELF, "", "sentry_sdk.flush()"),
+SETUPS = {
+    "contrib's aiohttp, asyncio and logging": (CONTRIB, BARE_REQUEST, ""),
+    "Logfire": (LOGFIRE, BARE_REQUEST, ""),
+    "Sentry": (SENTRY_TRACING, "", "sentry_sdk.flush()"),
     "Sentry over OpenTelemetry": (SENTRY_OVER_OTEL, 'sentry_sdk.capture_message("inside")', "sentry_sdk.flush()"),
-    "uvloop": (UVLOOP, "words.append(type(asyncio.get_running_loop()).__module__)", ""),
-    "uvloop and contrib's": (UVLOOP + CONTRIB.replace("provide()", ""), BARE, ""),
+    "uvloop": (UVLOOP, "output.append(type(asyncio.get_running_loop()).__module__)", ""),
+    "uvloop and contrib's": (UVLOOP + CONTRIB.replace("provide()", ""), BARE_REQUEST, ""),
 }
 
 
-def run_beside(name: str, server: FaultServer, folder: Path) -> tuple[list[list[Any]], list[Any]]:
-    """Run the program with this neighbour; return its spans and what the neighbour said."""
+def run_with(name: str, server: FaultServer, folder: Path) -> tuple[list[list[Any]], list[Any]]:
+    """Run the program with this instrumentation. Return its spans and the output of the instrumentation."""
     for number in range(CALLS):
         server.script(f"/{number}", [503, ok])
     server.script("/bare", ok)
-    setup, inside, after = NEIGHBOURS[name]
+    setup, inside, after = SETUPS[name]
     program = PROGRAM.format(setup=setup, inside=inside or "pass", after=after, calls=CALLS)
-    (folder / "program.py").write_text(program)  # in a file, because Logfire reads its caller's source
+    (folder / "program.py").write_text(program)  # in a file: Logfire reads the source of its caller
     done = run_python(["program.py", f"http://127.0.0.1:{server.port}"], folder)
     assert (done.returncode, done.stderr) == (0, "")
-    spans, words = json.loads(done.stdout)
-    return spans, words
+    spans, output = json.loads(done.stdout)
+    return spans, output
 
 
-@pytest.mark.parametrize("name", NEIGHBOURS)
-def test_one_client_span_for_each_call(name: str, server: FaultServer, tmp_path: Path) -> None:
-    spans, words = run_beside(name, server, tmp_path)
+@pytest.mark.parametrize("name", SETUPS)
+def test_each_call_has_one_client_span_and_propagates_its_context(
+    name: str, server: FaultServer, tmp_path: Path
+) -> None:
+    spans, output = run_with(name, server, tmp_path)
     with (tmp_path / "logs.csv").open(newline="", encoding="utf-8") as file:
         rows = [row["call_id"] for row in csv.DictReader(file)]
     clients = [(call_id, parent) for _, kind, call_id, parent in spans if kind == "CLIENT"]
@@ -142,12 +144,14 @@ def test_one_client_span_for_each_call(name: str, server: FaultServer, tmp_path:
     assert all("tenant=t1" in request.headers["baggage"] for request in server.requests)
 
     if name == "Sentry":
-        (transaction,) = (word for word in words if word.get("type") == "transaction")
-        assert [span["op"] for span in transaction["spans"]] == ["http.client"] * 2 * CALLS, "of its own, one a request"
-        assert all("sentry-trace" in request.headers for request in server.requests), "its tracing is on"
+        (transaction,) = (item for item in output if item.get("type") == "transaction")
+        assert [span["op"] for span in transaction["spans"]] == ["http.client"] * 2 * CALLS, (
+            "Sentry's own spans, one for each request"
+        )
+        assert all("sentry-trace" in request.headers for request in server.requests), "Sentry's tracing is active"
     if name == "Sentry over OpenTelemetry":
-        (event,) = (word for word in words if word.get("message") == "inside")
+        (event,) = (item for item in output if item.get("message") == "inside")
         assert (event["contexts"]["trace"]["trace_id"], event["contexts"]["trace"]["span_id"]) == tuple(job.split("-"))
     if name == "uvloop":
-        assert words == ["uvloop"]
-    assert len(bare) == (BARE in NEIGHBOURS[name])
+        assert output == ["uvloop"]
+    assert len(bare) == (BARE_REQUEST in SETUPS[name])

@@ -1,4 +1,4 @@
-"""In the workers of gunicorn, uvicorn and Celery: nothing is lost when one is recycled or told to end."""
+"""Tests in workers of gunicorn, uvicorn and Celery: no call is lost when a worker is replaced or terminated."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from support.processes import ROOT, Process, clean_environment
 
 from otel_connector.testing import FaultServer, json_body
 
-ASKED = 8
-AT_A_TIME = 2
-RECYCLED_AFTER = 3
-CLIENT = 3  # as OTLP numbers the kinds
+REQUESTS = 8
+WORKERS = 2
+MAX_REQUESTS = 3
+CLIENT = 3  # SpanKind in OTLP
 
 GUNICORN = """
 from otel_connector import configure
@@ -35,7 +35,7 @@ def post_worker_init(worker):
     worker.log.info("ready for requests")
 """
 
-# What uvicorn runs: each request is one call
+# The application that uvicorn runs. Each request makes one call
 ASGI = """
 import os, signal
 import aiohttp
@@ -102,7 +102,7 @@ def real_collector() -> Iterator[Collector]:
 
 @pytest.fixture
 def upstream(server: FaultServer) -> FaultServer:
-    for number in range(ASKED):
+    for number in range(REQUESTS):
         for name in ("price", "stock"):
             server.script(f"/{name}/{number}", json_body({"price": 1, "stock": 2}))
     return server
@@ -110,7 +110,7 @@ def upstream(server: FaultServer) -> FaultServer:
 
 @contextmanager
 def running(command: list[str], folder: Path, upstream: FaultServer, at: Collector) -> Iterator[Process]:
-    """Run a server of workers, whose calls go upstream, and see to it that it ends."""
+    """Run a server with worker processes, which send their calls to `upstream`. Kill all of them at the end."""
     address = f"http://127.0.0.1:{upstream.port}"
     variables = {"SHOP_PRICES": address, "SHOP_STOCK": address, "SHOP_LOG": str(folder / "logs.csv")}
     path = f"{ROOT}:{folder}:{ROOT / 'examples' / 'service'}"
@@ -138,22 +138,21 @@ def running(command: list[str], folder: Path, upstream: FaultServer, at: Collect
 
 
 def bound_port(process: Process, before: str) -> int:
-    """Return the port that the server reports in its log, in a line that has `before` in front of the address."""
+    """Return the port that the server logs, in a line with `before` in front of the address."""
     for line in process.stderr:
         if found := re.search(rf"{before} http://127\.0\.0\.1:(\d+)", line):
             return int(found[1])
     raise AssertionError("the server has ended")
 
 
-def ask(port: int, path: str) -> None:
-    """Ask a server that may be between two workers, and again if the one asked was about to end."""
-    give_up = time.monotonic() + 30
+def send_request(port: int, path: str) -> None:
+    """Send a request until it is answered: the server may just be replacing the worker."""
+    deadline = time.monotonic() + 30
     while not answers(port, path):
-        assert time.monotonic() < give_up
+        assert time.monotonic() < deadline
 
 
 def answers(port: int, path: str) -> bool:
-    """Whether it answers."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
             answer.read()
@@ -162,8 +161,10 @@ def answers(port: int, path: str) -> bool:
     return True
 
 
-def assert_nothing_is_lost(folder: Path, at: Collector, upstream: FaultServer, at_a_time: int = AT_A_TIME) -> None:
-    """Every request is a row, and every row a span, of more workers than there are at a time."""
+def assert_all_requests_are_logged_and_exported(
+    folder: Path, at: Collector, upstream: FaultServer, workers: int = WORKERS
+) -> None:
+    """Check that every request has a row and a span, and that the spans come from more than `workers` processes."""
     with (folder / "logs.csv").open(newline="", encoding="utf-8") as file:
         rows = Counter(row["call_id"] for row in csv.DictReader(file))
     assert sum(rows.values()) == len(rows) == len(upstream.requests)
@@ -172,59 +173,65 @@ def assert_nothing_is_lost(folder: Path, at: Collector, upstream: FaultServer, a
 
     received = at.received
     received.wait_for(lambda: Counter({i: n for i, n in received.call_ids(CLIENT).items() if i in rows}) == rows)
-    workers = {
+    pids = {
         attributes_of(each.resource)["process.pid"]
         for each in received.resource_spans
         for scope in each.scope_spans
         if any(f"{span.trace_id.hex()}-{span.span_id.hex()}" in rows for span in scope.spans)
     }
-    assert len(workers) > at_a_time
+    assert len(pids) > workers
 
 
 @pytest.mark.neighbours("rotel", "gunicorn")
-def test_gunicorn(upstream: FaultServer, real_collector: Collector, tmp_path: Path) -> None:
+def test_gunicorn_workers_lose_no_calls_when_they_are_replaced_or_terminated(
+    upstream: FaultServer, real_collector: Collector, tmp_path: Path
+) -> None:
     (tmp_path / "gunicorn.conf.py").write_text(GUNICORN)
     command = ["-m", "gunicorn", "shop:make_app", "-k", "aiohttp.GunicornWebWorker", "-b", "127.0.0.1:0"]
-    command += ["-w", "1", "--max-requests", str(RECYCLED_AFTER), "--no-control-socket"]
+    command += ["-w", "1", "--max-requests", str(MAX_REQUESTS), "--no-control-socket"]
     with running(command, tmp_path, upstream, real_collector) as process:
         port = bound_port(process, "Listening at:")
-        for number in range(ASKED):
-            if number % (RECYCLED_AFTER + 1) == 0:  # aiohttp looks once a second how many requests a worker had
+        for number in range(REQUESTS):
+            if number % (MAX_REQUESTS + 1) == 0:  # the worker checks its number of requests once a second
                 assert next(line for line in process.stderr if "ready for requests" in line)
-            ask(port, f"/offer/{number}")
-        # a worker that is told to end before it can hear it would be waited for
+            send_request(port, f"/offer/{number}")
+        # A worker may miss a SIGTERM that arrives before it has set its handlers
         assert next(line for line in process.stderr if "ready for requests" in line)
         process.terminate()
-        _, said = process.communicate(timeout=60)
-    assert "Traceback" not in said
-    assert_nothing_is_lost(tmp_path, real_collector, upstream, at_a_time=1)
+        _, log_output = process.communicate(timeout=60)
+    assert "Traceback" not in log_output
+    assert_all_requests_are_logged_and_exported(tmp_path, real_collector, upstream, workers=1)
 
 
 @pytest.mark.neighbours("rotel", "uvicorn")
-def test_uvicorn(upstream: FaultServer, real_collector: Collector, tmp_path: Path) -> None:
+def test_uvicorn_workers_lose_no_calls_when_they_are_replaced_or_terminated(
+    upstream: FaultServer, real_collector: Collector, tmp_path: Path
+) -> None:
     (tmp_path / "program.py").write_text(ASGI)
-    command = ["-m", "uvicorn", "program:app", "--port", "0", "--workers", str(AT_A_TIME)]
-    command += ["--limit-max-requests", str(RECYCLED_AFTER)]
+    command = ["-m", "uvicorn", "program:app", "--port", "0", "--workers", str(WORKERS)]
+    command += ["--limit-max-requests", str(MAX_REQUESTS)]
     with running(command, tmp_path, upstream, real_collector) as process:
         port = bound_port(process, "Uvicorn running on")
-        for number in range(ASKED):
-            if number == ASKED - 1:  # by now one of the two is over the limit, and a third comes for it
-                for _ in range(AT_A_TIME + 1):
+        for number in range(REQUESTS):
+            if number == REQUESTS - 1:  # one of the two has reached its limit, and a third replaces it
+                for _ in range(WORKERS + 1):
                     assert next(line for line in process.stderr if "startup complete" in line)
-            ask(port, f"/stock/{number}")
+            send_request(port, f"/stock/{number}")
         process.terminate()
-        _, said = process.communicate(timeout=60)
-    assert "Traceback" not in said
-    assert_nothing_is_lost(tmp_path, real_collector, upstream, at_a_time=1)
+        _, log_output = process.communicate(timeout=60)
+    assert "Traceback" not in log_output
+    assert_all_requests_are_logged_and_exported(tmp_path, real_collector, upstream, workers=1)
 
 
 @pytest.mark.neighbours("rotel", "celery")
-def test_celery_prefork(upstream: FaultServer, real_collector: Collector, tmp_path: Path) -> None:
+def test_celery_workers_lose_no_calls_when_they_are_replaced_or_terminated(
+    upstream: FaultServer, real_collector: Collector, tmp_path: Path
+) -> None:
     (tmp_path / "program.py").write_text(CELERY)
-    with running(["program.py", str(ASKED), str(RECYCLED_AFTER)], tmp_path, upstream, real_collector) as process:
-        for _ in range(ASKED):
+    with running(["program.py", str(REQUESTS), str(MAX_REQUESTS)], tmp_path, upstream, real_collector) as process:
+        for _ in range(REQUESTS):
             assert process.stdout.readline() == "done\n"
         process.terminate()
-        _, said = process.communicate(timeout=60)
-    assert "Traceback" not in said
-    assert_nothing_is_lost(tmp_path, real_collector, upstream)
+        _, log_output = process.communicate(timeout=60)
+    assert "Traceback" not in log_output
+    assert_all_requests_are_logged_and_exported(tmp_path, real_collector, upstream)

@@ -1,4 +1,4 @@
-"""`.ci/run_tests.py` reports success only if every test has run and passed."""
+"""Tests of `.ci/run_tests.py`: it reports success only if every test has run and passed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SCRIPT = ROOT / ".ci" / "run_tests.py"
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "xdist"]
 WITH_XDIST_ONLY = clean_environment({"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
 
-ALWAYS = "def test_always_fails(): assert False\n"
-ONCE = """
+FAILS = "def test_always_fails(): assert False\n"
+FAILS_ONCE = """
 from pathlib import Path
 def test_fails_once():
     first = Path("seen")
@@ -23,28 +23,28 @@ def test_fails_once():
         assert False
 """
 PASSES = "def test_passes(): pass\n"
-# A case that fails, and whose id no second process can select
-UNSTABLE = """
+# A test that fails, with an id that another process cannot select
+UNSTABLE_ID = """
 import os, pytest
 @pytest.mark.parametrize("pid", [os.getpid()])
 def test_unstable(pid): assert False
 """
 SKIPPED = "import pytest\ndef test_skipped(): pytest.skip('no reason')\n"
-EXPECTED = "import pytest\n@pytest.mark.xfail\ndef test_expected_to_fail(): assert False\n"
-BROKEN = "import no_such_module\n"
+EXPECTED_TO_FAIL = "import pytest\n@pytest.mark.xfail\ndef test_expected_to_fail(): assert False\n"
+IMPORT_ERROR = "import no_such_module\n"
 
 
 @pytest.mark.parametrize(
     ("tests", "code", "text"),
     [
         (PASSES, 0, "1 tests, 0 failed at first, 0 skipped"),
-        (PASSES + ONCE, 0, "2 tests, 1 failed at first, 0 skipped"),
-        (PASSES + ALWAYS, 1, "2 tests, 1 failed at first, 0 skipped"),
-        (ALWAYS + ONCE, 1, "2 tests, 2 failed at first, 0 skipped"),
-        (UNSTABLE + ONCE, 1, "2 failed, and only 1 of them could be run once more"),
+        (PASSES + FAILS_ONCE, 0, "2 tests, 1 failed at first, 0 skipped"),
+        (PASSES + FAILS, 1, "2 tests, 1 failed at first, 0 skipped"),
+        (FAILS + FAILS_ONCE, 1, "2 tests, 2 failed at first, 0 skipped"),
+        (UNSTABLE_ID + FAILS_ONCE, 1, "2 failed, and only 1 of them could be run once more"),
         (PASSES + SKIPPED, 1, "test_skipped: no reason"),
-        (PASSES + EXPECTED, 1, "1 skipped"),
-        (PASSES + BROKEN, 2, "no_such_module"),
+        (PASSES + EXPECTED_TO_FAIL, 1, "1 skipped"),
+        (PASSES + IMPORT_ERROR, 2, "no_such_module"),
         ("", 5, "0 tests"),
     ],
     ids=[
@@ -59,7 +59,7 @@ BROKEN = "import no_such_module\n"
         "none",
     ],
 )
-def test_exit_code(tests: str, code: int, text: str, tmp_path: Path) -> None:
+def test_the_exit_code_is_zero_only_if_all_tests_have_passed(tests: str, code: int, text: str, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(tests)
     (tmp_path / "reports").mkdir()
     command = [sys.executable, SCRIPT, tmp_path / "reports", "label", *PYTEST]
@@ -67,8 +67,8 @@ def test_exit_code(tests: str, code: int, text: str, tmp_path: Path) -> None:
     assert (done.returncode, text in done.stdout) == (code, True), done.stdout + done.stderr
 
 
-def test_summary(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text(PASSES + ONCE)
+def test_the_summary_lists_the_slowest_tests_and_those_that_failed_once(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(PASSES + FAILS_ONCE)
     (tmp_path / "reports").mkdir()
     run = [sys.executable, SCRIPT, tmp_path / "reports", "label", *PYTEST]
     processes.run(run, cwd=tmp_path, env=WITH_XDIST_ONLY, capture_output=True, check=True)

@@ -1,8 +1,8 @@
-"""What a call costs, counted in function calls: a figure that no machine and no load changes.
+"""Limits the number of function calls per call of the connector. It does not depend on the machine or its load.
 
-It stands in for the time, which `tests/benchmarks` measures: a call that does more calls more. Counted are the calls of
-our own functions and OpenTelemetry's, and what they call in C; aiohttp's are those of any call. A bound that is passed
-is no mistake yet, but a change that has to say what it is for.
+It replaces a measurement of time, which `tests/benchmarks` makes. Counted are calls of functions of the package and of
+OpenTelemetry, and the C functions that these call. Calls in aiohttp are not counted: the connector does not change
+them. If a change exceeds a limit, it may still be right, but its commit must state the reason for the new limit.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from otel_connector.testing import FaultServer, ok
 COUNTED = (str(Path(otel_connector.__file__).parent) + os.sep, str(next(iter(opentelemetry.__path__))) + os.sep)
 
 
-async def calls_of(subject: AsyncConnector, session: aiohttp.ClientSession, url: str) -> int:
-    """Count what one `get` calls, once everything that is made only once is there."""
+async def function_calls_per_get(subject: AsyncConnector, session: aiohttp.ClientSession, url: str) -> int:
+    """Return the number of function calls of one `get`, after warm-up calls that create what is created only once."""
     for _ in range(3):
         await subject.get(session, url, "P")
     count = 0
 
-    def see(frame: FrameType, event: str, argument: object) -> None:
+    def profile(frame: FrameType, event: str, argument: object) -> None:
         nonlocal count
         del argument
         count += event in {"call", "c_call"} and frame.f_code.co_filename.startswith(COUNTED)
 
     before = sys.getprofile()
-    sys.setprofile(see)
+    sys.setprofile(profile)
     try:
         await subject.get(session, url, "P")
     finally:
@@ -46,13 +46,13 @@ async def calls_of(subject: AsyncConnector, session: aiohttp.ClientSession, url:
     return count
 
 
-# Measured on CPython 3.11 and 3.13 with the SDK 1.45: 76, 107 and 417; other versions count somewhat more or less
-@pytest.mark.parametrize(("kind", "most"), [("nothing", 88), ("csv", 124), ("full", 480)])
-async def test_function_calls(
-    kind: str, most: int, server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+# Measured with CPython 3.11 and 3.13 and the SDK 1.45: 76, 107 and 417. Other versions differ slightly
+@pytest.mark.parametrize(("kind", "limit"), [("nothing", 88), ("csv", 124), ("full", 480)])
+async def test_the_number_of_function_calls_per_call_is_limited(
+    kind: str, limit: int, server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     server.script("/x", ok)
     options: dict[str, Any] = sdk.providers if kind == "full" else {}
     subject = AsyncConnector(None if kind == "nothing" else log.path, **options)
-    count = await calls_of(subject, session, server.url("/x"))
-    assert most / 2 < count <= most, "half of it means that nothing is counted any more"
+    count = await function_calls_per_get(subject, session, server.url("/x"))
+    assert limit / 2 < count <= limit, "if it is below half of the limit, the calls are no longer counted correctly"

@@ -1,4 +1,4 @@
-"""The id of a test is the same in every process, so that xdist and ``--last-failed`` can select it."""
+"""Tests that every test has the same id in all processes, so that xdist and ``--last-failed`` can select it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support.processes import ROOT, clean_environment
 
 
 def collect() -> list[str]:
-    """Collect all tests in another process, whose hashes are others, too."""
+    """Return the ids of all tests, collected in another process with another hash seed."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0", "-m", "", "-p", "no:cacheprovider"]
     environment = clean_environment({"PYTHONHASHSEED": "7"})
     done = processes.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110)
@@ -19,7 +19,7 @@ def collect() -> list[str]:
 
 
 def test_two_processes_collect_the_same_ids(request: pytest.FixtureRequest) -> None:
-    here, there = [item.nodeid for item in request.session.items], collect()
-    assert len(there) > 4_000
-    assert len(set(there)) == len(there)
-    assert set(here) <= set(there)
+    own_ids, other_ids = [item.nodeid for item in request.session.items], collect()
+    assert len(other_ids) > 4_000
+    assert len(set(other_ids)) == len(other_ids)
+    assert set(own_ids) <= set(other_ids)

@@ -1,4 +1,4 @@
-"""The public API as a user's type checker sees it. mypy and pyright read this file; running it proves little."""
+"""The public API as a user's type checker sees it. The main check is that mypy and pyright accept this file."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read(record: CallRecord) -> tuple[str, float, int | None, bool]:
     return record.call_id, record.t, record.response_code, record.success
 
 
-def test_the_typed_program_runs(tmp_path: Path) -> None:
+def test_the_type_checked_program_runs(tmp_path: Path) -> None:
     async def main() -> ConnectorStats:
         async with aiohttp.ClientSession() as session:
             return await use(session, tmp_path)
@@ -58,7 +58,7 @@ def test_the_typed_program_runs(tmp_path: Path) -> None:
     assert (stats.calls_started, stats.calls_failed, stats.rows_written) == (3, 3, 3)
 
 
-def test_what_a_type_checker_refuses_fails(tmp_path: Path) -> None:
+def test_arguments_that_type_checkers_reject_raise_type_error(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         AsyncConnector(tmp_path / "a.csv", n_tries="3")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError):

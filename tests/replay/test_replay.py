@@ -1,4 +1,4 @@
-"""An old log's rows arrive at a collector as the spans their calls had: each once, and from where it stopped."""
+"""Tests of `Replay`: it sends the rows of a log as the spans of their calls, each once. A rerun resumes."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ RESOURCE = Resource({})
 START = 1_700_000_000_000_000  # Unix time in microseconds
 BATCH = 512
 
-ONLY_LIVE = {"network.protocol.version", "http.request.resend_count", "otel_connector.queue.duration"}
-"""What a span says of its call and a row does not."""
+LIVE_ONLY_ATTRIBUTES = {"network.protocol.version", "http.request.resend_count", "otel_connector.queue.duration"}
+"""Attributes that a live span has and a row does not contain."""
 
 
 def record(number: int, **changes: Any) -> CallRecord:
-    """One of many rows, that differ in ids and times."""
+    """Return record `number`; every number has its own IDs and times."""
     return BLANK._replace(
         call_id=f"{number + 1:032x}-{number + 7:016x}",
         project="P",
@@ -65,7 +65,7 @@ def rows(*numbers: int) -> bytes:
     return b"".join(encode_row(record(number)) for number in numbers)
 
 
-def written(path: Path, content: bytes) -> Path:
+def write_file(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
 
@@ -75,20 +75,20 @@ def logs_csv(tmp_path: Path) -> Path:
     return tmp_path / "logs.csv"
 
 
-class Taken(InMemorySpanExporter):
-    """What a collector has taken, and by which call id."""
+class CollectingExporter(InMemorySpanExporter):
+    """Keeps the spans that a collector would receive."""
 
     def call_ids(self) -> list[str]:
         contexts = [span.get_span_context() for span in self.get_finished_spans()]
         return [f"{context.trace_id:032x}-{context.span_id:016x}" for context in contexts if context is not None]
 
     def numbers(self) -> list[int]:
-        """Which of the rows of `record` these are."""
+        """Return the numbers of the spans' records, as given to `record`."""
         return [int(call_id[:32], 16) - 1 for call_id in self.call_ids()]
 
 
-class Batches(SpanExporter):
-    """Takes batches until it is told not to; says what happened and when."""
+class BatchRecorder(SpanExporter):
+    """Accepts `take` batches, and records the spans, bytes and time of each."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, take: int = 10**9) -> None:
         self.sizes: list[int] = []
@@ -106,14 +106,14 @@ class Batches(SpanExporter):
 
 
 def replay(*logs: Path, into: SpanExporter, **options: Any) -> Replayed:
-    """Replay to the end, as fast as can be."""
+    """Replay the logs to the end, without a rate limit by default; return the counts."""
     whole = Replay(logs, into, **{"to": TO, "rate": None, **options})
     for _ in whole.run():
         pass
     return whole.replayed()
 
 
-# A row is the span of its call
+# From a row to a span
 
 
 def assert_same_span(replayed: ReadableSpan, live: ReadableSpan) -> None:
@@ -133,11 +133,13 @@ def assert_same_span(replayed: ReadableSpan, live: ReadableSpan) -> None:
         live.status.description,
     )
     assert replayed.instrumentation_scope == live.instrumentation_scope
-    live_attributes = {name: value for name, value in (live.attributes or {}).items() if name not in ONLY_LIVE}
+    live_attributes = {
+        name: value for name, value in (live.attributes or {}).items() if name not in LIVE_ONLY_ATTRIBUTES
+    }
     assert replayed.attributes == live_attributes
 
 
-async def test_the_spans_are_those_the_calls_had(server: FaultServer, log: Log, sdk: SDK) -> None:
+async def test_replayed_spans_equal_the_live_spans_of_the_calls(server: FaultServer, log: Log, sdk: SDK) -> None:
     calls = connector(log, sdk, FakeClock())
     names = ["success", "success after retries", "404", "503 to the end", "reset before the headers"]
     names += ["closed inside the body", "not JSON", "endless body", "not HTTP", "redirect to another scheme"]
@@ -153,11 +155,11 @@ async def test_the_spans_are_those_the_calls_had(server: FaultServer, log: Log, 
             await calls.get(session, url, "", default=None)
         held = hold()
         server.script("/held", held.step)
-        given_up = asyncio.create_task(calls.get(session, server.url("/held"), "cancelled", timeout=60))
+        cancelled = asyncio.create_task(calls.get(session, server.url("/held"), "cancelled", timeout=60))
         await asyncio.wait_for(held.arrived, 10)
-        given_up.cancel()
-        await asyncio.wait([given_up])
-    exporter = Taken()
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+    exporter = CollectingExporter()
     counted = await asyncio.to_thread(replay, log.path, into=exporter)
 
     live = {span.context.span_id: span for span in sdk.spans.get_finished_spans() if span.context is not None}
@@ -167,7 +169,7 @@ async def test_the_spans_are_those_the_calls_had(server: FaultServer, log: Log, 
         assert_same_span(span, live.pop(span.context.span_id))
     assert not live
     errors = Counter(str((span.attributes or {}).get("error.type")) for span in exporter.get_finished_spans())
-    assert errors["None"] == 4, "two successes, a redirect, and one given up"
+    assert errors["None"] == 4, "two successes, a redirect and a cancelled call"
     assert {"404", "503", "otel_connector.ConnectFailed", "otel_connector.InvalidURL"} < errors.keys()
 
 
@@ -182,14 +184,14 @@ async def test_the_spans_are_those_the_calls_had(server: FaultServer, log: Log, 
         ("", None, None),
     ],
 )
-def test_where_a_call_went_is_read_from_its_url(url: str, address: str | None, port: int | None) -> None:
+def test_server_address_and_port_are_read_from_the_url(url: str, address: str | None, port: int | None) -> None:
     attributes = span_of(read_row(encode_row(record(0, url=url))[:-1]), RESOURCE).attributes
     assert attributes is not None
     assert (attributes.get("server.address"), attributes.get("server.port")) == (address, port)
 
 
 @pytest.mark.parametrize("number", range(len(NASTY_RECORDS)))
-def test_every_text_is_as_the_row_has_it(number: int) -> None:
+def test_span_attributes_keep_every_text_of_the_row(number: int) -> None:
     line = encode_row(NASTY_RECORDS[number])[:-1]
     row = read_row(line)
     span = span_of(row, RESOURCE)
@@ -206,7 +208,7 @@ def test_every_text_is_as_the_row_has_it(number: int) -> None:
     lasted=st.integers(0, 200_000_000_000_000),
 )
 def test_times_are_exact_to_the_microsecond(ids: tuple[int, int], start: int, lasted: int) -> None:
-    """Of the text: a float has no place for the microseconds of later centuries."""
+    """Times are parsed from the text: a float cannot represent the microseconds of later centuries."""
     cells = encode_row(record(0, call_id=f"{ids[0]:032x}-{ids[1]:016x}"))[:-1].split(b",")
     for column, micros in (("t", start), ("delta_t", lasted)):
         cells[COLUMNS.index(column)] = f"{micros // 10**6}.{micros % 10**6:06d}".encode()
@@ -218,7 +220,7 @@ def test_times_are_exact_to_the_microsecond(ids: tuple[int, int], start: int, la
 
 
 @given(RECORDS, st.integers(0, 2**32 * 10**6), st.integers(0, 10**12))
-def test_a_record_goes_through_its_row_unchanged(some: CallRecord, start: int, lasted: int) -> None:
+def test_a_record_survives_the_round_trip_through_its_row(some: CallRecord, start: int, lasted: int) -> None:
     size = min(some.response_size, 2**63 - 1)
     some = some._replace(t=start / 1e6, delta_t=lasted / 1e6, response_size=size)
     row = read_row(encode_row(some)[:-1])
@@ -254,13 +256,13 @@ def cells_with(column: str, cell: str) -> bytes:
         ("response_code", "200.0", "response_code is a number, not '200.0'"),
     ],
 )
-def test_a_row_that_no_span_can_be_made_of_says_why(column: str, cell: str, what: str) -> None:
+def test_a_row_that_cannot_become_a_span_is_refused_with_the_reason(column: str, cell: str, what: str) -> None:
     with pytest.raises(ValueError, match=what.replace("(", r"\(")):
         read_row(cells_with(column, cell))
 
 
 @pytest.mark.parametrize(("t", "start"), [("1.7e9", 1_700_000_000), ("1700000000", 1_700_000_000), ("0", 0)])
-def test_a_row_that_another_program_saved_again_will_do(t: str, start: int) -> None:
+def test_times_rewritten_by_another_program_are_read(t: str, start: int) -> None:
     assert read_row(cells_with("t", t)).start == start * 10**9
 
 
@@ -280,30 +282,30 @@ def test_a_row_that_another_program_saved_again_will_do(t: str, start: int) -> N
         ("", None, "_OTHER"),
     ],
 )
-def test_the_class_name_gives_the_error_type(error: str, code: int | None, error_type: str | None) -> None:
+def test_the_error_type_is_derived_from_the_class_name(error: str, code: int | None, error_type: str | None) -> None:
     row = record(0, success=False, error=error, response_code=code)
     assert error_type_of(row) == error_type
     assert error_type_of(row._replace(success=True)) is None
 
 
-def test_a_description_is_only_where_it_says_more(logs_csv: Path) -> None:
+def test_a_status_description_is_set_only_if_it_adds_information(logs_csv: Path) -> None:
     failed = [record(1, success=False, error="HTTPStatusError: 404 Not Found", response_code=404)]
     failed += [record(2, success=False, error="ConnectFailed: refused", response_code=None)]
-    exporter = Taken()
-    replay(written(logs_csv, HEADER + b"".join(map(encode_row, failed))), into=exporter)
+    exporter = CollectingExporter()
+    replay(write_file(logs_csv, HEADER + b"".join(map(encode_row, failed))), into=exporter)
     statuses = [(span.status.is_ok, span.status.description) for span in exporter.get_finished_spans()]
     assert statuses == [(False, None), (False, "ConnectFailed: refused")]
 
 
-# What is read
+# Reading logs
 
 
-def test_what_is_damaged_is_counted_and_passed_over(logs_csv: Path) -> None:
+def test_damaged_lines_are_counted_and_skipped(logs_csv: Path) -> None:
     parts = [HEADER, rows(0), b"x" * (2 * LINE_LIMIT) + b"\n", b"\0\0\n", HEADER, b"\xff,\n", b"a,b\n", rows(1)[:-1]]
     parts += [rows(2), rows(3), b'"open\n', b"\n", rows(4), rows(5)[:-9]]
     content = b"".join(parts)
-    exporter = Taken()
-    counted = replay(written(logs_csv, content), into=exporter)
+    exporter = CollectingExporter()
+    counted = replay(write_file(logs_csv, content), into=exporter)
 
     assert exporter.numbers() == [0, 3, 4]
     assert (counted.sent, counted.damaged, counted.unfinished, counted.duplicates) == (3, 8, 1, 0)
@@ -313,14 +315,14 @@ def test_what_is_damaged_is_counted_and_passed_over(logs_csv: Path) -> None:
     for _, damage in counted.damage:
         assert content[damage.offset :].startswith(lines[damage.line - 1])
         assert damage.length == len(lines[damage.line - 1])
-    said = {damage.line: damage.what for _, damage in counted.damage}
-    assert list(said) == [3, 4, 5, 6, 7, 8, 10, 11, 13]
-    whats = ["longer", "NUL", "header", "not UTF-8", "10 cells", "10 cells", "quotes", "10 cells", "no line end"]
-    assert [what for what, line in zip(whats, said.values(), strict=True) if what not in line] == []
+    reasons = {damage.line: damage.what for _, damage in counted.damage}
+    assert list(reasons) == [3, 4, 5, 6, 7, 8, 10, 11, 13]
+    expected = ["longer", "NUL", "header", "not UTF-8", "10 cells", "10 cells", "quotes", "10 cells", "no line end"]
+    assert [text for text, reason in zip(expected, reasons.values(), strict=True) if text not in reason] == []
 
 
 def test_only_the_first_damaged_lines_are_described(logs_csv: Path) -> None:
-    counted = replay(written(logs_csv, HEADER + b"x\n" * 50 + b"torn"), into=Taken())
+    counted = replay(write_file(logs_csv, HEADER + b"x\n" * 50 + b"torn"), into=CollectingExporter())
     assert (counted.damaged, counted.unfinished, len(counted.damage)) == (50, 1, DAMAGE_LIMIT)
 
 
@@ -334,45 +336,45 @@ def test_only_the_first_damaged_lines_are_described(logs_csv: Path) -> None:
         (gzip.compress(HEADER + rows(*range(99)))[:30], "it cannot be unpacked"),
         (b"\x1f\x8bx", "it cannot be unpacked"),
     ],
-    ids=["empty", "another csv", "zip", "another csv, packed", "half a packed log", "no gzip"],
+    ids=["empty", "another CSV", "zip", "another CSV, compressed", "truncated compressed log", "not gzip"],
 )
-def test_what_is_no_log_is_refused_before_anything_is_sent(logs_csv: Path, content: bytes, what: str) -> None:
-    good = written(logs_csv.with_name("good.csv"), HEADER + rows(0))
-    exporter = Taken()
+def test_a_file_that_is_not_a_log_is_refused_before_anything_is_sent(logs_csv: Path, content: bytes, what: str) -> None:
+    good = write_file(logs_csv.with_name("good.csv"), HEADER + rows(0))
+    exporter = CollectingExporter()
     with pytest.raises(ValueError, match=what) as caught:
-        replay(good, written(logs_csv, content), into=exporter)
+        replay(good, write_file(logs_csv, content), into=exporter)
     assert str(caught.value).startswith(f"{logs_csv}: not a log: ")
     assert exporter.numbers() == []
     assert sorted(logs_csv.parent.iterdir()) == [good, logs_csv]
 
 
-def test_what_cannot_be_read_is_an_os_error(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_read_raises_os_error(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing.csv"):
         with pytest.raises(OSError, match=str(path)):
-            replay(path, into=Taken())
+            replay(path, into=CollectingExporter())
 
 
-def test_a_log_without_a_header_and_one_without_rows(tmp_path: Path) -> None:
-    exporter = Taken()
-    bare, empty = written(tmp_path / "bare.csv", rows(3, 4)), written(tmp_path / "empty.csv", HEADER)
+def test_logs_without_a_header_or_without_rows_are_read(tmp_path: Path) -> None:
+    exporter = CollectingExporter()
+    bare, empty = write_file(tmp_path / "bare.csv", rows(3, 4)), write_file(tmp_path / "empty.csv", HEADER)
     counted = replay(bare, empty, into=exporter)
     assert (exporter.numbers(), counted.damaged, counted.unfinished) == ([3, 4], 0, 0)
     empty.write_bytes(HEADER + rows(5))
     assert (replay(bare, empty, into=exporter).sent, exporter.numbers()) == (1, [3, 4, 5])
 
 
-def test_packed_logs_are_read_as_they_are(tmp_path: Path) -> None:
-    path = written(tmp_path / "logs.csv.1", gzip.compress(HEADER + rows(*range(700))) + gzip.compress(rows(700)))
-    exporter = Taken()
+def test_compressed_logs_are_read_and_progress_counts_compressed_bytes(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "logs.csv.1", gzip.compress(HEADER + rows(*range(700))) + gzip.compress(rows(700)))
+    exporter = CollectingExporter()
     whole = Replay([path], exporter, to=TO, rate=None)
-    told = list(whole.run())
+    progress = list(whole.run())
     assert exporter.numbers() == list(range(701))
-    assert [(each.sent, each.size) for each in told] == [(BATCH, path.stat().st_size), (701, path.stat().st_size)]
-    assert 0 < told[0].done <= told[1].done == path.stat().st_size
+    assert [(each.sent, each.size) for each in progress] == [(BATCH, path.stat().st_size), (701, path.stat().st_size)]
+    assert 0 < progress[0].done <= progress[1].done == path.stat().st_size
 
 
-def in_one_piece(content: bytes) -> bytes:
-    """Return the beginning of a packed file, to a block's end: where zlib ends one by itself is each version's own."""
+def gzip_without_end(content: bytes) -> bytes:
+    """Return the start of a gzip file, up to a block boundary; zlib's own boundaries depend on its version."""
     packer = zlib.compressobj(0, wbits=31)
     return packer.compress(content) + packer.flush(zlib.Z_FULL_FLUSH)
 
@@ -383,12 +385,12 @@ def in_one_piece(content: bytes) -> bytes:
         (lambda packed: packed[:-3_000], "ended before"),
         (lambda packed: packed[:-8] + bytes(8), "CRC check failed"),
         (lambda packed: packed + b"x" * 9, "Not a gzipped file"),
-        (lambda packed: in_one_piece(gzip.decompress(packed)[:200_000]) + b"\xff" * 9, "invalid block type"),
+        (lambda packed: gzip_without_end(gzip.decompress(packed)[:200_000]) + b"\xff" * 9, "invalid block type"),
     ],
 )
-def test_damage_to_what_is_packed_is_counted(logs_csv: Path, spoil: Callable[[bytes], bytes], what: str) -> None:
-    path = written(logs_csv, spoil(gzip.compress(HEADER + rows(*range(2_000)), 0)))
-    exporter = Taken()
+def test_damage_in_a_compressed_log_is_counted(logs_csv: Path, spoil: Callable[[bytes], bytes], what: str) -> None:
+    path = write_file(logs_csv, spoil(gzip.compress(HEADER + rows(*range(2_000)), 0)))
+    exporter = CollectingExporter()
     counted = replay(path, into=exporter)
     assert (counted.damaged, counted.unfinished) == (1, 0)
     assert counted.damage[0][1].what.startswith("from here on it cannot be unpacked: ")
@@ -399,43 +401,44 @@ def test_damage_to_what_is_packed_is_counted(logs_csv: Path, spoil: Callable[[by
     assert (again.sent, again.passed_over, again.damaged) == (0, counted.sent, 1)
 
 
-def test_a_log_that_is_written_meanwhile(logs_csv: Path) -> None:
-    written(logs_csv, HEADER + rows(*range(BATCH)) + rows(BATCH)[:20])
-    exporter = Taken()
+def test_rows_written_during_a_replay_are_sent_by_this_run_or_the_next(logs_csv: Path) -> None:
+    write_file(logs_csv, HEADER + rows(*range(BATCH)) + rows(BATCH)[:20])
+    exporter = CollectingExporter()
     with logs_csv.open("ab", buffering=0) as log:
         for each in Replay([logs_csv], exporter, to=TO, rate=None).run():
             if each.sent == BATCH and each.done < each.size:
-                log.write(rows(BATCH)[20:] + rows(BATCH + 1))  # the row that is torn no more, and one behind the end
+                # Complete the unfinished row, and append one after the end
+                log.write(rows(BATCH)[20:] + rows(BATCH + 1))
     assert exporter.numbers() == list(range(BATCH + 1))
     counted = replay(logs_csv, into=exporter)
     assert (counted.sent, counted.passed_over, counted.unfinished) == (1, BATCH + 1, 0)
     assert exporter.numbers() == list(range(BATCH + 2))
 
 
-# Each once
+# Duplicates and filters
 
 
-def test_a_call_that_stands_twice_is_sent_once(tmp_path: Path) -> None:
-    one = written(tmp_path / "one.csv", HEADER + rows(0, 1, 0, 2))
-    two = written(tmp_path / "two.csv.gz", gzip.compress(HEADER + rows(3, 2, 1, 4)))
-    exporter = Taken()
+def test_a_call_that_is_logged_twice_is_sent_once(tmp_path: Path) -> None:
+    one = write_file(tmp_path / "one.csv", HEADER + rows(0, 1, 0, 2))
+    two = write_file(tmp_path / "two.csv.gz", gzip.compress(HEADER + rows(3, 2, 1, 4)))
+    exporter = CollectingExporter()
     counted = replay(one, two, one, into=exporter)
     assert exporter.numbers() == [0, 1, 2, 3, 4]
     assert (counted.sent, counted.duplicates, counted.passed_over) == (5, 3, 0)
 
 
-def test_calls_of_one_trace_are_calls_of_their_own(logs_csv: Path) -> None:
+def test_calls_of_the_same_trace_are_not_duplicates(logs_csv: Path) -> None:
     ids = [f"{trace:032x}-{span:016x}" for trace in (1, 2, 2**64 + 1) for span in (1, 2)]
     some = b"".join(encode_row(record(0, call_id=call_id)) for call_id in ids)
-    exporter = Taken()
-    replay(written(logs_csv, HEADER + some), into=exporter)
+    exporter = CollectingExporter()
+    replay(write_file(logs_csv, HEADER + some), into=exporter)
     assert exporter.call_ids() == ids
 
 
-def test_memory_for_calls_is_bounded(logs_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_calls_is_bounded(logs_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_replay, "REMEMBERED", 3)
-    exporter = Taken()
-    counted = replay(written(logs_csv, HEADER + rows(0, 1, 2, 0, 3, 4, 5, 3, 6, 0)), into=exporter)
+    exporter = CollectingExporter()
+    counted = replay(write_file(logs_csv, HEADER + rows(0, 1, 2, 0, 3, 4, 5, 3, 6, 0)), into=exporter)
     assert exporter.numbers() == [0, 1, 2, 3, 4, 5, 6, 0]
     assert counted.duplicates == 2
 
@@ -450,41 +453,41 @@ def test_memory_for_calls_is_bounded(logs_csv: Path, monkeypatch: pytest.MonkeyP
         (Wanted(since=record(1).t, failed_only=True, projects=("Q",)), [5]),
     ],
 )
-def test_only_what_is_wanted_is_sent(logs_csv: Path, wanted: Wanted, numbers: list[int]) -> None:
+def test_only_rows_that_match_the_filter_are_sent(logs_csv: Path, wanted: Wanted, numbers: list[int]) -> None:
     failed = {"success": False, "error": "ConnectFailed: x"}
     some = [record(0), record(1, **failed), record(2), record(3), record(4, project="Q")]
     some += [record(5, project="Q", **failed)]
-    exporter = Taken()
-    counted = replay(written(logs_csv, HEADER + b"".join(map(encode_row, some))), into=exporter, wanted=wanted)
+    exporter = CollectingExporter()
+    counted = replay(write_file(logs_csv, HEADER + b"".join(map(encode_row, some))), into=exporter, wanted=wanted)
     assert exporter.numbers() == numbers
     assert (counted.sent, counted.unwanted) == (len(numbers), 6 - len(numbers))
-    # What was passed over for its being unwanted is not taken for sent when everything is asked for
+    # Rows that the filter skipped do not count as sent in a later replay of all rows
     whole = replay(logs_csv, into=exporter)
     assert (whole.sent, whole.passed_over) == ((0, 6) if wanted == Wanted() else (6, 0))
 
 
-def test_nothing_is_wanted_from_an_empty_time() -> None:
+def test_an_empty_period_is_refused() -> None:
     for since, until in ((2.0, 1.0), (1.0, 1.0), (float("nan"), 1.0)):
         with pytest.raises(ValueError, match=r"^since must be before until"):
             Wanted(since=since, until=until)
 
 
-def test_progress_is_told_where_nothing_is_to_be_sent(logs_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_while_no_rows_match_the_filter(logs_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_replay, "_TURN_LINES", 10)
-    written(logs_csv, HEADER + rows(*range(25)))
-    whole = Replay([logs_csv], Taken(), to=TO, wanted=Wanted(failed_only=True))
+    write_file(logs_csv, HEADER + rows(*range(25)))
+    whole = Replay([logs_csv], CollectingExporter(), to=TO, wanted=Wanted(failed_only=True))
     assert [each.unwanted for each in whole.run()] == [9, 19, 25]
 
 
-# From where it stopped
+# Resuming from the checkpoint
 
 
-def test_it_goes_on_where_it_was_stopped(logs_csv: Path) -> None:
-    written(logs_csv, HEADER + b"damaged\n" + rows(*range(1_300)))
-    exporter = Taken()
+def test_a_rerun_resumes_where_the_replay_was_stopped(logs_csv: Path) -> None:
+    write_file(logs_csv, HEADER + b"damaged\n" + rows(*range(1_300)))
+    exporter = CollectingExporter()
     running = Replay([logs_csv], exporter, to=TO, rate=None).run()
     assert next(running).sent == BATCH
-    running.close()  # as an interrupt between two batches
+    running.close()  # like an interrupt between two batches
     assert exporter.numbers() == list(range(BATCH))
 
     counted = replay(logs_csv, into=exporter)
@@ -498,39 +501,39 @@ def test_it_goes_on_where_it_was_stopped(logs_csv: Path) -> None:
     assert exporter.numbers() == list(range(1_301))
 
 
-def test_a_refused_batch_ends_it_and_is_sent_again(logs_csv: Path) -> None:
-    written(logs_csv, HEADER + rows(*range(1_300)))
-    whole = Replay([logs_csv], Batches(take=1), to=TO, rate=None)
+def test_a_refused_batch_stops_the_replay_and_is_sent_by_the_rerun(logs_csv: Path) -> None:
+    write_file(logs_csv, HEADER + rows(*range(1_300)))
+    whole = Replay([logs_csv], BatchRecorder(take=1), to=TO, rate=None)
     expected = "did not take a batch of 512: it gave no reason. Sent before it: 512; a rerun goes on there"
     with pytest.raises(CollectorRefused, match=f"^{TO} {expected}$"):
         list(whole.run())
     assert whole.replayed().sent == BATCH
-    exporter = Taken()
+    exporter = CollectingExporter()
     assert replay(logs_csv, into=exporter).passed_over == BATCH
     assert exporter.numbers() == list(range(BATCH, 1_300))
 
 
-class Breaks(SpanExporter):
-    """Fails in a way of its own."""
+class RaisingExporter(SpanExporter):
+    """Raises an exception whose message contains a password."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         raise OSError("http://user:hush@host/ is gone")
 
 
-class Interrupts(SpanExporter):
-    """Is where a Ctrl-C comes."""
+class InterruptedExporter(SpanExporter):
+    """Raises KeyboardInterrupt, like Ctrl-C during an export."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         raise KeyboardInterrupt
 
 
-def test_an_exporter_that_breaks_is_a_refusal_without_secrets(logs_csv: Path) -> None:
-    written(logs_csv, HEADER + rows(0))
+def test_an_exception_in_the_exporter_is_reported_without_secrets(logs_csv: Path) -> None:
+    write_file(logs_csv, HEADER + rows(0))
     with pytest.raises(CollectorRefused, match="OSError: http://REDACTED:REDACTED@host/ is gone"):
-        replay(logs_csv, into=Breaks())
+        replay(logs_csv, into=RaisingExporter())
     with pytest.raises(KeyboardInterrupt):
-        replay(logs_csv, into=Interrupts())
-    assert replay(logs_csv, into=Taken()).sent == 1
+        replay(logs_csv, into=InterruptedExporter())
+    assert replay(logs_csv, into=CollectingExporter()).sent == 1
 
 
 @pytest.mark.parametrize(
@@ -538,18 +541,18 @@ def test_an_exporter_that_breaks_is_a_refusal_without_secrets(logs_csv: Path) ->
     [{"to": "http://another:4317"}, {"service_name": "another"}, {"wanted": Wanted(projects=("P",))}, {"afresh": True}],
     ids=lambda changes: next(iter(changes)),
 )
-def test_another_replay_begins_at_the_beginning(logs_csv: Path, changes: dict[str, Any]) -> None:
-    written(logs_csv, HEADER + rows(0, 1))
-    assert replay(logs_csv, into=Taken()).sent == 2
-    counted = replay(logs_csv, into=Taken(), **changes)
+def test_a_replay_with_other_options_starts_from_the_beginning(logs_csv: Path, changes: dict[str, Any]) -> None:
+    write_file(logs_csv, HEADER + rows(0, 1))
+    assert replay(logs_csv, into=CollectingExporter()).sent == 2
+    counted = replay(logs_csv, into=CollectingExporter(), **changes)
     assert (counted.sent, counted.passed_over) == (2, 0)
-    assert replay(logs_csv, into=Taken(), **{**changes, "afresh": False}).passed_over == 2
+    assert replay(logs_csv, into=CollectingExporter(), **{**changes, "afresh": False}).passed_over == 2
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        HEADER + rows(0, 2, 1, 3),  # a line that ends where another one ended
+        HEADER + rows(0, 2, 1, 3),  # a line ends at the offset in the checkpoint
         HEADER + rows(0),
         HEADER + rows(0, 1)[:-1],
         HEADER + rows(4, 1),
@@ -557,23 +560,23 @@ def test_another_replay_begins_at_the_beginning(logs_csv: Path, changes: dict[st
         gzip.compress(HEADER + rows(0) + os.urandom(100).hex().encode())[:-20],
     ],
 )
-def test_another_log_under_the_same_name_is_not_taken_for_sent(logs_csv: Path, content: bytes) -> None:
-    replay(written(logs_csv, HEADER + rows(0, 1)), into=Taken())
-    exporter = Taken()
-    counted = replay(written(logs_csv, content), into=exporter)
-    if content.endswith(rows(0, 1)[:-1]):  # the same, but for the line end of its last row
+def test_a_different_log_under_the_same_name_is_sent_from_the_beginning(logs_csv: Path, content: bytes) -> None:
+    replay(write_file(logs_csv, HEADER + rows(0, 1)), into=CollectingExporter())
+    exporter = CollectingExporter()
+    counted = replay(write_file(logs_csv, content), into=exporter)
+    if content.endswith(rows(0, 1)[:-1]):  # the same log without its last line end
         assert (counted.sent, counted.passed_over) == (0, 2)
     else:
         assert (counted.sent, counted.passed_over) == (len(exporter.numbers()), 0)
         assert exporter.numbers()
 
 
-def test_one_checkpoint_may_serve_many_logs_wherever_they_move(tmp_path: Path) -> None:
+def test_one_checkpoint_can_serve_several_logs_even_after_a_rename(tmp_path: Path) -> None:
     checkpoint = tmp_path / "sent.json"
-    one, two = written(tmp_path / "1.csv", HEADER + rows(0, 1)), written(tmp_path / "2.csv", HEADER + rows(2))
-    exporter = Taken()
+    one, two = write_file(tmp_path / "1.csv", HEADER + rows(0, 1)), write_file(tmp_path / "2.csv", HEADER + rows(2))
+    exporter = CollectingExporter()
     replay(one, two, into=exporter, checkpoint=checkpoint)
-    packed = written(tmp_path / "old.gz", gzip.compress(HEADER + rows(0, 1, 3)))
+    packed = write_file(tmp_path / "old.gz", gzip.compress(HEADER + rows(0, 1, 3)))
     counted = replay(packed, two, into=exporter, checkpoint=str(checkpoint))
     assert (counted.sent, counted.passed_over) == (1, 3)
     assert exporter.numbers() == [0, 1, 2, 3]
@@ -610,25 +613,25 @@ def checkpoint_with(**position: Any) -> str:
         checkpoint_with(more=1),
     ],
 )
-def test_a_file_that_is_no_checkpoint_stays_as_it_is(logs_csv: Path, content: str) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused_and_not_changed(logs_csv: Path, content: str) -> None:
     other = logs_csv.with_name("other.txt")
     other.write_text(content)
-    written(logs_csv, HEADER + rows(0))
+    write_file(logs_csv, HEADER + rows(0))
     for afresh in (False, True):
         with pytest.raises(ValueError, match=f"^{other}: not a checkpoint of a replay"):
-            replay(logs_csv, into=Taken(), checkpoint=other, afresh=afresh)
+            replay(logs_csv, into=CollectingExporter(), checkpoint=other, afresh=afresh)
     assert other.read_text() == content
 
 
-def test_an_empty_checkpoint_is_none_yet(logs_csv: Path) -> None:
-    written(Path(f"{logs_csv}.replayed"), b"")
-    assert replay(written(logs_csv, HEADER + rows(0)), into=Taken()).sent == 1
+def test_an_empty_checkpoint_file_is_treated_as_a_new_one(logs_csv: Path) -> None:
+    write_file(Path(f"{logs_csv}.replayed"), b"")
+    assert replay(write_file(logs_csv, HEADER + rows(0)), into=CollectingExporter()).sent == 1
     assert Path(f"{logs_csv}.replayed").stat().st_mode & 0o777 == 0o600
 
 
-def test_without_a_place_for_the_checkpoint_nothing_is_sent(logs_csv: Path) -> None:
-    written(logs_csv, HEADER + rows(0))
-    exporter = Taken()
+def test_nothing_is_sent_if_the_checkpoint_cannot_be_written(logs_csv: Path) -> None:
+    write_file(logs_csv, HEADER + rows(0))
+    exporter = CollectingExporter()
     with pytest.raises(OSError, match="no/such"):
         replay(logs_csv, into=exporter, checkpoint=logs_csv.with_name("no") / "such" / "file")
     whole = Replay([logs_csv], exporter, to=TO)
@@ -639,11 +642,11 @@ def test_without_a_place_for_the_checkpoint_nothing_is_sent(logs_csv: Path) -> N
     assert sorted(path.name for path in logs_csv.parent.iterdir()) == ["logs.csv", "logs.csv.replayed"]
 
 
-# At a pace
+# Rate limit
 
 
-class Time:
-    """A clock that only waiting moves."""
+class ManualClock:
+    """A clock that advances in `sleep`, and when a test changes `now`."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -665,54 +668,56 @@ class Time:
         (300, [300, 300, 100], [0, 1, 2]),
     ],
 )
-def test_spans_are_sent_at_the_rate(logs_csv: Path, rate: float | None, sizes: list[int], times: list[float]) -> None:
-    written(logs_csv, HEADER + rows(*range(700)))
-    clock = Time()
-    exporter = Batches(clock)
+def test_spans_are_sent_at_the_given_rate(
+    logs_csv: Path, rate: float | None, sizes: list[int], times: list[float]
+) -> None:
+    write_file(logs_csv, HEADER + rows(*range(700)))
+    clock = ManualClock()
+    exporter = BatchRecorder(clock)
     replay(logs_csv, into=exporter, rate=rate, monotonic=clock, sleep=clock.sleep)
     assert exporter.sizes == sizes
     assert [at - 1_000 for at in exporter.times] == pytest.approx(times)
 
 
-def test_a_rate_below_one(logs_csv: Path) -> None:
-    clock = Time()
-    exporter = Batches(clock)
-    replay(written(logs_csv, HEADER + rows(0, 1, 2)), into=exporter, rate=0.1, monotonic=clock, sleep=clock.sleep)
+def test_a_rate_below_one_span_per_second_is_allowed(logs_csv: Path) -> None:
+    clock = ManualClock()
+    exporter = BatchRecorder(clock)
+    replay(write_file(logs_csv, HEADER + rows(0, 1, 2)), into=exporter, rate=0.1, monotonic=clock, sleep=clock.sleep)
     assert exporter.sizes == [1, 1, 1]
     assert clock.slept == pytest.approx([10, 10])
 
 
-def test_what_a_slow_collector_costs_is_not_made_up_for(logs_csv: Path) -> None:
-    clock = Time()
+def test_the_rate_is_not_exceeded_after_a_slow_request(logs_csv: Path) -> None:
+    clock = ManualClock()
 
-    class Slow(Batches):
+    class SlowExporter(BatchRecorder):
         def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
             result = super().export(spans)
             clock.now += 5 if len(self.sizes) == 1 else 0
             return result
 
-    exporter = Slow(clock)
-    replay(written(logs_csv, HEADER + rows(*range(40))), into=exporter, rate=10, monotonic=clock, sleep=clock.sleep)
+    exporter = SlowExporter(clock)
+    replay(write_file(logs_csv, HEADER + rows(*range(40))), into=exporter, rate=10, monotonic=clock, sleep=clock.sleep)
     assert [at - 1_000 for at in exporter.times] == pytest.approx([0, 5, 6, 7])
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("inf"), float("nan"), True, "5"])
-def test_a_rate_that_is_none(logs_csv: Path, rate: Any) -> None:
+def test_an_invalid_rate_is_refused(logs_csv: Path, rate: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^rate must be "):
-        Replay([written(logs_csv, HEADER)], Taken(), to=TO, rate=rate)
+        Replay([write_file(logs_csv, HEADER)], CollectingExporter(), to=TO, rate=rate)
 
 
-def test_a_request_fits_what_a_grpc_server_takes(logs_csv: Path) -> None:
+def test_a_request_is_smaller_than_the_grpc_limit_of_4_mib(logs_csv: Path) -> None:
     longest = {"url": "http://a/" + "漢" * 9_000, "redirect_url": "é" * 9_000, "error": "😀" * 9_000, "success": False}
     some = b"".join(encode_row(record(number, **longest)) for number in range(100))
-    exporter = Batches()
-    counted = replay(written(logs_csv, HEADER + some), into=exporter)
+    exporter = BatchRecorder()
+    counted = replay(write_file(logs_csv, HEADER + some), into=exporter)
     assert counted.sent == sum(exporter.sizes) == 100
     assert len(exporter.sizes) > 1
     assert max(exporter.bytes) < 4 * 2**20
 
 
-# To a collector
+# Sending to a collector
 
 
 @pytest.fixture(autouse=True)
@@ -721,24 +726,24 @@ def no_otel_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def resource_of(logs_csv: Path, **options: Any) -> dict[str, Any]:
-    exporter = Taken()
-    replay(written(logs_csv, HEADER + rows(0)), into=exporter, afresh=True, **options)
+def resource_attributes(logs_csv: Path, **options: Any) -> dict[str, Any]:
+    exporter = CollectingExporter()
+    replay(write_file(logs_csv, HEADER + rows(0)), into=exporter, afresh=True, **options)
     (span,) = exporter.get_finished_spans()
     return dict(span.resource.attributes)
 
 
 def test_the_resource_is_the_same_in_every_run(logs_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = resource_of(logs_csv)
+    made = resource_attributes(logs_csv)
     assert (made["service.name"], made["otel_connector.replayed"]) == ("otel-connector-replay", True)
     assert made["telemetry.sdk.language"] == "python"
     assert "service.instance.id" not in made
-    assert resource_of(logs_csv, service_name="mine")["service.name"] == "mine"
+    assert resource_attributes(logs_csv, service_name="mine")["service.name"] == "mine"
     monkeypatch.setenv("OTEL_SERVICE_NAME", "theirs")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=7,team=prices")
-    made = resource_of(logs_csv)
+    made = resource_attributes(logs_csv)
     assert (made["service.name"], made["service.instance.id"], made["team"]) == ("theirs", "7", "prices")
-    assert resource_of(logs_csv, service_name="mine")["service.name"] == "mine"
+    assert resource_attributes(logs_csv, service_name="mine")["service.name"] == "mine"
 
 
 @pytest.fixture
@@ -748,19 +753,19 @@ def received() -> Received:
 
 @pytest.fixture
 def backend(received: Received) -> Iterator[str]:
-    """The receiver behind the collector."""
+    """Start the receiver to which the collector forwards."""
     with grpc_receiver(received) as endpoint:
         yield endpoint
 
 
 @pytest.mark.neighbours("rotel")
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-def test_every_row_arrives_once(
+def test_every_row_arrives_once_through_a_collector(
     logs_csv: Path, received: Received, backend: str, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = [record(number) for number in range(1_200)]
     some += [record(1_200, success=False, error="ConnectFailed: refused", response_code=None, url="", project="=x")]
-    written(logs_csv, HEADER + b"".join(map(encode_row, some)))
+    write_file(logs_csv, HEADER + b"".join(map(encode_row, some)))
     address = own_address()
     endpoint = endpoints_at(address)[protocol]
     with agent(address, *forwarding(backend)):
@@ -789,10 +794,10 @@ def test_every_row_arrives_once(
 
 
 @pytest.mark.neighbours("rotel")
-def test_a_collector_that_is_killed_gets_the_rest_when_it_is_back(
+def test_a_rerun_sends_the_rest_after_the_collector_was_killed(
     logs_csv: Path, received: Received, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written(logs_csv, HEADER + rows(*range(1_300)))
+    write_file(logs_csv, HEADER + rows(*range(1_300)))
     address = own_address()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoints_at(address)["grpc"])
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
@@ -818,7 +823,7 @@ def test_a_collector_that_is_killed_gets_the_rest_when_it_is_back(
     assert received.call_ids() == Counter(record(number).call_id for number in range(1_300))
 
 
-def test_the_environment_says_where_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_protocol_and_endpoint_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [open_otlp()]
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf ")

@@ -1,4 +1,4 @@
-"""What the pictures of a log show, counted once more by hand, and the pictures as files."""
+"""Tests of the charts of a log: their points, compared with an independent count, and the chart files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMES = ["latency", "rate", "heatmap", "statuses", "distribution", "errors"]
 Row = tuple[float, float, str, int | None, str]  # t, delta_t, project, response_code, error
 
 
-def read(path: Path, rows: Sequence[Row]) -> Calls:
+def load_rows(path: Path, rows: Sequence[Row]) -> Calls:
     lines = (
         f"{i:032x}-{i:016x},{project},{t:.6f},{delta_t:.6f},https://h/{i},,7,{code or ''},{not error},{error}"
         for i, (t, delta_t, project, code, error) in enumerate(rows)
@@ -34,7 +34,7 @@ def read(path: Path, rows: Sequence[Row]) -> Calls:
 
 
 def points_of(path: Path, rows: Sequence[Row]) -> Points:
-    with read(path, rows) as calls:
+    with load_rows(path, rows) as calls:
         found = points(calls)
     assert found is not None
     return found
@@ -45,7 +45,7 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log.csv"
 
 
-def test_points_are_what_the_rows_say(log: Path) -> None:
+def test_points_match_an_independent_count_of_the_rows(log: Path) -> None:
     chance = random.Random(3)
     rows: list[Row] = []
     for _ in range(3_000):
@@ -73,7 +73,7 @@ def test_points_are_what_the_rows_say(log: Path) -> None:
     for piece in {(point["low"], point["high"]) for point in found.distribution}:
         inside = [row for row in rows if piece[0] * 1.0002 < row[1] < piece[1] * 0.9998]
         shown_calls = sum(point["calls"] for point in found.distribution if (point["low"], point["high"]) == piece)
-        assert abs(shown_calls - len(inside)) <= 3  # at the edges, which are shown with four digits
+        assert abs(shown_calls - len(inside)) <= 3  # the edges are rounded to four digits
     common = [name for name, _ in Counter(row[2] for row in rows).most_common(6)]
     assert sorted(found.projects[:6]) == sorted(common)
     assert re.fullmatch(r"\d other projects", found.projects[6])
@@ -95,7 +95,7 @@ def test_points_are_what_the_rows_say(log: Path) -> None:
         (50 * 365 * 86_400, 500, 86_400.0 * 7 * 64),
     ],
 )
-def test_time_is_cut_in_usual_widths(seconds: float, calls: int, width: float, log: Path) -> None:
+def test_time_is_divided_into_intervals_of_common_widths(seconds: float, calls: int, width: float, log: Path) -> None:
     rows = [(START + seconds * i / max(calls - 1, 1), 0.1, "P", 200, "") for i in range(calls)]
     found = points_of(log, rows)
     assert found.width == width
@@ -106,22 +106,22 @@ def test_time_is_cut_in_usual_widths(seconds: float, calls: int, width: float, l
     assert found.domain[1] - found.domain[0] >= 12 * width * 1000
 
 
-def test_a_pause_is_a_gap_and_not_a_line(log: Path) -> None:
+def test_a_pause_is_drawn_as_a_gap(log: Path) -> None:
     rows = [(START + i, 0.1, "P", 200, "") for i in (*range(200), *range(1_000, 1_200), 1_500)]
-    with read(log, rows) as calls:
+    with load_rows(log, rows) as calls:
         found = points(calls)
         assert found is not None
         latency = figures(calls)["latency"].to_dict()
     empty = [point for point in found.over_time if not point["calls"]]
     assert len(empty) > 10
     assert all(point["p50"] is None for point in empty)
-    (alone,) = latency["datasets"]["alone"]  # which no line would show
+    (alone,) = latency["datasets"]["alone"]  # a single point, which a line would not show
     assert alone["t"] <= (START + 1_500) * 1000 < alone["end"]
 
 
-def test_extremes_keep_the_pictures_small(log: Path) -> None:
+def test_charts_of_extreme_values_have_a_bounded_number_of_points(log: Path) -> None:
     rows = [(START + i, 10 ** (i % 13 - 6), "P", 100 + i % 500, f"E{i % 50}: x") for i in range(2_000)]
-    with read(log, rows) as calls:
+    with load_rows(log, rows) as calls:
         found = points(calls)
         latency = figures(calls)["latency"].to_dict()
     assert found is not None
@@ -133,7 +133,7 @@ def test_extremes_keep_the_pictures_small(log: Path) -> None:
     assert sum(point["calls"] for point in found.errors) == 2_000
 
 
-def test_names_are_told_apart(log: Path) -> None:
+def test_long_and_empty_project_names_stay_distinct(log: Path) -> None:
     long = "x" * 80
     rows: list[Row] = [(START + i, 0.1, name, 200, "") for i, name in enumerate(["", long + "1", long + "2"])]
     found = points_of(log, rows)
@@ -143,21 +143,21 @@ def test_names_are_told_apart(log: Path) -> None:
     assert {point["project"] for point in found.distribution} == set(found.projects)
 
 
-def test_no_call_has_no_picture(log: Path, tmp_path: Path) -> None:
-    with read(log, []) as calls:
+def test_a_log_without_calls_has_no_charts(log: Path, tmp_path: Path) -> None:
+    with load_rows(log, []) as calls:
         assert points(calls) is None
         assert figures(calls) == {}
         assert save_pictures(calls, tmp_path / "night.png", "png") == []
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_pictures_are_charts_that_show_by_themselves(dark: bool, log: Path) -> None:
+def test_figures_are_valid_charts_with_title_description_and_data(dark: bool, log: Path) -> None:
     rows: list[Row] = [(START + i, 0.1, "P", 200 if i % 7 else 500, "" if i % 7 else "E: x") for i in range(100)]
-    with read(log, rows) as calls:
+    with load_rows(log, rows) as calls:
         drawn = figures(calls, dark=dark)
     assert list(drawn) == NAMES
     for figure in drawn.values():
-        spec = figure.to_dict()  # which checks it
+        spec = figure.to_dict()  # validates the chart
         assert spec["title"]["text"]
         assert spec["description"].startswith(spec["title"]["text"])
         assert spec["datasets"]
@@ -166,17 +166,17 @@ def test_pictures_are_charts_that_show_by_themselves(dark: bool, log: Path) -> N
         assert spec["title"]["text"] in bundle["text/html"]
 
 
-def pixels(path: Path) -> tuple[int, int]:
+def png_size(path: Path) -> tuple[int, int]:
     head = path.read_bytes()[:24]
     assert head.startswith(b"\x89PNG")
     return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
 
 
-def test_pictures_become_files(log: Path, tmp_path: Path) -> None:
-    with read(log, [(START, 0.1, "P", 200, "")]) as calls:
+def test_charts_are_saved_as_png_and_svg_files(log: Path, tmp_path: Path) -> None:
+    with load_rows(log, [(START, 0.1, "P", 200, "")]) as calls:
         written = save_pictures(calls, tmp_path / "night.png", "png")
         assert [path.name for path in written] == [f"night-{name}.png" for name in NAMES[:-1]]
-        assert all(width > 1_700 and height > 400 for width, height in map(pixels, written))
+        assert all(width > 1_700 and height > 400 for width, height in map(png_size, written))
         written = save_pictures(calls, tmp_path / "v1.2", "svg")
         assert [path.name for path in written] == [f"v1.2-{name}.svg" for name in NAMES[:-1]]
         assert all(ET.parse(path).getroot().tag.endswith("svg") for path in written)
@@ -186,20 +186,22 @@ def test_pictures_become_files(log: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["altair", "vl_convert"])
-def test_what_is_not_installed_is_named(missing: str, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_the_extra_to_install(
+    missing: str, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in [name for name in sys.modules if name.startswith("otel_connector.review._charts")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
-    with read(log, [(START, 0.1, "P", 200, "")]) as calls:
-        wanting: list[Any] = [lambda: save_pictures(calls, log, "png")]
+    with load_rows(log, [(START, 0.1, "P", 200, "")]) as calls:
+        uses: list[Any] = [lambda: save_pictures(calls, log, "png")]
         if missing == "altair":
-            wanting += [lambda: figures(calls), lambda: html_report(calls, summarize(calls))]
-        for want in wanting:
+            uses += [lambda: figures(calls), lambda: html_report(calls, summarize(calls))]
+        for use in uses:
             with pytest.raises(ImportError, match=re.escape("pip install 'otel-connector[review]'")):
-                want()
+                use()
 
 
-def test_a_trace_url_is_filled_in() -> None:
+def test_a_trace_url_template_is_filled_in_and_escaped() -> None:
     call = f"{'a' * 32}-{'b' * 16}"
     assert (
         TraceURL("https://t/{trace_id}?s={span_id}#{call_id}").of(call) == f"https://t/{'a' * 32}?s={'b' * 16}#{call}"
@@ -221,9 +223,9 @@ def test_a_trace_url_is_filled_in() -> None:
         ("http://t/", "has none of"),
     ],
 )
-def test_a_trace_url_that_leads_nowhere_is_refused(template: str, why: str, log: Path) -> None:
+def test_an_invalid_trace_url_template_is_refused(template: str, why: str, log: Path) -> None:
     with (
-        read(log, [(START, 0.1, "P", 200, "")]) as calls,
+        load_rows(log, [(START, 0.1, "P", 200, "")]) as calls,
         pytest.raises(ValueError, match=f"trace_url='{re.escape(template)}': .*{why}"),
     ):
         html_report(calls, summarize(calls), trace_url=template)

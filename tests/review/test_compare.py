@@ -1,7 +1,7 @@
-"""Two runs side by side: what is called a difference, and what is not.
+"""Tests of the comparison of two runs: which differences are marked, and which are not.
 
-The two kinds of error are measured: marks where there is no difference, also when the calls of a run depend on each
-other, and differences that are not marked.
+Both kinds of error are measured: marks without a real difference, also if the calls of a run are correlated, and real
+differences that are not marked.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ import pytest
 from rich.console import Console
 
 from otel_connector._compare_view import show_comparison
-from otel_connector.review import _compare_text as words
-from otel_connector.review import _noise
+from otel_connector.review import _compare_text, _noise
 from otel_connector.review._compare import FISHER, WELCH, WOODRUFF, Compared, Comparison, Difference, compare
 from otel_connector.review._load import Calls, LogFile
 from otel_connector.review._noise import STRETCHES, Estimate
 
 ARGUMENTS: dict[str, Any] = {"calls": 6_000, "seconds": 600, "slower": 1.0, "failing": 0.01, "hosts": 2, "seed": 1}
 
-# calls one after the other, lognormal, with a wave that makes neighbours alike
+# Sequential calls with lognormal durations; a wave makes the durations of neighbouring calls similar
 RUN = """
     CREATE TABLE brief AS
     WITH drawn AS (
@@ -50,7 +49,7 @@ RUN = """
 
 @contextmanager
 def run(sql: str = "", **arguments: Any) -> Iterator[Calls]:
-    """A run of the given size; then `sql` is done to it."""
+    """Create a run from `ARGUMENTS` and `arguments`, then execute the statements of `sql`."""
     connection = duckdb.connect(config={"threads": 1})
     connection.execute(RUN, ARGUMENTS | arguments)
     for statement in filter(str.strip, sql.split(";")):
@@ -76,7 +75,7 @@ def verdicts(group: Compared) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def different() -> Comparison:
-    """The second run is slower by a fifth, fails twice as often, and goes to another host besides."""
+    """The second run is 20 % slower, fails twice as often, and has an additional host and project."""
     more = "INSERT INTO brief SELECT * REPLACE ('new' AS host, 'Q|*' AS project) FROM brief LIMIT 50"
     first, second = run(calls=20_000), run(more, calls=20_000, slower=1.2, failing=0.02, seed=2)
     return compared(first, second)
@@ -84,11 +83,11 @@ def different() -> Comparison:
 
 @pytest.fixture(scope="module")
 def short() -> Comparison:
-    """Two runs of a second each."""
+    """Two runs of one second each."""
     return compared(run(calls=500, seconds=1), run(calls=500, seconds=1, seed=2, slower=3))
 
 
-# What is said of two runs
+# Verdicts
 
 
 def test_real_differences_are_marked(different: Comparison) -> None:
@@ -111,7 +110,7 @@ def test_real_differences_are_marked(different: Comparison) -> None:
     assert (slower.test, row(different.total, "error_rate").test) == (WOODRUFF, WELCH)
 
 
-def test_the_other_way_round_it_is_better() -> None:
+def test_improvements_are_marked_as_better() -> None:
     result = compared(run(calls=20_000, slower=1.2, failing=0.02, seed=2), run("UPDATE brief SET response_size = 9"))
     found = verdicts(result.total)
     assert (found["p95"], found["error_rate"]) == ("better", "better")
@@ -119,14 +118,14 @@ def test_the_other_way_round_it_is_better() -> None:
     assert row(result.total, "bytes_per_call").after == 9
 
 
-def test_a_run_compared_with_itself_is_the_same() -> None:
+def test_a_run_compared_with_itself_has_no_difference() -> None:
     result = compared(run(calls=20_000), run(calls=20_000))
     assert not any(each.larger_than_noise for each in result.total.differences)
     assert all(each.p == 1 and each.relative == 0 for each in result.total.differences[1:])
-    assert words.headline(result) == "No difference of all calls is larger than noise"
+    assert _compare_text.headline(result) == "No difference of all calls is larger than noise"
 
 
-def test_figures_are_those_of_the_run() -> None:
+def test_figures_equal_those_of_a_plain_query() -> None:
     with run() as calls:
         expected = calls.rows(
             "SELECT count(*), count_if(NOT success) / count(*), count_if(error_type = 'ConnectFailed') / count(*), "
@@ -137,14 +136,14 @@ def test_figures_are_those_of_the_run() -> None:
     assert [row(found, *each).before for each in [*figures, ("bytes_per_call", "")]] == pytest.approx(expected)
 
 
-def test_hosts_and_projects_of_one_run_only_are_listed(different: Comparison) -> None:
+def test_hosts_that_only_one_run_has_are_listed(different: Comparison) -> None:
     assert [each.name for each in different.hosts.compared] == ["host0", "host1"]
     assert [(each.name, each.calls) for each in different.hosts.only_after] == [("new", 50)]
     assert different.hosts.only_before == ()
     assert all(row(each, "p95").verdict == "worse" for each in different.hosts.compared)
 
 
-def test_the_busiest_are_compared_and_the_others_counted() -> None:
+def test_the_busiest_hosts_are_compared_and_the_others_counted() -> None:
     swapped = "UPDATE brief SET host = 'x' || host WHERE host IN ('host2', 'host3')"
     result = compared(run(hosts=4), run(swapped, hosts=4), groups=1).hosts
     assert [len(each) for each in (result.compared, result.only_before, result.only_after)] == [1, 1, 1]
@@ -167,36 +166,36 @@ def test_rare_error_classes_are_counted() -> None:
         ({"slower": 500.0}, "a run shorter than 30 calls one after the other"),
     ],
 )
-def test_where_there_is_too_little_nothing_is_said(arguments: dict[str, Any], reason: str) -> None:
+def test_runs_with_too_little_data_get_no_verdict(arguments: dict[str, Any], reason: str) -> None:
     total = compared(run(), run(seed=2, **arguments)).total
     assert {(each.verdict, each.reason) for each in total.differences[1:]} == {("too few to tell", reason)}
     assert all(math.isnan(each.p) and not each.test for each in total.differences)
 
 
-def test_calls_at_one_time_are_one_observation() -> None:
+def test_calls_at_the_same_time_count_as_one_observation() -> None:
     burst = "UPDATE brief SET t = TIMESTAMP '2023-11-14 22:14:00' WHERE hash(t) % 10 <> 0"
     total = compared(run(burst), run(burst, seed=2, slower=3.0)).total
     assert row(total, "p50").reason == "nearly all calls of a run at one time"
 
 
-def test_one_instant_is_no_rate() -> None:
+def test_a_run_of_one_instant_has_no_rate() -> None:
     total = compared(run("UPDATE brief SET t = TIMESTAMP '2023-11-14'"), run()).total
     assert math.isnan(row(total, "calls_per_second").before)
 
 
-def test_a_percentile_that_few_calls_are_slower_than_is_not_told() -> None:
+def test_a_percentile_with_few_slower_calls_gets_no_verdict() -> None:
     total = compared(run(calls=900), run(calls=900, seed=2)).total
     assert (row(total, "p99").verdict, row(total, "p99").reason) == ("too few to tell", "too few calls as slow")
     assert row(total, "p50").verdict == "same within noise"
 
 
-def test_noise_that_would_hide_a_half_is_no_sameness() -> None:
+def test_a_noisy_figure_is_not_reported_as_unchanged() -> None:
     slow_times = "UPDATE brief SET delta_t = delta_t * (1 + 20 * (hash(epoch_us(t) // 20000000) % 2))"
     total = compared(run(slow_times), run(slow_times, seed=2, slower=1.1)).total
     assert row(total, "p50").verdict == "too noisy to tell"
 
 
-def test_few_failures_are_counted_exactly() -> None:
+def test_few_failures_are_compared_with_fishers_exact_test() -> None:
     few = compared(run(failing=0.0), run(failing=0.001, seed=2)).total
     spread = "UPDATE brief SET success = false, error_type = 'E' WHERE epoch_us(t) % 40000000 = 0"
     many = compared(run(failing=0.0), run(spread, failing=0.0, seed=2)).total
@@ -210,14 +209,15 @@ def test_few_failures_are_counted_exactly() -> None:
     assert row(many, "error_rate").relative == math.inf
 
 
-def test_an_outage_is_one_event_not_many() -> None:
+def test_an_outage_counts_as_one_event() -> None:
     outage = "UPDATE brief SET success = false, error_type = 'E' WHERE epoch_us(t) - 1700000100000000 BETWEEN 0 AND 3e6"
     total = compared(run(failing=0.0), run(outage, failing=0.0, seed=2)).total
-    assert row(total, "error_rate").after == pytest.approx(31 / 6_000)  # twice what is "worse" above
+    # twice the rate that is "worse" in the test above
+    assert row(total, "error_rate").after == pytest.approx(31 / 6_000)
     assert row(total, "error_rate").verdict == "too few to tell"
 
 
-def test_what_is_certain_but_tiny_is_said_to_be() -> None:
+def test_a_certain_but_tiny_difference_is_too_small_to_matter() -> None:
     def constant(size: int) -> str:
         return f"UPDATE brief SET response_size = {size}"
 
@@ -227,8 +227,8 @@ def test_what_is_certain_but_tiny_is_said_to_be() -> None:
     assert row(total, "bytes_per_call").verdict == "more"
 
 
-def test_what_is_beyond_the_noise_shown_is_what_is_marked() -> None:
-    """Also a row that by itself would be a difference, but not as one of many."""
+def test_a_difference_is_marked_if_and_only_if_it_exceeds_the_shown_noise() -> None:
+    """The rows include some that would be significant alone, but not after the correction for multiple tests."""
     results = [compared(run(), run(seed=2, slower=slower), minimum=0.0) for slower in (1.01, 1.02, 1.03, 1.04)]
     rows = [each for result in results for each in result.total.differences if not math.isnan(each.noise)]
     assert [each for each in rows if each.larger_than_noise != (abs(each.absolute) > each.noise)] == []
@@ -236,12 +236,12 @@ def test_what_is_beyond_the_noise_shown_is_what_is_marked() -> None:
 
 
 @pytest.mark.parametrize("option", [{"confidence": 1.0}, {"confidence": 0.4}, {"minimum": -1.0}, {"groups": -1}])
-def test_arguments_out_of_range(option: dict[str, Any]) -> None:
+def test_an_argument_out_of_range_is_named_in_the_error(option: dict[str, Any]) -> None:
     with run(calls=1) as calls, pytest.raises(ValueError, match=f"^{next(iter(option))} must be"):
         compare(calls, calls, **option)
 
 
-# How often it is wrong
+# Error rates
 
 Draw = Callable[[np.random.Generator], npt.NDArray[np.float64]]
 
@@ -250,26 +250,26 @@ def independent(rng: np.random.Generator) -> npt.NDArray[np.float64]:
     return rng.lognormal(0, 0.5, 3_000)
 
 
-def alike(rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Calls whose neighbours are as slow as they are: what lasts, lasts for about a fortieth of a stretch."""
+def correlated(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Durations that are similar to those of their neighbours: an AR(1) process with one step for every 10 calls."""
     wave = rng.normal(size=300)
     for i in range(1, 300):
         wave[i] = 0.8 * wave[i - 1] + 0.6 * wave[i]
     return np.exp(0.4 * np.repeat(wave, 10)) * rng.lognormal(0, 0.5, 3_000)
 
 
-def alarms(draw: Draw, times: float, repetitions: int, level: float) -> dict[str, float]:
-    """How often each kind of test finds the second of two runs different, which is `times` the first."""
+def detection_rates(draw: Draw, times: float, repetitions: int, level: float) -> dict[str, float]:
+    """Return how often each test finds a difference if the durations of the second run are multiplied by `times`."""
     rng = np.random.default_rng(7)
     found: dict[str, int] = dict.fromkeys(("mean", "p50", "p95", "share", "naive"), 0)
     levels = (0.01, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.997, 0.9999)
     for _ in range(repetitions):
         runs = [draw(rng), draw(rng) * times]
-        ps = {"mean": _noise.welch(*(mean_of(each) for each in runs)).p}
+        ps = {"mean": _noise.welch(*(estimated_mean(each) for each in runs)).p}
         for name, at in (("p50", 0.5), ("p95", 0.95)):
-            first, second = (percentile_of(each, at, levels) for each in runs)
+            first, second = (estimated_percentile(each, at, levels) for each in runs)
             ps[name] = _noise.welch(first, second).p if first and second else 1.0
-        shares = [_noise.share(stretches(each > 2.5), [100] * STRETCHES) for each in runs]
+        shares = [_noise.share(sums_of_stretches(each > 2.5), [100] * STRETCHES) for each in runs]
         test = _noise.fisher(*shares) if _noise.are_few(*shares) else _noise.welch(*(s.estimate for s in shares))
         ps["share"] = test.p
         apart = (runs[1].mean() - runs[0].mean()) / math.sqrt(sum(each.var() / each.size for each in runs))
@@ -279,37 +279,38 @@ def alarms(draw: Draw, times: float, repetitions: int, level: float) -> dict[str
     return {name: count / repetitions for name, count in found.items()}
 
 
-def stretches(values: npt.NDArray[Any]) -> list[int]:
+def sums_of_stretches(values: npt.NDArray[Any]) -> list[int]:
     return [int(each) for each in values.reshape(STRETCHES, -1).sum(axis=1)]
 
 
-def mean_of(values: npt.NDArray[np.float64]) -> Estimate:
+def estimated_mean(values: npt.NDArray[np.float64]) -> Estimate:
     return _noise.ratio([float(each) for each in values.reshape(STRETCHES, -1).sum(axis=1)], [100] * STRETCHES)
 
 
-def percentile_of(values: npt.NDArray[np.float64], level: float, levels: Sequence[float]) -> Estimate | None:
+def estimated_percentile(values: npt.NDArray[np.float64], level: float, levels: Sequence[float]) -> Estimate | None:
     curve = [float(each) for each in np.quantile(values, levels)]
-    no_slower = _noise.share(stretches(values <= curve[levels.index(level)]), [100] * STRETCHES)
+    no_slower = _noise.share(sums_of_stretches(values <= curve[levels.index(level)]), [100] * STRETCHES)
     return _noise.percentile(level, no_slower, levels, curve, confidence=0.99)
 
 
-@pytest.mark.parametrize("draw", [independent, alike])
-def test_false_alarms_are_as_rare_as_promised(draw: Draw) -> None:
+@pytest.mark.parametrize("draw", [independent, correlated])
+def test_false_positives_are_not_more_frequent_than_the_significance_level(draw: Draw) -> None:
     repetitions, level = 250, 0.05
-    found = alarms(draw, 1.0, repetitions, level)
+    found = detection_rates(draw, 1.0, repetitions, level)
     naive = found.pop("naive")
-    bound = level + 2.6 * math.sqrt(level * (1 - level) / repetitions)  # 1 in 200 runs of this test, had it no seed
+    # Without a fixed seed, 1 in 200 runs of this test would exceed the bound
+    bound = level + 2.6 * math.sqrt(level * (1 - level) / repetitions)
     assert all(rate <= bound for rate in found.values()), found
-    if draw is alike:
-        assert naive > 4 * level, "the calls do not depend on each other enough to try it"
+    if draw is correlated:
+        assert naive > 4 * level, "the calls are not correlated enough for this test"
 
 
-def test_differences_of_a_fifth_are_found() -> None:
-    found = alarms(independent, 1.2, 100, 0.001)
+def test_differences_of_20_percent_are_found() -> None:
+    found = detection_rates(independent, 1.2, 100, 0.001)
     assert all(found[kind] > 0.95 for kind in ("mean", "p50", "p95")), found
 
 
-def test_an_error_rate_that_doubles_is_found() -> None:
+def test_a_doubled_error_rate_is_found() -> None:
     rng, found = np.random.default_rng(3), 0
     for _ in range(100):
         shares = [
@@ -319,28 +320,28 @@ def test_an_error_rate_that_doubles_is_found() -> None:
     assert found > 90
 
 
-def test_no_marks_on_whole_tables_without_a_difference() -> None:
-    """From the table in DuckDB on, with all rows and their correction."""
+def test_a_full_comparison_of_equal_runs_marks_nothing() -> None:
+    """Tests the whole comparison, from the table in DuckDB to the correction for multiple tests."""
     for seed in range(10, 16, 2):
         result = compared(run(seed=seed), run(seed=seed + 1))
         groups = [result.total, *result.hosts.compared, *result.projects.compared]
         assert [each for group in groups for each in group.differences if each.larger_than_noise] == []
 
 
-# The arithmetic, against tables and by hand
+# The arithmetic, compared with published tables and simple cases
 
 
 @pytest.mark.parametrize(
     ("t", "freedom", "p"),
     [(2.228, 10, 0.05), (3.169, 10, 0.01), (4.587, 10, 0.001), (2.750, 30, 0.01), (3.646, 30, 0.001)],
 )
-def test_students_t_as_in_the_tables(t: float, freedom: float, p: float) -> None:
+def test_students_t_matches_the_published_tables(t: float, freedom: float, p: float) -> None:
     assert _noise.student_p(t, freedom) == pytest.approx(p, rel=0.03)
     assert _noise.student_bound(p, freedom) == pytest.approx(t, rel=0.005)
     assert _noise.student_p(_noise.student_bound(p, freedom), freedom) == pytest.approx(p)
 
 
-def test_without_end_of_freedom_it_is_the_normal_distribution() -> None:
+def test_students_t_with_infinite_degrees_of_freedom_is_the_normal_distribution() -> None:
     assert _noise.student_p(1.959964, math.inf) == pytest.approx(0.05, rel=1e-5)
     assert _noise.student_bound(0.05, math.inf) == pytest.approx(1.959964, rel=1e-5)
 
@@ -350,13 +351,13 @@ def spread_evenly(events: int, calls: int) -> _noise.Share:
     return _noise.Share(estimate=estimate, events=events, calls=calls, clumping=1.0)
 
 
-def test_fishers_exact_as_he_had_it() -> None:
-    """The lady tasting tea (The Design of Experiments, 1935): 3 of 4 right is 34 / 70 both ways."""
+def test_fishers_exact_test_matches_its_published_example() -> None:
+    """The lady tasting tea (The Design of Experiments, 1935): 3 of 4 correct has the two-sided p-value 34 / 70."""
     assert _noise.fisher(spread_evenly(3, 4), spread_evenly(1, 4)).p == pytest.approx(34 / 70)
     assert _noise.fisher(spread_evenly(4, 4), spread_evenly(0, 4)).p == pytest.approx(2 / 70)
 
 
-def test_events_that_come_eight_at_once_count_as_one() -> None:
+def test_events_in_clumps_of_eight_count_as_one_event_each() -> None:
     eight, none = dataclasses.replace(spread_evenly(8, 8_000), clumping=8.0), spread_evenly(0, 8_000)
     assert _noise.fisher(eight, none).p == _noise.fisher(spread_evenly(1, 1_000), spread_evenly(0, 1_000)).p == 1
     plenty = [spread_evenly(50, 1_000), spread_evenly(40, 1_000)]
@@ -364,31 +365,31 @@ def test_events_that_come_eight_at_once_count_as_one() -> None:
     assert _noise.are_few(plenty[0], dataclasses.replace(plenty[1], clumping=8.0))
 
 
-def test_holm_gives_more_to_those_behind_what_passed() -> None:
+def test_holm_raises_the_level_after_each_test_that_passes() -> None:
     assert _noise.holm([0.03, 0.001, 0.9], 0.05) == pytest.approx([0.025, 0.05 / 3, 0.025])
     assert _noise.holm([], 0.05) == []
 
 
-def test_a_trend_leaves_fewer_stretches() -> None:
-    assert _noise.rate(range(STRETCHES), 30.0).freedom == pytest.approx(3)  # the least that is left
+def test_a_trend_reduces_the_degrees_of_freedom() -> None:
+    assert _noise.rate(range(STRETCHES), 30.0).freedom == pytest.approx(3)  # the minimum
     assert _noise.rate([1, 2] * 15, 30.0).freedom == STRETCHES - 1
 
 
-def test_what_does_not_vary_has_no_noise() -> None:
+def test_a_constant_rate_has_no_noise() -> None:
     same = _noise.rate([5] * STRETCHES, 30.0)
     assert (same.value, same.above, _noise.welch(same, same).p) == (5.0, 0.0, 1.0)
     assert _noise.effective_stretches([0] * STRETCHES) == 0
 
 
-def test_a_percentile_whose_interval_leaves_the_curve_is_not_told() -> None:
+def test_a_percentile_whose_interval_leaves_the_curve_is_none() -> None:
     share = _noise.share([1] * STRETCHES, [2] * STRETCHES)
     assert _noise.percentile(0.5, share, [0.4, 0.5, 0.6], [1.0, 2.0, 3.0], confidence=0.99) is None
 
 
-# How it looks
+# Output
 
 
-def shown(comparison: Comparison, width: int) -> str:
+def rendered(comparison: Comparison, width: int) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False)
     show_comparison(console, comparison)
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -396,8 +397,8 @@ def shown(comparison: Comparison, width: int) -> str:
     return text
 
 
-def test_it_fits_80_columns_and_says_all_in_words(different: Comparison) -> None:
-    text = shown(different, 80)
+def test_the_output_fits_80_columns_and_states_the_verdicts(different: Comparison) -> None:
+    text = rendered(different, 80)
     assert max(map(len, text.splitlines())) <= 80
     assert "\x1b" not in text
     line = next(line for line in text.splitlines() if line.startswith("p95"))
@@ -408,44 +409,44 @@ def test_it_fits_80_columns_and_says_all_in_words(different: Comparison) -> None
     assert "Noise is how much a figure differs between 30 equal stretches" in text
 
 
-def test_a_wide_terminal_shows_how_it_was_found(different: Comparison) -> None:
-    text = shown(different, 200)
+def test_a_wide_terminal_also_shows_noise_p_value_and_test(different: Comparison) -> None:
+    text = rendered(different, 200)
     assert max(map(len, text.splitlines())) <= 200
     assert {"Difference", "Noise", "p", "Test,"} <= set(text.split())
     assert WOODRUFF in text
 
 
-def test_too_little_is_said_first(short: Comparison) -> None:
-    text = shown(short, 80)
+def test_too_little_data_is_reported_in_the_output(short: Comparison) -> None:
+    text = rendered(short, 80)
     assert "Too few to tell: a run shorter than 10 s" in text
     assert "same within noise" not in text
     assert "Too few to tell: host0, host1" in text
-    assert "Projects" not in text, "the only project has all calls"
+    assert "Projects" not in text, "the only project contains all calls"
     assert "none, there is too little" in text
 
 
-def test_what_is_left_out_is_said() -> None:
+def test_omitted_hosts_and_error_classes_are_counted_in_the_output() -> None:
     total = Compared(name="", differences=(), more_errors=1_234)
     result = dataclasses.replace(compared(run(hosts=3), run(hosts=3), groups=1), total=total)
-    for text in (shown(result, 80), words.markdown(result)):
+    for text in (rendered(result, 80), _compare_text.markdown(result)):
         assert "1,234 rarer error classes" in text
         assert "2 more with fewer calls" in text
         assert "Nothing larger than noise: host" in text
 
 
-def test_more_on_one_side_than_are_listed() -> None:
+def test_further_hosts_of_one_run_are_counted_in_the_output() -> None:
     moved = "UPDATE brief SET host = 'x' || host"
-    assert "Only before: host0 (" in shown(compared(run(), run(moved), groups=1), 80)
-    assert "and 1 more" in shown(compared(run(), run(moved), groups=1), 80)
+    assert "Only before: host0 (" in rendered(compared(run(), run(moved), groups=1), 80)
+    assert "and 1 more" in rendered(compared(run(), run(moved), groups=1), 80)
 
 
-def test_no_calls_at_all() -> None:
+def test_a_comparison_of_two_empty_runs_has_no_figures() -> None:
     result = compared(run(calls=0), run(calls=0))
-    assert "run.csv: no calls" in shown(result, 80)
+    assert "run.csv: no calls" in rendered(result, 80)
     assert result.to_dict()["total"]["differences"][1]["before"] is None
 
 
-def test_json_has_every_figure_and_no_nan(different: Comparison) -> None:
+def test_json_output_has_every_figure_and_no_nan(different: Comparison) -> None:
     result = json.loads(json.dumps(different.to_dict(), allow_nan=False))
     assert result["before"]["files"] == ["logs/run.csv"]
     assert result["before"]["start"] == "2023-11-14T22:13:20.000000Z"
@@ -456,8 +457,8 @@ def test_json_has_every_figure_and_no_nan(different: Comparison) -> None:
     assert result["hosts"]["only_after"] == [{"name": "new", "calls": 50}]
 
 
-def test_markdown_is_a_table_and_names_cannot_break_it(different: Comparison) -> None:
-    text = words.markdown(different)
+def test_markdown_output_is_a_table_with_escaped_names(different: Comparison) -> None:
+    text = _compare_text.markdown(different)
     lines = text.splitlines()
     assert lines[0] == "# Before and after"
     assert "| Figure | Before | After | Difference | Change | Noise | p | Verdict |" in lines
@@ -484,13 +485,13 @@ def test_markdown_is_a_table_and_names_cannot_break_it(different: Comparison) ->
         (7e12, "By", "7,000 GB"),
     ],
 )
-def test_figures_have_units(value: float, unit: str, text: str) -> None:
-    assert words.amount(value, unit) == text
+def test_figures_are_shown_with_their_units(value: float, unit: str, text: str) -> None:
+    assert _compare_text.amount(value, unit) == text
 
 
-def test_changes_in_words() -> None:
+def test_changes_are_shown_in_percent_or_as_factors() -> None:
     def changed(before: float, after: float) -> str:
-        return words.change(Difference(figure="p50", unit="s", before=before, after=after))
+        return _compare_text.change(Difference(figure="p50", unit="s", before=before, after=after))
 
     assert [changed(1, 1.1), changed(2, 1), changed(1, 12), changed(0, 1), changed(0, 0), changed(math.nan, 1)] == [
         "+10.0 %",
@@ -503,13 +504,13 @@ def test_changes_in_words() -> None:
 
 
 @pytest.mark.parametrize(("hours", "text"), [(0, "12.0 s"), (1, "1 h 0 min"), (30, "30 h 0 min")])
-def test_periods_in_words(hours: int, text: str) -> None:
-    start = datetime(2024, 1, 1)  # noqa: DTZ001 - DuckDB's, in UTC
+def test_periods_are_shown_in_readable_units(hours: int, text: str) -> None:
+    start = datetime(2024, 1, 1)  # noqa: DTZ001 - DuckDB returns naive times in UTC
     end = datetime.fromtimestamp(start.timestamp() + hours * 3600 + 12)  # noqa: DTZ006
     with run(calls=1) as calls:
         which = dataclasses.replace(compare(calls, calls).before, start=start, end=end)
-    assert f"in {text} from 2024-01-01 00:00:00 UTC" in words.run(which)
+    assert f"in {text} from 2024-01-01 00:00:00 UTC" in _compare_text.run(which)
 
 
-def test_names_from_a_log_stay_on_their_line() -> None:
-    assert (words.name(""), words.name("a\nb\x1b[31m")) == ("(none)", r"a\nb\x1b[31m")
+def test_control_characters_in_names_are_escaped() -> None:
+    assert (_compare_text.name(""), _compare_text.name("a\nb\x1b[31m")) == ("(none)", r"a\nb\x1b[31m")

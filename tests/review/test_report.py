@@ -1,4 +1,4 @@
-"""The report as a reader has it: opened from disk in a real browser, which draws, sorts, searches, and asks nobody."""
+"""Tests of the HTML report in a real browser, opened from disk: it draws, sorts, searches and sends no requests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OVER_TIME = ("latency", "rate", "heatmap", "statuses")
 CHARTS = (*OVER_TIME, "distribution", "errors")
 TWO_FRAMES = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 TRACE = "http://localhost:16686/trace/{trace_id}?uiFind={span_id}"
-# What a server, or who writes a log by hand, might put where a page shows it
+# Texts with which a server, or the author of a log, could try to run code in the report
 HOSTILE = (
     "</script><script>window.pwned = 1</script>",
     "<img src=x onerror='window.pwned = 2'>",
@@ -64,7 +64,7 @@ def log_of(path: Path, *rows: str) -> Path:
 
 
 def big_log(path: Path) -> Path:
-    """Hours with pauses and a burst, hundreds of hosts, projects and classes of errors, and hostile texts."""
+    """Write a log of hours with pauses, a burst, hundreds of hosts, projects and error classes, and hostile texts."""
     duckdb.sql(
         f"""COPY (
         SELECT printf('%032x-%016x', i, i + 7) call_id, 'project ' || i % 300 project,
@@ -93,7 +93,7 @@ def big_log(path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The pages, written before a browser runs: while it does, its loop is this thread's, where nothing may block."""
+    """Write the reports before the browser starts: its event loop runs in this thread, which must not block then."""
     folder = tmp_path_factory.mktemp("reports")
     hundred = [row(i, 1790000000 + i * 0.003, 0.05 + i * 0.01, 404 if i % 9 == 0 else 200, "E: x" if i % 9 == 0 else "")
                for i in range(100)]  # fmt: skip
@@ -120,9 +120,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @dataclass
 class Contexts:
-    """The browser's contexts: of a desk and of a phone, each for all tests of this module."""
+    """The browser contexts of a desktop and of a phone, which all tests of this module share."""
 
-    desk: BrowserContext
+    desktop: BrowserContext
     phone: BrowserContext
 
 
@@ -131,7 +131,7 @@ def contexts(reports: dict[str, Path]) -> Iterator[Contexts]:
     if shutil.which(CHROMIUM) is None:
         pytest.skip(f"needs {CHROMIUM}")
     with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
-        # Playwright looks at the stack at each of its calls; to read the source of each frame, too, is most of the time
+        # Playwright inspects the stack in each call; without reading the source of each frame, this is much faster
         patch.setattr(inspect, "stack", partial(inspect.stack, 0))
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         phone = browser.new_context(viewport={"width": 390, "height": 900}, has_touch=True, is_mobile=True)
@@ -140,15 +140,15 @@ def contexts(reports: dict[str, Path]) -> Iterator[Contexts]:
 
 
 @dataclass
-class Seen:
-    """A page, and what it did beside being looked at."""
+class ObservedPage:
+    """A page with its requests, and with its console messages, errors and dialogs."""
 
     page: Page
     requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
-    def pictures(self, *names: str) -> dict[str, dict[str, Any]]:
-        """What is on each canvas: its colours and how many pixels have them, in the order of how many."""
+    def canvases(self, *names: str) -> dict[str, dict[str, Any]]:
+        """Return for each canvas a hash, its size, and its colours with their pixel counts, most frequent first."""
         found = self.page.evaluate(
             """names => Object.fromEntries(names.map(name => {
                 const canvas = document.querySelector(`#chart-${name} canvas`);
@@ -172,76 +172,76 @@ class Seen:
 
 
 @pytest.fixture
-def opened(contexts: Contexts, reports: dict[str, Path]) -> Iterator[Any]:
+def open_report(contexts: Contexts, reports: dict[str, Path]) -> Iterator[Any]:
     pages = list[Page]()
 
-    def open_page(name: str, color_scheme: Literal["light", "dark"] = "light", *, phone: bool = False) -> Seen:
-        page = (contexts.phone if phone else contexts.desk).new_page()
+    def open_page(name: str, color_scheme: Literal["light", "dark"] = "light", *, phone: bool = False) -> ObservedPage:
+        page = (contexts.phone if phone else contexts.desktop).new_page()
         page.emulate_media(color_scheme=color_scheme)
         pages.append(page)
-        seen = Seen(page)
-        seen.page.on("request", lambda request: seen.requests.append(request.url))
-        seen.page.on("console", lambda message: seen.complaints.append(message.text))
-        seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-        seen.page.on("dialog", lambda dialog: seen.complaints.append(dialog.message))
-        seen.page.goto(reports[name].as_uri())
-        seen.page.wait_for_selector(":root[data-drawn]", timeout=30_000, state="attached")
-        return seen
+        observed = ObservedPage(page)
+        observed.page.on("request", lambda request: observed.requests.append(request.url))
+        observed.page.on("console", lambda message: observed.messages.append(message.text))
+        observed.page.on("pageerror", lambda error: observed.messages.append(str(error)))
+        observed.page.on("dialog", lambda dialog: observed.messages.append(dialog.message))
+        observed.page.goto(reports[name].as_uri())
+        observed.page.wait_for_selector(":root[data-drawn]", timeout=30_000, state="attached")
+        return observed
 
     yield open_page
     for page in pages:
         page.close()
 
 
-def drawn_pixels(picture: dict[str, Any]) -> int:
-    """How many pixels are not the background."""
-    return int(picture["width"] * picture["height"] - picture["counts"][0][1])
+def drawn_pixels(canvas_content: dict[str, Any]) -> int:
+    """Return the number of pixels that do not have the most frequent colour, the background."""
+    return int(canvas_content["width"] * canvas_content["height"] - canvas_content["counts"][0][1])
 
 
 @pytest.mark.parametrize(("name", "scheme"), [("big", "light"), ("big", "dark"), ("hundred", "light"), ("one", "dark")])
-def test_every_picture_is_drawn_and_nobody_is_asked(
-    name: str, scheme: str, opened: Any, reports: dict[str, Path]
+def test_every_chart_is_drawn_without_any_request(
+    name: str, scheme: str, open_report: Any, reports: dict[str, Path]
 ) -> None:
     charts = CHARTS[:-1] if name == "one" else CHARTS
-    seen = opened(name, color_scheme=scheme)
-    pictures = seen.pictures(*charts)
-    for chart, picture in pictures.items():
-        assert picture["width"] > 400, chart
-        assert drawn_pixels(picture) > 2_500, chart
-        assert len(picture["counts"]) > 10, chart
-    assert seen.page.locator("canvas").count() == len(charts)
-    assert seen.complaints == []
-    assert seen.requests == [reports[name].as_uri()]
-    assert seen.page.evaluate("performance.getEntriesByType('resource').length") == 0
+    observed = open_report(name, color_scheme=scheme)
+    canvases = observed.canvases(*charts)
+    for chart, canvas_content in canvases.items():
+        assert canvas_content["width"] > 400, chart
+        assert drawn_pixels(canvas_content) > 2_500, chart
+        assert len(canvas_content["counts"]) > 10, chart
+    assert observed.page.locator("canvas").count() == len(charts)
+    assert observed.messages == []
+    assert observed.requests == [reports[name].as_uri()]
+    assert observed.page.evaluate("performance.getEntriesByType('resource').length") == 0
 
 
-def test_a_page_is_small_however_many_calls_there_are(reports: dict[str, Path]) -> None:
+def test_a_report_is_smaller_than_3_mb_for_any_number_of_calls(reports: dict[str, Path]) -> None:
     assert {name: path.stat().st_size < 3_000_000 for name, path in reports.items()} == dict.fromkeys(reports, True)
 
 
-def test_a_log_without_calls_and_one_without_failures(opened: Any) -> None:
-    seen = opened("none")
-    assert seen.page.inner_text("#nothing") == "No calls\n\nThere is no call in what was read."
-    assert seen.complaints == []
-    seen = opened("one")
-    assert "No call failed." in seen.page.inner_text("#what")
-    assert seen.page.inner_text("header p") == "2026-09-21 14:13:20 UTC"
-    assert seen.page.locator("a").count() == 0  # no template, no links
+def test_reports_state_that_there_are_no_calls_or_no_failures(open_report: Any) -> None:
+    observed = open_report("none")
+    assert observed.page.inner_text("#nothing") == "No calls\n\nThere is no call in what was read."
+    assert observed.messages == []
+    observed = open_report("one")
+    assert "No call failed." in observed.page.inner_text("#what")
+    assert observed.page.inner_text("header p") == "2026-09-21 14:13:20 UTC"
+    assert observed.page.locator("a").count() == 0  # there are no links without a URL template
 
 
-def test_what_is_not_in_the_figures_is_said(opened: Any) -> None:
-    seen = opened("hundred")
-    told = seen.page.inner_text(".files")
-    assert re.search(r"1 file read, 1 damaged line, 1 file not read", told)
-    assert "line 102: " in told
-    assert "Its last line has no end and is not counted" in told
-    assert "keeps 1 unfinished line, not counted" in told
-    assert "not read: it is no log of this library" in told
+def test_damage_and_unread_files_are_reported(open_report: Any) -> None:
+    observed = open_report("hundred")
+    text = observed.page.inner_text(".files")
+    assert re.search(r"1 file read, 1 damaged line, 1 file not read", text)
+    assert "line 102: " in text
+    assert "Its last line has no end and is not counted" in text
+    assert "keeps 1 unfinished line, not counted" in text
+    assert "not read: it is no log of this library" in text
 
 
-def test_hostile_texts_stay_texts(opened: Any) -> None:
-    seen = opened("big")
-    page = seen.page
+def test_hostile_texts_are_shown_as_text_and_not_executed(open_report: Any) -> None:
+    observed = open_report("big")
+    page = observed.page
     assert page.evaluate("window.pwned") is None
     assert page.locator("script").count() == 3
     assert page.locator("img, svg, iframe, object, embed").count() == 0
@@ -252,14 +252,14 @@ def test_hostile_texts_stay_texts(opened: Any) -> None:
     hrefs = page.eval_on_selector_all("a", "links => links.map(link => link.href)")
     assert len(hrefs) > 100
     assert all(href.startswith("http://localhost:16686/trace/") for href in hrefs)
-    # what got past all this could do nothing: the page's policy lets no other script run, and nothing be fetched
+    # A second defence: the page's Content Security Policy blocks other scripts and all requests
     page.evaluate(
         """() => { const script = document.createElement("script"); script.textContent = "window.pwned = 9";
             document.body.append(script); }"""
     )
     assert page.evaluate("window.pwned") is None
     assert page.evaluate("fetch('http://127.0.0.1:9/').then(() => 'sent', () => 'refused')") == "refused"
-    assert any("Content Security Policy" in text for text in seen.complaints)
+    assert any("Content Security Policy" in text for text in observed.messages)
 
 
 def column(page: Page, section: str, number: int) -> list[str]:
@@ -267,22 +267,22 @@ def column(page: Page, section: str, number: int) -> list[str]:
     return rows.all_inner_texts()
 
 
-def heads(page: Page, section: str) -> list[str | None]:
+def sort_directions(page: Page, section: str) -> list[str | None]:
     found = page.eval_on_selector_all(f"#{section} th", "heads => heads.map(head => head.getAttribute('aria-sort'))")
     assert isinstance(found, list)
     return found
 
 
-def test_the_hosts_are_sorted_and_searched(opened: Any) -> None:
-    page = opened("big").page
+def test_the_table_of_hosts_can_be_sorted_and_searched(open_report: Any) -> None:
+    page = open_report("big").page
     busiest = column(page, "hosts", 2)
     assert [int(calls.replace(",", "")) for calls in busiest] == sorted(
         (int(calls.replace(",", "")) for calls in busiest), reverse=True
     )
     page.click("#hosts th >> text=Calls")
-    assert heads(page, "hosts")[:3] == ["none", "descending", "none"]
+    assert sort_directions(page, "hosts")[:3] == ["none", "descending", "none"]
     page.click("#hosts th >> text=Calls")
-    assert heads(page, "hosts")[:3] == ["none", "ascending", "none"]
+    assert sort_directions(page, "hosts")[:3] == ["none", "ascending", "none"]
     assert column(page, "hosts", 2) == busiest[::-1] or sorted(busiest) == sorted(column(page, "hosts", 2))
     page.click("#hosts th >> text=Max")
     seconds = [float(text.split()[0]) / (1000 if " ms" in text else 1) for text in column(page, "hosts", 8)]
@@ -298,28 +298,28 @@ def test_the_hosts_are_sorted_and_searched(opened: Any) -> None:
     assert len(column(page, "hosts", 1)) == len(busiest)
 
 
-def test_the_tables_need_no_mouse(opened: Any) -> None:
-    page = opened("hundred").page
+def test_the_tables_can_be_used_with_the_keyboard(open_report: Any) -> None:
+    page = open_report("hundred").page
     page.focus("#failed input")
     page.keyboard.type("example.com/99")
     assert len(column(page, "failed", 5)) == 1
     page.keyboard.press("Control+A")
     page.keyboard.press("Delete")
-    page.keyboard.press("Tab")  # the box, which scrolls
+    page.keyboard.press("Tab")  # to the scrollable box
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    assert heads(page, "failed")[:3] == ["none", "descending", "none"]
+    assert sort_directions(page, "failed")[:3] == ["none", "descending", "none"]
     assert column(page, "failed", 2)[0] == "1.04 s"
     page.keyboard.press("Space")
-    assert heads(page, "failed")[:3] == ["none", "ascending", "none"]
+    assert sort_directions(page, "failed")[:3] == ["none", "ascending", "none"]
     assert column(page, "failed", 2)[0] == "50.0 ms"
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
 
 
-def test_links_lead_to_the_trace(opened: Any) -> None:
-    page = opened("hundred").page
+def test_links_lead_to_the_trace(open_report: Any) -> None:
+    page = open_report("hundred").page
     link = page.locator("#slowest a").first
     assert link.inner_text() == call_id(99)
     trace_id, span_id = call_id(99).split("-")
@@ -327,18 +327,18 @@ def test_links_lead_to_the_trace(opened: Any) -> None:
     assert link.get_attribute("rel") == "noopener noreferrer"
 
 
-def test_pictures_over_time_show_the_same_period(opened: Any) -> None:
-    seen = opened("big")
-    page = seen.page
+def test_charts_over_time_zoom_and_move_together(open_report: Any) -> None:
+    observed = open_report("big")
+    page = observed.page
     assert "Quiet at 6 more times." in page.inner_text("#overview")
-    told = page.inner_text("#moves p")
-    assert re.fullmatch(r"2026-09-21 14:10:00 to 2026-09-22 00:00:00 UTC", told)
-    whole = seen.pictures(*CHARTS)
+    period = page.inner_text("#moves p")
+    assert re.fullmatch(r"2026-09-21 14:10:00 to 2026-09-22 00:00:00 UTC", period)
+    whole = observed.canvases(*CHARTS)
     page.focus("#moves button")
     page.keyboard.press("Enter")
-    assert page.inner_text("#moves p") != told
+    assert page.inner_text("#moves p") != period
     page.evaluate(TWO_FRAMES)
-    closer = seen.pictures(*CHARTS)
+    closer = observed.canvases(*CHARTS)
     changed = {name for name in CHARTS if whole[name]["hash"] != closer[name]["hash"]}
     assert changed == set(OVER_TIME)
     zoomed = page.inner_text("#moves p")
@@ -355,25 +355,25 @@ def test_pictures_over_time_show_the_same_period(opened: Any) -> None:
     page.mouse.up()
     page.evaluate(TWO_FRAMES)
     assert page.inner_text("#moves p") > zoomed
-    dragged = seen.pictures(*OVER_TIME)
+    dragged = observed.canvases(*OVER_TIME)
     assert all(dragged[name]["hash"] != closer[name]["hash"] for name in OVER_TIME)
     page.click("text=Whole period")
     page.mouse.move(2, 2)
     page.evaluate(TWO_FRAMES)
-    assert page.inner_text("#moves p") == told
-    assert {name: each["hash"] for name, each in seen.pictures(*OVER_TIME).items()} == {
+    assert page.inner_text("#moves p") == period
+    assert {name: each["hash"] for name, each in observed.canvases(*OVER_TIME).items()} == {
         name: whole[name]["hash"] for name in OVER_TIME
     }
     page.click("text=Zoom in")
     page.click("text=Zoom in")
     page.click("text=Zoom out")
     page.click("text=Zoom out")
-    assert page.inner_text("#moves p") == told
-    assert seen.complaints == []
+    assert page.inner_text("#moves p") == period
+    assert observed.messages == []
 
 
-def test_a_picture_tells_what_is_under_the_pointer(opened: Any) -> None:
-    page = opened("big").page
+def test_a_tooltip_shows_the_values_under_the_pointer(open_report: Any) -> None:
+    page = open_report("big").page
     for chart, words in (
         ("latency", ("from", "UTC", "p99", "failed", "calls/s")),
         ("rate", ("calls/s", "p50")),
@@ -389,23 +389,26 @@ def test_a_picture_tells_what_is_under_the_pointer(opened: Any) -> None:
             chart, (0.2, 0.75)
         )
         page.mouse.move(box["x"] + box["width"] * across, box["y"] + box["height"] * down)
-        told = page.locator("#tip").text_content()
+        text = page.locator("#tip").text_content()
         assert page.locator("#tip").is_visible(), chart
-        assert all(word in told for word in words), (chart, told)
+        assert all(word in text for word in words), (chart, text)
         page.mouse.move(1, 1)
         assert page.locator("#tip").is_hidden()
 
 
-def test_light_and_dark_are_followed(opened: Any) -> None:
-    seen = opened("hundred", color_scheme="light")
-    page = seen.page
-    white, dark = 0xFFFFFFFF, 0xFF241C17  # as the canvas has them: alpha, blue, green, red
+def test_the_colour_scheme_follows_the_system_until_the_reader_chooses_one(open_report: Any) -> None:
+    observed = open_report("hundred", color_scheme="light")
+    page = observed.page
+    white, dark = 0xFFFFFFFF, 0xFF241C17  # in the order of the canvas: alpha, blue, green, red
 
     def background() -> set[int]:
-        return {picture["counts"][0][0] for picture in seen.pictures("latency", "rate", "statuses", "errors").values()}
+        return {
+            canvas_content["counts"][0][0]
+            for canvas_content in observed.canvases("latency", "rate", "statuses", "errors").values()
+        }
 
     page.wait_for_selector(":root[data-drawn=light]", state="attached")
-    assert background() <= {white, 0xFFC2904A}  # the succeeded may be more than the background
+    assert background() <= {white, 0xFFC2904A}  # successful calls may cover more pixels than the background
     page.emulate_media(color_scheme="dark")
     page.wait_for_selector(":root[data-drawn=dark]", state="attached")
     assert dark in background()
@@ -415,34 +418,34 @@ def test_light_and_dark_are_followed(opened: Any) -> None:
     page.wait_for_selector(":root[data-drawn=light]", state="attached")
     assert white in background()
     page.emulate_media(color_scheme="light")
-    page.click("#scheme")  # what the reader chooses holds against the system
+    page.click("#scheme")  # the choice of the reader overrides the system's
     page.wait_for_selector(":root[data-drawn=dark]", state="attached")
     assert page.inner_text("#scheme") == "Light colours"
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 19, 24)"
-    assert seen.complaints == []
+    assert observed.messages == []
 
 
-def test_a_phone_has_no_page_to_move_sideways(opened: Any) -> None:
+def test_the_page_does_not_scroll_horizontally_on_a_phone(open_report: Any) -> None:
     for name in ("big", "hundred"):
-        seen = opened(name, phone=True)
-        assert seen.page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [390, 390]
-        boxes = [canvas.bounding_box() for canvas in seen.page.locator("canvas").all()]
+        observed = open_report(name, phone=True)
+        assert observed.page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [390, 390]
+        boxes = [canvas.bounding_box() for canvas in observed.page.locator("canvas").all()]
         assert len(boxes) == len(CHARTS)
         assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
-        assert all(drawn_pixels(picture) > 2_000 for picture in seen.pictures(*CHARTS).values())
-        table = seen.page.locator("#failed .box")
+        assert all(drawn_pixels(canvas_content) > 2_000 for canvas_content in observed.canvases(*CHARTS).values())
+        table = observed.page.locator("#failed .box")
         assert table.evaluate("box => box.scrollWidth > box.clientWidth")
-        assert seen.complaints == []
+        assert observed.messages == []
 
 
-def test_on_paper(opened: Any) -> None:
-    page = opened("hundred", color_scheme="dark").page
+def test_the_print_layout_hides_the_controls_and_fits_the_sheet(open_report: Any) -> None:
+    page = open_report("hundred", color_scheme="dark").page
     page.emulate_media(media="print")
     assert page.locator("#moves").is_hidden()
     assert page.locator("#scheme").is_hidden()
     assert page.locator("#failed .search").is_hidden()
     assert page.locator("#failed .box").evaluate("box => box.scrollHeight <= box.clientHeight + 1")
-    page.set_viewport_size({"width": 700, "height": 900})  # of a sheet, for which nothing is drawn again
+    page.set_viewport_size({"width": 700, "height": 900})  # the size of a sheet; the charts are not drawn again for it
     assert page.evaluate("document.documentElement.scrollWidth") <= 700
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(28, 36, 48)"
 
@@ -469,8 +472,8 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_who_sees_less_reads_as_much(scheme: str, opened: Any) -> None:
-    page = opened("hundred", color_scheme=scheme).page
+def test_contrasts_landmarks_and_labels_are_accessible(scheme: str, open_report: Any) -> None:
+    page = open_report("hundred", color_scheme=scheme).page
     contrasts = page.evaluate(CONTRASTS)
     assert len(contrasts) > 15
     assert {name: ratio for name, ratio in contrasts.items() if ratio < 4.5} == {}

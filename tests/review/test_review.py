@@ -1,4 +1,4 @@
-"""From logs to figures: every line is a row or is counted, and the figures are those of pandas and polars."""
+"""Tests of loading and summarizing logs: every line is a row or damage, and figures match pandas and polars."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import processes
 from support.command_line import environment
-from support.logs import START, a_night, call, rows, write
+from support.logs import START, busy_hour, call, rows, write
 
 from otel_connector import review
 from otel_connector._csv_format import HEADER, encode_row
@@ -31,7 +31,7 @@ EPOCH = datetime.fromisoformat("1970-01-01")
 
 
 def at(second: float) -> datetime:
-    """So many seconds after the first call, in UTC, as DuckDB has it."""
+    """Return the naive UTC time, as in DuckDB, `second` seconds after the first call."""
     return EPOCH + timedelta(seconds=START + second)
 
 
@@ -61,10 +61,10 @@ records = st.lists(
 )
 
 
-# An example takes a tenth of a second, for the three readers
+# An example takes 0.1 s, because three libraries read the log
 @settings(max_examples=min(settings().max_examples, 40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records)
-def test_the_figures_are_those_of_pandas_and_polars(log: Path, made: list[CallRecord]) -> None:
+def test_the_figures_match_those_of_pandas_and_polars(log: Path, made: list[CallRecord]) -> None:
     write(log, made)
     texts = {"call_id": str, "project": str, "url": str, "redirect_url": str, "error": str}
     frame = pd.read_csv(log, keep_default_na=False, na_values={"response_code": [""]}, dtype=texts)
@@ -91,32 +91,32 @@ def test_the_figures_are_those_of_pandas_and_polars(log: Path, made: list[CallRe
 
 ONE = rows(call(1))
 DAMAGE: dict[str, tuple[bytes, int, int, str]] = {
-    # what follows one good row and comes before two others: rows in all, damaged lines, and what is said of the first
+    # Bytes between one good row and two others: number of rows read, number of damaged lines, text about the first
     "nothing": (b"", 3, 0, ""),
     "garbage": (b"garbage\n", 3, 1, "a row has 10 cells, this one has 1"),
     "an empty line": (b"\n", 3, 1, "a row has 10 cells, this one has 0"),
-    "torn in quotes": (ONE[:-1] + b'"torn, \n', 3, 1, "unexpected end of data"),
-    "glued to the next": (ONE[:40], 2, 1, "call_id is no id"),
+    "a row torn in quotes": (ONE[:-1] + b'"torn, \n', 3, 1, "unexpected end of data"),
+    "a torn row, joined to the next row": (ONE[:40], 2, 1, "call_id is no id"),
     "not UTF-8": (b"\xff\xfe" + ONE, 3, 1, "not UTF-8 from its byte 0"),
-    "a hole": (b"\0" * 5_000 + ONE, 3, 1, "a hole"),
-    "joined files": (HEADER + ONE, 4, 1, "it is a header"),
-    "too long": (b"x" * 3_000_000 + b"\n", 3, 1, "longer than any row"),
-    "no time": (ONE.replace(b"1790000001.000000", b"nan"), 3, 1, "t is nan"),
-    "a time that cannot be": (ONE.replace(b"1790000001.000000", b"1e300"), 3, 1, "t is 1e+300"),
-    "no duration": (ONE.replace(b"0.250000", b"-1"), 3, 1, "delta_t is -1"),
-    "no success": (ONE.replace(b"True", b"maybe"), 3, 1, "success is True or False"),
-    "no size": (ONE.replace(b",100,", b",,"), 3, 1, "response_size is a number"),
-    "a size that cannot be": (ONE.replace(b",100,", b",9" + b"9" * 20 + b","), 3, 1, "response_size is 9"),
-    "no id": (ONE.replace(b"-0000", b"+0000", 1)[3:], 3, 1, "call_id is no id"),
-    "another program's line ends": (ONE[:-1] + b"\r\n", 4, 0, ""),
-    "sizes beyond all": (b"".join(rows(call(n, response_size=2**63 - 1)) for n in (7, 8)), 5, 0, ""),
-    "quotes beside damage": (b"garbage\n" + rows(call(1, error="X: a, b", project="=1")), 4, 1, "has 1"),
-    "needless quotes": (ONE.replace(b",P,", b',"P",'), 4, 0, ""),
+    "a hole before a row": (b"\0" * 5_000 + ONE, 3, 1, "a hole"),
+    "a second header": (HEADER + ONE, 4, 1, "it is a header"),
+    "a line that is too long": (b"x" * 3_000_000 + b"\n", 3, 1, "longer than any row"),
+    "NaN as time": (ONE.replace(b"1790000001.000000", b"nan"), 3, 1, "t is nan"),
+    "a time out of range": (ONE.replace(b"1790000001.000000", b"1e300"), 3, 1, "t is 1e+300"),
+    "a negative duration": (ONE.replace(b"0.250000", b"-1"), 3, 1, "delta_t is -1"),
+    "not True or False": (ONE.replace(b"True", b"maybe"), 3, 1, "success is True or False"),
+    "an empty size": (ONE.replace(b",100,", b",,"), 3, 1, "response_size is a number"),
+    "a size out of range": (ONE.replace(b",100,", b",9" + b"9" * 20 + b","), 3, 1, "response_size is 9"),
+    "an invalid id": (ONE.replace(b"-0000", b"+0000", 1)[3:], 3, 1, "call_id is no id"),
+    "line ends of another program": (ONE[:-1] + b"\r\n", 4, 0, ""),
+    "sizes whose sum overflows int64": (b"".join(rows(call(n, response_size=2**63 - 1)) for n in (7, 8)), 5, 0, ""),
+    "quotes in a row after damage": (b"garbage\n" + rows(call(1, error="X: a, b", project="=1")), 4, 1, "has 1"),
+    "unnecessary quotes": (ONE.replace(b",P,", b',"P",'), 4, 0, ""),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_counted_and_takes_no_other_row_with_it(name: str, log: Path) -> None:
+def test_damaged_lines_are_counted_and_the_other_rows_are_read(name: str, log: Path) -> None:
     between, whole, damaged, what = DAMAGE[name]
     log.write_bytes(HEADER + rows(call(0)) + between + rows(call(2), call(3)))
     with review.load(log) as calls:
@@ -124,21 +124,23 @@ def test_damage_is_counted_and_takes_no_other_row_with_it(name: str, log: Path) 
         assert (len(calls), file.damaged, len(file.damage)) == (whole, damaged, damaged)
         assert review.summarize(calls).damaged == damaged
     if damaged:
-        line, said = file.damage[0]
+        line, text = file.damage[0]
         assert line == 3
-        assert what in said
+        assert what in text
 
 
-@pytest.mark.parametrize("kept", [1, 60, -30, -1], ids=["a byte", "its start", "in its error", "all but its end"])
+@pytest.mark.parametrize(
+    "kept", [1, 60, -30, -1], ids=["one byte", "its start", "cut in its error", "all but its line end"]
+)
 @pytest.mark.parametrize("beside", [b"", b"garbage\n"], ids=["whole", "damaged"])
-def test_an_unfinished_last_line_is_told_and_not_counted(kept: int, beside: bytes, log: Path) -> None:
+def test_an_unfinished_last_line_is_reported_and_not_counted(kept: int, beside: bytes, log: Path) -> None:
     last = rows(call(9, error='AttemptTimeout: "no answer", or such, within the time that there was'))
     log.write_bytes(HEADER + rows(call(0), call(1)) + beside + last[:kept])
     with review.load(log) as calls:
         assert (len(calls), calls.files[0].unfinished, calls.files[0].damaged) == (2, True, bool(beside))
 
 
-def test_only_so_many_damaged_lines_are_named(log: Path) -> None:
+def test_only_the_first_20_damaged_lines_are_described(log: Path) -> None:
     log.write_bytes(HEADER + b"x\n" * 50)
     with review.load(log) as calls:
         assert (calls.files[0].damaged, len(calls.files[0].damage)) == (50, 20)
@@ -162,7 +164,7 @@ def test_compressed_logs_are_read_under_any_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 400])
-def test_a_compressed_log_that_ends_early_gives_what_it_has(cut: int, tmp_path: Path) -> None:
+def test_the_complete_rows_of_a_truncated_compressed_log_are_read(cut: int, tmp_path: Path) -> None:
     path = tmp_path / "logs.csv.gz"
     path.write_bytes(
         gzip.compress(HEADER + rows(*(call(n, url=f"http://h/{random.Random(n).random()}") for n in range(900))))[:-cut]
@@ -173,7 +175,7 @@ def test_a_compressed_log_that_ends_early_gives_what_it_has(cut: int, tmp_path: 
         assert calls.files[0].damaged == 1
 
 
-def test_a_compressed_log_with_a_wrong_check_sum(tmp_path: Path) -> None:
+def test_a_wrong_checksum_of_a_compressed_log_is_counted_as_damage(tmp_path: Path) -> None:
     path = tmp_path / "logs.csv.gz"
     packed = bytearray(gzip.compress(HEADER + rows(call(0), call(1))))
     packed[-8] ^= 1
@@ -184,7 +186,7 @@ def test_a_compressed_log_with_a_wrong_check_sum(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "it is empty"),
         (b"a,b\n1,2\n", "its first line is 'a,b'"),
@@ -192,19 +194,21 @@ def test_a_compressed_log_with_a_wrong_check_sum(tmp_path: Path) -> None:
         (gzip.compress(HEADER * 900)[:12], "ends before the first line"),
         (random.Random(5).randbytes(64) + b"\n", "it is no log of this library"),
     ],
-    ids=["empty", "another csv", "zstd", "half a packed line", "noise"],
+    ids=["empty", "another CSV", "zstd", "truncated compressed log", "random bytes"],
 )
-def test_what_is_no_log_is_told_and_the_others_are_read(content: bytes, said: str, log: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_log_is_reported_and_the_others_are_read(
+    content: bytes, message: str, log: Path, tmp_path: Path
+) -> None:
     stranger = tmp_path / "stranger.csv"
     stranger.write_bytes(content)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         review.load(stranger)
     write(log, [call(0)])
     with review.load(log, stranger) as calls:
         assert (len(calls), [bool(file.problem) for file in calls.files]) == (1, [False, True])
 
 
-def test_a_flipped_bit_in_a_packed_log_ends(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_compressed_log_is_counted_as_damage(tmp_path: Path) -> None:
     made = (call(n, url=f"http://h/{random.Random(n).random()}") for n in range(2_000))
     packed = gzip.compress(HEADER + rows(*made))
     for at in range(1, 15):
@@ -215,21 +219,21 @@ def test_a_flipped_bit_in_a_packed_log_ends(tmp_path: Path) -> None:
             assert calls.files[0].damaged
 
 
-def test_a_name_that_is_not_utf_8(log: Path, tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_is_reported(log: Path, tmp_path: Path) -> None:
     write(log, [call(0)])
     stranger = write(tmp_path / os.fsdecode(b"b\xff.csv"), [call(0)])
     with review.load(log, stranger) as calls:
         assert "not UTF-8" in calls.files[1].problem
 
 
-def test_no_room_for_temporary_files(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_limit_that_is_too_low_raises_os_error(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(log, map(call, range(1_000)))
     monkeypatch.setattr(_load, "MEMORY_LIMIT", "1KB")
     with pytest.raises(OSError, match="cannot be reviewed"):
         review.load(log)
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "."):
         with pytest.raises(ValueError, match=r"regular file|directory"):
@@ -238,7 +242,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         review.load(tmp_path / "nothing*.csv")
 
 
-def test_what_is_no_path(log: Path) -> None:
+def test_load_without_a_path_or_with_a_list_of_paths_is_refused(log: Path) -> None:
     with pytest.raises(ValueError, match="paths: name at least one log"):
         review.load()
     with pytest.raises(TypeError, match=r"paths must be paths, one after the other as in load\(\*paths\), not list"):
@@ -259,7 +263,7 @@ review.load("logs.csv")
 """
 
 
-def test_an_interrupt_right_after_its_folder_was_made_leaves_none_behind(log: Path, tmp_path: Path) -> None:
+def test_an_interrupt_just_after_the_temporary_folder_is_created_removes_it(log: Path, tmp_path: Path) -> None:
     write(log, [call(0)])
     folder = tmp_path / "temporary"
     folder.mkdir()
@@ -271,13 +275,13 @@ def test_an_interrupt_right_after_its_folder_was_made_leaves_none_behind(log: Pa
     assert not list(folder.iterdir())
 
 
-def test_the_calls_say_what_they_are_of(log: Path) -> None:
+def test_the_repr_of_calls_names_the_log(log: Path) -> None:
     write(log, [call(0)])
     with review.load(log) as calls:
         assert repr(calls) == f"<Calls of {log}>"
 
 
-def test_which_files_are_meant(tmp_path: Path) -> None:
+def test_rotated_parts_and_patterns_are_resolved_to_files(tmp_path: Path) -> None:
     log = write(tmp_path / "logs.csv", [call(2)])
     write(tmp_path / "logs.000001.csv", [call(0)])
     write(tmp_path / "logs.000002.csv", [call(1)])
@@ -285,7 +289,7 @@ def test_which_files_are_meant(tmp_path: Path) -> None:
     (tmp_path / "logs.csv.torn").write_bytes(b"torn\nand torn")
     parts = [str(tmp_path / name) for name in ("logs.000001.csv", "logs.000002.csv", "logs.csv")]
     assert _files.named([str(log)]) == parts
-    assert _files.named([str(log), parts[1]]) == parts  # each once
+    assert _files.named([str(log), parts[1]]) == parts  # each file once
     assert _files.named([parts[1]]) == parts[1:2]
     assert _files.named([str(tmp_path / "logs.*.csv")]) == parts[:2]
     with review.load(log, tmp_path / "a[1]*.csv") as calls:
@@ -300,7 +304,7 @@ def test_which_files_are_meant(tmp_path: Path) -> None:
         assert calls.files[0].torn is None
 
 
-def test_a_log_that_is_being_written(log: Path) -> None:
+def test_a_log_that_is_being_written_is_read_without_damage(log: Path) -> None:
     write(log, map(call, range(1_000)))
     stop = threading.Event()
 
@@ -324,8 +328,8 @@ def test_a_log_that_is_being_written(log: Path) -> None:
         writer.join()
 
 
-def test_a_night(log: Path) -> None:
-    made = a_night()
+def test_the_summary_has_groups_errors_slowest_calls_pauses_bursts_and_quarters(log: Path) -> None:
+    made = busy_hour()
     write(log, made)
     with review.load(log) as calls:
         summary = review.summarize(calls, top=2)
@@ -348,9 +352,11 @@ def test_a_night(log: Path) -> None:
     assert summary.total.succeeded + summary.total.failed == summary.total.calls
 
 
-@pytest.mark.parametrize("night", [a_night(), a_night()[::-1]], ids=["as it was", "the slow ones first"])
-def test_a_large_log_says_the_same_and_keeps_few_texts(night: list[CallRecord], log: Path, monkeypatch: Any) -> None:
-    write(log, night)
+@pytest.mark.parametrize("example", [busy_hour(), busy_hour()[::-1]], ids=["original order", "reversed"])
+def test_a_large_log_has_the_same_summary_and_keeps_few_texts(
+    example: list[CallRecord], log: Path, monkeypatch: Any
+) -> None:
+    write(log, example)
     with review.load(log) as calls:
         small = review.summarize(calls)
     monkeypatch.setattr(_load, "_LARGE", 0)
@@ -359,15 +365,15 @@ def test_a_large_log_says_the_same_and_keeps_few_texts(night: list[CallRecord], 
         large = review.summarize(calls)
         ((kept,),) = calls.rows("SELECT count(url) FROM brief")
         ((whole,),) = calls.rows("SELECT count(url) FROM calls")
-    assert kept < len(night) / 2
-    assert whole == len(night)
+    assert kept < len(example) / 2
+    assert whole == len(example)
     assert large.total == small.total
     assert large.slowest == small.slowest
     assert [(each.name, each.calls) for each in large.errors] == [(each.name, each.calls) for each in small.errors]
     assert all(each.example.error for each in large.errors)
 
 
-def test_no_calls(log: Path) -> None:
+def test_the_summary_of_a_log_without_calls_has_no_figures(log: Path) -> None:
     write(log, [])
     with review.load(log) as calls:
         summary = review.summarize(calls)
@@ -384,7 +390,7 @@ def test_no_calls(log: Path) -> None:
     assert math.isnan(summary.total.latency.p99)
 
 
-def test_one_call(log: Path) -> None:
+def test_the_summary_of_one_call_has_its_duration_as_every_percentile(log: Path) -> None:
     write(log, [call(0)])
     with review.load(log) as calls:
         summary = review.summarize(calls)
@@ -405,7 +411,7 @@ def test_one_call(log: Path) -> None:
         ("", ""),
     ],
 )
-def test_the_host_of_a_url(url: str, host: str, log: Path) -> None:
+def test_the_host_is_extracted_from_the_url(url: str, host: str, log: Path) -> None:
     write(log, [call(0, url=url)])
     with review.load(log) as calls:
         assert calls.rows("SELECT host FROM calls") == [(host,)]
@@ -420,13 +426,15 @@ def test_the_host_of_a_url(url: str, host: str, log: Path) -> None:
         ("", None, "no error given"),
     ],
 )
-def test_the_class_of_an_error(error: str, code: int | None, kind: str, log: Path) -> None:
+def test_the_error_type_is_derived_from_error_and_status_code(
+    error: str, code: int | None, kind: str, log: Path
+) -> None:
     write(log, [call(0, error=error, response_code=code)])
     with review.load(log) as calls:
         assert calls.rows("SELECT error_type FROM calls") == [(kind,)]
 
 
-def test_a_condition_in_sql(log: Path) -> None:
+def test_a_where_condition_selects_calls_and_an_invalid_one_is_refused(log: Path) -> None:
     write(log, map(call, range(10)))
     with review.load(log, where="t >= '2026-09-21 14:13:25' AND host = 'api.example.com'") as calls:
         assert len(calls) == 5
@@ -437,20 +445,20 @@ def test_a_condition_in_sql(log: Path) -> None:
             review.load(log, where=wrong)
 
 
-def test_a_damaged_log_under_a_condition(log: Path) -> None:
+def test_a_where_condition_does_not_hide_damaged_lines(log: Path) -> None:
     log.write_bytes(HEADER + rows(call(0)) + b"garbage\n" + rows(call(1)))
     with review.load(log, where="project = 'nobody'") as calls:
         assert (len(calls), calls.files[0].damaged) == (0, 1)
 
 
-def test_frames_for_a_notebook(log: Path) -> None:
+def test_calls_are_available_as_pandas_polars_and_duckdb_objects(log: Path) -> None:
     write(log, [call(0), call(1, error="AttemptTimeout: x")])
     calls = review.load(log)
     assert list(calls.df().columns) == calls.pl().columns == HEADER.decode().strip().split(",")
     assert calls.pl()["response_code"].to_list() == [200, None]
     assert str(calls.df()["t"].dtype).startswith("datetime64")
     assert calls.sql("SELECT max(delta_t) FROM calls").fetchall() == [(0.25,)]
-    relation = review.load(log).relation  # which outlives what it came from
+    relation = review.load(log).relation  # stays usable after its `Calls` is gone
     assert relation.limit(1).fetchall()[0][1] == "P"
     folder = Path(calls._folder)
     assert folder.is_dir()
@@ -461,7 +469,7 @@ def test_frames_for_a_notebook(log: Path) -> None:
         len(calls)
 
 
-def test_nothing_is_left_behind(log: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_temporary_files_are_removed(log: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     log.write_bytes(HEADER + b"garbage\n")
@@ -472,7 +480,7 @@ def test_nothing_is_left_behind(log: Path, tmp_path: Path, monkeypatch: Any) -> 
     assert list(tmp_path.glob("otel_connector-review-*")) == []
 
 
-def test_without_duckdb(log: Path, monkeypatch: Any) -> None:
+def test_a_missing_duckdb_is_reported_with_the_extra_to_install(log: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(__import__("sys").modules, "duckdb", None)
     with pytest.raises(ImportError, match=r"otel-connector\[review\]"):
         review.load(log)

@@ -1,6 +1,6 @@
-"""A real collector with a backend behind it: rotel's agent takes OTLP and passes it on to a receiver in this process.
+"""A real collector with a backend: rotel's agent receives OTLP and exports it to a receiver in this process.
 
-Knows nothing of the connector.
+This module does not depend on the connector.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ _numbers = itertools.count()
 
 
 def own_address() -> str:
-    """Return an address of the loopback that no other test uses, made of this process's id and a number.
+    """Return a loopback address that no other test uses, computed from the process id and a counter.
 
-    The agent cannot bind port 0. On an address of its own it can have any port.
+    The agent cannot bind port 0. On an address of its own, every port is free.
     """
     return str(ipaddress.IPv4Address("127.0.0.0") + (os.getpid() << 2 | next(_numbers) % 4))
 
 
 @dataclass(frozen=True)
 class Collector:
-    """A collector that runs, what has come out of it, and where it listens, by protocol."""
+    """A running collector, the telemetry that it has exported, and its endpoints by protocol."""
 
     process: Process
     received: Received
     endpoints: Mapping[str, str]
 
     def environment(self, protocol: str = "grpc") -> dict[str, str]:
-        """Return the variables that make a program send here."""
+        """Return the environment variables with which a program exports to this collector."""
         return {
             "OTEL_EXPORTER_OTLP_ENDPOINT": self.endpoints[protocol],
             "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
@@ -48,20 +48,20 @@ class Collector:
 
 
 def endpoints_at(address: str) -> dict[str, str]:
-    """Return where the agent on that address listens, by protocol."""
+    """Return the endpoints of the agent on that address, by protocol."""
     return {"grpc": f"http://{address}:{_GRPC}", "http/protobuf": f"http://{address}:{_HTTP}"}
 
 
 @contextmanager
 def agent(address: str, *options: str) -> Iterator[Process]:
-    """Run rotel's agent on `address` until the end of the block at most."""
+    """Run rotel's agent on `address`. It is killed at the end of the block."""
     found = find_spec("rotel")
     assert found is not None
     program = str(Path(str(found.origin)).parent / "rotel-agent")
     command = [program, "start", "--pid-file", os.devnull, *options]
     command += ["--otlp-grpc-endpoint", f"{address}:{_GRPC}", "--otlp-http-endpoint", f"{address}:{_HTTP}"]
-    shown = subprocess.PIPE if "--debug-log" in options else subprocess.DEVNULL
-    with Process(command, stdout=shown, stderr=subprocess.DEVNULL) as process:
+    output = subprocess.PIPE if "--debug-log" in options else subprocess.DEVNULL
+    with Process(command, stdout=output, stderr=subprocess.DEVNULL) as process:
         try:
             wait_until(lambda: _listens(address, _GRPC) and _listens(address, _HTTP), process)
             yield process
@@ -70,7 +70,7 @@ def agent(address: str, *options: str) -> Iterator[Process]:
 
 
 def forwarding(backend: str) -> list[str]:
-    """Return the agent's options to pass on what it gets to the endpoint `backend`."""
+    """Return the options with which the agent exports everything to the endpoint `backend`."""
     return ["--disable-batching", "--exporter", "otlp", "--otlp-exporter-endpoint", backend]
 
 

@@ -1,7 +1,7 @@
-"""Runs the command line in this process: it is loaded already, where a new interpreter takes a second to do that.
+"""Runs ``otel-connector``, in this process or in a child process.
 
-For what a command understands, does and says. What belongs to a process is tested with one: signals, outputs that are
-closed or full, terminals, pipes, and the SDK, of which there is one in a process.
+In this process all modules are loaded, and a run takes milliseconds; a new interpreter takes a second. Child processes
+are needed to test signals, closed or full outputs, terminals, pipes, and the SDK, which is global to a process.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from support.processes import Process, clean_environment
 
 
 class Finished(NamedTuple):
-    """How a command ended, and what it wrote to both outputs."""
+    """The exit code, standard output and standard error of a command."""
 
     code: int
     out: str
     error: str
 
 
-# Runs the program with the named package out of reach, as if it were not installed.
+# Runs the program as if the named package were not installed
 WITHOUT = """
 import sys
 missing = sys.argv.pop(1)
@@ -46,18 +46,18 @@ main()
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Return the clean environment with `extra`, in which a warning is an error."""
+    """Return the clean environment with `extra`. Warnings are errors."""
     return clean_environment({"PYTHONWARNINGS": "error", **extra})
 
 
 def start(folder: Path, *arguments: str, without: str = "", **options: Any) -> Process:
-    """Start ``otel-connector`` with `arguments` in `folder`, with nothing to read and both outputs in pipes.
+    """Start ``otel-connector`` with `arguments` in `folder`, with empty standard input and both outputs in pipes.
 
     Args:
         folder: The working folder.
-        arguments: What follows the program's name.
-        without: A package that cannot be imported there.
-        options: `extra`, variables to add to the environment; the others are `subprocess.Popen`'s.
+        arguments: The arguments of the program.
+        without: A package that cannot be imported.
+        options: `extra`, variables to add to the environment, and the options of `subprocess.Popen`.
     """
     options = {
         "stdin": subprocess.DEVNULL,
@@ -67,7 +67,7 @@ def start(folder: Path, *arguments: str, without: str = "", **options: Any) -> P
         "env": environment(options.pop("extra", {})),
         **options,
     }
-    if without == "uvloop" and "preexec_fn" not in options:  # nothing that is loaded there needs it
+    if without == "uvloop" and "preexec_fn" not in options:  # no preloaded module depends on uvloop
         return Program(["-m", "otel_connector", *arguments], cwd=folder, without=without, **options)
     if without:
         return Process([sys.executable, "-c", WITHOUT, without, *arguments], cwd=folder, **options)
@@ -75,24 +75,24 @@ def start(folder: Path, *arguments: str, without: str = "", **options: Any) -> P
 
 
 def finish(process: Process) -> Finished:
-    """Wait for a program to end."""
+    """Wait until a program has exited."""
     out, error = process.communicate()
     return Finished(process.returncode, out, error)
 
 
 def run_here(folder: Path, *arguments: str, without: str = "", **extra: str) -> Finished:
-    """Run ``otel-connector`` with `arguments` in `folder`, which is left again, with nothing to read.
+    """Run ``otel-connector`` with `arguments` in this process, in `folder` and with empty standard input.
 
     Args:
-        folder: Where.
-        arguments: What follows the program's name.
-        without: A module that cannot be imported meanwhile.
-        extra: What is in the environment beside ours.
+        folder: The working folder; the previous one is restored.
+        arguments: The arguments of the program.
+        without: A module that cannot be imported during the run.
+        extra: Variables to add to the environment.
     """
     out, error = io.StringIO(), io.StringIO()
-    # uvloop's loop loses coverage's tracer, so where that is at work, asyncio's is used
+    # With uvloop, coverage.py loses its trace function. Use asyncio if one is set
     missing = {without, "uvloop" if sys.gettrace() is not None else ""} - {""}
-    wanted = environment(extra)
+    variables = environment(extra)
     with pytest.MonkeyPatch.context() as patch, Path(os.devnull).open(encoding="utf-8") as nothing:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["otel-connector", *arguments])
@@ -100,10 +100,10 @@ def run_here(folder: Path, *arguments: str, without: str = "", **extra: str) -> 
         patch.setattr(sys, "stdin", nothing)
         for name in missing:
             patch.setitem(sys.modules, name, None)
-        for name in os.environ.keys() - wanted.keys():
+        for name in os.environ.keys() - variables.keys():
             patch.delenv(name)
         for name in extra:
-            patch.setenv(name, wanted[name])
+            patch.setenv(name, variables[name])
         before = signal.getsignal(signal.SIGTERM)
         with redirect_stdout(out), redirect_stderr(error), pytest.raises(SystemExit) as ended:
             main()

@@ -120,8 +120,8 @@ def environment(folder: Path, fault: Fault, library: Path) -> dict[str, str]:
         "ACTION": _ACTIONS[fault.action],
         "VALUE": fault.value,
     }
-    told = {f"FAILING_CALLS_{name}": str(value) for name, value in plan.items()}
-    return {**without_coverage(os.environ), **told, "LD_PRELOAD": str(library)}
+    shim_variables = {f"FAILING_CALLS_{name}": str(value) for name, value in plan.items()}
+    return {**without_coverage(os.environ), **shim_variables, "LD_PRELOAD": str(library)}
 
 
 def without_coverage(variables: Mapping[str, str]) -> dict[str, str]:

@@ -368,7 +368,7 @@ def frozen(folder: Path) -> Iterator[Disk]:
             heal()
 
 
-def someone_waits_for_a_disk() -> bool:
+def a_thread_waits_for_a_disk() -> bool:
     """Return whether a thread of this process is in state D: it waits for a disk in the kernel."""
     for status in Path("/proc/self/task").glob("*/stat"):
         with contextlib.suppress(OSError):  # the thread has ended in the meantime

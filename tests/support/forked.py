@@ -1,13 +1,13 @@
-"""Python programs as forks of one prepared process, which has loaded what they import.
+"""Runs Python programs as forks of one prepared process, which has imported all large modules.
 
 A new interpreter takes a second to load aiohttp, the SDK and gRPC; a fork takes some milliseconds. The fork unwinds its
-stack to the main program and then runs the code as ``__main__``, so it ends as any Python program ends: with its exit
-handlers, its threads joined, and the exit code or the signal that it would have.
+stack to the main program and then runs the code as ``__main__``. So it exits as any Python program: it joins its
+threads, runs its exit handlers, and ends with the same exit code or signal.
 
-Theory of operation. `Forkserver` starts the prepared process once and talks to it through a Unix socket: each request
-is one JSON document with four descriptors: the program's standard streams, and a pipe for its status. The prepared
-process forks, answers the pid on the status pipe, and writes the wait status there when it has reaped the child.
-Coverage goes on in a fork: it stores what it has counted in an exit handler, in a file named by the process.
+Theory of operation. `Forkserver` starts the prepared process once and sends requests to it through a Unix socket. A
+request is one JSON document with four descriptors: the program's standard streams, and a pipe for its status. The
+prepared process forks, writes the pid to the status pipe, and writes the wait status there when it has reaped the
+child. Coverage continues in a fork: an exit handler stores the data in a file named after the process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from support.processes import Process, clean_environment, outlives_its_test
+from support.processes import Process, clean_environment, keep_running
 
 PRELOADED = (
     *("otel_connector.cli", "otel_connector.providers"),
@@ -50,7 +50,7 @@ PRELOADED = (
         "opentelemetry.exporter.otlp.proto.http.metric_exporter",
     ),
 )
-"""What every program may import anyway. Nothing of the package that decides at its import what it is."""
+"""Modules that are safe to import before the fork: their import does not depend on the environment of the program."""
 
 _LONGEST_REQUEST = 1 << 20
 
@@ -60,7 +60,7 @@ class Program(Process):
 
     Args:
         arguments: ``-c TEXT ...``, ``-m MODULE ...`` or ``FILE ...``, and ``-W FILTER`` before one of them.
-        without: A module that cannot be imported there.
+        without: A module that cannot be imported in the program.
         options: `cwd`, `env`, `text`, `bufsize`, `stdin`, `stdout` and `stderr` of `subprocess.Popen`.
     """
 
@@ -71,7 +71,7 @@ class Program(Process):
 
     def _execute_child(self, args: Any, executable: Any, preexec: Any, close: Any, fds: Any, *more: Any) -> None:
         cwd, env, _, _, _, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *_ = more
-        forkserver = _prepared()
+        forkserver = _forkserver()
         if forkserver is None or preexec is not None:
             assert not self._without
             super()._execute_child(args, executable, preexec, close, fds, *more)  # type: ignore[misc]
@@ -108,12 +108,12 @@ class Program(Process):
 
     def _reap(self) -> None:
         assert self._status is not None
-        with open(self._status, encoding="ascii") as status:  # noqa: PTH123 - a descriptor
+        with open(self._status, encoding="ascii") as status:  # noqa: PTH123 - opens a descriptor
             self.returncode = os.waitstatus_to_exitcode(int(status.read()))
 
 
 def run_python(arguments: Sequence[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[Any]:
-    """Run a Python program in `folder` to its end, with these variables beside the clean environment."""
+    """Run a Python program in `folder` until it exits, with the clean environment and these variables."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with Program(arguments, cwd=folder, env=clean_environment(variables), **pipes) as process:
         out, error = process.communicate()
@@ -121,7 +121,7 @@ def run_python(arguments: Sequence[str], folder: Path, **variables: str) -> subp
 
 
 class Forkserver:
-    """The prepared process, as a test sees it."""
+    """Starts the prepared process and sends requests to it."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -130,12 +130,12 @@ class Forkserver:
             program = f"from support.forked import serve; run = serve({number}); run()"
             environment = clean_environment({"PYTHONDONTWRITEBYTECODE": "1"})
             self._process = Process([sys.executable, "-c", program], env=environment, pass_fds=[number])
-        outlives_its_test(self._process)
+        keep_running(self._process)
         self._socket, self._lock = ours, threading.Lock()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LONGEST_REQUEST)
 
     def fork(self, request: Mapping[str, Any], streams: Sequence[int]) -> tuple[int, int]:
-        """Start a program; return the descriptor that its status can be read from at its end, and its pid."""
+        """Start a program. Return the descriptor from which its wait status can be read after its exit, and its pid."""
         status, theirs = os.pipe()
         try:
             with self._lock:
@@ -159,8 +159,8 @@ _forkservers: list[Forkserver] = []  # at most one
 _lock = threading.Lock()
 
 
-def _prepared() -> Forkserver | None:
-    """Return this test process's prepared process, started at the first call; None but on Linux, where it is tested."""
+def _forkserver() -> Forkserver | None:
+    """Return the fork server of this process, started at the first call; None on other systems than Linux."""
     if sys.platform != "linux":
         return None
     with _lock:
@@ -170,7 +170,7 @@ def _prepared() -> Forkserver | None:
 
 
 def close() -> None:
-    """End the prepared process, if there is one."""
+    """End the prepared process if it was started."""
     while _forkservers:
         _forkservers.pop().close()
 
@@ -186,7 +186,7 @@ def serve(number: int) -> Any:
             with contextlib.suppress(ImportError):
                 import_module(name)
     gc.collect()
-    gc.freeze()  # else a child's first collection copies every page
+    gc.freeze()  # otherwise the first garbage collection in a child copies every page
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -226,7 +226,7 @@ def _report_ended(running: dict[int, int]) -> None:
 
 
 def _child(request: Mapping[str, Any], streams: Sequence[int]) -> Any:
-    """Make this fork a process of its own; return what runs the program."""
+    """Set up the requested environment in this fork. Return a function that runs the program."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
@@ -267,9 +267,9 @@ def _child(request: Mapping[str, Any], streams: Sequence[int]) -> Any:
 
 
 def _open_streams() -> None:
-    """Make the standard streams anew: those of the prepared process know another kind of file."""
+    """Create new standard streams: those of the prepared process were created for other files."""
     encoding, _, errors = os.environ.get("PYTHONIOENCODING", "utf-8").partition(":")
-    sys.stdin = sys.__stdin__ = open(0, encoding=encoding, errors=errors or "strict", closefd=False)  # type: ignore[misc]  # noqa: SIM115 - a descriptor, to the end
+    sys.stdin = sys.__stdin__ = open(0, encoding=encoding, errors=errors or "strict", closefd=False)  # type: ignore[misc]  # noqa: SIM115 - stays open until the exit
     for name, number in (("stdout", 1), ("stderr", 2)):
         own = errors or ("strict" if number == 1 else "backslashreplace")
         lines = number == 2 or os.isatty(number)
@@ -279,7 +279,7 @@ def _open_streams() -> None:
 
 
 def _set_warnings(filters: list[str]) -> None:
-    """Have the filters that a new interpreter would have with these options."""
+    """Set the warning filters of a new interpreter with these options."""
     sys.warnoptions[:] = filters
     warnings.resetwarnings()
     for action, category in (

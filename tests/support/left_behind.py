@@ -1,7 +1,7 @@
-"""What a run of the tests must not leave behind: processes, listening ports, temporary folders.
+"""Finds the processes, listening ports and temporary files that a run of the tests has left behind.
 
-Every process that the tests start inherits the variable `MARK`, which names the run, and has its temporary files in
-the run's own folder. At the end of the run both are looked at. Knows pytest's hooks only through its callers.
+Every process that the tests start inherits the environment variable `MARK` with the id of the run, and has its
+temporary files in the folder of the run. Both are checked at the end of the run. This module does not depend on pytest.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import psutil
 
 MARK = "OTEL_CONNECTOR_TEST_RUN"
 
-# Chromium keeps its socket and its crash reports there, and is killed before it can remove them
-_NOT_OURS = (".org.chromium.", "org.chromium.", ".com.google.", "playwright")
+# Chromium creates its socket and crash reports there, and is killed before it can remove them
+_IGNORED = (".org.chromium.", "org.chromium.", ".com.google.", "playwright")
 
 
 def begin() -> Path | None:
-    """Mark this process and those it will start; return the run's temporary folder in its first process."""
+    """Mark this process and its future children. Return the temporary folder of the run, or None in a later process."""
     if MARK in os.environ:
         return None
-    usual = tempfile.gettempdir()
+    default = tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix="otel-connector-tests-"))
-    folder.chmod(0o711)  # some tests become another user
+    folder.chmod(0o711)  # some tests run as another user
     os.environ[MARK] = uuid.uuid4().hex
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", usual)  # tmp_path stays where it is: a failed test's is of use
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", default)  # keep tmp_path elsewhere: it is useful after a failure
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     return folder
 
@@ -41,19 +41,19 @@ def listening() -> list[str]:
 
 
 def end(folder: Path, seconds: float = 5.0) -> list[str]:
-    """Return what the run has left behind, and remove it.
+    """Remove the processes and files that the run has left behind, and return a description of each.
 
     Args:
         folder: The run's temporary folder.
-        seconds: How long the last processes may take to end.
+        seconds: Time in which the last processes may exit.
     """
-    give_up = time.monotonic() + seconds
-    while (left := _processes()) and time.monotonic() < give_up:
+    deadline = time.monotonic() + seconds
+    while (left := _processes()) and time.monotonic() < deadline:
         psutil.wait_procs(left, timeout=0.1)
     found = [f"process {process.pid}: {_command(process)}" for process in left]
     for process in left:
         process.kill()
-    found += [f"temporary: {path.name}" for path in folder.iterdir() if not path.name.startswith(_NOT_OURS)]
+    found += [f"temporary: {path.name}" for path in folder.iterdir() if not path.name.startswith(_IGNORED)]
     shutil.rmtree(folder, ignore_errors=True)
     return found
 
@@ -65,7 +65,7 @@ def _processes() -> list[psutil.Process]:
 def _mark(process: psutil.Process) -> str | None:
     try:
         return process.environ().get(MARK)
-    except psutil.Error:  # it has ended, or is of another user
+    except psutil.Error:  # it has exited, or belongs to another user
         return None
 
 
@@ -73,4 +73,4 @@ def _command(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())[:200]
     except psutil.Error:
-        return "ended by now"
+        return "exited"

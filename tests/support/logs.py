@@ -1,4 +1,4 @@
-"""Logs of the tests: one read back after calls, and logs written row by row. Knows the row format, no connector."""
+"""Reads the log of a test, and writes logs with given rows. This module depends on the row format only."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class Log:
     path: Path
 
     def cells(self) -> list[list[str]]:
-        """All lines as the csv module reads them, the header first."""
+        """Return the cells of all lines, the header first."""
         with self.path.open(newline="", encoding="utf-8") as file:
             return list(csv.reader(file))
 
     def records(self) -> list[CallRecord]:
-        """All rows."""
+        """Return all rows."""
         return [decode_row(cells) for cells in self.cells()[1:]]
 
     def only(self) -> CallRecord:
-        """The one row there is."""
+        """Return the row of a log with one row."""
         (record,) = self.records()
         return record
 
 
 def call(number: int, **fields: Any) -> CallRecord:
-    """A call, a second after the one before it."""
+    """Return a record of a call. The calls are one second apart, in the order of `number`."""
     failed = "error" in fields
     made: dict[str, Any] = {
         "call_id": f"{number + 1:032x}-{number + 1:016x}",
@@ -63,20 +63,20 @@ def write(path: Path, records: Iterable[CallRecord]) -> Path:
     return path
 
 
-def a_night() -> list[CallRecord]:
-    """Calls of an hour, in which much happens."""
-    chance = random.Random(5)
+def busy_hour() -> list[CallRecord]:
+    """Return the calls of an hour with a gap, a slow and failing last quarter, an invalid URL, and a burst."""
+    random_numbers = random.Random(5)
     made = list[CallRecord]()
     for number in range(3_600):
-        if 1_000 <= number < 1_600:  # nothing for ten minutes
+        if 1_000 <= number < 1_600:  # ten minutes without calls
             continue
         slow = 4.0 if number >= 2_700 else 1.0
         fields: dict[str, Any] = {
             "project": "Prices" if number % 3 else "Weather",
             "url": f"https://{'a' if number % 2 else 'b'}.example/{number}",
-            "delta_t": round(slow * chance.lognormvariate(-1.6, 0.6), 6),
+            "delta_t": round(slow * random_numbers.lognormvariate(-1.6, 0.6), 6),
         }
-        if chance.random() < (0.2 if number >= 2_700 else 0.02):
+        if random_numbers.random() < (0.2 if number >= 2_700 else 0.02):
             fields |= {"error": "HTTPStatusError: 503 Service Unavailable", "response_code": 503}
         made.append(call(number, **fields))
     made.append(call(3_600, error="InvalidURL: no scheme", url="no url", project="", t=START + 500))

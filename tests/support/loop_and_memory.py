@@ -1,6 +1,6 @@
-"""What no test may find left behind or exceeded: tasks, threads, sockets, memory, and long turns of the loop.
+"""Checks for leaked tasks, threads and sockets, for memory use, and for long iterations of the event loop.
 
-For the tests of hostile servers and strangers' vectors. Knows sessions and loops, nothing of the connector.
+This module depends on aiohttp and event loops, but not on the connector.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 STALL_LIMIT = 0.05
-"""Seconds that one turn of the loop may take."""
+"""Seconds that one iteration of the event loop may take."""
 
 
 ALLOWANCE = 8 * 2**20
-"""Bytes that a call may need beside the body that its cap allows."""
+"""Bytes of memory that a call may use in addition to the largest allowed body."""
 
 
-class NoNames(AbstractResolver):
-    """A resolver that knows no name, so that no vector leads out of this machine."""
+class OfflineResolver(AbstractResolver):
+    """A resolver that resolves no name, so that no test connects to another machine."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        raise OSError(None, f"no name server here to ask for {host}")
+        raise OSError(None, f"{host} cannot be resolved in tests")
 
     async def close(self) -> None:
-        """Have nothing to close."""
+        """Do nothing."""
 
 
-def closed_session(**options: object) -> aiohttp.ClientSession:
-    """Return a session that reaches addresses on this machine and no name."""
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=NoNames(), limit=4), **options)  # type: ignore[arg-type]
+def local_session(**options: object) -> aiohttp.ClientSession:
+    """Return a session that resolves no host names. URLs with IP addresses work."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=OfflineResolver(), limit=4), **options)  # type: ignore[arg-type]
 
 
 def sockets() -> set[str]:
-    """Return the sockets that this process has open; known on Linux only."""
+    """Return the open sockets of this process; empty on other systems than Linux."""
     found: set[str] = set()
     if sys.platform != "linux":
         return found
     for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # the descriptor that lists the folder, or one that another thread has closed
+        with suppress(OSError):  # this descriptor has been closed in the meantime
             if stat.S_ISSOCK(descriptor.stat().st_mode):
                 found.add(str(descriptor.readlink()))
     return found
@@ -60,42 +60,42 @@ def sockets() -> set[str]:
 
 @asynccontextmanager
 async def leaves_nothing(seconds: float = 5.0) -> AsyncIterator[None]:
-    """Fail if more tasks, threads or sockets are there after the block than before it.
+    """Fail if tasks, threads or sockets of the block still exist after it.
 
     Args:
-        seconds: How long the other end, which hears of a closed connection later, may take.
+        seconds: Time in which they may end; a server notices later that a connection is closed.
     """
     before = (asyncio.all_tasks(), set(threading.enumerate()), sockets())
     yield
-    give_up = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while True:
         now = (asyncio.all_tasks(), set(threading.enumerate()), sockets())
         left = [now[0] - before[0], now[1] - before[1], now[2] - before[2]]
         if not any(left):
             return
-        if time.monotonic() > give_up:
+        if time.monotonic() > deadline:
             raise AssertionError(f"left behind: {left}")
         await asyncio.sleep(0)
 
 
 def resident(line: str) -> int:
-    """Return VmRSS or VmHWM, the memory of this process that is or was at most resident, in bytes."""
+    """Return the resident memory of this process in bytes: the current (``VmRSS``) or the largest (``VmHWM``)."""
     (kilobytes,) = re.findall(rf"{line}:\s+([0-9]+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     return int(kilobytes) * 1024
 
 
 @contextmanager
 def needs_at_most(limit: int) -> Iterator[None]:
-    """Fail if the block needs more than `limit` bytes of resident memory at any time; measured on Linux only.
+    """Fail if the block needs more than `limit` bytes of resident memory at any time. Measured on Linux only.
 
-    Resident memory and not what Python allocates: it counts what decompressors allocate. A server in the same process
-    is counted, too.
+    Resident memory also contains the memory of decompressors, which Python does not allocate. It includes the memory of
+    servers in the same process.
     """
     if sys.platform != "linux":
         yield
         return
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the high-water mark starts again, proc(5)
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets VmHWM, proc(5)
     before = resident("VmRSS")
     yield
     needed = resident("VmHWM") - before
@@ -103,12 +103,12 @@ def needs_at_most(limit: int) -> Iterator[None]:
 
 
 @dataclass
-class Turns:
-    """The longest turn of a loop, in seconds.
+class IterationTimes:
+    """The longest iteration of an event loop, in seconds.
 
     Attributes:
-        cpu: Of this thread's processor time: what the loop itself did, however busy the machine is.
-        wall: Of real time.
+        cpu: CPU time of the thread, which does not depend on other load on the machine.
+        wall: Elapsed time.
     """
 
     cpu: float = 0.0
@@ -116,12 +116,12 @@ class Turns:
 
 
 @contextmanager
-def turns_of_the_loop(interval: float = 0.001) -> Iterator[Turns]:
-    """Measure the turns of the running loop by a timer that is due every `interval` seconds.
+def slowest_iteration(interval: float = 0.001) -> Iterator[IterationTimes]:
+    """Measure the longest iteration of the running loop, with a timer that is due every `interval` seconds.
 
-    What the garbage of earlier tests takes to be found is not the loop's: it is collected before.
+    Garbage of earlier tests is collected first, because a collection would count as a long iteration.
     """
-    loop, longest = asyncio.get_running_loop(), Turns()
+    loop, longest = asyncio.get_running_loop(), IterationTimes()
     gc.collect()
     cpu, wall = time.thread_time(), time.perf_counter()
     timers: list[asyncio.TimerHandle] = []
@@ -140,10 +140,10 @@ def turns_of_the_loop(interval: float = 0.001) -> Iterator[Turns]:
         timers[0].cancel()
 
 
-def assert_no_stall(longest: Turns, limit: float = STALL_LIMIT) -> None:
-    """Hold the loop to `limit`; real time may be ten times as long, on a machine that does other things too.
+def assert_no_stall(longest: IterationTimes, limit: float = STALL_LIMIT) -> None:
+    """Check the CPU time against `limit`, and the elapsed time against ten times as much: the machine may be busy.
 
-    Where every line is traced for the coverage, the time is the tracer's; the runs on the wheel hold the limit itself.
+    With coverage, the limit is four times as long, because every line is traced. CI also runs without coverage.
     """
     if sys.gettrace() is not None:
         limit *= 4
@@ -151,6 +151,6 @@ def assert_no_stall(longest: Turns, limit: float = STALL_LIMIT) -> None:
     assert longest.wall < 10 * limit, longest
 
 
-def free_again(session: aiohttp.ClientSession) -> bool:
-    """Whether no connection of the session is in use."""
+def is_idle(session: aiohttp.ClientSession) -> bool:
+    """Return whether no connection of the session is in use."""
     return session.connector is not None and not session.connector._acquired

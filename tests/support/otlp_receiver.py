@@ -1,6 +1,6 @@
-"""Receivers of OTLP in this process, over gRPC and over HTTP, and what they received.
+"""OTLP receivers in this process, over gRPC and over HTTP, and the received telemetry.
 
-They bind port 0 of the loopback and report the port. Knows nothing of the connector.
+They bind port 0 of the loopback interface. This module does not depend on the connector.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _REQUESTS: dict[str, tuple[Any, str]] = {
 
 
 def value_of(any_value: Any) -> Any:
-    """Return what one of OTLP's values holds; a list for an array."""
+    """Return the value in an OTLP ``AnyValue``; a list for an array."""
     kind = any_value.WhichOneof("value")
     return (
         [value_of(each) for each in any_value.array_value.values] if kind == "array_value" else getattr(any_value, kind)
@@ -43,7 +43,7 @@ def attributes_of(message: Any) -> dict[str, Any]:
 
 
 class Received:
-    """What receivers got: the groups of each signal, in the order of their arrival.
+    """The received telemetry: the groups of each signal, in the order of their arrival.
 
     Attributes:
         resources: The attributes of the resource of each group, of all signals.
@@ -57,7 +57,7 @@ class Received:
         self._changed = threading.Condition()
 
     def add(self, signal: str, groups: Any) -> None:
-        """Keep the groups of a request; `signal` is the name of the list that they belong to."""
+        """Store the groups of a request. `signal` is the name of their list."""
         with self._changed:
             getattr(self, signal).extend(groups)
             self.resources += [attributes_of(group.resource) for group in groups]
@@ -69,7 +69,7 @@ class Received:
         return [span for span in spans if kind in {None, span.kind}]
 
     def call_ids(self, kind: int | None = None) -> Counter[str]:
-        """Return the call_id of each span, with how often it arrived."""
+        """Return the call_id of each span, with the number of times it arrived."""
         return Counter(f"{span.trace_id.hex()}-{span.span_id.hex()}" for span in self.spans(kind))
 
     def metric_names(self) -> set[str]:
@@ -79,7 +79,7 @@ class Received:
         }
 
     def points(self, name: str) -> list[Any]:
-        """Return the last data points of a metric that each resource sent; cumulative, so they are its totals."""
+        """Return the last data points of a metric from each resource. They are cumulative, so they are its totals."""
         last: dict[bytes, list[Any]] = {}
         for each in self.resource_metrics:
             for metric in (metric for scope in each.scope_metrics for metric in scope.metrics if metric.name == name):
@@ -92,7 +92,7 @@ class Received:
         return [record for each in self.resource_logs for scope in each.scope_logs for record in scope.log_records]
 
     def wait_for(self, condition: Callable[[], object], seconds: float = 20) -> None:
-        """Wait until what has arrived meets the condition."""
+        """Wait until the received telemetry meets the condition."""
         with self._changed:
             assert self._changed.wait_for(condition, seconds), "did not arrive"
 
@@ -134,7 +134,7 @@ def http_receiver(received: Received, port: int = 0) -> Iterator[str]:
     """Receive over HTTP with protobuf during the block, and yield the endpoint."""
 
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"  # on a connection that is closed, the exporter may send once more
+        protocol_version = "HTTP/1.1"  # keep-alive: on a closed connection, the exporter may send a request twice
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))

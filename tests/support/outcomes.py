@@ -1,4 +1,4 @@
-"""Every way in which a call can end: what the server does, and what the row, the span and the error must say."""
+"""All outcomes of a call: the steps of the server, and the expected row, span and error."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ OK_BODY = b'{"ok": true}'
 
 @dataclass(frozen=True)
 class Outcome:
-    """One scenario: what the server does and what the row and the span must say."""
+    """A scenario: the steps of the server, and the expected row and span."""
 
     steps: Any
-    error: str = ""  # the class's name; nothing for a success
-    message: str = ""  # what the message must contain
+    error: str = ""  # name of the class; empty for a success
+    message: str = ""  # part of the message
     code: int | None = 200
     size: int | None = None  # None: any
-    attempts: int = 1  # those that aiohttp makes by itself when a connection breaks included
-    events: int | None = None  # None: one for each attempt that failed
+    attempts: int = 1  # includes those that aiohttp makes by itself after a broken connection
+    events: int | None = None  # None: one for each failed attempt
     error_type: str | None = None  # None: otel_connector.<error>
 
 
@@ -78,7 +78,7 @@ def connector(log: Log | None, sdk: SDK | None, clock: FakeClock, **options: Any
 
 
 def assert_span_carries(span: ReadableSpan, record: CallRecord) -> None:
-    """The ten fields are on the span, equal to the row's; empty ones are left out."""
+    """Check that the span has the ten fields of the row as attributes, except empty ones."""
     expected = {name: getattr(record, name) for name in COLUMNS if getattr(record, name) not in {None, ""}}
     assert span.attributes is not None
     carried = {key.removeprefix("otel_connector."): value for key, value in span.attributes.items()}

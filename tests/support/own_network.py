@@ -1,6 +1,6 @@
-"""A function of a test module, run in a process whose network is its own: there the usual ports are free.
+"""Runs a function of a test module in a process with its own network namespace, in which all ports are free.
 
-Needs Linux with user namespaces or root, and `unshare` of util-linux.
+This needs Linux with user namespaces or root, and `unshare` of util-linux.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _SET_FLAGS = 0x8914  # SIOCSIFFLAGS, netdevice(7)
 _UP_AND_RUNNING = 0x1 | 0x40
 
 
-def run_alone(module_file: str, call: str) -> subprocess.CompletedProcess[Any]:
-    """Call a function of a test module in a process with a network of its own, which has a loopback and nothing else.
+def run_in_own_network(module_file: str, call: str) -> subprocess.CompletedProcess[Any]:
+    """Call a function of a test module in a process whose network has only a loopback interface.
 
     Args:
         module_file: The module's ``__file__``.
@@ -33,14 +33,14 @@ def run_alone(module_file: str, call: str) -> subprocess.CompletedProcess[Any]:
         pytest.skip("needs Linux with unshare, of util-linux")
     command, environment = processes.function(module_file, call)
     command[-1] = f"from support.own_network import set_up; set_up(); {command[-1]}"
-    # root needs no user namespace, and may be in a container that allows none
+    # root needs no user namespace, and containers may not allow one
     namespaces = ["--net"] if os.geteuid() == 0 else ["--net", "--map-root-user"]
     if subprocess.run(["unshare", *namespaces, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("this user may not make a network namespace")
+        pytest.skip("this user cannot create a network namespace")
     return processes.run(["unshare", *namespaces, *command], env=environment, capture_output=True, text=True)
 
 
 def set_up() -> None:
-    """Switch on the loopback of this process's network."""
+    """Enable the loopback interface of this process's network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, _SET_FLAGS, struct.pack("16sh14x", b"lo", _UP_AND_RUNNING))

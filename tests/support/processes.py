@@ -1,6 +1,6 @@
-"""Child processes of the tests: each has a time limit, and is ended together with its own children.
+"""Child processes of the tests. Each has a timeout, and is killed together with its own children.
 
-`run` and `Process` take what `subprocess.run` and `subprocess.Popen` take. Knows nothing of what the processes do.
+`run` and `Process` have the arguments of `subprocess.run` and `subprocess.Popen`.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from support.left_behind import MARK
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
 
-LONGEST = 60.0
-"""Seconds that a child process may take, if its test does not say otherwise."""
+DEFAULT_TIMEOUT = 60.0
+"""Default timeout of a child process in seconds."""
 
 _running: list[Process] = []
 
 
 class Process(subprocess.Popen[Any]):
-    """A process in a session of its own, so that a signal reaches its children too.
+    """A process in its own session, so that signals can be sent to its children, too.
 
-    As a context manager it waits for the process, for `LONGEST` seconds at most. If the block raises, the process is
-    killed and not waited for.
+    As a context manager, it waits up to `DEFAULT_TIMEOUT` seconds for the exit of the process. If the block raises, the
+    process is killed first.
     """
 
-    stdin: Any  # a pipe where one was asked for, as in all that follows
+    stdin: Any  # not optional, so that tests need no check for None
     stdout: Any
     stderr: Any
 
@@ -47,12 +47,12 @@ class Process(subprocess.Popen[Any]):
         _running.append(self)
 
     def kill_all(self) -> None:
-        """Kill the process and all processes it has started."""
+        """Kill the process and all processes in its session."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
-    def communicate(self, input: Any = None, timeout: float | None = LONGEST) -> tuple[Any, Any]:  # noqa: A002 - subprocess's name
-        """Do as `subprocess.Popen.communicate`, and kill all processes when the time is over."""
+    def communicate(self, input: Any = None, timeout: float | None = DEFAULT_TIMEOUT) -> tuple[Any, Any]:  # noqa: A002 - subprocess's name
+        """Like `subprocess.Popen.communicate`, but with a default timeout, after which all processes are killed."""
         try:
             return super().communicate(input, timeout)
         except subprocess.TimeoutExpired:
@@ -70,7 +70,7 @@ class Process(subprocess.Popen[Any]):
         if kind is not None:
             self.kill_all()
         try:
-            self.wait(LONGEST)
+            self.wait(DEFAULT_TIMEOUT)
         finally:
             if self.poll() is None:
                 self.kill_all()
@@ -82,11 +82,11 @@ def run(
     *,
     input: Any = None,  # noqa: A002 - subprocess's name
     capture_output: bool = False,
-    timeout: float = LONGEST,
+    timeout: float = DEFAULT_TIMEOUT,
     check: bool = False,
     **options: Any,
 ) -> subprocess.CompletedProcess[Any]:
-    """Do as `subprocess.run`; `timeout` has a default, and ends the processes that this one has started, too."""
+    """Like `subprocess.run`, but with a default timeout, after which the children of the process are killed, too."""
     if input is not None:
         options["stdin"] = subprocess.PIPE
     if capture_output:
@@ -99,25 +99,25 @@ def run(
 
 
 def wait_until(condition: Callable[[], object], process: Process, seconds: float = 30.0) -> None:
-    """Return when the condition is met; the process must not end before.
+    """Wait until the condition is true. Fail if the process exits before.
 
-    Looks again each few milliseconds and leaves the processor to the process meanwhile.
+    The condition is polled every 5 ms. Between the polls this process sleeps, so that the other one can run.
     """
-    give_up = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < give_up, f"not within {seconds} s"
+        assert time.monotonic() < deadline, f"not within {seconds} s"
         with contextlib.suppress(subprocess.TimeoutExpired):
             raise AssertionError(f"the process has ended with {process.wait(0.005)}")
 
 
-def outlives_its_test(process: Process) -> None:
-    """Have `none_left` not end this process."""
+def keep_running(process: Process) -> None:
+    """Exclude the process from `kill_remaining`."""
     _running.remove(process)
 
 
 @contextlib.contextmanager
-def none_left() -> Iterator[None]:
-    """Kill the processes that this thread has started in the block and that still run at its end."""
+def kill_remaining() -> Iterator[None]:
+    """Kill all processes that this thread has started in the block and that still run at its end."""
     before = list(_running)
     yield
     for process in [each for each in _running if each not in before and each.started_by == threading.get_ident()]:
@@ -132,11 +132,11 @@ def none_left() -> Iterator[None]:
 
 
 def clean_environment(extra: Mapping[str, str] | None = None, *folders: Path) -> dict[str, str]:
-    """Return this process's environment without what configures telemetry or the terminal.
+    """Return the environment of this process without variables that configure telemetry or the terminal.
 
     Args:
         extra: Variables to add.
-        folders: Folders that the child's Python imports from, beside the tests' and the project's.
+        folders: Folders to add to the import path, beside those of the tests and the project.
     """
     changed = ("OTEL_", "COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_", "GITHUB_ACTIONS")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(changed)}

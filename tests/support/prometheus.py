@@ -1,4 +1,4 @@
-"""A real Prometheus, and the program that it scrapes: both on the loopback, on ports that are free."""
+"""A real Prometheus, and a server of metrics that it scrapes, both on free ports of the loopback interface."""
 
 from __future__ import annotations
 
@@ -24,29 +24,30 @@ from support import processes
 
 
 class Scraped:
-    """What a program shows to Prometheus at ``/metrics``, and how often it was asked for it."""
+    """A WSGI application that serves the metrics of a program at ``/metrics`` and counts the scrapes."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._metrics = make_wsgi_app(registry)
-        self._asked = 0
+        self._scrapes = 0
         self._change = threading.Condition()
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         with self._change:
-            self._asked += 1
+            self._scrapes += 1
             self._change.notify_all()
         return self._metrics(environ, start_response)
 
     def wait(self) -> float:
-        """Wait until Prometheus holds what the metrics are now, and return the time."""
+        """Wait until Prometheus has stored the current metrics, and return the time."""
         with self._change:
-            enough = self._asked + 2  # the first that begins now, and the next, which begins when the first is stored
-            assert self._change.wait_for(lambda: self._asked >= enough, 20)
+            # One scrape that starts now, and the next one, which starts when the first is stored
+            target = self._scrapes + 2
+            assert self._change.wait_for(lambda: self._scrapes >= target, 20)
         return time.time()
 
     @contextmanager
     def served(self) -> Iterator[int]:
-        """Serve it, on the port that is given back."""
+        """Serve the metrics, and yield the port."""
 
         class Silent(WSGIRequestHandler):
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
@@ -64,7 +65,7 @@ class Scraped:
 
 @dataclass
 class Prometheus:
-    """A Prometheus that runs."""
+    """A running Prometheus."""
 
     address: str
 
@@ -73,13 +74,13 @@ class Prometheus:
             return json.load(answer)["data"]
 
     def rules_evaluated(self) -> float:
-        """The time since which every rule has been evaluated, Unix time in seconds; 0 if one has not been."""
+        """Return the time since which every rule has been evaluated, in Unix seconds; 0 if one has not been."""
         last = min(rule["lastEvaluation"] for group in self.get("rules")["groups"] for rule in group["rules"])
-        moment, fraction = last.removesuffix("Z").partition(".")[::2]  # nanoseconds, which Python does not read
+        moment, fraction = last.removesuffix("Z").partition(".")[::2]  # Python does not parse nanoseconds
         return max(datetime.fromisoformat(f"{moment}+00:00").timestamp() + float(f"0.{fraction or 0}"), 0)
 
     def series(self, query: str, at: float | None = None) -> list[tuple[dict[str, str], float]]:
-        """The series of an instant query, without their name."""
+        """Return the series of an instant query, without the label of the metric name."""
         data = self.get("query", query=query, **({} if at is None else {"time": at}))
         if data["resultType"] == "scalar":
             return [({}, float(data["result"][1]))]
@@ -91,9 +92,9 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, port: int, rules: Path) -> Iterator[Prometheus]:
-    """Run one that keeps its data in the folder, scrapes the port as the job ``example`` and evaluates the rules.
+    """Run a Prometheus that stores its data in `folder`, scrapes the port as job ``example`` and evaluates the rules.
 
-    It is ready at once, but by itself waits for 5 s before it scrapes for the first time.
+    Prometheus waits up to 5 s before its first scrape.
     """
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "200ms"},
@@ -106,13 +107,13 @@ def prometheus(folder: Path, port: int, rules: Path) -> Iterator[Prometheus]:
     environment = {**os.environ, "TZ": "UTC"}
     with processes.Process(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None
-        said = ""
+        log = ""
         for line in process.stderr:
-            said += line
+            log += line
             if "ready to receive web requests" in line:
                 break
-        listening = re.search(r'msg="Listening on" address=(\S+)', said)
-        assert listening is not None, said
+        listening = re.search(r'msg="Listening on" address=(\S+)', log)
+        assert listening is not None, log
         drain = threading.Thread(target=process.stderr.read)
         drain.start()
         try:

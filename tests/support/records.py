@@ -1,4 +1,4 @@
-"""Records that are hard to write in a CSV file, and the readers that must read them back."""
+"""Records that are hard to write to a CSV file, and the readers that must return them unchanged."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ RECORDS = st.builds(
 
 
 def as_written(record: CallRecord) -> CallRecord:
-    """The record after what the format says it changes: lines made one, texts cut, times in whole microseconds."""
+    """Return the record with the documented changes of the format: single-line and limited texts, rounded times."""
     return record._replace(
         project=one_line(record.project),
         t=round(record.t, 6),

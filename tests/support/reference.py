@@ -1,6 +1,6 @@
-"""The README's reference, made of the code: `python -m support.reference`, in `tests`, writes it again.
+"""Generates the reference in the README from the code. To update it, run `python -m support.reference` in `tests`.
 
-A test holds that the README has what is made here.
+A test compares the README with the generated text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COMMANDS = ("demo", "check", "fetch", "review", "replay")
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    """Yield a table's lines."""
+    """Yield the lines of a table."""
     names = list(head)
     yield f"| {' | '.join(names)} |"
     yield f"|{'---|' * len(names)}"
@@ -62,7 +62,7 @@ seven, and each attempt has a CLIENT span `{call}` with these and `{_vocabulary.
 
 
 def help_of(command: str) -> str:
-    """Return what `--help` prints for a command; in this process, which has everything loaded."""
+    """Return the output of `--help` for a command."""
     variables = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
     done = CliRunner().invoke(app, [*command.split(), "--help"], prog_name="otel-connector", env=variables)
     assert done.exit_code == 0, done.output
@@ -70,7 +70,7 @@ def help_of(command: str) -> str:
 
 
 def commands() -> Iterator[str]:
-    """Yield the commands' help texts, each to be unfolded."""
+    """Yield the help texts of the commands, each in a collapsed section."""
     for command in COMMANDS:
         text = "\n".join(line.rstrip() for line in help_of(command).strip().splitlines())
         yield f"<details><summary><code>otel-connector {command} --help</code></summary>\n"
@@ -79,12 +79,12 @@ def commands() -> Iterator[str]:
 
 
 def reference() -> str:
-    """Return the whole of it."""
+    """Return the whole reference."""
     return "\n".join([*telemetry(), *commands()])
 
 
 def main() -> None:
-    """Write it into the README."""
+    """Write the reference into the README."""
     before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     README.write_text(f"{before}{BEGIN}\n{reference()}\n{END}{after}", encoding="utf-8")

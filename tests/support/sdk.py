@@ -1,4 +1,4 @@
-"""An OpenTelemetry SDK that keeps its spans and metrics in memory. Knows nothing of the connector."""
+"""An OpenTelemetry SDK that stores its spans and metrics in memory. It does not depend on the connector."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 @dataclass
 class SDK:
-    """A tracer and a meter provider that keep what they get."""
+    """A tracer provider and a meter provider with exporters in memory."""
 
     spans: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
     metrics: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
@@ -26,22 +26,22 @@ class SDK:
 
     @property
     def providers(self) -> dict[str, Any]:
-        """The arguments that hand both to a connector."""
+        """Return the keyword arguments of a connector that set both providers."""
         return {"tracer_provider": self.tracer_provider, "meter_provider": self.meter_provider}
 
     def span(self) -> Any:
-        """The one span there is, all of whose parts are there."""
+        """Return the only span that has ended."""
         (span,) = self.spans.get_finished_spans()
         return span
 
     def points(self, name: str) -> list[Any]:
-        """The data points of one metric, as they are now."""
+        """Return the current data points of a metric."""
         data = self.metrics.get_metrics_data()
         return [] if data is None else points(data, name)
 
 
 def points(data: MetricsData, name: str) -> list[Any]:
-    """Return the data points of the metric called `name`."""
+    """Return the data points of the metric with this name."""
     return [
         point
         for resource in data.resource_metrics

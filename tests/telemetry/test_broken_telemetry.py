@@ -46,7 +46,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 from opentelemetry.trace import NonRecordingSpan, NoOpTracer, NoOpTracerProvider, SpanContext
 from support.faulty_disks import limited_size
 from support.logs import Log
-from support.loop_and_memory import assert_no_stall, turns_of_the_loop
+from support.loop_and_memory import assert_no_stall, slowest_iteration
 from support.sdk import SDK
 
 from otel_connector import AsyncConnector, HTTPStatusError, _telemetry
@@ -702,7 +702,7 @@ def assert_loop_is_not_blocked() -> Iterator[None]:
     gc.collect()
     gc.disable()
     try:
-        with turns_of_the_loop() as longest:
+        with slowest_iteration() as longest:
             yield
     finally:
         gc.enable()

@@ -1,7 +1,7 @@
-"""`otel_connector.testing`: each step does on the wire what it says, nothing is left behind, virtual time is in order.
+"""Tests of `otel_connector.testing`: the steps of `FaultServer`, its resources, and the virtual time of `FakeClock`.
 
-The wire is read with plain blocking sockets, which tell RST (`ConnectionResetError`) from FIN (an empty read), and with
-aiohttp where it matters what a client makes of it.
+Most tests read from blocking sockets, which distinguish RST (`ConnectionResetError`) from FIN (an empty read). Tests of
+a client's reaction use aiohttp.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ OK_BODY = b'{"ok": true}'
 
 
 class Wire:
-    """One blocking connection to a server, read to the byte."""
+    """A blocking connection to a server, read byte by byte."""
 
     def __init__(self, server: FaultServer) -> None:
         self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=5)
@@ -79,7 +79,7 @@ class Wire:
 
     def head(self) -> tuple[int, dict[str, str]]:
         lines = [line.decode().rstrip("\r\n") for line in iter(self._file.readline, b"\r\n")]
-        assert lines, "the connection ended before an answer"
+        assert lines, "the connection was closed before a response"
         return int(lines[0].split(" ")[1]), dict(line.split(": ", 1) for line in lines[1:])
 
     def read(self, size: int = -1) -> bytes:
@@ -105,16 +105,16 @@ def wire(server: FaultServer) -> Iterator[Wire]:
 
 
 @contextmanager
-def asked(step: Any) -> Iterator[Wire]:
-    """A connection on which a request has been sent whose answer is `step`."""
+def answered_by(step: Any) -> Iterator[Wire]:
+    """Yield a connection on which a request was sent. The server answers it with `step`."""
     with FaultServer() as server, wire(server) as opened:
         server.script("/x", step)
         opened.get()
         yield opened
 
 
-def wire_up(server: FaultServer, path: str, step: Step) -> socket.socket:
-    """Ask for `step`, over TLS if the server speaks it; a missing close_notify is an error then."""
+def connect_and_request(server: FaultServer, path: str, step: Step) -> socket.socket:
+    """Connect and send a request for `step`. With TLS, a missing close_notify is an error."""
     server.script(path, step)
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=5)
     if server.url().startswith("https:"):
@@ -170,34 +170,36 @@ def wire_up(server: FaultServer, path: str, step: Step) -> socket.socket:
         (slow_body(0), 200, {"Content-Type": "application/json", "Content-Length": "12"}, OK_BODY),
     ],
 )
-def test_answers(step: Step | int, status: int, headers: dict[str, str], body: bytes) -> None:
-    with asked(step) as connection:
+def test_responses_have_the_expected_status_headers_and_body(
+    step: Step | int, status: int, headers: dict[str, str], body: bytes
+) -> None:
+    with answered_by(step) as connection:
         assert connection.answer() == (status, headers, body)
 
 
-def test_reset_and_disconnect_differ() -> None:
-    with asked(reset) as connection, pytest.raises(ConnectionResetError):
+def test_reset_sends_rst_and_disconnect_sends_fin() -> None:
+    with answered_by(reset) as connection, pytest.raises(ConnectionResetError):
         connection.read()
-    with asked(disconnect) as connection:
+    with answered_by(disconnect) as connection:
         assert connection.read() == b""
 
 
-def test_reset_in_body() -> None:
-    with asked(reset_in_body(16)) as connection:
+def test_reset_in_body_sends_rst_after_the_start_of_the_body() -> None:
+    with answered_by(reset_in_body(16)) as connection:
         assert connection.head()[1]["Content-Length"] == "80"
         assert len(connection.read(16)) == 16
         with pytest.raises(ConnectionResetError):
             connection.read()
 
 
-def test_truncated() -> None:
-    with asked(truncated(16, 64)) as connection:
+def test_truncated_sends_fewer_bytes_than_promised() -> None:
+    with answered_by(truncated(16, 64)) as connection:
         assert connection.head()[1]["Content-Length"] == "64"
         assert len(connection.read()) == 16
 
 
-def test_truncated_chunks() -> None:
-    with asked(truncated_chunks()) as connection:
+def test_truncated_chunks_sends_no_final_chunk() -> None:
+    with answered_by(truncated_chunks()) as connection:
         assert connection.head()[1]["Transfer-Encoding"] == "chunked"
         assert connection.read() == b'c\r\n{"ok": true}\r\n'
 
@@ -217,13 +219,13 @@ def test_silent_reads_and_never_answers() -> None:
 
 
 def test_garbage_is_not_http() -> None:
-    with asked(garbage) as connection:
+    with answered_by(garbage) as connection:
         assert not connection.read().startswith(b"HTTP/")
 
 
 @pytest.mark.timing
 @pytest.mark.parametrize("step", [slow_headers(0.05), slow_body(0.05)])
-def test_slow_steps_take_their_time(step: Step) -> None:
+def test_slow_steps_take_at_least_their_delay(step: Step) -> None:
     with FaultServer() as server, wire(server) as connection:
         server.script("/x", step)
         started = time.perf_counter()
@@ -232,21 +234,21 @@ def test_slow_steps_take_their_time(step: Step) -> None:
         assert time.perf_counter() - started >= 0.05
 
 
-def test_drip_is_one_byte_at_a_time() -> None:
-    with asked(drip(0.001)) as connection:
+def test_drip_sends_one_byte_per_chunk() -> None:
+    with answered_by(drip(0.001)) as connection:
         connection.head()
         assert connection.read(18) == b"1\r\n \r\n" * 3
 
 
-def test_endless_goes_on() -> None:
-    with asked(endless(1000)) as connection:
+def test_endless_keeps_sending_chunks() -> None:
+    with answered_by(endless(1000)) as connection:
         connection.head()
         chunk = b"3e8\r\n" + b" " * 1000 + b"\r\n"
         assert connection.read(len(chunk) * 500) == chunk * 500
 
 
 def test_corrupt_gzip_cannot_be_decoded() -> None:
-    with asked(corrupt_gzip) as connection:
+    with answered_by(corrupt_gzip) as connection:
         _, headers, body = connection.answer()
     assert headers["Content-Encoding"] == "gzip"
     assert len(body) == int(headers["Content-Length"])
@@ -267,7 +269,7 @@ async def test_compressed_and_bomb_are_decoded_by_aiohttp(encoding: str) -> None
             assert await response.read() == bytes(size)
 
 
-async def test_zstd_works_where_python_can() -> None:
+async def test_zstd_works_or_raises_import_error_if_python_has_no_zstd() -> None:
     stdlib = sys.version_info >= (3, 14)
     backport = importlib.util.find_spec("backports") and importlib.util.find_spec("backports.zstd")
     if not (stdlib or backport):
@@ -280,7 +282,7 @@ async def test_zstd_works_where_python_can() -> None:
             assert await response.json() == {"ok": True}
 
 
-def test_optional_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_optional_package_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("brotli", "trustme"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"brotli: pip install 'otel-connector\[testing\]'") as caught:
@@ -307,18 +309,18 @@ def test_optional_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.filterwarnings(
-    # CPython 3.10 calls aiohttp's TLS transport unclosed when it was the server that ended the connection.
+    # CPython 3.10 reports aiohttp's TLS transport as unclosed if the server closed the connection
     "ignore:unclosed transport:ResourceWarning" if sys.version_info < (3, 11) else "error"
 )
 @pytest.mark.parametrize("tls", [False, True])
-async def test_what_aiohttp_makes_of_a_fault(step: Step, error: type[Exception], tls: bool) -> None:
+async def test_aiohttp_raises_the_expected_error_for_each_fault(step: Step, error: type[Exception], tls: bool) -> None:
     timeout = aiohttp.ClientTimeout(total=0.1 if error is asyncio.TimeoutError else 5)
     async with FaultServer(tls=tls) as server, aiohttp.ClientSession(timeout=timeout) as session:
         server.script("/x", step)
         with pytest.raises(error):
             async with session.get(server.url("/x"), ssl=server.client_ssl if tls else True) as response:
                 await response.read()
-        # What the documentation of `reset` warns of: aiohttp has asked once more by itself.
+        # aiohttp has sent the request a second time by itself, as documented at `reset`
         if step in {reset, disconnect}:
             assert len(server.requests) == 2
 
@@ -348,7 +350,7 @@ async def test_a_held_request_can_be_cancelled_without_a_sleep(make: Any) -> Non
 
 
 @pytest.mark.parametrize("make", [hold, hold_in_body])
-def test_a_held_request_goes_on_when_released(make: Any) -> None:
+def test_a_held_request_is_answered_after_release(make: Any) -> None:
     held = make()
     assert not held.arrived
     with FaultServer() as server, wire(server) as connection:
@@ -365,7 +367,7 @@ def test_a_held_request_goes_on_when_released(make: Any) -> None:
         assert connection.answer()[2] == OK_BODY
 
 
-async def test_a_hold_counts_arrivals_and_takes_another_answer() -> None:
+async def test_a_hold_can_wait_for_several_arrivals_and_give_another_answer() -> None:
     held = hold(then=respond(410), arrivals=3)
     async with FaultServer() as server, aiohttp.ClientSession() as session:
         server.script("/x", held.step)
@@ -381,7 +383,7 @@ async def test_a_hold_counts_arrivals_and_takes_another_answer() -> None:
         assert await asyncio.gather(*tasks) == [410] * 3
 
 
-async def test_giving_up_on_an_arrival_spoils_it_for_nobody() -> None:
+async def test_arrived_can_be_awaited_again_after_a_timeout() -> None:
     held = hold()
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(held.arrived, 0.001)
@@ -393,7 +395,7 @@ async def test_giving_up_on_an_arrival_spoils_it_for_nobody() -> None:
         (await task).close()
 
 
-def test_an_arrival_can_fail_to_come() -> None:
+def test_waiting_for_an_arrival_can_time_out() -> None:
     with pytest.raises(TimeoutError, match=r"within 0\.001 s"):
         hold().arrived.wait(0.001)
 
@@ -401,7 +403,7 @@ def test_an_arrival_can_fail_to_come() -> None:
 # Scripts and the log.
 
 
-def test_steps_are_taken_in_turn_and_the_last_repeats() -> None:
+def test_steps_are_played_in_order_and_the_last_one_repeats() -> None:
     with FaultServer() as server, wire(server) as connection:
         server.script("/x", [503, respond(429), ok])
         for _ in range(4):
@@ -421,7 +423,7 @@ def test_steps_are_taken_in_turn_and_the_last_repeats() -> None:
         assert connection.answer()[0] == 201
 
 
-def test_an_unscripted_path_is_not_found() -> None:
+def test_an_unscripted_path_gets_404() -> None:
     with FaultServer() as server, wire(server) as connection:
         connection.get("/nowhere")
         assert connection.answer()[0] == 404
@@ -429,7 +431,7 @@ def test_an_unscripted_path_is_not_found() -> None:
         assert server.received("/x") == []
 
 
-def test_urls() -> None:
+def test_url_contains_the_address_and_the_encoded_query() -> None:
     with FaultServer() as server:
         root = f"http://127.0.0.1:{server.port}"
         assert server.url() == f"{root}/"
@@ -437,7 +439,7 @@ def test_urls() -> None:
         assert server.url("/a?b=1", c=2) == f"{root}/a?b=1&c=2"
 
 
-def test_a_step_of_ones_own() -> None:
+def test_a_custom_step_can_send_bytes_and_play_another_step() -> None:
     async def half_a_status_line(connection: Connection) -> None:
         await connection.send(b"HTTP/1.1 20")
         connection.close()
@@ -464,47 +466,47 @@ def test_a_step_that_raises_fails_the_test() -> None:
     server = FaultServer()
     server.start()
     server.script("/x", broken)
-    with wire(server) as asking:
-        asking.get()
+    with wire(server) as connection:
+        connection.get()
         with pytest.raises(ConnectionResetError):
-            asking.read()
+            connection.read()
     with pytest.raises(RuntimeError, match="a step of /x raised LookupError") as caught:
         server.close()
     assert isinstance(caught.value.__cause__, LookupError)
     server.close()
 
     def failing_test() -> None:
-        with FaultServer() as server, wire(server) as asking:
+        with FaultServer() as server, wire(server) as connection:
             server.script("/x", broken)
-            asking.get()
+            connection.get()
             with pytest.raises(ConnectionResetError):
-                asking.read()
+                connection.read()
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         failing_test()
 
 
-def test_a_client_that_leaves_is_no_failure() -> None:
+def test_a_client_that_disconnects_is_not_an_error() -> None:
     held = hold()
-    left = threading.Event()
+    disconnected = threading.Event()
 
-    async def notices(connection: Connection) -> None:
+    async def reports_the_disconnect(connection: Connection) -> None:
         try:
             await held.step.play(connection)
         finally:
-            left.set()
+            disconnected.set()
 
-    async def talks_on(connection: Connection) -> None:
+    async def sends_after_abort(connection: Connection) -> None:
         connection.abort()
-        await connection.send(b"anyone there?")
+        await connection.send(b"x")
 
     with FaultServer() as server:
-        server.script("/x", [notices, talks_on])
+        server.script("/x", [reports_the_disconnect, sends_after_abort])
         with wire(server) as connection:
             connection.get()
             held.arrived.wait()
-        assert left.wait(5)
+        assert disconnected.wait(5)
         with wire(server) as connection:
             connection.get()
             with pytest.raises(ConnectionResetError):
@@ -514,7 +516,7 @@ def test_a_client_that_leaves_is_no_failure() -> None:
 # HTTP.
 
 
-def test_a_connection_is_used_again_unless_somebody_says_no() -> None:
+def test_a_connection_is_reused_unless_the_client_requests_close() -> None:
     with FaultServer() as server:
         server.script("/x", ok)
         with wire(server) as connection:
@@ -533,7 +535,7 @@ def test_a_connection_is_used_again_unless_somebody_says_no() -> None:
         assert [request.connection for request in server.requests] == [1, 1, 1, 2, 2]
 
 
-async def test_aiohttp_uses_a_connection_again() -> None:
+async def test_aiohttp_reuses_a_connection() -> None:
     async with FaultServer() as server, aiohttp.ClientSession() as session:
         server.script("/x", [ok, ok, disconnect, ok])
         for _ in range(2):
@@ -558,7 +560,7 @@ async def test_aiohttp_uses_a_connection_again() -> None:
         (b"GET / HTTP/1.1\r\nX: " + b"x" * (64 * 1024) + b"\r\n\r\n", 431),
     ],
 )
-def test_what_is_no_request_is_refused_and_not_logged(data: bytes, status: int) -> None:
+def test_an_invalid_request_gets_an_error_status_and_is_not_logged(data: bytes, status: int) -> None:
     with FaultServer() as server, wire(server) as connection:
         connection.send(data)
         assert connection.answer()[0] == status
@@ -566,7 +568,7 @@ def test_what_is_no_request_is_refused_and_not_logged(data: bytes, status: int) 
         assert server.requests == []
 
 
-def test_a_request_in_pieces_and_its_body_are_read() -> None:
+def test_a_request_in_several_segments_is_read_with_its_body() -> None:
     with FaultServer() as server, wire(server) as connection:
         server.script("/x", ok)
         for piece in (b"POST /x HT", b"TP/1.1\r\nContent-Length: 5\r\n\r", b"\nab", b"cdeGET /x HTTP/1.1\r\n\r\n"):
@@ -578,7 +580,7 @@ def test_a_request_in_pieces_and_its_body_are_read() -> None:
 # TLS.
 
 
-async def test_tls_is_trusted_with_client_ssl_only(
+async def test_the_certificate_is_trusted_only_with_client_ssl(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -596,7 +598,7 @@ async def test_tls_is_trusted_with_client_ssl_only(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_failed_handshake_makes_no_noise(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_handshake_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     with FaultServer(tls=True) as server:
         with wire(server) as connection:
             connection.get()
@@ -606,12 +608,12 @@ def test_a_failed_handshake_makes_no_noise(capfd: pytest.CaptureFixture[str]) ->
     assert capfd.readouterr() == ("", "")
 
 
-def test_reset_and_disconnect_differ_under_tls() -> None:
+def test_with_tls_disconnect_sends_close_notify_and_reset_sends_rst() -> None:
     with FaultServer(tls=True) as server:
-        with wire_up(server, "/disconnect", disconnect) as secure:
+        with connect_and_request(server, "/disconnect", disconnect) as secure:
             assert secure.recv(1) == b""
-        secure = wire_up(server, "/reset", reset)
-        # Below TLS, because Python's ssl calls both ends an EOF.
+        secure = connect_and_request(server, "/reset", reset)
+        # Read below TLS: Python's ssl module reports both RST and FIN as EOF
         with socket.socket(fileno=secure.detach()) as raw:
             raw.settimeout(5)
             with pytest.raises(ConnectionResetError):
@@ -623,14 +625,14 @@ def read_to_end(raw: socket.socket) -> None:
         pass
 
 
-def test_client_ssl_is_for_tls_servers() -> None:
+def test_client_ssl_requires_a_tls_server() -> None:
     with FaultServer() as server, pytest.raises(RuntimeError, match="client_ssl"):
         _ = server.client_ssl
     with FaultServer(tls=True) as server:
         assert isinstance(server.client_ssl, ssl.SSLContext)
 
 
-# Life.
+# Start and close.
 
 
 def open_files() -> int:
@@ -639,15 +641,15 @@ def open_files() -> int:
 
 @pytest.mark.timing
 @pytest.mark.parametrize("tls", [False, True])
-def test_closing_with_everything_in_flight_is_fast_and_leaves_nothing(tls: bool) -> None:
-    gc.collect()  # or what an earlier test left would be closed between the two counts
+def test_close_with_requests_in_flight_is_fast_and_leaves_nothing_open(tls: bool) -> None:
+    gc.collect()  # otherwise objects of an earlier test may be closed between the two counts
     threads, files = threading.active_count(), open_files()
     for _ in range(3):
         with FaultServer(tls=tls) as server:
             held = hold_in_body()
             steps = {"/silent": silent, "/drip": drip(), "/endless": endless(), "/held": held.step}
-            connections = [wire_up(server, path, step) for path, step in steps.items()]
-            # Beside these: a connection that has said nothing, which with TLS is a handshake that has not begun.
+            connections = [connect_and_request(server, path, step) for path, step in steps.items()]
+            # The last connection sends nothing. With TLS, its handshake has not started
             connections.append(socket.create_connection(("127.0.0.1", server.port)))
             connections[2].recv(1)
             held.arrived.wait()
@@ -661,7 +663,7 @@ def test_closing_with_everything_in_flight_is_fast_and_leaves_nothing(tls: bool)
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_the_async_form_does_not_block_the_callers_loop(tls: bool) -> None:
+def test_async_with_does_not_block_the_callers_loop(tls: bool) -> None:
     async def use() -> None:
         held = hold()
         async with FaultServer(tls=tls) as server, aiohttp.ClientSession() as session:
@@ -696,7 +698,7 @@ def server_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "FaultServer"}
 
 
-async def test_the_async_form_raises_what_a_step_raised() -> None:
+async def test_async_with_raises_an_error_if_a_step_raised() -> None:
     async def broken(connection: Connection) -> None:
         raise LookupError
 
@@ -726,39 +728,39 @@ def test_a_server_starts_once_and_closes_any_number_of_times() -> None:
     FaultServer().close()
 
 
-def test_a_start_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("otel_connector.testing._server._HOST", "192.0.2.1")  # an address of documentation, not ours
+def test_a_failed_start_raises_an_error_with_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("otel_connector.testing._server._HOST", "192.0.2.1")  # reserved for documentation, RFC 5737
     server = FaultServer()
     with pytest.raises(OSError, match=r"192\.0\.2\.1"):
         server.start()
     server.close()
 
 
-def test_a_step_that_will_not_end_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_does_not_end_makes_close_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("otel_connector.testing._server._CLOSE_TIMEOUT", 0.01)
     threads = server_threads()
-    held, leave = hold(), threading.Event()
+    held, end = hold(), threading.Event()
 
-    async def stays(connection: Connection) -> None:
+    async def does_not_end(connection: Connection) -> None:
         with suppress(asyncio.CancelledError):
             await held.step.play(connection)
-        while not leave.is_set():  # noqa: ASYNC110 -- an event's wait would end when cancelled
+        while not end.is_set():  # noqa: ASYNC110 - waiting for an event would end on cancellation
             await asyncio.sleep(0)
 
     server = FaultServer()
     server.start()
-    server.script("/x", stays)
+    server.script("/x", does_not_end)
     with wire(server) as connection:
         connection.get()
         held.arrived.wait()
         with pytest.raises(RuntimeError, match="keeps the FaultServer from closing"):
             server.close()
-        leave.set()
+        end.set()
     for thread in server_threads() - threads:
         thread.join(5)
 
 
-def test_many_threads_script_ask_and_read_at_once() -> None:
+def test_threads_can_script_send_requests_and_read_concurrently() -> None:
     failures: list[BaseException] = []
 
     def work(server: FaultServer, number: int) -> None:
@@ -771,7 +773,7 @@ def test_many_threads_script_ask_and_read_at_once() -> None:
                         connection.get(path)
                         assert connection.answer()[0] == status
             assert server.statuses(path) == [503, 200, 200] * 20
-        except BaseException as error:  # noqa: BLE001 -- carried to the test's own thread
+        except BaseException as error:  # noqa: BLE001 - reported in the main thread
             failures.append(error)
 
     with FaultServer() as server:
@@ -836,12 +838,12 @@ def test_many_threads_script_ask_and_read_at_once() -> None:
         (lambda: FakeClock().advance(-1), ValueError, "seconds must be"),
     ],
 )
-def test_bad_arguments_are_named(make: Any, error: type[Exception], message: str) -> None:
+def test_an_invalid_argument_is_named_in_the_error(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()
 
 
-def test_a_request_must_have_been_read_to_be_answered() -> None:
+def test_a_peer_that_has_read_no_request_raises_an_error() -> None:
     from otel_connector.testing._peer import Peer
 
     async def serve(peer: Peer) -> None:
@@ -851,7 +853,7 @@ def test_a_request_must_have_been_read_to_be_answered() -> None:
         _ = Peer(1, set(), serve).request
 
 
-def test_public_names() -> None:
+def test_public_names_are_sorted_and_complete() -> None:
     assert testing.__all__ == sorted(testing.__all__)
     assert {name for name in vars(testing) if not name.startswith("_")} == set(testing.__all__)
     assert ReceivedRequest.__dataclass_params__.frozen  # type: ignore[attr-defined]
@@ -862,7 +864,7 @@ def test_public_names() -> None:
 
 
 @pytest.mark.timing
-async def test_virtual_time_passes_at_once() -> None:
+async def test_virtual_time_passes_without_waiting() -> None:
     clock: Clock = FakeClock(start=1_000.25)
     fake = FakeClock(start=1_000.25)
     assert clock.time_ns() == 1_000_250_000_000
@@ -878,17 +880,17 @@ async def test_virtual_time_passes_at_once() -> None:
         await fake.sleep(float("inf"))
 
 
-async def test_a_sleep_yields_once() -> None:
+async def test_a_sleep_yields_to_the_loop_once() -> None:
     clock = FakeClock()
-    turns: list[str] = []
+    order: list[str] = []
 
     async def other() -> None:
-        turns.append("other")
+        order.append("other")
 
     task = asyncio.create_task(other())
     await clock.sleep(1)
-    turns.append("slept")
-    assert turns == ["other", "slept"]
+    order.append("slept")
+    assert order == ["other", "slept"]
     await task
 
 
@@ -905,7 +907,7 @@ async def test_sleepers_wake_in_order_and_time_never_goes_back() -> None:
     assert woken == [(0, "d"), (1, "b"), (3, "b"), (5, "a"), (5, "c"), (5, "b"), (6, "a")]
 
 
-async def test_a_cancelled_sleep_moves_nothing_and_advance_does() -> None:
+async def test_advance_moves_the_time_and_a_cancelled_sleep_does_not() -> None:
     clock = FakeClock()
     late = asyncio.create_task(clock.sleep(10))
     later = asyncio.create_task(clock.sleep(20))
@@ -918,7 +920,7 @@ async def test_a_cancelled_sleep_moves_nothing_and_advance_does() -> None:
     assert clock.monotonic_ns() == 60 * 10**9
 
 
-def test_chance_is_chosen() -> None:
+def test_random_returns_the_selected_numbers() -> None:
     constant, listed = FakeClock(), FakeClock(randoms=[0.1, 0.9])
     assert [constant.random(), constant.random()] == [0.5, 0.5]
     assert [listed.random(), listed.random()] == [0.1, 0.9]
@@ -928,8 +930,8 @@ def test_chance_is_chosen() -> None:
     assert [seeded.random() for _ in range(3)] == [same.random() for _ in range(3)]
 
 
-def test_json_body_needs_json() -> None:
+def test_json_body_accepts_only_json_values() -> None:
     with pytest.raises(TypeError):
         json_body({1, 2})
-    with asked(json_body(None)) as connection:
+    with answered_by(json_body(None)) as connection:
         assert json.loads(connection.answer()[2]) is None
