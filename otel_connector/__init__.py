@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from otel_connector._bulk import Outcome, Outcomes, Resumed
+from otel_connector._call._retry import RetryBudget, RetryPolicy
 from otel_connector._connector import AsyncConnector, ConnectorStats
 from otel_connector._errors import (
     AttemptTimeout,
@@ -32,11 +33,10 @@ from otel_connector._errors import (
 )
 from otel_connector._record import COLUMNS, Attempt, CallRecord
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS
-from otel_connector._retry import RetryBudget, RetryPolicy
 from otel_connector._version import __version__
 
 if TYPE_CHECKING:
-    from otel_connector._chunk import Chunk, ChunkReport, fetch_chunk
+    from otel_connector._fetch._chunk import Chunk, ChunkReport, fetch_chunk
     from otel_connector.csv_exporter import CSVSpanExporter, CSVSpanProcessor
     from otel_connector.providers import configure
 
@@ -81,12 +81,12 @@ __all__ = [
 
 # These load the SDK, or what only a chunk needs; a program that only makes calls does without.
 _LAZY = {
-    "Chunk": "otel_connector._chunk",
-    "ChunkReport": "otel_connector._chunk",
+    "Chunk": "otel_connector._fetch._chunk",
+    "ChunkReport": "otel_connector._fetch._chunk",
     "CSVSpanExporter": "otel_connector.csv_exporter",
     "CSVSpanProcessor": "otel_connector.csv_exporter",
     "configure": "otel_connector.providers",
-    "fetch_chunk": "otel_connector._chunk",
+    "fetch_chunk": "otel_connector._fetch._chunk",
 }
 
 

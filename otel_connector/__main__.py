@@ -1,4 +1,4 @@
-"""Level 9: ``otel-connector`` and ``python -m otel_connector``, that is the command line, or how to get it."""
+"""``otel-connector`` and ``python -m otel_connector``, that is the command line, or how to get it."""
 
 from __future__ import annotations
 

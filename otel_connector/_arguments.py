@@ -1,4 +1,4 @@
-"""Level 2: what a caller may pass.
+"""What a caller may pass.
 
 Each check returns the argument as the code behind it wants it, or raises a `TypeError` or `ValueError` whose message
 starts with the argument's name. Nothing here opens, sends or waits.

@@ -1,4 +1,4 @@
-"""Level 3: many URLs: workers that take them one by one, and outcomes as they come.
+"""Many URLs: workers that take them one by one, and outcomes as they come.
 
 What a worker does with a URL is handed in. Holds as many URLs and outcomes as may be under way, never the list. Knows
 neither the connector nor files, and no progress bar.
@@ -82,7 +82,6 @@ class Outcomes(AsyncIterator[Outcome]):
     """
 
     def __init__(self, urls: Iterable[str | URL] | AsyncIterable[str | URL], work: Work) -> None:
-        """Begin nothing yet."""
         self._crew = _Crew(urls, work)
         self._outcomes = self._crew.outcomes()
 

@@ -1,4 +1,4 @@
-"""Level 0: time and chance, as one value that can be passed in.
+"""Time and chance, as one value that can be passed in.
 
 The loop in ``_connector`` waits, times and draws lots through a `Clock`, so that a test (ours or a user's) replaces
 all three with ``otel_connector.testing.FakeClock`` and never sleeps. Knows nothing of HTTP, retries or telemetry.

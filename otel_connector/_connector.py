@@ -1,4 +1,4 @@
-"""Level 4: `AsyncConnector`, the one thing most people use: its parameters, its life, and where its rows go.
+"""`AsyncConnector`, the one thing most people use: its parameters, its life, and where its rows go.
 
 The call itself is in ``_call``. Knows nothing of files and exporters' insides.
 """
@@ -30,17 +30,17 @@ from otel_connector._arguments import (
     checked_urls,
 )
 from otel_connector._bulk import Outcome, Outcomes, Resumed, Work
-from otel_connector._call import Call, Terms
+from otel_connector._call._call import Call, Terms
+from otel_connector._call._call_log import Journal
+from otel_connector._call._pacing import Pacing, RateLimiter
+from otel_connector._call._retry import Buckets, RetryBudget, RetryPolicy
+from otel_connector._call._transport import own_headers
 from otel_connector._clock import Clock, SystemClock
+from otel_connector._csv._done import Done, read_done
 from otel_connector._errors import ConnectorError, SessionClosed
-from otel_connector._journal import Journal
-from otel_connector._pacing import Pacing, RateLimiter
 from otel_connector._record import Attempt, CallRecord
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
-from otel_connector._resume import Done, read_done
-from otel_connector._retry import Buckets, RetryBudget, RetryPolicy
-from otel_connector._telemetry import CallTelemetry
-from otel_connector._transport import own_headers
+from otel_connector._telemetry._spans import CallTelemetry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
@@ -167,7 +167,6 @@ class AsyncConnector:
         meter_provider: MeterProvider | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Check the arguments and open the log."""
         check_bool("overwrite_log", overwrite_log)
         check_bool("propagate", propagate)
         check_bool("attempt_spans", attempt_spans)

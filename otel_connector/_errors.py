@@ -1,4 +1,4 @@
-"""Level 0: every exception a call can end with, as one tree.
+"""Every exception a call can end with, as one tree.
 
 What a caller can act on differently is a class of its own; everything else is text::
 
@@ -53,7 +53,6 @@ class ConnectorError(aiohttp.ClientError):
     """
 
     def __init__(self, message: str) -> None:
-        """Make the error; the connector fills in which call it belongs to."""
         super().__init__(message)
         self.call_id = ""
         self.url = ""
@@ -84,7 +83,6 @@ class HTTPStatusError(ConnectorError):
     def __init__(
         self, message: str, *, status: int, headers: Mapping[str, str], retry_after: float | None = None
     ) -> None:
-        """Make the error from the status line and headers of one response."""
         super().__init__(message)
         self.status = status
         self.headers = headers
@@ -127,7 +125,6 @@ class BodyTooLarge(BodyError):
     """
 
     def __init__(self, message: str, *, limit: int) -> None:
-        """Make the error for a body that passed `limit` bytes."""
         super().__init__(message)
         self.limit = limit
 

@@ -1,4 +1,4 @@
-"""Level 0: what is remembered of one call.
+"""What is remembered of one call.
 
 `CallRecord` holds the ten fields that the span, the CSV row and the API all carry. It is made once, at the end of a
 call, and never changed. Its texts are clean from the start, so that every carrier shows the same characters.

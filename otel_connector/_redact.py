@@ -1,4 +1,4 @@
-"""Level 0: takes credentials out of URLs and texts before anything is written or exported.
+"""Takes credentials out of URLs and texts before anything is written or exported.
 
 One `Redactor` serves the url and redirect_url fields, error texts, span attributes and events alike. It changes only
 what is secret and leaves the rest byte for byte. Knows nothing of HTTP libraries or telemetry.
@@ -90,7 +90,6 @@ class Redactor:
     __slots__ = ("_secret",)
 
     def __init__(self, params: Iterable[str] = DEFAULT_REDACTED_PARAMS) -> None:
-        """Take the names once; they are compared without case."""
         self._secret = frozenset(name.lower() for name in params)
 
     def url(self, url: str) -> str:

@@ -1,3 +1,3 @@
-"""Level 0: the version, read by the build and put on every span and metric."""
+"""The version, read by the build and put on every span and metric."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Level 3: the CSV log as an OpenTelemetry span exporter, and the processor that suits it.
+"""The CSV log as an OpenTelemetry span exporter, and the processor that suits it.
 
 The connector hands its calls to a `CSVSpanExporter` directly, so that a row depends on no sampler, queue or span
 limit. The same class is an ordinary exporter and can stand in any tracer provider beside OTLP. Knows nothing of how a
@@ -16,11 +16,11 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_connector._arguments import check_bool, checked_int, checked_seconds
-from otel_connector._background import BackgroundRows
-from otel_connector._csv_format import HEADER, encode_row, encode_rows
-from otel_connector._csv_writer import BACKLOG_BYTES, RowWriter
+from otel_connector._csv._background import BackgroundRows
+from otel_connector._csv._format import HEADER, encode_row, encode_rows
+from otel_connector._csv._writer import BACKLOG_BYTES, RowWriter
 from otel_connector._record import CallRecord, Fields, RowCounts
-from otel_connector._telemetry import FIELD_NAMES, call_id_of
+from otel_connector._telemetry._spans import FIELD_NAMES, call_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -128,7 +128,6 @@ class CSVSpanExporter(SpanExporter):
         backlog_bytes: int = BACKLOG_BYTES,
         permissions: int = 0o600,
     ) -> None:
-        """Open the file."""
         check_bool("overwrite", overwrite)
         if _as_object(mode) not in {"call", "background"}:
             raise ValueError(f"mode must be 'call' or 'background', not {mode!r}")
@@ -256,7 +255,6 @@ class CSVSpanProcessor(SpanProcessor):
     """
 
     def __init__(self, exporter: CSVSpanExporter) -> None:
-        """Take the exporter over."""
         if not isinstance(_as_object(exporter), CSVSpanExporter):
             raise TypeError(f"exporter must be a CSVSpanExporter, not {type(exporter).__name__}")
         self._exporter = exporter

@@ -1,4 +1,4 @@
-"""Level 5: `configure()`, traces and metrics over OTLP for a program that has no OpenTelemetry SDK yet.
+"""`configure()`, traces and metrics over OTLP for a program that has no OpenTelemetry SDK yet.
 
 The SDK reads every ``OTEL_*`` variable itself; this file only says "OTLP" where the environment names no exporter, and
 leaves the end of the program to ``_bounded_exit``. Nothing of the SDK is imported before `configure()` is called. Must
@@ -17,9 +17,9 @@ from functools import partial
 from signal import Signals
 from typing import Any, TypeAlias, cast
 
-from otel_connector._before_exit import finish, interrupted
-from otel_connector._bounded_exit import Provider, Telemetry, check_seconds
-from otel_connector._on_signal import checked_signals, finish_on
+from otel_connector._exit._before_exit import finish, interrupted
+from otel_connector._exit._on_signal import checked_signals, finish_on
+from otel_connector._telemetry._sdk_exit import Provider, Telemetry, check_seconds
 
 __all__ = ["AttributeValue", "Telemetry", "configure"]
 

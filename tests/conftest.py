@@ -20,7 +20,7 @@ from support import forked, left_behind, processes
 from support.logs import Log
 from support.sdk import SDK
 
-from otel_connector import _csv_writer
+from otel_connector._csv import _writer
 from otel_connector.testing import FakeClock, FaultServer
 
 # `.ci/run` selects "thorough"
@@ -191,7 +191,7 @@ def blocking_calls() -> BlockBuster:
     for function in guard.functions.values():
         # The row is written before `get` returns, so that it survives a kill of the process. This includes locking the
         # file, resolving the path and creating the file. With mode="background", a thread does this
-        function.can_block_in("otel_connector/_csv_writer.py", {"write"})
+        function.can_block_in("otel_connector/_csv/_writer.py", {"write"})
         # A program calls these functions in order to access the disk
         function.can_block_in("otel_connector/csv_exporter.py", {"__init__", "force_flush", "shutdown"})
         # The constructor imports the SDK when the first log is opened
@@ -215,7 +215,7 @@ def blocking_calls_fail(blocking_calls: BlockBuster) -> Iterator[BlockBuster]:
 def no_unwritten_rows() -> Iterator[None]:
     """Close writers that still have unwritten rows, so that they do not retry after the end of the test."""
     yield
-    for writer in list(_csv_writer._with_rows_in_hand):
+    for writer in list(_writer._with_rows_in_hand):
         writer.close()
 
 

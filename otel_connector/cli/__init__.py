@@ -1,4 +1,4 @@
-"""Level 8: the command line. Each command has its file here; what the commands do is elsewhere, below.
+"""The command line. Each command has its file here; what the commands do is elsewhere, below.
 
 Nothing imports this room but ``__main__``.
 """

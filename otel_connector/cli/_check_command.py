@@ -1,4 +1,4 @@
-"""Level 8: ``otel-connector check``: its options, and how what it found looks."""
+"""``otel-connector check``: its options, and how what it found looks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from otel_connector import _csv_check
+from otel_connector._csv import _check
+from otel_connector._csv._torn_tail import TORN_SUFFIX
 from otel_connector._record import one_line
-from otel_connector._terminal import moves, output, say
-from otel_connector._torn_tail import TORN_SUFFIX
 from otel_connector.cli._exit_codes import USAGE, WRONG
+from otel_connector.cli._terminal import moves, output, say
 
 # Click keeps the lines of a paragraph that starts with a backspace as they are.
 EPILOG = """\b
@@ -54,7 +54,7 @@ def check(
     for path in files:
         name = one_line(os.fspath(path))
         try:
-            moved = _csv_check.repair(path) if repair else 0
+            moved = _check.repair(path) if repair else 0
             report = _scan(console, path)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -66,15 +66,15 @@ def check(
     raise typer.Exit(worst)
 
 
-def _scan(console: Console, path: Path) -> _csv_check.Report:
+def _scan(console: Console, path: Path) -> _check.Report:
     """Check one log; on a terminal a line shows how far it is."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, expand=True, disable=not moves(console)) as progress:
         task = progress.add_task(one_line(path.name), total=None)
-        return _csv_check.check(path, lambda done, size: progress.update(task, completed=done, total=size))
+        return _check.check(path, lambda done, size: progress.update(task, completed=done, total=size))
 
 
-def _show_check(console: Console, name: str, report: _csv_check.Report, moved: int) -> None:
+def _show_check(console: Console, name: str, report: _check.Report, moved: int) -> None:
     torn_name = f"{name}{TORN_SUFFIX}"
     if moved:
         say(console, f"{name}: an unfinished last line was moved to {torn_name}; bytes: {moved:,}")

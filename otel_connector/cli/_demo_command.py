@@ -1,4 +1,4 @@
-"""Level 8: ``otel-connector demo``: its options, and how what came of it looks."""
+"""``otel-connector demo``: its options, and how what came of it looks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rich.console import Console, OverflowMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from otel_connector._demo import DEFAULT_CALLS, Collector, Demo, Report, Summary, find_collector
-from otel_connector._terminal import moves, output, say, table
+from otel_connector.cli._demo import DEFAULT_CALLS, Collector, Demo, Report, Summary, find_collector
 from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, WRONG
+from otel_connector.cli._terminal import moves, output, say, table
 from otel_connector.providers import configure
 
 _SEND_SECONDS = 3.0  # how long the end of the demo waits for a collector that does not answer

@@ -1,4 +1,4 @@
-"""Level 8: what the exit codes of all commands mean, and how they say why."""
+"""What the exit codes of all commands mean, and how they say why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Level 8: ``otel-connector fetch``: what is made of its arguments."""
+"""``otel-connector fetch``: what is made of its arguments."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 import typer
 
+from otel_connector._call._retry import RETRIED_STATUSES, RetryPolicy
 from otel_connector._connector import AsyncConnector
-from otel_connector._fail_if import parse
-from otel_connector._fetch import CONDITION_NAMES, Fetch, Rate, Wanted
-from otel_connector._results import ResultsFile
-from otel_connector._retry import RETRIED_STATUSES, RetryPolicy
-from otel_connector._terminal import complain
-from otel_connector._url_lists import urls_from
+from otel_connector._fetch._fetch import CONDITION_NAMES, Fetch, Rate, Wanted
+from otel_connector._fetch._results import ResultsFile
+from otel_connector._fetch._url_lists import urls_from
 from otel_connector.cli import _fetch_options as options
 from otel_connector.cli._exit_codes import USAGE, reason
+from otel_connector.cli._fail_if import parse
 from otel_connector.cli._fetch_run import exit_code, fetch_and_show, show_result
+from otel_connector.cli._terminal import complain
 
 # Click keeps the lines of a paragraph that starts with a backspace as they are.
 EPILOG = """\b

@@ -1,4 +1,4 @@
-"""Level 8: the options of ``otel-connector fetch``, as its help shows them."""
+"""The options of ``otel-connector fetch``, as its help shows them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from otel_connector._fetch import CONDITION_NAMES
+from otel_connector._fetch._fetch import CONDITION_NAMES
 
 Source = Annotated[
     str,

@@ -1,4 +1,4 @@
-"""Level 8: a fetch while it runs, until Ctrl-C or its end, and what is said about it then."""
+"""A fetch while it runs, until Ctrl-C or its end, and what is said about it then."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 
 from rich.text import Text
 
-from otel_connector._fail_if import Condition
-from otel_connector._fetch import Fetch
-from otel_connector._fetch_view import FetchView, in_the_end
+from otel_connector._fetch._fetch import Fetch
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS, REDACTED, Redactor
-from otel_connector._terminal import complain, moves, say, table, unbreakable
 from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, WRONG
+from otel_connector.cli._fail_if import Condition
+from otel_connector.cli._fetch_view import FetchView, in_the_end
+from otel_connector.cli._terminal import complain, moves, say, table, unbreakable
 from otel_connector.providers import configure
 
 

@@ -1,4 +1,4 @@
-"""Level 8: ``otel-connector replay``: its options, and what is said of a replay while it runs and at its end."""
+"""``otel-connector replay``: its options, and what is said of a replay while it runs and at its end."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from otel_connector._demo import find_collector
 from otel_connector._record import one_line
-from otel_connector._replay import DEFAULT_RATE, DEFAULT_SERVICE, CollectorRefused, Replay, Replayed, Wanted, open_otlp
-from otel_connector._terminal import complain, moves, output, say, unbreakable
+from otel_connector._replay._replay import (
+    DEFAULT_RATE,
+    DEFAULT_SERVICE,
+    CollectorRefused,
+    Replay,
+    Replayed,
+    Wanted,
+    open_otlp,
+)
+from otel_connector.cli._demo import find_collector
 from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, WRONG, reason
+from otel_connector.cli._terminal import complain, moves, output, say, unbreakable
 from otel_connector.review._files import named
 from otel_connector.review._filters import moment
 

@@ -1,4 +1,4 @@
-"""Level 8: ``otel-connector review``: from its options to what is printed and written."""
+"""``otel-connector review``: from its options to what is printed and written."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from otel_connector._compare_view import show_comparison
-from otel_connector._csv_format import HEADER
-from otel_connector._fail_if import Condition, parse
+from otel_connector._csv._format import HEADER
 from otel_connector._record import one_line
-from otel_connector._review_view import about_files, drawn
-from otel_connector._terminal import complain, moves, output, say, unbreakable
 from otel_connector.cli import _review_options as options
+from otel_connector.cli._compare_view import show_comparison
 from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, WRONG, reason
+from otel_connector.cli._fail_if import Condition, parse
+from otel_connector.cli._review_view import about_files, drawn
+from otel_connector.cli._terminal import complain, moves, output, say, unbreakable
 from otel_connector.review import Calls, Comparison, Summary, html_report, load, save_pictures, summarize
 from otel_connector.review import compare as compare_logs
 from otel_connector.review._compare_text import markdown as markdown_of

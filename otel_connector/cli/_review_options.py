@@ -1,4 +1,4 @@
-"""Level 8: the options of ``otel-connector review``, as its help shows them."""
+"""The options of ``otel-connector review``, as its help shows them."""
 
 from __future__ import annotations
 

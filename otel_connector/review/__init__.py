@@ -1,4 +1,4 @@
-"""Level 5: from logs to understanding: `load` reads them, `summarize` says what happened, `compare` what changed.
+"""From logs to understanding: `load` reads them, `summarize` says what happened, `compare` what changed.
 
 Needs the extra ``review`` (DuckDB; Altair and vl-convert for pictures). Knows neither OpenTelemetry nor aiohttp.
 """

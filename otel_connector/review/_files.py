@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from otel_connector._csv_check import LINE_LIMIT
-from otel_connector._csv_format import HEADER
-from otel_connector._log_lines import open_log
+from otel_connector._csv._check import LINE_LIMIT
+from otel_connector._csv._done import log_and_its_parts
+from otel_connector._csv._format import HEADER
+from otel_connector._csv._lines import open_log
+from otel_connector._csv._torn_tail import TORN_SUFFIX, blocks, count_lines, last_row_end, open_regular
 from otel_connector._record import COLUMNS, one_line
-from otel_connector._resume import log_and_its_parts
-from otel_connector._torn_tail import TORN_SUFFIX, blocks, count_lines, last_row_end, open_regular
 
 _BLOCK = 2**20
 _MAGIC_BYTES = 8  # of a file, that say what it is

@@ -14,7 +14,7 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from otel_connector._csv_format import guarded
+from otel_connector._csv._format import guarded
 from otel_connector._record import one_line
 from otel_connector.review._summary import Group, Summary
 from otel_connector.review._units import duration, moment, rate, share, size

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from otel_connector._csv_check import LINE_LIMIT
-from otel_connector._csv_format import FORMULA_STARTS
+from otel_connector._csv._check import LINE_LIMIT
+from otel_connector._csv._format import FORMULA_STARTS
 from otel_connector._record import one_line
 from otel_connector.review._files import Found, Torn, look_at, named, torn_neighbour
 from otel_connector.review._filters import EVERYTHING, quoted
@@ -103,7 +103,6 @@ class Calls:
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: str) -> None:
-        """Use `load`."""
         self.connection = connection
         self.files: tuple[LogFile, ...] = ()
         self._folder = folder

@@ -7,7 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
-from otel_connector._csv_format import guarded
+from otel_connector._csv._format import guarded
 from otel_connector.review._formats import markdown_table, plain
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ class Answer:
     """
 
     def __init__(self, calls: Calls, query: str) -> None:
-        """Ask."""
         import duckdb
 
         try:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
-from otel_connector._csv_check import HOLE, LINE_LIMIT, PLAIN_ROW
-from otel_connector._csv_format import HEADER, decode_row, encode_row
-from otel_connector._log_lines import open_log
+from otel_connector._csv._check import HOLE, LINE_LIMIT, PLAIN_ROW
+from otel_connector._csv._format import HEADER, decode_row, encode_row
+from otel_connector._csv._lines import open_log
 from otel_connector._record import COLUMNS, TEXT_LIMIT, CallRecord, one_line
 from otel_connector.review._files import Found
 

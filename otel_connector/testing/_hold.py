@@ -19,7 +19,6 @@ class Arrival:
     """
 
     def __init__(self) -> None:
-        """Make one that has not happened."""
         self._future: concurrent.futures.Future[None] = concurrent.futures.Future()
         # A running future cannot be cancelled: a waiter that gives up must not take the event from the others.
         self._future.set_running_or_notify_cancel()
@@ -64,7 +63,6 @@ class Hold:
     """
 
     def __init__(self, first: bytes, then: Step, arrivals: int, name: str) -> None:
-        """Send `first`, hold, then play `then`."""
         self.step = Step(name=name, play=self._play)
         self.arrived = Arrival()
         self._first = first

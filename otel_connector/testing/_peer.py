@@ -25,7 +25,6 @@ class Exchange:
     __slots__ = ("request", "status")
 
     def __init__(self, request: ReceivedRequest) -> None:
-        """Note the request; nothing is answered yet."""
         self.request = request
         self.status: int | None = None
 
@@ -38,7 +37,6 @@ class Peer(asyncio.Protocol):
     """
 
     def __init__(self, number: int, peers: set[Peer], serve: Callable[[Peer], Coroutine[None, None, None]]) -> None:
-        """Make the protocol; it enters itself in `peers` while it is connected."""
         self.number = number
         self.exchange: Exchange | None = None
         self._peers = peers

@@ -47,7 +47,6 @@ class BadRequest(Exception):
     """The request cannot be read; `status` is the answer."""
 
     def __init__(self, status: int, reason: str) -> None:
-        """Say why."""
         super().__init__(reason)
         self.status = status
 

@@ -10,8 +10,9 @@ import pytest
 from support.logs import Log
 from support.sdk import SDK
 
-from otel_connector import AsyncConnector, Attempt, CallRecord, HTTPStatusError, RetryPolicy, _journal
-from otel_connector._journal import Journal
+from otel_connector import AsyncConnector, Attempt, CallRecord, HTTPStatusError, RetryPolicy
+from otel_connector._call import _call_log
+from otel_connector._call._call_log import Journal
 from otel_connector.testing import FakeClock, FaultServer, hold, ok, retry_after, truncated
 
 ATTEMPT = Attempt(
@@ -109,7 +110,7 @@ def test_lines_below_the_log_level_are_not_counted(caplog: pytest.LogCaptureFixt
 def test_the_number_of_lines_is_bounded_for_many_unreachable_hosts(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, clock: FakeClock
 ) -> None:
-    monkeypatch.setattr(_journal, "_HOSTS", 3)
+    monkeypatch.setattr(_call_log, "_HOSTS", 3)
     journal = Journal(None, clock.monotonic_ns)
     for number in range(8):
         journal.failed(f"{number}:80", RECORD, 1)

@@ -20,7 +20,7 @@ from support.loop_and_memory import leaves_nothing
 from support.sdk import SDK
 
 from otel_connector import AsyncConnector, RetryBudget
-from otel_connector._pacing import _pools
+from otel_connector._call._pacing import _pools
 from otel_connector.testing import (
     FakeClock,
     FaultServer,

@@ -18,7 +18,7 @@ from support.logs import Log
 
 import otel_connector
 from otel_connector import AsyncConnector, BodyTruncated, DecodeFailed
-from otel_connector._content_coding import ContentCodings, _brotli_window, content_codings
+from otel_connector._call._content_coding import ContentCodings, _brotli_window, content_codings
 from otel_connector.testing import FakeClock, FaultServer, ok, respond
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from otel_connector import (
     HTTPStatusError,
     RetryPolicy,
 )
-from otel_connector._pacing import Place
-from otel_connector._transport import bounded_by
+from otel_connector._call._pacing import Place
+from otel_connector._call._transport import bounded_by
 from otel_connector.testing import FakeClock, FaultServer, drip, hold, hold_in_body, ok, retry_after, silent, slow_body
 
 MARGIN = 2.0  # seconds that a busy machine may take longer; without the deadline a call would take 10 s or more

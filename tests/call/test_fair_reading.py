@@ -19,7 +19,7 @@ from aiohttp.client_proto import ResponseHandler
 from support.loop_and_memory import STALL_LIMIT, assert_no_stall, is_idle, leaves_nothing, slowest_iteration
 
 from otel_connector import AsyncConnector, AttemptTimeout, BodyTruncated, MalformedResponse
-from otel_connector._fair_reading import FairResponseHandler, read_fairly
+from otel_connector._call._fair_reading import FairResponseHandler, read_fairly
 
 OK = b"HTTP/1.1 200 OK\r\n"
 BODY = bytes(range(256)) * 12_000

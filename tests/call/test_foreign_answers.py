@@ -27,7 +27,7 @@ from support.sdk import SDK
 
 import otel_connector
 from otel_connector import AsyncConnector, Attempt, CallRecord, RetryBudget, RetryPolicy
-from otel_connector._csv_format import decode_row
+from otel_connector._csv._format import decode_row
 from otel_connector.testing import Connection, FakeClock, FaultServer, Step, json_body, ok, respond, retry_after
 
 DATA = TESTS / "data"

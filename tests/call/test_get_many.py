@@ -25,8 +25,8 @@ from yarl import URL
 
 import otel_connector
 from otel_connector import AsyncConnector, CSVSpanExporter, HTTPStatusError, InvalidURL, Outcome, SessionClosed
-from otel_connector._csv_format import HEADER, encode_row
-from otel_connector._resume import Done, log_and_its_parts, read_done
+from otel_connector._csv._done import Done, log_and_its_parts, read_done
+from otel_connector._csv._format import HEADER, encode_row
 from otel_connector.testing import FakeClock, FaultServer, json_body, respond, silent
 
 VALUE = {"answer": 42}

@@ -40,7 +40,7 @@ from otel_connector import (
     SessionClosed,
     _pacing,
 )
-from otel_connector._pacing import Pacing, Place, Slots
+from otel_connector._call._pacing import Pacing, Place, Slots
 from otel_connector.testing import Connection, FakeClock, FaultServer, hold, ok, retry_after, slow_headers
 
 QUEUED = "otel_connector.queue.duration"

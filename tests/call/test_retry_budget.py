@@ -25,7 +25,7 @@ from otel_connector import (
     RetryRefused,
     _retry,
 )
-from otel_connector._retry import Buckets
+from otel_connector._call._retry import Buckets
 from otel_connector.testing import FakeClock, FaultServer, ok, truncated
 
 

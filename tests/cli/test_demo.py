@@ -28,9 +28,9 @@ from typer.testing import CliRunner
 
 import otel_connector
 from otel_connector import COLUMNS, CallRecord
-from otel_connector._csv_format import HEADER, encode_row
-from otel_connector._demo import Collector, Demo, Report, Result, Summary, find_collector, read_rows, summarise
+from otel_connector._csv._format import HEADER, encode_row
 from otel_connector.cli import app
+from otel_connector.cli._demo import Collector, Demo, Report, Result, Summary, find_collector, read_rows, summarise
 from otel_connector.cli._demo_command import _where_traces_are
 
 CALLS = 40  # every kind of call is made, and at least one kind more than once
@@ -390,9 +390,9 @@ def test_a_missing_extra_that_the_server_needs_is_named(tmp_path: Path) -> None:
 
 
 def test_a_broken_installation_is_not_reported_as_a_missing_extra(tmp_path: Path) -> None:
-    done = finish(start(tmp_path, "demo", without="otel_connector._demo"))
+    done = finish(start(tmp_path, "demo", without="otel_connector.cli._demo"))
     assert done.code == 1
-    assert "No module named 'otel_connector._demo'" in done.error
+    assert "No module named 'otel_connector.cli._demo'" in done.error
 
 
 def test_help_and_version_are_printed() -> None:

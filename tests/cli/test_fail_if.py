@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_connector._fail_if import Comparison, Condition, parse
+from otel_connector.cli._fail_if import Comparison, Condition, parse
 
 NAMES = ("calls", "failed", "error_rate", "p99", "x")
 VALUES: dict[str, float] = {"calls": 90, "failed": 3, "error_rate": 0.034, "p99": 3.2}

@@ -14,7 +14,7 @@ from support.logs import call, rows, write
 from support.otlp_receiver import Received, grpc_receiver, http_receiver
 from support.processes import wait_until
 
-from otel_connector._csv_format import HEADER
+from otel_connector._csv._format import HEADER
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ from support import processes
 from support.command_line import environment, run_here
 from support.logs import busy_hour, call, rows, write
 
-from otel_connector import _review_view, review
-from otel_connector._csv_format import HEADER
+from otel_connector import review
+from otel_connector._csv._format import HEADER
+from otel_connector.cli import _review_view
 from otel_connector.review import _filters, _load, _units
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=timezone.utc)

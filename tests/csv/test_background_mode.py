@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 
-from otel_connector import CSVSpanExporter, _background, _before_exit, _csv_writer, csv_exporter
-from otel_connector._background import BackgroundRows
-from otel_connector._csv_writer import RowWriter
-from otel_connector._on_signal import checked_signals, finish_on
+from otel_connector import CSVSpanExporter, csv_exporter
+from otel_connector._csv import _background, _writer
+from otel_connector._csv._background import BackgroundRows
+from otel_connector._csv._writer import RowWriter
+from otel_connector._exit import _before_exit
+from otel_connector._exit._on_signal import checked_signals, finish_on
 from otel_connector._record import RowCounts
 
 HEADER = b"a,b\n"
@@ -199,8 +201,8 @@ def test_after_a_fork_the_child_does_not_own_the_parents_backlog(tmp_path: Path)
     os.dup2(full, parents)
     os.close(full)
     assert not writer.write([row(1)])
-    _csv_writer._after_fork()
-    _csv_writer._after_fork()  # runs again in a child of the child
+    _writer._after_fork()
+    _writer._after_fork()  # runs again in a child of the child
     assert writer.counts() == (2, 0, 0)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(parents)

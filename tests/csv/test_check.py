@@ -32,11 +32,12 @@ from hypothesis import strategies as st
 from support.records import BLANK, NASTY_RECORDS, RECORDS
 from typer.testing import CliRunner
 
-from otel_connector import CallRecord, _csv_check, _torn_tail
-from otel_connector._csv_check import Damage, Report, check, repair
-from otel_connector._csv_format import HEADER, encode_row
-from otel_connector._csv_writer import RowWriter
-from otel_connector._torn_tail import cut_torn_tail, last_row_end
+from otel_connector import CallRecord
+from otel_connector._csv import _check, _torn_tail
+from otel_connector._csv._check import Damage, Report, check, repair
+from otel_connector._csv._format import HEADER, encode_row
+from otel_connector._csv._torn_tail import cut_torn_tail, last_row_end
+from otel_connector._csv._writer import RowWriter
 from otel_connector.cli import app
 
 BLOCK = _torn_tail._BLOCK
@@ -101,7 +102,7 @@ def test_rows_across_blocks_are_counted_and_the_progress_is_reported(path: Path)
 
 @given(RECORDS)
 def test_every_encoded_record_is_accepted_as_undamaged(record: CallRecord) -> None:
-    assert _csv_check._what_is_wrong(encode_row(record)[:-1]) is None
+    assert _check._what_is_wrong(encode_row(record)[:-1]) is None
 
 
 @given(st.data())
@@ -114,8 +115,8 @@ def test_a_row_that_matches_the_fast_pattern_also_passes_the_full_check(data: st
         line[start:end] = data.draw(
             st.sampled_from([b"", b"0", b"9", b".", b",", b"'", b"=", b'"', b"-", b"\x7f", b"\r"])
         )
-    if _csv_check.PLAIN_ROW.fullmatch(line) and len(line) <= 2_048:
-        assert _csv_check._what_is_wrong(bytes(line)) is None
+    if _check.PLAIN_ROW.fullmatch(line) and len(line) <= 2_048:
+        assert _check._what_is_wrong(bytes(line)) is None
 
 
 # Damaged logs
@@ -506,7 +507,7 @@ def test_repair_accepts_a_relative_path(path: Path, monkeypatch: pytest.MonkeyPa
 def without_fcntl(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a copy of the module that was imported without `fcntl`, as on Windows."""
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    spec = importlib.util.spec_from_file_location("without_fcntl", _csv_check.__file__)
+    spec = importlib.util.spec_from_file_location("without_fcntl", _check.__file__)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -26,7 +26,7 @@ from support import failing_calls, processes
 from support.failing_calls import WRITES, Children, Fault, Say, children, records, records_in
 
 from otel_connector import AsyncConnector, ConnectorError, CSVSpanExporter
-from otel_connector._csv_format import HEADER
+from otel_connector._csv._format import HEADER
 from otel_connector.testing import FaultServer, ok
 
 pytestmark = pytest.mark.skipif(bool(failing_calls.MISSING), reason=failing_calls.MISSING)

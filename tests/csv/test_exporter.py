@@ -26,8 +26,8 @@ from support import processes
 from support.logs import Log
 
 from otel_connector import AsyncConnector, CSVSpanExporter, CSVSpanProcessor, csv_exporter
-from otel_connector._csv_format import decode_row
-from otel_connector._csv_writer import RowWriter
+from otel_connector._csv._format import decode_row
+from otel_connector._csv._writer import RowWriter
 from otel_connector._record import COLUMNS
 from otel_connector.testing import FaultServer, ok
 

@@ -29,7 +29,7 @@ from support.loop_and_memory import assert_no_stall, slowest_iteration
 from yarl import URL
 
 from otel_connector import COLUMNS, AsyncConnector, CallRecord
-from otel_connector._csv_format import HEADER, decode_row
+from otel_connector._csv._format import HEADER, decode_row
 from otel_connector.csv_exporter import CSVSpanExporter
 from otel_connector.testing import FaultServer, ok
 

@@ -27,8 +27,8 @@ from support.sdk import SDK
 
 import otel_connector
 from otel_connector import AsyncConnector, CallRecord
-from otel_connector._csv_check import check
-from otel_connector._csv_format import HEADER, decode_row, encode_row
+from otel_connector._csv._check import check
+from otel_connector._csv._format import HEADER, decode_row, encode_row
 from otel_connector._record import one_line
 from otel_connector._redact import Redactor
 from otel_connector.testing import FaultServer, ok

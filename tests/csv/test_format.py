@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.records import BLANK, NASTY_RECORDS, RECORDS, as_written, read_csv, read_duckdb, read_pandas, read_polars
 
-from otel_connector import _csv_format
-from otel_connector._csv_format import HEADER, cell, decode_row, encode_row, encode_rows
+from otel_connector._csv import _format
+from otel_connector._csv._format import HEADER, cell, decode_row, encode_row, encode_rows
 from otel_connector._record import COLUMNS, TEXT_LIMIT, URL_LIMIT, CallRecord
 
 
@@ -102,7 +102,7 @@ def test_an_unusual_call_id_is_escaped_when_the_other_texts_are_cached(call_id: 
 def test_the_cache_of_plain_texts_is_bounded() -> None:
     for number in range(1_000):
         encode_row(BLANK._replace(project=f"P{number % 3}", url=f"http://h/{number}"))
-    assert len(_csv_format._plain_texts) <= 130
+    assert len(_format._plain_texts) <= 130
 
 
 @pytest.mark.parametrize("column", COLUMNS)

@@ -21,11 +21,11 @@ from support import processes
 from support.failing_calls import without_coverage
 from support.processes import clean_environment
 
-from otel_connector import _csv_writer, _log_file
-from otel_connector._csv_writer import RowWriter
+from otel_connector._csv import _file, _writer
+from otel_connector._csv._writer import RowWriter
 
 HEADER = b"a,b\n"
-FILES = {_csv_writer.__file__, _log_file.__file__}
+FILES = {_writer.__file__, _file.__file__}
 
 
 def row(number: int) -> bytes:

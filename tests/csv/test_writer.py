@@ -27,9 +27,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import processes
 
-from otel_connector import _csv_writer, _log_file
-from otel_connector._csv_check import repair
-from otel_connector._csv_writer import RowWriter
+from otel_connector._csv import _file, _writer
+from otel_connector._csv._check import repair
+from otel_connector._csv._writer import RowWriter
 
 HEADER = b"a,b\n"
 LOGGER = "otel_connector"
@@ -95,14 +95,14 @@ def run_concurrently(*tasks: Callable[[], object]) -> None:
 def without_fcntl(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Return the writer's module with a `LogFile` that was imported without `fcntl`, as on Windows."""
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    spec = importlib.util.spec_from_file_location("without_fcntl", _log_file.__file__)
+    spec = importlib.util.spec_from_file_location("without_fcntl", _file.__file__)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.fcntl is None
-    monkeypatch.setattr(_csv_writer, "LogFile", module.LogFile)
-    return _csv_writer
+    monkeypatch.setattr(_writer, "LogFile", module.LogFile)
+    return _writer
 
 
 def test_rows_are_in_the_file_when_write_returns(path: Path) -> None:
@@ -123,7 +123,7 @@ def test_rows_are_in_the_file_when_write_returns(path: Path) -> None:
 def test_a_file_is_continued_or_overwritten(
     path: Path, overwrite: bool, kept: bytes, locks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = _csv_writer if locks else without_fcntl(monkeypatch)
+    module = _writer if locks else without_fcntl(monkeypatch)
     for number, mode in ((1, False), (2, overwrite)):
         writer = module.RowWriter(path, HEADER, overwrite=mode)
         assert writer.write([row(number)])
@@ -392,7 +392,7 @@ def test_writers_that_open_a_new_file_concurrently_write_one_header(path: Path) 
 
 PROCESSES = """
 import multiprocessing, sys
-from otel_connector._csv_writer import RowWriter
+from otel_connector._csv._writer import RowWriter
 
 def run(number):
     barrier.wait()
@@ -471,7 +471,7 @@ def test_a_torn_tail_stays_and_rows_wait_while_there_is_no_room_to_move_it(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_log_file, "cut_torn_tail", full)
+        patch.setattr(_file, "cut_torn_tail", full)
         assert not writer.write([row(2)])
         assert path.read_bytes() == HEADER + row(1) + b'9,"half'
         with pytest.raises(OSError, match=r"logfile: its unfinished last line cannot be moved to .*: No space"):
@@ -493,8 +493,8 @@ def test_an_emptied_file_gets_its_header_again(path: Path) -> None:
 
 def test_rows_wait_while_another_program_locks_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_PATIENCE", "_LITTLE_PATIENCE"):
-        monkeypatch.setattr(_csv_writer, name, 0.0)
-    monkeypatch.setattr(_log_file, "_OPENING_PATIENCE", 0.0)
+        monkeypatch.setattr(_writer, name, 0.0)
+    monkeypatch.setattr(_file, "_OPENING_PATIENCE", 0.0)
     writer = RowWriter(path, HEADER)
     with path.open("rb") as theirs:
         fcntl.flock(theirs, fcntl.LOCK_EX)
@@ -525,7 +525,7 @@ def test_rows_are_written_on_a_file_system_without_locks(
     def no_locks(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(_log_file.fcntl, "flock", no_locks)
+    monkeypatch.setattr(_file.fcntl, "flock", no_locks)
     writer = RowWriter(path, HEADER)
     assert writer.write([row(1)])
     assert path.read_bytes() == HEADER + row(1)
@@ -643,7 +643,7 @@ def test_rows_stay_in_the_old_file_when_rotation_cannot_open_a_new_one(
 ) -> None:
     writer = RowWriter(path, HEADER, rotate_rows=1, monotonic=itertools.count().__next__)
     assert writer.write([row(0)])
-    monkeypatch.setattr(_csv_writer, "LogFile", None)  # it must not be used
+    monkeypatch.setattr(_writer, "LogFile", None)  # it must not be used
     monkeypatch.setattr(writer, "_open", lambda: (_ for _ in ()).throw(OSError(errno.EMFILE, "no more files")))
     assert writer.write([row(1), row(2)])
     assert parts(path) == [HEADER + row(0) + row(1) + row(2)]
@@ -799,7 +799,7 @@ def test_a_failed_fsync_while_the_backlog_is_written_neither_loses_nor_repeats_r
 ) -> None:
     """After a failed fsync it is unknown which rows are on the disk, so all of them wait again, in order."""
     syncs = Syncs(monkeypatch)
-    monkeypatch.setattr(_csv_writer, "_WRITTEN_AT_ONCE", 2)
+    monkeypatch.setattr(_writer, "_WRITTEN_AT_ONCE", 2)
     writer = RowWriter(path, HEADER, fsync_interval=3_600, backlog_bytes=limit)
     assert all(writer.write([row(number)]) for number in range(2))
     with full_disk(writer):
@@ -921,7 +921,7 @@ def test_a_write_interrupted_before_it_starts_keeps_its_row(
         raise Interrupted
 
     writer = RowWriter(path, HEADER, monotonic=itertools.count().__next__)
-    owner: type = RowWriter if where == "_open" else _log_file.LogFile
+    owner: type = RowWriter if where == "_open" else _file.LogFile
     if where == "_open":
         assert writer._log is not None
         writer._let_go(writer._log)
@@ -972,7 +972,7 @@ def test_reentrant_calls_during_a_write_do_not_wait(path: Path, monkeypatch: pyt
 
 
 def test_waiting_rows_are_written_without_another_write_call(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_csv_writer, "_CARE_INTERVAL", 0.001)
+    monkeypatch.setattr(_writer, "_CARE_INTERVAL", 0.001)
     writer, before = RowWriter(path, HEADER), set(threading.enumerate())
     with full_disk(writer):
         assert not writer.write([row(1)])

@@ -105,7 +105,7 @@ def test_an_example_runs_and_prints_something(name: str, outputs: Outputs) -> No
 
 def test_the_tables_list_all_columns_errors_and_retried_statuses() -> None:
     from otel_connector import COLUMNS, _errors
-    from otel_connector._retry import RETRIED_STATUSES
+    from otel_connector._call._retry import RETRIED_STATUSES
 
     for column in COLUMNS:
         assert f"| {column} |" in README

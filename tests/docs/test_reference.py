@@ -19,9 +19,10 @@ from support import reference
 from support.logs import Log
 from support.sdk import SDK
 
-from otel_connector import COLUMNS, AsyncConnector, ConnectorError, _vocabulary
-from otel_connector._instruments import HOST_LIMIT, PROJECT_LIMIT
-from otel_connector._vocabulary import (
+from otel_connector import COLUMNS, AsyncConnector, ConnectorError
+from otel_connector._telemetry import _names
+from otel_connector._telemetry._metrics import HOST_LIMIT, PROJECT_LIMIT
+from otel_connector._telemetry._names import (
     CALL_ATTRIBUTES,
     CONVENTIONS,
     EVENT_ATTRIBUTES,
@@ -50,8 +51,8 @@ def test_the_readme_contains_the_generated_reference() -> None:
 
 def test_the_reference_states_the_limits_of_hosts_and_projects() -> None:
     conditions = {label.name: label.when for label in LABELS}
-    assert f"beyond {HOST_LIMIT} hosts" in conditions[_vocabulary.SERVER_ADDRESS]
-    assert f"beyond {PROJECT_LIMIT} projects" in conditions[_vocabulary.PROJECT]
+    assert f"beyond {HOST_LIMIT} hosts" in conditions[_names.SERVER_ADDRESS]
+    assert f"beyond {PROJECT_LIMIT} projects" in conditions[_names.PROJECT]
 
 
 def test_every_command_of_the_reference_is_in_the_help() -> None:
@@ -95,10 +96,10 @@ async def make_calls_of_all_kinds(server: FaultServer, sdk: SDK, log: Log, *, at
 async def test_spans_and_events_have_exactly_the_declared_attributes(server: FaultServer, sdk: SDK, log: Log) -> None:
     await make_calls_of_all_kinds(server, sdk, log, attempt_spans=False)
     spans = sdk.spans.get_finished_spans()
-    assert {span.name for span in spans} == {_vocabulary.CALL_NAME}
+    assert {span.name for span in spans} == {_names.CALL_NAME}
     assert types(dict(span.attributes or {}) for span in spans) == declared((*HTTP_ATTRIBUTES, *CALL_ATTRIBUTES))
     events = [event for span in spans for event in span.events]
-    assert {event.name for event in events} == {_vocabulary.ATTEMPT_EVENT}
+    assert {event.name for event in events} == {_names.ATTEMPT_EVENT}
     assert types(dict(event.attributes or {}) for event in events) == declared(EVENT_ATTRIBUTES)
 
 
@@ -109,8 +110,8 @@ async def test_call_and_attempt_spans_have_exactly_the_declared_attributes(
     calls: list[dict[str, Any]] = []
     attempts: list[dict[str, Any]] = []
     for span in sdk.spans.get_finished_spans():
-        (attempts if span.name == _vocabulary.CALL_NAME else calls).append(dict(span.attributes or {}))
-    error_type = [attribute for attribute in CALL_ATTRIBUTES if attribute.name == _vocabulary.ERROR_TYPE]
+        (attempts if span.name == _names.CALL_NAME else calls).append(dict(span.attributes or {}))
+    error_type = [attribute for attribute in CALL_ATTRIBUTES if attribute.name == _names.ERROR_TYPE]
     assert types(calls) == declared(CALL_ATTRIBUTES)
     assert types(attempts) == declared([*HTTP_ATTRIBUTES, *error_type])
 
@@ -137,7 +138,7 @@ async def test_metrics_have_the_declared_kind_unit_description_and_attributes(
 
 def test_the_fields_on_a_span_are_the_columns_of_the_log() -> None:
     names = {attribute.name for attribute in CALL_ATTRIBUTES}
-    assert names - {FIELD_PREFIX + column for column in COLUMNS} == {_vocabulary.ERROR_TYPE, _vocabulary.QUEUE_DURATION}
+    assert names - {FIELD_PREFIX + column for column in COLUMNS} == {_names.ERROR_TYPE, _names.QUEUE_DURATION}
 
 
 # The semantic conventions: their package has a constant for each name, with its description below it.
@@ -181,7 +182,7 @@ def test_an_attribute_in_a_namespace_of_the_conventions_is_a_stable_one_of_them(
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: str(metric.name))
-def test_a_metric_in_a_namespace_of_the_conventions_is_one_of_them(metric: _vocabulary.Metric) -> None:
+def test_a_metric_in_a_namespace_of_the_conventions_is_one_of_them(metric: _names.Metric) -> None:
     if metric.name.partition(".")[0] not in CONVENTION_NAMESPACES:
         assert metric.source == OURS
         return

@@ -39,13 +39,13 @@ from support.processes import Process
 from typer.testing import CliRunner
 
 from otel_connector import AsyncConnector, CSVSpanExporter
-from otel_connector._fail_if import parse
-from otel_connector._fetch import CONDITION_NAMES, Fetch, Progress, Wanted
-from otel_connector._fetch_view import FetchView, as_line, duration, in_the_end
-from otel_connector._terminal import Unbreakable
-from otel_connector._url_lists import OneUrl, UrlLines, UrlRange
+from otel_connector._fetch._fetch import CONDITION_NAMES, Fetch, Progress, Wanted
+from otel_connector._fetch._url_lists import OneUrl, UrlLines, UrlRange
 from otel_connector.cli import app
+from otel_connector.cli._fail_if import parse
 from otel_connector.cli._fetch_run import _runner, _watched, exit_code
+from otel_connector.cli._fetch_view import FetchView, as_line, duration, in_the_end
+from otel_connector.cli._terminal import Unbreakable
 from otel_connector.testing import FaultServer, json_body, respond, retry_after, silent
 
 VALUE = {"answer": 42}

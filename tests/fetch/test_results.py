@@ -40,8 +40,8 @@ from hypothesis import strategies as st
 from support import failing_calls, faulty_disks, processes
 from support.failing_calls import WRITES, Children, Fault, Say, children
 
-from otel_connector import _results
-from otel_connector._results import ResultsFile, result_line
+from otel_connector._fetch import _results
+from otel_connector._fetch._results import ResultsFile, result_line
 
 zstd: Any = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 
@@ -651,7 +651,7 @@ def test_a_symbolic_link_of_another_user_is_refused(plain: Path) -> None:
 
 def test_two_programs_cannot_write_one_file(path: Path) -> None:
     program = (
-        "import sys; from otel_connector._results import ResultsFile\n"
+        "import sys; from otel_connector._fetch._results import ResultsFile\n"
         f"file = ResultsFile({str(path)!r}, resume=True); print(flush=True); sys.stdin.read()"
     )
     write_batches(path, [[line_of(1)]])

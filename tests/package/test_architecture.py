@@ -1,8 +1,8 @@
-"""Tests of the package's architecture: allowed imports, modules loaded by ``import otel_connector``, public names.
+"""Checks the structure of the package: which file imports which, what a bare import loads, which names are public.
 
-The table `RULES` contains the rules. A file without an entry fails, so a new file needs one. Imports are read from the
-syntax tree and include those inside functions. Imports under `TYPE_CHECKING` count for the levels, because the file
-then depends on the other file. They do not count as forbidden imports, because they load no module.
+`WINGS` is the plan. It lists every file, so a new file has to be added to it. Imports are read from the syntax tree,
+including those inside functions. An import under `TYPE_CHECKING` counts for the order of the files, because a type is
+knowledge of the other file. It does not count for "never", which is about what a module loads when it runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import importlib
 import importlib.util
 import inspect
 import json
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,72 +23,194 @@ from support import processes
 
 PACKAGE = "otel_connector"
 OTEL = "opentelemetry"
+SDK = ("opentelemetry.sdk", "opentelemetry.exporter")
 AIOHTTP_INSIDES = ("aiohttp.client", "aiohttp.client_exceptions", "aiohttp.client_reqrep", "aiohttp.connector")
-CSV_INSIDES = ("otel_connector._csv_format", "otel_connector._csv_writer")
+TERMINAL = ("rich", "typer")
+WRITER = ("otel_connector._csv._writer", "otel_connector._csv._background")
 
 
 @dataclass(frozen=True, slots=True)
-class ImportRules:
-    """The rules of one part of the package: its level, and modules that it must not import, with their submodules."""
+class Wing:
+    """A subpackage and its files, or the files of one layer that are in no subpackage (`name` is empty).
 
-    level: int
-    forbidden: tuple[str, ...] = ()
+    Attributes:
+        layer: A file imports from lower layers and from its own subpackage.
+        never: What no file of it imports. A name stands for everything below it, too.
+        files: Each file, with what it does not import in addition. Within a subpackage, a file imports only files
+            that are listed above it, so there is no cycle.
+    """
+
+    layer: int
+    name: str
+    never: tuple[str, ...]
+    files: dict[str, tuple[str, ...]]
 
 
-# The key is the first name below the package: a module, or a subpackage with all its modules.
-RULES = {
-    "_clock": ImportRules(0, (OTEL, "aiohttp")),
-    "_before_exit": ImportRules(0, (OTEL, "aiohttp", "asyncio")),
-    "_errors": ImportRules(0, (OTEL, *AIOHTTP_INSIDES)),
-    "_fail_if": ImportRules(0, (OTEL, "aiohttp", "asyncio")),
-    "_on_signal": ImportRules(0, (OTEL, "aiohttp", "asyncio")),
-    "_record": ImportRules(0, (OTEL, "aiohttp")),
-    "_redact": ImportRules(0, (OTEL, "aiohttp")),
-    "_terminal": ImportRules(0, (OTEL, "aiohttp", "asyncio", "typer")),
-    "_torn_tail": ImportRules(0, (OTEL, "aiohttp", "asyncio")),
-    "_vocabulary": ImportRules(0, (OTEL, "aiohttp", "asyncio")),
-    "_version": ImportRules(0, (OTEL, "aiohttp")),
-    "_content_coding": ImportRules(1, (OTEL, "aiohttp", "asyncio")),
-    "_csv_format": ImportRules(1, (OTEL, "aiohttp", "otel_connector._csv_writer")),
-    "_fair_reading": ImportRules(1, (OTEL,)),
-    "_instruments": ImportRules(1, ("opentelemetry.sdk", "opentelemetry.exporter", "aiohttp")),
-    "_log_file": ImportRules(1, (OTEL, "aiohttp", "asyncio")),
-    "_retry": ImportRules(1, (OTEL, "aiohttp", "asyncio", "time")),
-    "_arguments": ImportRules(2, (OTEL,)),
-    "_journal": ImportRules(1, (OTEL, "aiohttp", "asyncio")),
-    "_pacing": ImportRules(2, (OTEL,)),
-    "_bulk": ImportRules(3, (OTEL, "aiohttp", "rich", "typer")),
-    "_url_lists": ImportRules(2, (OTEL, "aiohttp")),
-    "_row_span": ImportRules(3, ("opentelemetry.exporter", "aiohttp", "asyncio")),
-    "_resume": ImportRules(3, (OTEL, "aiohttp", "asyncio")),
-    "_call": ImportRules(3, (OTEL, *CSV_INSIDES)),
-    "_csv_check": ImportRules(2, (OTEL, "aiohttp", "asyncio", "otel_connector._csv_writer")),
-    "_background": ImportRules(2, (OTEL, "aiohttp", "asyncio")),
-    "_csv_writer": ImportRules(2, (OTEL, "aiohttp", "asyncio")),
-    "_results": ImportRules(2, (OTEL, "aiohttp")),
-    "_telemetry": ImportRules(2, ("opentelemetry.sdk", "opentelemetry.exporter", "aiohttp")),
-    "_transport": ImportRules(2, (OTEL, "otel_connector._retry")),
-    "csv_exporter": ImportRules(3, ("aiohttp", "asyncio")),
-    "_bounded_exit": ImportRules(4, (OTEL, "aiohttp")),
-    "_connector": ImportRules(4, ("opentelemetry.exporter", "csv", "rich", "typer", *CSV_INSIDES)),
-    "providers": ImportRules(5, ("aiohttp", "otel_connector._connector")),
-    "testing": ImportRules(5, ("pytest",)),
-    "review": ImportRules(5, (OTEL, "aiohttp", "asyncio", "rich", "typer")),
-    "_review_view": ImportRules(6, (OTEL, "aiohttp", "asyncio", "typer")),
-    "_chunk": ImportRules(5, (OTEL, "rich", "typer")),
-    "_demo": ImportRules(6, (OTEL, "rich", "typer")),
-    "_fetch": ImportRules(6, (OTEL, "rich", "typer")),
-    "_log_lines": ImportRules(3, (OTEL, "aiohttp", "asyncio")),
-    "_replay_checkpoint": ImportRules(1, (OTEL, "aiohttp", "asyncio")),
-    "_replay": ImportRules(6, ("aiohttp", "asyncio", "rich", "typer", "otel_connector._csv_writer")),
-    "_fetch_view": ImportRules(7, (OTEL, "aiohttp", "typer")),
-    "_compare_view": ImportRules(7, (OTEL, "aiohttp", "typer")),
-    "cli": ImportRules(8),
-    "__main__": ImportRules(9),
-}
+WINGS = [
+    Wing(8, "", (), {"__main__": ()}),
+    Wing(
+        7,
+        "cli",
+        (OTEL,),
+        {
+            "_exit_codes": TERMINAL,
+            "_fail_if": ("aiohttp", "asyncio", *TERMINAL),
+            "_terminal": ("aiohttp", "asyncio", "typer"),
+            "_demo": TERMINAL,
+            "_fetch_view": ("aiohttp", "typer"),
+            "_review_view": ("aiohttp", "asyncio", "typer"),
+            "_compare_view": ("aiohttp", "asyncio", "typer"),
+            "_fetch_options": (),
+            "_review_options": (),
+            "_fetch_run": (),
+            "_check_command": (),
+            "_demo_command": (),
+            "_fetch_command": (),
+            "_replay_command": (),
+            "_review_command": (),
+        },
+    ),
+    Wing(
+        6,
+        "_fetch",
+        (OTEL, *TERMINAL),
+        {
+            "_url_lists": ("aiohttp",),
+            "_results": ("aiohttp",),
+            "_chunk": (),
+            "_fetch": (),
+        },
+    ),
+    Wing(
+        5,
+        "review",
+        (OTEL, "aiohttp", "asyncio", *TERMINAL),
+        {
+            "_units": (),
+            "_trace_url": (),
+            "_html": (),
+            "_filters": (),
+            "_noise": (),
+            "_files": (),
+            "_repaired": (),
+            "_load": (),
+            "_summary": (),
+            "_points": (),
+            "_charts": (),
+            "_pictures": (),
+            "_formats": (),
+            "_query": (),
+            "_compare": (),
+            "_compare_text": (),
+            "_report": (),
+        },
+    ),
+    Wing(5, "", (), {"_connector": ("csv", *SDK, *TERMINAL, *WRITER)}),
+    Wing(
+        4,
+        "_call",
+        (OTEL, "otel_connector._csv"),
+        {
+            "_retry": ("aiohttp", "asyncio", "time"),
+            "_call_log": ("aiohttp", "asyncio"),
+            "_content_coding": ("aiohttp", "asyncio"),
+            "_fair_reading": (),
+            "_pacing": (),
+            "_transport": ("otel_connector._call._retry",),
+            "_call": (),
+        },
+    ),
+    Wing(
+        4,
+        "_replay",
+        ("aiohttp", "asyncio", *TERMINAL, *WRITER),
+        {
+            "_checkpoint": (OTEL,),
+            "_row_span": ("opentelemetry.exporter",),
+            "_replay": (),
+        },
+    ),
+    Wing(4, "", ("aiohttp",), {"csv_exporter": ("asyncio",), "providers": ()}),
+    Wing(
+        3,
+        "_csv",
+        (OTEL, "aiohttp", "asyncio"),
+        {
+            "_format": (),
+            "_torn_tail": (),
+            "_check": (),
+            "_lines": (),
+            "_done": (),
+            "_file": (),
+            "_writer": (),
+            "_background": (),
+        },
+    ),
+    Wing(
+        3,
+        "_telemetry",
+        (*SDK, "aiohttp"),
+        {"_names": (OTEL,), "_metrics": (), "_spans": (), "_sdk_exit": (OTEL,)},
+    ),
+    Wing(2, "", ("aiohttp", *TERMINAL), {"_bulk": (OTEL,)}),
+    Wing(
+        2,
+        "testing",
+        ("pytest",),
+        {
+            "_arguments": (),
+            "_answers": (),
+            "_encodings": (),
+            "_request": (),
+            "_steps": (),
+            "_hold": (),
+            "_peer": (),
+            "_server": (),
+            "_fake_clock": (),
+        },
+    ),
+    Wing(1, "_exit", (OTEL, "aiohttp", "asyncio"), {"_before_exit": (), "_on_signal": ()}),
+    Wing(1, "", (OTEL,), {"_arguments": (), "_guard": ("aiohttp", "asyncio")}),
+    Wing(
+        0,
+        "",
+        (OTEL, PACKAGE),
+        {
+            "_clock": ("aiohttp",),
+            "_errors": AIOHTTP_INSIDES,
+            "_record": ("aiohttp",),
+            "_redact": ("aiohttp",),
+            "_version": ("aiohttp",),
+        },
+    ),
+]
 DISCOURAGED = {"config", "constants", "helpers", "utils"}
-# Modules that take long to load. They must be loaded only when they are used.
+# Loading any of these costs every user, including those who do not use it
 HEAVY = ("altair", "duckdb", "grpc", "opentelemetry.exporter", "opentelemetry.sdk.metrics", "requests", "rich", "typer")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the plan has a file: its wing, and its number in the wing's list."""
+
+    wing: Wing
+    number: int
+    never: tuple[str, ...]
+
+
+def plan() -> dict[str, Place]:
+    """Return the dotted name of each file in the plan; a subpackage stands for its `__init__`, which is the last."""
+    places: dict[str, Place] = {}
+    for wing in WINGS:
+        prefix = f"{PACKAGE}.{wing.name}".rstrip(".")
+        for number, (file, never) in enumerate(wing.files.items()):
+            places[f"{prefix}.{file}"] = Place(wing, number, wing.never + never)
+        if wing.name:
+            places[prefix] = Place(wing, len(wing.files), wing.never)
+    return places
+
+
+PLAN = plan()
 
 
 def package_folder() -> Path:
@@ -102,7 +223,6 @@ def package_folder() -> Path:
 
 FOLDER = package_folder()
 FILES = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob("*.py"))
-FILES_WITH_RULES = [file for file in FILES if file != Path("__init__.py")]
 
 
 def name_of(file: Path) -> str:
@@ -112,11 +232,7 @@ def name_of(file: Path) -> str:
 
 
 MODULES = {name_of(file) for file in FILES}
-
-
-def part_of(module: str) -> str:
-    """Return `review` for `otel_connector.review.html`, and an empty text for the package itself."""
-    return module.split(".")[1] if "." in module else ""
+PLANNED = [file for file in FILES if file != Path("__init__.py")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,78 +304,82 @@ def within(name: str, parent: str) -> bool:
 
 
 def broken_rules(module: str, imported: Import) -> Iterator[str]:
-    """Yield a message for each rule that an import of `module` breaks."""
-    own_part = part_of(module)
-    rules = RULES[own_part]
+    """Describe what an import of `module` breaks in the plan."""
+    place = PLAN[module]
     where = f"{module}:{imported.line} imports {imported.name}"
     if not imported.typing_only:
-        yield from (f"{where}: {name} is forbidden here" for name in rules.forbidden if within(imported.name, name))
+        yield from (f"{where}: never {name} here" for name in place.never if within(imported.name, name))
     if not within(imported.name, PACKAGE):
         return
-    other_part = part_of(imported.name)
-    if other_part == own_part:
-        return  # the modules of one subpackage may import each other
-    if not other_part:
-        yield f"{where}: the package itself is for users; import the module"
-    elif other_part not in RULES:
-        yield f"{where}: it has no entry in RULES"
-    elif RULES[other_part].level >= rules.level:
-        yield f"{where}: level {RULES[other_part].level} is not below level {rules.level}"
+    theirs = PLAN.get(imported.name)
+    if imported.name == PACKAGE:
+        yield f"{where}: that is for users; import the file"
+    elif theirs is None:
+        yield f"{where}: it is not in the plan"
+    elif theirs.wing is place.wing and place.wing.name:
+        if theirs.number >= place.number:
+            yield f"{where}: it is not listed above in {place.wing.name}"
+    elif theirs.wing.layer >= place.wing.layer:
+        yield f"{where}: layer {theirs.wing.layer} is not below layer {place.wing.layer}"
 
 
-@pytest.mark.parametrize("file", FILES_WITH_RULES, ids=str)
-def test_every_file_has_import_rules(file: Path) -> None:
-    assert part_of(name_of(file)) in RULES, f"{file}: add its level and forbidden imports to RULES"
+def test_the_plan_lists_every_file_and_no_other() -> None:
+    assert PLAN.keys() == MODULES - {PACKAGE}
 
 
-@pytest.mark.parametrize("part", sorted(RULES))
-def test_every_entry_of_the_rules_has_a_file(part: str) -> None:
-    assert f"{PACKAGE}.{part}" in MODULES
-
-
-@pytest.mark.parametrize("file", FILES_WITH_RULES, ids=str)
-def test_imports_obey_the_rules(file: Path) -> None:
+@pytest.mark.parametrize("file", PLANNED, ids=str)
+def test_imports_follow_the_plan(file: Path) -> None:
     module = name_of(file)
     assert [broken for imported in imports_in(file) for broken in broken_rules(module, imported)] == []
 
 
-def test_only_main_imports_the_command_line() -> None:
+def test_nothing_imports_the_command_line() -> None:
     importers = [
         f"{name_of(file)}:{imported.line}"
-        for file in FILES
+        for file in PLANNED
         for imported in imports_in(file)
-        if part_of(imported.name) in {"__main__", "cli"}
-        and part_of(name_of(file)) not in {"__main__", part_of(imported.name)}
+        if within(imported.name, f"{PACKAGE}.cli") and PLAN[name_of(file)].wing.layer < PLAN[imported.name].wing.layer
     ]
     assert importers == []
 
 
-def test_the_init_file_imports_only_the_package_and_what_lazy_names_need() -> None:
+def test_the_package_itself_only_reexports() -> None:
+    """`__init__` imports from the package, and of the rest only what a lazy name needs."""
     foreign = {imported.name.split(".")[0] for imported in imports_in(Path("__init__.py"))} - {PACKAGE}
     assert foreign <= {"__future__", "importlib", "typing"}
+
+
+@pytest.mark.parametrize("wing", [wing.name for wing in WINGS if wing.name.startswith("_")])
+def test_a_private_subpackage_has_an_empty_init(wing: str) -> None:
+    assert (FOLDER / wing / "__init__.py").read_bytes() == b""
 
 
 @pytest.mark.parametrize(
     ("module", "line", "broken"),
     [
-        ("_retry", "import time", "time is forbidden"),
-        ("_retry", "def f():\n    import asyncio.events", "asyncio is forbidden"),
-        ("_retry", "importlib.import_module('aiohttp.web')", "aiohttp is forbidden"),
-        ("_telemetry", "from opentelemetry import sdk", "opentelemetry.sdk is forbidden"),
-        ("_telemetry", "from opentelemetry import trace", None),
-        ("_transport", "from otel_connector import _retry", "otel_connector._retry is forbidden"),
-        ("_transport", "from . import _telemetry", "level 2 is not below level 2"),
-        ("_transport", "if TYPE_CHECKING:\n    from ._connector import X", "level 4 is not below level 2"),
-        ("_transport", "if TYPE_CHECKING:\n    from opentelemetry.trace import Span", None),
-        ("_errors", "from ._record import CallRecord", "level 0 is not below level 0"),
-        ("_demo", "from otel_connector import AsyncConnector", "is for users"),
-        ("_demo", "from ._connector import AsyncConnector", None),
+        ("_call._retry", "import time", "never time"),
+        ("_call._retry", "def f():\n    import asyncio.events", "never asyncio"),
+        ("_call._retry", "importlib.import_module('aiohttp.web')", "never aiohttp"),
+        ("_telemetry._spans", "from opentelemetry import sdk", "never opentelemetry.sdk"),
+        ("_telemetry._spans", "from opentelemetry import trace", None),
+        ("_call._transport", "from otel_connector._call import _retry", "never otel_connector._call._retry"),
+        ("_call._transport", "from ._call import Call", "not listed above in _call"),
+        ("_call._transport", "from ._content_coding import X", None),
+        ("_call._transport", "from otel_connector._replay._checkpoint import X", "layer 4 is not below layer 4"),
+        ("_call._transport", "if TYPE_CHECKING:\n    from .._connector import X", "layer 5 is not below layer 4"),
+        ("_call._transport", "if TYPE_CHECKING:\n    from opentelemetry.trace import Span", None),
+        ("_errors", "from ._record import CallRecord", "layer 0 is not below layer 0"),
+        ("_errors", "from ._record import CallRecord", "never otel_connector here"),
+        ("csv_exporter", "from .providers import configure", "layer 4 is not below layer 4"),
+        ("cli._demo", "from otel_connector import AsyncConnector", "for users"),
+        ("cli._demo", "from .._connector import AsyncConnector", None),
+        ("testing._steps", "from . import _hold", "not listed above in testing"),
         ("testing._hold", "from . import _steps\nfrom .._clock import Clock", None),
-        ("providers", "from .cli import main", "level 8"),
+        ("providers", "from .cli import main", "layer 7"),
         ("__main__", "from .cli import main", None),
     ],
 )
-def test_a_broken_rule_is_reported(module: str, line: str, broken: str | None) -> None:
+def test_the_rules_find_what_they_should(module: str, line: str, broken: str | None) -> None:
     found = [
         rule
         for imported in imports_of(ast.parse(line), f"{PACKAGE}.{module}")
@@ -274,19 +394,10 @@ def test_no_file_has_a_meaningless_name(file: Path) -> None:
     assert DISCOURAGED.isdisjoint(part.strip("_") for part in file.with_suffix("").parts)
 
 
-@pytest.mark.parametrize("file", FILES, ids=str)
+@pytest.mark.parametrize("file", [file for file in FILES if (FOLDER / file).stat().st_size], ids=str)
 def test_every_module_has_a_docstring(file: Path) -> None:
     docstring = ast.get_docstring(ast.parse((FOLDER / file).read_text(encoding="utf-8")))
     assert docstring, f"{file} has no docstring"
-
-
-def test_levels_in_docstrings_agree_with_the_rules() -> None:
-    stated = {
-        part_of(name_of(file)): int(found[1])
-        for file in FILES_WITH_RULES
-        if (found := re.match(r'"""Level (\d)', (FOLDER / file).read_text(encoding="utf-8")))
-    }
-    assert stated == {part: RULES[part].level for part in stated}
 
 
 def test_importing_the_package_loads_no_heavy_module() -> None:
@@ -328,7 +439,7 @@ def test_public_names_have_the_package_as_their_module(package: ModuleType) -> N
 
 def test_dir_shows_only_public_names(package: ModuleType) -> None:
     """`dir()` shows the public names, including lazy ones, and the public modules that have been imported."""
-    submodules = {part for part in RULES if not part.startswith("_")}
+    submodules = {name.split(".")[1] for name in PLAN}
     looks_public = {name for name in dir(package) if not name.startswith("_")}
     public = {name for name in package.__all__ if not name.startswith("_")}
     assert looks_public - submodules == public

@@ -31,12 +31,12 @@ from support.sdk import SDK
 
 import otel_connector
 from otel_connector import COLUMNS, CallRecord, _replay
-from otel_connector._csv_check import DAMAGE_LIMIT, LINE_LIMIT
-from otel_connector._csv_format import HEADER, encode_row
-from otel_connector._instruments import SCHEMA_URL
-from otel_connector._replay import CollectorRefused, Replay, Replayed, Wanted, open_otlp
-from otel_connector._row_span import error_type_of, read_row, span_of
-from otel_connector._telemetry import field_attributes
+from otel_connector._csv._check import DAMAGE_LIMIT, LINE_LIMIT
+from otel_connector._csv._format import HEADER, encode_row
+from otel_connector._replay._replay import CollectorRefused, Replay, Replayed, Wanted, open_otlp
+from otel_connector._replay._row_span import error_type_of, read_row, span_of
+from otel_connector._telemetry._metrics import SCHEMA_URL
+from otel_connector._telemetry._spans import field_attributes
 from otel_connector.testing import FakeClock, FaultServer, hold, ok, redirect
 
 TO = "http://collector:4317"

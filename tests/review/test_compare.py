@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pytest
 from rich.console import Console
 
-from otel_connector._compare_view import show_comparison
+from otel_connector.cli._compare_view import show_comparison
 from otel_connector.review import _compare_text, _noise
 from otel_connector.review._compare import FISHER, WELCH, WOODRUFF, Compared, Comparison, Difference, compare
 from otel_connector.review._load import Calls, LogFile

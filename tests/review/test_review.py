@@ -23,7 +23,7 @@ from support.command_line import environment
 from support.logs import START, busy_hour, call, rows, write
 
 from otel_connector import review
-from otel_connector._csv_format import HEADER, encode_row
+from otel_connector._csv._format import HEADER, encode_row
 from otel_connector._record import CallRecord, one_line
 from otel_connector.review import _files, _load
 

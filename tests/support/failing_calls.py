@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from otel_connector import CallRecord, CSVSpanExporter
-from otel_connector._csv_format import HEADER, decode_row, encode_row
+from otel_connector._csv._format import HEADER, decode_row, encode_row
 from support.processes import Process, clean_environment, run
 
 MISSING = (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from otel_connector import CallRecord
-from otel_connector._csv_format import HEADER, decode_row, encode_row
+from otel_connector._csv._format import HEADER, decode_row, encode_row
 
 START = 1_790_000_000.0  # 2026-09-21 14:13:20 UTC
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 
 from typer.testing import CliRunner
 
-from otel_connector import _vocabulary
-from otel_connector._instruments import SCHEMA_URL, SCOPE
+from otel_connector._telemetry import _names
+from otel_connector._telemetry._metrics import SCHEMA_URL, SCOPE
 from otel_connector.cli import app
 from support.processes import ROOT
 
@@ -28,7 +28,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
     yield ""
 
 
-def attributes(of: Iterable[_vocabulary.Attribute]) -> Iterator[str]:
+def attributes(of: Iterable[_names.Attribute]) -> Iterator[str]:
     """Yield the table of some attributes."""
     yield from table(
         ("attribute", "type", "unit", "when it is there", "source"),
@@ -38,27 +38,27 @@ def attributes(of: Iterable[_vocabulary.Attribute]) -> Iterator[str]:
 
 def telemetry() -> Iterator[str]:
     """Yield the lines about spans, events and metrics."""
-    call, attempts = _vocabulary.CALL_NAME, _vocabulary.CALL_WITH_ATTEMPT_SPANS_NAME
+    call, attempts = _names.CALL_NAME, _names.CALL_WITH_ATTEMPT_SPANS_NAME
     yield f"""\
 Instrumentation scope `{SCOPE}`, with the package's version and the schema URL `{SCHEMA_URL}`.
 
 **The call's span**: `{call}`, CLIENT, from the call to the decoded body. Status ERROR if it failed, and unset
 otherwise, also where its caller cancelled it. With `attempt_spans=True` it is INTERNAL, `{attempts}`, without the first
-seven, and each attempt has a CLIENT span `{call}` with these and `{_vocabulary.ERROR_TYPE}`.
+seven, and each attempt has a CLIENT span `{call}` with these and `{_names.ERROR_TYPE}`.
 """
-    yield from attributes((*_vocabulary.HTTP_ATTRIBUTES, *_vocabulary.CALL_ATTRIBUTES))
-    yield f"**Its events**: `{_vocabulary.ATTEMPT_EVENT}`, one for each attempt that failed, at the time of its end.\n"
-    yield from attributes(_vocabulary.EVENT_ATTRIBUTES)
+    yield from attributes((*_names.HTTP_ATTRIBUTES, *_names.CALL_ATTRIBUTES))
+    yield f"**Its events**: `{_names.ATTEMPT_EVENT}`, one for each attempt that failed, at the time of its end.\n"
+    yield from attributes(_names.EVENT_ATTRIBUTES)
     yield "**The metrics**; all but the histogram are observable, that is, read when they are collected:\n"
     yield from table(
         ("metric", "kind", "unit", "what", "attributes", "source"),
         (
             (f"`{m.name}`", m.kind, m.unit, m.description, " ".join(f"`{label}`" for label in m.labels), m.source)
-            for m in _vocabulary.METRICS
+            for m in _names.METRICS
         ),
     )
     yield "Their attributes:\n"
-    yield from attributes(_vocabulary.LABELS)
+    yield from attributes(_names.LABELS)
 
 
 def help_of(command: str) -> str:

@@ -49,9 +49,10 @@ from support.logs import Log
 from support.loop_and_memory import assert_no_stall, slowest_iteration
 from support.sdk import SDK
 
-from otel_connector import AsyncConnector, HTTPStatusError, _telemetry
-from otel_connector._instruments import instruments_of
-from otel_connector._journal import Troubles
+from otel_connector import AsyncConnector, HTTPStatusError
+from otel_connector._guard import TelemetryGuard
+from otel_connector._telemetry import _spans
+from otel_connector._telemetry._metrics import instruments_of
 from otel_connector.testing import FakeClock, FaultServer, hold, ok
 
 DAY = 86_400  # seconds
@@ -293,7 +294,7 @@ async def assert_unharmed(
     active = subject._terms.telemetry.counts.active.values()
     assert not any(level.calls for level in active), "the metrics report a call in flight"
     if not broken_context:
-        assert otel_context.get_value(_telemetry._SUPPRESS_HTTP) is None, "the call left its context attached"
+        assert otel_context.get_value(_spans._SUPPRESS_HTTP) is None, "the call left its context attached"
 
 
 def logged_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -643,7 +644,7 @@ def get_provider(fault: Fault) -> dict[str, Any]:
 def test_errors_are_logged_once_a_minute_with_the_number_of_suppressed_ones(
     caplog: pytest.LogCaptureFixture, clock: FakeClock
 ) -> None:
-    troubles = Troubles(clock.monotonic_ns)
+    troubles = TelemetryGuard(clock.monotonic_ns)
     for _ in range(3):
         troubles.swallow(ValueError("a\nb"), "testing")
     clock.advance(60)
@@ -688,7 +689,7 @@ def test_ctrl_c_while_an_error_is_logged_raises_keyboard_interrupt(clock: FakeCl
     logging.getLogger("otel_connector").addHandler(handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            Troubles(clock.monotonic_ns).swallow(ValueError(), "testing")
+            TelemetryGuard(clock.monotonic_ns).swallow(ValueError(), "testing")
     finally:
         logging.getLogger("otel_connector").removeHandler(handler)
 
@@ -937,7 +938,7 @@ def test_a_connector_can_be_collected_while_the_same_thread_holds_the_lock() -> 
     """Garbage collection can start at any point, and a connector that is collected adds its last counts there."""
     provider = MeterProvider(shutdown_on_exit=False)
     instruments = instruments_of(provider)
-    telemetry: Any = _telemetry.CallTelemetry(meter_provider=provider)
+    telemetry: Any = _spans.CallTelemetry(meter_provider=provider)
     telemetry.counts.received["P"] = 7
     telemetry.itself = telemetry
     with instruments._lock:

@@ -34,7 +34,7 @@ from support.forked import Program
 from support.otlp_receiver import Received, attributes_of, grpc_receiver, http_receiver
 
 from otel_connector import providers
-from otel_connector._bounded_exit import Telemetry, _watch_exporters
+from otel_connector._telemetry._sdk_exit import Telemetry, _watch_exporters
 from otel_connector.providers import _finish_all, configure
 
 GRPC, HTTP = "grpc", "http/protobuf"

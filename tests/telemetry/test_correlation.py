@@ -21,7 +21,8 @@ from support.logs import Log
 from support.processes import ROOT
 from support.sdk import SDK
 
-from otel_connector import AsyncConnector, _vocabulary
+from otel_connector import AsyncConnector
+from otel_connector._telemetry import _names
 from otel_connector.testing import FakeClock, FaultServer, ok
 
 # One call that is retried and one that fails, in a program whose callbacks log as well
@@ -139,7 +140,7 @@ async def test_log_and_metrics_are_complete_if_one_percent_of_calls_is_sampled(
     spans = kept.get_finished_spans()
     assert 1 <= len(spans) <= 40, "15 on average; 0 or more than 40 are extremely unlikely"
     assert len(records) == calls
-    assert {str((span.attributes or {})[_vocabulary.FIELD_PREFIX + "call_id"]) for span in spans} <= {
+    assert {str((span.attributes or {})[_names.FIELD_PREFIX + "call_id"]) for span in spans} <= {
         r.call_id for r in records
     }
     durations = sdk.points("http.client.request.duration")

@@ -15,7 +15,7 @@ import pytest
 from support.forked import Program
 
 from otel_connector import CSVSpanExporter
-from otel_connector._csv_check import check
+from otel_connector._csv._check import check
 from otel_connector.testing import FaultServer, ok, silent
 
 CALLS = 20

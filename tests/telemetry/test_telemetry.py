@@ -35,9 +35,10 @@ from support.logs import Log
 from support.sdk import SDK
 
 import otel_connector
-from otel_connector import AsyncConnector, ConnectorError, RetryPolicy, _instruments, _telemetry
-from otel_connector._instruments import Instruments
+from otel_connector import AsyncConnector, ConnectorError, RetryPolicy
 from otel_connector._record import CallRecord
+from otel_connector._telemetry import _metrics, _spans
+from otel_connector._telemetry._metrics import Instruments
 from otel_connector.testing import FakeClock, FaultServer, hold, ok, redirect, respond, retry_after
 
 
@@ -222,8 +223,8 @@ async def test_the_exemplar_refers_to_the_span_of_the_call(
 async def test_the_number_of_hosts_and_projects_in_labels_is_bounded(
     session: aiohttp.ClientSession, sdk: SDK, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_instruments, "HOST_LIMIT", 3)
-    monkeypatch.setattr(_instruments, "PROJECT_LIMIT", 2)
+    monkeypatch.setattr(_metrics, "HOST_LIMIT", 3)
+    monkeypatch.setattr(_metrics, "PROJECT_LIMIT", 2)
     subject = connector(None, sdk, n_tries=1)
     for number in range(6):
         await subject.get(session, f"http://127.0.0.1:{number + 1}/{number}", f"P{number}", default=None)
@@ -316,12 +317,12 @@ async def test_context_and_baggage_are_injected_unless_propagate_is_false(
 
 def test_private_names_that_the_package_uses_exist() -> None:
     """If one of these names is removed, the code falls back or fails: this test detects that first."""
-    assert _telemetry._SUPPRESS_HTTP == context._SUPPRESS_HTTP_INSTRUMENTATION_KEY
+    assert _spans._SUPPRESS_HTTP == context._SUPPRESS_HTTP_INSTRUMENTATION_KEY
     assert callable(aiohttp.ClientSession._build_url)
     assert inspect.iscoroutinefunction(aiohttp.ClientSession._request), "get awaits it"
     assert list(inspect.signature(aiohttp.ClientSession._request).parameters)[:3] == ["self", "method", "str_or_url"]
     default = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
-    assert [type(part) for part in default._propagators] == list(_telemetry._W3C_PROPAGATORS)
+    assert [type(part) for part in default._propagators] == list(_spans._W3C_PROPAGATORS)
     assert "_middlewares" in aiohttp.ClientSession.ATTRS
 
 
@@ -517,13 +518,13 @@ async def test_an_sdk_set_up_between_two_calls_records_the_second(server: FaultS
 async def test_none_and_the_global_meter_provider_share_their_instruments(
     server: FaultServer, session: aiohttp.ClientSession
 ) -> None:
-    first = _instruments.instruments_of(None)
-    assert _instruments.instruments_of(metrics.get_meter_provider()) is first
-    assert _instruments.instruments_of(MeterProvider(shutdown_on_exit=False)) is not first
+    first = _metrics.instruments_of(None)
+    assert _metrics.instruments_of(metrics.get_meter_provider()) is first
+    assert _metrics.instruments_of(MeterProvider(shutdown_on_exit=False)) is not first
 
 
 def test_the_number_of_cached_label_sets_is_bounded(sdk: SDK, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_instruments, "_LABEL_SETS", 3)
+    monkeypatch.setattr(_metrics, "_LABEL_SETS", 3)
     instruments = Instruments(sdk.meter_provider, print)
     for status in range(200, 208):
         record = CallRecord("i", "P", 0.0, 0.5, "u", "", 0, status, success=True, error="")
@@ -537,10 +538,10 @@ def test_the_number_of_cached_label_sets_is_bounded(sdk: SDK, monkeypatch: pytes
 @pytest.mark.parametrize("span_id", [0, 1, 2**63 + 5, 2**64 - 1, 2**64, -1])
 def test_a_call_id_is_the_trace_id_and_the_span_id_in_hexadecimal(trace_id: int, span_id: int) -> None:
     ids = SpanContext(trace_id, span_id, is_remote=False)
-    assert _telemetry.call_id_of(ids) == f"{trace_id:032x}-{span_id:016x}"
+    assert _spans.call_id_of(ids) == f"{trace_id:032x}-{span_id:016x}"
 
 
 @pytest.mark.parametrize(("ids", "kind"), [((1.5, 1), ValueError), ((1, (2,)), TypeError)])
 def test_ids_that_are_not_integers_raise(ids: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind):
-        _telemetry.call_id_of(ids)
+        _spans.call_id_of(ids)

@@ -1,0 +1,119 @@
+"""What a log says is done: the URLs of a project that have a success row.
+
+Reads the logs from their beginning to their end, however long they are, and keeps of each success a number of eight
+bytes. Knows neither aiohttp nor OpenTelemetry.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from otel_connector._csv._check import LINE_LIMIT
+from otel_connector._csv._format import HEADER, cell, decode_row
+from otel_connector._csv._torn_tail import open_regular
+from otel_connector._record import COLUMNS, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+
+_CELLS = len(COLUMNS)
+_PROJECT, _URL, _SUCCESS = (COLUMNS.index(name) for name in ("project", "url", "success"))
+
+_CUT = re.compile(rb"\.\.\.\[\+\d+\]$")  # how `one_line` marks what it has cut
+
+
+class Done:
+    """The URLs that have a success, by what the log shows of them.
+
+    Kept are keyed hashes of 64 bits, some 70 bytes each as Python has them: of 10 million URLs looked up among as many,
+    one is taken for another once in 200,000 runs, and nobody can choose URLs for which it happens.
+
+    Attributes:
+        rows: Whole rows that were read.
+        of_project: Of these, rows of the project, failures included.
+    """
+
+    def __init__(self) -> None:
+        self.rows = self.of_project = 0
+        self._key = os.urandom(16)
+        self._hashes: set[int] = set()
+
+    def __contains__(self, url: str) -> bool:
+        """Whether a URL, as the log shows it, has a success."""
+        return self._hash(url.encode()) in self._hashes
+
+    def __len__(self) -> int:
+        """How many URLs have a success."""
+        return len(self._hashes)
+
+    def note(self, url: bytes, *, ours: bool, success: bool) -> None:
+        """Note a row, and its URL if it is a success of the project; not one that is cut: what it was is not known."""
+        self.rows += 1
+        self.of_project += ours
+        if ours and success and not _CUT.search(url):
+            self._hashes.add(self._hash(url))
+
+    def _hash(self, url: bytes) -> int:
+        return int.from_bytes(blake2b(url, digest_size=8, key=self._key).digest(), "little")
+
+
+def log_and_its_parts(path: str) -> list[str]:
+    """Return the parts of a rotated log (``logs.000001.csv``), oldest first, and the log itself."""
+    log = Path(path)
+    part = re.compile(rf"{re.escape(log.stem)}\.\d{{6,}}{re.escape(log.suffix)}")
+    parts = (str(each) for each in log.parent.iterdir() if part.fullmatch(each.name))
+    return [*sorted(parts), path]
+
+
+def read_done(log: str | None, others: Iterable[str], project: str, holds: Callable[[str], bool] | None = None) -> Done:
+    """Read logs, and return what is done of a project.
+
+    A row that is damaged, or is being written, is passed over; so its URL is tried again.
+
+    Args:
+        log: The connector's own log, whose parts are read, too.
+        others: Further logs.
+        project: Whose rows count.
+        holds: Whether there is a result of a ``call_id`` of the own log; a success without one does not count. None if
+            nobody knows. Results of further logs are elsewhere.
+
+    Raises:
+        OSError: A log cannot be read, or is no regular file.
+        ValueError: A file has another header: it is no log.
+    """
+    done, project = Done(), one_line(project)
+    project_cell = cell(project).encode()
+    paths = [] if log is None else [(path, holds) for path in log_and_its_parts(log)]
+    for path, has_result in [*paths, *((path, None) for path in others)]:
+        for line in _lines(path):
+            cells = line.split(b",")
+            if len(cells) == _CELLS and b'"' not in line:  # as nearly all
+                ours, success = cells[_PROJECT] == project_cell, cells[_SUCCESS] == b"True"
+                kept = has_result is None or not (ours and success) or has_result(cells[0].decode("ascii", "replace"))
+                done.note(cells[_URL], ours=ours, success=success and kept)
+            else:
+                with suppress(csv.Error, ValueError):
+                    record = decode_row(next(csv.reader([line.decode()], strict=True)))
+                    kept = has_result is None or has_result(record.call_id)
+                    done.note(record.url.encode(), ours=record.project == project, success=record.success and kept)
+    return done
+
+
+def _lines(path: str) -> Generator[bytes]:
+    """Read the lines of a log behind its header, but for what has no end or is longer than any row."""
+    with open(open_regular(path, os.O_RDONLY), "rb") as file:  # noqa: PTH123 - of a descriptor
+        header = file.readline(len(HEADER))
+        if not HEADER.startswith(header):
+            raise ValueError(f"{path} is not a log of this library: it begins with another header")
+        too_long = False
+        while line := file.readline(LINE_LIMIT):
+            whole, was_too_long = line.endswith(b"\n"), too_long
+            too_long = not whole
+            if whole and not was_too_long:
+                yield line[:-1]
