@@ -62,13 +62,13 @@ class Work(NamedTuple):
 
     Attributes:
         fetch: Makes the call of one URL; what it raises ends all.
-        at_once: Calls under way at a time, at most.
+        max_concurrency: Calls under way at a time, at most.
         ordered: Whether outcomes come in the order of the URLs.
         begin: Awaited before the first call; returns what is done already, None if nothing is to be passed over.
     """
 
     fetch: Callable[[str | URL], Awaitable[Outcome]]
-    at_once: int
+    max_concurrency: int
     ordered: bool
     begin: Callable[[], Awaitable[Resumed | None]]
 
@@ -82,7 +82,7 @@ class Outcomes(AsyncIterator[Outcome]):
     """
 
     def __init__(self, urls: Iterable[str | URL] | AsyncIterable[str | URL], work: Work) -> None:
-        self._crew = _Crew(urls, work)
+        self._crew = _WorkerPool(urls, work)
         self._outcomes = self._crew.outcomes()
 
     @property
@@ -118,7 +118,7 @@ class Outcomes(AsyncIterator[Outcome]):
         await self.aclose()
 
 
-class _Crew:
+class _WorkerPool:
     """The workers of one list, and what they have laid down."""
 
     def __init__(self, urls: Iterable[str | URL] | AsyncIterable[str | URL], work: Work) -> None:
@@ -183,7 +183,7 @@ class _Crew:
 
     async def _serve(self) -> None:
         """Be a worker: take a URL, fetch it, lay the outcome down, until there is none left."""
-        most = 2 * self._work.at_once  # under way, and laid down: as many again
+        most = 2 * self._work.max_concurrency  # under way, and laid down: as many again
         url: Any
         while True:
             # Mostly nothing has to be awaited, and so no lock be taken, which would cost as much as the rest
@@ -200,7 +200,7 @@ class _Crew:
                 return
             number = self._taken
             self._taken += 1
-            if len(self._tasks) < self._work.at_once:
+            if len(self._tasks) < self._work.max_concurrency:
                 self._add_worker()
             self._lay_down(number, await self._work.fetch(url))
 

@@ -30,13 +30,13 @@ from otel_connector._arguments import (
     checked_urls,
 )
 from otel_connector._bulk import Outcome, Outcomes, Resumed, Work
-from otel_connector._call._call import Call, Terms
-from otel_connector._call._call_log import Journal
-from otel_connector._call._pacing import Pacing, RateLimiter
-from otel_connector._call._retry import Buckets, RetryBudget, RetryPolicy
+from otel_connector._call._call import Call, CallSettings
+from otel_connector._call._call_log import CallLogger
+from otel_connector._call._pacing import AdmissionControl, RateLimiter
+from otel_connector._call._retry import RetryBudget, RetryPolicy, RetryQuotas
 from otel_connector._call._transport import own_headers
 from otel_connector._clock import Clock, SystemClock
-from otel_connector._csv._done import Done, read_done
+from otel_connector._csv._done import CompletedUrls, read_done
 from otel_connector._errors import ConnectorError, SessionClosed
 from otel_connector._record import Attempt, CallRecord
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
@@ -83,9 +83,9 @@ class ConnectorStats:
         calls_active: Of these, calls still under way.
         calls_succeeded: Calls that returned a decoded body.
         calls_failed: Calls that raised, or returned their `default`, cancelled ones included.
-        resends: Attempts that the connector made after the first of a call; not those that aiohttp makes by itself.
+        retries: Attempts that the connector made after the first of a call; not those that aiohttp makes by itself.
         bytes_received: Bytes of body read by the ended calls' last attempts, after content decoding.
-        hosts_held_back: The ``host:port`` of servers that asked for a pause which has not ended.
+        hosts_paused: The ``host:port`` of servers that asked for a pause which has not ended.
         rows_written: Rows in the log.
         rows_waiting: Rows kept in memory because the disk refused them.
         rows_lost: Rows that were given up. Without a `logfile` the three are 0; with an exporter that several
@@ -96,9 +96,9 @@ class ConnectorStats:
     calls_active: int
     calls_succeeded: int
     calls_failed: int
-    resends: int
+    retries: int
     bytes_received: int
-    hosts_held_back: tuple[str, ...]
+    hosts_paused: tuple[str, ...]
     rows_written: int
     rows_waiting: int
     rows_lost: int
@@ -173,15 +173,17 @@ class AsyncConnector:
         check_provider("tracer_provider", tracer_provider, "get_tracer")
         check_provider("meter_provider", meter_provider, "get_meter")
         clock = SystemClock() if clock is None else checked_clock(clock)
-        at_once = checked_int("adaptive_concurrency", adaptive_concurrency, least=0)
+        max_concurrency = checked_int("adaptive_concurrency", adaptive_concurrency, least=0)
         redactor = Redactor(checked_names("redact_params", redact_params))
-        pacing = Pacing(clock, checked_limiter(rate_limiter), at_once, redactor.text)
+        pacing = AdmissionControl(clock, checked_limiter(rate_limiter), max_concurrency, redactor.text)
         timeouts = checked_timeout(timeout)
         n_tries, max_body_bytes = checked_int("n_tries", n_tries), checked_int("max_body_bytes", max_body_bytes)
         deadline = checked_deadline(deadline)
         policy = checked_instance("retry", RetryPolicy() if retry is None else retry, RetryPolicy)
-        buckets = None if retry_budget is None else Buckets(checked_instance("retry_budget", retry_budget, RetryBudget))
-        journal = Journal(checked_hook("on_retry", on_retry), clock.monotonic_ns)
+        buckets = (
+            None if retry_budget is None else RetryQuotas(checked_instance("retry_budget", retry_budget, RetryBudget))
+        )
+        journal = CallLogger(checked_hook("on_retry", on_retry), clock.monotonic_ns)
         # Last, when nothing can be refused any more: it may empty the file
         self._exporter, self._owns_exporter = _open_exporter(logfile, overwrite=overwrite_log)
         telemetry = CallTelemetry(
@@ -192,7 +194,7 @@ class AsyncConnector:
             monotonic_ns=clock.monotonic_ns,
             attempt_spans=attempt_spans,
         )
-        self._terms = Terms(
+        self._terms = CallSettings(
             n_tries=n_tries,
             timeout=timeouts,
             deadline=deadline,
@@ -207,7 +209,7 @@ class AsyncConnector:
             journal=journal,
         )
         self._closed = False
-        self._started = self._succeeded = self._failed = self._resends = self._received = 0
+        self._started = self._succeeded = self._failed = self._retries = self._received = 0
 
     async def get(
         self,
@@ -323,8 +325,8 @@ class AsyncConnector:
             is_done = partial(self._is_done, done, session, aiohttp_options.get("params"))
             return Resumed(is_done, done.rows, done.of_project, len(done))
 
-        at_once = checked_int("max_concurrency", max_concurrency)
-        return Outcomes(checked_urls(urls), Work(partial(self._outcome, many), at_once, ordered, begin))
+        max_concurrency = checked_int("max_concurrency", max_concurrency)
+        return Outcomes(checked_urls(urls), Work(partial(self._outcome, many), max_concurrency, ordered, begin))
 
     def _logs_to_resume(self, resume: bool | Iterable[str | os.PathLike[str]]) -> tuple[str | None, list[str]] | None:
         """Return the own log and the others to look into; None if nothing is to be passed over."""
@@ -335,7 +337,7 @@ class AsyncConnector:
             raise ValueError("resume=True looks into the log, and this connector has none; give a logfile, or paths")
         return (None if self._exporter is None else self._exporter.path), others
 
-    def _is_done(self, done: Done, session: aiohttp.ClientSession, params: Any, url: str | URL) -> bool:
+    def _is_done(self, done: CompletedUrls, session: aiohttp.ClientSession, params: Any, url: str | URL) -> bool:
         try:
             return self._terms.target(session, url, params).shown in done
         except (TypeError, ValueError, ConnectorError):
@@ -382,9 +384,9 @@ class AsyncConnector:
             calls_active=self._started - self._succeeded - self._failed,
             calls_succeeded=self._succeeded,
             calls_failed=self._failed,
-            resends=self._resends,
+            retries=self._retries,
             bytes_received=self._received,
-            hosts_held_back=tuple(self._terms.pacing.held_back()),
+            hosts_paused=tuple(self._terms.pacing.paused()),
             rows_written=rows.written if rows else 0,
             rows_waiting=rows.waiting if rows else 0,
             rows_lost=rows.lost if rows else 0,
@@ -402,7 +404,7 @@ class AsyncConnector:
     def _end(self, call: Call, error: BaseException | None) -> CallRecord:
         """Count the call and write its row."""
         record = call.end(error, self._write)
-        self._resends += call.retries
+        self._retries += call.retries
         if self._closed and self._started == self._succeeded + self._failed:
             self._close_log()
         return record

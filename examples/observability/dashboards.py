@@ -35,8 +35,8 @@ DURATION = "http_client_request_duration_seconds"
 CALLS = f"{DURATION}_count"
 ACTIVE = "http_client_active_requests"
 RECEIVED = "otel_connector_received_bytes_total"
-RESENDS = "otel_connector_resends_total"
-HELD_BACK = "otel_connector_host_held_back"
+RETRIES = "otel_connector_retries_total"
+PAUSED = "otel_connector_host_paused"
 QUEUE_TIME = "otel_connector_queue_time_seconds_total"
 WRITTEN, WAITING, LOST = (
     "otel_connector_rows_written_total",
@@ -136,7 +136,7 @@ def service() -> Dashboard:
             f"Attempts after the first, per call. {IN_SERVICE} Yellow from 0.1, red from 0.5, where the alert"
             " OtelConnectorRetryStorm is: every second call asks its server again.",
             "short",
-            f"{per_second(RESENDS, JOB)} / {per_second(CALLS, ALL_OF_JOB)}",
+            f"{per_second(RETRIES, JOB)} / {per_second(CALLS, ALL_OF_JOB)}",
             steps=MANY_RETRIES,
             decimals=2,
         ),
@@ -180,7 +180,7 @@ def service() -> Dashboard:
             "Retries by reason",
             f"Attempts after the first, a second, by what the attempt before ended in. {IN_SERVICE}",
             "reqps",
-            query(per_second(RESENDS, JOB, "otel_connector_reason"), "{{otel_connector_reason}}"),
+            query(per_second(RETRIES, JOB, "otel_connector_reason"), "{{otel_connector_reason}}"),
             span=6,
             stacked=True,
         ),
@@ -299,7 +299,7 @@ def collection() -> Dashboard:
         "Hosts",
         lines(
             "Calls by host",
-            "Calls that ended, a second. A host that is held back falls to nothing for as long as it asked for.",
+            "Calls that ended, a second. A host that is paused falls to nothing for as long as it asked for.",
             "reqps",
             query(per_second(CALLS, OURS, "server_address"), "{{server_address}}"),
             span=6,
@@ -312,11 +312,11 @@ def collection() -> Dashboard:
             span=6,
         ),
         lines(
-            "Hosts held back",
+            "Hosts paused",
             "Hosts that asked for a pause (`Retry-After` with 429 or 503) which has not ended: no call to them is sent."
-            " `stats().hosts_held_back` has their names; a host of two programs counts in each.",
+            " `stats().hosts_paused` has their names; a host of two programs counts in each.",
             "short",
-            query(f"sum by ({PROGRAM}) ({HELD_BACK}{{{JOB}}})", LEGEND),
+            query(f"sum by ({PROGRAM}) ({PAUSED}{{{JOB}}})", LEGEND),
             span=6,
         ),
         lines(
@@ -342,7 +342,7 @@ def collection() -> Dashboard:
             "Retries by reason",
             f"Attempts after the first, by what the attempt before ended in. {IN_SERVICE}",
             "short",
-            so_far(RESENDS, JOB, "otel_connector_reason"),
+            so_far(RETRIES, JOB, "otel_connector_reason"),
             "{{otel_connector_reason}}",
             span=12,
         ),

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from otel_connector._call._call_log import Journal
-    from otel_connector._call._pacing import Pacing, Place
-    from otel_connector._call._retry import Buckets, RetryPolicy
+    from otel_connector._call._call_log import CallLogger
+    from otel_connector._call._pacing import AdmissionControl, Permit
+    from otel_connector._call._retry import RetryPolicy, RetryQuotas
     from otel_connector._clock import Clock
     from otel_connector._redact import Redactor
-    from otel_connector._telemetry._spans import Asked, CallSpan, CallTelemetry
+    from otel_connector._telemetry._spans import CallSpan, CallTelemetry, UrlTelemetry
 
 
 _FIRST_SERVER_ERROR = 500  # RFC 9110, section 15.6
@@ -51,21 +51,21 @@ WriteRow: TypeAlias = "Callable[[CallRecord, int | None], None]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class CallSettings:
     """What all calls of a connector have in common; the parameters of `AsyncConnector` say what each means."""
 
     n_tries: int
     timeout: aiohttp.ClientTimeout
     deadline: float | None
     retry: RetryPolicy
-    buckets: Buckets | None
+    buckets: RetryQuotas | None
     max_body_bytes: int
     propagate: bool
     redactor: Redactor
     clock: Clock
-    pacing: Pacing
+    pacing: AdmissionControl
     telemetry: CallTelemetry
-    journal: Journal
+    journal: CallLogger
     targets: dict[str, Target] = field(init=False, default_factory=dict[str, "Target"])
     """What was asked for of late, by URL: programs ask for the same again."""
 
@@ -97,7 +97,7 @@ class Target:
     url: URL
     shown: str
     host: str
-    asked: Asked
+    asked: UrlTelemetry
 
 
 class Call:
@@ -138,7 +138,7 @@ class Call:
 
     def __init__(  # noqa: PLR0917 - by name, they cost 0.5 % of a bare call
         self,
-        terms: Terms,
+        terms: CallSettings,
         session: aiohttp.ClientSession,
         url: str | URL,
         project: str,
@@ -151,7 +151,7 @@ class Call:
         self._target: Target | None = None
         self._span: CallSpan | None = None
         self._exchange: Exchange | None = None
-        self._place: Place | None = None
+        self._place: Permit | None = None
         self._failure: ConnectorError | None = None
         self._paid: int | None = None
         self._stopped_ns: int | None = None

@@ -28,7 +28,7 @@ _WINDOW = 60.0  # seconds
 _HOSTS = 1_000  # hosts and levels whose lines are counted at a time
 
 
-class Journal:
+class CallLogger:
     """Tells of retries and failures.
 
     Args:

@@ -45,7 +45,7 @@ _LEAVING = 0.1  # seconds
 _UNLIMITED = 0  # as aiohttp's pools say it
 
 
-class Slots:
+class ResizableLimiter:
     """So many at a time, first come first served; the number may change at any time.
 
     Args:
@@ -110,16 +110,16 @@ class _Pool:
 
     def __init__(self, pool: aiohttp.BaseConnector) -> None:
         read_fairly(pool)  # here, because this is made once for each
-        self._all = Slots(pool.limit)
+        self._all = ResizableLimiter(pool.limit)
         self._per_host = pool.limit_per_host
         self.only_all = (self._all,) if self._per_host == _UNLIMITED else ()
-        self._hosts: dict[str, Slots] = {}
+        self._hosts: dict[str, ResizableLimiter] = {}
 
-    def places(self, host: str) -> Sequence[Slots]:
+    def places(self, host: str) -> Sequence[ResizableLimiter]:
         """Return what a request to `host` takes a slot of, where there is no `only_all`."""
         if host not in self._hosts:
             self._hosts = {name: slots for name, slots in self._hosts.items() if not slots.idle}
-            self._hosts[host] = Slots(self._per_host)
+            self._hosts[host] = ResizableLimiter(self._per_host)
         return self._hosts[host], self._all
 
 
@@ -130,14 +130,14 @@ _pools: weakref.WeakKeyDictionary[aiohttp.BaseConnector, _Pool] = weakref.WeakKe
 class _Host:
     """What is known of one host's pace."""
 
-    slots: Slots
+    slots: ResizableLimiter
     held_until: float = 0.0  # monotonic seconds
     reduced_at: float = -1.0  # monotonic seconds
 
 
 @dataclass(slots=True, eq=False)
-class Place:
-    """A place that an attempt has taken, to be given back by `Pacing.leave`.
+class Permit:
+    """A place that an attempt has taken, to be given back by `AdmissionControl.leave`.
 
     Attributes:
         entered: When it was taken, in seconds on the monotonic clock.
@@ -146,13 +146,13 @@ class Place:
     """
 
     entered: float
-    slots: Sequence[Slots]
+    slots: Sequence[ResizableLimiter]
     waited: bool = False
     queued: float = 0.0
     limiter: AbstractAsyncContextManager[Any, Any] | None = None
 
 
-class Pacing:
+class AdmissionControl:
     """Lets one connector's attempts in.
 
     Args:
@@ -179,16 +179,16 @@ class Pacing:
         self._warn_after = -math.inf
         # The pool asked last: a dictionary of weak keys costs ten times as much to look into
         self._last_pool: Callable[[], aiohttp.BaseConnector | None] = lambda: None
-        self._only_all: Sequence[Slots] = ()
-        self._last_places: Callable[[str], Sequence[Slots]] = lambda _: ()
+        self._only_all: Sequence[ResizableLimiter] = ()
+        self._last_places: Callable[[str], Sequence[ResizableLimiter]] = lambda _: ()
 
-    def held_back(self) -> list[str]:
+    def paused(self) -> list[str]:
         """Return the hosts that asked for a pause which has not ended; in any thread."""
         now = self._now()
         hosts = self._hosts.copy()  # in one go, while the event loop's thread may add some
         return [name for name, host in hosts.items() if host.held_until > now]
 
-    def enter_now(self, session: aiohttp.ClientSession, host: str) -> Place | None:
+    def enter_now(self, session: aiohttp.ClientSession, host: str) -> Permit | None:
         """Let an attempt to `host` start if nothing has to be waited for; None if `enter` must be asked.
 
         Which is most attempts: to await `enter` only to hear so would cost as much as the rest of the way here.
@@ -208,9 +208,9 @@ class Pacing:
                 for other in slots[:taken]:
                     other.free()
                 return None
-        return Place(self._clock.monotonic_ns() / 1e9, slots)
+        return Permit(self._clock.monotonic_ns() / 1e9, slots)
 
-    async def enter(self, session: aiohttp.ClientSession, host: str, until: float = math.inf) -> Place:
+    async def enter(self, session: aiohttp.ClientSession, host: str, until: float = math.inf) -> Permit:
         """Wait until an attempt to `host` may start.
 
         Who waits for a pause keeps neither the limiter nor a place of the pool from others, and who waits for the
@@ -226,7 +226,7 @@ class Pacing:
             RateLimiterFailed: The rate limiter raised.
         """
         began = self._now()
-        place = Place(began, ())
+        place = Permit(began, ())
         try:
             while True:
                 await self._wait_out(place, host, until)
@@ -244,7 +244,7 @@ class Pacing:
         place.queued = place.entered - began if place.waited else 0.0
         return place
 
-    async def _wait_out(self, place: Place, host: str, until: float) -> None:
+    async def _wait_out(self, place: Permit, host: str, until: float) -> None:
         while pause := self.pause_of(host):
             if self._now() + pause >= until:
                 raise DeadlineExceeded(f"{host} asked for {pause:g} s without calls, which is past the deadline")
@@ -257,7 +257,7 @@ class Pacing:
         return 0.0 if known is None else max(known.held_until - self._now(), 0.0)
 
     @staticmethod
-    def leave_now(place: Place | None) -> bool:
+    def leave_now(place: Permit | None) -> bool:
         """Give the place back, but for its limiter; True if it has none, and so nothing is left to do."""
         if place is None:
             return True
@@ -266,7 +266,7 @@ class Pacing:
         place.slots = ()
         return place.limiter is None
 
-    async def leave(self, place: Place | None, remaining: float = math.inf) -> None:
+    async def leave(self, place: Permit | None, remaining: float = math.inf) -> None:
         """Give the place back, if there is one; never raises but for a cancellation.
 
         Args:
@@ -290,7 +290,7 @@ class Pacing:
                 with contextlib.suppress(Exception):  # an application's handler, which must not reach the call
                     _logger.warning("rate_limiter failed after an attempt: %s: %s", type(error).__name__, text)
 
-    def throttled(self, host: str, place: Place, pause: float | None) -> None:
+    def throttled(self, host: str, place: Permit, pause: float | None) -> None:
         """Note that the server asked `host`'s callers to slow down.
 
         Args:
@@ -320,7 +320,7 @@ class Pacing:
         known = self._hosts.get(host)
         if known is None:
             self._forget_hosts()
-            known = self._hosts[host] = _Host(Slots(self.adaptive))
+            known = self._hosts[host] = _Host(ResizableLimiter(self.adaptive))
         self._hosts.move_to_end(host)
         return known
 
@@ -334,7 +334,7 @@ class Pacing:
             else:
                 self._hosts.move_to_end(name)
 
-    def _places(self, session: aiohttp.ClientSession, host: str) -> Sequence[Slots]:
+    def _places(self, session: aiohttp.ClientSession, host: str) -> Sequence[ResizableLimiter]:
         """Return what an attempt to `host` takes a slot of in the session's pool; nothing if that is closed."""
         pool = session.connector
         if pool is None or pool.closed:  # as `session.closed` is, for half of what that costs
@@ -346,14 +346,14 @@ class Pacing:
             self._last_pool, self._last_places, self._only_all = weakref.ref(pool), places.places, places.only_all
         return self._only_all or self._last_places(host)
 
-    async def _take(self, place: Place, session: aiohttp.ClientSession, host: str) -> None:
+    async def _take(self, place: Permit, session: aiohttp.ClientSession, host: str) -> None:
         if self.adaptive:
             await self._take_one(place, self._known(host).slots)
         for slots in self._places(session, host):  # asked for now: a pool forgets a host that nobody waits for
             await self._take_one(place, slots)
 
     @staticmethod
-    async def _take_one(place: Place, slots: Slots) -> None:
+    async def _take_one(place: Permit, slots: ResizableLimiter) -> None:
         if not slots.take():
             place.waited = True
             await slots.wait()

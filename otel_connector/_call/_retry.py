@@ -193,7 +193,7 @@ class RetryBudget:
         return self.throttling_cost if throttled else self.retry_cost
 
 
-class Buckets:
+class RetryQuotas:
     """The buckets of one `RetryBudget`, one for each host that ever failed.
 
     Args:

@@ -28,7 +28,7 @@ _PROJECT, _URL, _SUCCESS = (COLUMNS.index(name) for name in ("project", "url", "
 _CUT = re.compile(rb"\.\.\.\[\+\d+\]$")  # how `one_line` marks what it has cut
 
 
-class Done:
+class CompletedUrls:
     """The URLs that have a success, by what the log shows of them.
 
     Kept are keyed hashes of 64 bits, some 70 bytes each as Python has them: of 10 million URLs looked up among as many,
@@ -71,7 +71,9 @@ def log_and_its_parts(path: str) -> list[str]:
     return [*sorted(parts), path]
 
 
-def read_done(log: str | None, others: Iterable[str], project: str, holds: Callable[[str], bool] | None = None) -> Done:
+def read_done(
+    log: str | None, others: Iterable[str], project: str, holds: Callable[[str], bool] | None = None
+) -> CompletedUrls:
     """Read logs, and return what is done of a project.
 
     A row that is damaged, or is being written, is passed over; so its URL is tried again.
@@ -87,7 +89,7 @@ def read_done(log: str | None, others: Iterable[str], project: str, holds: Calla
         OSError: A log cannot be read, or is no regular file.
         ValueError: A file has another header: it is no log.
     """
-    done, project = Done(), one_line(project)
+    done, project = CompletedUrls(), one_line(project)
     project_cell = cell(project).encode()
     paths = [] if log is None else [(path, holds) for path in log_and_its_parts(log)]
     for path, has_result in [*paths, *((path, None) for path in others)]:

@@ -94,11 +94,11 @@ class LogFile:
         try:
             status = os.fstat(self._fd)
             self.identity = (status.st_dev, status.st_ino)
-            self._take_turn(_OPENING_PATIENCE)
+            self.lock(_OPENING_PATIENCE)
             try:
                 self._prepare(overwrite=overwrite)
             finally:
-                self.end_turn()
+                self.unlock()
             if lasting:
                 sync_folder(path)
         except OSError as error:
@@ -134,8 +134,8 @@ class LogFile:
             OSError: Nothing was written.
         """
         self._writing_at = None
-        if not self._has_turn():
-            self._take_turn(patience)
+        if not self.try_lock():
+            self.lock(patience)
         try:
             if os.lseek(self._fd, 0, os.SEEK_END) != self.end:  # somebody else wrote, or emptied the file
                 self._mend()
@@ -152,7 +152,7 @@ class LogFile:
                 self._rows += rows.count(b"\n", 0, done)
             return done
         finally:
-            self.end_turn()
+            self.unlock()
 
     def lift_limits(self) -> None:
         """Let the file grow from now on."""
@@ -169,7 +169,7 @@ class LogFile:
         Raises:
             OSError: It has its old name.
         """
-        self._take_turn(_OPENING_PATIENCE)
+        self.lock(_OPENING_PATIENCE)
         try:
             if self.moved:
                 return False
@@ -177,7 +177,7 @@ class LogFile:
             os.rename(real, free_name(real))  # noqa: PTH104 - as it is spelt everywhere in this file
             return True
         finally:
-            self.end_turn()
+            self.unlock()
 
     def sync(self) -> int:
         """Have the disk keep what was written so far; return where the file ended then.
@@ -233,14 +233,14 @@ class LogFile:
         """
         if self._others_end > self.synced:
             return False
-        self._take_turn(_OPENING_PATIENCE)
+        self.lock(_OPENING_PATIENCE)
         try:
             if os.lseek(self._fd, 0, os.SEEK_END) != self.end:
                 return False
             os.ftruncate(self._fd, self.synced)
             return True
         finally:
-            self.end_turn()
+            self.unlock()
 
     @property
     def has_name(self) -> bool:
@@ -259,27 +259,27 @@ class LogFile:
         """
         if self.torn and self._closing.alive:
             with suppress(OSError):
-                self._take_turn(0.0)
+                self.lock(0.0)
                 if os.lseek(self._fd, 0, os.SEEK_END) == self.end:
                     os.ftruncate(self._fd, self.end - self.torn)
         return self._closing()
 
-    def _take_turn(self, patience: float) -> None:
+    def lock(self, patience: float) -> None:
         """Wait until nobody else writes.
 
         Raises:
             OSError: Somebody still does after `patience` seconds.
         """
-        if self._has_turn():
+        if self.try_lock():
             return
         give_up = time.monotonic() + patience
         while time.monotonic() < give_up:
             time.sleep(_LOCK_PAUSE)
-            if self._has_turn():
+            if self.try_lock():
                 return
         raise OSError(errno.EWOULDBLOCK, "locked by another program")
 
-    def _has_turn(self) -> bool:
+    def try_lock(self) -> bool:
         """Take the lock if nobody has it."""
         if not self._locks:
             return True
@@ -293,7 +293,7 @@ class LogFile:
             self._locks = False
         return True
 
-    def end_turn(self) -> None:
+    def unlock(self) -> None:
         """Let others write. Safe to call again."""
         if self._locks:
             try:

@@ -109,7 +109,7 @@ class RowWriter:
         self._waiting_bytes = 0
         self._unsynced: deque[bytes] = deque()  # written since the last good fsync, if there are to be any
         self._unsynced_bytes = 0
-        self._care: threading.Event | None = None  # ends the thread that looks after what is in hand
+        self._flusher: threading.Event | None = None  # ends the thread that looks after what is in hand
         self._look_at = 0.0
 
     @property
@@ -161,10 +161,10 @@ class RowWriter:
             _with_rows_in_hand.add(self)
             finish_before_exit(self)
             if self._log is not None:
-                self._log.end_turn()
+                self._log.unlock()
             raise
         if self._backlog or self._unsynced:
-            self._settle()
+            self._start_or_stop_flusher()
         return not self._backlog
 
     @contextmanager
@@ -195,7 +195,7 @@ class RowWriter:
             if self._log is not None and self._unsynced:
                 self._sync_now(self._log)
             complete = not self._backlog
-            self._settle()
+            self._start_or_stop_flusher()
         self._warn()
         return complete
 
@@ -221,7 +221,7 @@ class RowWriter:
             self._backlog.clear()
             self._unsynced.clear()
             self._waiting_bytes = self._unsynced_bytes = 0
-            self._settle()
+            self._start_or_stop_flusher()
             if self._log is not None:
                 self._failure = self._log.close()
                 self._log = None
@@ -442,27 +442,30 @@ class RowWriter:
 
     # What is in hand
 
-    def _settle(self) -> None:
+    def _start_or_stop_flusher(self) -> None:
         """Have a thread look after the rows in hand, which need it also when no further row comes; or let it end."""
         if not self._backlog and not self._unsynced:
             _with_rows_in_hand.discard(self)
-            if self._care is not None:
-                self._care.set()
-                self._care = None
-        elif self._care is None and not self._closed:
+            if self._flusher is not None:
+                self._flusher.set()
+                self._flusher = None
+        elif self._flusher is None and not self._closed:
             _with_rows_in_hand.add(self)
             finish_before_exit(self)
-            self._care = threading.Event()
+            self._flusher = threading.Event()
             interval = self._fsync_interval or _CARE_INTERVAL
             with suppress(RuntimeError):  # the process ends, and no thread can be started any more
                 threading.Thread(
-                    target=_look_after, args=(self, self._care, interval), name="otel_connector.log", daemon=True
+                    target=_flush_periodically,
+                    args=(self, self._flusher, interval),
+                    name="otel_connector.log",
+                    daemon=True,
                 ).start()
 
-    def look_after(self, care: threading.Event) -> None:
+    def flush_periodically(self, care: threading.Event) -> None:
         """Try to write what waits, and fsync without holding up a call."""
         with self._turn():
-            if self._care is not care:
+            if self._flusher is not care:
                 return
             self._drain()
             log, unsynced = self._log, len(self._unsynced)
@@ -473,7 +476,7 @@ class RowWriter:
         except OSError as error:
             failure = error
         with self._turn():
-            if self._care is not care:
+            if self._flusher is not care:
                 return
             if log is not None and log is self._log and unsynced:
                 if failure is not None:
@@ -482,7 +485,7 @@ class RowWriter:
                     log.synced = end
                     for _ in range(min(unsynced, len(self._unsynced))):
                         self._unsynced_bytes -= len(self._unsynced.popleft())
-            self._settle()
+            self._start_or_stop_flusher()
         self._warn()
 
     def start_anew(self) -> None:
@@ -501,9 +504,9 @@ def _in_this_folder(path: str) -> str:
         raise OSError(errno.ENOENT, "logfile: the current folder is gone", path) from error
 
 
-def _look_after(writer: RowWriter, care: threading.Event, interval: float) -> None:
+def _flush_periodically(writer: RowWriter, care: threading.Event, interval: float) -> None:
     while not care.wait(interval):
-        writer.look_after(care)
+        writer.flush_periodically(care)
 
 
 def _after_fork() -> None:

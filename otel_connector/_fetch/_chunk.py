@@ -113,7 +113,7 @@ async def fetch_chunk(chunk: Chunk) -> ChunkReport:
                 chunk.project,
                 max_concurrency=chunk.max_concurrency,
                 resume=True,
-                sink=None if results is None else Into(results, redacted),
+                sink=None if results is None else ResultsSink(results, redacted),
                 decode=bytes,
                 **chunk.options,
             )
@@ -133,7 +133,7 @@ async def fetch_chunk(chunk: Chunk) -> ChunkReport:
     )
 
 
-class Into:
+class ResultsSink:
     """A sink that writes outcomes whose value is the body's bytes as JSON lines.
 
     Args:

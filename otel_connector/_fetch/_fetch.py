@@ -17,7 +17,7 @@ import aiohttp
 
 from otel_connector._connector import AsyncConnector
 from otel_connector._errors import HTTPStatusError
-from otel_connector._fetch._chunk import Into
+from otel_connector._fetch._chunk import ResultsSink
 
 if TYPE_CHECKING:
     from otel_connector._bulk import Outcome, Outcomes, Resumed
@@ -50,7 +50,7 @@ class Progress(NamedTuple):
         passed_over: URLs done in an earlier run, or seen before in this one.
         retries: Attempts after the first ones.
         active: Calls under way.
-        held_back: Hosts that asked for a pause.
+        paused: Hosts that asked for a pause.
         rate: Calls that ended a second, of late.
         remaining: Seconds it will take at this rate; None if that cannot be said.
         seconds: Since the start.
@@ -63,14 +63,14 @@ class Progress(NamedTuple):
     passed_over: int
     retries: int
     active: int
-    held_back: int
+    paused: int
     rate: float
     remaining: float | None
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class FetchOptions:
     """What is fetched, and how.
 
     Attributes:
@@ -90,7 +90,7 @@ class Wanted:
     results: ResultsFile | None = None
 
 
-class Rate:
+class StoppableLimiter:
     """A limiter of attempts that can be told to stop: who waits for his turn then has waited in vain.
 
     Args:
@@ -149,9 +149,9 @@ class Fetch:
         self,
         connector: AsyncConnector,
         urls: UrlList,
-        wanted: Wanted,
+        wanted: FetchOptions,
         *,
-        rate: Rate | None = None,
+        rate: StoppableLimiter | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.failures: Counter[str] = Counter()
@@ -201,7 +201,7 @@ class Fetch:
                 wanted.project,
                 max_concurrency=wanted.concurrency,
                 resume=wanted.resume,
-                sink=None if wanted.results is None else Into(wanted.results),
+                sink=None if wanted.results is None else ResultsSink(wanted.results),
                 decode=bytes,
                 **wanted.options,
             )
@@ -237,9 +237,9 @@ class Fetch:
             succeeded=self._succeeded,
             failed=self._failed,
             passed_over=passed_over,
-            retries=stats.resends,
+            retries=stats.retries,
             active=stats.calls_active,
-            held_back=len(stats.hosts_held_back),
+            paused=len(stats.hosts_paused),
             rate=rate,
             remaining=None if total is None or not rate else (total - done) / rate,
             seconds=now - self._started,
@@ -258,7 +258,7 @@ class Fetch:
             "succeeded": self._succeeded,
             "failed": self._failed,
             "error_rate": self._failed / calls if calls else float("nan"),
-            "retries": self._connector.stats().resends,
+            "retries": self._connector.stats().retries,
             "passed_over": self._passed_over(),
         }
 

@@ -22,17 +22,17 @@ class Checkpoint:
     Args:
         path: The file, which need not be there.
         key: What was sent where. What a file says of something else is of no use, and is replaced.
-        afresh: Forget what it says.
+        ignore_checkpoint: Forget what it says.
 
     Raises:
         OSError: It cannot be read.
         ValueError: It is no checkpoint, and stays as it is.
     """
 
-    def __init__(self, path: str, key: Mapping[str, str], *, afresh: bool) -> None:
+    def __init__(self, path: str, key: Mapping[str, str], *, ignore_checkpoint: bool) -> None:
         self._path, self._key = path, dict(key)
         found = _read(path, self._key)
-        self._positions = {} if afresh else found
+        self._positions = {} if ignore_checkpoint else found
 
     def position(self, identity: str) -> Position:
         """Return how far a log is sent."""

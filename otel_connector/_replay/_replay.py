@@ -71,7 +71,7 @@ class CollectorRefused(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class RowFilter:
     """Which rows are to be sent; by default all.
 
     Attributes:
@@ -169,7 +169,7 @@ class Replay:
         wanted: Which rows.
         rate: Spans a second at most; None for as many as the collector takes.
         checkpoint: The file that says how far each log is sent to `to`; default ``<log>.replayed``, for each its own.
-        afresh: Send all rows, whatever the checkpoint says.
+        ignore_checkpoint: Send all rows, whatever the checkpoint says.
         monotonic: A clock that never steps back, in seconds.
         sleep: Waits for a number of seconds.
 
@@ -186,23 +186,23 @@ class Replay:
         *,
         to: str,
         service_name: str | None = None,
-        wanted: Wanted | None = None,
+        wanted: RowFilter | None = None,
         rate: float | None = DEFAULT_RATE,
         checkpoint: str | os.PathLike[str] | None = None,
-        afresh: bool = False,
+        ignore_checkpoint: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._pace = _Pace(_checked_rate(rate), monotonic, sleep)
         self._batch_rows = min(_BATCH_ROWS, max(1, int(min(self._pace.rate, _BATCH_ROWS))))
         self._exporter, self._to = exporter, to
-        self._wanted = wanted or Wanted()
+        self._wanted = wanted or RowFilter()
         self._resource = _resource(service_name)
         self._logs = [look_at(path) for path in dict.fromkeys(os.fspath(log) for log in logs)]
         shared = None if checkpoint is None else os.fspath(checkpoint)
         key = {"to": to, "service": str(self._resource.attributes[SERVICE_NAME]), "wanted": repr(self._wanted)}
         names = {log.path: shared or log.path + CHECKPOINT_SUFFIX for log in self._logs}
-        checkpoints = {name: Checkpoint(name, key, afresh=afresh) for name in set(names.values())}
+        checkpoints = {name: Checkpoint(name, key, ignore_checkpoint=ignore_checkpoint) for name in set(names.values())}
         self._checkpoints = {path: checkpoints[name] for path, name in names.items()}
         self._sent_calls = _Calls()
         self._counts = _Counts()

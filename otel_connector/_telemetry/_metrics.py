@@ -23,13 +23,13 @@ from otel_connector._telemetry._names import (
     ACTIVE,
     DURATION,
     ERROR_TYPE,
-    HELD_BACK,
     METHOD,
+    PAUSED,
     PROJECT,
     QUEUE_TIME,
     REASON,
     RECEIVED,
-    RESENDS,
+    RETRIES,
     ROWS_LOST,
     ROWS_WAITING,
     ROWS_WRITTEN,
@@ -99,7 +99,7 @@ class Log(Protocol):
 class Pace(Protocol):
     """What knows which hosts asked for a pause."""
 
-    def held_back(self) -> Collection[str]:
+    def paused(self) -> Collection[str]:
         """Return the ``host:port`` of each; asked in any thread."""
         ...
 
@@ -118,13 +118,13 @@ class CallCounts:
     Attributes:
         active: Calls under way, by host and port.
         received: Bytes of body read, by project.
-        resends: Attempts after the first, by the reason for them.
+        retries: Attempts after the first, by the reason for them.
         queued: Seconds that calls waited for their turn.
     """
 
     active: dict[Host, Active] = field(default_factory=dict[Host, Active])
     received: Counter[str] = field(default_factory=Counter[str])
-    resends: Counter[str] = field(default_factory=Counter[str])
+    retries: Counter[str] = field(default_factory=Counter[str])
     queued: float = 0.0
 
 
@@ -168,7 +168,7 @@ class Instruments:
     def _create_sums(self, meter: Meter) -> None:
         create = meter.create_observable_counter
         create(callbacks=[self._observe_received], **_named(RECEIVED))
-        create(callbacks=[self._observe_resends], **_named(RESENDS))
+        create(callbacks=[self._observe_retries], **_named(RETRIES))
         create(callbacks=[self._observe_queued], **_named(QUEUE_TIME))
         create(callbacks=[self._row_observer(0)], **_named(ROWS_WRITTEN))
         create(callbacks=[self._row_observer(2)], **_named(ROWS_LOST))
@@ -176,7 +176,7 @@ class Instruments:
     def _create_levels(self, meter: Meter) -> None:
         create = meter.create_observable_up_down_counter
         create(callbacks=[self._observe_active], **_named(ACTIVE))
-        create(callbacks=[self._observe_held_back], **_named(HELD_BACK))
+        create(callbacks=[self._observe_paused], **_named(PAUSED))
         create(callbacks=[self._row_observer(1)], **_named(ROWS_WAITING))
 
     def record(self, record: CallRecord, host: Host, project: str, error_type: str | None, context: Context) -> None:
@@ -227,7 +227,7 @@ class Instruments:
         with self._lock:
             self._live.discard(counts)
             self._retired.received.update(counts.received)
-            self._retired.resends.update(counts.resends)
+            self._retired.retries.update(counts.retries)
             self._retired.queued += counts.queued
 
     def host(self, host: str, port: int | None) -> Host:
@@ -262,19 +262,19 @@ class Instruments:
             received.update(counts.received.copy())
         return [Observation(size, {PROJECT: name}) for name, size in received.items()]
 
-    def _observe_resends(self, _: CallbackOptions) -> Iterable[Observation]:
-        resends: Counter[str] = Counter()
+    def _observe_retries(self, _: CallbackOptions) -> Iterable[Observation]:
+        retries: Counter[str] = Counter()
         for counts in self._all():
-            resends.update(counts.resends.copy())
-        return [Observation(number, {REASON: reason}) for reason, number in resends.items()]
+            retries.update(counts.retries.copy())
+        return [Observation(number, {REASON: reason}) for reason, number in retries.items()]
 
     def _observe_queued(self, _: CallbackOptions) -> Iterable[Observation]:
         return [Observation(sum(counts.queued for counts in self._all()))]
 
-    def _observe_held_back(self, _: CallbackOptions) -> Iterable[Observation]:
+    def _observe_paused(self, _: CallbackOptions) -> Iterable[Observation]:
         with self._lock:
             paces = list(self._paces)
-        return [Observation(len({host for pace in paces for host in pace.held_back()}))]  # a host of two is one
+        return [Observation(len({host for pace in paces for host in pace.paused()}))]  # a host of two is one
 
     def _row_observer(self, index: int) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:

@@ -152,11 +152,11 @@ ACTIVE: Final = Metric(
 RECEIVED: Final = Metric(
     "otel_connector.received", "counter", "By", "Bytes of body read, after content decoding.", (PROJECT,), OURS
 )
-RESENDS: Final = Metric(
-    "otel_connector.resends", "counter", "{resend}", "Attempts after the first of a call.", (REASON,), OURS
+RETRIES: Final = Metric(
+    "otel_connector.retries", "counter", "{retry}", "Attempts after the first of a call.", (REASON,), OURS
 )
-HELD_BACK: Final = Metric(
-    "otel_connector.host.held_back",
+PAUSED: Final = Metric(
+    "otel_connector.host.paused",
     "up-down counter",
     "{host}",
     "Hosts that asked for a pause which has not ended.",
@@ -181,8 +181,8 @@ METRICS: Final = (
     DURATION,
     ACTIVE,
     RECEIVED,
-    RESENDS,
-    HELD_BACK,
+    RETRIES,
+    PAUSED,
     QUEUE_TIME,
     ROWS_WRITTEN,
     ROWS_WAITING,

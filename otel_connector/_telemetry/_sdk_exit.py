@@ -50,7 +50,7 @@ class Provider(Protocol):
     def shutdown(self) -> object: ...
 
 
-class _Lane:
+class _SerialExecutor:
     """One daemon thread that runs jobs in turn, started in advance.
 
     In advance, because since Python 3.12 no thread can be started once the interpreter has begun to exit; a daemon,
@@ -157,7 +157,7 @@ class _Signal:
 
     def __init__(self, name: str, provider: Provider) -> None:
         self.name = name
-        self.lane = _Lane(name)
+        self.lane = _SerialExecutor(name)
         self._provider = provider
         self._watches = _watch_exporters(provider)
 
@@ -209,7 +209,7 @@ class Telemetry:
     def __init__(self, signals: Mapping[str, Provider], exit_timeout: float) -> None:
         self._exit_timeout = exit_timeout
         self._signals = [_Signal(name, provider) for name, provider in signals.items()]
-        self._stopper = _Lane("stop")
+        self._stopper = _SerialExecutor("stop")
         self._reset()
         self._closing = False
         self._delivered = False
@@ -233,7 +233,7 @@ class Telemetry:
         for lane in self._lanes():
             lane.start()
 
-    def _lanes(self) -> Iterator[_Lane]:
+    def _lanes(self) -> Iterator[_SerialExecutor]:
         yield from (signal.lane for signal in self._signals)
         yield self._stopper
 

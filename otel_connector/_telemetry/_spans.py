@@ -160,7 +160,7 @@ def error_status(error_type: str, error: str) -> Status:
 
 
 @dataclass(slots=True, eq=False)
-class Asked:
+class UrlTelemetry:
     """What the spans and metrics of all calls for one URL have in common.
 
     Attributes:
@@ -191,7 +191,7 @@ class CallSpan:
     """
 
     call_id: str
-    asked: Asked
+    asked: UrlTelemetry
     project: str
     span: Span
     otel: Context
@@ -254,7 +254,7 @@ class CallTelemetry:
         self._propagator: object = None  # the global one asked about last
         self._names: Collection[str] | None = None
 
-    def asked(self, url: str, host: str | None, port: int | None) -> Asked:
+    def asked(self, url: str, host: str | None, port: int | None) -> UrlTelemetry:
         """Return what `start` needs to know of a URL, which may be kept for its further calls.
 
         Args:
@@ -263,9 +263,9 @@ class CallTelemetry:
             port: Its port.
         """
         labels = self._instruments.host(host or "", port)
-        return Asked(http_attributes(url, host, port), labels, self.counts.active.setdefault(labels, Active()))
+        return UrlTelemetry(http_attributes(url, host, port), labels, self.counts.active.setdefault(labels, Active()))
 
-    def start(self, asked: Asked, project: str, start_time: int) -> CallSpan:
+    def start(self, asked: UrlTelemetry, project: str, start_time: int) -> CallSpan:
         """Start the call's span and make it current, until `end`.
 
         Args:
@@ -290,7 +290,9 @@ class CallTelemetry:
         asked.active.calls += 1
         return CallSpan(call_id, asked, self._instruments.project(project), span, context, token, traceparent, recorded)
 
-    def _start(self, asked: Asked, start_time: int, around: Context) -> tuple[Span, str, Context, str | None, bool]:
+    def _start(
+        self, asked: UrlTelemetry, start_time: int, around: Context
+    ) -> tuple[Span, str, Context, str | None, bool]:
         name, kind, attributes = CALL_NAME, SpanKind.CLIENT, asked.http.copy()
         if self.attempt_spans:
             name, kind, attributes = CALL_WITH_ATTEMPT_SPANS_NAME, SpanKind.INTERNAL, {}
@@ -426,7 +428,7 @@ class CallTelemetry:
     def attempt_failed(self, call: CallSpan, attempt: Attempt, timestamp: int) -> None:
         """Put a failed attempt on the span as an event and count the resend that follows, if one does."""
         if attempt.wait is not None:
-            self.counts.resends[attempt.reason] += 1
+            self.counts.retries[attempt.reason] += 1
         if self.attempt_spans:
             return
         attributes: dict[str, AttributeValue] = {

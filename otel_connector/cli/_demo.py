@@ -306,7 +306,7 @@ class Demo:
         recovered = {call.kind.url(self._sites, call.path) for call in self._calls if call.kind.recovers}
         return Report(
             started=stats.calls_started,
-            retries=stats.resends,
+            retries=stats.retries,
             rows=len(rows),
             summary=summarise(rows),
             example=next((row for row in rows if row.url in recovered), rows[0] if rows else None),

@@ -11,7 +11,7 @@ import typer
 
 from otel_connector._call._retry import RETRIED_STATUSES, RetryPolicy
 from otel_connector._connector import AsyncConnector
-from otel_connector._fetch._fetch import CONDITION_NAMES, Fetch, Rate, Wanted
+from otel_connector._fetch._fetch import CONDITION_NAMES, Fetch, FetchOptions, StoppableLimiter
 from otel_connector._fetch._results import ResultsFile
 from otel_connector._fetch._url_lists import urls_from
 from otel_connector.cli import _fetch_options as options
@@ -85,7 +85,7 @@ def fetch(
             adaptive_concurrency=per_host,
         )
         results = None if out is None else _results_file(out, resume=resume)
-        wanted = Wanted(
+        wanted = FetchOptions(
             project=project,
             concurrency=concurrency,
             resume=[os.fspath(path) for path in resume_from] if resume_from else resume,
@@ -123,7 +123,7 @@ def _headers(given: Sequence[str]) -> list[tuple[str, str]]:
     return [(name.strip(), value.strip()) for name, _, value in pairs]
 
 
-def _limiter(rate: float) -> Rate:
+def _limiter(rate: float) -> StoppableLimiter:
     """Return a limiter of attempts a second; a tenth of a second's worth may come at once."""
     try:
         from aiolimiter import AsyncLimiter
@@ -132,4 +132,4 @@ def _limiter(rate: float) -> Rate:
     if not 0 < rate <= sys.float_info.max:
         raise ValueError(f"--rate must be above 0, and finite, not {rate:g}")
     burst = max(1.0, rate / 10)
-    return Rate(AsyncLimiter(burst, burst / rate))
+    return StoppableLimiter(AsyncLimiter(burst, burst / rate))

@@ -83,7 +83,7 @@ def what_was_found(found: Resumed, project: str) -> str:
 def in_the_end(now: Progress) -> str:
     """Return what came of it as one line of text."""
     ended = now.succeeded + now.failed
-    rate = now._replace(rate=ended / now.seconds if now.seconds else 0.0, active=0, held_back=0)
+    rate = now._replace(rate=ended / now.seconds if now.seconds else 0.0, active=0, paused=0)
     figures = [text for text, _ in _figures(rate) if not text.endswith("in flight")]
     of_total = "" if now.total is None or now.done == now.total else f" of {now.total:,}"
     noun = "URL" if now.done == 1 and not of_total else "URLs"
@@ -111,8 +111,8 @@ def _figures(now: Progress) -> list[tuple[str, str]]:
         (f"{now.retries:,} {'retry' if now.retries == 1 else 'retries'}", ""),
         (f"{now.active:,} in flight", ""),
     ]
-    if now.held_back:
-        figures.append((f"{now.held_back:,} {'host' if now.held_back == 1 else 'hosts'} held back", "yellow"))
+    if now.paused:
+        figures.append((f"{now.paused:,} {'host' if now.paused == 1 else 'hosts'} paused", "yellow"))
     if now.passed_over:
         figures.append((f"{now.passed_over:,} passed over", ""))
     return figures

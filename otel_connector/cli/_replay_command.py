@@ -17,7 +17,7 @@ from otel_connector._replay._replay import (
     CollectorRefused,
     Replay,
     Replayed,
-    Wanted,
+    RowFilter,
     open_otlp,
 )
 from otel_connector.cli._demo import find_collector
@@ -76,7 +76,9 @@ def replay(
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="PATH", show_default=False, help="Default: each log's own, LOG.replayed.")
     ] = None,
-    afresh: Annotated[bool, typer.Option("--afresh", help="Send all, also what was sent before.")] = False,
+    ignore_checkpoint: Annotated[
+        bool, typer.Option("--ignore-checkpoint", help="Send all, also what was sent before.")
+    ] = False,
 ) -> None:
     """Send the rows of a log to a collector as spans, so that a run without one can be looked at in Jaeger or Grafana.
 
@@ -99,7 +101,7 @@ def replay(
             wanted=wanted,
             rate=rate,
             checkpoint=checkpoint,
-            afresh=afresh,
+            ignore_checkpoint=ignore_checkpoint,
         )
         try:
             _show_progress(run, to)
@@ -116,10 +118,10 @@ def replay(
     raise typer.Exit(WRONG if replayed.damaged else 0)
 
 
-def _wanted(projects: list[str] | None, since: str | None, until: str | None, *, failed_only: bool) -> Wanted:
+def _wanted(projects: list[str] | None, since: str | None, until: str | None, *, failed_only: bool) -> RowFilter:
     # Not "2h ago": that would be another replay whenever it is asked for, and none would go on where one stopped
     begin, end = (None if text is None else moment(text, None).timestamp() for text in (since, until))
-    return Wanted(
+    return RowFilter(
         projects=tuple(projects or ()),
         since=float("-inf") if begin is None else begin,
         until=float("inf") if end is None else end,

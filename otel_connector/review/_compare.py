@@ -320,7 +320,7 @@ def _measured(run: Calls, by: str, names: Sequence[str]) -> dict[str, _Measured]
     found = {
         name: _Measured(calls=calls, start=start, end=end, curve=tuple(curve))
         for name, calls, start, end, curve in run.rows(
-            f"SELECT {by}, count(*), min(t), max(t), quantile_cont(delta_t, {list(_LEVELS)}) FROM brief "
+            f"SELECT {by}, count(*), min(t), max(t), quantile_cont(delta_t, {list(_LEVELS)}) FROM calls_compact "
             f"WHERE {by} IN (SELECT unnest(?::VARCHAR[])) GROUP BY 1",
             [list(names)],
         )
@@ -336,7 +336,7 @@ def _measured(run: Calls, by: str, names: Sequence[str]) -> dict[str, _Measured]
     columns = "unnest(?::VARCHAR[]) AS name, unnest(?::TIMESTAMP[]) AS start, unnest(?::DOUBLE[]) AS per_us"
     thresholds = "".join(f", unnest(?::DOUBLE[]) AS q{number}" for number, _ in enumerate(_PERCENTILES))
     joined = (
-        f"SELECT *, floor((epoch_us(t) - epoch_us(start)) * per_us)::INTEGER AS stretch FROM brief "
+        f"SELECT *, floor((epoch_us(t) - epoch_us(start)) * per_us)::INTEGER AS stretch FROM calls_compact "
         f"JOIN (SELECT {columns}{thresholds}) ON {by} = name"
     )
     no_slower = "".join(f", count_if(delta_t <= q{number})" for number, _ in enumerate(_PERCENTILES))
@@ -355,7 +355,8 @@ def _measured(run: Calls, by: str, names: Sequence[str]) -> dict[str, _Measured]
 def _groups(asked: _Asked, by: str, most: int) -> Groups:
     """Compare what both runs have, and list what only one has."""
     before, after = (
-        dict(run.rows(f"SELECT {by}, count(*) FROM brief GROUP BY 1 ORDER BY 2 DESC, 1")) for run, _ in asked.runs
+        dict(run.rows(f"SELECT {by}, count(*) FROM calls_compact GROUP BY 1 ORDER BY 2 DESC, 1"))
+        for run, _ in asked.runs
     )
     both = sorted(before.keys() & after.keys(), key=lambda name: (-before[name] - after[name], name))
     only_before = [OnlyIn(name=name, calls=calls) for name, calls in before.items() if name not in after]

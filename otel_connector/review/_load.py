@@ -98,8 +98,8 @@ class Calls:
         files: What became of each file.
         connection: DuckDB's, with these views. ``log`` has the ten columns of all rows. ``calls`` has ``host`` and
             ``error_type`` beside them, of the rows that the filters leave; of a large log it is read from the files at
-            each query. ``brief`` is the same, and quick, but of large logs has the texts (call_id, url, redirect_url,
-            error) only of calls that stand out, and NULL for the others. One thread at a time may ask.
+            each query. ``calls_compact`` is the same, and quick, but of large logs has the texts (call_id, url,
+            redirect_url, error) only of calls that stand out, and NULL for the others. One thread at a time may ask.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: str) -> None:
@@ -127,7 +127,7 @@ class Calls:
         return cast("pd.DataFrame", self.relation.df())
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
-        """Ask in SQL; the tables are ``calls``, ``log`` and ``brief``."""
+        """Ask in SQL; the tables are ``calls``, ``log`` and ``calls_compact``."""
         return self.connection.sql(query)
 
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -158,7 +158,7 @@ class Calls:
 
     def __len__(self) -> int:
         """How many calls the filters leave."""
-        return int(self.rows("SELECT count(*) FROM brief")[0][0])
+        return int(self.rows("SELECT count(*) FROM calls_compact")[0][0])
 
 
 def load(*paths: str | os.PathLike[str], where: str = EVERYTHING) -> Calls:
@@ -278,20 +278,24 @@ def _read(connection: duckdb.DuckDBPyConnection, sources: list[_Source], where: 
             source.read_from = target.name
         connection.execute(f"CREATE OR REPLACE VIEW log AS {_log_sql(sources)}")
         connection.execute(f"""
-            CREATE OR REPLACE VIEW known AS
+            CREATE OR REPLACE VIEW parsed_log AS
             SELECT *, {_HOST}, {_ERROR_TYPE} AS error_type FROM (SELECT *, {_AUTHORITY} FROM log)""")
         suspects = _misread(connection, sources, where)
         if not suspects:
             texts = ", ".join(
                 f"split_part(texts, {_APART}, {number}) AS {name}" for number, name in enumerate(_MOVED, start=1)
             )
-            for view, condition in (("brief", "kept"), ("standing_out", "kept AND texts IS NOT NULL")):
+            for view, condition in (("calls_compact", "kept"), ("calls_with_text", "kept AND texts IS NOT NULL")):
                 connection.execute(
                     f"CREATE OR REPLACE VIEW {view} AS SELECT * EXCLUDE (texts, authority, kept), {_HOST}, {texts} "
                     f"FROM (SELECT *{', TRUE AS kept' if where == EVERYTHING else ''} FROM stored.everything) "
                     f"WHERE {condition}"
                 )
-            whole = f"SELECT * EXCLUDE (authority) FROM known WHERE ({where})" if large else "SELECT * FROM brief"
+            whole = (
+                f"SELECT * EXCLUDE (authority) FROM parsed_log WHERE ({where})"
+                if large
+                else "SELECT * FROM calls_compact"
+            )
             connection.execute(f"CREATE OR REPLACE VIEW calls AS {whole}")
             return
 
@@ -351,7 +355,7 @@ def _table_sql(connection: duckdb.DuckDBPyConnection, sources: list[_Source], wh
             delta_t, project, authority, error_type, response_size, response_code, success, {texts}
             {f", ({where}) IS TRUE AS kept" if where != EVERYTHING else ""}
         FROM (
-            SELECT *, {_stands_out_sql(connection, sources)} AS stands_out FROM known
+            SELECT *, {_stands_out_sql(connection, sources)} AS stands_out FROM parsed_log
         )"""
 
 
@@ -363,7 +367,7 @@ def _stands_out_sql(connection: duckdb.DuckDBPyConnection, sources: list[_Source
     """
     if sum(source.found.size for source in sources) < _LARGE:
         return "TRUE"
-    sample = f"(FROM known LIMIT {_SAMPLE_ROWS})"
+    sample = f"(FROM parsed_log LIMIT {_SAMPLE_ROWS})"
     slow = connection.execute(f"SELECT quantile_cont(delta_t, 0.999) FROM {sample}").fetchall()[0][0]
     failures = connection.execute(f"SELECT error_type, count(*) FROM {sample} WHERE NOT success GROUP BY 1").fetchall()
     frequent = [quoted(name) for name, calls in failures if calls > _FREQUENT * _SAMPLE_ROWS]

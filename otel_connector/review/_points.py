@@ -93,7 +93,7 @@ def points(calls: Calls) -> Points | None:
     """Return what is pictured; None if there is no call."""
     found = calls.rows(
         "SELECT count(*), epoch_us(min(t)), epoch_us(max(t)), min(delta_t), max(delta_t), "
-        "quantile_cont(delta_t, [0.01, 0.99]) FROM brief"
+        "quantile_cont(delta_t, [0.01, 0.99]) FROM calls_compact"
     )
     total, first, last, shortest, longest, bulk = found[0]
     if not total:
@@ -145,7 +145,7 @@ def _log_floor(seconds: float) -> float:
 def _over_time(calls: Calls, pieces: _Pieces) -> Iterator[Point]:
     rows = calls.rows(
         f"SELECT {pieces.sql}, count(*), count_if(NOT success), quantile_cont(delta_t, [0.5, 0.9, 0.99]) "
-        "FROM brief GROUP BY 1"
+        "FROM calls_compact GROUP BY 1"
     )
     found = {piece: rest for piece, *rest in rows}
     for piece in range(pieces.number):
@@ -157,10 +157,12 @@ def _over_time(calls: Calls, pieces: _Pieces) -> Iterator[Point]:
 
 def _by_status(calls: Calls, pieces: _Pieces) -> tuple[list[str], list[Point]]:
     status = f"coalesce(response_code::VARCHAR, '{NO_RESPONSE}')"
-    common = [name for (name,) in calls.rows(f"SELECT {status} FROM brief GROUP BY 1 ORDER BY count(*) DESC, 1")]
+    common = [
+        name for (name,) in calls.rows(f"SELECT {status} FROM calls_compact GROUP BY 1 ORDER BY count(*) DESC, 1")
+    ]
     rows = calls.rows(
         f"SELECT {pieces.sql}, CASE WHEN list_contains(?, {status}) THEN {status} ELSE 'other' END, count(*) "
-        "FROM brief GROUP BY 1, 2 ORDER BY 1, 2",
+        "FROM calls_compact GROUP BY 1, 2 ORDER BY 1, 2",
         [common[:_MOST_PICTURED]],
     )
     names = sorted({name for _, name, _ in rows}, key=lambda name: (FAILED_FIRST.index(name[0]), name))
@@ -177,20 +179,20 @@ def _latency(piece: int, ratio: int) -> Point:
 
 def _latencies(calls: Calls, pieces: _Pieces, ratio: int) -> Iterator[Point]:
     rows = calls.rows(
-        f"SELECT {pieces.sql}, {_latency_piece(ratio)}, count(*) FROM brief GROUP BY 1, 2 ORDER BY 1, 2",
+        f"SELECT {pieces.sql}, {_latency_piece(ratio)}, count(*) FROM calls_compact GROUP BY 1, 2 ORDER BY 1, 2",
     )
     for piece, latency, number in rows:
         yield {**pieces.times(piece), **_latency(latency, ratio), "calls": number}
 
 
 def _distribution(calls: Calls, ratio: int) -> tuple[list[str], list[Point]]:
-    common = calls.rows("SELECT project FROM brief GROUP BY 1 ORDER BY count(*) DESC, 1")
+    common = calls.rows("SELECT project FROM calls_compact GROUP BY 1 ORDER BY count(*) DESC, 1")
     own = common if len(common) <= _MOST_PICTURED + 1 else common[:_MOST_PICTURED]
     names = _named([name for (name,) in own])
     others = f"{len(common) - len(own):,} other projects"
     rows = calls.rows(
         f"SELECT {_latency_piece(ratio)}, CASE WHEN list_contains(?, project) THEN project END, count(*) "
-        "FROM brief GROUP BY 1, 2 ORDER BY 1, 2",
+        "FROM calls_compact GROUP BY 1, 2 ORDER BY 1, 2",
         [list(names)],
     )
     shown = [{**_latency(piece, ratio), "project": names.get(name, others), "calls": n} for piece, name, n in rows]
@@ -207,7 +209,7 @@ def _named(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _errors(calls: Calls, total: int) -> Iterator[Point]:
-    rows = calls.rows("SELECT error_type, count(*) FROM brief WHERE NOT success GROUP BY 1 ORDER BY 2 DESC, 1")
+    rows = calls.rows("SELECT error_type, count(*) FROM calls_compact WHERE NOT success GROUP BY 1 ORDER BY 2 DESC, 1")
     shown = rows if len(rows) <= _MOST_ERRORS + 1 else rows[:_MOST_ERRORS]
     names = _named([name for name, _ in shown])
     rest = sum(number for _, number in rows[len(shown) :])

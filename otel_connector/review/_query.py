@@ -18,7 +18,7 @@ class Answer:
     """What a query found.
 
     Args:
-        calls: What is asked; the tables are ``calls``, ``log`` and ``brief``.
+        calls: What is asked; the tables are ``calls``, ``log`` and ``calls_compact``.
         query: One statement of DuckDB's SQL.
 
     Raises:

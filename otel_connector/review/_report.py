@@ -282,14 +282,16 @@ _CallRow = tuple[str, str, datetime, float, str, int | None, str]
 
 
 def _slowest(calls: Calls) -> Iterable[Any]:
-    return calls.rows(f"SELECT {_CALL} FROM brief WHERE call_id IS NOT NULL ORDER BY delta_t DESC LIMIT {_MOST_SLOW}")
+    return calls.rows(
+        f"SELECT {_CALL} FROM calls_compact WHERE call_id IS NOT NULL ORDER BY delta_t DESC LIMIT {_MOST_SLOW}"
+    )
 
 
 def _failed(calls: Calls, summary: Summary, traces: TraceURL | None) -> str:
     """Show failed calls, of each class the latest, so that a frequent class leaves room for a rare one."""
     rows = calls.rows(
         f"SELECT {_CALL} FROM (SELECT *, row_number() OVER (PARTITION BY error_type ORDER BY t DESC) AS latest "
-        f"FROM brief WHERE NOT success AND call_id IS NOT NULL ORDER BY latest LIMIT {_MOST_FAILED}) ORDER BY t"
+        f"FROM calls_compact WHERE NOT success AND call_id IS NOT NULL ORDER BY latest LIMIT {_MOST_FAILED}) ORDER BY t"
     )
     shown = len(rows)
     note = (

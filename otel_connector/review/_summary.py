@@ -203,7 +203,7 @@ def summarize(calls: Calls, *, top: int = 20) -> Summary:
         calls: What `load` read.
         top: How many projects, hosts and classes of errors are told apart, those with the most calls.
     """
-    total = _group("", calls.rows(f"SELECT {_FIGURES} FROM brief")[0])
+    total = _group("", calls.rows(f"SELECT {_FIGURES} FROM calls_compact")[0])
     projects, more_projects = _groups(calls, "project", top)
     hosts, more_hosts = _groups(calls, "host", top)
     errors = _errors(calls, total.calls)
@@ -234,10 +234,10 @@ def _group(name: str, row: Sequence[Any]) -> Group:
 
 def _groups(calls: Calls, column: str, top: int) -> tuple[tuple[Group, ...], int]:
     """Return the groups with the most calls, and how many there are beyond them."""
-    counts = calls.rows(f"SELECT {column}, count(*) FROM brief GROUP BY 1 ORDER BY 2 DESC, 1")
+    counts = calls.rows(f"SELECT {column}, count(*) FROM calls_compact GROUP BY 1 ORDER BY 2 DESC, 1")
     few = len(counts) <= top
     rows = calls.rows(
-        f"SELECT {column}, {_FIGURES} FROM brief {'' if few else f'WHERE {column} IN (SELECT unnest(?))'} "
+        f"SELECT {column}, {_FIGURES} FROM calls_compact {'' if few else f'WHERE {column} IN (SELECT unnest(?))'} "
         "GROUP BY 1 ORDER BY 2 DESC, 1",
         [] if few else [[name for name, _ in counts[:top]]],
     )
@@ -245,9 +245,11 @@ def _groups(calls: Calls, column: str, top: int) -> tuple[tuple[Group, ...], int
 
 
 def _errors(calls: Calls, total: int) -> tuple[ErrorClass, ...]:
-    counts = calls.rows("SELECT error_type, count(*) FROM brief WHERE NOT success GROUP BY 1 ORDER BY 2 DESC, 1")
+    counts = calls.rows(
+        "SELECT error_type, count(*) FROM calls_compact WHERE NOT success GROUP BY 1 ORDER BY 2 DESC, 1"
+    )
     examples = dict[str, dict[str, Any]](
-        calls.rows(f"SELECT error_type, max_by({_CALL}, t) FROM standing_out WHERE NOT success GROUP BY 1")
+        calls.rows(f"SELECT error_type, max_by({_CALL}, t) FROM calls_with_text WHERE NOT success GROUP BY 1")
     )
     return tuple(
         ErrorClass(
@@ -267,9 +269,9 @@ def _one_of(calls: Calls, error_type: str) -> dict[str, Any]:
 def _slowest(calls: Calls, most: int) -> tuple[Call, ...]:
     """Return the slowest call of each of the slowest URLs."""
     query = f"SELECT max_by({_CALL}, delta_t) FROM {{}} GROUP BY url ORDER BY max(delta_t) DESC, url LIMIT ?"
-    found = [Call(**row) for (row,) in calls.rows(query.format("standing_out"), [most])]
+    found = [Call(**row) for (row,) in calls.rows(query.format("calls_with_text"), [most])]
     cutoff = found[-1].delta_t if len(found) == most else -1.0
-    ((unknown,),) = calls.rows("SELECT count(*) FROM brief WHERE delta_t > ? AND call_id IS NULL", [cutoff])
+    ((unknown,),) = calls.rows("SELECT count(*) FROM calls_compact WHERE delta_t > ? AND call_id IS NULL", [cutoff])
     if unknown:
         # What memory keeps of large files is not enough: the first calls were slower than the rest
         found = [Call(**row) for (row,) in calls.rows(query.format("calls"), [most])]
@@ -283,7 +285,7 @@ def _quiet(calls: Calls, total: Group) -> tuple[Quiet, ...]:
     least = max(1.0, total.seconds * _QUIET_SHARE, _QUIET_TIMES * total.seconds / total.calls)
     rows = calls.rows(
         """WITH seconds AS (
-            SELECT epoch_us(t) // 1000000 AS second, min(t) AS first, max(t) AS last FROM brief GROUP BY 1
+            SELECT epoch_us(t) // 1000000 AS second, min(t) AS first, max(t) AS last FROM calls_compact GROUP BY 1
         ), gaps AS (
             SELECT last, (epoch_us(lead(first) OVER (ORDER BY second)) - epoch_us(last)) / 1e6 AS gap FROM seconds
         )
@@ -295,7 +297,7 @@ def _quiet(calls: Calls, total: Group) -> tuple[Quiet, ...]:
 
 def _bursts(calls: Calls) -> Bursts:
     peak, peak_calls, median, seconds = calls.rows(
-        "WITH seconds AS (SELECT epoch_us(t) // 1000000 AS second, count(*) AS n FROM brief GROUP BY 1), "
+        "WITH seconds AS (SELECT epoch_us(t) // 1000000 AS second, count(*) AS n FROM calls_compact GROUP BY 1), "
         "middle AS (SELECT median(n) AS median FROM seconds) "
         "SELECT make_timestamp(max_by(second, n) * 1000000), max(n), any_value(median), count_if(n >= ? * median) "
         "FROM seconds, middle",
@@ -310,7 +312,7 @@ def _quarters(calls: Calls, total: Group) -> tuple[Group, ...]:
         return ()
     rows = calls.rows(
         f"SELECT least(floor((epoch_us(t) - epoch_us(?::TIMESTAMP)) / ?), 3)::INTEGER, {_FIGURES} "
-        "FROM brief GROUP BY 1",
+        "FROM calls_compact GROUP BY 1",
         [total.start, total.seconds * 1e6 / 4],
     )
     found: dict[int, Sequence[Any]] = {number: row for number, *row in rows}

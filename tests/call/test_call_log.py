@@ -12,7 +12,7 @@ from support.sdk import SDK
 
 from otel_connector import AsyncConnector, Attempt, CallRecord, HTTPStatusError, RetryPolicy
 from otel_connector._call import _call_log
-from otel_connector._call._call_log import Journal
+from otel_connector._call._call_log import CallLogger
 from otel_connector.testing import FakeClock, FaultServer, hold, ok, retry_after, truncated
 
 ATTEMPT = Attempt(
@@ -51,7 +51,7 @@ def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 def test_a_retry_is_logged_as_info_and_a_failed_call_as_warning(
     caplog: pytest.LogCaptureFixture, clock: FakeClock
 ) -> None:
-    journal = Journal(None, clock.monotonic_ns)
+    journal = CallLogger(None, clock.monotonic_ns)
     journal.retrying("h:80", ATTEMPT)
     journal.failed("h:80", RECORD, 3)
     assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
@@ -71,7 +71,7 @@ def test_a_retry_is_logged_as_info_and_a_failed_call_as_warning(
 def test_at_most_five_lines_a_minute_are_logged_for_each_host_and_level(
     caplog: pytest.LogCaptureFixture, clock: FakeClock
 ) -> None:
-    journal = Journal(None, clock.monotonic_ns)
+    journal = CallLogger(None, clock.monotonic_ns)
 
     def log_failures() -> list[str]:
         caplog.clear()
@@ -97,7 +97,7 @@ def test_at_most_five_lines_a_minute_are_logged_for_each_host_and_level(
 
 
 def test_lines_below_the_log_level_are_not_counted(caplog: pytest.LogCaptureFixture, clock: FakeClock) -> None:
-    journal = Journal(None, clock.monotonic_ns)
+    journal = CallLogger(None, clock.monotonic_ns)
     caplog.set_level(logging.WARNING, "otel_connector")
     for _ in range(10):
         journal.retrying("h:80", ATTEMPT)
@@ -111,7 +111,7 @@ def test_the_number_of_lines_is_bounded_for_many_unreachable_hosts(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, clock: FakeClock
 ) -> None:
     monkeypatch.setattr(_call_log, "_HOSTS", 3)
-    journal = Journal(None, clock.monotonic_ns)
+    journal = CallLogger(None, clock.monotonic_ns)
     for number in range(8):
         journal.failed(f"{number}:80", RECORD, 1)
     assert len(caplog.messages) == 3 + 5, "the hosts beyond the limit share the lines of one host"
@@ -191,7 +191,7 @@ def test_exceptions_of_the_hook_are_logged_at_most_five_times_a_minute(
     def raising_hook(attempt: Attempt) -> None:
         raise RuntimeError("hook")
 
-    journal = Journal(raising_hook, clock.monotonic_ns)
+    journal = CallLogger(raising_hook, clock.monotonic_ns)
     for _ in range(20):
         journal.retrying("h:80", ATTEMPT)
     assert len([line for line in caplog.messages if line.startswith("on_retry raised")]) == 5

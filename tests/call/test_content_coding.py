@@ -200,7 +200,7 @@ async def test_a_truncated_stream_with_a_matching_content_length_is_retried(
     assert await subject.get(session, server.url("/x"), "P", decode=bytes) == BODY
     with pytest.raises(otel_connector.BodyTruncated, match=f"before its {name} stream did"):
         await subject.get(session, server.url("/cut"), "P", decode=bytes)
-    assert subject.stats().resends == 2
+    assert subject.stats().retries == 2
 
 
 async def test_two_content_codings_are_decoded_in_reverse_order(

@@ -27,7 +27,7 @@ from otel_connector import (
     HTTPStatusError,
     RetryPolicy,
 )
-from otel_connector._call._pacing import Place
+from otel_connector._call._pacing import Permit
 from otel_connector._call._transport import bounded_by
 from otel_connector.testing import FakeClock, FaultServer, drip, hold, hold_in_body, ok, retry_after, silent, slow_body
 
@@ -134,7 +134,7 @@ async def test_a_pause_caused_by_another_call_ends_the_call_with_the_error_of_it
 
     def other_call(attempt: Attempt) -> None:
         pacing = subject._terms.pacing
-        pacing.throttled(f"127.0.0.1:{server.port}", Place(0.0, []), 60.0)
+        pacing.throttled(f"127.0.0.1:{server.port}", Permit(0.0, []), 60.0)
 
     subject = AsyncConnector(None, deadline=10, clock=clock, on_retry=other_call)
     with pytest.raises(HTTPStatusError) as caught:

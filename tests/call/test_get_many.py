@@ -25,7 +25,7 @@ from yarl import URL
 
 import otel_connector
 from otel_connector import AsyncConnector, CSVSpanExporter, HTTPStatusError, InvalidURL, Outcome, SessionClosed
-from otel_connector._csv._done import Done, log_and_its_parts, read_done
+from otel_connector._csv._done import CompletedUrls, log_and_its_parts, read_done
 from otel_connector._csv._format import HEADER, encode_row
 from otel_connector.testing import FakeClock, FaultServer, json_body, respond, silent
 
@@ -626,7 +626,7 @@ def row(number: int, **changed: Any) -> bytes:
     return encode_row(record._replace(**changed))
 
 
-def read_completed(path: Path, content: bytes, project: str = "P") -> tuple[set[int], Done]:
+def read_completed(path: Path, content: bytes, project: str = "P") -> tuple[set[int], CompletedUrls]:
     path.write_bytes(content)
     done = read_done(None, [str(path)], project)
     return {number for number in range(20) if f"http://a/{number}" in done}, done

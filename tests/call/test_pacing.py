@@ -40,7 +40,7 @@ from otel_connector import (
     SessionClosed,
     _pacing,
 )
-from otel_connector._call._pacing import Pacing, Place, Slots
+from otel_connector._call._pacing import AdmissionControl, Permit, ResizableLimiter
 from otel_connector.testing import Connection, FakeClock, FaultServer, hold, ok, retry_after, slow_headers
 
 QUEUED = "otel_connector.queue.duration"
@@ -62,7 +62,7 @@ class ConcurrencyRecorder:
             self.now -= 1
 
 
-def pacing_of(subject: AsyncConnector) -> Pacing:
+def pacing_of(subject: AsyncConnector) -> AdmissionControl:
     return subject._terms.pacing
 
 
@@ -75,8 +75,8 @@ def queue_time(span: ReadableSpan) -> float:
 
 def metrics_of(sdk: SDK) -> tuple[int, float]:
     """The number of paused hosts and the seconds that calls have waited, as reported by the metrics."""
-    (held_back,), (queued,) = (sdk.points(f"otel_connector.{name}") for name in ("host.held_back", "queue.time"))
-    return held_back.value, queued.value
+    (paused,), (queued,) = (sdk.points(f"otel_connector.{name}") for name in ("host.paused", "queue.time"))
+    return paused.value, queued.value
 
 
 async def run_loop(count: int = 5) -> None:
@@ -97,7 +97,7 @@ def other() -> Iterator[FaultServer]:
 
 
 async def test_slots_are_granted_in_the_order_of_the_requests() -> None:
-    slots, order = Slots(1), list[int]()
+    slots, order = ResizableLimiter(1), list[int]()
 
     async def use(number: int) -> None:
         await slots.wait()
@@ -111,7 +111,7 @@ async def test_slots_are_granted_in_the_order_of_the_requests() -> None:
 
 
 async def test_a_freed_slot_goes_to_the_waiter_and_not_to_a_later_caller() -> None:
-    slots = Slots(1)
+    slots = ResizableLimiter(1)
     assert slots.take()
     waiting = asyncio.create_task(slots.wait())
     await run_loop()
@@ -124,7 +124,7 @@ async def test_a_freed_slot_goes_to_the_waiter_and_not_to_a_later_caller() -> No
 
 
 async def test_a_limit_of_zero_grants_any_number_of_slots() -> None:
-    slots = Slots(0)
+    slots = ResizableLimiter(0)
     assert all(slots.take() for _ in range(1_000))
     await slots.wait()
     for _ in range(1_001):
@@ -133,7 +133,7 @@ async def test_a_limit_of_zero_grants_any_number_of_slots() -> None:
 
 
 async def test_a_changed_limit_applies_to_the_waiters() -> None:
-    slots = Slots(4)
+    slots = ResizableLimiter(4)
     assert [slots.take() for _ in range(5)] == [True, True, True, True, False]
     slots.limit = 1.9
     waiting = [asyncio.create_task(slots.wait()) for _ in range(3)]
@@ -152,7 +152,7 @@ async def test_a_changed_limit_applies_to_the_waiters() -> None:
 
 
 async def test_a_waiter_cancelled_just_after_its_slot_was_granted_returns_the_slot() -> None:
-    slots = Slots(1)
+    slots = ResizableLimiter(1)
     assert slots.take()
     waiting, next_one = asyncio.create_task(slots.wait()), asyncio.create_task(slots.wait())
     await run_loop()
@@ -166,7 +166,7 @@ async def test_a_waiter_cancelled_just_after_its_slot_was_granted_returns_the_sl
 
 
 async def test_a_waiter_cancelled_just_before_a_slot_becomes_free_is_skipped() -> None:
-    slots = Slots(1)
+    slots = ResizableLimiter(1)
     assert slots.take()
     waiting, next_one = asyncio.create_task(slots.wait()), asyncio.create_task(slots.wait())
     await run_loop()
@@ -185,7 +185,7 @@ def test_all_slots_are_free_after_random_cancellations(limit: int, seed: int) ->
 
 
 async def cancel_at_random(limit: int, chance: random.Random) -> None:
-    slots = Slots(limit)
+    slots = ResizableLimiter(limit)
     out = most = 0
 
     async def use() -> None:
@@ -261,7 +261,7 @@ async def test_waiting_for_limit_per_host_does_not_count_towards_the_timeout(
 
 
 async def test_a_host_that_a_call_waits_for_is_not_forgotten() -> None:
-    pacing = Pacing(FakeClock(), None, 8)
+    pacing = AdmissionControl(FakeClock(), None, 8)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit_per_host=1)) as session:
         holding = await pacing.enter(session, "h:1")
         pacing._known("h:1").slots.limit = 1.0
@@ -313,7 +313,7 @@ async def test_calls_cancelled_in_the_queue_leave_no_slot_in_use(server: FaultSe
 
 
 async def test_enter_now_returns_the_free_slots_if_another_limit_is_reached() -> None:
-    pacing = Pacing(FakeClock(), None, 0)
+    pacing = AdmissionControl(FakeClock(), None, 0)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1, limit_per_host=1)) as session:
         first = pacing.enter_now(session, "h:1")
         assert first is not None
@@ -328,7 +328,7 @@ async def test_enter_now_returns_the_free_slots_if_another_limit_is_reached() ->
 
 async def test_a_closed_session_is_not_waited_for(session: aiohttp.ClientSession) -> None:
     await session.close()
-    pacing = Pacing(FakeClock(), None, 0)
+    pacing = AdmissionControl(FakeClock(), None, 0)
     with pytest.raises(SessionClosed, match=r"^session is closed"):
         pacing.enter_now(session, "h:1")
     place = await pacing.enter(session, "h:1")
@@ -391,13 +391,13 @@ async def test_one_retry_after_pauses_every_call_to_that_host(
     subject = AsyncConnector(None, n_tries=1, clock=clock, **sdk.providers)
     with pytest.raises(HTTPStatusError):
         await subject.get(session, server.url("/x"), "P")
-    assert pacing_of(subject).held_back() == [f"127.0.0.1:{server.port}"]
+    assert pacing_of(subject).paused() == [f"127.0.0.1:{server.port}"]
 
     await subject.get(session, other.url("/x"), "P")
     assert clock.sleeps == [], "another host"
     await asyncio.gather(*(subject.get(session, server.url("/y"), "P") for _ in range(3)))
     assert clock.sleeps == [30, 30, 30]
-    assert pacing_of(subject).held_back() == []
+    assert pacing_of(subject).paused() == []
     await subject.get(session, server.url("/y"), "P")
     assert len(clock.sleeps) == 3, "the pause is over"
     spans = [dict(span.attributes or {}) for span in sdk.spans.get_finished_spans()]
@@ -415,13 +415,13 @@ async def test_paused_hosts_and_queue_time_are_reported_as_metrics(
     assert metrics_of(sdk) == (0, 0)
     for subject, host in ((one, server), (two, server), (two, other)):
         await subject.get(session, host.url("/busy"), "P", default=None)
-    held_back = {*one.stats().hosts_held_back, *two.stats().hosts_held_back}
-    assert metrics_of(sdk) == (len(held_back), 0) == (2, 0), "a host that two connectors pause counts once"
+    paused = {*one.stats().hosts_paused, *two.stats().hosts_paused}
+    assert metrics_of(sdk) == (len(paused), 0) == (2, 0), "a host that two connectors pause counts once"
 
     await one.get(session, server.url("/y"), "P")
-    assert (one.stats().hosts_held_back, metrics_of(sdk)) == ((), (2, 30))
+    assert (one.stats().hosts_paused, metrics_of(sdk)) == ((), (2, 30))
     await two.get(session, server.url("/y"), "P")
-    assert (two.stats().hosts_held_back, metrics_of(sdk)) == ((f"127.0.0.1:{other.port}",), (1, 60))
+    assert (two.stats().hosts_paused, metrics_of(sdk)) == ((f"127.0.0.1:{other.port}",), (1, 60))
     del one, two, subject
     gc.collect()
     assert metrics_of(sdk) == (0, 60), "a deleted connector pauses no host, and the sum keeps its seconds"
@@ -487,12 +487,12 @@ async def test_a_pause_that_begins_while_a_call_is_queued_delays_that_call(
 async def test_a_waiting_call_waits_until_the_end_of_an_extended_pause(
     session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
-    pacing = Pacing(clock, None, 0)
-    pacing.throttled("h:1", Place(0.0, []), 10)
+    pacing = AdmissionControl(clock, None, 0)
+    pacing.throttled("h:1", Permit(0.0, []), 10)
     waiting = asyncio.create_task(pacing.enter(session, "h:1"))
     await asyncio.sleep(0)
-    pacing.throttled("h:1", Place(0.0, []), 25)
-    pacing.throttled("h:1", Place(0.0, []), 5)  # a shorter one does not end it
+    pacing.throttled("h:1", Permit(0.0, []), 25)
+    pacing.throttled("h:1", Permit(0.0, []), 5)  # a shorter one does not end it
     assert (await waiting).entered == 25
     assert clock.sleeps == [10, 15]
 
@@ -513,7 +513,7 @@ async def test_a_500_or_a_missing_or_invalid_retry_after_does_not_pause_the_host
     subject = AsyncConnector(None, n_tries=1, clock=clock)
     with pytest.raises(HTTPStatusError):
         await subject.get(session, server.url("/x"), "P")
-    assert pacing_of(subject).held_back() == [], why
+    assert pacing_of(subject).paused() == [], why
 
 
 def test_only_429_and_503_pause_a_host_and_for_at_most_120_seconds() -> None:
@@ -528,10 +528,10 @@ def test_only_429_and_503_pause_a_host_and_for_at_most_120_seconds() -> None:
 
 def test_the_least_recently_used_idle_host_is_forgotten(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
     monkeypatch.setattr(_pacing, "_HOST_LIMIT", 2)
-    pacing = Pacing(clock, None, 4)
+    pacing = AdmissionControl(clock, None, 4)
     for host in ("a", "b", "a", "c"):
-        pacing.throttled(host, Place(0.0, []), 10)
-    assert pacing.held_back() == ["a", "c"]
+        pacing.throttled(host, Permit(0.0, []), 10)
+    assert pacing.paused() == ["a", "c"]
     pacing._known("a")
     assert pacing._known("c").slots.take()
     pacing._known("a")
@@ -545,7 +545,7 @@ def test_the_least_recently_used_idle_host_is_forgotten(monkeypatch: pytest.Monk
 async def test_a_burst_of_throttled_calls_halves_the_limit_once(
     session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
-    pacing = Pacing(clock, None, 8)
+    pacing = AdmissionControl(clock, None, 8)
     places = [await pacing.enter(session, "h:1") for _ in range(8)]
     ninth = asyncio.create_task(pacing.enter(session, "h:1"))
     await run_loop()
@@ -571,7 +571,7 @@ async def test_a_burst_of_throttled_calls_halves_the_limit_once(
 async def test_the_limit_is_halved_to_one_and_grows_back_slowly_to_its_maximum(
     session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
-    pacing = Pacing(clock, None, 8)
+    pacing = AdmissionControl(clock, None, 8)
     slots = pacing._known("h:1").slots
     for expected in (4, 2, 1, 1):
         clock.advance(1)
@@ -592,7 +592,7 @@ async def test_the_limit_is_halved_to_one_and_grows_back_slowly_to_its_maximum(
 
 
 async def test_a_growing_limit_admits_a_waiting_call(session: aiohttp.ClientSession, clock: FakeClock) -> None:
-    pacing = Pacing(clock, None, 2)
+    pacing = AdmissionControl(clock, None, 2)
     pacing._known("h:1").slots.limit = 1.0
     first = await pacing.enter(session, "h:1")
     second = asyncio.create_task(pacing.enter(session, "h:1"))
@@ -638,7 +638,7 @@ async def test_the_limit_grows_after_answers_other_than_server_errors(
 
 def test_idle_hosts_are_forgotten_while_a_busy_host_is_kept(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pacing, "_HOST_LIMIT", 3)
-    pacing = Pacing(clock, None, 8)
+    pacing = AdmissionControl(clock, None, 8)
     assert pacing._known("busy:1").slots.take()
     for number in range(10):
         pacing._known(f"{number}:1")

@@ -25,7 +25,7 @@ from otel_connector import (
     RetryRefused,
     _retry,
 )
-from otel_connector._call._retry import Buckets
+from otel_connector._call._retry import RetryQuotas
 from otel_connector.testing import FakeClock, FaultServer, ok, truncated
 
 
@@ -44,7 +44,7 @@ def test_the_defaults_are_those_of_botocore() -> None:
 
 @pytest.mark.parametrize(("code", "retries"), [(500, 35), (429, 100)])
 def test_a_full_bucket_allows_35_retries_of_errors_or_100_of_throttling(code: int, retries: int) -> None:
-    buckets = Buckets(RetryBudget())
+    buckets = RetryQuotas(RetryBudget())
     for _ in range(retries):
         assert buckets.take("h:1", status(code)) is not None
     assert buckets.take("h:1", status(code)) is None
@@ -52,7 +52,7 @@ def test_a_full_bucket_allows_35_retries_of_errors_or_100_of_throttling(code: in
 
 
 def test_a_success_returns_the_cost_of_its_last_retry_or_the_refund() -> None:
-    buckets = Buckets(RetryBudget(capacity=30, retry_cost=14, throttling_cost=5, refund=2))
+    buckets = RetryQuotas(RetryBudget(capacity=30, retry_cost=14, throttling_cost=5, refund=2))
     first, second = buckets.take("h:1", status(500)), buckets.take("h:1", status(500))
     assert (first, second, buckets.take("h:1", status(500))) == (14, 14, None)
     buckets.put_back("h:1", second)
@@ -64,7 +64,7 @@ def test_a_success_returns_the_cost_of_its_last_retry_or_the_refund() -> None:
 
 
 def test_full_buckets_take_no_memory() -> None:
-    buckets = Buckets(RetryBudget())
+    buckets = RetryQuotas(RetryBudget())
     for number in range(1_000):
         buckets.put_back(f"{number}:1", buckets.take(f"{number}:1", status(500)))
         buckets.put_back(f"{number}:1", None)
@@ -82,7 +82,7 @@ def test_full_buckets_take_no_memory() -> None:
     events=st.lists(st.sampled_from([*FAILURES, None, "after a retry"]), max_size=60),
 )
 def test_the_tokens_spent_never_exceed_the_capacity(budget: RetryBudget, events: list[Any]) -> None:
-    buckets, paid = Buckets(budget), None
+    buckets, paid = RetryQuotas(budget), None
     for event in events:
         if isinstance(event, Exception):
             paid = buckets.take("h", event)
@@ -94,7 +94,7 @@ def test_the_tokens_spent_never_exceed_the_capacity(budget: RetryBudget, events:
 
 def test_the_number_of_remembered_hosts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_retry, "_HOST_LIMIT", 3)
-    buckets = Buckets(RetryBudget())
+    buckets = RetryQuotas(RetryBudget())
     for number in range(10):
         assert buckets.take(f"{number}:1", status(500)) == 14
     assert list(buckets._spent) == ["7:1", "8:1", "9:1"]
@@ -145,7 +145,7 @@ async def test_an_empty_bucket_fails_the_call_immediately_with_its_own_error(
     assert span.attributes["error.type"] == "otel_connector.RetryBudgetExhausted"
     assert span.attributes["http.request.resend_count"] == 2
     assert [event.attributes.get("otel_connector.attempt.wait") for event in span.events] == [0.25, 0.5, None]
-    assert subject.stats().resends == 2
+    assert subject.stats().retries == 2
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.attempts) == (str(error), 3)
 

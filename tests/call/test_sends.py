@@ -16,7 +16,7 @@ from support.sdk import SDK
 from otel_connector import AsyncConnector, Attempt, ConnectFailed, ConnectorError, HTTPStatusError
 from otel_connector.testing import FakeClock, FaultServer, disconnect, ok, redirect, reset
 
-RESENDS = "http.request.resend_count"
+RETRIES = "http.request.resend_count"
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def test_a_resend_by_aiohttp_itself_is_counted(
     for _ in range(2):
         assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
     first, second = sdk.spans.get_finished_spans()
-    assert [dict(span.attributes or {}).get(RESENDS) for span in (first, second)] == [None, 1]
+    assert [dict(span.attributes or {}).get(RETRIES) for span in (first, second)] == [None, 1]
     assert [request.connection for request in server.requests][:2] == [1, 1], "the connection was reused"
     assert len(server.requests) == 3
     assert (second.events, seen) == ((), []), "no attempt of the connector failed"
@@ -72,7 +72,7 @@ async def test_attempts_and_resend_count_match_the_requests_that_the_server_rece
         await connector(sdk).get(session, server.url("/x"), "P")
     except ConnectorError as error:
         assert error.attempts == len(server.requests)  # noqa: PT017 - some of the calls succeed
-    assert sdk.span().attributes.get(RESENDS, 0) == len(server.requests) - 1
+    assert sdk.span().attributes.get(RETRIES, 0) == len(server.requests) - 1
 
 
 async def test_attempt_numbers_include_the_resends_by_aiohttp(
@@ -96,7 +96,7 @@ async def test_redirects_count_as_resends_but_not_as_attempts(
     sent = [request.path for request in (*server.requests, *other.requests)]
     assert sorted(sent) == ["/x", "/x", "/y", "/y", "/z", "/z", "/z"]
     span = sdk.span()
-    assert span.attributes[RESENDS] == len(sent) - 1
+    assert span.attributes[RETRIES] == len(sent) - 1
     assert [event.attributes["otel_connector.attempt.number"] for event in span.events] == [1]
     assert log.only().redirect_url == other.url("/z")
 
@@ -184,7 +184,7 @@ async def test_the_middlewares_of_the_session_run_in_every_attempt(server: Fault
         assert await connector(sdk).get(session, server.url("/x"), "P") == {"ok": True}
     assert [first.passed, second.passed] == [2, 2]
     assert [request.headers["X-Stamp"] for request in server.requests] == ["session 2"] * 2
-    assert sdk.span().attributes[RESENDS] == 1
+    assert sdk.span().attributes[RETRIES] == 1
 
 
 async def test_the_get_method_of_a_session_subclass_is_used(server: FaultServer, sdk: SDK) -> None:
@@ -278,5 +278,5 @@ async def test_resends_by_a_middleware_are_counted(server: FaultServer, log: Log
     server.script("/x", [503, 401, ok])
     async with aiohttp.ClientSession(middlewares=(resend_until_200,)) as session:
         assert await connector(sdk, log).get(session, server.url("/x"), "P") == {"ok": True}
-    assert sdk.span().attributes[RESENDS] == len(server.requests) - 1 == 2
+    assert sdk.span().attributes[RETRIES] == len(server.requests) - 1 == 2
     assert log.only().redirect_url == ""

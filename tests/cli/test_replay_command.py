@@ -44,7 +44,7 @@ def test_the_rows_of_a_log_and_its_rotated_parts_are_sent_once(
     some = run_replay(tmp_path, endpoint, "logs.csv", "--failed-only", "--project", "Q", "--since", "1790000000")
     assert some == (0, f"{to}: 1; not asked for: 6\n", "")
     assert (
-        run_replay(tmp_path, endpoint, "logs.csv", "--afresh", "--until", "1790000003").out
+        run_replay(tmp_path, endpoint, "logs.csv", "--ignore-checkpoint", "--until", "1790000003").out
         == f"{to}: 3; not asked for: 4\n"
     )
 

@@ -836,15 +836,15 @@ def test_a_missing_free_descriptor_does_not_count_as_a_failed_fsync(
     syncs = Syncs(monkeypatch)
     writer = RowWriter(path, HEADER, fsync_interval=3_600)
     assert writer.write([row(1)])
-    assert writer._care is not None
+    assert writer._flusher is not None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor_of(writer) + 1, hard))
     try:
-        writer.look_after(writer._care)
+        writer.flush_periodically(writer._flusher)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert (syncs.sizes, len(writer._unsynced), writer.counts()) == ([], 1, (1, 0, 0)), "the fsync is still pending"
-    writer.look_after(writer._care)
+    writer.flush_periodically(writer._flusher)
     assert (syncs.sizes, len(writer._unsynced)) == ([path.stat().st_size], 0)
     assert writer.close()
 
@@ -913,7 +913,7 @@ def test_an_interrupt_after_a_row_was_recorded_does_not_record_it_again(path: Pa
     assert writer.close()
 
 
-@pytest.mark.parametrize("where", ["_open", "_has_turn"])
+@pytest.mark.parametrize("where", ["_open", "try_lock"])
 def test_a_write_interrupted_before_it_starts_keeps_its_row(
     path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1182,9 +1182,9 @@ def test_an_outdated_flusher_syncs_nothing_and_a_concurrent_flush_is_harmless(
     syncs = Syncs(monkeypatch)
     writer = RowWriter(path, HEADER, fsync_interval=3_600)
     assert writer.write([row(1)])
-    writer.look_after(threading.Event())
+    writer.flush_periodically(threading.Event())
     assert not syncs.sizes
-    care = writer._care
+    care = writer._flusher
     assert care is not None
     fdatasync = os.fdatasync
 
@@ -1193,7 +1193,7 @@ def test_an_outdated_flusher_syncs_nothing_and_a_concurrent_flush_is_harmless(
         assert writer.flush()
 
     monkeypatch.setattr(os, "fdatasync", meanwhile)
-    writer.look_after(care)
+    writer.flush_periodically(care)
     assert writer.counts() == (1, 0, 0)
     assert writer.close()
 
@@ -1205,10 +1205,10 @@ def test_the_flusher_syncs_rows_and_keeps_them_when_fsync_fails(
     syncs = Syncs(monkeypatch)
     writer = RowWriter(path, HEADER, fsync_interval=3_600)
     assert writer.write([row(1)])
-    care = writer._care
+    care = writer._flusher
     assert care is not None
     syncs.fails = fails
-    writer.look_after(care)
+    writer.flush_periodically(care)
     assert writer.counts() == (1 - fails, fails, 0)
     assert writer.close()
     assert path.read_bytes() == HEADER + row(1)
@@ -1218,7 +1218,7 @@ def test_a_rename_during_the_flushers_fsync_loses_no_row(path: Path, monkeypatch
     syncs = Syncs(monkeypatch)
     writer = RowWriter(path, HEADER, fsync_interval=3_600, monotonic=itertools.count().__next__)
     assert writer.write([row(1)])
-    care = writer._care
+    care = writer._flusher
     assert care is not None
 
     def meanwhile(fd: int) -> None:
@@ -1227,7 +1227,7 @@ def test_a_rename_during_the_flushers_fsync_loses_no_row(path: Path, monkeypatch
         assert writer.write([row(2)])
 
     monkeypatch.setattr(os, "fdatasync", meanwhile)
-    writer.look_after(care)
+    writer.flush_periodically(care)
     assert path.read_bytes() == HEADER + row(2)
     assert writer.close()
     assert writer.counts() == (2, 0, 0)

@@ -241,7 +241,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
             collector.release()
             at = wait_until_stored(scraped, running)
             waits = [first, queued.seconds - first]
-            hosts = {host for connector in paused for host in connector.stats().hosts_held_back}
+            hosts = {host for connector in paused for host in connector.stats().hosts_paused}
             failing = lose_rows(folder / "gone", providers, server)
             assert (failing.stats().rows_waiting, failing.stats().rows_lost) == (1, 2)
             providers["tracer_provider"].force_flush()
@@ -361,7 +361,7 @@ def test_failures_and_retries_agree_with_the_log(example: Example) -> None:
 
 
 def test_paused_hosts_agree_with_the_connectors(example: Example) -> None:
-    assert example.value(query_of("collection", "Hosts held back")) == len(example.paused) == 1
+    assert example.value(query_of("collection", "Hosts paused")) == len(example.paused) == 1
 
 
 @pytest.mark.timing  # the rates depend on the times of the scrapes
@@ -418,7 +418,7 @@ def test_shares_agree_with_the_log(example: Example) -> None:
     in_all = (failed["Prices"] + failed["Weather"]) / BATCH
     assert example.value(query_of("service", "Errors")) == pytest.approx(in_all)
     retries = sum(example.retries.values()) / len(example.rows)
-    for query in (query_of("service", "Retries"), "job:otel_connector_resends_per_call:ratio_rate5m"):
+    for query in (query_of("service", "Retries"), "job:otel_connector_retries_per_call:ratio_rate5m"):
         assert example.value(query) == pytest.approx(retries)
 
 

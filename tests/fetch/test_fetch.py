@@ -39,7 +39,7 @@ from support.processes import Process
 from typer.testing import CliRunner
 
 from otel_connector import AsyncConnector, CSVSpanExporter
-from otel_connector._fetch._fetch import CONDITION_NAMES, Fetch, Progress, Wanted
+from otel_connector._fetch._fetch import CONDITION_NAMES, Fetch, FetchOptions, Progress
 from otel_connector._fetch._url_lists import OneUrl, UrlLines, UrlRange
 from otel_connector.cli import app
 from otel_connector.cli._fail_if import parse
@@ -525,18 +525,18 @@ def test_the_progress_display_fits_terminals_of_every_width(columns: int, termin
         assert re.search(r"300/301 \(100 %\)", text)
         assert re.search(r"300 ok +0 failed +0 retries +1 in flight", text)
     if columns == 200:
-        assert "1 host held back" in text
+        assert "1 host paused" in text
 
 
 def test_progress_lines_show_counts_rates_and_durations() -> None:
     now = Progress(1_234, 5_000, 1_100, 34, 100, 1, 50, 2, 312.4, 12.0, 4.0)
     assert as_line(now) == (
-        "1,234/5,000 (25 %), 0:12 left, 312/s, 1,100 ok, 34 failed, 1 retry, 50 in flight, 2 hosts held back, "
+        "1,234/5,000 (25 %), 0:12 left, 312/s, 1,100 ok, 34 failed, 1 retry, 50 in flight, 2 hosts paused, "
         "100 passed over"
     )
     assert in_the_end(now) == "1,234 of 5,000 URLs in 0:04: 284/s, 1,100 ok, 34 failed, 1 retry, 100 passed over"
     assert in_the_end(now._replace(done=1, total=1)).startswith("1 URL in 0:04: ")
-    assert as_line(now._replace(total=None, held_back=1, rate=1.25)).startswith("1,234 done, 1.2/s, ")
+    assert as_line(now._replace(total=None, paused=1, rate=1.25)).startswith("1,234 done, 1.2/s, ")
     assert as_line(now._replace(total=0, done=0, remaining=None)).startswith("0/0, 312/s")
     assert [duration(seconds) for seconds in (0, 59.6, 3_600, 90_061)] == ["0:00", "1:00", "1:00:00", "1 d 1:01:01"]
 
@@ -546,7 +546,7 @@ async def test_without_a_terminal_progress_is_printed_as_plain_lines(api: FaultS
     run = Fetch(
         AsyncConnector(None, timeout=600),
         OneUrl(api.url("/never")),
-        Wanted(project="P", concurrency=1),
+        FetchOptions(project="P", concurrency=1),
         clock=lambda: seconds,
     )
     running = asyncio.ensure_future(run.run())
@@ -566,7 +566,7 @@ async def test_without_a_terminal_progress_is_printed_as_plain_lines(api: FaultS
 async def test_the_rate_is_that_of_the_last_ten_seconds(api: FaultServer) -> None:
     seconds = 0.0
     urls = UrlRange(api.url("/ok?n={}"), range(30))
-    run = Fetch(AsyncConnector(None), urls, Wanted(project="P", concurrency=5), clock=lambda: seconds)
+    run = Fetch(AsyncConnector(None), urls, FetchOptions(project="P", concurrency=5), clock=lambda: seconds)
     assert run.progress().rate == 0
     seconds = 10.0
     await run.run()
@@ -588,7 +588,7 @@ async def test_closing_the_batches_of_a_long_list_early_leaves_nothing_behind(tm
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 async def test_cancelling_the_fetch_task_raises_cancellederror(api: FaultServer) -> None:
-    run = Fetch(AsyncConnector(None, timeout=600), OneUrl(api.url("/never")), Wanted(project="P", concurrency=1))
+    run = Fetch(AsyncConnector(None, timeout=600), OneUrl(api.url("/never")), FetchOptions(project="P", concurrency=1))
     watching = asyncio.ensure_future(_watched(run, None))
     while not api.requests:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0.001)
@@ -617,7 +617,7 @@ async def test_a_closed_log_gives_exit_code_2_and_reports_the_lost_rows(
 ) -> None:
     log = await asyncio.to_thread(CSVSpanExporter, tmp_path / "logs.csv")
     await asyncio.to_thread(log.shutdown)
-    run = Fetch(AsyncConnector(log), OneUrl(api.url("/ok")), Wanted(project="P", concurrency=1))
+    run = Fetch(AsyncConnector(log), OneUrl(api.url("/ok")), FetchOptions(project="P", concurrency=1))
     await run.run()
     assert exit_code(run, parse("failed > 0", CONDITION_NAMES), Path("logs.csv")) == 2
     assert "rows that could not be written: 1;" in capfd.readouterr().err

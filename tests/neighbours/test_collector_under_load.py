@@ -43,7 +43,7 @@ async def main():
 
 with configure("load"):
     asyncio.run(main())
-print(connector.stats().resends)
+print(connector.stats().retries)
 """
 
 
@@ -94,8 +94,8 @@ def test_all_sampled_spans_and_all_metrics_arrive(
     assert by_status == Counter(int(row["response_code"]) for row in rows)
     (bytes_received,) = received.points("otel_connector.received")
     assert bytes_received.as_int == sum(int(row["response_size"]) for row in rows)
-    (resends,) = received.points("otel_connector.resends")
-    assert resends.as_int == int(done.stdout) == len(server.requests) - calls
+    (retries,) = received.points("otel_connector.retries")
+    assert retries.as_int == int(done.stdout) == len(server.requests) - calls
     (written,) = received.points("otel_connector.rows.written")
     assert written.as_int == calls
 

@@ -33,7 +33,7 @@ import otel_connector
 from otel_connector import COLUMNS, CallRecord, _replay
 from otel_connector._csv._check import DAMAGE_LIMIT, LINE_LIMIT
 from otel_connector._csv._format import HEADER, encode_row
-from otel_connector._replay._replay import CollectorRefused, Replay, Replayed, Wanted, open_otlp
+from otel_connector._replay._replay import CollectorRefused, Replay, Replayed, RowFilter, open_otlp
 from otel_connector._replay._row_span import error_type_of, read_row, span_of
 from otel_connector._telemetry._metrics import SCHEMA_URL
 from otel_connector._telemetry._spans import field_attributes
@@ -446,14 +446,14 @@ def test_the_number_of_remembered_calls_is_bounded(logs_csv: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("wanted", "numbers"),
     [
-        (Wanted(), [0, 1, 2, 3, 4, 5]),
-        (Wanted(projects=("Q", "none")), [4, 5]),
-        (Wanted(failed_only=True), [1, 5]),
-        (Wanted(since=record(1).t, until=record(4).t), [1, 2, 3]),
-        (Wanted(since=record(1).t, failed_only=True, projects=("Q",)), [5]),
+        (RowFilter(), [0, 1, 2, 3, 4, 5]),
+        (RowFilter(projects=("Q", "none")), [4, 5]),
+        (RowFilter(failed_only=True), [1, 5]),
+        (RowFilter(since=record(1).t, until=record(4).t), [1, 2, 3]),
+        (RowFilter(since=record(1).t, failed_only=True, projects=("Q",)), [5]),
     ],
 )
-def test_only_rows_that_match_the_filter_are_sent(logs_csv: Path, wanted: Wanted, numbers: list[int]) -> None:
+def test_only_rows_that_match_the_filter_are_sent(logs_csv: Path, wanted: RowFilter, numbers: list[int]) -> None:
     failed = {"success": False, "error": "ConnectFailed: x"}
     some = [record(0), record(1, **failed), record(2), record(3), record(4, project="Q")]
     some += [record(5, project="Q", **failed)]
@@ -463,19 +463,19 @@ def test_only_rows_that_match_the_filter_are_sent(logs_csv: Path, wanted: Wanted
     assert (counted.sent, counted.unwanted) == (len(numbers), 6 - len(numbers))
     # Rows that the filter skipped do not count as sent in a later replay of all rows
     whole = replay(logs_csv, into=exporter)
-    assert (whole.sent, whole.passed_over) == ((0, 6) if wanted == Wanted() else (6, 0))
+    assert (whole.sent, whole.passed_over) == ((0, 6) if wanted == RowFilter() else (6, 0))
 
 
 def test_an_empty_period_is_refused() -> None:
     for since, until in ((2.0, 1.0), (1.0, 1.0), (float("nan"), 1.0)):
         with pytest.raises(ValueError, match=r"^since must be before until"):
-            Wanted(since=since, until=until)
+            RowFilter(since=since, until=until)
 
 
 def test_progress_is_reported_while_no_rows_match_the_filter(logs_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_replay, "_TURN_LINES", 10)
     write_file(logs_csv, HEADER + rows(*range(25)))
-    whole = Replay([logs_csv], CollectingExporter(), to=TO, wanted=Wanted(failed_only=True))
+    whole = Replay([logs_csv], CollectingExporter(), to=TO, wanted=RowFilter(failed_only=True))
     assert [each.unwanted for each in whole.run()] == [9, 19, 25]
 
 
@@ -538,7 +538,12 @@ def test_an_exception_in_the_exporter_is_reported_without_secrets(logs_csv: Path
 
 @pytest.mark.parametrize(
     "changes",
-    [{"to": "http://another:4317"}, {"service_name": "another"}, {"wanted": Wanted(projects=("P",))}, {"afresh": True}],
+    [
+        {"to": "http://another:4317"},
+        {"service_name": "another"},
+        {"wanted": RowFilter(projects=("P",))},
+        {"ignore_checkpoint": True},
+    ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_a_replay_with_other_options_starts_from_the_beginning(logs_csv: Path, changes: dict[str, Any]) -> None:
@@ -546,7 +551,7 @@ def test_a_replay_with_other_options_starts_from_the_beginning(logs_csv: Path, c
     assert replay(logs_csv, into=CollectingExporter()).sent == 2
     counted = replay(logs_csv, into=CollectingExporter(), **changes)
     assert (counted.sent, counted.passed_over) == (2, 0)
-    assert replay(logs_csv, into=CollectingExporter(), **{**changes, "afresh": False}).passed_over == 2
+    assert replay(logs_csv, into=CollectingExporter(), **{**changes, "ignore_checkpoint": False}).passed_over == 2
 
 
 @pytest.mark.parametrize(
@@ -617,9 +622,9 @@ def test_a_file_that_is_not_a_checkpoint_is_refused_and_not_changed(logs_csv: Pa
     other = logs_csv.with_name("other.txt")
     other.write_text(content)
     write_file(logs_csv, HEADER + rows(0))
-    for afresh in (False, True):
+    for ignore_checkpoint in (False, True):
         with pytest.raises(ValueError, match=f"^{other}: not a checkpoint of a replay"):
-            replay(logs_csv, into=CollectingExporter(), checkpoint=other, afresh=afresh)
+            replay(logs_csv, into=CollectingExporter(), checkpoint=other, ignore_checkpoint=ignore_checkpoint)
     assert other.read_text() == content
 
 
@@ -728,7 +733,7 @@ def no_otel_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def resource_attributes(logs_csv: Path, **options: Any) -> dict[str, Any]:
     exporter = CollectingExporter()
-    replay(write_file(logs_csv, HEADER + rows(0)), into=exporter, afresh=True, **options)
+    replay(write_file(logs_csv, HEADER + rows(0)), into=exporter, ignore_checkpoint=True, **options)
     (span,) = exporter.get_finished_spans()
     return dict(span.resource.attributes)
 

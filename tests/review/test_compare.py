@@ -33,7 +33,7 @@ ARGUMENTS: dict[str, Any] = {"calls": 6_000, "seconds": 600, "slower": 1.0, "fai
 
 # Sequential calls with lognormal durations; a wave makes the durations of neighbouring calls similar
 RUN = """
-    CREATE TABLE brief AS
+    CREATE TABLE calls_compact AS
     WITH drawn AS (
         SELECT i, i * $seconds / $calls AS since, hash(i, $seed, 1) / 18446744073709551616.0 AS u,
             hash(i, $seed, 2) / 18446744073709551616.0 AS v, hash(i, $seed, 3) / 18446744073709551616.0 AS w
@@ -76,7 +76,7 @@ def verdicts(group: Compared) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def different() -> Comparison:
     """The second run is 20 % slower, fails twice as often, and has an additional host and project."""
-    more = "INSERT INTO brief SELECT * REPLACE ('new' AS host, 'Q|*' AS project) FROM brief LIMIT 50"
+    more = "INSERT INTO calls_compact SELECT * REPLACE ('new' AS host, 'Q|*' AS project) FROM calls_compact LIMIT 50"
     first, second = run(calls=20_000), run(more, calls=20_000, slower=1.2, failing=0.02, seed=2)
     return compared(first, second)
 
@@ -111,7 +111,9 @@ def test_real_differences_are_marked(different: Comparison) -> None:
 
 
 def test_improvements_are_marked_as_better() -> None:
-    result = compared(run(calls=20_000, slower=1.2, failing=0.02, seed=2), run("UPDATE brief SET response_size = 9"))
+    result = compared(
+        run(calls=20_000, slower=1.2, failing=0.02, seed=2), run("UPDATE calls_compact SET response_size = 9")
+    )
     found = verdicts(result.total)
     assert (found["p95"], found["error_rate"]) == ("better", "better")
     assert (found["calls_per_second"], found["bytes_per_call"]) == ("less", "less")
@@ -129,7 +131,7 @@ def test_figures_equal_those_of_a_plain_query() -> None:
     with run() as calls:
         expected = calls.rows(
             "SELECT count(*), count_if(NOT success) / count(*), count_if(error_type = 'ConnectFailed') / count(*), "
-            "quantile_cont(delta_t, 0.5), quantile_cont(delta_t, 0.99), avg(response_size) FROM brief"
+            "quantile_cont(delta_t, 0.5), quantile_cont(delta_t, 0.99), avg(response_size) FROM calls_compact"
         )[0]
         found = compare(calls, calls).total
     figures = [("calls", ""), ("error_rate", ""), ("error_share", "ConnectFailed"), ("p50", ""), ("p99", "")]
@@ -144,14 +146,14 @@ def test_hosts_that_only_one_run_has_are_listed(different: Comparison) -> None:
 
 
 def test_the_busiest_hosts_are_compared_and_the_others_counted() -> None:
-    swapped = "UPDATE brief SET host = 'x' || host WHERE host IN ('host2', 'host3')"
+    swapped = "UPDATE calls_compact SET host = 'x' || host WHERE host IN ('host2', 'host3')"
     result = compared(run(hosts=4), run(swapped, hosts=4), groups=1).hosts
     assert [len(each) for each in (result.compared, result.only_before, result.only_after)] == [1, 1, 1]
     assert result.more == (1, 1, 1)
 
 
 def test_rare_error_classes_are_counted() -> None:
-    many = "UPDATE brief SET error_type = 'E' || (hash(t) % 15) WHERE NOT success"
+    many = "UPDATE calls_compact SET error_type = 'E' || (hash(t) % 15) WHERE NOT success"
     first, second = run(many, failing=0.2), run(many, failing=0.2, seed=2)
     total = compared(first, second).total
     assert (len([each for each in total.differences if each.error]), total.more_errors > 0) == (10, True)
@@ -173,13 +175,13 @@ def test_runs_with_too_little_data_get_no_verdict(arguments: dict[str, Any], rea
 
 
 def test_calls_at_the_same_time_count_as_one_observation() -> None:
-    burst = "UPDATE brief SET t = TIMESTAMP '2023-11-14 22:14:00' WHERE hash(t) % 10 <> 0"
+    burst = "UPDATE calls_compact SET t = TIMESTAMP '2023-11-14 22:14:00' WHERE hash(t) % 10 <> 0"
     total = compared(run(burst), run(burst, seed=2, slower=3.0)).total
     assert row(total, "p50").reason == "nearly all calls of a run at one time"
 
 
 def test_a_run_of_one_instant_has_no_rate() -> None:
-    total = compared(run("UPDATE brief SET t = TIMESTAMP '2023-11-14'"), run()).total
+    total = compared(run("UPDATE calls_compact SET t = TIMESTAMP '2023-11-14'"), run()).total
     assert math.isnan(row(total, "calls_per_second").before)
 
 
@@ -190,14 +192,14 @@ def test_a_percentile_with_few_slower_calls_gets_no_verdict() -> None:
 
 
 def test_a_noisy_figure_is_not_reported_as_unchanged() -> None:
-    slow_times = "UPDATE brief SET delta_t = delta_t * (1 + 20 * (hash(epoch_us(t) // 20000000) % 2))"
+    slow_times = "UPDATE calls_compact SET delta_t = delta_t * (1 + 20 * (hash(epoch_us(t) // 20000000) % 2))"
     total = compared(run(slow_times), run(slow_times, seed=2, slower=1.1)).total
     assert row(total, "p50").verdict == "too noisy to tell"
 
 
 def test_few_failures_are_compared_with_fishers_exact_test() -> None:
     few = compared(run(failing=0.0), run(failing=0.001, seed=2)).total
-    spread = "UPDATE brief SET success = false, error_type = 'E' WHERE epoch_us(t) % 40000000 = 0"
+    spread = "UPDATE calls_compact SET success = false, error_type = 'E' WHERE epoch_us(t) % 40000000 = 0"
     many = compared(run(failing=0.0), run(spread, failing=0.0, seed=2)).total
     none = compared(run(failing=0.0), run(failing=0.0, seed=2)).total
     assert [row(each, "error_rate").test for each in (few, many, none)] == [FISHER] * 3
@@ -210,7 +212,8 @@ def test_few_failures_are_compared_with_fishers_exact_test() -> None:
 
 
 def test_an_outage_counts_as_one_event() -> None:
-    outage = "UPDATE brief SET success = false, error_type = 'E' WHERE epoch_us(t) - 1700000100000000 BETWEEN 0 AND 3e6"
+    seconds = "epoch_us(t) - 1700000100000000 BETWEEN 0 AND 3e6"
+    outage = f"UPDATE calls_compact SET success = false, error_type = 'E' WHERE {seconds}"
     total = compared(run(failing=0.0), run(outage, failing=0.0, seed=2)).total
     # twice the rate that is "worse" in the test above
     assert row(total, "error_rate").after == pytest.approx(31 / 6_000)
@@ -219,7 +222,7 @@ def test_an_outage_counts_as_one_event() -> None:
 
 def test_a_certain_but_tiny_difference_is_too_small_to_matter() -> None:
     def constant(size: int) -> str:
-        return f"UPDATE brief SET response_size = {size}"
+        return f"UPDATE calls_compact SET response_size = {size}"
 
     total = compared(run(constant(1_000)), run(constant(1_001))).total
     assert row(total, "bytes_per_call").verdict == "too small to matter"
@@ -435,7 +438,7 @@ def test_omitted_hosts_and_error_classes_are_counted_in_the_output() -> None:
 
 
 def test_further_hosts_of_one_run_are_counted_in_the_output() -> None:
-    moved = "UPDATE brief SET host = 'x' || host"
+    moved = "UPDATE calls_compact SET host = 'x' || host"
     assert "Only before: host0 (" in rendered(compared(run(), run(moved), groups=1), 80)
     assert "and 1 more" in rendered(compared(run(), run(moved), groups=1), 80)
 

@@ -363,7 +363,7 @@ def test_a_large_log_has_the_same_summary_and_keeps_few_texts(
     monkeypatch.setattr(_load, "_SAMPLE_ROWS", 500)
     with review.load(log) as calls:
         large = review.summarize(calls)
-        ((kept,),) = calls.rows("SELECT count(url) FROM brief")
+        ((kept,),) = calls.rows("SELECT count(url) FROM calls_compact")
         ((whole,),) = calls.rows("SELECT count(url) FROM calls")
     assert kept < len(example) / 2
     assert whole == len(example)

@@ -283,7 +283,7 @@ async def assert_unharmed(
     assert stats.calls_started - before.calls_started == 3 * rounds
     assert stats.calls_succeeded - before.calls_succeeded == 2 * rounds
     assert stats.calls_failed - before.calls_failed == rounds
-    assert stats.resends - before.resends == rounds
+    assert stats.retries - before.retries == rounds
     assert stats.calls_started == stats.rows_written + stats.rows_waiting + stats.rows_lost or logfile is None
     if logfile is not None:
         new = logfile.records()[rows:]
@@ -398,7 +398,7 @@ async def test_other_instruments_report_if_one_kind_cannot_be_created(server: Fa
     data = reader.get_metrics_data()
     assert data is not None
     names = {metric.name for metric in data.resource_metrics[0].scope_metrics[0].metrics}
-    levels = {"http.client.active_requests", "otel_connector.host.held_back", "otel_connector.rows.waiting"}
+    levels = {"http.client.active_requests", "otel_connector.host.paused", "otel_connector.rows.waiting"}
     assert names == {"http.client.request.duration", *levels}
 
 

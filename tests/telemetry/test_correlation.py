@@ -151,8 +151,8 @@ async def test_log_and_metrics_are_complete_if_one_percent_of_calls_is_sampled(
         assert counted == sum(record.success is success for record in records)
     (received,) = sdk.points("otel_connector.received")
     assert received.value == sum(record.response_size for record in records)
-    (resends,) = sdk.points("otel_connector.resends")
-    assert resends.value == subject.stats().resends == calls // 10
+    (retries,) = sdk.points("otel_connector.retries")
+    assert retries.value == subject.stats().retries == calls // 10
 
 
 TAIL_SAMPLING = re.search(
@@ -194,5 +194,5 @@ async def test_spans_have_the_attributes_that_the_tail_sampling_policies_read(
     assert "error.type" in (failed.attributes or {})
     assert failed.status.status_code is StatusCode.ERROR
     least = kinds["tried again"]["numeric_attribute"]["min_value"]
-    resends = [attribute_of(span, "tried again", "numeric_attribute") for span in (fine, flaky, failed)]
-    assert [isinstance(count, int) and count >= least for count in resends] == [False, True, False]
+    retries = [attribute_of(span, "tried again", "numeric_attribute") for span in (fine, flaky, failed)]
+    assert [isinstance(count, int) and count >= least for count in retries] == [False, True, False]

@@ -159,9 +159,9 @@ async def test_metrics_have_the_expected_names_values_and_attributes(
     assert values(data) == {
         "http.client.active_requests": [(1, where)],
         "otel_connector.received": [(36, {"otel_connector.project": "P"}), (15, {"otel_connector.project": "Q"})],
-        "otel_connector.resends": [(1, {"otel_connector.reason": "status_503"})],
+        "otel_connector.retries": [(1, {"otel_connector.reason": "status_503"})],
         "otel_connector.queue.time": [(0, {})],
-        "otel_connector.host.held_back": [(0, {})],
+        "otel_connector.host.paused": [(0, {})],
         "otel_connector.rows.written": [(4, {})],
         "otel_connector.rows.waiting": [(0, {})],
         "otel_connector.rows.lost": [(0, {})],
