@@ -52,6 +52,7 @@ def assert_row(log: Log, sdk: SDK, error: ConnectorError) -> None:
     assert span.attributes["error.type"] == "otel_connector.DeadlineExceeded"
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     ("step", "text"),
     [
@@ -75,6 +76,7 @@ async def test_the_deadline_ends_an_attempt_in_progress(
     assert is_idle(session)
 
 
+@pytest.mark.timing
 async def test_the_deadline_ends_a_later_attempt(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
@@ -95,6 +97,7 @@ async def test_a_socket_timeout_before_the_deadline_is_retried(
     assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
 
 
+@pytest.mark.timing
 async def test_an_attempt_without_a_timeout_ends_at_the_deadline(
     server: FaultServer, session: aiohttp.ClientSession
 ) -> None:
@@ -143,6 +146,7 @@ async def test_a_pause_caused_by_another_call_ends_the_call_with_the_error_of_it
     assert isinstance(caught.value.__context__, DeadlineExceeded), "it states why there was no further attempt"
 
 
+@pytest.mark.timing
 async def test_the_deadline_ends_the_wait_for_a_connection(server: FaultServer, log: Log, sdk: SDK) -> None:
     held = hold()
     server.script("/x", held.step)
@@ -158,6 +162,7 @@ async def test_the_deadline_ends_the_wait_for_a_connection(server: FaultServer, 
         assert await subject.get(session, server.url("/x"), "P") == {"ok": True}, "its slot is free again"
 
 
+@pytest.mark.timing
 async def test_the_deadline_ends_the_wait_for_the_rate_limiter(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
@@ -199,6 +204,7 @@ async def test_the_deadline_cancels_a_limiter_that_hangs_on_exit_after_an_attemp
     assert caplog.messages == ["rate_limiter failed after an attempt: TimeoutError: "]
 
 
+@pytest.mark.timing
 async def test_the_deadline_cancels_a_limiter_that_hangs_on_exit_while_the_call_is_queued(server: FaultServer) -> None:
     held = hold()
     server.script("/x", held.step)
@@ -213,6 +219,7 @@ async def test_the_deadline_cancels_a_limiter_that_hangs_on_exit_while_the_call_
         await holding
 
 
+@pytest.mark.timing
 async def test_time_spent_in_the_queue_shortens_the_attempt(server: FaultServer) -> None:
     held = hold()
     server.script("/x", held.step)
@@ -228,6 +235,7 @@ async def test_time_spent_in_the_queue_shortens_the_attempt(server: FaultServer)
         await holding
 
 
+@pytest.mark.timing
 async def test_a_pause_beyond_the_deadline_fails_the_call_immediately(
     server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK, clock: FakeClock
 ) -> None:
@@ -241,6 +249,7 @@ async def test_a_pause_beyond_the_deadline_fails_the_call_immediately(
     assert log.records()[1].error == f"DeadlineExceeded: {error}"
 
 
+@pytest.mark.timing
 async def test_a_pause_that_begins_while_the_call_is_queued_fails_the_call(
     server: FaultServer, log: Log, sdk: SDK
 ) -> None:
@@ -288,6 +297,7 @@ async def test_a_backoff_beyond_the_deadline_is_not_waited_for(
     assert (caught.value.attempts, clock.sleeps) == (3, [0.25, 0.5])
 
 
+@pytest.mark.timing
 async def test_a_deadline_that_passes_before_the_next_attempt_ends_the_call(
     server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
