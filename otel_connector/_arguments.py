@@ -82,20 +82,23 @@ def checked_int(name: str, value: object, least: int = 1) -> int:
     return value
 
 
-def checked_seconds(name: str, value: object) -> float:
-    """Return a number of seconds: 0 or more, and finite."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not 0 <= value <= sys.float_info.max:
-        raise ValueError(f"{name} must be 0 or more seconds, and finite, not {value!r}")
-    return float(value)
+def checked_seconds(
+    name: str, value: object, *, positive: bool = False, unit: str = "seconds", hint: str = ""
+) -> float:
+    """Return a finite number of seconds, 0 or more.
 
-
-def _checked_limit(name: str, value: object, without: str) -> float:
+    Args:
+        name: The argument, as the caller wrote it.
+        value: Its value.
+        positive: Refuse 0, too.
+        unit: What the number counts, if not seconds.
+        hint: Appended to the message, for example how to set no limit.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not 0 < value <= sys.float_info.max:
-        raise ValueError(f"{name} must be more than 0 seconds, and finite, not {value!r}; {without}")
+        raise TypeError(f"{name} must be a number of {unit}, not {value!r}{hint}")
+    if not 0 <= value <= sys.float_info.max or (positive and value == 0):
+        least = "more than 0" if positive else "0 or more"
+        raise ValueError(f"{name} must be {least} {unit}, and finite, not {value!r}{hint}")
     return float(value)
 
 
@@ -107,7 +110,7 @@ def checked_timeout(value: object) -> aiohttp.ClientTimeout:
                 checked_seconds(f"timeout.{field}", limit)
         return value
     # aiohttp would take 0 for no limit at all
-    seconds = _checked_limit("timeout", value, "aiohttp.ClientTimeout(total=None) sets no limit")
+    seconds = checked_seconds("timeout", value, positive=True, hint="; aiohttp.ClientTimeout(total=None) sets no limit")
     # By itself aiohttp rounds what is above 5 s up to whole seconds of the loop's clock
     return aiohttp.ClientTimeout(total=seconds, ceil_threshold=sys.float_info.max)
 
@@ -116,7 +119,7 @@ def checked_deadline(value: object) -> float | None:
     """Return the seconds for a whole call, or None."""
     if value is None:
         return None
-    return _checked_limit("deadline", value, "None sets no limit")
+    return checked_seconds("deadline", value, positive=True, hint="; None sets no limit")
 
 
 def check_provider(name: str, value: object, method: str) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
+from otel_connector._log_throttle import LogThrottle
 from otel_connector._record import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _logger = logging.getLogger("otel_connector")
-_WINDOW = 60.0  # seconds: failing telemetry is logged at most once in this time
 
 
 class TelemetryGuard:
@@ -28,8 +28,7 @@ class TelemetryGuard:
 
     def __init__(self, monotonic_ns: Callable[[], int]) -> None:
         self._monotonic_ns = monotonic_ns
-        self._told_at: float | None = None
-        self._left_out = 0
+        self._throttle = LogThrottle()
 
     def swallow(self, error: BaseException, doing: str) -> None:
         """Log what telemetry raised; to be called where it was caught, and caught as BaseException.
@@ -49,12 +48,9 @@ class TelemetryGuard:
             BaseException: `error` itself, if it is not the telemetry's.
         """
         pass_on(error)
-        now = self._monotonic_ns() / 1e9
-        if self._told_at is not None and now - self._told_at < _WINDOW:
-            self._left_out += 1
+        left_out = self._throttle.admit(self._monotonic_ns() / 1e9)
+        if left_out is None:
             return
-        left_out = f"; {self._left_out} more like it were not logged" if self._left_out else ""
-        self._told_at, self._left_out = now, 0
         try:
             _logger.warning(
                 "telemetry failed while %s, the call goes on without it: %s; mend or take out the span processor, "

@@ -17,9 +17,10 @@ from functools import partial
 from signal import Signals
 from typing import Any, TypeAlias, cast
 
+from otel_connector._arguments import checked_seconds
 from otel_connector._exit._before_exit import finish, interrupted
 from otel_connector._exit._on_signal import checked_signals, finish_on
-from otel_connector._telemetry._sdk_exit import Provider, Telemetry, check_seconds
+from otel_connector._telemetry._sdk_exit import Provider, Telemetry
 
 __all__ = ["AttributeValue", "Telemetry", "configure"]
 
@@ -71,7 +72,7 @@ def configure(
             does not know an exporter or a protocol that the environment names. Other errors of the SDK pass through.
     """
     attributes = _check_attributes(service_name, resource_attributes)
-    exit_timeout = check_seconds("exit_timeout", exit_timeout)
+    exit_timeout = min(checked_seconds("exit_timeout", exit_timeout, positive=True), threading.TIMEOUT_MAX)
     signals = checked_signals(signals)
     if not _claim.acquire(blocking=False):
         raise RuntimeError("configure() was called before in this process; call it once, where the program starts")

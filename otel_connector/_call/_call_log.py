@@ -11,6 +11,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from otel_connector._guard import TelemetryGuard, pass_on
+from otel_connector._log_throttle import LogThrottle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,6 @@ _logger.addHandler(logging.NullHandler())
 
 # A person who reads along is told of a host's first troubles in each minute and then how many there were more
 _LINES = 5
-_WINDOW = 60.0  # seconds
 _HOSTS = 1_000  # hosts and levels whose lines are counted at a time
 
 
@@ -40,7 +40,7 @@ class CallLogger:
         self._on_retry = on_retry
         self._monotonic_ns = monotonic_ns
         self._guard = TelemetryGuard(monotonic_ns)
-        self._windows: OrderedDict[tuple[str, int], list[float]] = OrderedDict()  # start, lines, lines left out
+        self._throttles: OrderedDict[tuple[str, int], LogThrottle] = OrderedDict()
 
     def retrying(self, host: str, attempt: Attempt) -> None:
         """Tell that another attempt follows this one."""
@@ -89,20 +89,13 @@ class CallLogger:
             return None
         now = self._monotonic_ns() / 1e9
         key = (host, level)
-        if key not in self._windows and len(self._windows) >= _HOSTS:
-            oldest = next(iter(self._windows))
-            if now - self._windows[oldest][0] >= _WINDOW:
-                del self._windows[oldest]
+        if key not in self._throttles and len(self._throttles) >= _HOSTS:
+            oldest = next(iter(self._throttles))
+            if self._throttles[oldest].is_over(now):
+                del self._throttles[oldest]
             else:  # more hosts in trouble than can be told apart: they share the lines of one
                 key = ("", level)
-        window = self._windows.get(key)
-        if window is None or now - window[0] >= _WINDOW:
-            left_out = int(window[2]) if window else 0
-            self._windows[key] = [now, 1, 0]
-            self._windows.move_to_end(key)
-            return f"; {left_out} more like it were not logged" if left_out else ""
-        if window[1] >= _LINES:
-            window[2] += 1
-            return None
-        window[1] += 1
-        return ""
+        throttle = self._throttles.setdefault(key, LogThrottle(_LINES))
+        if throttle.is_over(now):
+            self._throttles.move_to_end(key)
+        return throttle.admit(now)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from otel_connector._call._fair_reading import read_fairly
 from otel_connector._clock import time_limit
 from otel_connector._errors import DeadlineExceeded, RateLimiterFailed, SessionClosed
+from otel_connector._log_throttle import LogThrottle
 
 if TYPE_CHECKING:
     import aiohttp
@@ -38,7 +39,6 @@ _HOST_LIMIT = 10_000
 
 _LOOKS = 4  # hosts that are looked at for each one too many, because some of them may be in use
 
-_WARNING_INTERVAL = 60.0  # seconds between two log lines about a limiter that fails
 
 _LEAVING = 0.1  # seconds
 
@@ -176,7 +176,7 @@ class AdmissionControl:
         self._rate_limiter = rate_limiter
         self.adaptive = adaptive_concurrency
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
-        self._warn_after = -math.inf
+        self._throttle = LogThrottle()
         # The pool asked last: a dictionary of weak keys costs ten times as much to look into
         self._last_pool: Callable[[], aiohttp.BaseConnector | None] = lambda: None
         self._only_all: Sequence[ResizableLimiter] = ()
@@ -284,11 +284,12 @@ class AdmissionControl:
                 async with time_limit(max(remaining, _LEAVING)):
                     await limiter.__aexit__(None, None, None)
         except Exception as error:  # noqa: BLE001 - the attempt is over, its outcome stands
-            if (now := self._now()) >= self._warn_after:
-                self._warn_after = now + _WARNING_INTERVAL
-                text = self._redact(str(error))
-                with contextlib.suppress(Exception):  # an application's handler, which must not reach the call
-                    _logger.warning("rate_limiter failed after an attempt: %s: %s", type(error).__name__, text)
+            if (suppressed := self._throttle.admit(self._now())) is not None:
+                message = self._redact(str(error))
+                with contextlib.suppress(Exception):  # raised by the application's log handler
+                    _logger.warning(
+                        "rate_limiter failed after an attempt: %s: %s%s", type(error).__name__, message, suppressed
+                    )
 
     def throttled(self, host: str, place: Permit, pause: float | None) -> None:
         """Note that the server asked `host`'s callers to slow down.

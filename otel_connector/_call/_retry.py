@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, cast
 
+from otel_connector._arguments import checked_int, checked_seconds
 from otel_connector._errors import (
     AttemptTimeout,
     BodyTruncated,
@@ -82,11 +82,7 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         """Refuse what could not work, naming the field."""
         for name in ("backoff", "backoff_cap", "retry_after_cap"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-            if not 0 <= value <= sys.float_info.max:
-                raise ValueError(f"{name} must be 0 or more seconds, and finite, not {value!r}")
+            checked_seconds(name, getattr(self, name))
         object.__setattr__(self, "statuses", _checked_statuses(self.statuses))
 
     def decide(
@@ -178,11 +174,7 @@ class RetryBudget:
     def __post_init__(self) -> None:
         """Refuse what could not work, naming the field."""
         for name in ("capacity", "retry_cost", "throttling_cost", "refund"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an int, not {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value!r}")
+            checked_int(name, getattr(self, name))
         for name in ("retry_cost", "throttling_cost", "refund"):
             if getattr(self, name) > self.capacity:
                 raise ValueError(f"capacity must be at least {name}, {getattr(self, name)}, not {self.capacity!r}")

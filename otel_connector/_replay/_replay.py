@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from opentelemetry.sdk.environment_variables import (
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace.export import SpanExportResult
 
+from otel_connector._arguments import checked_seconds
 from otel_connector._csv._check import DAMAGE_LIMIT, Damage
 from otel_connector._csv._format import HEADER
 from otel_connector._csv._lines import UNFINISHED, Line, Log, Position, go_to, hash_of, lines, look_at, open_log
@@ -193,7 +193,10 @@ class Replay:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._pace = _Pace(_checked_rate(rate), monotonic, sleep)
+        limit = math.inf
+        if rate is not None:
+            limit = checked_seconds("rate", rate, positive=True, unit="spans a second", hint="; None sets no limit")
+        self._pace = _Pace(limit, monotonic, sleep)
         self._batch_rows = min(_BATCH_ROWS, max(1, int(min(self._pace.rate, _BATCH_ROWS))))
         self._exporter, self._to = exporter, to
         self._wanted = wanted or RowFilter()
@@ -324,16 +327,6 @@ def open_otlp() -> tuple[SpanExporter, str]:
         raise ValueError(f"the OTLP protocol is grpc or http/protobuf, not {protocol!r}")
     endpoint = environ.get(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) or environ.get(OTEL_EXPORTER_OTLP_ENDPOINT) or default
     return exporter, Redactor().url(endpoint)
-
-
-def _checked_rate(rate: object) -> float:
-    if rate is None:
-        return math.inf
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)):
-        raise TypeError(f"rate must be a number of spans a second, or None, not {rate!r}")
-    if not 0 < rate <= sys.float_info.max:
-        raise ValueError(f"rate must be above 0 spans a second, and finite, not {rate!r}; None sets no limit")
-    return float(rate)
 
 
 def _resource(service_name: str | None) -> Resource:

@@ -23,6 +23,8 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Protocol, cast, final
 
+from otel_connector._arguments import checked_seconds
+
 _logger = logging.getLogger("otel_connector")
 
 # The share of exit_timeout kept back, in seconds and as a part of the whole, for stopping exporters that are still
@@ -265,7 +267,8 @@ class Telemetry:
         Raises:
             TypeError, ValueError: `timeout` is not a positive finite number.
         """
-        timeout = self._exit_timeout if timeout is None else check_seconds("timeout", timeout)
+        timeout = self._exit_timeout if timeout is None else checked_seconds("timeout", timeout, positive=True)
+        timeout = min(timeout, threading.TIMEOUT_MAX)
         if self._closing:
             return False
         before = self._failures()
@@ -345,12 +348,3 @@ class Telemetry:
             ", ".join(f"{name} ({why})" for name, why in troubles.items()),
             self._exit_timeout,
         )
-
-
-def check_seconds(name: str, value: float) -> float:
-    """Return a positive number of seconds that a lock can wait; `name` is the argument that held it."""
-    if isinstance(value, bool) or not isinstance(cast("object", value), (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not 0 < value <= threading.TIMEOUT_MAX:
-        raise ValueError(f"{name} must be above 0 and finite (at most {threading.TIMEOUT_MAX:g} s), not {value!r}")
-    return float(value)

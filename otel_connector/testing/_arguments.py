@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -22,20 +21,6 @@ def whole(name: str, value: object, low: int, high: int | None = None) -> int:
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name} must be {bounds}, not {value}")
     return value
-
-
-def seconds(name: str, value: object) -> float:
-    """Return `value` as a float if it is a finite number of seconds, 0 or more.
-
-    Raises:
-        TypeError: it is no number.
-        ValueError: it is negative, infinite or NaN.
-    """
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name} must be a finite number of seconds, 0 or more, not {value}")
-    return float(value)
 
 
 def instance(name: str, value: object, kind: type[_T]) -> _T:

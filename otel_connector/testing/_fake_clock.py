@@ -10,8 +10,8 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import cast
 
+from otel_connector._arguments import checked_seconds
 from otel_connector._clock import Clock
-from otel_connector.testing._arguments import seconds
 
 _NS = 1_000_000_000
 
@@ -41,7 +41,7 @@ class FakeClock(Clock):
             ValueError: `start` is negative or not finite, or `randoms` is a number outside [0, 1).
         """
         self.sleeps: list[float] = []
-        self._start_ns = round(seconds("start", start) * _NS)
+        self._start_ns = round(checked_seconds("start", start) * _NS)
         self._elapsed_ns = 0
         self._randoms = _draws(randoms)
         self._asleep: list[tuple[int, int]] = []
@@ -101,11 +101,7 @@ class FakeClock(Clock):
             TypeError: `seconds` is no number.
             ValueError: `seconds` is negative or not finite.
         """
-        self._elapsed_ns += round(_seconds("seconds", seconds) * _NS)
-
-
-# `advance` has a parameter of the checker's name.
-_seconds = seconds
+        self._elapsed_ns += round(checked_seconds("seconds", seconds) * _NS)
 
 
 def _draws(randoms: object) -> Iterator[float]:

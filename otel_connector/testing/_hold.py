@@ -7,8 +7,9 @@ import concurrent.futures
 import contextlib
 from collections.abc import Generator
 
+from otel_connector._arguments import checked_seconds
 from otel_connector.testing._answers import ok_in_halves
-from otel_connector.testing._arguments import instance, seconds, whole
+from otel_connector.testing._arguments import instance, whole
 from otel_connector.testing._steps import Connection, Step, ok
 
 
@@ -42,7 +43,7 @@ class Arrival:
             TimeoutError: it did not happen in time.
         """
         try:
-            self._future.result(seconds("timeout", timeout))
+            self._future.result(checked_seconds("timeout", timeout))
         except concurrent.futures.TimeoutError:  # a class of its own before Python 3.11
             raise TimeoutError(f"it did not happen within {timeout} s") from None
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from otel_connector._arguments import checked_seconds
 from otel_connector.testing._answers import (
     JSON,
     OK_BODY,
@@ -22,7 +23,7 @@ from otel_connector.testing._answers import (
     ok_in_halves,
     partial,
 )
-from otel_connector.testing._arguments import instance, seconds, whole
+from otel_connector.testing._arguments import instance, whole
 from otel_connector.testing._encodings import compress, compressed_zeros
 from otel_connector.testing._request import ReceivedRequest
 
@@ -155,7 +156,7 @@ def slow_headers(seconds: float) -> Step:
     Raises:
         TypeError, ValueError: `seconds` is no finite number, 0 or more.
     """
-    delay = _seconds("seconds", seconds)
+    delay = checked_seconds("seconds", seconds)
 
     async def play(connection: Connection) -> None:
         await asyncio.sleep(delay)
@@ -170,7 +171,7 @@ def slow_body(seconds: float) -> Step:
     Raises:
         TypeError, ValueError: `seconds` is no finite number, 0 or more.
     """
-    delay = _seconds("seconds", seconds)
+    delay = checked_seconds("seconds", seconds)
 
     async def play(connection: Connection) -> None:
         first, rest = ok_in_halves()
@@ -187,7 +188,7 @@ def drip(interval: float = 0.1) -> Step:
     Raises:
         TypeError, ValueError: `interval` is no finite number, 0 or more.
     """
-    pause = seconds("interval", interval)
+    pause = checked_seconds("interval", interval)
 
     async def play(connection: Connection) -> None:
         await connection.send(chunked_head())
@@ -331,7 +332,3 @@ corrupt_gzip = respond(
     body=b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff" + b"\xff" * 22, headers=[("Content-Encoding", "gzip")]
 )
 """Answer 200 with a gzip body of the right length that cannot be decoded."""
-
-
-# Two steps have a parameter of the checker's name.
-_seconds = seconds

@@ -83,16 +83,16 @@ def test_at_most_five_lines_a_minute_are_logged_for_each_host_and_level(
 
     lines = log_failures()
     assert len(lines) == 2 * 5 + 2 * 2
-    assert not [line for line in lines if "more like it" in line]
+    assert not [line for line in lines if "similar messages" in line]
     clock.advance(59.9)
     assert len(log_failures()) == 2 * 2, "the minute is not over"
     clock.advance(0.1)
     lines = log_failures()
     assert len(lines) == 2 * 5 + 2 * 2
-    assert [line.partition("; ")[2] for line in lines if ";" in line] == ["195 more like it were not logged"] * 2
+    assert [line.partition("; ")[2] for line in lines if ";" in line] == ["195 similar messages were not logged"] * 2
     clock.advance(60)
     assert [line.partition("; ")[2] for line in log_failures() if ";" in line] == [
-        "95 more like it were not logged"
+        "95 similar messages were not logged"
     ] * 2
 
 
@@ -101,7 +101,7 @@ def test_lines_below_the_log_level_are_not_counted(caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.WARNING, "otel_connector")
     for _ in range(10):
         journal.retrying("h:80", ATTEMPT)
-    assert journal._windows == {}
+    assert journal._throttles == {}
     caplog.set_level(logging.INFO, "otel_connector")
     journal.retrying("h:80", ATTEMPT)
     assert len(caplog.records) == 1
@@ -118,7 +118,7 @@ def test_the_number_of_lines_is_bounded_for_many_unreachable_hosts(
     for _ in range(3):
         clock.advance(61)
         journal.failed("8:80", RECORD, 1)
-    assert [host for host, _ in journal._windows] == ["1:80", "2:80", "", "8:80"], (
+    assert [host for host, _ in journal._throttles] == ["1:80", "2:80", "", "8:80"], (
         "hosts whose minute is over are forgotten"
     )
 
@@ -197,7 +197,7 @@ def test_exceptions_of_the_hook_are_logged_at_most_five_times_a_minute(
     assert len([line for line in caplog.messages if line.startswith("on_retry raised")]) == 5
     clock.advance(60)
     journal.retrying("h:80", ATTEMPT)
-    assert caplog.messages[-1] == "on_retry raised; the call goes on; 15 more like it were not logged"
+    assert caplog.messages[-1] == "on_retry raised; the call goes on; 15 similar messages were not logged"
 
 
 async def test_a_cancelled_call_is_not_logged_as_a_failure(

@@ -38,8 +38,8 @@ from otel_connector import (
     RateLimiterFailed,
     RetryPolicy,
     SessionClosed,
-    _pacing,
 )
+from otel_connector._call import _pacing
 from otel_connector._call._pacing import AdmissionControl, Permit, ResizableLimiter
 from otel_connector.testing import Connection, FakeClock, FaultServer, hold, ok, retry_after, slow_headers
 

@@ -23,8 +23,8 @@ from otel_connector import (
     RetryBudget,
     RetryBudgetExhausted,
     RetryRefused,
-    _retry,
 )
+from otel_connector._call import _retry
 from otel_connector._call._retry import RetryQuotas
 from otel_connector.testing import FakeClock, FaultServer, ok, truncated
 

@@ -68,7 +68,7 @@ def test_rows_that_are_not_sent_are_reported(received: Received, endpoint: str, 
         (("logs.csv", "--since", "2h"), "'2h' is no time"),
         (("stranger.csv",), "stranger.csv: not a log"),
         (("logs.csv", "--since", "never"), "'never' is no time"),
-        (("logs.csv", "--rate", "0"), "rate must be above 0"),
+        (("logs.csv", "--rate", "0"), "rate must be more than 0 spans a second"),
         (("logs.csv", "--since", "2026-01-02", "--until", "2026-01-01"), "since must be before until"),
     ],
 )

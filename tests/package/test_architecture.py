@@ -178,6 +178,7 @@ WINGS = [
         {
             "_clock": ("aiohttp",),
             "_errors": AIOHTTP_INSIDES,
+            "_log_throttle": ("aiohttp", "asyncio"),
             "_record": ("aiohttp",),
             "_redact": ("aiohttp",),
             "_version": ("aiohttp",),

@@ -654,7 +654,7 @@ def test_errors_are_logged_once_a_minute_with_the_number_of_suppressed_ones(
     assert first.startswith(r"telemetry failed while testing, the call goes on without it: ValueError: a\nb; ")
     assert first.endswith("in the traceback")
     assert second.startswith("telemetry failed while testing, the call goes on without it: Unspeakable; ")
-    assert second.endswith("in the traceback; 2 more like it were not logged")
+    assert second.endswith("in the traceback; 2 similar messages were not logged")
 
 
 class RaisingHandler(logging.Handler):
