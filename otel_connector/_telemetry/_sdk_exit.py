@@ -19,11 +19,11 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
-from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Protocol, cast, final
 
 from otel_connector._arguments import checked_seconds
+from otel_connector._serial_executor import SerialExecutor
 
 _logger = logging.getLogger("otel_connector")
 
@@ -50,46 +50,6 @@ class Provider(Protocol):
 
     def force_flush(self, timeout_millis: int = ..., /) -> object: ...
     def shutdown(self) -> object: ...
-
-
-class _SerialExecutor:
-    """One daemon thread that runs jobs in turn, started in advance.
-
-    In advance, because since Python 3.12 no thread can be started once the interpreter has begun to exit; a daemon,
-    because a job may hang and must not be waited for by the interpreter.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self.start()
-
-    def start(self) -> None:
-        """Begin with an empty queue and a new thread; after a fork the old thread is not there any more."""
-        self._jobs: SimpleQueue[tuple[Future[object], Callable[[], object]] | None] = SimpleQueue()
-        threading.Thread(target=_work, args=(self._jobs,), name=f"otel_connector.{self._name}", daemon=True).start()
-
-    def submit(self, job: Callable[[], object]) -> Future[object]:
-        """Queue `job`; the future can be cancelled for as long as the job has not begun."""
-        future: Future[object] = Future()
-        self._jobs.put((future, job))
-        return future
-
-    def stop(self) -> None:
-        """Let the thread end after the jobs queued so far."""
-        self._jobs.put(None)
-
-
-def _work(jobs: SimpleQueue[tuple[Future[object], Callable[[], object]] | None]) -> None:
-    while (item := jobs.get()) is not None:
-        future, job = item
-        if not future.set_running_or_notify_cancel():
-            continue
-        try:
-            result = job()
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever asks the future
-            future.set_exception(error)
-        else:
-            future.set_result(result)
 
 
 class _ExporterWatch:
@@ -155,11 +115,12 @@ def _first(owner: object, getters: tuple[attrgetter[Any], ...]) -> Any:
 
 
 class _Signal:
-    """Traces, metrics or logs: the provider, its exporters, and the lane on which it is waited for."""
+    """Traces, metrics or logs: the provider, its exporters, and the executor on which it is waited for."""
 
     def __init__(self, name: str, provider: Provider) -> None:
         self.name = name
-        self.lane = _SerialExecutor(name)
+        self.executor = SerialExecutor(name)
+        self.executor.start()
         self._provider = provider
         self._watches = _watch_exporters(provider)
 
@@ -211,7 +172,8 @@ class Telemetry:
     def __init__(self, signals: Mapping[str, Provider], exit_timeout: float) -> None:
         self._exit_timeout = exit_timeout
         self._signals = [_Signal(name, provider) for name, provider in signals.items()]
-        self._stopper = _SerialExecutor("stop")
+        self._stopper = SerialExecutor("stop")
+        self._stopper.start()
         self._reset()
         self._closing = False
         self._delivered = False
@@ -232,11 +194,11 @@ class Telemetry:
         if self._closing:
             self._closed.set()
             return
-        for lane in self._lanes():
-            lane.start()
+        for executor in self._executors():
+            executor.start()
 
-    def _lanes(self) -> Iterator[_SerialExecutor]:
-        yield from (signal.lane for signal in self._signals)
+    def _executors(self) -> Iterator[SerialExecutor]:
+        yield from (signal.executor for signal in self._signals)
         yield self._stopper
 
     def __enter__(self) -> Telemetry:
@@ -272,7 +234,7 @@ class Telemetry:
         if self._closing:
             return False
         before = self._failures()
-        jobs = {signal.name: signal.lane.submit(partial(signal.flush, timeout)) for signal in self._signals}
+        jobs = {signal.name: signal.executor.submit(partial(signal.flush, timeout)) for signal in self._signals}
         wait(jobs.values(), timeout)
         troubles = self._troubles(jobs, before)
         for future in jobs.values():
@@ -312,17 +274,18 @@ class Telemetry:
         before = self._failures()
         troubles = dict.fromkeys(before, "interrupted")  # until we know better: Ctrl-C ends the wait
         try:
-            jobs = {s.name: s.lane.submit(partial(s.finish, seconds)) for s in self._signals}
+            jobs = {s.name: s.executor.submit(partial(s.finish, seconds)) for s in self._signals}
             wait(jobs.values(), seconds - time_to_stop)
             troubles = self._troubles(jobs, before)
         finally:
             stopped = [self._stopper.submit(signal.stop) for signal in self._signals if signal.name in troubles]
-            for lane in self._lanes():
-                lane.stop()
+            for executor in self._executors():
+                executor.stop()
             self._delivered = not troubles
             if troubles:
                 self._warn(troubles)
-        wait([*jobs.values(), *stopped], max(0.0, self._deadline - time.monotonic()))
+        remaining: list[Future[Any]] = [*jobs.values(), *stopped]
+        wait(remaining, max(0.0, self._deadline - time.monotonic()))
 
     def _failures(self) -> dict[str, int]:
         return {signal.name: signal.failed for signal in self._signals}

@@ -170,7 +170,12 @@ WINGS = [
         },
     ),
     Wing(1, "_exit", (OTEL, "aiohttp", "asyncio"), {"_before_exit": (), "_on_signal": ()}),
-    Wing(1, "", (OTEL,), {"_arguments": (), "_guard": ("aiohttp", "asyncio")}),
+    Wing(
+        1,
+        "",
+        (OTEL,),
+        {"_arguments": (), "_guard": ("aiohttp", "asyncio"), "_serial_executor": ("aiohttp", "asyncio")},
+    ),
     Wing(
         0,
         "",
