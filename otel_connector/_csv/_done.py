@@ -11,12 +11,11 @@ import os
 import re
 from contextlib import suppress
 from hashlib import blake2b
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from otel_connector._csv._check import LINE_LIMIT
 from otel_connector._csv._format import HEADER, cell, decode_row
-from otel_connector._csv._torn_tail import open_regular
+from otel_connector._csv._lines import Position, lines, open_log
+from otel_connector._csv._parts import log_files
 from otel_connector._record import COLUMNS, one_line
 
 if TYPE_CHECKING:
@@ -63,14 +62,6 @@ class CompletedUrls:
         return int.from_bytes(blake2b(url, digest_size=8, key=self._key).digest(), "little")
 
 
-def log_and_its_parts(path: str) -> list[str]:
-    """Return the parts of a rotated log (``logs.000001.csv``), oldest first, and the log itself."""
-    log = Path(path)
-    part = re.compile(rf"{re.escape(log.stem)}\.\d{{6,}}{re.escape(log.suffix)}")
-    parts = (str(each) for each in log.parent.iterdir() if part.fullmatch(each.name))
-    return [*sorted(parts), path]
-
-
 def read_done(
     log: str | None, others: Iterable[str], project: str, holds: Callable[[str], bool] | None = None
 ) -> CompletedUrls:
@@ -79,8 +70,8 @@ def read_done(
     A row that is damaged, or is being written, is passed over; so its URL is tried again.
 
     Args:
-        log: The connector's own log, whose parts are read, too.
-        others: Further logs.
+        log: The connector's own log.
+        others: Further logs: paths, or patterns. The parts of all logs are read, too.
         project: Whose rows count.
         holds: Whether there is a result of a ``call_id`` of the own log; a success without one does not count. None if
             nobody knows. Results of further logs are elsewhere.
@@ -91,8 +82,10 @@ def read_done(
     """
     done, project = CompletedUrls(), one_line(project)
     project_cell = cell(project).encode()
-    paths = [] if log is None else [(path, holds) for path in log_and_its_parts(log)]
-    for path, has_result in [*paths, *((path, None) for path in others)]:
+    own = [] if log is None else [log]
+    own_files = len(log_files(own))
+    for number, path in enumerate(log_files([*own, *others])):
+        has_result = holds if number < own_files else None
         for line in _lines(path):
             cells = line.split(b",")
             if len(cells) == _CELLS and b'"' not in line:  # as nearly all
@@ -108,14 +101,11 @@ def read_done(
 
 
 def _lines(path: str) -> Generator[bytes]:
-    """Read the lines of a log behind its header, but for what has no end or is longer than any row."""
-    with open(open_regular(path, os.O_RDONLY), "rb") as file:  # noqa: PTH123 - of a descriptor
+    """Read the whole lines of a log behind its header."""
+    with open_log(path) as (_, file):
         header = file.readline(len(HEADER))
         if not HEADER.startswith(header):
             raise ValueError(f"{path} is not a log of this library: it begins with another header")
-        too_long = False
-        while line := file.readline(LINE_LIMIT):
-            whole, was_too_long = line.endswith(b"\n"), too_long
-            too_long = not whole
-            if whole and not was_too_long:
-                yield line[:-1]
+        for line in lines(file, Position(), None):
+            if line.what is None:
+                yield line.content

@@ -32,6 +32,7 @@ from otel_connector._arguments import checked_seconds
 from otel_connector._csv._check import DAMAGE_LIMIT, Damage
 from otel_connector._csv._format import HEADER
 from otel_connector._csv._lines import UNFINISHED, Line, Log, Position, go_to, hash_of, lines, look_at, open_log
+from otel_connector._csv._parts import log_files
 from otel_connector._record import CallRecord, one_line
 from otel_connector._redact import Redactor
 from otel_connector._replay._checkpoint import Checkpoint
@@ -160,8 +161,9 @@ class Replay:
     """One replay of logs; `run` it once.
 
     Args:
-        logs: CSV files, packed with gzip or not, in the order in which they are sent. They may be written meanwhile;
-            then they are sent as they were in the beginning.
+        logs: CSV files, packed with gzip or not, or patterns, in the order in which they are sent. The parts of a
+            rotated log are sent before it. They may be written meanwhile; then they are sent as they were in the
+            beginning.
         exporter: Takes the spans, as `open_otlp` returns it. It is not shut down.
         to: Where it sends to, redacted. What was sent elsewhere is no reason to pass over a row.
         service_name: ``service.name`` of the spans. Default: the operator's (``OTEL_SERVICE_NAME``,
@@ -201,7 +203,7 @@ class Replay:
         self._exporter, self._to = exporter, to
         self._wanted = wanted or RowFilter()
         self._resource = _resource(service_name)
-        self._logs = [look_at(path) for path in dict.fromkeys(os.fspath(log) for log in logs)]
+        self._logs = [look_at(path) for path in log_files(os.fspath(log) for log in logs)]
         shared = None if checkpoint is None else os.fspath(checkpoint)
         key = {"to": to, "service": str(self._resource.attributes[SERVICE_NAME]), "wanted": repr(self._wanted)}
         names = {log.path: shared or log.path + CHECKPOINT_SUFFIX for log in self._logs}

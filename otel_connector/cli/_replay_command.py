@@ -23,7 +23,6 @@ from otel_connector._replay._replay import (
 from otel_connector.cli._demo import find_collector
 from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, WRONG, reason
 from otel_connector.cli._terminal import complain, moves, output, say, unbreakable
-from otel_connector.review._files import named
 from otel_connector.review._filters import moment
 
 EPILOG = """\b
@@ -92,9 +91,8 @@ def replay(
         if collector is not None:
             collector.tell_the_sdk(os.environ)
         exporter, to = open_otlp()
-        logs = named(files)
         run = Replay(
-            logs,
+            files,
             exporter,
             to=to,
             service_name=service_name,

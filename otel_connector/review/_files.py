@@ -6,16 +6,12 @@ middle shows only when all of it is read (`_repaired.py`). Knows nothing of Duck
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 import zlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from otel_connector._csv._check import LINE_LIMIT
-from otel_connector._csv._done import log_and_its_parts
 from otel_connector._csv._format import HEADER
 from otel_connector._csv._lines import open_log
 from otel_connector._csv._torn_tail import TORN_SUFFIX, blocks, count_lines, last_row_end, open_regular
@@ -27,7 +23,6 @@ _HEADER_LINE = HEADER.rstrip(b"\n")
 _OTHER_MAGIC = {b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2", b"PK\x03\x04": "zip"}
 _BOM = b"\xef\xbb\xbf"
 _SHOWN = 80  # characters of a stranger's header in a message
-_PARTED = re.compile(r"\.\d{6,}$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,30 +68,6 @@ class Torn:
     path: str
     lines: int
     size: int
-
-
-def named(paths: Iterable[str]) -> list[str]:
-    """Return the files that are meant: patterns expanded, the parts of a rotated log before it, each file once.
-
-    Raises:
-        FileNotFoundError: A path, or what a pattern matches, is not there.
-    """
-    found: dict[tuple[int, int], str] = {}
-    for path in paths:
-        for each in _expanded(path):
-            status = os.stat(each)  # noqa: PTH116 - a str all the way
-            found.setdefault((status.st_dev, status.st_ino), each)
-    return list(found.values())
-
-
-def _expanded(path: str) -> Iterator[str]:
-    if os.path.lexists(path):
-        is_part = path.endswith(TORN_SUFFIX) or _PARTED.search(Path(path).stem)
-        yield from [path] if is_part or not Path(path).is_file() else log_and_its_parts(path)
-    elif matches := sorted(glob.glob(path)):  # noqa: PTH207 - a pattern that may be absolute
-        yield from matches
-    else:
-        raise FileNotFoundError(2, "no such file", path)
 
 
 def look_at(path: str) -> Found:

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from otel_connector._csv._check import LINE_LIMIT
 from otel_connector._csv._format import FORMULA_STARTS
+from otel_connector._csv._parts import log_files
 from otel_connector._record import one_line
-from otel_connector.review._files import Found, Torn, look_at, named, torn_neighbour
+from otel_connector.review._files import Found, Torn, look_at, torn_neighbour
 from otel_connector.review._filters import EVERYTHING, quoted
 from otel_connector.review._repaired import CALL_ID_LENGTH, LATEST, LONGEST, Damage, copy_good_rows
 
@@ -188,7 +189,7 @@ def load(*paths: str | os.PathLike[str], where: str = EVERYTHING) -> Calls:
     for path in paths:
         if not isinstance(cast("object", path), (str, bytes, os.PathLike)):
             raise TypeError(f"paths must be paths, one after the other as in load(*paths), not {type(path).__name__}")
-    files = named([os.fsdecode(path) for path in paths])
+    files = log_files([os.fsdecode(path) for path in paths])
     folder = _temporary_folder()
     calls = Calls(duckdb.connect(), folder)
     try:

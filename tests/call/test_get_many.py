@@ -25,8 +25,9 @@ from yarl import URL
 
 import otel_connector
 from otel_connector import AsyncConnector, CSVSpanExporter, HTTPStatusError, InvalidURL, Outcome, SessionClosed
-from otel_connector._csv._done import CompletedUrls, log_and_its_parts, read_done
+from otel_connector._csv._done import CompletedUrls, read_done
 from otel_connector._csv._format import HEADER, encode_row
+from otel_connector._csv._parts import log_files
 from otel_connector.testing import FakeClock, FaultServer, json_body, respond, silent
 
 VALUE = {"answer": 42}
@@ -573,7 +574,7 @@ async def test_resume_reads_all_parts_of_a_rotated_log_and_the_given_logs(
     given = urls(server, 7)
     async for _ in AsyncConnector(exporter).get_many(session, given, "P", max_concurrency=1):
         pass
-    parts = await asyncio.to_thread(log_and_its_parts, str(log.path))
+    parts = await asyncio.to_thread(log_files, [str(log.path)])
     assert [Path(part).name for part in parts] == ["logs.000001.csv", "logs.000002.csv", "logs.000003.csv", "logs.csv"]
     outcomes = connector(log).get_many(session, urls(server, 8), "P", resume=True)
     assert [outcome.url async for outcome in outcomes] == urls(server, 8)[7:]

@@ -136,6 +136,7 @@ WINGS = [
         "_csv",
         (OTEL, "aiohttp", "asyncio"),
         {
+            "_parts": (),
             "_format": (),
             "_torn_tail": (),
             "_check": (),

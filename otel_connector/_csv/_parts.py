@@ -1,0 +1,79 @@
+"""Which files form one log: its rotated parts, compressed or not, and the log itself.
+
+Review, replay, resume and check all ask here, so they read the same files. Looks at names only: this file knows neither
+what a log contains nor how it is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_COMPRESSED = r"(?:\.(?:gz|zst|xz|bz2))?"  # readers refuse all but gzip with a message; ignored, they would lose rows
+
+# Files that are written beside a log; `<stem>.attempts<suffix>` is rotated as the log is
+_SIDE_FILE = re.compile(
+    rf"(?P<log>.+)\.(?:torn|replayed)|(?P<stem>.+)\.attempts(?:\.\d{{6,}})?(?P<suffix>\.[^.]+){_COMPRESSED}"
+)
+
+
+def log_files(names: Iterable[str]) -> list[str]:
+    """Return the files of some logs in order: of each log its parts, oldest first, then the log itself.
+
+    A part of ``logs.csv`` is ``logs.000001.csv``, also compressed (``logs.000001.csv.gz``). The parts of a symbolic
+    link lie beside its target, because the writer renames the target. Each file is returned once, under the name by
+    which it was found first. A pattern does not stand for the files that are written beside a log
+    (``logs.csv.torn``, ``logs.csv.replayed``, ``logs.attempts.csv``), unless it matches nothing else.
+
+    Args:
+        names: Paths, or patterns such as ``logs*.csv``. A path that exists is never taken for a pattern.
+
+    Raises:
+        FileNotFoundError: A path does not exist, or a pattern matches nothing.
+        OSError: A folder cannot be listed.
+    """
+    files: dict[tuple[int, int], str] = {}
+    for name in names:
+        for log in [name] if _exists(name) else _matches(name):
+            for path in (*_parts_of(Path(log)), log):
+                status = Path(path).stat()
+                files.setdefault((status.st_dev, status.st_ino), path)
+    return list(files.values())
+
+
+def _exists(path: str) -> bool:
+    """Return whether there is such a file, or a link of that name that leads nowhere."""
+    return Path(path).exists() or Path(path).is_symlink()
+
+
+def _matches(pattern: str) -> list[str]:
+    found = sorted(glob.glob(pattern))  # noqa: PTH207 - Path.glob takes no absolute pattern
+    if not found:
+        raise FileNotFoundError(errno.ENOENT, "no such file", pattern)
+    return [path for path in found if not _is_side_file(path)] or found
+
+
+def _is_side_file(path: str) -> bool:
+    """Return whether a file belongs to a log beside it. A log of its own may have such a name, too."""
+    found = _SIDE_FILE.fullmatch(path)
+    return found is not None and Path(found["log"] or found["stem"] + found["suffix"]).exists()
+
+
+def _parts_of(log: Path) -> list[str]:
+    """Return the parts of a log, oldest first."""
+    if not log.is_file():
+        return []
+    real = log.resolve() if log.is_symlink() else log
+    name = Path(re.sub(f"{_COMPRESSED}$", "", real.name))
+    part = re.compile(rf"{re.escape(name.stem)}\.(\d{{6,}}){re.escape(name.suffix)}{_COMPRESSED}")
+    parts: dict[int, str] = {}
+    for path in sorted(real.parent.iterdir()):  # sorted: while gzip works, the original comes first and counts
+        if found := part.fullmatch(path.name):
+            parts.setdefault(int(found[1]), str(path))
+    return [path for _, path in sorted(parts.items())]
