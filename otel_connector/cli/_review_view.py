@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from otel_connector._record import one_line
+from otel_connector._units import NONE, duration, moment, rate, share, size
 from otel_connector.cli._terminal import table
-from otel_connector.review._units import NONE, duration, moment, rate, share, size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

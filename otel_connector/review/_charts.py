@@ -18,8 +18,8 @@ from typing import Any
 
 import altair as alt
 
+from otel_connector._units import duration
 from otel_connector.review._points import NO_RESPONSE, Point, Points
-from otel_connector.review._units import duration
 
 Figure = alt.Chart | alt.LayerChart
 """A picture, which a notebook shows by itself."""

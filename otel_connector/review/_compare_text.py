@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from otel_connector._record import one_line
+from otel_connector._units import NONE
 from otel_connector.review._compare import Compared, Comparison, Difference, Groups, OnlyIn, Run
 from otel_connector.review._formats import escaped
 from otel_connector.review._noise import STRETCHES
-from otel_connector.review._units import NONE
 
 _NAME_LIMIT = 200  # characters of a name from a log
 _LABELS = {"calls_per_second": "calls per second", "error_rate": "error rate", "bytes_per_call": "bytes per call"}

@@ -16,8 +16,8 @@ from typing import Any, cast
 
 from otel_connector._csv._format import guarded
 from otel_connector._record import one_line
+from otel_connector._units import duration, moment, rate, share, size
 from otel_connector.review._summary import Group, Summary
-from otel_connector.review._units import duration, moment, rate, share, size
 
 CONDITION_NAMES = {
     "bytes": "number",

@@ -17,6 +17,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from otel_connector._units import NONE, duration, moment, rate, share, size
 from otel_connector._version import __version__
 from otel_connector.review._html import Cell, Column, script_json, table, text, words
 from otel_connector.review._load import Calls, LogFile
@@ -24,7 +25,6 @@ from otel_connector.review._pictures import MISSING
 from otel_connector.review._points import points
 from otel_connector.review._summary import Group, Summary
 from otel_connector.review._trace_url import TraceURL
-from otel_connector.review._units import NONE, duration, moment, rate, share, size
 
 _MOST_FAILED, _MOST_SLOW = 200, 50
 _FEW_FAIL = 0.01  # share of calls from which failures are marked

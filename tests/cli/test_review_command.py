@@ -14,7 +14,7 @@ import sys
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pytest
 from rich.console import Console
@@ -25,48 +25,9 @@ from support.logs import busy_hour, call, rows, write
 from otel_connector import review
 from otel_connector._csv._format import HEADER
 from otel_connector.cli import _review_view
-from otel_connector.review import _filters, _load, _units
+from otel_connector.review import _filters, _load
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=timezone.utc)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [
-        (0, "0 s"), (1e-6, "1.00 us"), (0.000_85, "850 us"), (0.000_999_7, "1.00 ms"), (0.207, "207 ms"),
-        (0.9994, "999 ms"), (0.9999, "1.00 s"), (1.384, "1.38 s"), (12.34, "12.3 s"), (59.4, "59.4 s"),
-        (60, "1 min 0 s"), (123.4, "2 min 3 s"), (27_960, "7 h 46 min"), (273_600, "3 d 4 h"), (float("nan"), "-"),
-    ],
-)  # fmt: skip
-def test_durations_are_shown_in_readable_units(seconds: float, shown: str) -> None:
-    assert _units.duration(seconds) == shown
-
-
-@pytest.mark.parametrize(
-    ("show", "value", "shown"),
-    [
-        (_units.size, 0, "0 B"),
-        (_units.size, 999, "999 B"),
-        (_units.size, 1_000, "1.00 kB"),
-        (_units.size, 23_412_345_678, "23.4 GB"),
-        (_units.size, 10**21, "1,000,000 PB"),
-        (_units.size, float("nan"), "-"),
-        (_units.share, 0, "0.00 %"),
-        (_units.share, 1, "100.00 %"),
-        (_units.share, 1e-9, "<0.01 %"),
-        (_units.share, 1 - 1e-9, ">99.99 %"),
-        (_units.share, 0.1234, "12.34 %"),
-        (_units.share, float("nan"), "-"),
-        (_units.rate, 357.2, "357/s"),
-        (_units.rate, 0.5, "30.0/min"),
-        (_units.rate, 0.001, "3.60/h"),
-        (_units.rate, float("nan"), "-"),
-        (_units.moment, None, "-"),
-        (_units.moment, datetime(2026, 1, 2, 3, 4, 5, 6), "2026-01-02 03:04:05"),  # noqa: DTZ001 - naive, like DuckDB's
-    ],
-)
-def test_figures_are_shown_with_their_units(show: Any, value: object, shown: str) -> None:
-    assert show(value) == shown
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,6 @@ WINGS = [
         "review",
         (OTEL, "aiohttp", "asyncio", *TERMINAL),
         {
-            "_units": (),
             "_trace_url": (),
             "_html": (),
             "_filters": (),
@@ -185,8 +184,10 @@ WINGS = [
             "_clock": ("aiohttp",),
             "_errors": AIOHTTP_INSIDES,
             "_log_throttle": ("aiohttp", "asyncio"),
+            "_percentile": ("aiohttp",),
             "_record": ("aiohttp",),
             "_redact": ("aiohttp",),
+            "_units": ("aiohttp",),
             "_version": ("aiohttp",),
         },
     ),

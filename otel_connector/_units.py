@@ -1,4 +1,7 @@
-"""How figures are written for people: with a unit, three digits that count, and the same everywhere."""
+"""Formats figures for people: durations, sizes, shares, rates, times and counts, each with its unit.
+
+The one place that decides how these are written. Imports nothing of the package.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import math
 from datetime import datetime
 
 NONE = "-"
-"""What is shown where there is no figure."""
+"""Text for a figure that does not exist."""
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _SHORT = (("us", 1e6), ("ms", 1e3), ("s", 1))
@@ -14,10 +17,12 @@ _LONG = ((_DAY, _HOUR, ("d", "h")), (_HOUR, _MINUTE, ("h", "min")), (_MINUTE, 1,
 _PERIODS = (("s", 1), ("min", _MINUTE), ("h", _HOUR))
 _SIZES = ("B", "kB", "MB", "GB", "TB", "PB")  # powers of 1,000
 _STEP = 1_000
+_LEAST_SHARE = 0.0001  # the smallest share that two decimals of a percentage show
+_TWO_PLACES, _ONE_PLACE = 9.995, 99.95  # below these, a number is rounded to two or one decimals: three digits in all
 
 
 def duration(seconds: float) -> str:
-    """Write a duration: ``850 us``, ``207 ms``, ``1.38 s``, ``2 min 3 s``, ``7 h 46 min``, ``3 d 4 h``."""
+    """Format a duration: ``850 us``, ``207 ms``, ``1.38 s``, ``2 min 3 s``, ``7 h 46 min``, ``3 d 4 h``."""
     if math.isnan(seconds):
         return NONE
     if not seconds:
@@ -31,7 +36,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Write a number of bytes, in powers of 1,000: ``512 B``, ``23.4 GB``."""
+    """Format a number of bytes, in powers of 1,000: ``512 B``, ``23.4 GB``."""
     if math.isnan(count):
         return NONE
     power = min(int(math.log(max(count, 1), _STEP) + 1e-9), len(_SIZES) - 1)
@@ -39,18 +44,18 @@ def size(count: float) -> str:
 
 
 def share(part: float) -> str:
-    """Write a share of 1 as a percentage; what is not all is not shown as all, nor what is not nothing as nothing."""
+    """Format a share of 1 as a percentage. Only exactly 0 is shown as 0 %, and only exactly 1 as 100 %."""
     if math.isnan(part):
         return NONE
-    if 0 < part < 0.0001:  # noqa: PLR2004 - what two digits can show
+    if 0 < part < _LEAST_SHARE:
         return "<0.01 %"
-    if 0.9999 < part < 1:  # noqa: PLR2004
+    if 1 - _LEAST_SHARE < part < 1:
         return ">99.99 %"
     return f"{part * 100:.2f} %"
 
 
 def rate(per_second: float) -> str:
-    """Write calls a second; a slow rate by the minute or hour."""
+    """Format a rate, given per second: ``357/s``. A slow rate is shown per minute or hour."""
     if math.isnan(per_second):
         return NONE
     unit, factor = next((each for each in _PERIODS if per_second * each[1] >= 1), _PERIODS[-1])
@@ -58,11 +63,15 @@ def rate(per_second: float) -> str:
 
 
 def moment(time: datetime | None) -> str:
-    """Write a moment to the second; times of a log are UTC."""
+    """Format a time to the second. Times of a log are in UTC."""
     return NONE if time is None else f"{time:%Y-%m-%d %H:%M:%S}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Format a count with its noun: ``1 file``, ``1,204 files``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _three_digits(value: float) -> str:
-    if value >= 99.95:  # noqa: PLR2004 - what one decimal would show as 100.0
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"  # noqa: PLR2004
+    places = (value < _TWO_PLACES) + (value < _ONE_PLACE)
+    return f"{value:,.{places}f}"

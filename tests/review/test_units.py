@@ -1,0 +1,74 @@
+"""Tests of how figures are written, and of the one definition of a percentile in Python and in DuckDB."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otel_connector import _units
+from otel_connector._percentile import percentile
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 s"), (1e-6, "1.00 us"), (0.000_85, "850 us"), (0.000_999_7, "1.00 ms"), (0.207, "207 ms"),
+        (0.9994, "999 ms"), (0.9999, "1.00 s"), (1.384, "1.38 s"), (12.34, "12.3 s"), (59.4, "59.4 s"),
+        (60, "1 min 0 s"), (123.4, "2 min 3 s"), (27_960, "7 h 46 min"), (273_600, "3 d 4 h"), (float("nan"), "-"),
+    ],
+)  # fmt: skip
+def test_durations_are_shown_in_readable_units(seconds: float, shown: str) -> None:
+    assert _units.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("show", "value", "shown"),
+    [
+        (_units.size, 0, "0 B"),
+        (_units.size, 999, "999 B"),
+        (_units.size, 1_000, "1.00 kB"),
+        (_units.size, 23_412_345_678, "23.4 GB"),
+        (_units.size, 10**21, "1,000,000 PB"),
+        (_units.size, float("nan"), "-"),
+        (_units.share, 0, "0.00 %"),
+        (_units.share, 1, "100.00 %"),
+        (_units.share, 1e-9, "<0.01 %"),
+        (_units.share, 1 - 1e-9, ">99.99 %"),
+        (_units.share, 0.1234, "12.34 %"),
+        (_units.share, float("nan"), "-"),
+        (_units.rate, 357.2, "357/s"),
+        (_units.rate, 0.5, "30.0/min"),
+        (_units.rate, 0.001, "3.60/h"),
+        (_units.rate, float("nan"), "-"),
+        (_units.moment, None, "-"),
+        (_units.moment, datetime(2026, 1, 2, 3, 4, 5, 6), "2026-01-02 03:04:05"),  # noqa: DTZ001 - naive, like DuckDB's
+    ],
+)
+def test_figures_are_shown_with_their_units(show: Any, value: object, shown: str) -> None:
+    assert show(value) == shown
+
+
+@pytest.mark.parametrize(("number", "shown"), [(0, "0 files"), (1, "1 file"), (2, "2 files"), (1_234, "1,234 files")])
+def test_counts_are_shown_with_singular_or_plural(number: int, shown: str) -> None:
+    assert _units.counted(number, "file") == shown
+
+
+@given(st.lists(st.integers(0, 10**10).map(lambda us: us / 1e6), min_size=1), st.floats(0, 1))
+def test_python_duckdb_and_numpy_find_the_same_percentile(values: list[float], level: float) -> None:
+    found = percentile(sorted(values), level)
+    in_sql = duckdb.execute(
+        "SELECT quantile_cont(v, $level) FROM (SELECT unnest($v::DOUBLE[]) AS v)", {"level": level, "v": values}
+    )
+    assert found == pytest.approx(in_sql.fetchall()[0][0], rel=1e-12, abs=1e-15)
+    assert found == pytest.approx(float(np.quantile(values, level)), rel=1e-12, abs=1e-15)
+
+
+def test_there_is_no_percentile_of_no_values() -> None:
+    assert math.isnan(percentile([], 0.5))
