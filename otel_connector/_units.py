@@ -11,13 +11,21 @@ from datetime import datetime
 NONE = "-"
 """Text for a figure that does not exist."""
 
-_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
-_SHORT = (("us", 1e6), ("ms", 1e3), ("s", 1))
-_LONG = ((_DAY, _HOUR, ("d", "h")), (_HOUR, _MINUTE, ("h", "min")), (_MINUTE, 1, ("min", "s")))
-_PERIODS = (("s", 1), ("min", _MINUTE), ("h", _HOUR))
+MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+SHORT_DURATIONS = (("us", 1e6), ("ms", 1e3), ("s", 1))
+"""The units of durations below a minute, and how many of each a second has."""
+
+LONG_DURATIONS = ((_DAY, _HOUR, ("d", "h")), (_HOUR, MINUTE, ("h", "min")), (MINUTE, 1, ("min", "s")))
+"""The pairs of units of longer durations: the seconds of both, and their names."""
+
+STEP = 1_000
+"""The factor between two units of bytes, or of durations below a second."""
+
+LEAST_SHARE = 0.0001
+"""The smallest share that two decimals of a percentage can show."""
+
+_PERIODS = (("s", 1), ("min", MINUTE), ("h", _HOUR))
 _SIZES = ("B", "kB", "MB", "GB", "TB", "PB")  # powers of 1,000
-_STEP = 1_000
-_LEAST_SHARE = 0.0001  # the smallest share that two decimals of a percentage show
 _TWO_PLACES, _ONE_PLACE = 9.995, 99.95  # below these, a number is rounded to two or one decimals: three digits in all
 
 
@@ -27,11 +35,11 @@ def duration(seconds: float) -> str:
         return NONE
     if not seconds:
         return "0 s"
-    if seconds < _MINUTE:
-        unit, factor = next((each for each in _SHORT if seconds * each[1] < _STEP - 0.5), ("s", 1))
+    if seconds < MINUTE:
+        unit, factor = next((each for each in SHORT_DURATIONS if seconds * each[1] < STEP - 0.5), ("s", 1))
         return f"{_three_digits(seconds * factor)} {unit}"
     whole = round(seconds)
-    larger, smaller, names = next(each for each in _LONG if whole >= each[0])
+    larger, smaller, names = next(each for each in LONG_DURATIONS if whole >= each[0])
     return f"{whole // larger} {names[0]} {whole % larger // smaller} {names[1]}"
 
 
@@ -39,17 +47,17 @@ def size(count: float) -> str:
     """Format a number of bytes, in powers of 1,000: ``512 B``, ``23.4 GB``."""
     if math.isnan(count):
         return NONE
-    power = min(int(math.log(max(count, 1), _STEP) + 1e-9), len(_SIZES) - 1)
-    return f"{_three_digits(count / _STEP**power) if power else f'{count:.0f}'} {_SIZES[power]}"
+    power = min(int(math.log(max(count, 1), STEP) + 1e-9), len(_SIZES) - 1)
+    return f"{_three_digits(count / STEP**power) if power else f'{count:.0f}'} {_SIZES[power]}"
 
 
 def share(part: float) -> str:
     """Format a share of 1 as a percentage. Only exactly 0 is shown as 0 %, and only exactly 1 as 100 %."""
     if math.isnan(part):
         return NONE
-    if 0 < part < _LEAST_SHARE:
+    if 0 < part < LEAST_SHARE:
         return "<0.01 %"
-    if 1 - _LEAST_SHARE < part < 1:
+    if 1 - LEAST_SHARE < part < 1:
         return ">99.99 %"
     return f"{part * 100:.2f} %"
 
@@ -58,8 +66,13 @@ def rate(per_second: float) -> str:
     """Format a rate, given per second: ``357/s``. A slow rate is shown per minute or hour."""
     if math.isnan(per_second):
         return NONE
-    unit, factor = next((each for each in _PERIODS if per_second * each[1] >= 1), _PERIODS[-1])
-    return f"{_three_digits(per_second * factor)}/{unit}"
+    unit, seconds = rate_unit(per_second)
+    return f"{_three_digits(per_second * seconds)}/{unit}"
+
+
+def rate_unit(per_second: float) -> tuple[str, int]:
+    """Return the shortest unit of time in which a rate is at least one, and its seconds; an hour if there is none."""
+    return next((each for each in _PERIODS if per_second * each[1] >= 1), _PERIODS[-1])
 
 
 def moment(time: datetime | None) -> str:

@@ -10,7 +10,7 @@ from otel_connector.review._load import Calls
 from otel_connector.review._points import points
 
 if TYPE_CHECKING:
-    from otel_connector.review._charts import Figure
+    from otel_connector.review._chart_style import Figure
 
 MISSING = "pictures need altair and vl-convert-python: pip install 'otel-connector[review]'"
 """What is said where they are not installed."""

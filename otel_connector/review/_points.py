@@ -1,7 +1,7 @@
-"""What the pictures show: counts and percentiles by time, latency, status and project, made by DuckDB.
+"""Computes the points of the charts in DuckDB: counts and percentiles by time, latency, status and project.
 
-However many calls there are, a picture has some hundred points: time is cut into pieces of a width that people count
-in, latency into pieces of the same ratio. Knows nothing of how pictures look.
+The number of points is bounded, whatever the number of calls: time is divided into intervals of a common width, and
+latency into bins of a constant ratio. Does not know how charts look.
 """
 
 from __future__ import annotations
@@ -16,48 +16,47 @@ from otel_connector._record import one_line
 from otel_connector.review._load import Calls
 
 Point = dict[str, Any]
-"""One point of a picture: times in milliseconds since 1970 (as JavaScript has them), latencies in seconds."""
+"""One point of a chart: times in milliseconds since 1970 (as in JavaScript), latencies in seconds."""
 
 NO_RESPONSE = "no response"
-"""The status of a call that was never answered."""
+"""The status of a call that got no response."""
 
-FAILED_FIRST = ("5", "4", "3", "n", "o", "1", "2")
-"""First characters of statuses, from the bottom of a pile to its top: what failed stands on the ground, to be seen."""
+SHORTEST = 1e-4
+"""Seconds of the lowest latency in a chart: an axis of logarithms has no zero."""
 
-_MOST_PIECES = 240
-_FEWEST_PIECES = 24
+_FAILED_FIRST = "543no12"  # first characters of statuses, in the order they are stacked: failures at the bottom
+_MOST_INTERVALS, _FEWEST_INTERVALS = 240, 24
 _MOST_COLUMNS = 120  # of the heat map
-_CALLS_A_PIECE = 10  # in the mean, before there are more pieces: with fewer, chance makes the picture
-_MOST_PICTURED = 6  # projects, and statuses, that have a colour of their own
+_CALLS_PER_INTERVAL = 10  # on average, before there are more intervals: fewer calls would show mostly chance
+_MOST_NAMES = 6  # projects, or statuses, that have their own colour
 _MOST_ERRORS = 12
 _NAME_LIMIT = 60  # characters
-_SHORTEST = 1e-4  # seconds; a logarithm needs a floor
-_RATIOS = (5, 10, 20, 40)  # pieces of latency in a factor of ten
-_FEWEST_RATIOS, _MOST_RATIOS = 8, 60  # pieces that most calls, and all calls, are spread over
-_MANY = 2_000  # calls from which the distribution is drawn finer
+_BINS_PER_DECADE = (5, 10, 20, 40)
+_FEWEST_BINS, _MOST_BINS = 8, 60  # for the middle 98 % of the calls, and for all
+_MANY = 2_000  # calls from which the distribution has finer bins
 _SECOND = 1_000_000
 _WIDTHS = tuple(
     [factor * 10**power for power in (3, 4, 5) for factor in (1, 2, 5)]
-    + [seconds * 1_000_000 for seconds in (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800)]
-    + [hours * 3_600_000_000 for hours in (6, 12, 24, 48, 168)]
+    + [seconds * _SECOND for seconds in (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800)]
+    + [hours * 3_600 * _SECOND for hours in (6, 12, 24, 48, 168)]
 )  # microseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Points:
-    """All that is pictured of some calls.
+    """The data of all charts.
 
     Attributes:
-        width: Seconds of a piece of time.
-        domain: Where time begins and ends in a picture, in milliseconds since 1970.
-        over_time: By piece of time, those without a call included: ``t``, ``end``, ``calls``, ``failed``, ``p50``,
-            ``p90``, ``p99``, these three None where there was no call.
-        statuses: Their names, in the order they are piled.
+        width: Seconds of an interval.
+        domain: The period that the charts over time show, in milliseconds since 1970.
+        over_time: One point per interval, including those without calls: ``t``, ``end``, ``calls``, ``failed``,
+            ``p50``, ``p90``, ``p99``. The last three are None if there were no calls.
+        statuses: The names of the statuses, in the order they are stacked.
         by_status: ``t``, ``end``, ``status``, ``calls``.
-        latencies: By piece of time and latency: ``t``, ``end``, ``low``, ``high``, ``calls``.
-        projects: Their names, the most calls first.
-        distribution: By piece of latency and project: ``low``, ``high``, ``project``, ``calls``.
-        errors: By class, the most first: ``error``, ``calls``, ``share`` (of all calls, of 1).
+        latencies: By interval and latency: ``t``, ``end``, ``low``, ``high``, ``calls``.
+        projects: The names of the projects, those with the most calls first.
+        distribution: By latency and project: ``low``, ``high``, ``project``, ``calls``.
+        errors: By class, the most frequent first: ``error``, ``calls``, ``share`` (of all calls, of 1).
     """
 
     width: float
@@ -72,8 +71,8 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pieces:
-    """Pieces of time: `number` of them, `width` microseconds each, the first beginning at `start`."""
+class _Intervals:
+    """`number` intervals of `width` microseconds. The first begins at `start`."""
 
     start: int
     width: int
@@ -81,126 +80,126 @@ class _Pieces:
 
     @property
     def sql(self) -> str:
-        """Which piece a call is in."""
+        """The number of the interval of a call, from 0."""
         return f"((epoch_us(t) - {self.start}) // {self.width})"
 
-    def times(self, piece: int) -> Point:
-        start = (self.start + piece * self.width) / 1e3
+    def times(self, number: int) -> Point:
+        start = (self.start + number * self.width) / 1e3
         return {"t": start, "end": start + self.width / 1e3}
 
 
 def points(calls: Calls) -> Points | None:
-    """Return what is pictured; None if there is no call."""
+    """Return the data of all charts; None if there are no calls."""
     found = calls.rows(
         "SELECT count(*), epoch_us(min(t)), epoch_us(max(t)), min(delta_t), max(delta_t), "
         "quantile_cont(delta_t, [0.01, 0.99]) FROM calls_compact"
     )
-    total, first, last, shortest, longest, bulk = found[0]
+    total, first, last, shortest, longest, middle = found[0]
     if not total:
         return None
-    most = min(_MOST_PIECES, max(_FEWEST_PIECES, total // _CALLS_A_PIECE))
-    least = 1 if total >= _FEWEST_PIECES and last > first else _SECOND
-    pieces = _pieces(first, last, most, least)
-    ratio = _ratio(shortest, longest, *bulk)
-    statuses, by_status = _by_status(calls, pieces)
-    projects, distribution = _distribution(calls, 2 * ratio if total >= _MANY else ratio)
+    most = min(_MOST_INTERVALS, max(_FEWEST_INTERVALS, total // _CALLS_PER_INTERVAL))
+    narrowest = 1 if total >= _FEWEST_INTERVALS and last > first else _SECOND
+    intervals = _intervals(first, last, most, narrowest)
+    columns = _intervals(first, last, min(most, _MOST_COLUMNS), narrowest)
+    per_decade = _bins_per_decade(shortest, longest, *middle)
+    statuses, by_status = _by_status(calls, intervals)
+    projects, distribution = _distribution(calls, 2 * per_decade if total >= _MANY else per_decade)
     return Points(
-        width=pieces.width / 1e6,
-        domain=_domain(pieces),
-        over_time=list(_over_time(calls, pieces)),
+        width=intervals.width / _SECOND,
+        domain=_domain(intervals),
+        over_time=list(_over_time(calls, intervals)),
         statuses=statuses,
         by_status=by_status,
-        latencies=list(_latencies(calls, _pieces(first, last, min(most, _MOST_COLUMNS), least), ratio)),
+        latencies=list(_latencies(calls, columns, per_decade)),
         projects=projects,
         distribution=distribution,
         errors=list(_errors(calls, total)),
     )
 
 
-def _pieces(first: int, last: int, most: int, least: int) -> _Pieces:
-    """Cut a period into at most `most` pieces, as narrow as a usual width allows, but none below `least`."""
+def _intervals(first: int, last: int, most: int, narrowest: int) -> _Intervals:
+    """Divide a period into at most `most` intervals of the smallest common width that is not below `narrowest`."""
     widths = chain(_WIDTHS, (_WIDTHS[-1] * 2**power for power in count(1)))
-    width = next(width for width in widths if width >= least and last // width - first // width < most)
+    width = next(width for width in widths if width >= narrowest and last // width - first // width < most)
     start = first // width * width
-    return _Pieces(start, width, (last - start) // width + 1)
+    return _Intervals(start, width, (last - start) // width + 1)
 
 
-def _domain(pieces: _Pieces) -> tuple[float, float]:
-    """Return what time a picture shows: the pieces, and room beside them where there are only some."""
-    room = max(0, _FEWEST_PIECES // 2 - pieces.number) / 2 * pieces.width
-    return (pieces.start - room) / 1e3, (pieces.start + pieces.number * pieces.width + room) / 1e3
+def _domain(intervals: _Intervals) -> tuple[float, float]:
+    """Return the period to show: that of the intervals, with margins if they are few."""
+    margin = max(0, _FEWEST_INTERVALS // 2 - intervals.number) / 2 * intervals.width
+    end = intervals.start + intervals.number * intervals.width
+    return (intervals.start - margin) / 1e3, (end + margin) / 1e3
 
 
-def _ratio(shortest: float, longest: float, low: float, high: float) -> int:
-    """Return into how many pieces a factor of ten of latency is cut."""
-    bulk, span = math.log10(_log_floor(high) / _log_floor(low)), math.log10(_log_floor(longest) / _log_floor(shortest))
-    fitting = [ratio for ratio in _RATIOS if span * ratio <= _MOST_RATIOS] or _RATIOS[:1]
-    return next((ratio for ratio in fitting if bulk * ratio >= _FEWEST_RATIOS), fitting[-1])
+def _bins_per_decade(shortest: float, longest: float, low: float, high: float) -> int:
+    """Return the number of bins of latency for a factor of ten."""
+    shortest, longest, low, high = (math.log10(max(seconds, SHORTEST)) for seconds in (shortest, longest, low, high))
+    fitting = [number for number in _BINS_PER_DECADE if (longest - shortest) * number <= _MOST_BINS]
+    fitting = fitting or [_BINS_PER_DECADE[0]]
+    return next((number for number in fitting if (high - low) * number >= _FEWEST_BINS), fitting[-1])
 
 
-def _log_floor(seconds: float) -> float:
-    return max(seconds, _SHORTEST)
-
-
-def _over_time(calls: Calls, pieces: _Pieces) -> Iterator[Point]:
+def _over_time(calls: Calls, intervals: _Intervals) -> Iterator[Point]:
     rows = calls.rows(
-        f"SELECT {pieces.sql}, count(*), count_if(NOT success), quantile_cont(delta_t, [0.5, 0.9, 0.99]) "
+        f"SELECT {intervals.sql}, count(*), count_if(NOT success), quantile_cont(delta_t, [0.5, 0.9, 0.99]) "
         "FROM calls_compact GROUP BY 1"
     )
-    found = {piece: rest for piece, *rest in rows}
-    for piece in range(pieces.number):
-        total, failed, percentiles = found.get(piece, (0, 0, [None] * 3))
-        shown = (value if value is None else round(value, 6) for value in percentiles)
-        latency = dict(zip(("p50", "p90", "p99"), shown, strict=True))
-        yield {**pieces.times(piece), "calls": total, "failed": failed, **latency}
+    found = {interval: rest for interval, *rest in rows}
+    for interval in range(intervals.number):
+        total, failed, percentiles = found.get(interval, (0, 0, [None] * 3))
+        rounded = (value if value is None else round(value, 6) for value in percentiles)
+        latency = dict(zip(("p50", "p90", "p99"), rounded, strict=True))
+        yield {**intervals.times(interval), "calls": total, "failed": failed, **latency}
 
 
-def _by_status(calls: Calls, pieces: _Pieces) -> tuple[list[str], list[Point]]:
+def _by_status(calls: Calls, intervals: _Intervals) -> tuple[list[str], list[Point]]:
     status = f"coalesce(response_code::VARCHAR, '{NO_RESPONSE}')"
-    common = [
-        name for (name,) in calls.rows(f"SELECT {status} FROM calls_compact GROUP BY 1 ORDER BY count(*) DESC, 1")
-    ]
+    frequent = calls.rows(
+        f"SELECT {status} FROM calls_compact GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {_MOST_NAMES}"
+    )
     rows = calls.rows(
-        f"SELECT {pieces.sql}, CASE WHEN list_contains(?, {status}) THEN {status} ELSE 'other' END, count(*) "
+        f"SELECT {intervals.sql}, CASE WHEN list_contains(?, {status}) THEN {status} ELSE 'other' END, count(*) "
         "FROM calls_compact GROUP BY 1, 2 ORDER BY 1, 2",
-        [common[:_MOST_PICTURED]],
+        [[name for (name,) in frequent]],
     )
-    names = sorted({name for _, name, _ in rows}, key=lambda name: (FAILED_FIRST.index(name[0]), name))
-    return names, [{**pieces.times(piece), "status": name, "calls": number} for piece, name, number in rows]
+    names = sorted({name for _, name, _ in rows}, key=lambda name: (_FAILED_FIRST.index(name[0]), name))
+    return names, [{**intervals.times(interval), "status": name, "calls": number} for interval, name, number in rows]
 
 
-def _latency_piece(ratio: int) -> str:
-    return f"floor(log10(greatest(delta_t, {_SHORTEST})) * {ratio})::INTEGER"
+def _bin_sql(per_decade: int) -> str:
+    return f"floor(log10(greatest(delta_t, {SHORTEST})) * {per_decade})::INTEGER"
 
 
-def _latency(piece: int, ratio: int) -> Point:
-    return {"low": float(f"{10 ** (piece / ratio):.4g}"), "high": float(f"{10 ** ((piece + 1) / ratio):.4g}")}
+def _bin(number: int, per_decade: int) -> Point:
+    low, high = (float(f"{10 ** (edge / per_decade):.4g}") for edge in (number, number + 1))
+    return {"low": low, "high": high}
 
 
-def _latencies(calls: Calls, pieces: _Pieces, ratio: int) -> Iterator[Point]:
+def _latencies(calls: Calls, intervals: _Intervals, per_decade: int) -> Iterator[Point]:
     rows = calls.rows(
-        f"SELECT {pieces.sql}, {_latency_piece(ratio)}, count(*) FROM calls_compact GROUP BY 1, 2 ORDER BY 1, 2",
+        f"SELECT {intervals.sql}, {_bin_sql(per_decade)}, count(*) FROM calls_compact GROUP BY 1, 2 ORDER BY 1, 2",
     )
-    for piece, latency, number in rows:
-        yield {**pieces.times(piece), **_latency(latency, ratio), "calls": number}
+    for interval, latency, number in rows:
+        yield {**intervals.times(interval), **_bin(latency, per_decade), "calls": number}
 
 
-def _distribution(calls: Calls, ratio: int) -> tuple[list[str], list[Point]]:
-    common = calls.rows("SELECT project FROM calls_compact GROUP BY 1 ORDER BY count(*) DESC, 1")
-    own = common if len(common) <= _MOST_PICTURED + 1 else common[:_MOST_PICTURED]
-    names = _named([name for (name,) in own])
-    others = f"{len(common) - len(own):,} other projects"
+def _distribution(calls: Calls, per_decade: int) -> tuple[list[str], list[Point]]:
+    projects = calls.rows("SELECT project FROM calls_compact GROUP BY 1 ORDER BY count(*) DESC, 1")
+    frequent = projects if len(projects) <= _MOST_NAMES + 1 else projects[:_MOST_NAMES]
+    names = _distinct([name for (name,) in frequent])
+    others = f"{len(projects) - len(frequent):,} other projects"
     rows = calls.rows(
-        f"SELECT {_latency_piece(ratio)}, CASE WHEN list_contains(?, project) THEN project END, count(*) "
+        f"SELECT {_bin_sql(per_decade)}, CASE WHEN list_contains(?, project) THEN project END, count(*) "
         "FROM calls_compact GROUP BY 1, 2 ORDER BY 1, 2",
         [list(names)],
     )
-    shown = [{**_latency(piece, ratio), "project": names.get(name, others), "calls": n} for piece, name, n in rows]
-    return [*names.values(), *([others] if len(own) < len(common) else [])], shown
+    shown = [{**_bin(latency, per_decade), "project": names.get(name, others), "calls": n} for latency, name, n in rows]
+    return [*names.values(), *([others] if len(frequent) < len(projects) else [])], shown
 
 
-def _named(texts: Sequence[str]) -> dict[str, str]:
-    """Return for each text what is shown of it: one line, not too long, and no two the same."""
+def _distinct(texts: Sequence[str]) -> dict[str, str]:
+    """Return a label for each text: one line, short, and different from the other labels."""
     names = dict[str, str]()
     for number, text in enumerate(texts, 1):
         name = one_line(text, _NAME_LIMIT) or "(none)"
@@ -211,7 +210,7 @@ def _named(texts: Sequence[str]) -> dict[str, str]:
 def _errors(calls: Calls, total: int) -> Iterator[Point]:
     rows = calls.rows("SELECT error_type, count(*) FROM calls_compact WHERE NOT success GROUP BY 1 ORDER BY 2 DESC, 1")
     shown = rows if len(rows) <= _MOST_ERRORS + 1 else rows[:_MOST_ERRORS]
-    names = _named([name for name, _ in shown])
+    names = _distinct([name for name, _ in shown])
     rest = sum(number for _, number in rows[len(shown) :])
     others = [(f"{len(rows) - len(shown):,} other classes", rest)] if rest else []
     for name, number in [*((names[name], number) for name, number in shown), *others]:

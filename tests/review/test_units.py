@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
+from xml.etree import ElementTree as ET
 
+import altair as alt
 import duckdb
 import numpy as np
 import pytest
+import vl_convert
 from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_connector import _units
 from otel_connector._percentile import percentile
+from otel_connector.review import _vega
 
 
 @pytest.mark.parametrize(
@@ -72,3 +77,44 @@ def test_python_duckdb_and_numpy_find_the_same_percentile(values: list[float], l
 
 def test_there_is_no_percentile_of_no_values() -> None:
     assert math.isnan(percentile([], 0.5))
+
+
+SECONDS = (
+    None,
+    0,
+    1e-6,
+    1.5e-5,
+    0.000_85,
+    0.000_999_7,
+    0.207,
+    0.9994,
+    0.9999,
+    1.384,
+    12.34,
+    59.4,
+    60,
+    123.4,
+    27_960,
+    273_600,
+)
+SHARES = (0, 1e-9, 0.0001, 0.1234, 0.5, 1 - 1e-9, 1)
+
+
+def evaluated(expression: str, values: Sequence[float | None]) -> list[str]:
+    """Return the texts that a Vega expression of ``datum.value`` has for some values."""
+    chart = (
+        alt.Chart(alt.InlineData(values=[{"number": number, "value": value} for number, value in enumerate(values)]))
+        .transform_calculate(text=expression)
+        .mark_text()
+        .encode(y="number:O", text="text:N")
+    )
+    svg = ET.fromstring(vl_convert.vegalite_to_svg(chart.to_dict()))
+    marks = next(each for each in svg.iter() if "mark-text role-mark" in each.get("class", ""))
+    return [text.text or "" for text in marks.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_charts_write_durations_and_shares_as_the_rest_of_the_package() -> None:
+    durations = [_units.duration(math.nan if seconds is None else seconds) for seconds in SECONDS]
+    assert evaluated(_vega.duration("datum.value"), SECONDS) == durations
+    assert evaluated(_vega.share("datum.value"), SHARES) == [_units.share(value) for value in SHARES]
+    assert evaluated(_vega.duration("datum.value", ".3~r"), [0.0015, 0.1, 2]) == ["1.5 ms", "100 ms", "2 s"]

@@ -1,0 +1,127 @@
+"""Defines how charts look: colours for light and for dark backgrounds, fonts, grids and legends.
+
+Colours follow M. Okabe and K. Ito, "Color Universal Design", 2008, which colour-blind people can tell apart. Knows
+nothing of the data.
+"""
+
+# pyright: reportUnknownMemberType=false
+# The types of Altair are incomplete. mypy treats these as Any and checks the rest
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+Figure = alt.Chart | alt.LayerChart
+"""A chart, which a notebook displays by itself."""
+
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """The colours for one background. Every text colour has a contrast of at least 4.5 to it.
+
+    Attributes:
+        background: The background.
+        ink: Titles and numbers.
+        faint: Labels and subtitles.
+        grid: Grid lines and axes.
+        succeeded: Calls that succeeded.
+        failed: Calls that failed.
+        percentiles: The lines of p50, p90 and p99.
+        categories: Projects.
+        heat: The scale of a heat map, from few to many calls.
+        statuses: Shades by the first character of a status.
+    """
+
+    background: str
+    ink: str
+    faint: str
+    grid: str
+    succeeded: str
+    failed: str
+    percentiles: tuple[str, str, str]
+    categories: tuple[str, ...]
+    heat: tuple[str, ...]
+    statuses: dict[str, tuple[str, ...]]
+
+
+LIGHT = Style(
+    background="#ffffff",
+    ink="#1c2430",
+    faint="#586273",
+    grid="#e4e8ee",
+    succeeded="#4a90c2",
+    failed="#c84a00",
+    percentiles=("#0067a5", "#00806a", "#a0457f"),
+    categories=("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a5a2b", "#8d96a5"),
+    heat=("#dcebf6", "#9cc8e6", "#4d9bcf", "#1667a3", "#0b3a66"),
+    statuses={
+        "2": ("#4a90c2", "#86b8dc", "#2b6a97"),
+        "3": ("#009e73", "#5cc4a5"),
+        "4": ("#e0a100", "#f2cc5c", "#b07c00", "#ffe6a3"),
+        "5": ("#c84a00", "#ec8a4d", "#8f3500", "#f5b38a"),
+        "n": ("#6b4c9a",),
+        "o": ("#8d96a5",),
+        "1": ("#8d96a5",),
+    },
+)
+DARK = Style(
+    background="#171c24",
+    ink="#e7ebf1",
+    faint="#a3adbb",
+    grid="#2a323e",
+    succeeded="#4c97cc",
+    failed="#ff8546",
+    percentiles=("#62b6f0", "#37c9a4", "#e59ac8"),
+    categories=("#3f9ddb", "#f0b429", "#2fbf94", "#dd8fbb", "#8fd0f5", "#c08a55", "#8c96a6"),
+    heat=("#26425c", "#245d8a", "#3a8fc9", "#86c5ef", "#e4f3fd"),
+    statuses={
+        "2": ("#4c97cc", "#2f6c98", "#8cc2e8"),
+        "3": ("#2fbf94", "#1d7d61"),
+        "4": ("#f0b429", "#b8860b", "#ffd978", "#7a5a08"),
+        "5": ("#ff8546", "#c2551c", "#ffb48c", "#8a3a10"),
+        "n": ("#b493e6",),
+        "o": ("#8c96a6",),
+        "1": ("#8c96a6",),
+    },
+)
+
+
+def styled(chart: Any, style: Style) -> Figure:
+    """Apply a style to a chart; its datasets are moved to the result."""
+    datasets, chart.datasets = chart.datasets, alt.Undefined  # otherwise each step below copies them
+    text: Any = {"labelColor": style.faint, "titleColor": style.faint, "labelFontSize": 12, "titleFontSize": 12}
+    result: Figure = chart.configure(
+        font=_FONT,
+        background=style.background,
+        padding={"left": 4, "right": 14, "top": 4, "bottom": 4},
+        view=alt.ViewConfig(stroke=None),
+        axis=alt.AxisConfig(
+            **text,
+            titleFontWeight="normal",
+            gridColor=style.grid,
+            domainColor=style.grid,
+            tickColor=style.grid,
+            labelPadding=5,
+        ),
+        axisY=alt.AxisConfig(labelLimit=220),
+        legend=alt.LegendConfig(
+            **text, titleFontWeight="normal", symbolStrokeWidth=2.5, labelLimit=160, columns=4, offset=10
+        ),
+        title=alt.TitleConfig(
+            anchor="start",
+            color=style.ink,
+            fontSize=16,
+            fontWeight=600,
+            subtitleColor=style.faint,
+            subtitleFontSize=12,
+            subtitlePadding=5,
+            offset=14,
+        ),
+    )
+    result.datasets = datasets
+    return result
