@@ -8,20 +8,16 @@ ever cut, after it was kept elsewhere. Knows nothing of open writers and their r
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from otel_connector._csv._format import HEADER, decode_row, encode_row
+from otel_connector._csv._lock import try_lock
 from otel_connector._csv._torn_tail import TORN_SUFFIX, blocks, cut_torn_tail, open_regular, refuse_strangers_links
 from otel_connector._record import TEXT_LIMIT, CallRecord, one_line
-
-fcntl: Any
-try:
-    import fcntl
-except ImportError:  # Windows: no advisory locks, so one process per file (see the README)
-    fcntl = None
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -255,11 +251,8 @@ def repair(path: str | os.PathLike[str]) -> int:
     fd = open_regular(name, os.O_RDWR)
     try:
         refuse_stranger(b"".join(blocks(fd, 0, _GLANCE)))  # before the lock: what is not ours is not locked either
-        if fcntl is not None:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OSError(error.errno, "a program is writing it: try again, or end that first", name) from error
+        if not try_lock(fd):
+            raise BlockingIOError(errno.EWOULDBLOCK, "a program is writing it: try again, or end that first", name)
         return cut_torn_tail(fd, name)
     finally:
         os.close(fd)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from otel_connector._csv._lock import lock, try_lock, unlock
 from otel_connector._csv._torn_tail import (
     TORN_SUFFIX,
     count_lines,
@@ -24,26 +24,16 @@ from otel_connector._csv._torn_tail import (
     sync_folder,
 )
 
-fcntl: Any
-try:
-    import fcntl
-except ImportError:  # Windows: no advisory locks, so one process per file (see the README)
-    fcntl = None
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _HEAD_LIMIT = 4_096  # bytes read to compare a header: more than ours has, less than a wrong file may hold
 _MENDED_SIZE = 2**20  # bytes of rows that come between a truncation and our noticing it: far more than ever do
-_LOCK_PAUSE = 0.0001  # seconds between two looks at a lock that somebody else has: it is had for less than that
 _OPENING_TRIES = 100  # each is lost only to a rename at the very moment
 _OPENING_PATIENCE = 5.0  # seconds; who keeps the lock for longer is no writer of ours
 
 # What passes: then the rows behind an unfinished line wait, because a line that is ended where it is stays broken
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO})
-
-# File systems that know no locks; there one process writes a file, as on Windows
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 class LogFile:
@@ -79,7 +69,6 @@ class LogFile:
         self._header = header
         self._most_rows = most_rows
         self._most_bytes = most_bytes
-        self._locks = fcntl is not None
         self.torn = 0  # bytes at the end that are the beginning of a row
         self.end = 0
         self.synced = 0  # where it ended when the disk last kept it
@@ -94,7 +83,7 @@ class LogFile:
         try:
             status = os.fstat(self._fd)
             self.identity = (status.st_dev, status.st_ino)
-            self.lock(_OPENING_PATIENCE)
+            lock(self._fd, _OPENING_PATIENCE)
             try:
                 self._prepare(overwrite=overwrite)
             finally:
@@ -134,8 +123,8 @@ class LogFile:
             OSError: Nothing was written.
         """
         self._writing_at = None
-        if not self.try_lock():
-            self.lock(patience)
+        if not try_lock(self._fd):
+            lock(self._fd, patience)
         try:
             if os.lseek(self._fd, 0, os.SEEK_END) != self.end:  # somebody else wrote, or emptied the file
                 self._mend()
@@ -169,7 +158,7 @@ class LogFile:
         Raises:
             OSError: It has its old name.
         """
-        self.lock(_OPENING_PATIENCE)
+        lock(self._fd, _OPENING_PATIENCE)
         try:
             if self.moved:
                 return False
@@ -233,7 +222,7 @@ class LogFile:
         """
         if self._others_end > self.synced:
             return False
-        self.lock(_OPENING_PATIENCE)
+        lock(self._fd, _OPENING_PATIENCE)
         try:
             if os.lseek(self._fd, 0, os.SEEK_END) != self.end:
                 return False
@@ -259,47 +248,17 @@ class LogFile:
         """
         if self.torn and self._closing.alive:
             with suppress(OSError):
-                self.lock(0.0)
+                lock(self._fd, 0.0)
                 if os.lseek(self._fd, 0, os.SEEK_END) == self.end:
                     os.ftruncate(self._fd, self.end - self.torn)
         return self._closing()
 
-    def lock(self, patience: float) -> None:
-        """Wait until nobody else writes.
-
-        Raises:
-            OSError: Somebody still does after `patience` seconds.
-        """
-        if self.try_lock():
-            return
-        give_up = time.monotonic() + patience
-        while time.monotonic() < give_up:
-            time.sleep(_LOCK_PAUSE)
-            if self.try_lock():
-                return
-        raise OSError(errno.EWOULDBLOCK, "locked by another program")
-
-    def try_lock(self) -> bool:
-        """Take the lock if nobody has it."""
-        if not self._locks:
-            return True
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            self._locks = False
-        return True
-
     def unlock(self) -> None:
         """Let others write. Safe to call again."""
-        if self._locks:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
-            except OSError:  # nobody else could write any more; closing it lets the lock go, too
-                self._closing()
+        try:
+            unlock(self._fd)
+        except OSError:  # no other process could write any more; closing the file releases the lock, too
+            self._closing()
 
     def _prepare(self, *, overwrite: bool) -> None:
         if overwrite:

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import gzip
-import importlib.util
 import lzma
 import os
 import random
@@ -18,13 +17,11 @@ import resource
 import shutil
 import socket
 import stat
-import sys
 import tempfile
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -33,7 +30,7 @@ from support.records import BLANK, NASTY_RECORDS, RECORDS
 from typer.testing import CliRunner
 
 from otel_connector import CallRecord
-from otel_connector._csv import _check, _torn_tail
+from otel_connector._csv import _check, _lock, _torn_tail
 from otel_connector._csv._check import Damage, Report, check, repair
 from otel_connector._csv._format import HEADER, encode_row
 from otel_connector._csv._torn_tail import cut_torn_tail, last_row_end
@@ -504,27 +501,16 @@ def test_repair_accepts_a_relative_path(path: Path, monkeypatch: pytest.MonkeyPa
     assert torn_of(path).read_bytes() == TAIL
 
 
-def without_fcntl(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a copy of the module that was imported without `fcntl`, as on Windows."""
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    spec = importlib.util.spec_from_file_location("without_fcntl", _check.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "without_fcntl", module)
-    spec.loader.exec_module(module)
-    assert module.fcntl is None
-    return module
-
-
 def test_check_and_repair_work_without_fcntl_and_posix_functions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = without_fcntl(monkeypatch)
+    monkeypatch.setattr(_lock, "fcntl", None)
     for name in ("fchown", "geteuid", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "SEEK_DATA"):
         monkeypatch.delattr(os, name)
     for tail in (TAIL, b"abc"):
         path.write_bytes(LOG + tail)
-        assert module.check(path).unfinished.length == len(tail)
-        assert module.repair(path) == len(tail)
+        unfinished = check(path).unfinished
+        assert unfinished is not None
+        assert unfinished.length == len(tail)
+        assert repair(path) == len(tail)
         assert path.read_bytes() == LOG
 
 

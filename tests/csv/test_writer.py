@@ -9,7 +9,6 @@ import contextlib
 import errno
 import fcntl
 import gc
-import importlib.util
 import itertools
 import logging
 import os
@@ -19,7 +18,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import processes
 
-from otel_connector._csv import _file, _writer
+from otel_connector._csv import _file, _lock, _writer
 from otel_connector._csv._check import repair
 from otel_connector._csv._writer import RowWriter
 
@@ -92,19 +90,6 @@ def run_concurrently(*tasks: Callable[[], object]) -> None:
         thread.join()
 
 
-def without_fcntl(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Return the writer's module with a `LogFile` that was imported without `fcntl`, as on Windows."""
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    spec = importlib.util.spec_from_file_location("without_fcntl", _file.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.fcntl is None
-    monkeypatch.setattr(_writer, "LogFile", module.LogFile)
-    return _writer
-
-
 def test_rows_are_in_the_file_when_write_returns(path: Path) -> None:
     writer = RowWriter(path, HEADER)
 
@@ -123,9 +108,10 @@ def test_rows_are_in_the_file_when_write_returns(path: Path) -> None:
 def test_a_file_is_continued_or_overwritten(
     path: Path, overwrite: bool, kept: bytes, locks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = _writer if locks else without_fcntl(monkeypatch)
+    if not locks:
+        monkeypatch.setattr(_lock, "fcntl", None)
     for number, mode in ((1, False), (2, overwrite)):
-        writer = module.RowWriter(path, HEADER, overwrite=mode)
+        writer = RowWriter(path, HEADER, overwrite=mode)
         assert writer.write([row(number)])
         assert writer.close()
 
@@ -525,7 +511,7 @@ def test_rows_are_written_on_a_file_system_without_locks(
     def no_locks(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(_file.fcntl, "flock", no_locks)
+    monkeypatch.setattr(_lock.fcntl, "flock", no_locks)
     writer = RowWriter(path, HEADER)
     assert writer.write([row(1)])
     assert path.read_bytes() == HEADER + row(1)
@@ -921,7 +907,7 @@ def test_a_write_interrupted_before_it_starts_keeps_its_row(
         raise Interrupted
 
     writer = RowWriter(path, HEADER, monotonic=itertools.count().__next__)
-    owner: type = RowWriter if where == "_open" else _file.LogFile
+    owner: object = RowWriter if where == "_open" else _file
     if where == "_open":
         assert writer._log is not None
         writer._let_go(writer._log)

@@ -138,6 +138,7 @@ WINGS = [
         (OTEL, "aiohttp", "asyncio"),
         {
             "_parts": (),
+            "_lock": (),
             "_format": (),
             "_torn_tail": (),
             "_check": (),

@@ -1,0 +1,70 @@
+"""Which process holds a file: an exclusive advisory lock (flock) on an open file.
+
+Windows and some file systems have no such locks. There every attempt succeeds, and only one process may write a file
+(see the README). Knows neither what is in the file nor why it is locked.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import Any
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+_PAUSE = 0.0001  # seconds between two attempts; a writer holds the lock for less than that
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})  # the file system has no locks
+
+
+def try_lock(fd: int) -> bool:
+    """Lock a file if no other process holds it.
+
+    The lock ends with `unlock`, when the last copy of the descriptor is closed, or with the process.
+
+    Returns:
+        Whether this process holds the file now.
+
+    Raises:
+        OSError: The system cannot say whether the file is locked.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+    return True
+
+
+def lock(fd: int, patience: float) -> None:
+    """Lock a file, and wait up to `patience` seconds for the process that holds it.
+
+    Raises:
+        BlockingIOError: The other process still holds it.
+        OSError: As `try_lock`.
+    """
+    give_up = time.monotonic() + patience
+    while not try_lock(fd):
+        if time.monotonic() >= give_up:
+            raise BlockingIOError(errno.EWOULDBLOCK, "locked by another program")
+        time.sleep(_PAUSE)
+
+
+def unlock(fd: int) -> None:
+    """Release the lock; nothing happens if it is not held.
+
+    Raises:
+        OSError: It cannot be released. Closing the file releases it, too.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
