@@ -20,7 +20,8 @@ from otel_connector._csv._background import BackgroundRows
 from otel_connector._csv._format import HEADER, encode_row, encode_rows
 from otel_connector._csv._writer import BACKLOG_BYTES, RowWriter
 from otel_connector._record import CallRecord, Fields, RowCounts
-from otel_connector._telemetry._spans import FIELD_NAMES, call_id_of
+from otel_connector._telemetry._attributes import FIELD_NAMES
+from otel_connector._telemetry._call_ids import call_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -73,7 +73,7 @@ class CallSettings:
         """Return what there is to know of the URL that a call is for; it may raise what `resolve_url` does."""
         resolved = resolve_url(session, url, params)
         shown = one_line(self.redactor.url(str(resolved)), URL_LIMIT)
-        asked = self.telemetry.asked(shown, resolved.host, resolved.port)
+        asked = self.telemetry.for_url(shown, resolved.host, resolved.port)
         target = Target(resolved, shown, host_of(resolved), asked)
         # A str, because those of a subclass may be equal to anything; absolute, and so the same in every session
         if type(url) is str and params is None and URL(url).absolute:
@@ -399,7 +399,7 @@ class Call:
             if self._in_queue:  # it never came out
                 self._queued = (self._started_ns - self._accepted_ns) / 1e9
                 telemetry.counts.queued += self._queued
-            asked = telemetry.asked(self._url, None, None) if target is None else target.asked
+            asked = telemetry.for_url(self._url, None, None) if target is None else target.asked
             self._span = telemetry.start(asked, self._project, self._started_us * 1_000)
         return self._span
 

@@ -22,9 +22,9 @@ from otel_connector import _errors
 from otel_connector._csv._check import read_line
 from otel_connector._errors import class_name
 from otel_connector._record import COLUMNS, CallRecord
+from otel_connector._telemetry._attributes import error_status, field_attributes, http_attributes
 from otel_connector._telemetry._metrics import SCHEMA_URL, SCOPE
 from otel_connector._telemetry._names import CALL_NAME, ERROR_TYPE, STATUS_CODE
-from otel_connector._telemetry._spans import error_status, field_attributes, http_attributes
 from otel_connector._version import __version__
 
 if TYPE_CHECKING:

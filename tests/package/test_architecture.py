@@ -153,7 +153,15 @@ WINGS = [
         3,
         "_telemetry",
         (*SDK, "aiohttp"),
-        {"_names": (OTEL,), "_metrics": (), "_spans": (), "_sdk_exit": (OTEL,)},
+        {
+            "_names": (OTEL,),
+            "_metrics": (),
+            "_attributes": (),
+            "_call_ids": (),
+            "_propagation": (),
+            "_spans": (),
+            "_sdk_exit": (OTEL,),
+        },
     ),
     Wing(2, "", ("aiohttp", *TERMINAL), {"_bulk": (OTEL,)}),
     Wing(

@@ -30,13 +30,14 @@ from support.records import BLANK, NASTY_RECORDS, RECORDS
 from support.sdk import SDK
 
 import otel_connector
-from otel_connector import COLUMNS, CallRecord, _replay
+from otel_connector import COLUMNS, CallRecord
 from otel_connector._csv._check import DAMAGE_LIMIT, LINE_LIMIT
 from otel_connector._csv._format import HEADER, encode_row
+from otel_connector._replay import _replay
 from otel_connector._replay._replay import CollectorRefused, Replay, Replayed, RowFilter, open_otlp
 from otel_connector._replay._row_span import error_type_of, read_row, span_of
+from otel_connector._telemetry._attributes import field_attributes
 from otel_connector._telemetry._metrics import SCHEMA_URL
-from otel_connector._telemetry._spans import field_attributes
 from otel_connector.testing import FakeClock, FaultServer, hold, ok, redirect
 
 TO = "http://collector:4317"

@@ -51,7 +51,7 @@ from support.sdk import SDK
 
 from otel_connector import AsyncConnector, HTTPStatusError
 from otel_connector._guard import TelemetryGuard
-from otel_connector._telemetry import _spans
+from otel_connector._telemetry import _propagation, _spans
 from otel_connector._telemetry._metrics import instruments_of
 from otel_connector.testing import FakeClock, FaultServer, hold, ok
 
@@ -294,7 +294,7 @@ async def assert_unharmed(
     active = subject._terms.telemetry.counts.active.values()
     assert not any(level.calls for level in active), "the metrics report a call in flight"
     if not broken_context:
-        assert otel_context.get_value(_spans._SUPPRESS_HTTP) is None, "the call left its context attached"
+        assert otel_context.get_value(_propagation._SUPPRESS_HTTP) is None, "the call left its context attached"
 
 
 def logged_messages(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from enum import Enum
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -37,7 +38,7 @@ from support.sdk import SDK
 import otel_connector
 from otel_connector import AsyncConnector, ConnectorError, RetryPolicy
 from otel_connector._record import CallRecord
-from otel_connector._telemetry import _metrics, _spans
+from otel_connector._telemetry import _call_ids, _metrics, _propagation
 from otel_connector._telemetry._metrics import Instruments
 from otel_connector.testing import FakeClock, FaultServer, hold, ok, redirect, respond, retry_after
 
@@ -317,12 +318,12 @@ async def test_context_and_baggage_are_injected_unless_propagate_is_false(
 
 def test_private_names_that_the_package_uses_exist() -> None:
     """If one of these names is removed, the code falls back or fails: this test detects that first."""
-    assert _spans._SUPPRESS_HTTP == context._SUPPRESS_HTTP_INSTRUMENTATION_KEY
+    assert _propagation._SUPPRESS_HTTP == context._SUPPRESS_HTTP_INSTRUMENTATION_KEY
     assert callable(aiohttp.ClientSession._build_url)
     assert inspect.iscoroutinefunction(aiohttp.ClientSession._request), "get awaits it"
     assert list(inspect.signature(aiohttp.ClientSession._request).parameters)[:3] == ["self", "method", "str_or_url"]
     default = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
-    assert [type(part) for part in default._propagators] == list(_spans._W3C_PROPAGATORS)
+    assert {type(part) for part in default._propagators} == _propagation._W3C_PROPAGATORS
     assert "_middlewares" in aiohttp.ClientSession.ATTRS
 
 
@@ -538,10 +539,11 @@ def test_the_number_of_cached_label_sets_is_bounded(sdk: SDK, monkeypatch: pytes
 @pytest.mark.parametrize("span_id", [0, 1, 2**63 + 5, 2**64 - 1, 2**64, -1])
 def test_a_call_id_is_the_trace_id_and_the_span_id_in_hexadecimal(trace_id: int, span_id: int) -> None:
     ids = SpanContext(trace_id, span_id, is_remote=False)
-    assert _spans.call_id_of(ids) == f"{trace_id:032x}-{span_id:016x}"
+    assert _call_ids.call_id_of(ids) == f"{trace_id:032x}-{span_id:016x}"
 
 
 @pytest.mark.parametrize(("ids", "kind"), [((1.5, 1), ValueError), ((1, (2,)), TypeError)])
-def test_ids_that_are_not_integers_raise(ids: Any, kind: type[Exception]) -> None:
+def test_ids_that_are_not_integers_raise(ids: tuple[Any, Any], kind: type[Exception]) -> None:
+    context: Any = SimpleNamespace(trace_id=ids[0], span_id=ids[1])
     with pytest.raises(kind):
-        _spans.call_id_of(ids)
+        _call_ids.call_id_of(context)

@@ -1,0 +1,36 @@
+"""The id of a call: from the ids of its span, or generated if it has no span of its own.
+
+This file does not know how a span is started.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext
+
+# A generator of our own: a program that calls `random.seed` must not get the same ids again. Not `SystemRandom`, which
+# makes a system call for each id
+_random = random.Random()  # noqa: S311 - ids, not secrets
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
+
+
+def call_id_of(context: SpanContext) -> str:
+    """Return the call_id of the span with this context: trace id and span id in hexadecimal, joined by a hyphen.
+
+    Raises:
+        TypeError, ValueError: An id is not an integer; the id generator of an application can return anything.
+    """
+    return f"{context.trace_id:032x}-{context.span_id:016x}"
+
+
+def new_call_id(parent: SpanContext = INVALID_SPAN_CONTEXT) -> str:
+    """Return the call_id of a call that has no span of its own: the trace id of a valid parent, otherwise random ids.
+
+    Args:
+        parent: The context of the caller's span.
+    """
+    trace_id = parent.trace_id if parent.is_valid else _random.getrandbits(128)
+    return f"{trace_id:032x}-{_random.getrandbits(64):016x}"

@@ -1,0 +1,96 @@
+"""What a call passes on: trace headers to the server, and "do not instrument" to other libraries in this process.
+
+The headers are those of the global propagator, which belongs to the application: what it raises goes to the
+`TelemetryGuard`, and a header that would change or break the request is omitted. This file does not know spans or how a
+request is sent.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import propagate
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from opentelemetry.context import Context
+
+    from otel_connector._guard import TelemetryGuard
+
+# opentelemetry-python-contrib checks this context key before it creates a span. The key has no public name. If it is
+# renamed, the fallback has no effect; a test compares the name with the installed version
+_SUPPRESS_HTTP: Final[str] = getattr(
+    otel_context, "_SUPPRESS_HTTP_INSTRUMENTATION_KEY", "suppress_http_instrumentation"
+)
+
+_W3C_PROPAGATORS: frozenset[type] = frozenset({TraceContextTextMapPropagator, W3CBaggagePropagator})
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_REQUEST_HEADERS = frozenset({"connection", "content-length", "expect", "host", "te", "transfer-encoding", "upgrade"})
+"""Headers that determine where a request goes or where it ends. A propagator must not set them."""
+_HEADER_LIMIT = 8_192  # characters of a value: the minimum that W3C Baggage requires, and the maximum of most servers
+
+
+def suppressed(context: Context) -> Context:
+    """Return the context in which other instrumentations create no span."""
+    return otel_context.set_value(_SUPPRESS_HTTP, value=True, context=context)
+
+
+def headers_for(context: Context, traceparent: str | None, guard: TelemetryGuard) -> dict[str, str]:
+    """Return the headers that the global propagator writes for a context.
+
+    Args:
+        context: The context, with the span.
+        traceparent: All that the W3C propagators would write for it, ``""`` for nothing; None if that is not known.
+        guard: Receives the exceptions of the propagator.
+    """
+    headers: dict[str, str] = {}
+    try:
+        kinds = {type(part) for part in _propagators()}
+        if traceparent is not None and kinds <= _W3C_PROPAGATORS:
+            # The propagators would write the same, for 5 % of the time of a call
+            return {"traceparent": traceparent} if traceparent and TraceContextTextMapPropagator in kinds else {}
+        propagate.inject(headers, context=context)
+    except BaseException as error:  # noqa: BLE001 - the application's propagator
+        guard.swallow(error, "injecting the trace context")
+    return _valid(headers, guard)
+
+
+def _propagators() -> Iterable[object]:
+    """Return the global propagator, or its parts. The application may replace it at any time."""
+    propagator = propagate.get_global_textmap()
+    if type(propagator) is CompositePropagator:  # a subclass may write other headers than its parts
+        return getattr(propagator, "_propagators", (propagator,))
+    return (propagator,)
+
+
+def _valid(headers: dict[Any, Any], guard: TelemetryGuard) -> dict[str, str]:
+    """Return the headers that can be sent, and report the others. A propagator may set names and values of any type."""
+    valid = {name: value for name, value in headers.items() if _can_be_sent(name, value)}
+    if len(valid) < len(headers):
+        # `str.__str__`: a subclass may have a `__repr__` that raises
+        omitted = [
+            repr(str.__str__(name)) if isinstance(name, str) else type(name).__name__
+            for name in headers
+            if name not in valid
+        ]
+        error = ValueError(f"the global propagator sets headers that cannot be sent: {', '.join(omitted)}")
+        guard.swallow(error, "injecting the trace context")
+    return valid
+
+
+def _can_be_sent(name: object, value: object) -> bool:
+    return (
+        isinstance(name, str)
+        and isinstance(value, str)
+        and _HEADER_NAME.fullmatch(name) is not None
+        and name.lower() not in _REQUEST_HEADERS
+        and len(value) <= _HEADER_LIMIT
+        and value.isprintable()
+    )
