@@ -229,7 +229,8 @@ print(telemetry.force_flush())
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == "True\n"
-        assert (collector.span_services, collector.metric_services) == (["svc"], ["svc"])
+        # An exporter whose request takes too long on a busy machine sends it once more
+        assert (set(collector.span_services), set(collector.metric_services)) == ({"svc"}, {"svc"})
         out, err = process.communicate(timeout=30)
     assert (out, err) == ("False\n", "")  # after the shutdown nothing can be flushed
 
