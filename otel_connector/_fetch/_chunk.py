@@ -1,7 +1,7 @@
-"""A part of a long list that can travel: to another process or machine, and be fetched there.
+"""A part of a long list of URLs that can be sent to another process or machine and fetched there.
 
-`Chunk` is a value that pickles, `fetch_chunk` a function that does; each chunk has a log and a results file of its own.
-Also what puts results into such a file. Knows no command line.
+A `Chunk` and the function `fetch_chunk` can be pickled. Each chunk has its own log and its own results file. Does not
+know the command line, nor how chunks are distributed.
 """
 
 from __future__ import annotations
@@ -15,30 +15,29 @@ from typing import Any, cast
 import aiohttp
 
 from otel_connector._arguments import checked_int
-from otel_connector._bulk import Outcome
 from otel_connector._connector import AsyncConnector
-from otel_connector._fetch._results import ResultsFile, result_line
-from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
+from otel_connector._fetch._results import ResultsFile, ResultsSink
+from otel_connector._redact import DEFAULT_REDACTED_PARAMS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """A part of a list of URLs, with all that is needed to fetch it anywhere.
+    """A part of a list of URLs, with everything that is needed to fetch it anywhere.
 
-    It pickles if what is in `connector` and `options` does; ``RetryPolicy`` and ``RetryBudget`` do.
+    It can be pickled if the values of `connector` and `options` can; ``RetryPolicy`` and ``RetryBudget`` can.
 
     Attributes:
-        urls: The URLs; kept as a tuple.
+        urls: The URLs; stored as a tuple.
         project: The ``project_name`` of their calls.
-        log: The CSV of this chunk alone, where it runs.
-        results: The file for its results, JSON lines (``.gz`` and ``.zst`` are compressed); None for none.
-        connector: Parameters of `AsyncConnector`, by their names; not `logfile` and `overwrite_log`.
-        options: Parameters of `AsyncConnector.get_many` that go to every call, such as ``headers``.
-        max_concurrency: Calls under way at a time.
+        log: The CSV file of this chunk, on the machine where it runs. No other chunk uses it.
+        results: The file for its results, JSON lines (``.gz`` and ``.zst`` are compressed); None stores no results.
+        connector: Parameters of `AsyncConnector` by name, except `logfile` and `overwrite_log`. Default: none.
+        options: Parameters of `AsyncConnector.get_many` for every call, such as ``headers``. Default: none.
+        max_concurrency: Maximum number of calls in flight. Default: 100.
 
     Raises:
-        TypeError: An argument is of another type; named.
-        ValueError: An argument is out of its range; named.
+        TypeError: An argument has a wrong type; the message names it.
+        ValueError: An argument is out of range; the message names it.
     """
 
     urls: Sequence[str]
@@ -50,16 +49,14 @@ class Chunk:
     max_concurrency: int = 100
 
     def __post_init__(self) -> None:
-        """Refuse here what would be refused where the chunk runs, after a long way."""
-        given: Any = self.urls
-        if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-            raise TypeError(f"urls must be URLs, not {type(given).__name__}")
-        object.__setattr__(self, "urls", tuple(cast("Iterable[str]", given)))
-        for name in ("log", "results"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, os.fspath(getattr(self, name)))
-        if not isinstance(cast("object", self.log), str):
-            raise TypeError(f"log must be a path, not {type(self.log).__name__}")
+        """Check the arguments here, and not only where the chunk runs."""
+        urls: Any = self.urls
+        if isinstance(urls, (str, bytes)) or not isinstance(urls, Iterable):
+            raise TypeError(f"urls must be URLs, not {type(urls).__name__}")
+        object.__setattr__(self, "urls", tuple(cast("Iterable[str]", urls)))
+        object.__setattr__(self, "log", _checked_path("log", self.log))
+        if self.results is not None:
+            object.__setattr__(self, "results", _checked_path("results", self.results))
         if self.results == self.log:
             raise ValueError("results must be another file than log")
         checked_int("max_concurrency", self.max_concurrency)
@@ -68,20 +65,26 @@ class Chunk:
                 raise TypeError(f"{name} must be a mapping of parameters, not {type(getattr(self, name)).__name__}")
         for name in ("logfile", "overwrite_log"):
             if name in self.connector:
-                raise ValueError(f"connector must not have {name}: a chunk goes on with the log it has, its own")
+                raise ValueError(f"connector must not have {name}: a chunk appends to its own log")
         AsyncConnector(None, **self.connector)
+
+
+def _checked_path(name: str, value: object) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, not {type(value).__name__}")
+    return os.fsdecode(cast("str", value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkReport:
-    """What came of a chunk in one run.
+    """The outcome of one run of a chunk.
 
     Attributes:
-        succeeded: URLs fetched in this run.
-        failed: URLs that failed in this run; another run tries them again.
-        passed_over: URLs that an earlier run had fetched.
+        succeeded: Number of URLs that were fetched in this run.
+        failed: Number of URLs that failed in this run; another run tries them again.
+        passed_over: Number of URLs that were skipped, because an earlier run had fetched them.
         log: The chunk's log.
-        results: The chunk's results.
+        results: The chunk's results file, or None.
     """
 
     succeeded: int
@@ -92,14 +95,21 @@ class ChunkReport:
 
 
 async def fetch_chunk(chunk: Chunk) -> ChunkReport:
-    """Fetch what a chunk's log does not call done, or its results lack. Safe to run twice, and to kill at any moment.
+    """Fetch the URLs of a chunk that have no success in its log, or no result in its results file.
 
-    Each URL's result is in the results file at least once, under the ``call_id`` of its row. Logs and results of many
-    chunks are read together: ``get_many(..., resume=[logs])``, ``otel-connector fetch --resume-from``.
+    It can be run again, and killed at any moment. After a complete run the results file has each URL's result at least
+    once, with the ``call_id`` of its row. ``get_many(..., resume=[logs])`` and ``otel-connector fetch --resume-from``
+    read the logs of many chunks together.
+
+    Args:
+        chunk: The chunk.
+
+    Returns:
+        The numbers of this run. Failed calls do not raise an exception.
 
     Raises:
         OSError: A file cannot be written, or another run of the chunk is writing it (`BlockingIOError`).
-        ValueError: The log or the results are another kind of file.
+        ValueError: The log or the results file is a file of another kind.
     """
     results = None if chunk.results is None else await asyncio.to_thread(ResultsFile, chunk.results, resume=True)
     succeeded = failed = 0
@@ -124,37 +134,5 @@ async def fetch_chunk(chunk: Chunk) -> ChunkReport:
     finally:
         if results is not None:
             await results.aclose()
-    return ChunkReport(
-        succeeded=succeeded,
-        failed=failed,
-        passed_over=outcomes.passed_over,
-        log=chunk.log,
-        results=chunk.results,
-    )
-
-
-class ResultsSink:
-    """A sink that writes outcomes whose value is the body's bytes as JSON lines.
-
-    Args:
-        results: The file.
-        redacted: Query parameters whose values are not written; the URL is otherwise as it was given.
-    """
-
-    def __init__(self, results: ResultsFile, redacted: Iterable[str] = DEFAULT_REDACTED_PARAMS) -> None:
-        self._results = results
-        self._redact = Redactor(frozenset(redacted)).url
-        self._held: set[int] | None = None
-
-    def holds(self, call_id: str) -> bool:
-        """Whether the file had the result of a call when this was first asked; that reads the file, and blocks."""
-        if self._held is None:
-            self._held = {hash(each) for each in self._results.call_ids()}  # 64 bits of each, keyed, are told apart
-        return hash(call_id) in self._held
-
-    async def __call__(self, outcome: Outcome) -> None:
-        """Write one."""
-        record = outcome.record
-        body: bytes = outcome.value or b""  # of 204 and the like there is none
-        url = self._redact(str(outcome.url))
-        await self._results.write(result_line(url, record.call_id, record.response_code, body))
+    skipped = outcomes.passed_over
+    return ChunkReport(succeeded=succeeded, failed=failed, passed_over=skipped, log=chunk.log, results=chunk.results)

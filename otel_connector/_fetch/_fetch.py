@@ -1,6 +1,6 @@
-"""What ``otel-connector fetch`` does, apart from how it looks: a list, its calls, and where they stand.
+"""One run of ``otel-connector fetch``: the calls for a list of URLs, their counts, and the progress.
 
-Knows neither the command line nor the terminal.
+Does not know the command line and the terminal.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import aiohttp
 
 from otel_connector._connector import AsyncConnector
 from otel_connector._errors import HTTPStatusError
-from otel_connector._fetch._chunk import ResultsSink
+from otel_connector._fetch._results import ResultsSink
 
 if TYPE_CHECKING:
     from otel_connector._bulk import Outcome, Outcomes, Resumed
     from otel_connector._fetch._results import ResultsFile
     from otel_connector._fetch._url_lists import UrlList
 
-_RECENT = 10.0  # seconds that the present rate is taken of
-_SAMPLE = 0.25  # seconds between two looks
-_FEW = 5  # calls
+_RATE_WINDOW = 10.0  # seconds over which the current rate is computed
+_SAMPLE_INTERVAL = 0.25  # seconds between two samples of the number of completed calls
+_MIN_CALLS_FOR_RATE = 5  # with fewer calls in the window, the rate of the whole run is used
 
 CONDITION_NAMES = {
     "calls": "number",
@@ -36,23 +36,23 @@ CONDITION_NAMES = {
     "retries": "number",
     "passed_over": "number",
 }
-"""What ``--fail-if`` may ask for, and what each is."""
+"""The names that ``--fail-if`` accepts, and the kind of each value."""
 
 
 class Progress(NamedTuple):
-    """Where a fetch stands.
+    """The numbers of a run at one moment.
 
     Attributes:
-        done: URLs that are through: fetched, failed, or passed over.
-        total: How many there are; None if that is not known.
-        succeeded: URLs fetched.
+        done: URLs that were fetched, failed, or were skipped.
+        total: The number of URLs in the list; None if it is not known.
+        succeeded: URLs that were fetched.
         failed: URLs that failed.
-        passed_over: URLs done in an earlier run, or seen before in this one.
-        retries: Attempts after the first ones.
-        active: Calls under way.
-        paused: Hosts that asked for a pause.
-        rate: Calls that ended a second, of late.
-        remaining: Seconds it will take at this rate; None if that cannot be said.
+        passed_over: URLs that were skipped: fetched in an earlier run, or a duplicate in this list.
+        retries: Attempts after the first attempt of a call.
+        active: Calls in flight.
+        paused: Hosts that are paused because a response requested it.
+        rate: Completed calls per second, recently.
+        remaining: Seconds until the end at this rate; None if it is not known.
         seconds: Since the start.
     """
 
@@ -71,15 +71,15 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FetchOptions:
-    """What is fetched, and how.
+    """The options of a run.
 
     Attributes:
-        project: The calls' project.
-        concurrency: Calls under way at a time.
-        resume: Whether to pass over what is done; or further logs to look into.
-        dedupe: Whether to pass over URLs that came before in the list.
-        options: What every call is given besides.
-        results: Where bodies go.
+        project: The ``project_name`` of the calls.
+        concurrency: Maximum number of calls in flight.
+        resume: Whether to skip URLs that the log has a success of; or the paths of further logs to search as well.
+        dedupe: Whether to skip URLs that occurred earlier in the list.
+        options: Parameters of `AsyncConnector.get_many` for every call.
+        results: The file for the bodies; None stores no bodies.
     """
 
     project: str
@@ -91,7 +91,7 @@ class FetchOptions:
 
 
 class StoppableLimiter:
-    """A limiter of attempts that can be told to stop: who waits for his turn then has waited in vain.
+    """A limiter of attempts that can be stopped: attempts that wait for it then fail.
 
     Args:
         limiter: An async context manager, entered for every attempt.
@@ -103,30 +103,30 @@ class StoppableLimiter:
         self._stopped = False
 
     def stop(self) -> None:
-        """Let nobody through any more."""
+        """Let no further attempt through."""
         self._stopped = True
-        for turn in self._waiting:
-            turn.cancel()
+        for entering in self._waiting:
+            entering.cancel()
 
     async def __aenter__(self) -> None:
-        """Wait for a turn.
+        """Wait until the limiter admits an attempt.
 
         Raises:
-            RuntimeError: There will be none.
+            RuntimeError: The limiter was stopped.
         """
-        turn = asyncio.ensure_future(self._limiter.__aenter__())
-        self._waiting.add(turn)
+        entering = asyncio.ensure_future(self._limiter.__aenter__())
+        self._waiting.add(entering)
         try:
-            await asyncio.wait({turn})
+            await asyncio.wait({entering})
         finally:
-            self._waiting.discard(turn)
-            turn.cancel()
+            self._waiting.discard(entering)
+            entering.cancel()
         if self._stopped:
-            raise RuntimeError("stopped before its turn came")
-        turn.result()
+            raise RuntimeError("the run was stopped before this attempt was sent")
+        entering.result()
 
     async def __aexit__(self, *error: object) -> None:
-        """Have nothing to give back: it is the number of attempts that is limited."""
+        """Do nothing: the limiter limits the rate of attempts, not their number at a time."""
 
 
 class Fetch:
@@ -135,32 +135,33 @@ class Fetch:
     Args:
         connector: Makes the calls.
         urls: The list.
-        wanted: What is fetched, and how.
-        rate: The connector's limiter, which is told to stop, too.
-        clock: Seconds, monotonic.
+        options: The options of the run.
+        limiter: The connector's rate limiter; `stop` stops it as well.
+        clock: A monotonic clock, in seconds.
 
     Attributes:
-        failures: How many calls failed in which way.
-        stopped: Whether the run was told to stop before the end of the list.
-        begun: Set when the first URL is looked for: what a log had of the list is known then.
+        options: The options of the run.
+        failures: The number of failed calls by error class and status.
+        stopped: Whether `stop` was called.
+        begun: Set when the first URL is read. `resumed` is known then.
     """
 
     def __init__(
         self,
         connector: AsyncConnector,
         urls: UrlList,
-        wanted: FetchOptions,
+        options: FetchOptions,
         *,
-        rate: StoppableLimiter | None = None,
+        limiter: StoppableLimiter | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
+        self.options = options
         self.failures: Counter[str] = Counter()
         self.stopped = False
         self.begun = asyncio.Event()
         self._connector = connector
         self._urls = urls
-        self._wanted = wanted
-        self._rate = rate
+        self._limiter = limiter
         self._stop = asyncio.Event()
         self._seen: set[str] = set()
         self._outcomes: Outcomes | None = None
@@ -171,39 +172,29 @@ class Fetch:
 
     @property
     def resumed(self) -> Resumed | None:
-        """What the log had of the list, once that is known."""
+        """What the logs contained of the list; None before `begun`, or without ``resume``."""
         return None if self._outcomes is None else self._outcomes.resumed
-
-    @property
-    def project(self) -> str:
-        """What the calls belong to."""
-        return self._wanted.project
-
-    @property
-    def concurrency(self) -> int:
-        """Calls under way at a time, at most."""
-        return self._wanted.concurrency
 
     async def run(self) -> None:
         """Fetch the list.
 
         Raises:
             OSError: The list cannot be read, or results or rows cannot be written.
-            ValueError: The list, or a log to resume from, is another kind of file.
+            ValueError: The list, or a log to resume from, is a file of another kind.
         """
-        wanted = self._wanted
-        # The pool must not be narrower than what was asked for; per host it is bounded elsewhere
-        pool = aiohttp.TCPConnector(limit=wanted.concurrency)
+        options = self.options
+        # The default limit of 100 connections could be below `concurrency`. The connector limits each host
+        pool = aiohttp.TCPConnector(limit=options.concurrency)
         async with aiohttp.ClientSession(connector=pool) as session:
             outcomes = self._connector.get_many(
                 session,
                 self._until_stopped(),
-                wanted.project,
-                max_concurrency=wanted.concurrency,
-                resume=wanted.resume,
-                sink=None if wanted.results is None else ResultsSink(wanted.results),
+                options.project,
+                max_concurrency=options.concurrency,
+                resume=options.resume,
+                sink=None if options.results is None else ResultsSink(options.results),
                 decode=bytes,
-                **wanted.options,
+                **options.options,
             )
             async with self._connector, outcomes:
                 self._outcomes = outcomes
@@ -211,32 +202,31 @@ class Fetch:
                     self._count(outcome)
 
     def stop(self) -> None:
-        """Begin no further calls; `run` returns when those under way have ended."""
+        """Start no further calls. `run` returns when the calls in flight have ended."""
         self.stopped = True
         self._stop.set()
-        if self._rate is not None:
-            self._rate.stop()
+        if self._limiter is not None:
+            self._limiter.stop()
 
     def progress(self) -> Progress:
-        """Return where it stands now."""
+        """Return the current numbers. Call this regularly: it also samples the counts for the rate."""
         now, ended = self._clock(), self._succeeded + self._failed
-        if now - self._samples[-1][0] >= _SAMPLE:
+        if now - self._samples[-1][0] >= _SAMPLE_INTERVAL:
             self._samples.append((now, ended))
-        while now - self._samples[0][0] > _RECENT and len(self._samples) > 1:
+        while now - self._samples[0][0] > _RATE_WINDOW and len(self._samples) > 1:
             self._samples.popleft()
         since, before = self._samples[0]
-        if ended - before < _FEW:  # too little to tell how it goes of late
+        if ended - before < _MIN_CALLS_FOR_RATE:
             since, before = self._started, 0
         rate = (ended - before) / (now - since) if now > since else 0.0
-        passed_over = self._passed_over()
-        done, total = ended + passed_over, self._urls.total
+        done, total = ended + self._skipped, self._urls.total
         stats = self._connector.stats()
         return Progress(
             done=done,
             total=total,
             succeeded=self._succeeded,
             failed=self._failed,
-            passed_over=passed_over,
+            passed_over=self._skipped,
             retries=stats.retries,
             active=stats.calls_active,
             paused=len(stats.hosts_paused),
@@ -246,7 +236,7 @@ class Fetch:
         )
 
     def rows_missing(self) -> int:
-        """Return how many rows are not in the log, because the disk refuses them."""
+        """Return how many rows are not in the log, because they could not be written."""
         stats = self._connector.stats()
         return stats.rows_waiting + stats.rows_lost
 
@@ -259,10 +249,11 @@ class Fetch:
             "failed": self._failed,
             "error_rate": self._failed / calls if calls else float("nan"),
             "retries": self._connector.stats().retries,
-            "passed_over": self._passed_over(),
+            "passed_over": self._skipped,
         }
 
-    def _passed_over(self) -> int:
+    @property
+    def _skipped(self) -> int:
         return self._repeated + (0 if self._outcomes is None else self._outcomes.passed_over)
 
     def _count(self, outcome: Outcome) -> None:
@@ -275,10 +266,10 @@ class Fetch:
         self.failures[f"{type(error).__name__}{status}"] += 1
 
     async def _until_stopped(self) -> AsyncGenerator[str]:
-        """Yield the URLs one by one; end at once when told to, also while the next ones are waited for."""
+        """Yield the URLs one by one. End when `stop` is called, also while waiting for the next batch."""
         self.begun.set()
         async with aclosing(self._urls.batches()) as batches:
-            while (batch := await _unless(self._stop, anext(batches, None))) is not None:
+            while (batch := await _result_unless_stopped(anext(batches, None), self._stop)) is not None:
                 for url in batch:
                     if self._stop.is_set():
                         return
@@ -286,7 +277,7 @@ class Fetch:
                         yield url
 
     def _is_repeated(self, url: str) -> bool:
-        if not self._wanted.dedupe:
+        if not self.options.dedupe:
             return False
         repeated = url in self._seen
         self._seen.add(url)
@@ -294,14 +285,14 @@ class Fetch:
         return repeated
 
 
-async def _unless(stop: asyncio.Event, coming: Awaitable[list[str] | None]) -> list[str] | None:
-    """Return what comes; None if it is to stop before it does."""
-    wanted, stopping = asyncio.ensure_future(coming), asyncio.ensure_future(stop.wait())
+async def _result_unless_stopped(awaitable: Awaitable[list[str] | None], stop: asyncio.Event) -> list[str] | None:
+    """Return the result of `awaitable`; None if `stop` is set first."""
+    result, stopping = asyncio.ensure_future(awaitable), asyncio.ensure_future(stop.wait())
     try:
-        await asyncio.wait({wanted, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        return None if stop.is_set() else wanted.result()
+        await asyncio.wait({result, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return None if stop.is_set() else result.result()
     finally:
         stopping.cancel()
-        if not wanted.done():
-            wanted.cancel()
-            await asyncio.wait({wanted})
+        if not result.done():
+            result.cancel()
+            await asyncio.wait({result})

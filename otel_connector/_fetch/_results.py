@@ -1,249 +1,160 @@
-r"""Level 2: the results of many calls as JSON lines, in a file that survives kill -9 at any moment.
+"""The file that the results of a fetch are written to, and the sink that writes outcomes to it.
 
-Who awaited the write of a line and got an answer has it in the file. Lines that come while others are being written
-wait and are the next batch, so that a thousand callers cost a few writes; a thread of its own does them. In a
-compressed file each batch is a whole gzip member or zstd frame, so that what was written before it can always be read,
-and what a killed program tore can be told apart and cut. Knows neither calls nor the log.
+A line is in the file when its `ResultsFile.write` has returned, also after ``kill -9``. Lines that arrive while a batch
+is written form the next batch, so a thousand concurrent callers cost a few writes. A thread does the writes, so a slow
+disk does not block the event loop. What a killed process left unfinished is cut by the next `ResultsFile` that resumes.
+Does not know how calls are made, nor the log.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import errno
-import json
 import os
-import re
-import threading
 import weakref
-import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from importlib import import_module
-from queue import SimpleQueue
-from typing import Any, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from otel_connector._csv._torn_tail import blocks, cut_torn_tail, open_regular, refuse_strangers_links
+from otel_connector._csv._lock import try_lock
+from otel_connector._csv._torn_tail import open_regular, refuse_strangers_links
+from otel_connector._fetch._result_formats import format_of
+from otel_connector._fetch._result_line import call_ids, result_line
+from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
+from otel_connector._serial_executor import SerialExecutor
 
-fcntl: Any
-try:
-    import fcntl
-except ImportError:  # Windows: no advisory locks, so one process per file (see the README)
-    fcntl = None
+if TYPE_CHECKING:
+    from otel_connector._bulk import Outcome
 
-_PIECE = 8_192  # bytes unpacked at once: a finished member's decoder copies what is behind it, so not a whole block
-_PAUSE = 0.001  # seconds between two looks at whether the thread has ended
-_GZIP = 16 + zlib.MAX_WBITS
-_ZSTD_LEVEL = 3  # the library's own choice; its window of 2 MiB is what a reader has to hold
-
-# File systems that know no locks; there one process writes a file, as on Windows
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
-
-# What some readers take for the end of a line, and JSON for a letter like any other
-_LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
-_LONGEST_HEAD = 2**17  # bytes of a line in which its call_id is looked for; a URL is shorter
-
-# As `result_line` writes it: nothing inside the URL before it can look like this, because its quotes are escaped
-_CALL_ID = re.compile(rb'","call_id":"([0-9a-f]+-[0-9a-f]+)","status":')
-_TO_SPACES = str.maketrans("\r\n", "  ")
+# The errors of O_NOFOLLOW on a symbolic link: POSIX, and FreeBSD
+_IS_LINK = frozenset({errno.ELOOP, errno.EMLINK})
 
 _Batch: TypeAlias = "dict[asyncio.Future[OSError | None], bytes]"
-"""Lines, each under what its caller waits for."""
-
-
-def result_line(url: str, call_id: str, status: int | None, body: bytes) -> bytes:
-    r"""Return the JSON line of one result, with its ``\n``: the body under ``json``, ``text`` or ``base64``.
-
-    JSON is taken over as it is spelt, so that numbers keep every digit and objects their order; only line breaks, which
-    mean nothing there, become spaces. JSON that Python itself would not read back (nested too deeply, an integer of
-    more digits than it converts) is text, so that no body can break the line's readers.
-
-    Args:
-        url: The URL asked for. Lone surrogates, which no strict reader takes, are written as in the log: ``\ud800``.
-        call_id: The id of its row.
-        status: The HTTP status, if there is one.
-        body: The body, undecoded.
-    """
-    known = f'"url":{_quoted(url)},"call_id":{_quoted(call_id)},"status":{json.dumps(status)}'
-    return f"{{{known},{_content(body)}}}\n".encode()
-
-
-def _content(body: bytes) -> str:
-    try:
-        return f'"json":{_as_spelt(body)}'
-    except (ValueError, RecursionError):  # no JSON, or not in the encoding it seems to be in
-        pass
-    try:
-        return f'"text":{_quoted(body.decode())}'
-    except UnicodeDecodeError:
-        return f'"base64":"{base64.b64encode(body).decode()}"'
-
-
-def _as_spelt(body: bytes) -> str:
-    """Return JSON on one line.
-
-    Raises:
-        ValueError: It is none.
-        RecursionError: It is nested too deeply.
-    """
-    text = body.decode(json.detect_encoding(body))
-    json.loads(text, parse_constant=_refuse_constant)
-    # Inside a string a line break is an escape already, and the other line ends can be nowhere else
-    return text.translate(_TO_SPACES).translate(_LINE_ENDS)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _quoted(text: str) -> str:
-    """Return a JSON string that is one line to every reader."""
-    whole = text.encode("utf-8", "backslashreplace").decode()
-    return json.dumps(whole, ensure_ascii=False).translate(_LINE_ENDS)
+"""Lines, each under the future its caller awaits. The future's result is the error, or None if the line is written."""
 
 
 class ResultsFile:
-    """Appends lines to one file, for many callers at once. For one event loop at a time.
+    """Appends lines to one file, for many concurrent callers. It serves one event loop at a time.
 
-    The constructor and `close` block, for as long as it takes to read a compressed file: they are for before and after
-    the loop, or for a thread.
+    The constructor and `close` block, for as long as it takes to read a compressed file. Call them before and after the
+    loop runs, or in a thread.
 
     Args:
-        path: The file; created with mode 0600 if it is not there. ``.gz`` and ``.zst`` are compressed.
-        resume: Go on with a file that has results.
+        path: The file; created with mode 0600 if it does not exist. ``.gz`` and ``.zst`` are compressed.
+        resume: Append to a file that already has results.
 
     Attributes:
         path: The file.
-        cut: Bytes of an unfinished end that were taken off, of lines whose `write` never returned. Those of a plain
-            file are kept in ``<path>.torn``.
+        cut: Bytes of an unfinished end that were cut; the `write` of such lines never returned. Those of a plain file
+            are kept in ``<path>.torn``.
 
     Raises:
         FileExistsError: It has results, and `resume` is False.
-        BlockingIOError: Another program is writing it.
-        OSError: It cannot be opened, is not a regular file, or is a symbolic link of somebody else's.
-        ValueError: It does not hold JSON lines in this compression, or is damaged before its end; nothing was changed.
-        ImportError: The compression is zstd, and nothing installed provides it.
+        BlockingIOError: Another process is writing it.
+        OSError: It cannot be opened, is not a regular file, or is a symbolic link that belongs to another user.
+        ValueError: It does not contain JSON lines in this compression, or is damaged before its end; it is not changed.
+        ImportError: The compression is zstd, and no library for it is installed.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, resume: bool) -> None:
         self.path = os.fspath(path)
         self.cut = 0
-        self._format = _format_of(self.path)  # before a file is created that nobody can write
+        self._format = format_of(self.path)  # first, so that no file is created if the library is missing
         fd = _open(self.path)
         try:
-            _lock(fd, self.path)
-            if os.fstat(fd).st_size:
-                self._take_over(fd, resume=resume)
+            self._prepare(fd, resume=resume)
             self._end = os.fstat(fd).st_size
         except BaseException:
             os.close(fd)
             raise
         self._fd = fd
-        self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._closing = weakref.finalize(self, _let_go, fd, self._jobs)
-        self._closing.atexit = False  # the system closes it, and a batch may be on its way
-        self._thread: threading.Thread | None = None
-        self._closed = False
-        self._close_error: OSError | None = None
+        self._executor = SerialExecutor("results")
+        self._finalizer = weakref.finalize(self, _close, fd, self._executor)
+        self._finalizer.atexit = False  # a batch may be in progress, and the system closes the file
+        self._closed: Future[OSError | None] | None = None
         self._failure: OSError | None = None  # set by the thread only
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: _Batch = {}
-        self._busy = False  # whether a batch is on its way, which sends the next one when it is back
+        self._busy = False  # whether a batch is being written; its end starts the next batch
 
     def call_ids(self) -> Iterator[str]:
         """Read the file from its beginning, and yield the ``call_id`` of each result. Blocks, as the constructor."""
-        head, passed = b"", False  # of a line: its beginning, and whether that told what there is to know
-        for data in self._format.contents(self._fd):
-            for number, piece in enumerate(data.split(b"\n")):
-                if number:
-                    head, passed = b"", False
-                if passed:
-                    continue
-                head += piece
-                if (found := _CALL_ID.search(head)) is not None:
-                    yield found[1].decode()
-                passed = found is not None or len(head) > _LONGEST_HEAD
+        return call_ids(self._format.lines(self._fd))
 
     async def write(self, line: bytes) -> None:
-        r"""Append a line; it is in the file when this returns, though a power cut may still take it.
+        r"""Append a line. It is in the file when this returns; only a power failure can still lose it.
 
-        Cancelled, it may have been written or not.
+        If this is cancelled, the line may be in the file or not.
 
         Args:
             line: One line, with its ``\n``.
 
         Raises:
-            OSError: The disk refused it, or an earlier one: the file ends with what was written before.
+            OSError: This line or an earlier one could not be written. The file ends with the lines before that one.
             ValueError: It is not one line, or the file is closed.
             RuntimeError: Another event loop is writing.
         """
         if not line or line.find(b"\n") + 1 != len(line):
-            raise ValueError("line: it must be one line, with the line end")
-        if self._closed:
+            raise ValueError("line must be one line, with the line end")
+        if self._closed is not None:
             raise ValueError("the results file is closed")
-        self._refuse(self._failure)
-        loop = self._on_this_loop()
-        self._start_thread()
-        future: asyncio.Future[OSError | None] = loop.create_future()  # its result is why the line is not there
-        self._waiting[future] = line
+        self._raise(self._failure)
+        loop = self._use_running_loop()
+        self._executor.start()
+        written: asyncio.Future[OSError | None] = loop.create_future()
+        self._waiting[written] = line
         if not self._busy:
-            self._send(loop)
+            self._start_batch(loop)
         try:
-            failure = await future
+            failure = await written
         finally:
-            self._waiting.pop(future, None)  # nobody waits with it any more, if this was cancelled
-        self._refuse(failure)
+            self._waiting.pop(written, None)  # still there only if this call was cancelled
+        self._raise(failure)
 
     async def aclose(self) -> None:
-        """Write what is queued, close the file and end the thread. Safe to call again, and when cancelled.
+        """Write the queued lines, close the file and end the thread. Safe to call again, and after a cancellation.
 
         Raises:
-            OSError: The file system refused something when the file was closed, as some do that are full.
+            OSError: The system call ``close`` failed, as it does on some file systems that are full.
         """
-        self._begin_close()
-        while self._thread is not None and self._thread.is_alive():  # noqa: ASYNC110 - a thread's end cannot be awaited
-            await asyncio.sleep(_PAUSE)
-        self._refuse(self._close_error)
+        # Shielded: cancelling this must not cancel the job
+        self._raise(await asyncio.shield(asyncio.wrap_future(self._start_close())))
 
     def close(self) -> None:
-        """Do the same where no loop runs. Safe to call again.
+        """Do the same without a running loop. Safe to call again.
 
         Raises:
             OSError: As with `aclose`.
         """
-        self._begin_close()
-        if self._thread is not None:
-            self._thread.join()
-        self._refuse(self._close_error)
+        self._raise(self._start_close().result())
 
-    def _take_over(self, fd: int, *, resume: bool) -> None:
+    def _prepare(self, fd: int, *, resume: bool) -> None:
+        """Lock the file, and cut an unfinished end."""
+        if not try_lock(fd):
+            why = "another process is writing it; end that process first, or use another name"
+            raise BlockingIOError(errno.EWOULDBLOCK, why, self.path)
+        if os.fstat(fd).st_size == 0:
+            return
         if not resume:
-            why = "it has results already; go on with it (--resume), or give another name"
+            why = "it already has results; continue it (--resume), or use another name"
             raise FileExistsError(errno.EEXIST, why, self.path)
         try:
-            self.cut = self._format.mend(fd, self.path)
+            self.cut = self._format.repair(fd)
         except ValueError as error:
             raise ValueError(f"{self.path!r} {error}; nothing was changed") from error
 
-    def _begin_close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        if self._thread is None:
-            self._shut()
-            return
-        if self._waiting and self._loop is not None:
-            self._send(self._loop)
-        self._jobs.put(self._shut)
-        self._jobs.put(None)
+    def _start_close(self) -> Future[OSError | None]:
+        if self._closed is None:
+            self._executor.start()
+            if self._waiting and self._loop is not None:
+                self._start_batch(self._loop)
+            self._closed = self._executor.submit(self._finalizer)
+        return self._closed
 
-    def _shut(self) -> None:
-        self._close_error = self._closing()
-
-    def _on_this_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the running loop, and forget one that has ended, with those who waited there."""
+    def _use_running_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop. If the last loop has ended, drop the callers that waited there."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             if self._busy and self._loop is not None and not self._loop.is_closed():
@@ -251,30 +162,22 @@ class ResultsFile:
             self._loop, self._waiting, self._busy = loop, {}, False
         return loop
 
-    def _start_thread(self) -> None:
-        if self._thread is None:
-            # A daemon, so that a disk that hangs cannot hold up the end of the program: whoever waits for the disk has
-            # not been told that a line is there
-            thread = threading.Thread(target=_work, args=(self._jobs,), name="otel_connector.results", daemon=True)
-            thread.start()
-            self._thread = thread
-
-    def _send(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Hand over to the thread what waits."""
+    def _start_batch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Pass all waiting lines to the thread."""
         batch, self._waiting, self._busy = self._waiting, {}, True
-        self._jobs.put(partial(self._write_batch, loop, batch))
+        self._executor.submit(partial(self._write_batch, loop, batch))
 
-    def _sent(self, loop: asyncio.AbstractEventLoop, batch: _Batch, failure: OSError | None) -> None:
-        """Have the thread go on, and then the callers."""
+    def _end_batch(self, loop: asyncio.AbstractEventLoop, batch: _Batch, failure: OSError | None) -> None:
+        """Start the next batch first, so that the disk is busy while the callers continue."""
         self._busy = False
         if self._waiting:
-            self._send(loop)
-        for future in batch:
-            if not future.done():  # cancelled
-                future.set_result(failure)
+            self._start_batch(loop)
+        for written in batch:
+            if not written.done():  # else its caller was cancelled
+                written.set_result(failure)
 
-    def _refuse(self, failure: OSError | None) -> None:
-        if failure is not None:  # an error of its own for each caller: a traceback is of one
+    def _raise(self, failure: OSError | None) -> None:
+        if failure is not None:  # a new error for each caller, because a raised error holds the caller's traceback
             raise OSError(failure.errno, failure.strerror, self.path) from failure
 
     # In the thread
@@ -283,32 +186,28 @@ class ResultsFile:
         if self._failure is None:
             try:
                 self._append(self._format.pack(b"".join(batch.values())))
-            except BaseException as error:  # noqa: BLE001 - whatever it is (no memory), the callers must not wait for ever
-                self._failure = _as_os_error(error)
-        with suppress(RuntimeError):  # the loop is closed, and nobody waits
-            loop.call_soon_threadsafe(self._sent, loop, batch, self._failure)
+            except OSError as error:
+                self._failure = error
+            except BaseException as error:  # noqa: BLE001 - any error (no memory) must end the wait of the callers
+                self._failure = OSError(errno.EIO, f"{type(error).__name__}: {error}")
+        with suppress(RuntimeError):  # the loop is closed, so no caller waits
+            loop.call_soon_threadsafe(self._end_batch, loop, batch, self._failure)
 
     def _append(self, data: bytes) -> None:
-        left = memoryview(data)
+        rest = memoryview(data)
         try:
-            while left:
-                left = left[os.write(self._fd, left) :]
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
         except BaseException:
-            with suppress(OSError):  # then its beginning stays, and the next to open the file cuts it
+            with suppress(OSError):  # else the partial batch stays, and the next `ResultsFile` cuts it
                 os.ftruncate(self._fd, self._end)
             raise
         self._end += len(data)
 
 
-def _work(jobs: SimpleQueue[Callable[[], object] | None]) -> None:
-    while (job := jobs.get()) is not None:
-        job()
-        del job  # it holds the file, which may be dropped
-
-
-def _let_go(fd: int, jobs: SimpleQueue[Callable[[], object] | None]) -> OSError | None:
-    """Close the file, and end the thread of one that was dropped."""
-    jobs.put(None)
+def _close(fd: int, executor: SerialExecutor) -> OSError | None:
+    """Close the file and end the thread: by `close`, or if the `ResultsFile` is garbage-collected."""
+    executor.stop()
     try:
         os.close(fd)
     except OSError as error:
@@ -316,194 +215,40 @@ def _let_go(fd: int, jobs: SimpleQueue[Callable[[], object] | None]) -> OSError 
     return None
 
 
-def _as_os_error(error: BaseException) -> OSError:
-    return error if isinstance(error, OSError) else OSError(errno.EIO, f"{type(error).__name__}: {error}")
-
-
 def _open(path: str) -> int:
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
-    if os.path.islink(path):  # noqa: PTH114 - a str, which may be no name at all
-        refuse_strangers_links(path)
-    else:  # nor one that somebody puts there right now
-        flags |= getattr(os, "O_NOFOLLOW", 0)
+    try:
+        return open_regular(path, flags | getattr(os, "O_NOFOLLOW", 0))
+    except OSError as error:
+        if error.errno not in _IS_LINK:
+            raise
+    refuse_strangers_links(path)
     return open_regular(path, flags)
 
 
-def _lock(fd: int, path: str) -> None:
-    """Have nobody else write the file until it is closed, however this process ends."""
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        why = "another program is writing it; end that first, or give another name"
-        raise BlockingIOError(error.errno, why, path) from error
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
+class ResultsSink:
+    """A sink for `AsyncConnector.get_many` that writes each outcome as a JSON line. Its value must be the body (bytes).
 
+    Args:
+        results: The file.
+        redacted: Query parameters whose values are not written. Otherwise the URL is written as it was given.
+    """
 
-# Formats
+    def __init__(self, results: ResultsFile, redacted: Iterable[str] = DEFAULT_REDACTED_PARAMS) -> None:
+        self._results = results
+        self._redact = Redactor(frozenset(redacted)).url
+        self._stored: set[int] | None = None
 
+    def holds(self, call_id: str) -> bool:
+        """Return whether the file had the result of a call at the first call of this method, which reads the file."""
+        if self._stored is None:
+            # Hashes of 64 bits take a third of the memory of the ids
+            self._stored = {hash(each) for each in self._results.call_ids()}
+        return hash(call_id) in self._stored
 
-class _Format(Protocol):
-    """How lines are kept in a file."""
-
-    def pack(self, lines: bytes) -> bytes:
-        """Return what to append for some whole lines."""
-        ...
-
-    def mend(self, fd: int, path: str) -> int:
-        """Take off an unfinished end and return its bytes.
-
-        Raises:
-            ValueError: The file is of another kind, or damaged elsewhere; says which, and nothing is changed.
-        """
-        ...
-
-    def contents(self, fd: int) -> Iterator[bytes]:
-        """Yield the lines, unpacked, in bounded pieces."""
-        ...
-
-
-def _format_of(path: str) -> _Format:
-    ending = os.path.splitext(path)[1].lower()  # noqa: PTH122 - a Path would drop a trailing slash
-    return _Gzip() if ending == ".gz" else _Zstd() if ending == ".zst" else _Plain()
-
-
-class _Plain:
-    def pack(self, lines: bytes) -> bytes:
-        return lines
-
-    def mend(self, fd: int, path: str) -> int:
-        _refuse_stranger(b"".join(blocks(fd, 0, 1)))
-        return cut_torn_tail(fd, path)
-
-    def contents(self, fd: int) -> Iterator[bytes]:
-        return blocks(fd, 0, os.fstat(fd).st_size)
-
-
-class _Compressed(ABC):
-    """Members, one after the other, each with the lines of a batch."""
-
-    name: str
-    errors: tuple[type[Exception], ...]
-
-    @abstractmethod
-    def decoder(self) -> Any:
-        """Return what unpacks one member."""
-
-    @abstractmethod
-    def unpacked(self, decoder: Any, data: bytes) -> Iterator[bytes]:
-        """Unpack in bounded pieces, up to the end of the member."""
-
-    def mend(self, fd: int, path: str) -> int:  # noqa: ARG002 - the path is for those who keep what they cut
-        size, members = os.fstat(fd).st_size, _Members(self)
-        try:
-            for block in blocks(fd, 0, size):
-                for start in range(0, len(block), _PIECE):
-                    members.feed(block[start : start + _PIECE])
-        except self.errors as error:
-            # Not torn but damaged: what is behind that place may be whole, and is not ours to throw away
-            raise ValueError(_damage(self.name, members.end, str(error))) from error
-        _refuse_stranger(members.first)
-        if members.end_line != b"\n":
-            raise ValueError("does not end with a whole line: another program made it")
-        if members.end < size:
-            os.ftruncate(fd, members.end)
-        return size - members.end
-
-    def contents(self, fd: int) -> Iterator[bytes]:
-        decoder = self.decoder()
-        for block in blocks(fd, 0, os.fstat(fd).st_size):
-            for start in range(0, len(block), _PIECE):
-                data = block[start : start + _PIECE]
-                while data:
-                    yield from self.unpacked(decoder, data)
-                    if not decoder.eof:
-                        break
-                    data, decoder = decoder.unused_data, self.decoder()
-
-
-def _damage(name: str, end: int, error: str) -> str:
-    if not end:
-        return f"is not {name} ({error})"
-    return f"is damaged behind its first {end} bytes ({error}); to go on without the rest: truncate -s {end}"
-
-
-class _Members:
-    """Finds where the last whole member ends, in bounded memory."""
-
-    def __init__(self, packed: _Compressed) -> None:
-        self._packed = packed
-        self._decoder = packed.decoder()
-        self._seen = 0  # bytes
-        self._last = b"\n"
-        self.first = b""  # of all that was unpacked
-        self.end = 0
-        self.end_line = b"\n"  # the last byte unpacked before the end
-
-    def feed(self, data: bytes) -> None:
-        self._seen += len(data)
-        while data:
-            for text in self._packed.unpacked(self._decoder, data):
-                self.first = self.first or text[:1]
-                self._last = text[-1:] or self._last
-            if not self._decoder.eof:
-                return
-            data = self._decoder.unused_data
-            self.end, self.end_line = self._seen - len(data), self._last
-            self._decoder = self._packed.decoder()
-
-
-class _Gzip(_Compressed):
-    name = "gzip"
-    errors = (zlib.error,)
-
-    def pack(self, lines: bytes) -> bytes:
-        packer = zlib.compressobj(wbits=_GZIP)
-        return packer.compress(lines) + packer.flush()
-
-    def decoder(self) -> Any:
-        return zlib.decompressobj(wbits=_GZIP)
-
-    def unpacked(self, decoder: Any, data: bytes) -> Iterator[bytes]:
-        while data and not decoder.eof:
-            yield decoder.decompress(data, _PIECE)
-            data = decoder.unconsumed_tail
-
-
-class _Zstd(_Compressed):
-    name = "zstd"
-
-    def __init__(self) -> None:
-        self._library = _zstd_library()
-        self.errors = (self._library.ZstdError,)
-        parameters = self._library.CompressionParameter
-        self._options = {parameters.compression_level: _ZSTD_LEVEL, parameters.checksum_flag: 1}
-
-    def pack(self, lines: bytes) -> bytes:
-        packed: bytes = self._library.compress(lines, options=self._options)
-        return packed
-
-    def decoder(self) -> Any:
-        return self._library.ZstdDecompressor()
-
-    def unpacked(self, decoder: Any, data: bytes) -> Iterator[bytes]:
-        yield decoder.decompress(data, _PIECE)
-        while not decoder.eof and not decoder.needs_input:
-            yield decoder.decompress(b"", _PIECE)
-
-
-def _zstd_library() -> Any:
-    """Import zstd from the standard library (Python 3.14 and later) or from its backport."""
-    for name in ("compression.zstd", "backports.zstd"):
-        with suppress(ImportError):
-            return import_module(name)
-    raise ImportError("a results file that ends in .zst needs zstd: pip install 'otel-connector[cli]'")
-
-
-def _refuse_stranger(first: bytes) -> None:
-    """Raise ValueError if a file that begins with this byte holds no JSON lines; one that holds nothing passes."""
-    if first not in {b"", b"{"}:
-        raise ValueError(f"holds no JSON lines: its first byte is {first!r}, not '{{'")
+    async def __call__(self, outcome: Outcome) -> None:
+        """Write the outcome of one successful call."""
+        record = outcome.record
+        body: bytes = outcome.value or b""  # 204 and similar responses have no body
+        url = self._redact(str(outcome.url))
+        await self._results.write(result_line(url, record.call_id, record.response_code, body))

@@ -1,7 +1,7 @@
-"""Where the URLs of ``otel-connector fetch`` come from: a file, a pipe, a template with a range.
+"""The sources of URLs of ``otel-connector fetch``: a file, a pipe, a template with a range, or a single URL.
 
-They come in batches, read in a thread, so that neither a slow disk nor a pipe that nobody writes to holds up the event
-loop, and are never all in memory. Knows nothing of calls.
+URLs are read in batches, never all at once. Files and pipes are read in a thread, so that a slow disk or a pipe without
+data does not block the event loop. Does not know calls.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import codecs
 import errno
 import os
 import re
+import stat
 import string
 import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
-_BLOCK = 65_536
-_LONGEST_LINE = 2**20  # bytes; what has none shorter is no list of URLs
-_BATCH = 1_000  # URLs of a range
-_AHEAD = 2  # batches read before they are asked for
+_BLOCK = 65_536  # bytes read at a time
+_MAX_LINE = 2**20  # characters; a file with a longer line is not a list of URLs
+_BATCH = 1_000  # URLs of a range in one batch
+_READ_AHEAD = 2  # batches that are read in advance
 
 _RANGE = re.compile(r"(-?\d+):(-?\d+)(?::([1-9]\d*))?")
 
@@ -35,80 +35,84 @@ class UrlList(Protocol):
 
     @property
     def total(self) -> int | None:
-        """How many there are; None if that is not known beforehand."""
+        """The number of URLs; None if it is not known in advance."""
         ...
 
     def batches(self) -> AsyncGenerator[list[str]]:
-        """Yield the URLs."""
+        """Yield the URLs in batches."""
         ...
 
 
 class UrlLines:
-    """The lines of a file or of standard input, but for blank ones and comments (``#`` first).
+    """The lines of a file or of standard input, except blank lines and comments (``#`` first).
 
-    UTF-8, with or without a byte order mark; the blanks around a URL are not part of it.
+    UTF-8, with or without a byte order mark. White space around a URL is removed.
 
     Args:
-        path: The file; ``-`` for standard input.
+        path: The file; ``-`` is standard input.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no text: a line is longer than 1 MiB.
+        ValueError: It is not a text file: a line is longer than 1 MiB.
     """
 
     def __init__(self, path: str) -> None:
         self._name = path
-        if path == "-" and sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] # closed by the shell: "<&-"
-            raise OSError(errno.EBADF, "standard input is closed", path)
-        self._fd = (
-            os.dup(sys.stdin.fileno()) if path == "-" else os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        )
-        if os.path.isdir(path):  # noqa: PTH112 - a str
+        if path == "-":
+            if not sys.stdin:  # None: the shell closed it ("<&-")
+                raise OSError(errno.EBADF, "standard input is closed", path)
+            self._fd = os.dup(sys.stdin.fileno())
+        else:
+            self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        mode = os.fstat(self._fd).st_mode
+        if stat.S_ISDIR(mode):
             os.close(self._fd)
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        self.total = sum(map(len, self._parsed())) if Path(path).is_file() else None
+        # Standard input is read once, even if it is a file: the shell may have positioned it
+        self._rereadable = path != "-" and stat.S_ISREG(mode)
+        self.total = sum(map(len, self._parsed())) if self._rereadable else None
 
     async def batches(self) -> AsyncGenerator[list[str]]:
-        """Yield what is in each block that is read."""
+        """Yield the URLs of each block that is read."""
         loop, items = asyncio.get_running_loop(), asyncio.Queue[list[str] | Exception | None]()
-        room, left = threading.Semaphore(_AHEAD), False
+        permits, closed = threading.Semaphore(_READ_AHEAD), False
 
-        def hand_over(item: list[str] | Exception | None) -> None:
-            room.acquire()
-            if left:
-                raise RuntimeError("nobody wants more")
+        def put(item: list[str] | Exception | None) -> None:
+            permits.acquire()
+            if closed:
+                raise RuntimeError("the generator is closed")
             loop.call_soon_threadsafe(items.put_nowait, item)
 
         def read() -> None:
-            with suppress(RuntimeError):  # nobody wants more, or the loop has ended
+            with suppress(RuntimeError):  # the generator or the loop is closed
                 try:
                     for batch in self._parsed():
-                        hand_over(batch)
-                    hand_over(None)
+                        put(batch)
+                    put(None)
                 except (OSError, ValueError) as error:
-                    hand_over(error)
+                    put(error)
 
-        # A daemon: a read from a pipe cannot be interrupted, and must not hold up the end of the program
+        # A daemon, because a read from a pipe cannot be interrupted, and must not delay the exit of the program
         threading.Thread(target=read, name="otel_connector.urls", daemon=True).start()
         try:
             while (item := await items.get()) is not None:
                 if isinstance(item, Exception):
                     raise item
-                room.release()
+                permits.release()
                 yield item
         finally:
-            left = True
-            room.release()
+            closed = True
+            permits.release()
 
     def _parsed(self) -> Iterator[list[str]]:
-        """Read from the beginning, where there is one, to the end."""
-        if Path(self._name).is_file():
+        """Read to the end; a file from its beginning, a pipe from where it is."""
+        if self._rereadable:
             os.lseek(self._fd, 0, os.SEEK_SET)
         decode, rest = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape").decode, ""
         while block := os.read(self._fd, _BLOCK):
             *lines, rest = (rest + decode(block)).split("\n")
-            if len(rest) > _LONGEST_LINE:
-                raise ValueError(f"{self._name} is no list of URLs: a line is longer than {_LONGEST_LINE:,} characters")
+            if len(rest) > _MAX_LINE:
+                raise ValueError(f"{self._name} is not a list of URLs: a line is longer than {_MAX_LINE:,} characters")
             yield _without_comments(lines)
         yield _without_comments([rest + decode(b"", final=True)])
 
@@ -119,10 +123,10 @@ def _without_comments(lines: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class UrlRange:
-    """A template with the numbers of a range in the place of its ``{}``.
+    """A template whose ``{}`` is replaced by each number of a range.
 
     Attributes:
-        template: A URL with one ``{}``, or with a format for whole numbers, as ``{:05}``.
+        template: A URL with one ``{}``, or with a format for integers, such as ``{:05}``.
         numbers: The range.
     """
 
@@ -131,11 +135,11 @@ class UrlRange:
 
     @property
     def total(self) -> int:
-        """How many there are."""
+        """The number of URLs."""
         return len(self.numbers)
 
     async def batches(self) -> AsyncGenerator[list[str]]:
-        """Yield some at a time."""
+        """Yield the URLs in batches."""
         for start in range(0, len(self.numbers), _BATCH):
             yield [self.template.format(number) for number in self.numbers[start : start + _BATCH]]
 
@@ -148,22 +152,26 @@ class OneUrl:
     total: int | None = 1
 
     async def batches(self) -> AsyncGenerator[list[str]]:
-        """Yield it."""
+        """Yield the URL."""
         yield [self.url]
 
 
 def urls_from(source: str, numbers: str | None) -> UrlList:
-    """Return the URLs that `source` stands for: a template if there are `numbers`, a URL, a file, ``-`` for stdin.
+    """Return the URLs of `source`.
+
+    Args:
+        source: A URL, a file with URLs, or ``-`` for standard input; with `numbers` a template.
+        numbers: The range of a template, as ``FIRST:LAST`` or ``FIRST:LAST:STEP``; None if `source` is not a template.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The template or the range is none; or the file is no list of URLs.
+        ValueError: The template or the range is invalid, or the file is not a list of URLs.
     """
     if numbers is not None:
         return UrlRange(_checked_template(source), _parsed_range(numbers))
     if source.startswith(("http://", "https://")):
         if "{" in source:
-            raise ValueError(f"{source} is a template: say with --range which numbers it stands for, as in 1:1000")
+            raise ValueError(f"{source} is a template: give its numbers with --range, for example 1:1000")
         return OneUrl(source)
     return UrlLines(source)
 
@@ -183,5 +191,5 @@ def _checked_template(template: str) -> str:
             template.format(1)
             return template
     except ValueError as error:
-        raise ValueError(f"{template!r} is no template: {error}") from None
-    raise ValueError(f"{template!r} is no template: it must have one {{}}, for the numbers of --range")
+        raise ValueError(f"{template!r} is not a template: {error}") from None
+    raise ValueError(f"{template!r} is not a template: it must have one {{}}, for the numbers of --range")

@@ -93,7 +93,7 @@ def fetch(
             options={"headers": _headers(header)} if header else {},
             results=results,
         )
-        run = Fetch(connector, urls, wanted, rate=limiter)
+        run = Fetch(connector, urls, wanted, limiter=limiter)
         fetch_and_show(run, quiet=quiet)
     except (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
         complain(f"otel-connector fetch: {reason(error)}")

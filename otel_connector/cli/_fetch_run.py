@@ -39,7 +39,7 @@ def fetch_and_show(run: Fetch, *, quiet: bool) -> None:
     now = run.progress()
     if not quiet:
         count = "URLs as they come" if now.total is None else f"{now.total:,} {'URL' if now.total == 1 else 'URLs'}"
-        say(console, f"{count}, up to {run.concurrency} at a time, on {name}")
+        say(console, f"{count}, up to {run.options.concurrency} at a time, on {name}")
     telemetry = configure("otel-connector-fetch") if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") else nullcontext()
     with telemetry, suppress(KeyboardInterrupt):
         run_on_loop(_watched(run, None if quiet else FetchView(console, run, moving=moves(console, sys.stderr))))

@@ -47,7 +47,7 @@ class FetchView:
     def say_what_was_found(self) -> None:
         """Say what the log had of the list, if it was looked into."""
         if self._fetch.resumed is not None:
-            say(self._console, what_was_found(self._fetch.resumed, self._fetch.project))
+            say(self._console, what_was_found(self._fetch.resumed, self._fetch.options.project))
 
     async def show(self) -> None:
         """Show it until cancelled."""

@@ -153,6 +153,12 @@ def test_a_list_skips_blank_lines_and_comments_and_an_invalid_url_is_a_failed_ca
     assert Counter(row["url"] for row in rows(tmp_path)) == {api.url("/ok"): 2, "no url": 1, api.url("/missing"): 1}
 
 
+def test_a_dash_is_standard_input_even_if_a_file_has_that_name(api: FaultServer, tmp_path: Path) -> None:
+    (tmp_path / "-").write_text("not a URL\n")
+    code, out, error = piped(tmp_path, "-", text=api.url("/ok"))
+    assert (code, "Done: 1 URL in" in out) == (0, True), error
+
+
 def test_dedupe_fetches_each_url_once(api: FaultServer, tmp_path: Path) -> None:
     (tmp_path / "urls").write_text(f"{api.url('/ok')}\n" * 5)
     code, out, _ = fetch(tmp_path, "urls", "--dedupe")
@@ -223,15 +229,15 @@ def test_traces_are_sent_to_the_endpoint_in_the_environment(api: FaultServer, tm
 BAD: dict[str, tuple[list[str], str]] = {
     "a missing file": (["none.txt"], "none.txt: No such file or directory"),
     "a folder": (["."], ".: Is a directory"),
-    "a template without a range": (["http://a/{}"], "http://a/{} is a template: say with --range"),
-    "a range without a template": (["http://a/", "--range", "1:2"], "is no template: it must have one {}"),
-    "a template with two fields": (["http://a/{}/{}", "--range", "1:2"], "is no template: it must have one {}"),
-    "a template with a named field": (["http://a/{n}", "--range", "1:2"], "is no template: it must have one {}"),
+    "a template without a range": (["http://a/{}"], "http://a/{} is a template: give its numbers with --range"),
+    "a range without a template": (["http://a/", "--range", "1:2"], "is not a template: it must have one {}"),
+    "a template with two fields": (["http://a/{}/{}", "--range", "1:2"], "is not a template: it must have one {}"),
+    "a template with a named field": (["http://a/{n}", "--range", "1:2"], "is not a template: it must have one {}"),
     "a template with an invalid format": (
         ["http://a/{:s}", "--range", "1:2"],
-        "is no template: Unknown format code 's'",
+        "is not a template: Unknown format code 's'",
     ),
-    "a broken template": (["http://a/{", "--range", "1:2"], "is no template: "),
+    "a broken template": (["http://a/{", "--range", "1:2"], "is not a template: "),
     "an invalid range": (["http://a/{}", "--range", "1-2"], "--range '1-2' must be FIRST:LAST or FIRST:LAST:STEP"),
     "an invalid header": (["http://a/", "-H", "secret"], "--header 'secret' must be 'NAME: VALUE'"),
     "a rate of 0": (["http://a/", "--rate", "0"], "--rate must be above 0, and finite, not 0"),
@@ -241,9 +247,9 @@ BAD: dict[str, tuple[list[str], str]] = {
     "a timeout of 0": (["http://a/", "--timeout", "0"], "timeout must be more than 0 seconds"),
     "an invalid status": (["http://a/", "--retry-status", "7"], "statuses"),
     "an invalid condition": (["http://a/", "--fail-if", "p99 > 1"], "p99"),
-    "a binary file": (["binary"], "binary is no list of URLs: a line is longer than"),
+    "a binary file": (["binary"], "binary is not a list of URLs: a line is longer than"),
     "another tool's log": (["http://a/", "--log", "other.csv"], "other.csv"),
-    "a results file that has results": (["http://a/", "--out", "there.jsonl"], "there.jsonl: it has results already"),
+    "a results file that has results": (["http://a/", "--out", "there.jsonl"], "there.jsonl: it already has results"),
     "results in a missing folder": (["http://a/", "--out", "none/r.jsonl"], "none/r.jsonl: No such file or directory"),
     "resume from a file that is not a log": (
         ["http://127.0.0.1:9/", "--resume-from", "other.csv"],
@@ -269,7 +275,7 @@ def test_bad_input_is_reported_with_exit_code_2_and_changes_no_file(name: str, t
 def test_binary_data_in_a_pipe_after_a_valid_line_is_reported(api: FaultServer, tmp_path: Path) -> None:
     code, _, error = piped(tmp_path, "-", text=f"{api.url('/ok')}\n" + "x" * 2_000_000)
     assert code == 2
-    assert "- is no list of URLs: a line is longer than" in error
+    assert "- is not a list of URLs: a line is longer than" in error
     assert len(rows(tmp_path)) <= 1
 
 
@@ -432,7 +438,7 @@ def test_after_ctrl_c_calls_that_wait_for_the_rate_limiter_are_not_sent(api: Fau
     assert len(api.requests) == 1
     unsent = [row for row in rows(tmp_path) if row["success"] == "False"]
     assert {row["error"] for row in unsent} == {
-        "RateLimiterFailed: rate_limiter raised RuntimeError: stopped before its turn came"
+        "RateLimiterFailed: rate_limiter raised RuntimeError: the run was stopped before this attempt was sent"
     }
 
 

@@ -12,7 +12,6 @@ import errno
 import fcntl
 import gc
 import gzip
-import importlib.util
 import itertools
 import json
 import os
@@ -30,7 +29,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -40,8 +38,9 @@ from hypothesis import strategies as st
 from support import failing_calls, faulty_disks, processes
 from support.failing_calls import WRITES, Children, Fault, Say, children
 
-from otel_connector._fetch import _results
-from otel_connector._fetch._results import ResultsFile, result_line
+from otel_connector._csv import _lock
+from otel_connector._fetch._result_line import result_line
+from otel_connector._fetch._results import ResultsFile
 
 zstd: Any = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 
@@ -127,15 +126,19 @@ def write_batches(path: Path, batches: list[list[bytes]], *, resume: bool = Fals
 
 
 def no_writer_thread_runs() -> bool:
-    return not any(thread.name == "otel_connector.results" for thread in threading.enumerate())
+    """Return whether every writer thread has ended. One that was told to end has 5 seconds for it."""
+    threads = [thread for thread in threading.enumerate() if thread.name == "otel_connector.results"]
+    for thread in threads:
+        thread.join(5)
+    return not any(thread.is_alive() for thread in threads)
 
 
 @contextlib.contextmanager
 def blocked_thread(file: ResultsFile) -> Iterator[threading.Event]:
     """Block the writer thread before its next batch, as a hanging disk does, until the event is set."""
     gate = threading.Event()
-    file._start_thread()
-    file._jobs.put(gate.wait)
+    file._executor.start()
+    file._executor.submit(gate.wait)
     try:
         yield gate
     finally:
@@ -438,18 +441,16 @@ async def test_a_cancelled_aclose_continues_in_the_background(plain: Path) -> No
             await asyncio.wait_for(file.aclose(), 0.000_001)
     await write
     await file.aclose()
-    assert no_writer_thread_runs()
+    assert await asyncio.to_thread(no_writer_thread_runs)
 
 
 def test_garbage_collection_releases_the_lock_and_ends_the_thread(plain: Path) -> None:
     file = ResultsFile(plain, resume=False)
     run(file.write(line_of(1)))
-    thread = file._thread
+    assert any(thread.name == "otel_connector.results" for thread in threading.enumerate())
     del file
     gc.collect()
-    assert thread is not None
-    thread.join(10)
-    assert not thread.is_alive()
+    assert no_writer_thread_runs()
     write_batches(plain, [[line_of(2)]], resume=True)
     assert numbers(plain.read_bytes()) == [1, 2]
 
@@ -539,18 +540,18 @@ def test_resuming_handles_members_of_any_size_with_little_memory(path: Path) -> 
 @pytest.mark.parametrize(
     ("ending", "content", "what"),
     [
-        ("jsonl", b"call_id,project,t\n", "holds no JSON lines: its first byte is b'c'"),
-        ("jsonl", gzip.compress(b"{}\n"), "holds no JSON lines: its first byte is b'.x1f'"),
-        ("jsonl", bytes(9), "holds no JSON lines"),
+        ("jsonl", b"call_id,project,t\n", "does not contain JSON lines: its first byte is b'c'"),
+        ("jsonl", gzip.compress(b"{}\n"), "does not contain JSON lines: its first byte is b'.x1f'"),
+        ("jsonl", bytes(9), "does not contain JSON lines"),
         ("gz", b"{}\n", "is not gzip .Error -3"),
         ("gz", zstd.compress(b"{}\n"), "is not gzip"),
-        ("gz", gzip.compress(b"a,b\n"), "holds no JSON lines: its first byte is b'a'"),
-        ("gz", gzip.compress(b"a,b\n" * 9)[:-8], "holds no JSON lines: its first byte is b'a'"),
-        ("gz", gzip.compress(b"{}\n{}"), "does not end with a whole line"),
+        ("gz", gzip.compress(b"a,b\n"), "does not contain JSON lines: its first byte is b'a'"),
+        ("gz", gzip.compress(b"a,b\n" * 9)[:-8], "does not contain JSON lines: its first byte is b'a'"),
+        ("gz", gzip.compress(b"{}\n{}"), "does not end with a complete line"),
         ("zst", b"{}\n{}\n", "is not zstd"),
         ("zst", gzip.compress(b"{}\n"), "is not zstd"),
-        ("zst", zstd.compress(b"a,b\n"), "holds no JSON lines: its first byte is b'a'"),
-        ("zst", zstd.compress(b"{}"), "does not end with a whole line"),
+        ("zst", zstd.compress(b"a,b\n"), "does not contain JSON lines: its first byte is b'a'"),
+        ("zst", zstd.compress(b"{}"), "does not end with a complete line"),
     ],
     ids=[
         *("jsonl-csv", "jsonl-gzip", "jsonl-zeros", "gz-plain", "gz-zstd", "gz-csv", "gz-torn-csv", "gz-half-a-line"),
@@ -583,7 +584,7 @@ def test_complete_members_after_damage_are_not_truncated(damage: str, ending: st
     path.write_bytes(content)
 
     with pytest.raises(
-        ValueError, match=r"damaged behind its first \d+ bytes .*; to go on.*: truncate -s \d+;"
+        ValueError, match=r"damaged after its first \d+ bytes .*; to continue without the rest: truncate -s \d+;"
     ) as caught:
         ResultsFile(path, resume=True)
     assert path.read_bytes() == content
@@ -660,7 +661,7 @@ def test_two_programs_cannot_write_one_file(path: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == b"\n"
         for resume in (False, True):
-            with pytest.raises(BlockingIOError, match="another program is writing it") as caught:
+            with pytest.raises(BlockingIOError, match="another process is writing it") as caught:
                 ResultsFile(path, resume=resume)
             assert caught.value.filename == str(path)
         other.kill()
@@ -684,20 +685,9 @@ def test_results_are_written_on_file_systems_without_locks(
     assert numbers(plain.read_bytes()) == [1]
 
 
-def without_fcntl(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Return the module as it is on Windows, where there is no `fcntl`."""
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    spec = importlib.util.spec_from_file_location("without_fcntl", _results.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.fcntl is None
-    return module
-
-
 def test_results_are_written_on_platforms_without_fcntl(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = without_fcntl(monkeypatch).ResultsFile(path, resume=False)
+    monkeypatch.setattr(_lock, "fcntl", None)
+    file = ResultsFile(path, resume=False)
     run(file.write(line_of(1)))
     file.close()
     assert numbers(content_of(path)) == [1]

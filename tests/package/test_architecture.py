@@ -76,6 +76,8 @@ WINGS = [
         (OTEL, *TERMINAL),
         {
             "_url_lists": ("aiohttp",),
+            "_result_line": ("aiohttp", "asyncio"),
+            "_result_formats": ("aiohttp", "asyncio"),
             "_results": ("aiohttp",),
             "_chunk": (),
             "_fetch": (),

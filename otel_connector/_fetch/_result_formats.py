@@ -1,0 +1,192 @@
+"""How result lines are stored in a file: plain, gzip or zstd. The extension of the file selects the format.
+
+In a compressed file each batch of lines is a complete gzip member or zstd frame (both are called member here). So all
+earlier batches can be read at any time, and what a killed process left unfinished is recognized and cut. Does not know
+the content of a line, locks or threads.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from otel_connector._csv._torn_tail import blocks, cut_torn_tail
+
+# Bytes that are decompressed at a time: the decoder of a completed member copies the input that follows it
+_PIECE = 8_192
+_GZIP = 16 + zlib.MAX_WBITS
+_ZSTD_LEVEL = 3  # the library's default; a reader needs its window of 2 MiB
+
+
+class _Plain:
+    """Lines as they are.
+
+    Args:
+        path: The name of the file; an unfinished last line is moved to ``<path>.torn``.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def pack(self, lines: bytes) -> bytes:
+        """Return the bytes to append for some complete lines."""
+        return lines
+
+    def repair(self, fd: int) -> int:
+        """Cut an unfinished end, and return how many bytes were cut.
+
+        Raises:
+            ValueError: The file does not contain JSON lines; it is not changed.
+        """
+        _check_first_byte(b"".join(blocks(fd, 0, 1)))
+        return cut_torn_tail(fd, self._path)
+
+    def lines(self, fd: int) -> Iterator[bytes]:
+        """Yield the content in bounded pieces, from the beginning."""
+        return blocks(fd, 0, os.fstat(fd).st_size)
+
+
+class _Compressed(ABC):
+    """Members one after the other, each with the lines of one batch. The methods are those of `_Plain`."""
+
+    name: str
+    errors: tuple[type[Exception], ...]
+
+    @abstractmethod
+    def pack(self, lines: bytes) -> bytes:
+        """Return one member."""
+
+    @abstractmethod
+    def decoder(self) -> Any:
+        """Return a decoder for one member."""
+
+    @abstractmethod
+    def unpacked(self, decoder: Any, data: bytes) -> Iterator[bytes]:
+        """Decompress `data` in bounded pieces, up to the end of the member."""
+
+    def repair(self, fd: int) -> int:
+        """Cut an unfinished member at the end, and return how many bytes were cut.
+
+        Raises:
+            ValueError: The file has another format, or is damaged before its end; it is not changed.
+        """
+        first, last = b"", b"\n"  # the first byte of all, and the last one so far
+        end, end_byte = 0, b"\n"  # where the last complete member ends, and its last byte
+        try:
+            for text, member_end in self._members(fd):
+                first, last = first or text[:1], text[-1:] or last
+                if member_end:
+                    end, end_byte = member_end, last
+        except self.errors as error:
+            # Damaged, not torn: complete members may follow, so nothing is cut
+            raise ValueError(
+                f"is damaged after its first {end} bytes ({error}); to continue without the rest: truncate -s {end}"
+                if end
+                else f"is not {self.name} ({error})"
+            ) from error
+        _check_first_byte(first)
+        if end_byte != b"\n":
+            raise ValueError("does not end with a complete line: another program made it")
+        size = os.fstat(fd).st_size
+        if end < size:
+            os.ftruncate(fd, end)
+        return size - end
+
+    def lines(self, fd: int) -> Iterator[bytes]:
+        """Yield the content in bounded pieces, from the beginning."""
+        return (text for text, _ in self._members(fd))
+
+    def _members(self, fd: int) -> Iterator[tuple[bytes, int]]:
+        """Yield the content in pieces, each with 0; after each member, yield nothing with the offset of its end."""
+        decoder, offset = self.decoder(), 0
+        for block in blocks(fd, 0, os.fstat(fd).st_size):
+            for start in range(0, len(block), _PIECE):
+                data = block[start : start + _PIECE]
+                offset += len(data)
+                while data:
+                    for text in self.unpacked(decoder, data):
+                        yield text, 0
+                    if not decoder.eof:
+                        break
+                    data, decoder = decoder.unused_data, self.decoder()
+                    yield b"", offset - len(data)
+
+
+class _Gzip(_Compressed):
+    """gzip members (RFC 1952)."""
+
+    name = "gzip"
+    errors = (zlib.error,)
+
+    def pack(self, lines: bytes) -> bytes:
+        packer = zlib.compressobj(wbits=_GZIP)
+        return packer.compress(lines) + packer.flush()
+
+    def decoder(self) -> Any:
+        return zlib.decompressobj(wbits=_GZIP)
+
+    def unpacked(self, decoder: Any, data: bytes) -> Iterator[bytes]:
+        while data and not decoder.eof:
+            yield decoder.decompress(data, _PIECE)
+            data = decoder.unconsumed_tail
+
+
+class _Zstd(_Compressed):
+    """zstd frames (RFC 8878), with a checksum.
+
+    Raises:
+        ImportError: No zstd library is installed.
+    """
+
+    name = "zstd"
+
+    def __init__(self) -> None:
+        self._library = _zstd_library()
+        self.errors = (self._library.ZstdError,)
+        parameters = self._library.CompressionParameter
+        self._options = {parameters.compression_level: _ZSTD_LEVEL, parameters.checksum_flag: 1}
+
+    def pack(self, lines: bytes) -> bytes:
+        packed: bytes = self._library.compress(lines, options=self._options)
+        return packed
+
+    def decoder(self) -> Any:
+        return self._library.ZstdDecompressor()
+
+    def unpacked(self, decoder: Any, data: bytes) -> Iterator[bytes]:
+        yield decoder.decompress(data, _PIECE)
+        while not decoder.eof and not decoder.needs_input:
+            yield decoder.decompress(b"", _PIECE)
+
+
+ResultFormat: TypeAlias = _Plain | _Compressed
+
+
+def format_of(path: str) -> ResultFormat:
+    """Return the format for a file name: ``.gz`` is gzip, ``.zst`` is zstd, everything else is plain.
+
+    Raises:
+        ImportError: The format is zstd, and no library for it is installed.
+    """
+    extension = Path(path).suffix.lower()
+    return _Gzip() if extension == ".gz" else _Zstd() if extension == ".zst" else _Plain(path)
+
+
+def _zstd_library() -> Any:
+    """Import zstd from the standard library (Python 3.14 and later) or from its backport."""
+    for name in ("compression.zstd", "backports.zstd"):
+        with suppress(ImportError):
+            return import_module(name)
+    raise ImportError("a results file that ends in .zst needs zstd: pip install 'otel-connector[cli]'")
+
+
+def _check_first_byte(first: bytes) -> None:
+    """Raise ValueError if a file that begins with this byte does not contain JSON lines. An empty file is accepted."""
+    if first not in {b"", b"{"}:
+        raise ValueError(f"does not contain JSON lines: its first byte is {first!r}, not '{{'")

@@ -1,0 +1,89 @@
+r"""The JSON line of one result: how it is written, and how its ``call_id`` is found again.
+
+A line is one line to every reader, whatever the URL and the body contain. Does not know files, compression or calls.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import NoReturn
+
+# Some readers take these characters for the end of a line. In JSON they are ordinary characters
+_LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+_TO_SPACES = str.maketrans("\r\n", "  ")
+
+# As `result_line` writes it. The URL before it cannot contain this text, because its quotes are escaped
+_CALL_ID = re.compile(rb'","call_id":"([0-9a-f]+-[0-9a-f]+)","status":')
+_MAX_HEAD_BYTES = 2**17  # the part of a line in which the call_id is searched; URLs are shorter
+
+
+def result_line(url: str, call_id: str, status: int | None, body: bytes) -> bytes:
+    r"""Return the JSON line of one result, with its ``\n``: the body under ``json``, ``text`` or ``base64``.
+
+    The text of JSON is copied, so that numbers keep every digit and objects keep their order. Only line breaks, which
+    have no meaning there, become spaces. JSON that Python cannot parse (nested too deeply, an integer with more digits
+    than it converts) is stored as text, so every line can be parsed.
+
+    Args:
+        url: The requested URL. Lone surrogates, which strict readers reject, are written as in the log: ``\ud800``.
+        call_id: The id of its row.
+        status: The HTTP status, or None if there is none.
+        body: The body, undecoded.
+    """
+    head = f'"url":{_quoted(url)},"call_id":{_quoted(call_id)},"status":{json.dumps(status)}'
+    return f"{{{head},{_content(body)}}}\n".encode()
+
+
+def _content(body: bytes) -> str:
+    try:
+        return f'"json":{_json_on_one_line(body)}'
+    except (ValueError, RecursionError):  # not JSON, or the detected encoding is wrong
+        pass
+    try:
+        return f'"text":{_quoted(body.decode())}'
+    except UnicodeDecodeError:
+        return f'"base64":"{base64.b64encode(body).decode()}"'
+
+
+def _json_on_one_line(body: bytes) -> str:
+    """Return the text of a JSON document without line breaks.
+
+    Raises:
+        ValueError: The body is not JSON.
+        RecursionError: It is nested too deeply.
+    """
+    text = body.decode(json.detect_encoding(body))
+    json.loads(text, parse_constant=_refuse_constant)
+    # Strings contain no raw \r and \n, because JSON requires escapes there. `_LINE_ENDS` occur only in strings
+    return text.translate(_TO_SPACES).translate(_LINE_ENDS)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _quoted(text: str) -> str:
+    """Return `text` as a JSON string that every reader takes for one line."""
+    encodable = text.encode("utf-8", "backslashreplace").decode()
+    return json.dumps(encodable, ensure_ascii=False).translate(_LINE_ENDS)
+
+
+def call_ids(pieces: Iterable[bytes]) -> Iterator[str]:
+    """Yield the ``call_id`` of each line of a file that is read in pieces; lines without one are skipped.
+
+    Memory is bounded: of a long line, only the beginning is kept.
+    """
+    head, searching = b"", True  # the beginning of the current line, and whether its call_id is still searched
+    for data in pieces:
+        for number, piece in enumerate(data.split(b"\n")):
+            if number:
+                head, searching = b"", True
+            if not searching:
+                continue
+            head += piece
+            if (found := _CALL_ID.search(head)) is not None:
+                yield found[1].decode()
+            searching = found is None and len(head) <= _MAX_HEAD_BYTES
