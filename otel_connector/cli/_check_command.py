@@ -1,4 +1,4 @@
-"""``otel-connector check``: its options, and how what it found looks."""
+"""``otel-connector check``: its options and its output."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from otel_connector._csv import _check
 from otel_connector._csv._torn_tail import TORN_SUFFIX
 from otel_connector._record import one_line
 from otel_connector.cli._exit_codes import USAGE, WRONG
-from otel_connector.cli._terminal import moves, output, say
+from otel_connector.cli._terminal import output_console, print_errors, print_lines, progress_bar
 
-# Click keeps the lines of a paragraph that starts with a backspace as they are.
+# \b is the escape of click for a paragraph that must not be wrapped
 EPILOG = """\b
 Exit code:
-  0  every file is whole
+  0  all files are intact
   1  a file is damaged
-  2  a file is not a log, cannot be read, or is being written and cannot be repaired
+  2  a file is not a log, cannot be read, or cannot be repaired because a program is writing it
 
 \b
 Examples:
@@ -37,19 +37,19 @@ def check(
         bool,
         typer.Option(
             "--repair",
-            help="First take off an unfinished last line, as the next program that opens the log would. It is kept in"
-            " FILE.torn. Programs may be writing the log meanwhile.",
+            help="First move an unfinished last line to FILE.torn, as a program that opens the log does. A file that"
+            " a program is writing is not repaired.",
         ),
     ] = False,
 ) -> None:
-    """Say what in a log is whole, and what is damaged.
+    """Report whether a log is intact, and where it is damaged.
 
-    A program that was killed, or a full disk, can leave a last line without an end: --repair moves it out of the way.
-    All other damage (a hole after a crash of the machine, joined files, lines that something else wrote) is shown with
-    its line and its offset in bytes, and never changed: every other row can still be read. Files are read while
-    programs write them; without --repair nothing is changed.
+    A killed program or a full disk can leave a last line without a line end; --repair moves it to another file. All
+    other damage (NUL bytes after a crash of the machine, joined files, lines of other programs) is reported with its
+    line and byte offset and is never changed; all other rows can still be read. A file can be checked while a program
+    writes it. Without --repair, no file is changed.
     """
-    console = output()
+    console = output_console()
     worst = 0
     for path in files:
         name = one_line(os.fspath(path))
@@ -58,37 +58,39 @@ def check(
             report = _scan(console, path)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else error
-            typer.echo(f"otel-connector check: {name}: {why}", err=True)
+            print_errors(f"otel-connector check: {name}: {why}")
             worst = USAGE
             continue
-        _show_check(console, name, report, moved)
+        _show_report(console, name, report, moved)
         worst = max(worst, 0 if report.whole else WRONG)
     raise typer.Exit(worst)
 
 
 def _scan(console: Console, path: Path) -> _check.Report:
-    """Check one log; on a terminal a line shows how far it is."""
+    """Check one log, and show the progress on a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, expand=True, disable=not moves(console)) as progress:
+    with progress_bar(console, *columns) as progress:
         task = progress.add_task(one_line(path.name), total=None)
         return _check.check(path, lambda done, size: progress.update(task, completed=done, total=size))
 
 
-def _show_check(console: Console, name: str, report: _check.Report, moved: int) -> None:
+def _show_report(console: Console, name: str, report: _check.Report, moved: int) -> None:
     torn_name = f"{name}{TORN_SUFFIX}"
     if moved:
-        say(console, f"{name}: an unfinished last line was moved to {torn_name}; bytes: {moved:,}")
+        print_lines(console, f"{name}: an unfinished last line of {moved:,} bytes was moved to {torn_name}")
     damaged = len(report.damage) + report.more
-    verdict = "whole" if report.whole else "DAMAGED"
-    say(console, f"{name}: {verdict}; whole rows: {report.rows:,}, damaged lines: {damaged:,}, bytes: {report.size:,}")
+    verdict = "intact" if report.whole else "DAMAGED"
+    print_lines(
+        console, f"{name}: {verdict}; rows: {report.rows:,}, damaged lines: {damaged:,}, bytes: {report.size:,}"
+    )
     for each in report.damage:
-        say(console, f"  line {each.line:,}, offset {each.offset:,}, length {each.length:,}: {each.what}")
+        print_lines(console, f"  line {each.line:,}, offset {each.offset:,}, length {each.length:,}: {each.what}")
     if report.more:
-        say(console, f"  and damaged lines beyond these: {report.more:,}")
+        print_lines(console, f"  {report.more:,} more damaged lines are not listed")
     if (last := report.unfinished) is not None:
-        say(console, f"  last line {last.line:,}, offset {last.offset:,}, length {last.length:,}: {last.what}")
-        say(console, f"    If no program is writing it now, --repair moves it to {torn_name}")
+        print_lines(console, f"  last line {last.line:,}, offset {last.offset:,}, length {last.length:,}: {last.what}")
+        print_lines(console, f"    If no program is writing it, --repair moves it to {torn_name}")
     if report.torn is not None and not moved:
-        say(console, f"  {torn_name} keeps unfinished lines from before; bytes: {report.torn:,}")
+        print_lines(console, f"  {torn_name} has {report.torn:,} bytes of unfinished lines from earlier repairs")
     if report.changed:
-        say(console, "  The file changed while it was read: this is how it began")
+        print_lines(console, "  The file changed during the check; the report is about its state at the start")

@@ -1,4 +1,7 @@
-"""How two runs look side by side on a terminal: in words, so that it can be read without colours."""
+"""The terminal output of ``otel-connector review --compare``: tables of the figures of two runs.
+
+Verdicts are words, so the output can be read without colours. Does not know how differences are tested.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from otel_connector.cli._terminal import say, table
+from otel_connector.cli._terminal import print_lines, table
 from otel_connector.review import _compare_text as words
 
 if TYPE_CHECKING:
@@ -16,42 +19,42 @@ if TYPE_CHECKING:
 
     from otel_connector.review._compare import Comparison, Difference
 
-_WIDE = 130  # columns from which there is room for how it was found
-_NARROW_NAME, _WIDE_NAME = 27, 48
+_WIDE = 130  # columns from which the statistics are shown
+_NARROW_NAME, _WIDE_NAME = 27, 48  # columns of a name
 _STYLES = {"worse": "bold red", "better": "bold green", "more": "bold cyan", "less": "bold cyan"}
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
     """Print a comparison."""
-    say(console, f"before  {words.run(comparison.before)}", f"after   {words.run(comparison.after)}", "")
+    print_lines(console, f"before  {words.run(comparison.before)}", f"after   {words.run(comparison.after)}", "")
     console.print(Text(words.headline(comparison), style="bold"))
-    say(console, "")
+    print_lines(console, "")
     console.print(_table(console, "All calls", [("", comparison.total.differences)]))
     if comparison.total.more_errors:
-        say(console, f"and {comparison.total.more_errors:,} rarer error classes")
+        print_lines(console, f"and {comparison.total.more_errors:,} rarer error classes")
     for title, _, groups in words.tables(comparison):
-        say(console, "")
+        print_lines(console, "")
         marked = [(words.name(group.name), found) for group in groups.compared if (found := words.marked(group))]
         if marked:
-            console.print(_table(console, f"{title}, if beyond noise", marked))
+            console.print(_table(console, f"{title}, larger than noise", marked))
         else:
             console.print(Text(title, style="bold"))
         for what, names in words.rest(groups):
             console.print(Text(f"{what}: {names}"))
-    say(console, "")
+    print_lines(console, "")
     console.print(Text(words.method(comparison), style="dim"))
 
 
 def _table(console: Console, title: str, groups: Iterable[tuple[str, Sequence[Difference]]]) -> Table:
-    """Return the rows of some groups, each below its name if it has one."""
+    """Return a table of the differences of each group, below the name of the group if it has one."""
     wide = console.width >= _WIDE
-    found = ("Difference", "Change", "Noise", "p") if wide else ("Change",)
-    rows = table(title, "Before", "After", *found)
+    statistics = ("Difference", "Change", "Noise", "p") if wide else ("Change",)
+    rows = table(title, "Before", "After", *statistics)
     rows.columns[0].max_width = _WIDE_NAME if wide else _NARROW_NAME
     rows.columns[0].overflow = "ellipsis"
     rows.add_column("Verdict", no_wrap=not wide)
     if wide:
-        rows.add_column("Test, or why there is none", overflow="fold")
+        rows.add_column("Test, or reason for none", overflow="fold")
     for name, differences in groups:
         if name:
             rows.add_row(Text(name, style="bold"))

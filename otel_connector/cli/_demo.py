@@ -1,17 +1,15 @@
-"""The demo's scenario, a few hundred calls that end in every way a call can end, and a summary of their rows.
+"""The scenario of the demo: a few hundred calls with every kind of outcome, and a summary of their rows.
 
-Says which calls are made and what the server does to them, makes them with bounded concurrency, and computes the
-summary from the log alone. Knows nothing of terminals: how progress and summary look is the command line's business.
+Plans the calls and what the server does to each, makes them with bounded concurrency, and computes the summary from the
+log alone. Does not know the terminal.
 """
 
 from __future__ import annotations
 
 import asyncio
 import csv
-import math
-import socket
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
@@ -21,148 +19,137 @@ from typing import NamedTuple
 
 import aiohttp
 
+import otel_connector.testing as faults
 from otel_connector._call._retry import RetryPolicy
 from otel_connector._connector import AsyncConnector
 from otel_connector._csv._format import decode_row
 from otel_connector._errors import ConnectorError
+from otel_connector._percentile import percentile
 from otel_connector._record import CallRecord
-from otel_connector._redact import Redactor
-from otel_connector.testing import (
-    FaultServer,
-    Step,
-    bomb,
-    empty,
-    redirect,
-    reset,
-    reset_in_body,
-    respond,
-    retry_after,
-    silent,
-    slow_body,
-    slow_headers,
-    truncated,
-)
 
 PROJECTS = ("Prices", "Weather")
 DEFAULT_CALLS = 300
 
-_CONCURRENCY = 20  # with 300 calls: some 4 s, long enough to watch and short enough to wait for
+_CONCURRENCY = 20  # 300 calls take about 4 s: long enough to watch, short enough to wait for
 _N_TRIES = 3
 _TIMEOUT = 0.3  # seconds for one attempt
 _RETRY = RetryPolicy(backoff=0.05, backoff_cap=0.2)
 _MAX_BODY_BYTES = 2**20
-_PATIENCE = 0.1  # seconds after which the caller of a "cancelled" call loses interest
-_NEVER = 60.0  # seconds; longer than any of the timeouts
+_CANCEL_AFTER = 0.1  # seconds until the caller of a "cancelled" call cancels it
+_NEVER = 60.0  # seconds; longer than all timeouts
 
 
-class _Sites(NamedTuple):
-    """Where the calls go: a server that misbehaves, one with a certificate nobody trusts, and a closed port."""
+class _Servers(NamedTuple):
+    """The servers: a faulty one, one with an untrusted certificate, and one that has stopped (its port refuses)."""
 
-    faulty: FaultServer
-    untrusted: FaultServer
-    closed: FaultServer
-
-
-class _Target(NamedTuple):
-    """What a kind's script may depend on: the path asked for, and seconds a healthy answer takes."""
-
-    path: str
-    latency: float
+    faulty: faults.FaultServer
+    untrusted: faults.FaultServer
+    closed: faults.FaultServer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Kind:
-    """One way for a call to go.
+class PlannedCall:
+    """One call of the scenario.
 
     Attributes:
-        name: It in words.
-        share: How many of 300 calls go this way; there is always at least one.
-        script: What the server does, attempt by attempt; the last step is repeated.
-        url: Where the path is asked for.
-        recovers: Whether it succeeds after a failed attempt.
-        cancelled: Whether the caller gives up before the call ends.
+        kind: What happens to it.
+        project: Its project.
+        path: The path of its URL.
+        latency: Seconds until a healthy response.
     """
 
-    name: str
-    share: int
-    script: Callable[[_Target], Sequence[Step | int]]
-    url: Callable[[_Sites, str], str] = lambda sites, path: sites.faulty.url(path)
-    recovers: bool = False
-    cancelled: bool = False
-
-
-def _healthy(target: _Target) -> list[Step | int]:
-    return [slow_headers(target.latency)]
-
-
-_SUCCESS = _Kind(name="success", share=0, script=_healthy)  # its share is what the others leave
-
-_KINDS = (
-    _SUCCESS,
-    _Kind(name="503, then success", share=20, script=lambda to: [503, *_healthy(to)], recovers=True),
-    _Kind(name="404", share=12, script=lambda _: [404]),
-    _Kind(name="timeout before the headers", share=6, script=lambda _: [silent]),
-    _Kind(name="redirect", share=16, script=lambda to: [redirect(f"{to.path}?lang=en"), *_healthy(to)]),
-    _Kind(name="503 until the tries are used up", share=8, script=lambda _: [503]),
-    _Kind(name="Retry-After obeyed", share=6, script=lambda to: [retry_after(1, 429), *_healthy(to)], recovers=True),
-    _Kind(name="reset, then success", share=10, script=lambda to: [reset, *_healthy(to)], recovers=True),
-    _Kind(name="timeout in the body", share=6, script=lambda _: [slow_body(_NEVER)]),
-    _Kind(name="refused", share=6, script=_healthy, url=lambda sites, path: sites.closed.url(path)),
-    _Kind(name="reset in the body", share=4, script=lambda _: [reset_in_body()]),
-    _Kind(name="truncated body", share=4, script=lambda _: [truncated()]),
-    _Kind(name="untrusted certificate", share=4, script=_healthy, url=lambda sites, path: sites.untrusted.url(path)),
-    _Kind(
-        name="invalid URL",
-        share=4,
-        script=_healthy,
-        url=lambda sites, path: sites.faulty.url(path).replace("://", "//"),
-    ),
-    _Kind(
-        name="not JSON",
-        share=6,
-        script=lambda _: [respond(body=b"<title>Back soon</title>", content_type="text/html")],
-    ),
-    _Kind(name="empty body", share=4, script=lambda _: [empty]),
-    _Kind(name="body too large", share=4, script=lambda _: [bomb(4 * _MAX_BODY_BYTES)]),
-    _Kind(name="cancelled by the caller", share=6, script=lambda _: [silent], cancelled=True),
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Call:
-    kind: _Kind
+    kind: OutcomeKind
     project: str
     path: str
     latency: float
 
 
-def _plan(count: int) -> list[_Call]:
-    """Spread `count` calls of every kind evenly over the run; fewer calls than kinds leave the last kinds out."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeKind:
+    """One way in which a call can end.
+
+    Attributes:
+        name: A description.
+        share: How many of 300 calls end this way; at least one call does.
+        script: What the server does, attempt by attempt; the last step is repeated.
+        url: Returns the URL of a path.
+        recovers: Whether the call succeeds after a failed attempt.
+        cancelled: Whether the caller cancels the call.
+    """
+
+    name: str
+    share: int
+    script: Callable[[PlannedCall], Sequence[faults.Step | int]]
+    url: Callable[[_Servers, str], str] = lambda servers, path: servers.faulty.url(path)
+    recovers: bool = False
+    cancelled: bool = False
+
+
+def _ok(call: PlannedCall) -> list[faults.Step | int]:
+    return [faults.slow_headers(call.latency)]
+
+
+_SUCCESS = OutcomeKind(name="success", share=0, script=_ok)  # all calls that no other kind takes
+
+_KINDS = (
+    _SUCCESS,
+    OutcomeKind(name="503, then success", share=20, script=lambda call: [503, *_ok(call)], recovers=True),
+    OutcomeKind(name="404", share=12, script=lambda _: [404]),
+    OutcomeKind(name="timeout before the headers", share=6, script=lambda _: [faults.silent]),
+    OutcomeKind(name="redirect", share=16, script=lambda call: [faults.redirect(f"{call.path}?lang=en"), *_ok(call)]),
+    OutcomeKind(name="503 until no attempts are left", share=8, script=lambda _: [503]),
+    OutcomeKind(
+        name="Retry-After obeyed",
+        share=6,
+        script=lambda call: [faults.retry_after(1, 429), *_ok(call)],
+        recovers=True,
+    ),
+    OutcomeKind(name="reset, then success", share=10, script=lambda call: [faults.reset, *_ok(call)], recovers=True),
+    OutcomeKind(name="timeout in the body", share=6, script=lambda _: [faults.slow_body(_NEVER)]),
+    OutcomeKind(name="refused", share=6, script=_ok, url=lambda servers, path: servers.closed.url(path)),
+    OutcomeKind(name="reset in the body", share=4, script=lambda _: [faults.reset_in_body()]),
+    OutcomeKind(name="truncated body", share=4, script=lambda _: [faults.truncated()]),
+    OutcomeKind(
+        name="untrusted certificate", share=4, script=_ok, url=lambda servers, path: servers.untrusted.url(path)
+    ),
+    OutcomeKind(
+        name="invalid URL",
+        share=4,
+        script=_ok,
+        url=lambda servers, path: servers.faulty.url(path).replace("://", "//"),
+    ),
+    OutcomeKind(
+        name="not JSON",
+        share=6,
+        script=lambda _: [faults.respond(body=b"<title>Back soon</title>", content_type="text/html")],
+    ),
+    OutcomeKind(name="empty body", share=4, script=lambda _: [faults.empty]),
+    OutcomeKind(name="body too large", share=4, script=lambda _: [faults.bomb(4 * _MAX_BODY_BYTES)]),
+    OutcomeKind(name="cancelled by the caller", share=6, script=lambda _: [faults.silent], cancelled=True),
+)
+
+
+def _plan(count: int) -> list[PlannedCall]:
+    """Plan `count` calls, each kind evenly spread over the run. Fewer calls than kinds leave out the last kinds."""
     counts = {kind: max(1, round(kind.share * count / DEFAULT_CALLS)) for kind in _KINDS}
     counts[_SUCCESS] = max(1, count - sum(counts.values()) + counts[_SUCCESS])
     order = sorted(
         ((turn + 0.5) / counts[kind], index, turn) for index, kind in enumerate(_KINDS) for turn in range(counts[kind])
     )
-    calls: list[_Call] = []
+    calls: list[PlannedCall] = []
     for number, (_, index, turn) in enumerate(order[:count], 1):
         which = (index + turn) % len(PROJECTS)
-        calls.append(
-            _Call(
-                kind=_KINDS[index],
-                project=PROJECTS[which],
-                path=f"/{PROJECTS[which].lower()}/{number}",
-                latency=(0.02, 0.05)[which] * (1 + number % 7 / 3),
-            )
-        )
+        path, latency = f"/{PROJECTS[which].lower()}/{number}", (0.02, 0.05)[which] * (1 + number % 7 / 3)
+        calls.append(PlannedCall(kind=_KINDS[index], project=PROJECTS[which], path=path, latency=latency))
     return calls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """How one call ended for its caller.
+class DemoResult:
+    """The result of one call.
 
     Attributes:
-        kind: What the server was told to do, in words.
+        kind: The name of its `OutcomeKind`.
         succeeded: Whether the call returned a value.
     """
 
@@ -172,15 +159,15 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectSummary:
-    """The rows of one project.
+    """Figures of the rows of one project.
 
     Attributes:
-        project: Its name.
-        calls: How many rows it has.
-        succeeded: How many of them are successes.
-        failed: How many are not.
-        p50: Median of delta_t in seconds (nearest rank).
-        p95: 95th percentile of delta_t in seconds (nearest rank).
+        project: The name of the project.
+        calls: Number of rows.
+        succeeded: Number of successful calls.
+        failed: Number of failed calls.
+        p50: Median of delta_t in seconds.
+        p95: 95th percentile of delta_t in seconds.
     """
 
     project: str
@@ -193,13 +180,13 @@ class ProjectSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeSummary:
-    """The rows that ended the same way.
+    """The rows with the same outcome.
 
     Attributes:
-        outcome: ``success``, ``success, redirected``, or the error's class; an HTTP status stands beside it.
-        succeeded: Whether it is a success.
-        calls: How many rows ended so.
-        example: The message of the first of them; of a redirect where it led; empty if there is nothing to say.
+        outcome: ``success``, ``success, redirected``, or the class of the error, with the status of an HTTP error.
+        succeeded: Whether the outcome is a success.
+        calls: Number of rows.
+        example: The message of the first of the rows; the target of a redirect; else empty.
     """
 
     outcome: str
@@ -209,12 +196,12 @@ class OutcomeSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """What rows say.
+class DemoSummary:
+    """A summary of rows.
 
     Attributes:
-        projects: By name.
-        outcomes: Successes first, then the most frequent first.
+        projects: The projects, sorted by name.
+        outcomes: The outcomes: successes first, then the most frequent first.
     """
 
     projects: tuple[ProjectSummary, ...]
@@ -222,21 +209,21 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What the run did, and what its log says about it.
+class DemoReport:
+    """What the run did, and what its log contains.
 
     Attributes:
         started: Calls started, counted by the connector.
         retries: Attempts after the first of a call, counted by the connector.
         rows: Rows of this run, read back from the file.
-        summary: Computed from these rows.
-        example: The row of a call that succeeded after a failed attempt, or of any; None if there is no row.
+        summary: The summary of these rows.
+        example: The row of a call that succeeded after a failed attempt, or of any call; None if there is no row.
     """
 
     started: int
     retries: int
     rows: int
-    summary: Summary
+    summary: DemoSummary
     example: CallRecord | None
 
 
@@ -248,13 +235,13 @@ class Demo:
         calls: How many calls to make, at least 1.
 
     Raises:
-        ImportError: The ``testing`` extra is not installed; the message says how to get it.
+        ImportError: The ``testing`` extra is not installed; the message says how to install it.
         OSError: `log` cannot be opened for appending or is not a regular file.
         ValueError: `log` has another header.
     """
 
     def __init__(self, log: Path, calls: int = DEFAULT_CALLS) -> None:
-        self._sites = _Sites(FaultServer(), FaultServer(tls=True), FaultServer())
+        self._servers = _Servers(faults.FaultServer(), faults.FaultServer(tls=True), faults.FaultServer())
         self._calls = _plan(calls)
         self._connector = AsyncConnector(
             log, n_tries=_N_TRIES, timeout=_TIMEOUT, retry=_RETRY, max_body_bytes=_MAX_BODY_BYTES
@@ -272,20 +259,20 @@ class Demo:
         """Rows written so far."""
         return self._connector.stats().rows_written
 
-    async def run(self) -> AsyncGenerator[Result, None]:
-        """Make the calls, a few at a time, and yield each one's result when it ends; to be run once.
+    async def run(self) -> AsyncGenerator[DemoResult, None]:
+        """Make the calls, some at a time, and yield the result of each when it ends. Can be used once.
 
-        Closing the generator, or cancelling the task that reads it, cancels the calls under way: they have their rows.
+        If the generator is closed, or its task is cancelled, the calls in flight are cancelled and write their rows.
         """
-        async with self._sites.closed:
-            pass  # now its port is known, and refuses
-        async with self._sites.faulty, self._sites.untrusted, aiohttp.ClientSession() as session, self._connector:
+        async with self._servers.closed:
+            pass  # from now on its port is known and refuses connections
+        async with self._servers.faulty, self._servers.untrusted, aiohttp.ClientSession() as session, self._connector:
             waiting = iter(self._calls)
-            running = self._begin(session, islice(waiting, _CONCURRENCY))
+            running = self._start(session, islice(waiting, _CONCURRENCY))
             try:
                 while running:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                    running |= self._begin(session, islice(waiting, len(done)))
+                    running |= self._start(session, islice(waiting, len(done)))
                     for task in done:
                         yield task.result()
             finally:
@@ -293,18 +280,18 @@ class Demo:
                     task.cancel()
                 await asyncio.gather(*running, return_exceptions=True)
 
-    def report(self) -> Report:
-        """Read the rows of this run back from the file and say what they say.
+    def report(self) -> DemoReport:
+        """Read the rows of this run from the file and summarise them.
 
         Raises:
-            OSError: The file is gone.
+            OSError: The file cannot be read.
         """
         stats = self._connector.stats()
-        sites = tuple(f"//127.0.0.1:{site.port}/" for site in self._sites)
-        # Another process may have appended meanwhile: only what was asked of our own servers is ours
-        rows = [row for row in read_rows(self._log, self._size_before) if any(site in row.url for site in sites)]
-        recovered = {call.kind.url(self._sites, call.path) for call in self._calls if call.kind.recovers}
-        return Report(
+        servers = tuple(f"//127.0.0.1:{server.port}/" for server in self._servers)
+        # Other processes may append rows at the same time. The rows of this run are those of its servers
+        rows = [row for row in read_rows(self._log, self._size_before) if any(each in row.url for each in servers)]
+        recovered = {call.kind.url(self._servers, call.path) for call in self._calls if call.kind.recovers}
+        return DemoReport(
             started=stats.calls_started,
             retries=stats.retries,
             rows=len(rows),
@@ -312,27 +299,27 @@ class Demo:
             example=next((row for row in rows if row.url in recovered), rows[0] if rows else None),
         )
 
-    def _begin(self, session: aiohttp.ClientSession, calls: Iterable[_Call]) -> set[asyncio.Task[Result]]:
+    def _start(self, session: aiohttp.ClientSession, calls: Iterable[PlannedCall]) -> set[asyncio.Task[DemoResult]]:
         return {asyncio.create_task(self._make(session, call)) for call in calls}
 
-    async def _make(self, session: aiohttp.ClientSession, call: _Call) -> Result:
-        self._sites.faulty.script(call.path, call.kind.script(_Target(call.path, call.latency)))
-        url = call.kind.url(self._sites, call.path)
+    async def _make(self, session: aiohttp.ClientSession, call: PlannedCall) -> DemoResult:
+        self._servers.faulty.script(call.path, call.kind.script(call))
+        url = call.kind.url(self._servers, call.path)
         try:
             if call.kind.cancelled:
                 get = self._connector.get(session, url, call.project, timeout=_NEVER)
-                await asyncio.wait_for(get, _PATIENCE)
+                await asyncio.wait_for(get, _CANCEL_AFTER)
             else:
                 await self._connector.get(session, url, call.project)
         except (ConnectorError, asyncio.TimeoutError):
-            return Result(kind=call.kind.name, succeeded=False)
-        return Result(kind=call.kind.name, succeeded=True)
+            return DemoResult(kind=call.kind.name, succeeded=False)
+        return DemoResult(kind=call.kind.name, succeeded=True)
 
 
 def read_rows(log: Path, start: int = 0) -> Iterator[CallRecord]:
-    """Read the rows of a log, from byte number `start` on, which must be the beginning of a line.
+    """Yield the rows of a log, from the byte offset `start`, which must be the start of a line.
 
-    Lines that are no rows are passed over: the header, and what a crash may have left.
+    Lines that are not rows are skipped: the header, and lines that were damaged in a crash.
 
     Raises:
         OSError: The file cannot be read.
@@ -344,7 +331,7 @@ def read_rows(log: Path, start: int = 0) -> Iterator[CallRecord]:
                 yield decode_row(cells)
 
 
-def summarise(rows: Sequence[CallRecord]) -> Summary:
+def summarise(rows: Sequence[CallRecord]) -> DemoSummary:
     """Count the rows by project and by outcome."""
     by_project: dict[str, list[CallRecord]] = {}
     for row in rows:
@@ -355,7 +342,7 @@ def summarise(rows: Sequence[CallRecord]) -> Summary:
         OutcomeSummary(outcome=name, succeeded=first[name].success, calls=calls, example=_example(first[name]))
         for name, calls in counts.items()
     ]
-    return Summary(
+    return DemoSummary(
         projects=tuple(_project(project, by_project[project]) for project in sorted(by_project)),
         outcomes=tuple(sorted(outcomes, key=lambda each: (not each.succeeded, -each.calls, each.outcome))),
     )
@@ -369,13 +356,9 @@ def _project(project: str, rows: list[CallRecord]) -> ProjectSummary:
         calls=len(rows),
         succeeded=succeeded,
         failed=len(rows) - succeeded,
-        p50=_percentile(times, 50),
-        p95=_percentile(times, 95),
+        p50=percentile(times, 0.5),
+        p95=percentile(times, 0.95),
     )
-
-
-def _percentile(times: list[float], percent: int) -> float:
-    return times[math.ceil(len(times) * percent / 100) - 1]
 
 
 def _outcome(row: CallRecord) -> str:
@@ -389,48 +372,3 @@ def _example(row: CallRecord) -> str:
     if row.success:
         return f"to {row.redirect_url}" if row.redirect_url else ""
     return row.error.partition(": ")[2]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collector:
-    """Where telemetry would go.
-
-    Attributes:
-        endpoint: Its address, redacted.
-        protocol: The OTLP protocol it was found by; None where the environment names it, or is to.
-    """
-
-    endpoint: str
-    protocol: str | None = None
-
-    def tell_the_sdk(self, environ: MutableMapping[str, str]) -> None:
-        """Say over which protocol, where the SDK would take another by itself."""
-        if self.protocol is not None:
-            environ.setdefault("OTEL_EXPORTER_OTLP_PROTOCOL", self.protocol)
-
-
-def find_collector(environ: Mapping[str, str], ports: tuple[int, int] = (4317, 4318)) -> Collector | None:
-    """Return the collector that the environment names, else one that listens on this machine, else None.
-
-    Args:
-        environ: The environment. That an endpoint is there is all that is looked at: the SDK reads what it means.
-        ports: Where OTLP over gRPC and over HTTP are looked for; by default where the specification has them
-            (OpenTelemetry Protocol Exporter, "Configuration Options").
-    """
-    for signal in ("", "TRACES_", "METRICS_"):
-        name = f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT"
-        if environ.get(name):
-            return Collector(endpoint=Redactor().url(environ[name]))
-    for port, protocol in zip(ports, ("grpc", "http/protobuf"), strict=True):
-        if _listens(port):
-            return Collector(endpoint=f"http://localhost:{port}", protocol=protocol)
-    return None
-
-
-def _listens(port: int) -> bool:
-    try:
-        # On the loopback an answer, yes or no, takes far less than this
-        with socket.create_connection(("127.0.0.1", port), timeout=0.25):
-            return True
-    except OSError:
-        return False

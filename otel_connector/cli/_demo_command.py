@@ -1,4 +1,4 @@
-"""``otel-connector demo``: its options, and how what came of it looks."""
+"""``otel-connector demo``: its options and its output."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from typing import Annotated
 
 import typer
 from rich.console import Console, OverflowMethod
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from otel_connector.cli._demo import DEFAULT_CALLS, Collector, Demo, Report, Summary, find_collector
-from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, WRONG
-from otel_connector.cli._terminal import moves, output, say, table
+from otel_connector._units import duration
+from otel_connector.cli._collector import Collector, find_collector
+from otel_connector.cli._demo import DEFAULT_CALLS, Demo, DemoReport, DemoSummary
+from otel_connector.cli._exit_codes import INTERRUPTED, WRONG, fail
+from otel_connector.cli._terminal import output_console, print_lines, progress_bar, table
 from otel_connector.providers import configure
 
-_SEND_SECONDS = 3.0  # how long the end of the demo waits for a collector that does not answer
+_EXIT_TIMEOUT = 3.0  # seconds to wait at the end for a collector that does not answer
 
 _JAEGER = "docker run --rm -p 4317:4317 -p 16686:16686 jaegertracing/jaeger"
 
-# Click keeps the lines of a paragraph that starts with a backspace as they are.
+# \b is the escape of click for a paragraph that must not be wrapped
 EPILOG = """\b
 Examples:
   otel-connector demo
@@ -35,64 +37,64 @@ Examples:
 
 def demo(
     log: Annotated[Path, typer.Option(metavar="PATH", help="CSV file; rows are appended.")] = Path("logs.csv"),
-    calls: Annotated[int, typer.Option(metavar="N", min=1, help="How many calls to make.")] = DEFAULT_CALLS,
+    calls: Annotated[int, typer.Option(metavar="N", min=1, help="Number of calls.")] = DEFAULT_CALLS,
     otlp: Annotated[
         bool | None,
         typer.Option(
             "--otlp/--no-otlp",
             show_default=False,
-            help="Send traces and metrics to a collector, or do not. By default they are sent if"
-            " OTEL_EXPORTER_OTLP_ENDPOINT is set or something listens on port 4317 or 4318.",
+            help="Whether to send traces and metrics to a collector. By default they are sent if"
+            " OTEL_EXPORTER_OTLP_ENDPOINT is set or if a process listens on port 4317 or 4318.",
         ),
     ] = None,
 ) -> None:
-    """Call a server that misbehaves, and show what the log says about it.
+    """Call a faulty server, and show what the log contains.
 
-    The server runs on this machine, for as long as the demo does. The calls end in every way a call can end: success,
-    redirect, 404, 503, Retry-After, timeout, refused, reset, truncated, bad certificate, cancelled and so on.
+    The server runs on this machine until the demo ends. Every kind of outcome occurs: success, redirect, 404, 503,
+    Retry-After, timeout, refused or reset connection, truncated body, untrusted certificate, cancellation and so on.
     """
-    console = output()
+    console = output_console()
     try:
         run = Demo(log, calls)
         collector = _collector(otlp)
-        telemetry = configure("otel-connector-demo", exit_timeout=_SEND_SECONDS) if collector else None
+        telemetry = configure("otel-connector-demo", exit_timeout=_EXIT_TIMEOUT) if collector else None
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        why = str(error).replace("overwrite_log=True", "move this one away")  # which is no option of the command
-        typer.echo(f"otel-connector demo: {why}", err=True)
-        raise typer.Exit(USAGE) from None
+        fail("demo", error, {"logfile": "--log"})
     try:
         with telemetry or nullcontext():
             asyncio.run(_make_calls(run, calls, console))
     except KeyboardInterrupt:
-        say(console, f"Stopped: {run.started} calls started, {run.rows_written} rows written to {log.absolute()}")
+        print_lines(
+            console, f"Stopped: {run.started} calls started, {run.rows_written} rows written to {log.absolute()}"
+        )
         raise typer.Exit(INTERRUPTED) from None
     report = run.report()
     _show_summary(console, report.summary)
     _show_log(console, report, log)
     if collector is None or telemetry is None:
-        say(console, *_how_to_see_traces(asked=otlp))
-    elif telemetry.shutdown():  # it has happened; this asks how it went
-        say(console, *_where_traces_are(collector, telemetry.sent_over_otlp(), report, log))
+        print_lines(console, *_how_to_get_traces(requested=otlp))
+    elif telemetry.shutdown():  # called again for its result: it ran at the end of the with block
+        print_lines(console, *_where_traces_are(collector, telemetry.sent_over_otlp(), report, log))
     else:
-        say(console, f"Not all traces and metrics could be sent to {collector.endpoint}")
+        print_lines(console, f"Some traces and metrics were not sent to {collector.endpoint}.")
     if report.started != report.rows:
         raise typer.Exit(WRONG)
 
 
 def _collector(otlp: bool | None) -> Collector | None:
-    """Decide where telemetry goes, and tell the SDK if it is not where the SDK would send it by itself."""
+    """Return the collector to send to, if any, and set its protocol in the environment if the SDK needs it."""
     if otlp is False:
         return None
     collector = find_collector(os.environ)
     if collector is None:
         return Collector(endpoint="http://localhost:4317") if otlp else None
-    collector.tell_the_sdk(os.environ)
+    collector.set_protocol(os.environ)
     return collector
 
 
 async def _make_calls(run: Demo, calls: int, console: Console) -> None:
-    """Run the demo; on a terminal a line shows how far it is."""
-    say(console, "A server on this machine misbehaves on purpose. What its caller logs about it:")
+    """Run the demo, and show its progress on a terminal."""
+    print_lines(console, "Calling a faulty server on this machine. The log contains:")
     columns = (
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
@@ -100,7 +102,7 @@ async def _make_calls(run: Demo, calls: int, console: Console) -> None:
         TimeElapsedColumn(),
     )
     ended = [0, 0]
-    with Progress(*columns, console=console, transient=True, expand=True, disable=not moves(console)) as progress:
+    with progress_bar(console, *columns) as progress:
         task = progress.add_task("", total=calls, good=0, bad=0)
         async with aclosing(run.run()) as results:
             async for result in results:
@@ -108,13 +110,11 @@ async def _make_calls(run: Demo, calls: int, console: Console) -> None:
                 progress.update(task, advance=1, good=ended[True], bad=ended[False])
 
 
-def _show_summary(console: Console, summary: Summary) -> None:
+def _show_summary(console: Console, summary: DemoSummary) -> None:
     projects = table("Project", "Calls", "Succeeded", "Failed", "p50 delta_t", "p95 delta_t")
     for each in summary.projects:
         counts = (str(each.calls), str(each.succeeded), str(each.failed))
-        projects.add_row(Text(each.project), *counts, f"{each.p50:.3f} s", f"{each.p95:.3f} s")
-    console.print(projects)
-    console.print()
+        projects.add_row(Text(each.project), *counts, duration(each.p50), duration(each.p95))
     outcomes = table("Outcome", "Calls")
     outcomes.expand = True
     overflow: OverflowMethod = "crop" if console.options.ascii_only else "ellipsis"
@@ -122,33 +122,30 @@ def _show_summary(console: Console, summary: Summary) -> None:
     for outcome in summary.outcomes:
         name = Text(outcome.outcome, style="green" if outcome.succeeded else "red")
         outcomes.add_row(name, str(outcome.calls), Text(outcome.example))
-    console.print(outcomes)
-    console.print()
+    console.print(projects, "", outcomes, "")
 
 
-def _show_log(console: Console, report: Report, log: Path) -> None:
-    where = f"{report.retries} retries. The file: {log.absolute()}"
-    if report.rows == report.started:
-        say(console, f"{report.started} calls started, {report.rows} rows written, {where}")
-    else:
-        say(console, f"{report.started} calls started, BUT {report.rows} rows written, {where}")
+def _show_log(console: Console, report: DemoReport, log: Path) -> None:
+    but = "" if report.rows == report.started else "BUT "
+    counts = f"{report.started} calls started, {but}{report.rows} rows written, {report.retries} retries."
+    print_lines(console, f"{counts} The log: {log.absolute()}")
 
 
-def _how_to_see_traces(*, asked: bool | None) -> tuple[str, ...]:
-    if asked is False:
-        return ("No traces or metrics were sent, as asked.",)
-    return ("No collector listens here. To see the traces, start one and run this again:", f"  {_JAEGER}")
+def _how_to_get_traces(*, requested: bool | None) -> tuple[str, ...]:
+    if requested is False:
+        return ("No traces or metrics were sent (--no-otlp).",)
+    return ("No collector listens on this machine. To see traces, start one and run the demo again:", f"  {_JAEGER}")
 
 
-def _where_traces_are(collector: Collector, signals: Sequence[str], report: Report, log: Path) -> tuple[str, ...]:
+def _where_traces_are(collector: Collector, signals: Sequence[str], report: DemoReport, log: Path) -> tuple[str, ...]:
     if not signals:
-        return ("No traces or metrics were sent: the OTEL_* variables of the environment ask for none over OTLP.",)
+        return ("No traces or metrics were sent: the OTEL_* variables disable the export over OTLP.",)
     sent = f"{' and '.join(signals).capitalize()} were sent to {collector.endpoint}."
     if report.example is None or "traces" not in signals:
         return (sent,)
     call_id = report.example.call_id
     return (
-        f"{sent} One to look up in Jaeger:",
+        f"{sent} One of the traces, if the collector is Jaeger:",
         f"  http://localhost:16686/trace/{call_id.partition('-')[0]}",
         f"  its row: grep {call_id} {shlex.quote(str(log))}",
     )

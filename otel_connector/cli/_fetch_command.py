@@ -1,11 +1,16 @@
-"""``otel-connector fetch``: what is made of its arguments."""
+"""``otel-connector fetch``: from its options to a run, which ends by itself or by Ctrl-C, and its exit code."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -14,25 +19,29 @@ from otel_connector._connector import AsyncConnector
 from otel_connector._fetch._fetch import CONDITION_NAMES, Fetch, FetchOptions, StoppableLimiter
 from otel_connector._fetch._results import ResultsFile
 from otel_connector._fetch._url_lists import urls_from
+from otel_connector._redact import DEFAULT_REDACTED_PARAMS, REDACTED, Redactor
+from otel_connector._units import counted
 from otel_connector.cli import _fetch_options as options
-from otel_connector.cli._exit_codes import USAGE, reason
-from otel_connector.cli._fail_if import parse
-from otel_connector.cli._fetch_run import exit_code, fetch_and_show, show_result
-from otel_connector.cli._terminal import complain
+from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, code_of_condition, fail
+from otel_connector.cli._fail_if import Condition, parse
+from otel_connector.cli._fetch_view import FetchView, show_result, show_start
+from otel_connector.cli._terminal import can_animate, print_errors, tolerant_console
+from otel_connector.providers import configure
 
-# Click keeps the lines of a paragraph that starts with a backspace as they are.
+# \b is the escape of click for a paragraph that must not be wrapped
 EPILOG = """\b
-The results are JSON lines: url, call_id (which finds the row in the log, and the trace), status, and
-the body as json, as text, or in base64. The log has a row for every call, failures included.
+The results are JSON lines: url, call_id (identifies the row in the log, and the trace), status, and the
+body as json, as text, or as base64. The log has a row for every call, including failed calls.
 
 \b
-Ctrl-C lets the calls under way end, then says how to go on; a second one ends them at once.
+Ctrl-C stops the run after the calls in flight have ended, and prints the command that continues it.
+A second Ctrl-C cancels these calls.
 
 \b
 Exit code:
-  0    every URL was fetched, or as --fail-if says
-  1    the condition of --fail-if holds: by default, if a URL failed
-  2    an argument is wrong, or a file cannot be read or written
+  0    all URLs were fetched, or the condition of --fail-if does not hold
+  1    the condition of --fail-if holds; by default, if a URL failed
+  2    an argument is invalid, or a file cannot be read or written
   130  stopped by Ctrl-C
 
 \b
@@ -42,6 +51,8 @@ Examples:
   otel-connector fetch 'https://api.example.com/items/{}' --range 1:5000 --rate 20 --tries 5
   zcat urls.gz | otel-connector fetch - --project Prices --concurrency 200 --fail-if 'error_rate > 1%'
 """
+
+_OPTIONS = {"logfile": "--log", "timeout": "--timeout", "deadline": "--deadline", "statuses": "--retry-status"}
 
 
 def fetch(
@@ -64,43 +75,39 @@ def fetch(
     fail_if: options.FailIf = "failed > 0",
     quiet: options.Quiet = False,
 ) -> None:
-    """Fetch many URLs, each with its retries, its row in the log and its result, and show where it stands.
+    """Fetch many URLs with retries, a row in the log and a result for each, and show the progress.
 
-    It can be killed at any moment: with --resume it goes on where it was. URLs that differ only in a redacted secret
-    are one to --resume. Progress goes to standard error, the summary to standard output. With
-    OTEL_EXPORTER_OTLP_ENDPOINT set, traces and metrics are sent there.
+    The process can be killed at any time; --resume continues the run. --resume cannot distinguish URLs that differ
+    only in a redacted secret. Progress is printed to standard error, the summary to standard output. If
+    OTEL_EXPORTER_OTLP_ENDPOINT is set, traces and metrics are sent there.
     """
-    results = None
     try:
         condition = parse(fail_if, CONDITION_NAMES)
         urls = urls_from(source, numbers)
         limiter = None if rate is None else _limiter(rate)
+        retry = RetryPolicy(statuses=RETRIED_STATUSES | frozenset(retry_status or ()))
         connector = AsyncConnector(
             log,
             n_tries=tries,
             timeout=timeout,
             deadline=deadline,
-            retry=RetryPolicy(statuses=RETRIED_STATUSES | frozenset(retry_status or ())),
+            retry=retry,
             rate_limiter=limiter,
             adaptive_concurrency=per_host,
         )
-        results = None if out is None else _results_file(out, resume=resume)
-        wanted = FetchOptions(
-            project=project,
-            concurrency=concurrency,
-            resume=[os.fspath(path) for path in resume_from] if resume_from else resume,
-            dedupe=dedupe,
-            options={"headers": _headers(header)} if header else {},
-            results=results,
-        )
-        run = Fetch(connector, urls, wanted, limiter=limiter)
-        fetch_and_show(run, quiet=quiet)
+        with nullcontext() if out is None else closing(_results_file(out, resume=resume)) as results:
+            wanted = FetchOptions(
+                project=project,
+                concurrency=concurrency,
+                resume=[os.fspath(path) for path in resume_from] if resume_from else resume,
+                dedupe=dedupe,
+                options={"headers": _headers(header)} if header else {},
+                results=results,
+            )
+            run = Fetch(connector, urls, wanted, limiter=limiter)
+            _run(run, quiet=quiet)
     except (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
-        complain(f"otel-connector fetch: {reason(error)}")
-        raise typer.Exit(USAGE) from None
-    finally:
-        if results is not None:
-            results.close()
+        fail("fetch", error, _OPTIONS)
     code = exit_code(run, condition, log)
     if not quiet:
         show_result(run, log, out)
@@ -109,22 +116,22 @@ def fetch(
 
 def _results_file(path: Path, *, resume: bool) -> ResultsFile:
     if path == Path("-"):
-        raise ValueError("--out must be a file, not -: what was killed goes on with it")
+        raise ValueError("--out must be a file, not -: --resume needs the file to continue a killed run")
     return ResultsFile(path, resume=resume)
 
 
-def _headers(given: Sequence[str]) -> list[tuple[str, str]]:
-    pairs = [each.partition(":") for each in given]
+def _headers(texts: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = [text.partition(":") for text in texts]
     for name, colon, value in pairs:
         if not colon or not name.strip():
             raise ValueError(f"--header {name!r} must be 'NAME: VALUE'")
-        if not value.isprintable():  # not shown: it may be a secret
+        if not value.isprintable():  # the value is not shown: it may be a secret
             raise ValueError(f"--header {name!r} must be one line, without control characters")
     return [(name.strip(), value.strip()) for name, _, value in pairs]
 
 
 def _limiter(rate: float) -> StoppableLimiter:
-    """Return a limiter of attempts a second; a tenth of a second's worth may come at once."""
+    """Return a limiter of `rate` attempts per second, which allows bursts of a tenth of a second's attempts."""
     try:
         from aiolimiter import AsyncLimiter
     except ImportError:
@@ -133,3 +140,82 @@ def _limiter(rate: float) -> StoppableLimiter:
         raise ValueError(f"--rate must be above 0, and finite, not {rate:g}")
     burst = max(1.0, rate / 10)
     return StoppableLimiter(AsyncLimiter(burst, burst / rate))
+
+
+def _event_loop() -> tuple[str, Callable[[Coroutine[Any, Any, None]], None]]:
+    """Return the name of the event loop, and a function that runs a coroutine on it: uvloop if it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return "asyncio", asyncio.run
+    return "uvloop", uvloop.run
+
+
+def _run(run: Fetch, *, quiet: bool) -> None:
+    """Fetch the URLs, show the progress, and handle Ctrl-C."""
+    console = tolerant_console(sys.stderr)
+    name, run_on_loop = _event_loop()
+    if not quiet:
+        show_start(console, run, name)
+    telemetry = configure("otel-connector-fetch") if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") else nullcontext()
+    view = None if quiet else FetchView(console, run, animated=can_animate(console, sys.stderr))
+    with telemetry, suppress(KeyboardInterrupt):
+        run_on_loop(_run_until_stopped(run, view))
+
+
+async def _run_until_stopped(run: Fetch, view: FetchView | None) -> None:
+    loop, fetching = asyncio.get_running_loop(), asyncio.ensure_future(run.run())
+    showing: asyncio.Future[None] | None = None
+
+    def interrupted() -> None:
+        if not run.stopped:
+            run.stop()
+            active = counted(run.progress().active, "call")
+            print_errors(f"Stopping after {active} in flight; a second Ctrl-C cancels these")
+            return
+        loop.remove_signal_handler(signal.SIGINT)  # a third Ctrl-C ends the program
+        fetching.cancel()
+
+    with suppress(NotImplementedError):  # on Windows, Ctrl-C cancels the whole run
+        loop.add_signal_handler(signal.SIGINT, interrupted)
+    try:
+        begun = asyncio.ensure_future(run.begun.wait())
+        await asyncio.wait({fetching, begun}, return_when=asyncio.FIRST_COMPLETED)
+        begun.cancel()
+        if view is not None:
+            view.show_resumed()
+            showing = asyncio.ensure_future(view.show())
+        await fetching
+    except asyncio.CancelledError:
+        if not run.stopped:
+            raise
+    finally:
+        if showing is not None:
+            showing.cancel()
+            with suppress(asyncio.CancelledError):
+                await showing
+
+
+def exit_code(run: Fetch, condition: Condition, log: Path) -> int:
+    """Return the exit code, and print the reason if it is not 0."""
+    if missing := run.rows_missing():
+        rows = counted(missing, "row")
+        print_errors(f"otel-connector fetch: {log}: {rows} could not be written; --resume fetches the URLs again")
+    if run.stopped:
+        print_errors(f"Continue with: {_resume_command(sys.argv[1:])}")
+        return INTERRUPTED
+    code = code_of_condition("fetch", condition, run.figures())
+    return USAGE if missing else code
+
+
+def _resume_command(arguments: Sequence[str]) -> str:
+    """Return the command that continues the run, with its secrets replaced."""
+    redact, shown = Redactor(DEFAULT_REDACTED_PARAMS).text, list[str]()
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_header = before in {"-H", "--header"} or argument.startswith(("-H", "--header="))
+        if is_header and ":" in argument:
+            shown.append(f"{argument.partition(':')[0]}: {REDACTED}")
+        else:
+            shown.append(redact(argument))
+    command = f"otel-connector {shlex.join([*shown, *([] if '--resume' in shown else ['--resume'])])}"
+    return command if shown == list(arguments) else f"{command}  (replace {REDACTED} by the secrets)"

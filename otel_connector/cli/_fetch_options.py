@@ -1,4 +1,4 @@
-"""The options of ``otel-connector fetch``, as its help shows them."""
+"""The options of ``otel-connector fetch``, with their help texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Source = Annotated[
     typer.Argument(
         metavar="URLS",
         show_default=False,
-        help="A file of URLs, one a line (blank lines and # comments are passed over); - for standard input; or,"
+        help="A file with one URL per line (blank lines and # comments are skipped); - for standard input; a URL; or,"
         " with --range, a template.",
     ),
 ]
@@ -23,49 +23,45 @@ Numbers = Annotated[
     typer.Option(
         "--range",
         metavar="FIRST:LAST[:STEP]",
-        help="URLS is a template, and these whole numbers, both ends included, take the place of its {} ({:05} for"
+        help="URLS is a template. Its {} is replaced by the numbers from FIRST to LAST, both included ({:05} adds"
         " leading zeros).",
     ),
 ]
-Project = Annotated[str, typer.Option(metavar="NAME", help="What the calls belong to, in the log.")]
+Project = Annotated[str, typer.Option(metavar="NAME", help="Project of the calls in the log.")]
 Log = Annotated[Path, typer.Option(metavar="PATH", help="CSV file; rows are appended.")]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        metavar="PATH", show_default=False, help="Results as JSON lines; compressed if it ends in .gz or .zst."
-    ),
+    typer.Option(metavar="PATH", show_default=False, help="JSON lines file; a name in .gz or .zst is compressed."),
 ]
-Concurrency = Annotated[int, typer.Option(metavar="N", min=1, help="Calls under way at a time.")]
-Rate = Annotated[float | None, typer.Option(metavar="N", show_default=False, help="Attempts a second, at most.")]
+Concurrency = Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of calls in flight.")]
+Rate = Annotated[float | None, typer.Option(metavar="N", show_default=False, help="Maximum attempts per second.")]
 PerHost = Annotated[
     int,
-    typer.Option(metavar="N", min=0, help="Calls to one host at a time; fewer while it throttles. 0: no limit."),
+    typer.Option(metavar="N", min=0, help="Maximum calls in flight per host; reduced while it throttles. 0: no limit."),
 ]
-Tries = Annotated[int, typer.Option(metavar="N", min=1, help="Attempts of a call in all.")]
-Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="For one attempt.")]
+Tries = Annotated[int, typer.Option(metavar="N", min=1, help="Maximum attempts per call, including the first.")]
+Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Limit for one attempt.")]
 Deadline = Annotated[
     float | None,
-    typer.Option(metavar="SECONDS", show_default=False, help="For a call, all its attempts and waits included."),
+    typer.Option(metavar="SECONDS", show_default=False, help="Limit for a call, including all attempts and waits."),
 ]
 RetryStatus = Annotated[
     list[int] | None,
-    typer.Option(metavar="STATUS", show_default=False, help="Try this status again, too. May be repeated."),
+    typer.Option(metavar="STATUS", show_default=False, help="Retry this status, in addition to the usual. Repeatable."),
 ]
 Header = Annotated[
     list[str] | None,
-    typer.Option("--header", "-H", metavar="'NAME: VALUE'", show_default=False, help="May be repeated."),
+    typer.Option("--header", "-H", metavar="'NAME: VALUE'", show_default=False, help="Request header. Repeatable."),
 ]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Pass over URLs that are done by the log, and in --out if given; append to it."),
+    typer.Option("--resume", help="Skip URLs that have a success in the log and a result in --out; append to both."),
 ]
 ResumeFrom = Annotated[
     list[Path] | None,
-    typer.Option(metavar="LOG", show_default=False, help="Pass over what this log says is done, too. Repeatable."),
+    typer.Option(metavar="LOG", show_default=False, help="Also skip URLs that have a success in this log. Repeatable."),
 ]
-Dedupe = Annotated[
-    bool, typer.Option("--dedupe", help="Fetch a URL that comes again only once; keeps all URLs in memory.")
-]
+Dedupe = Annotated[bool, typer.Option("--dedupe", help="Fetch a repeated URL only once. All URLs are kept in memory.")]
 FailIf = Annotated[
     str,
     typer.Option(
@@ -73,4 +69,4 @@ FailIf = Annotated[
         help=f"Exit with 1 if it holds, e.g. 'error_rate > 1% or calls < 100'. Names: {', '.join(CONDITION_NAMES)}.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]

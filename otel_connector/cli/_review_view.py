@@ -1,6 +1,6 @@
-"""How a review looks on a terminal: as much of it as the screen has lines for.
+"""The terminal output of ``otel-connector review``: a summary that fits the screen, and the result of a query.
 
-Every mark has words beside its colour. Knows nothing of where the figures come from.
+Every colour has words beside it. Does not know where the figures come from.
 """
 
 from __future__ import annotations
@@ -8,92 +8,99 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Group as Drawing
+from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
 from otel_connector._record import one_line
-from otel_connector._units import NONE, duration, moment, rate, share, size
+from otel_connector._units import NONE, counted, duration, moment, rate, share, size
 from otel_connector.cli._terminal import table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from otel_connector.review import ErrorClass, Group, LogFile, Summary
+    from otel_connector.review._query import Answer
 
 _Figures = dict[str, Callable[["Group"], str | Text]]
 
-_FIXED_LINES = 19  # of a summary with every part, without the rows of its tables, with the prompts above and below it
-_MOST_ROWS = 10  # of a table, however high the screen is
-_FEW_FAIL, _MANY_FAIL = 0.01, 0.1  # shares from which a failure rate is yellow, and red
-_NAMED_DAMAGE = 3  # damaged lines that are shown of a file
-_NAMED_QUIET = 3  # quiet periods, of the longest
+_FIXED_LINES = 19  # of a full summary without the rows of its tables, plus two prompts
+_MAX_ROWS = 10  # of a table, even on a high screen
+_YELLOW, _RED = 0.01, 0.1  # failure rates from which these colours are used
+_LISTED_DAMAGE = 3  # damaged lines listed per file
+_LISTED_PAUSES = 3  # of the longest periods without calls
 _WIDE = 100  # columns from which rates, bytes and traces are shown
-_LONGEST_NAME = 60  # columns, where there are many
-_SAME = 0.05  # a change below a twentieth is none that a reader need see
+_MAX_NAME = 60  # columns of a name on a wide screen
+_MIN_CHANGE = 0.05  # relative changes below this are not listed
 
 
-def drawn(summary: Summary, *, width: int, lines: int | None = None) -> Drawing:
-    """Return a summary as it is shown.
+def summary_view(summary: Summary, *, width: int, lines: int | None = None) -> Lines:
+    """Return a summary for the terminal.
 
     Args:
-        summary: What.
-        width: Columns that there are.
-        lines: How many lines there are; None if there are as many as it takes.
+        summary: The summary.
+        width: Columns of the screen.
+        lines: Lines of the screen; None for no limit.
     """
     if not summary.total.calls:
-        return Drawing(Text("No calls."))
-    tables = [len(summary.projects), len(summary.hosts), len(summary.errors), len(summary.slowest)]
-    room = sum(tables) if lines is None else max(lines - _FIXED_LINES, len(tables))
-    projects, hosts, errors, slowest = _shared_out(room, tables)
+        return Lines(Text("No calls."))
+    sizes = [len(summary.projects), len(summary.hosts), len(summary.errors), len(summary.slowest)]
+    room = sum(sizes) if lines is None else max(lines - _FIXED_LINES, len(sizes))
+    projects, hosts, errors, slowest = _share_rows(room, sizes)
     wide = width >= _WIDE
     parts: list[RenderableType] = [*_total(summary), "", _groups(summary, projects, hosts, wide=wide), ""]
     if summary.errors:
         more = len(summary.errors) - errors + summary.more_errors
         parts += [_errors(summary.errors, errors), *([Text(f"and {more:,} more", style="dim")] if more else []), ""]
-    return Drawing(*parts, _slowest(summary, slowest, wide=wide), "", *_over_time(summary))
+    return Lines(*parts, _slowest(summary, slowest, wide=wide), "", *_over_time(summary))
 
 
-def _shared_out(room: int, wanted: Sequence[int]) -> list[int]:
-    """Give each table rows in turn, until all have what they want or the room is used up."""
-    given = [0] * len(wanted)
+def _share_rows(room: int, sizes: Sequence[int]) -> list[int]:
+    """Give rows to the tables in turn, until each has its size or the room is used up."""
+    rows = [0] * len(sizes)
     while room > 0:
-        takers = [i for i, want in enumerate(wanted) if given[i] < min(want, _MOST_ROWS)]
-        if not takers:
+        growing = [i for i, size in enumerate(sizes) if rows[i] < min(size, _MAX_ROWS)][:room]
+        if not growing:
             break
-        for i in takers[:room]:
-            given[i] += 1
-        room -= len(takers[:room])
-    return given
+        for i in growing:
+            rows[i] += 1
+        room -= len(growing)
+    return rows
 
 
-def about_files(files: Sequence[LogFile]) -> Iterator[str]:
-    """Say what of the files is not in the figures."""
+def answer_table(answer: Answer) -> Table:
+    """Return the result of a query as a table."""
+    columns = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for name in answer.columns:
+        columns.add_column(Text(one_line(name)), overflow="fold")
+    for row in answer.texts():
+        columns.add_row(*(Text(one_line(cell)) for cell in row))
+    return columns
+
+
+def file_lines(files: Sequence[LogFile]) -> Iterator[str]:
+    """Yield lines about the parts of the files that the figures do not include."""
     for file in files:
         name = one_line(file.path)
         if file.problem:
             yield f"{name}: NOT READ: {file.problem}"
         if file.damaged:
-            yield f"{name}: {_count(file.damaged, 'damaged line')}, not counted"
-            yield from (f"  line {number:,}: {what}" for number, what in file.damage[:_NAMED_DAMAGE])
+            yield f"{name}: {counted(file.damaged, 'damaged line')}, not counted"
+            yield from (f"  line {number:,}: {what}" for number, what in file.damage[:_LISTED_DAMAGE])
         if file.unfinished:
-            yield f"{name}: its last line has no end, and is not counted: torn, or being written"
+            yield f"{name}: the last line has no line end and is not counted: it is torn, or a program is writing it"
         if file.torn is not None:
-            yield f"{one_line(file.torn.path)}: keeps {_count(file.torn.lines, 'unfinished line')}, not counted"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+            yield f"{one_line(file.torn.path)}: {counted(file.torn.lines, 'unfinished line')}, not counted"
 
 
 def _total(summary: Summary) -> Iterator[Text]:
     total, latency = summary.total, summary.total.latency
     read = [file for file in summary.files if not file.problem]
-    name = one_line(read[0].path) if len(read) == 1 else _count(len(read), "file")
+    name = one_line(read[0].path) if len(read) == 1 else counted(len(read), "file")
     end = moment(total.end).removeprefix(f"{moment(total.start).partition(' ')[0]} ")
     yield _line(f"{name}: {moment(total.start)} to {end} UTC, {duration(total.seconds)}")
     succeeded = f"{share(1 - total.error_rate)} succeeded, {total.failed:,} failed"
-    calls = (_count(total.calls, "call"), "bold")
+    calls = (counted(total.calls, "call"), "bold")
     yield _line(calls, f", {rate(total.rate)}   ", (succeeded, _colour(total.error_rate)), f"   {size(total.bytes)}")
     shown = ("p50", latency.p50), ("p90", latency.p90), ("p95", latency.p95), ("p99", latency.p99), ("max", latency.max)
     yield _line(*(part for name, value in shown for part in ((f"{name} ", "dim"), f"{duration(value)}   ")))
@@ -104,15 +111,15 @@ def _line(*parts: str | tuple[str, str]) -> Text:
 
 
 def _colour(error_rate: float) -> str:
-    return "green" if error_rate < _FEW_FAIL else "yellow" if error_rate < _MANY_FAIL else "red"
+    return "green" if error_rate < _YELLOW else "yellow" if error_rate < _RED else "red"
 
 
 def _groups(summary: Summary, projects: int, hosts: int, *, wide: bool) -> Table:
-    """Draw projects, and below them hosts, in the same columns."""
+    """Return the table of the projects and, below them, the hosts."""
     figures = _WIDE_FIGURES if wide else _FIGURES
-    # Only the names give way where there is no room for all; where there is, numbers stay near their names
+    # On a narrow screen only the names are cut. On a wide one the table does not expand: numbers stay near the names
     columns = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", expand=not wide)
-    longest = _LONGEST_NAME if wide else None
+    longest = _MAX_NAME if wide else None
     columns.add_column("Project", no_wrap=True, overflow="ellipsis", ratio=1, min_width=12, max_width=longest)
     for name in figures:
         columns.add_column(name, no_wrap=True, justify="right")
@@ -180,18 +187,18 @@ def _slowest(summary: Summary, rows: int, *, wide: bool) -> Table:
 
 
 def _over_time(summary: Summary) -> Iterator[Text]:
-    """Say what changed between the first and the last quarter, when nothing happened, and when much did."""
+    """Yield the change from the first to the last quarter, the periods without calls, and the busiest second."""
     if summary.quarters:
-        yield _line(("First to last quarter: ", "bold"), ", ".join(_changes(summary)) or "much the same")
-    longest = summary.quiet[:_NAMED_QUIET]
-    told = ", ".join(f"{duration(each.seconds)} from {each.start:%m-%d %H:%M:%S}" for each in longest)
+        yield _line(("First to last quarter: ", "bold"), ", ".join(_changes(summary)) or "no change of 5 % or more")
+    longest = summary.quiet[:_LISTED_PAUSES]
+    listed = ", ".join(f"{duration(each.seconds)} from {each.start:%m-%d %H:%M:%S}" for each in longest)
     more = f" and {len(summary.quiet) - len(longest)} more" if len(summary.quiet) > len(longest) else ""
-    yield _line(("Quiet: ", "bold"), f"{told}{more}" if told else "never for long")
+    yield _line(("Without calls: ", "bold"), f"{listed}{more}" or "no long period")
     bursts = summary.bursts
     yield _line(
         ("Busiest: ", "bold"),
         f"{bursts.peak_calls:,} calls in the second from {moment(bursts.peak)}",
-        f", {_count(bursts.seconds, 'second')} above {3 * bursts.median:,.0f}" if bursts.seconds else "",
+        f", {counted(bursts.seconds, 'second')} above {3 * bursts.median:,.0f}" if bursts.seconds else "",
     )
 
 
@@ -203,6 +210,6 @@ def _changes(summary: Summary) -> Iterator[str]:
         ("p50", duration, first.latency.p50, last.latency.p50),
         ("p95", duration, first.latency.p95, last.latency.p95),
     )
-    for name, shown, before, after in compared:
-        if abs(after - before) > _SAME * max(abs(before), abs(after)):  # never with a NaN
-            yield f"{name} {shown(before)} -> {shown(after)}"
+    for name, text, before, after in compared:
+        if abs(after - before) > _MIN_CHANGE * max(abs(before), abs(after)):  # False if one is NaN
+            yield f"{name} {text(before)} -> {text(after)}"

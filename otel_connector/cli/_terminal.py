@@ -1,6 +1,6 @@
-"""How lines and tables reach a terminal, a pipe or a file, also one that nobody reads any more.
+"""Prints lines, tables and progress to a terminal, a pipe or a file, also if its reader has gone away.
 
-Knows nothing of what is shown.
+Does not know what is printed.
 """
 
 from __future__ import annotations
@@ -12,29 +12,31 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from rich.console import Console
+from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 from rich.text import Text
 
 
-class Unbreakable:
-    """An output that nobody may be there to read: what cannot be written is dropped, and ends no job.
+class TolerantStream:
+    """A text stream that ignores write errors, for output that must not end a job.
 
-    The first failure is the last: from then on the descriptor leads nowhere, also when the interpreter flushes it.
+    After the first error everything is discarded. The descriptor is redirected to the null device, so that the flush
+    at the exit of the interpreter does not fail either.
 
     Args:
-        stream: What is written to; None if the shell has closed it.
+        stream: The stream to write to; None if the shell has closed it.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
+        """Write `text`, or discard it."""
         self._try("write", text)
         return len(text)
 
     def flush(self) -> None:
-        """Send it on."""
+        """Flush the stream."""
         self._try("flush")
 
     def _try(self, method: str, *arguments: str) -> None:
@@ -42,63 +44,69 @@ class Unbreakable:
             return
         try:
             getattr(self._stream, method)(*arguments)
-        except UnicodeEncodeError:  # a terminal without the character
+        except UnicodeEncodeError:  # the encoding of the terminal lacks a character
             self._stream.write("".join(arguments).encode(self.encoding, "replace").decode(self.encoding))
         except (OSError, ValueError):
             stream, self._stream = self._stream, None
             with suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Whether the stream is a terminal."""
         return self._stream is not None and self._stream.isatty()
 
     def fileno(self) -> int:
-        """Return its descriptor, by which a terminal's width is found."""
+        """Return the descriptor. rich reads the width of the terminal from it."""
         if self._stream is None:
-            raise OSError("it is closed")
+            raise OSError("the stream is closed")
         return self._stream.fileno()
 
     @property
     def encoding(self) -> str:
-        """How text becomes bytes there."""
+        """The encoding of the stream."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
 
-def output() -> Console:
-    """Return a console on standard output, for a command whose output is what it is for: it fails if that fails."""
+def output_console() -> Console:
+    """Return a console on standard output, for the result of a command: an output error ends the command."""
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] # closed by the shell: ">&-"
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the program ends
-    with suppress(AttributeError):  # what stands in for stdout need not have it
-        cast("Any", sys.stdout).reconfigure(errors="replace")  # a character that is not there is no reason to fail
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the program exits
+    with suppress(AttributeError):  # a replacement of stdout may not have this method
+        cast("Any", sys.stdout).reconfigure(errors="replace")  # print ? for a character that the encoding lacks
     return Console(highlight=False)
 
 
-def unbreakable(stream: TextIO) -> Console:
-    """Return a console on `stream`, for what is said on the side: nobody may be there to read it."""
-    return Console(file=cast("TextIO", Unbreakable(stream)), highlight=False)
+def tolerant_console(stream: TextIO) -> Console:
+    """Return a console on `stream`, for messages beside the result: an output error is ignored."""
+    return Console(file=cast("TextIO", TolerantStream(stream)), highlight=False)
 
 
-def moves(console: Console, stream: TextIO | None = None) -> bool:
-    """Whether the console can show movement; FORCE_COLOR asks for colours only."""
+def can_animate(console: Console, stream: TextIO | None = None) -> bool:
+    """Whether `stream` (default: standard output) can be redrawn. FORCE_COLOR enables only colours."""
     return (stream or sys.stdout).isatty() and not console.is_dumb_terminal
 
 
-def say(console: Console, *lines: str) -> None:
-    """Print lines as they are: not wrapped, so that a path or a command can be copied whole."""
+def progress_bar(console: Console, *columns: ProgressColumn, stream: TextIO | None = None) -> Progress:
+    """Return a progress display that is erased at its end, and is not shown where nothing can be redrawn."""
+    disable = not can_animate(console, stream)
+    return Progress(*columns, console=console, transient=True, expand=True, disable=disable)
+
+
+def print_lines(console: Console, *lines: str) -> None:
+    """Print lines without wrapping, so that a path or a command can be copied."""
     for line in lines:
         console.print(Text(line), soft_wrap=True)
 
 
-def complain(*lines: str) -> None:
-    """Say what is wrong on standard error, if there is anybody to hear it."""
-    say(unbreakable(sys.stderr), *lines)
+def print_errors(*lines: str) -> None:
+    """Print lines to standard error, if it can be written."""
+    print_lines(tolerant_console(sys.stderr), *lines)
 
 
 def table(first: str, *numbers: str) -> Table:
-    """Return a table without lines, its first column text, the others numbers."""
+    """Return a table without lines: a text column `first`, and a right-aligned column for each of `numbers`."""
     columns = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     columns.add_column(first, no_wrap=True)
     for name in numbers:

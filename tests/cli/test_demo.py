@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import pty
 import re
 import shlex
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 from collections import Counter
@@ -27,10 +25,13 @@ from support.own_network import run_in_own_network
 from typer.testing import CliRunner
 
 import otel_connector
-from otel_connector import COLUMNS, CallRecord
+from otel_connector import COLUMNS, CallRecord, review
 from otel_connector._csv._format import HEADER, encode_row
+from otel_connector._percentile import percentile
+from otel_connector._units import duration
 from otel_connector.cli import app
-from otel_connector.cli._demo import Collector, Demo, Report, Result, Summary, find_collector, read_rows, summarise
+from otel_connector.cli._collector import Collector, find_collector
+from otel_connector.cli._demo import Demo, DemoReport, DemoResult, DemoSummary, read_rows, summarise
 from otel_connector.cli._demo_command import _where_traces_are
 
 CALLS = 40  # every kind of call is made, and at least one kind more than once
@@ -78,7 +79,7 @@ def test_every_call_is_written_as_one_row(finished: tuple[Path, str]) -> None:
     assert len(log.read_text(encoding="utf-8").splitlines()) == CALLS + 1
     assert f"{CALLS} calls started, {CALLS} rows written" in out
     assert str(log) in out
-    assert "as asked" in out
+    assert "No traces or metrics were sent (--no-otlp)." in out
 
 
 def test_every_kind_of_outcome_is_in_the_log(finished: tuple[Path, str]) -> None:
@@ -113,8 +114,8 @@ def test_the_printed_tables_match_the_rows(finished: tuple[Path, str]) -> None:
         own = [row for row in rows if row.project == project]
         good = sum(row.success for row in own)
         times = sorted(row.delta_t for row in own)
-        p50, p95 = (times[math.ceil(len(times) * share) - 1] for share in (0.5, 0.95))
-        shown = [project, str(len(own)), str(good), str(len(own) - good), f"{p50:.3f}", "s", f"{p95:.3f}", "s"]
+        percentiles = " ".join(duration(percentile(times, level)) for level in (0.5, 0.95))
+        shown = [project, str(len(own)), str(good), str(len(own) - good), *percentiles.split()]
         assert shown in lines
     for name, count in Counter(class_of(row) for row in rows if class_of(row) not in {"", "HTTPStatusError"}).items():
         assert any(line[:2] == [name, str(count)] for line in lines), name
@@ -201,7 +202,7 @@ def test_a_collector_receives_every_call_of_the_log(
 
 
 def test_no_example_trace_is_shown_without_a_row() -> None:
-    report = Report(started=1, retries=0, rows=0, summary=summarise([]), example=None)
+    report = DemoReport(started=1, retries=0, rows=0, summary=summarise([]), example=None)
     collector, log = Collector(endpoint="http://a"), Path("logs.csv")
     lines = _where_traces_are(collector, ("traces", "metrics"), report, log)
     assert lines == ("Traces and metrics were sent to http://a.",)
@@ -250,7 +251,7 @@ def test_a_collector_that_does_not_answer_is_reported(closed_port: int, tmp_path
     named = f"http://user:pw@127.0.0.1:{closed_port}"
     code, out, _ = finish(start(tmp_path, "demo", "--calls", "1", extra={"OTEL_EXPORTER_OTLP_ENDPOINT": named}))
     assert code == 0
-    assert "Not all traces and metrics could be sent to http://REDACTED:REDACTED@127.0.0.1:" in out
+    assert "Some traces and metrics were not sent to http://REDACTED:REDACTED@127.0.0.1:" in out
 
 
 def demo_without_other_listeners(folder: str, *arguments: str, http: bool = False) -> None:
@@ -273,17 +274,17 @@ def demo_on_default_ports(folder: Path, *arguments: str, http: bool = False) -> 
 def test_a_missing_collector_is_reported_if_otlp_was_requested(tmp_path: Path) -> None:
     (code, out, _), _ = demo_on_default_ports(tmp_path, "--otlp")
     assert code == 0
-    assert "No collector listens here" not in out
+    assert "No collector listens on this machine" not in out
     assert "docker run" not in out
-    assert "could be sent to http://localhost:4317" in out
+    assert "were not sent to http://localhost:4317" in out
 
 
 def test_without_a_collector_the_output_shows_how_to_start_one(tmp_path: Path) -> None:
     (code, out, _), _ = demo_on_default_ports(tmp_path)
     assert code == 0
-    assert "No collector listens here" in out
+    assert "No collector listens on this machine" in out
     assert "docker run" in out
-    assert "could be sent to http://localhost:4317" not in out
+    assert "were not sent to http://localhost:4317" not in out
 
 
 def test_a_collector_on_the_default_http_port_is_found(tmp_path: Path) -> None:
@@ -361,7 +362,7 @@ def test_a_log_that_cannot_be_written_is_an_error_without_a_traceback(tmp_path: 
     code, out, err = run_here(tmp_path, "demo", "--log", name)
     assert (code, out) == (2, "")
     assert err.startswith("otel-connector demo: ")
-    assert "logfile" in err
+    assert "--log" in err
     assert len(err.splitlines()) == 1
     assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
 
@@ -410,8 +411,8 @@ async def test_run_yields_the_result_of_every_call_and_report_counts_them(tmp_pa
     run = await asyncio.to_thread(Demo, tmp_path / "logs.csv", 18)
     results = [result async for result in run.run()]
     assert len({result.kind for result in results}) == 18
-    assert Result(kind="redirect", succeeded=True) in results
-    assert Result(kind="cancelled by the caller", succeeded=False) in results
+    assert DemoResult(kind="redirect", succeeded=True) in results
+    assert DemoResult(kind="cancelled by the caller", succeeded=False) in results
     assert [result.kind for result in results if result.succeeded and ("then" in result.kind or "Retry" in result.kind)]
     report = await asyncio.to_thread(run.report)
     assert (report.started, report.rows) == (18, 18)
@@ -430,16 +431,18 @@ async def test_closing_the_results_stops_the_calls(tmp_path: Path) -> None:
 
 
 def test_the_summary_of_no_rows_is_empty() -> None:
-    assert summarise([]) == Summary(projects=(), outcomes=())
+    assert summarise([]) == DemoSummary(projects=(), outcomes=())
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 19, 20, 21, 100])
-def test_percentiles_are_measured_times_and_not_interpolated(count: int) -> None:
-    times = [float(number) for number in range(1, count + 1)]
-    (project,) = summarise([ROW._replace(delta_t=time) for time in reversed(times)]).projects
-    assert project.p50 == statistics.median_low(times)
-    assert sum(time <= project.p95 for time in times) >= 0.95 * count
-    assert sum(time < project.p95 for time in times) < 0.95 * count
+def test_the_demo_and_review_compute_the_same_percentiles(count: int, tmp_path: Path) -> None:
+    rows = [ROW._replace(delta_t=float(number)) for number in range(count, 0, -1)]
+    log = tmp_path / "logs.csv"
+    log.write_bytes(HEADER + b"".join(map(encode_row, rows)))
+    (project,) = summarise(rows_of(log)).projects
+    with review.load(log) as calls:
+        latency = review.summarize(calls).total.latency
+    assert (project.p50, project.p95) == pytest.approx((latency.p50, latency.p95), rel=1e-9)
 
 
 def test_the_example_of_an_outcome_is_its_first_message() -> None:

@@ -42,10 +42,10 @@ def test_the_rows_of_a_log_and_its_rotated_parts_are_sent_once(
     assert run_replay(tmp_path, endpoint, "logs.csv") == (0, f"{to}: 0; sent before: 7\n", "")
     assert len(received.call_ids()) == 7
     some = run_replay(tmp_path, endpoint, "logs.csv", "--failed-only", "--project", "Q", "--since", "1790000000")
-    assert some == (0, f"{to}: 1; not asked for: 6\n", "")
+    assert some == (0, f"{to}: 1; not selected: 6\n", "")
     assert (
         run_replay(tmp_path, endpoint, "logs.csv", "--ignore-checkpoint", "--until", "1790000003").out
-        == f"{to}: 3; not asked for: 4\n"
+        == f"{to}: 3; not selected: 4\n"
     )
 
 
@@ -56,7 +56,7 @@ def test_rows_that_are_not_sent_are_reported(received: Received, endpoint: str, 
     assert done.out.splitlines() == [
         "logs.csv: line 4: a row has 10 cells, this one has 1",
         "logs.csv: line 5: it has no line end",
-        f"Spans sent to {endpoint}: 1; there twice: 1; damaged lines: 1; unfinished last lines: 1",
+        f"Spans sent to {endpoint}: 1; duplicates: 1; damaged lines: 1; unfinished last lines: 1",
     ]
     assert (tmp_path / "here").is_file()
 
@@ -65,11 +65,11 @@ def test_rows_that_are_not_sent_are_reported(received: Received, endpoint: str, 
     ("arguments", "message"),
     [
         (("nothing.csv",), "nothing.csv: no such file"),
-        (("logs.csv", "--since", "2h"), "'2h' is no time"),
+        (("logs.csv", "--since", "2h"), "--since: '2h' is no time"),
         (("stranger.csv",), "stranger.csv: not a log"),
-        (("logs.csv", "--since", "never"), "'never' is no time"),
-        (("logs.csv", "--rate", "0"), "rate must be more than 0 spans a second"),
-        (("logs.csv", "--since", "2026-01-02", "--until", "2026-01-01"), "since must be before until"),
+        (("logs.csv", "--since", "never"), "--since: 'never' is no time"),
+        (("logs.csv", "--rate", "0"), "--rate must be more than 0 spans a second"),
+        (("logs.csv", "--since", "2026-01-02", "--until", "2026-01-01"), "--since must be before --until"),
     ],
 )
 def test_invalid_arguments_exit_with_2_and_name_the_cause(
@@ -116,7 +116,7 @@ def test_ctrl_c_stops_the_replay_between_two_batches(received: Received, tmp_pat
             process.send_signal(signal.SIGINT)
             done = finish(process)
         assert done.code == 130
-        assert done.out.startswith("Stopped; sent: ")
+        assert done.out.startswith("Stopped; spans sent: ")
         assert run_here(tmp_path, "replay", "logs.csv", "--checkpoint", "here", **to).code == 0
     assert len(received.call_ids()) == 3_000
     assert sum(received.call_ids().values()) <= 3_000 + 512  # the batch in flight may have arrived twice

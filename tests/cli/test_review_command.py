@@ -64,7 +64,7 @@ def example_log(tmp_path_factory: pytest.TempPathFactory) -> str:
 def printed_summary(example_log: str, width: int, lines: int | None) -> list[str]:
     console = Console(width=width, height=lines, file=io.StringIO(), highlight=False)
     with review.load(example_log) as calls:
-        console.print(_review_view.drawn(review.summarize(calls), width=width, lines=lines))
+        console.print(_review_view.summary_view(review.summarize(calls), width=width, lines=lines))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
@@ -83,7 +83,7 @@ def test_a_summary_fits_the_screen(width: int, lines: int, example_log: str) -> 
         "Error",
         "Slowest",
         "First to last quarter",
-        "Quiet",
+        "Without calls",
         "Busiest",
     ):
         assert word in text
@@ -112,8 +112,8 @@ def test_problems_of_the_files_are_reported_before_the_summary(tmp_path: Path) -
         "  line 3: a row has 10 cells, this one has 1",
         "  line 4: a row has 10 cells, this one has 1",
         "  line 5: a row has 10 cells, this one has 1",
-        "logs.csv: its last line has no end, and is not counted: torn, or being written",
-        "logs.csv.torn: keeps 1 unfinished line, not counted",
+        "logs.csv: the last line has no line end and is not counted: it is torn, or a program is writing it",
+        "logs.csv.torn: 1 unfinished line, not counted",
         "other.csv: NOT READ: it is no log of this library: its first line is 'a,b', not 'call_id,project,t' and so on",
     ]
     assert done.error.startswith("otel-connector review: other.csv: it is no log")
@@ -217,7 +217,7 @@ def test_a_condition_without_enough_calls_exits_with_2(example_log: str, tmp_pat
     assert run_here(tmp_path, "review", example_log, "--project", "nobody", "--fail-if", "calls < 1").code == 1
     write(tmp_path / "short.csv", [call(0)])
     done = run_here(tmp_path, "review", "--compare", example_log, "short.csv", "--fail-if", "worse > 0")
-    assert (done.code, "too little" in done.error) == (2, True)
+    assert (done.code, "too few calls for a comparison" in done.error) == (2, True)
 
 
 def test_sql_on_a_large_log_has_all_urls_and_errors(
@@ -259,7 +259,7 @@ def test_a_report_is_not_written_over_a_log(tmp_path: Path) -> None:
     before = (tmp_path / "logs-1.csv").read_bytes()
     for arguments in (("--html", "logs-1.csv", "logs-2.csv"), ("logs-1.csv", "--html", "link.html")):
         done = run_here(tmp_path, "review", *arguments)
-        assert (done.code, "that is a log" in done.error) == (2, True)
+        assert (done.code, "this file is a log" in done.error) == (2, True)
     assert (tmp_path / "logs-1.csv").read_bytes() == before
     (tmp_path / "old.html").write_text("old")
     assert run_here(tmp_path, "review", "logs-1.csv", "--html", "old.html").code == 0
@@ -305,8 +305,8 @@ def test_sql_results_are_printed_in_every_form(example_log: str, tmp_path: Path)
     ("arguments", "message"),
     [
         (("nothing.csv",), "nothing.csv: no such file"),
-        (("--json", "--csv"), "one form at a time, not --json and --csv"),
-        (("--since", "never"), "'never' is no time"),
+        (("--json", "--csv"), "only one output format is possible, not --json and --csv"),
+        (("--since", "never"), "--since: 'never' is no time"),
         (("--where", "oops"), "where"),
     ],
 )
@@ -349,7 +349,7 @@ def test_an_html_report_and_png_charts_are_written(example_log: str, tmp_path: P
     ("arguments", "message"),
     [
         (("--html", "nowhere/x.html"), "nowhere/x.html: No such file or directory"),
-        (("--html", "x.html", "--trace-url", "javascript:{trace_id}"), "trace_url="),
+        (("--html", "x.html", "--trace-url", "javascript:{trace_id}"), "--trace-url"),
     ],
 )
 def test_a_report_that_cannot_be_written_exits_with_2(
@@ -399,13 +399,13 @@ def test_compare_reports_damage_on_stderr(example_log: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--compare", "--csv"), "--compare goes without --csv"),
-        (("--compare", "--follow", "--html", "x.html"), "--compare goes without --follow and --html"),
-        (("--compare",), "--compare takes two logs, before and after, not 1"),
+        (("--compare", "--csv"), "--compare cannot be combined with --csv"),
+        (("--compare", "--follow", "--html", "x.html"), "--compare cannot be combined with --follow and --html"),
+        (("--compare",), "--compare needs two logs, before and after, not 1"),
         (("--compare", "--fail-if", "p99 > 1s"), "unknown name"),
-        (("--follow", "--sql", "SELECT 1"), "--follow goes without --sql"),
-        (("--sql", "SELECT 1", "--fail-if", "p99 > 1s"), "--sql goes without --fail-if"),
-        (("--trace-url", "http://x/{trace_id}"), "--trace-url is for the links in --html"),
+        (("--follow", "--sql", "SELECT 1"), "--follow cannot be combined with --sql"),
+        (("--sql", "SELECT 1", "--fail-if", "p99 > 1s"), "--sql cannot be combined with --fail-if"),
+        (("--trace-url", "http://x/{trace_id}"), "--trace-url needs --html"),
     ],
 )
 def test_conflicting_options_exit_with_2(

@@ -744,7 +744,7 @@ def run(*arguments: str | Path) -> tuple[int, str, str]:
 
 def test_the_command_reports_an_undamaged_log(path: Path) -> None:
     path.write_bytes(LOG)
-    assert run(path) == (0, f"{path}: whole; whole rows: 2, damaged lines: 0, bytes: {len(LOG)}\n", "")
+    assert run(path) == (0, f"{path}: intact; rows: 2, damaged lines: 0, bytes: {len(LOG)}\n", "")
 
 
 def test_the_command_reports_an_unfinished_line_and_repair_moves_it(path: Path) -> None:
@@ -753,19 +753,19 @@ def test_the_command_reports_an_unfinished_line_and_repair_moves_it(path: Path) 
     code, out, _ = run(path)
     assert code == 1
     assert out.splitlines() == [
-        f"{path}: DAMAGED; whole rows: 2, damaged lines: 0, bytes: {len(LOG + TAIL)}",
+        f"{path}: DAMAGED; rows: 2, damaged lines: 0, bytes: {len(LOG + TAIL)}",
         f"  last line 4, offset {len(LOG)}, length {len(TAIL)}: it has no line end",
-        f"    If no program is writing it now, --repair moves it to {path}.torn",
+        f"    If no program is writing it, --repair moves it to {path}.torn",
     ]
     code, out, _ = run("--repair", path)
     assert code == 0
     assert out.splitlines() == [
-        f"{path}: an unfinished last line was moved to {path}.torn; bytes: {len(TAIL)}",
-        f"{path}: whole; whole rows: 2, damaged lines: 0, bytes: {len(LOG)}",
+        f"{path}: an unfinished last line of {len(TAIL)} bytes was moved to {path}.torn",
+        f"{path}: intact; rows: 2, damaged lines: 0, bytes: {len(LOG)}",
     ]
     code, out, _ = run(path)
     assert code == 0
-    assert out.splitlines()[1] == f"  {path}.torn keeps unfinished lines from before; bytes: {len(TAIL)}"
+    assert out.splitlines()[1] == f"  {path}.torn has {len(TAIL)} bytes of unfinished lines from earlier repairs"
 
 
 def test_the_command_lists_20_damaged_lines_and_counts_the_rest(path: Path) -> None:
@@ -774,7 +774,7 @@ def test_the_command_lists_20_damaged_lines_and_counts_the_rest(path: Path) -> N
     lines = out.splitlines()
     assert code == 1
     assert lines[1] == f"  line 2, offset {len(HEADER)}, length 3: a row has 10 cells, this one has 1"
-    assert lines[-1] == "  and damaged lines beyond these: 5"
+    assert lines[-1] == "  5 more damaged lines are not listed"
     assert path.read_bytes() == HEADER + b"bad\n" * 25
 
 
@@ -792,7 +792,7 @@ def test_the_command_reports_that_the_file_changed_during_the_check(
     monkeypatch.setattr(os, "read", grow)
     code, out, _ = run(path)
     assert code == 0
-    assert out.splitlines()[-1] == "  The file changed while it was read: this is how it began"
+    assert out.splitlines()[-1] == "  The file changed during the check; the report is about its state at the start"
 
 
 @pytest.mark.parametrize("repairs", [(), ("--repair",)])
@@ -804,7 +804,7 @@ def test_the_command_reports_files_that_are_not_logs_and_checks_the_others(repai
     code, out, error = run(*repairs, missing, other, path.parent, path)
 
     assert code == 2
-    assert out.startswith(f"{path}: whole;")
+    assert out.startswith(f"{path}: intact;")
     assert error.splitlines() == [
         f"otel-connector check: {missing}: No such file or directory",
         f"otel-connector check: {path.parent}/a\\nb.csv: not a log: its first line is 'a,b', not the header",

@@ -43,9 +43,9 @@ from otel_connector._fetch._fetch import CONDITION_NAMES, Fetch, FetchOptions, P
 from otel_connector._fetch._url_lists import OneUrl, UrlLines, UrlRange
 from otel_connector.cli import app
 from otel_connector.cli._fail_if import parse
-from otel_connector.cli._fetch_run import _runner, _watched, exit_code
-from otel_connector.cli._fetch_view import FetchView, as_line, duration, in_the_end
-from otel_connector.cli._terminal import Unbreakable
+from otel_connector.cli._fetch_command import _event_loop, _run_until_stopped, exit_code
+from otel_connector.cli._fetch_view import FetchView, progress_line, result_line
+from otel_connector.cli._terminal import TolerantStream
 from otel_connector.testing import FaultServer, json_body, respond, retry_after, silent
 
 VALUE = {"answer": 42}
@@ -112,8 +112,8 @@ def test_a_template_with_a_range_writes_a_row_and_a_result_for_each_url(
         tmp_path, api.url("/ok?n={:03}"), "--range", "1:20", "--out", f"r.{ending}", "--project", "P"
     )
     assert code == 0, error
-    assert re.match(r"20 URLs, up to 50 at a time, on (uvloop|asyncio)\n", error)
-    assert re.search(r"^Done: 20 URLs in 0:0\d: [\d.,]+/s, 20 ok, 0 failed, 0 retries$", out, re.MULTILINE)
+    assert re.match(r"20 URLs, up to 50 in flight, on (uvloop|asyncio)\n", error)
+    assert re.search(r"^Done: 20 URLs in [\d.]+ m?s: [\d.,]+/s, 20 ok, 0 failed, 0 retries$", out, re.MULTILINE)
     assert f"Log: {tmp_path / 'logs.csv'}\nResults: {tmp_path / f'r.{ending}'}\n" in out
     found = {line["url"]: line for line in results(tmp_path / f"r.{ending}")}
     assert set(found) == {api.url(f"/ok?n={number:03}") for number in range(1, 21)}
@@ -145,7 +145,7 @@ def test_a_list_skips_blank_lines_and_comments_and_an_invalid_url_is_a_failed_ca
     (tmp_path / "urls").write_text(lines, encoding="utf-8")
     code, out, error = piped(tmp_path, "-", text=lines) if from_pipe else fetch(tmp_path, "urls")
     assert code == 1
-    assert ("URLs as they come, up to" if from_pipe else "4 URLs, up to") in error
+    assert ("An unknown number of URLs, up to" if from_pipe else "4 URLs, up to") in error
     assert "otel-connector fetch: failed is 2, above 0" in error
     assert re.search(r"^Done: 4 URLs in .*: .*/s, 2 ok, 2 failed, 0 retries$", out, re.MULTILINE)
     assert re.search(r"^HTTPStatusError 404 +1$", out, re.MULTILINE)
@@ -163,7 +163,7 @@ def test_dedupe_fetches_each_url_once(api: FaultServer, tmp_path: Path) -> None:
     (tmp_path / "urls").write_text(f"{api.url('/ok')}\n" * 5)
     code, out, _ = fetch(tmp_path, "urls", "--dedupe")
     assert (code, len(rows(tmp_path))) == (0, 1)
-    assert "1 ok, 0 failed, 0 retries, 4 passed over" in out
+    assert "1 ok, 0 failed, 0 retries, 4 skipped" in out
 
 
 @pytest.mark.parametrize("source", ["empty", "-"])
@@ -171,7 +171,7 @@ def test_an_empty_list_succeeds_with_0_urls(source: str, tmp_path: Path) -> None
     (tmp_path / "empty").write_text("# nothing\n\n")
     code, out, _ = fetch(tmp_path, source)
     assert code == 0
-    assert re.search(r"^Done: 0 URLs in 0:00: 0.0/s, 0 ok, 0 failed, 0 retries$", out, re.MULTILINE)
+    assert re.search(r"^Done: 0 URLs in [\d.]+ m?s: 0/s, 0 ok, 0 failed, 0 retries$", out, re.MULTILINE)
 
 
 def test_a_single_url_can_be_given_as_the_source(api: FaultServer, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "results to standard output": (["http://a/", "--out", "-"], "--out must be a file, not -"),
     "a header of two lines": (["http://a/", "-H", "a: b\nc: d"], "--header 'a' must be one line"),
     "a timeout of 0": (["http://a/", "--timeout", "0"], "timeout must be more than 0 seconds"),
-    "an invalid status": (["http://a/", "--retry-status", "7"], "statuses"),
+    "an invalid status": (["http://a/", "--retry-status", "7"], "--retry-status must be"),
     "an invalid condition": (["http://a/", "--fail-if", "p99 > 1"], "p99"),
     "a binary file": (["binary"], "binary is not a list of URLs: a line is longer than"),
     "another tool's log": (["http://a/", "--log", "other.csv"], "other.csv"),
@@ -310,11 +310,11 @@ def test_resume_skips_the_completed_urls_of_the_same_project(api: FaultServer, t
     api.script("/missing", json_body(1))
     code, out, error = fetch(tmp_path, "urls", "--out", "r.jsonl", "--resume")
     assert code == 0
-    assert "The log has 3 rows of the project 'fetch'; URLs that are done: 2" in error
-    assert "1 ok, 0 failed, 0 retries, 2 passed over" in out
+    assert "The log has 3 rows of the project 'fetch'; URLs with a success: 2" in error
+    assert "1 ok, 0 failed, 0 retries, 2 skipped" in out
     assert len(results(tmp_path / "r.jsonl")) == 3
     code, out, error = fetch(tmp_path, "urls", "--resume", "--project", "Another")
-    assert "The log has 4 rows, but none of the project 'Another': nothing is passed over" in error
+    assert "The log has 4 rows, but none of the project 'Another': no URL is skipped" in error
     code, out, error = fetch(tmp_path, "urls", "--log", "new.csv", "--resume-from", "logs.csv")
     assert (code, rows(tmp_path, "new.csv")) == (0, [])
 
@@ -333,7 +333,7 @@ def test_ctrl_c_finishes_the_calls_in_flight(api: FaultServer, tmp_path: Path) -
         out, error = process.communicate(timeout=30)
     assert process.returncode == 130
     assert re.search(r"^Stopped: [\d,]+ of 1,000,000 URLs in ", out, re.MULTILINE)
-    assert f"Go on with: otel-connector fetch '{arguments[0]}' {' '.join(arguments[1:])} --resume\n" in error
+    assert f"Continue with: otel-connector fetch '{arguments[0]}' {' '.join(arguments[1:])} --resume\n" in error
     assert "Traceback" not in error
     found = rows(tmp_path)
     assert all(row["success"] == "True" for row in found)
@@ -350,7 +350,7 @@ def test_a_second_ctrl_c_cancels_the_calls_in_flight(api: FaultServer, tmp_path:
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "Go on with: otel-connector fetch urls " in error
+    assert "Continue with: otel-connector fetch urls " in error
     assert "Traceback" not in error
     cancelled = [row for row in rows(tmp_path) if row["error"].startswith("CancelledError")]
     assert len(cancelled) == 5
@@ -403,14 +403,15 @@ def test_resume_fetches_urls_again_that_have_no_result_in_the_file(
     template, out = api.url("/ok?n={}"), tmp_path / f"r.{ending}"
     assert fetch(tmp_path, template, "--range", "1:4", "--out", out.name)[0] == 0
     code, printed, _ = fetch(tmp_path, template, "--range", "1:6", "--out", out.name, "--resume")
-    assert (code, "2 ok, 0 failed, 0 retries, 4 passed over" in printed) == (0, True)
+    assert (code, "2 ok, 0 failed, 0 retries, 4 skipped" in printed) == (0, True)
     for others in ("another", out.name):
         out.unlink()
         other = tmp_path / (others if others != "another" else f"a.{ending}")
         assert fetch(tmp_path, template, "--range", "1:6", "--out", other.name, "--resume")[0] == 0
         assert {line["url"] for line in results(other)} == {api.url("/ok", n=number) for number in range(1, 7)}
         other.rename(out)
-    assert fetch(tmp_path, template, "--range", "1:6", "--resume")[1].startswith("Done: 6 URLs in 0:00: 0.0/s, 0 ok")
+    out = fetch(tmp_path, template, "--range", "1:6", "--resume").out
+    assert re.match(r"Done: 6 URLs in [\d.]+ m?s: 0/s, 0 ok", out)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -423,10 +424,8 @@ def test_ctrl_c_works_when_the_output_pipe_is_closed(api: FaultServer, tmp_path:
         assert process.stderr is not None
         error = process.stderr.read()
         assert process.wait(30) == 130
-    assert re.search(
-        r"^Stopping when the calls under way \(\d+\) have ended; Ctrl-C ends them at once$", error, re.MULTILINE
-    )
-    assert "Go on with: otel-connector fetch " in error
+    assert re.search(r"^Stopping after \d+ calls? in flight; a second Ctrl-C cancels these$", error, re.MULTILINE)
+    assert "Continue with: otel-connector fetch " in error
     assert "Traceback" not in error
 
 
@@ -451,7 +450,7 @@ def test_secrets_are_redacted_in_the_command_printed_to_continue(api: FaultServe
         out, error = process.communicate(timeout=30)
     assert "SECRET" not in out + error
     assert "--header=Cookie: REDACTED" in error
-    assert "(with the secrets in the place of REDACTED)" in error
+    assert "(replace REDACTED by the secrets)" in error
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits")
@@ -465,7 +464,7 @@ def test_rows_that_cannot_be_written_are_counted_and_the_exit_code_is_2(api: Fau
         _, error = process.communicate(timeout=60)
     assert process.returncode == 2
     written = len(rows(tmp_path))
-    assert f"logs.csv: rows that could not be written: {100 - written}; --resume fetches those again" in error
+    assert f"logs.csv: {100 - written} rows could not be written; --resume fetches the URLs again" in error
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
@@ -536,15 +535,14 @@ def test_the_progress_display_fits_terminals_of_every_width(columns: int, termin
 
 def test_progress_lines_show_counts_rates_and_durations() -> None:
     now = Progress(1_234, 5_000, 1_100, 34, 100, 1, 50, 2, 312.4, 12.0, 4.0)
-    assert as_line(now) == (
-        "1,234/5,000 (25 %), 0:12 left, 312/s, 1,100 ok, 34 failed, 1 retry, 50 in flight, 2 hosts paused, "
-        "100 passed over"
+    assert progress_line(now) == (
+        "1,234/5,000 (25 %), 12.0 s left, 312/s, 1,100 ok, 34 failed, 1 retry, 50 in flight, 2 hosts paused, "
+        "100 skipped"
     )
-    assert in_the_end(now) == "1,234 of 5,000 URLs in 0:04: 284/s, 1,100 ok, 34 failed, 1 retry, 100 passed over"
-    assert in_the_end(now._replace(done=1, total=1)).startswith("1 URL in 0:04: ")
-    assert as_line(now._replace(total=None, paused=1, rate=1.25)).startswith("1,234 done, 1.2/s, ")
-    assert as_line(now._replace(total=0, done=0, remaining=None)).startswith("0/0, 312/s")
-    assert [duration(seconds) for seconds in (0, 59.6, 3_600, 90_061)] == ["0:00", "1:00", "1:00:00", "1 d 1:01:01"]
+    assert result_line(now) == "1,234 of 5,000 URLs in 4.00 s: 284/s, 1,100 ok, 34 failed, 1 retry, 100 skipped"
+    assert result_line(now._replace(done=1, total=1)).startswith("1 URL in 4.00 s: ")
+    assert progress_line(now._replace(total=None, paused=1, rate=1.25)).startswith("1,234 done, 1.25/s, ")
+    assert progress_line(now._replace(total=0, done=0, remaining=None)).startswith("0/0, 312/s")
 
 
 async def test_without_a_terminal_progress_is_printed_as_plain_lines(api: FaultServer, tmp_path: Path) -> None:
@@ -556,7 +554,7 @@ async def test_without_a_terminal_progress_is_printed_as_plain_lines(api: FaultS
         clock=lambda: seconds,
     )
     running = asyncio.ensure_future(run.run())
-    view = FetchView(Console(file=written, width=40), run, moving=False, line_every=0.001)
+    view = FetchView(Console(file=written, width=40), run, animated=False, line_interval=0.001)
     showing = asyncio.ensure_future(view.show())
     while "1 in flight" not in written.getvalue():  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0.001)
@@ -564,8 +562,8 @@ async def test_without_a_terminal_progress_is_printed_as_plain_lines(api: FaultS
     running.cancel()
     await asyncio.wait({showing, running})
     assert set(re.findall(r"^0/1 .*", written.getvalue(), re.MULTILINE)) <= {
-        "0/1 (0 %), 0.0/s, 0 ok, 0 failed, 0 retries, 0 in flight",
-        "0/1 (0 %), 0.0/s, 0 ok, 0 failed, 0 retries, 1 in flight",
+        "0/1 (0 %), 0/s, 0 ok, 0 failed, 0 retries, 0 in flight",
+        "0/1 (0 %), 0/s, 0 ok, 0 failed, 0 retries, 1 in flight",
     }
 
 
@@ -595,7 +593,7 @@ async def test_closing_the_batches_of_a_long_list_early_leaves_nothing_behind(tm
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 async def test_cancelling_the_fetch_task_raises_cancellederror(api: FaultServer) -> None:
     run = Fetch(AsyncConnector(None, timeout=600), OneUrl(api.url("/never")), FetchOptions(project="P", concurrency=1))
-    watching = asyncio.ensure_future(_watched(run, None))
+    watching = asyncio.ensure_future(_run_until_stopped(run, None))
     while not api.requests:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0.001)
     watching.cancel()
@@ -605,13 +603,13 @@ async def test_cancelling_the_fetch_task_raises_cancellederror(api: FaultServer)
 
 
 def test_writing_to_a_closed_or_ascii_only_stream_raises_nothing(tmp_path: Path) -> None:
-    closed = Unbreakable(None)
+    closed = TolerantStream(None)
     assert (closed.write("lost"), closed.isatty(), closed.encoding) == (4, False, "utf-8")
     closed.flush()
-    with pytest.raises(OSError, match="it is closed"):
+    with pytest.raises(OSError, match="the stream is closed"):
         closed.fileno()
     with (tmp_path / "ascii").open("w", encoding="ascii") as file:
-        narrow = Unbreakable(file)
+        narrow = TolerantStream(file)
         assert narrow.fileno() == file.fileno()
         narrow.write("é 1\n")
         narrow.flush()
@@ -626,11 +624,11 @@ async def test_a_closed_log_gives_exit_code_2_and_reports_the_lost_rows(
     run = Fetch(AsyncConnector(log), OneUrl(api.url("/ok")), FetchOptions(project="P", concurrency=1))
     await run.run()
     assert exit_code(run, parse("failed > 0", CONDITION_NAMES), Path("logs.csv")) == 2
-    assert "rows that could not be written: 1;" in capfd.readouterr().err
+    assert "1 row could not be written;" in capfd.readouterr().err
 
 
 def test_uvloop_is_used_where_it_is_installed() -> None:
-    assert _runner() == ("uvloop", uvloop.run)
+    assert _event_loop() == ("uvloop", uvloop.run)
 
 
 def test_ctrl_c_during_imports_exits_with_130_and_no_traceback() -> None:

@@ -408,7 +408,7 @@ def test_the_output_fits_80_columns_and_states_the_verdicts(different: Compariso
     assert line.split()[2:5:2] == ["ms", "ms"]
     assert line.rstrip().endswith("worse")
     assert "Only after: new (50 calls)" in text
-    assert "Hosts, if beyond noise" in text
+    assert "Hosts, larger than noise" in text
     assert "Noise is how much a figure differs between 30 equal stretches" in text
 
 

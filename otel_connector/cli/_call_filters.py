@@ -1,0 +1,34 @@
+"""The options that select calls of a log, shared by ``review`` and ``replay``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from otel_connector.review._filters import moment
+
+Project = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", show_default=False, help="Only calls of this project. Repeatable.")
+]
+Until = Annotated[
+    str | None, typer.Option(metavar="TIME", show_default=False, help="Only calls that started before this time.")
+]
+
+
+def parse_time(option: str, text: str | None, now: datetime | None) -> datetime | None:
+    """Return the time that is the value of an option.
+
+    Args:
+        option: The option, for the message.
+        text: Its value; None if it is not given.
+        now: The time from which ages such as ``2h`` are counted back; None refuses ages.
+
+    Raises:
+        ValueError: The value is not a time.
+    """
+    try:
+        return None if text is None else moment(text, now)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
