@@ -410,8 +410,8 @@ def test_resume_fetches_urls_again_that_have_no_result_in_the_file(
         assert fetch(tmp_path, template, "--range", "1:6", "--out", other.name, "--resume")[0] == 0
         assert {line["url"] for line in results(other)} == {api.url("/ok", n=number) for number in range(1, 7)}
         other.rename(out)
-    out = fetch(tmp_path, template, "--range", "1:6", "--resume").out
-    assert re.match(r"Done: 6 URLs in [\d.]+ m?s: 0/s, 0 ok", out)
+    printed = fetch(tmp_path, template, "--range", "1:6", "--resume").out
+    assert re.match(r"Done: 6 URLs in [\d.]+ m?s: 0/s, 0 ok", printed)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
