@@ -1,4 +1,4 @@
-"""How far logs were sent, kept in a file that a rerun reads. Knows neither logs nor collectors."""
+"""A file that stores how far each log has been sent. This file knows neither collectors nor what a log contains."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from otel_connector._csv._lines import Position
 from otel_connector._csv._torn_tail import open_regular
 
 _MARK = "otel_connector.replay"
-_SIZE_LIMIT = 2**20  # bytes; a log takes some 200
+_SIZE_LIMIT = 2**20  # bytes; a log takes about 200
 
 
 class Checkpoint:
-    """How far logs are sent to one place, in a file.
+    """How far some logs have been sent to one endpoint.
 
     Args:
-        path: The file, which need not be there.
-        key: What was sent where. What a file says of something else is of no use, and is replaced.
-        ignore_checkpoint: Forget what it says.
+        path: The file. It is created by the first `save`.
+        key: What was sent where. A file with another key is ignored, and replaced by the first `save`.
+        ignore_checkpoint: Ignore the file in any case.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is no checkpoint, and stays as it is.
+        OSError: The file cannot be read.
+        ValueError: The file is not a checkpoint. It is not changed.
     """
 
     def __init__(self, path: str, key: Mapping[str, str], *, ignore_checkpoint: bool) -> None:
@@ -35,32 +35,31 @@ class Checkpoint:
         self._positions = {} if ignore_checkpoint else found
 
     def position(self, identity: str) -> Position:
-        """Return how far a log is sent."""
+        """Return how far a log has been sent."""
         return self._positions.get(identity, Position())
 
     def save(self, identity: str, position: Position) -> None:
-        """Note how far a log is sent; in a crash the file is as it was, or as it is to be.
+        """Store how far a log has been sent. After a crash the file has its old or its new content.
 
-        It is not forced onto the disk: of a file that a power cut has emptied the log is sent once more, which does no
-        harm.
+        There is no fsync: if a power failure empties the file, the log is sent again, which changes nothing.
         """
         self._positions[identity] = position
         content = {_MARK: 1, **self._key, "logs": {name: each._asdict() for name, each in self._positions.items()}}
         target = Path(self._path)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f"{target.name}.")
-        new = Path(name)
-        try:
-            with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 - of a descriptor
+        with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f"{target.name}.", delete=False) as file:
+            new = Path(file.name)
+            try:
                 json.dump(content, file, indent=1)
-            new.replace(target)
-        except BaseException:
-            new.unlink()
-            raise
+                file.close()
+                new.replace(target)
+            except BaseException:
+                new.unlink()
+                raise
 
 
 def _read(path: str, key: Mapping[str, str]) -> dict[str, Position]:
     try:
-        with open(open_regular(path, os.O_RDONLY), "rb") as file:  # noqa: PTH123 - of a descriptor
+        with open(open_regular(path, os.O_RDONLY), "rb") as file:  # noqa: PTH123 - opens a descriptor
             text = file.read(_SIZE_LIMIT)
     except FileNotFoundError:
         return {}
@@ -69,16 +68,16 @@ def _read(path: str, key: Mapping[str, str]) -> dict[str, Position]:
     try:
         content: Any = json.loads(text)
         found = {name: Position(**each) for name, each in content["logs"].items()}
-        ours = content[_MARK] == 1 and all(map(_makes_sense, found.values()))
-        same = {name: content[name] for name in key} == dict(key)
+        is_checkpoint = content[_MARK] == 1 and all(map(_is_valid, found.values()))
+        same_key = {name: content[name] for name in key} == dict(key)
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
-        ours = same = False
+        is_checkpoint = same_key = False
         found = {}
-    if not ours:
-        raise ValueError(f"{path}: not a checkpoint of a replay; delete it, or name another")
-    return found if same else {}
+    if not is_checkpoint:
+        raise ValueError(f"{path}: not a checkpoint of a replay; delete it, or name another file")
+    return found if same_key else {}
 
 
-def _makes_sense(position: tuple[Any, ...]) -> bool:
+def _is_valid(position: tuple[Any, ...]) -> bool:
     *numbers, proof = position
     return isinstance(proof, str) and all(type(number) is int and number >= 0 for number in numbers)

@@ -1,12 +1,12 @@
-"""The rows of old logs, sent to a collector as the spans of their calls.
+"""Send the rows of old logs to a collector, as the spans of their calls.
 
-A log is read in bounded memory, a batch of spans at a time goes through the SDK's own OTLP exporter, and what the
-collector has acknowledged is noted in a checkpoint, from where a rerun goes on. A row gives the same ids, times and
-attributes whenever it is sent, so a batch that was sent just before a crash, and is sent again, becomes nothing new in
-a backend that keys by id. Knows no terminal: what progress looks like is the command line's business.
+A log is read in bounded memory. The SDK's OTLP exporter sends one batch of spans at a time. When the collector has
+acknowledged a batch, the position in the log is stored in a checkpoint, where the next run continues. A row always
+gives the same ids, times and attributes. So a batch that is sent again after a crash changes nothing in a backend that
+uses the ids as keys. This file does not know the terminal.
 
-What OTLP cannot tell is not known here either: the SDK's exporter takes a partial success for a success, and a backend
-may give up later what it took (Tempo does beyond its limits). Hence the pace.
+Not every loss is visible here: the SDK's exporter reports a partial success as a success, and a backend may drop spans
+that it has acknowledged (Tempo does beyond its limits). Therefore the rate is limited.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 import os
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.environment_variables import (
@@ -46,40 +46,40 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
 CHECKPOINT_SUFFIX = ".replayed"
-"""What the name of a log gets for the file that says how far it was sent."""
+"""Appended to the name of a log, it is the name of its checkpoint."""
 
 DEFAULT_RATE = 1_000.0
-"""Spans a second. Most calls are a trace of their own, of which Tempo takes 10,000 at a time and holds each for some
-10 s (``max_traces_per_user``, ``trace_idle_period``); what is beyond that it gives up without telling the sender."""
+"""Spans per second. Nearly every call is a trace of its own. Tempo accepts 10,000 traces at a time and holds each for
+about 10 s (``max_traces_per_user``, ``trace_idle_period``); it drops the others without an error."""
 
 DEFAULT_SERVICE = "otel-connector-replay"
 
 REPLAYED = f"{FIELD_PREFIX}replayed"
-"""Resource attribute that tells these spans from live ones. Not the span's, which has what the live one had."""
+"""Resource attribute of replayed spans. It is not a span attribute, so the span equals the live one."""
 
 REMEMBERED = 2**19
-"""Calls that are known to be sent, at least: twice as many at most, in some 100 MB. A call that stands twice in the
-logs with more than these between is sent twice, and so is one that an earlier run has sent."""
+"""Minimum number of calls that duplicates are detected among. At most twice as many are kept, in about 100 MB. A call
+is sent twice if its rows are further apart, or if an earlier run has sent it."""
 
-_BATCH_ROWS = 512  # as the SDK's batch processor has it (OTEL_BSP_MAX_EXPORT_BATCH_SIZE)
-_BATCH_BYTES = 2**21  # half of what a gRPC server takes by default
-_SPAN_BYTES = 512  # of a span beside its texts, of which most are there twice
-_TURN_LINES = 8_192  # lines after which progress is told and noted, though nothing of them is to be sent
+_BATCH_ROWS = 512  # as the SDK's batch processor (OTEL_BSP_MAX_EXPORT_BATCH_SIZE)
+_BATCH_BYTES = 2**21  # half of what a gRPC server accepts by default
+_SPAN_BYTES = 512  # of a span without its texts; most of its texts are in two attributes
+_BATCH_LINES = 8_192  # lines after which progress is reported and stored, even if none of them is sent
 
 
 class CollectorRefused(RuntimeError):
-    """The collector did not take a batch, although the SDK's exporter had tried it again as long as it does."""
+    """The collector did not accept a batch, after all retries of the SDK's exporter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowFilter:
-    """Which rows are to be sent; by default all.
+    """Which rows to send. Default: all.
 
     Attributes:
-        projects: Only those of these projects, as the log shows them.
-        since: Only those that start then or later, Unix time in seconds.
-        until: Only those that start before then.
-        failed_only: Only those without success.
+        projects: Only rows of these projects, as the log shows them.
+        since: Only calls that started at this time or later, Unix time in seconds.
+        until: Only calls that started before this time.
+        failed_only: Only calls that failed.
     """
 
     projects: tuple[str, ...] = ()
@@ -88,66 +88,49 @@ class RowFilter:
     failed_only: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a time that nothing is in."""
+        """Check that the period is not empty."""
         if not self.since < self.until:
             raise ValueError(f"since must be before until, but {self.since!r} is not before {self.until!r}")
 
     def __call__(self, record: CallRecord) -> bool:
-        """Whether a row is to be sent."""
+        """Return whether to send a row."""
         return (
             self.since <= record.t < self.until
             and not (self.failed_only and record.success)
             and (not self.projects or record.project in self.projects)
         )
 
+    def key(self) -> str:
+        """Return the text that identifies this filter in a checkpoint, in the form of version 0.1.0."""
+        return repr(self).replace(type(self).__name__, "Wanted", 1)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(slots=True, kw_only=True)
 class Replayed:
-    """How far a replay is.
+    """The progress of a replay.
 
     Attributes:
+        size: Bytes of all logs, as they are on the disk.
+        done: Bytes that have been processed.
         sent: Spans that the collector has acknowledged.
-        passed_over: Spans that an earlier run has sent, by its checkpoint.
-        unwanted: Rows that were not asked for.
-        duplicates: Rows of calls that this run has met before.
-        damaged: Lines that are no rows, or rows that no span can be made of.
-        unfinished: Logs whose last line has no end: torn, or being written. It is not sent.
-        damage: The first `DAMAGE_LIMIT` damaged or unfinished lines, each with its log; offsets are of what is packed.
-        done: Bytes of the logs that are dealt with, as they are on the disk.
-        size: Bytes of all logs.
+        skipped: Spans that an earlier run has sent, according to its checkpoint.
+        filtered_out: Rows that the filter excludes.
+        duplicates: Rows of calls that this run has already sent.
+        damaged: Lines that are not rows, and rows that cannot be converted to a span.
+        unfinished: Logs whose last line has no line end: it is torn, or it is being written. It is not sent.
+        damage: The first `DAMAGE_LIMIT` damaged or unfinished lines, each with its log. Offsets are those of the
+            uncompressed text.
     """
 
-    sent: int
-    passed_over: int
-    unwanted: int
-    duplicates: int
-    damaged: int
-    unfinished: int
-    damage: tuple[tuple[str, Damage], ...]
-    done: int
     size: int
-
-
-@dataclass(slots=True)
-class _Counts:
-    """What `Replayed` says, while it is counted."""
-
+    done: int = 0
     sent: int = 0
-    passed_over: int = 0
-    unwanted: int = 0
+    skipped: int = 0
+    filtered_out: int = 0
     duplicates: int = 0
     damaged: int = 0
     unfinished: int = 0
-    damage: list[tuple[str, Damage]] = field(default_factory=list[tuple[str, Damage]])
-
-    def note(self, log: str, line: Line, what: str) -> None:
-        if what == UNFINISHED:
-            self.unfinished += 1
-        else:
-            self.damaged += 1
-        if len(self.damage) < DAMAGE_LIMIT:
-            length = line.end - line.offset - line.ended
-            self.damage.append((log, Damage(line=line.number, offset=line.offset, length=length, what=what)))
+    damage: tuple[tuple[str, Damage], ...] = ()
 
 
 @dataclass(slots=True)
@@ -158,27 +141,26 @@ class _Batch:
 
 
 class Replay:
-    """One replay of logs; `run` it once.
+    """One replay of logs. Call `run` once.
 
     Args:
-        logs: CSV files, packed with gzip or not, or patterns, in the order in which they are sent. The parts of a
-            rotated log are sent before it. They may be written meanwhile; then they are sent as they were in the
-            beginning.
-        exporter: Takes the spans, as `open_otlp` returns it. It is not shut down.
-        to: Where it sends to, redacted. What was sent elsewhere is no reason to pass over a row.
+        logs: CSV files, gzip or not, or patterns, in the order of sending. The parts of a rotated log are sent before
+            it. Rows that are written during the replay are not sent.
+        exporter: Exports the spans, see `open_otlp`. It is not shut down.
+        to: The endpoint of the exporter, redacted. A checkpoint of another endpoint is not used.
         service_name: ``service.name`` of the spans. Default: the operator's (``OTEL_SERVICE_NAME``,
             ``OTEL_RESOURCE_ATTRIBUTES``), or `DEFAULT_SERVICE`.
-        wanted: Which rows.
-        rate: Spans a second at most; None for as many as the collector takes.
-        checkpoint: The file that says how far each log is sent to `to`; default ``<log>.replayed``, for each its own.
-        ignore_checkpoint: Send all rows, whatever the checkpoint says.
+        row_filter: Which rows to send.
+        rate: Maximum number of spans per second. None sets no limit.
+        checkpoint: The file that stores how far each log has been sent. Default: ``<log>.replayed``, one per log.
+        ignore_checkpoint: Send all rows, also those that were sent before.
         monotonic: A clock that never steps back, in seconds.
         sleep: Waits for a number of seconds.
 
     Raises:
-        TypeError, ValueError: `rate` is no number, or not above 0.
-        ValueError: A file is no log, or the checkpoint is another program's file; names it.
-        OSError: A file cannot be read, or is no regular file.
+        TypeError, ValueError: `rate` is not a number, or not above 0.
+        ValueError: A file is not a log, or the checkpoint is not a checkpoint. The message names the file.
+        OSError: A file cannot be read, or is not a regular file.
     """
 
     def __init__(
@@ -188,7 +170,7 @@ class Replay:
         *,
         to: str,
         service_name: str | None = None,
-        wanted: RowFilter | None = None,
+        row_filter: RowFilter | None = None,
         rate: float | None = DEFAULT_RATE,
         checkpoint: str | os.PathLike[str] | None = None,
         ignore_checkpoint: bool = False,
@@ -198,66 +180,54 @@ class Replay:
         limit = math.inf
         if rate is not None:
             limit = checked_seconds("rate", rate, positive=True, unit="spans a second", hint="; None sets no limit")
-        self._pace = _Pace(limit, monotonic, sleep)
-        self._batch_rows = min(_BATCH_ROWS, max(1, int(min(self._pace.rate, _BATCH_ROWS))))
+        self._limiter = _RateLimiter(limit, monotonic, sleep)
+        self._batch_rows = int(max(1, min(limit, _BATCH_ROWS)))
         self._exporter, self._to = exporter, to
-        self._wanted = wanted or RowFilter()
+        self._row_filter = row_filter or RowFilter()
         self._resource = _resource(service_name)
         self._logs = [look_at(path) for path in log_files(os.fspath(log) for log in logs)]
         shared = None if checkpoint is None else os.fspath(checkpoint)
-        key = {"to": to, "service": str(self._resource.attributes[SERVICE_NAME]), "wanted": repr(self._wanted)}
+        key = {"to": to, "service": str(self._resource.attributes[SERVICE_NAME]), "wanted": self._row_filter.key()}
         names = {log.path: shared or log.path + CHECKPOINT_SUFFIX for log in self._logs}
         checkpoints = {name: Checkpoint(name, key, ignore_checkpoint=ignore_checkpoint) for name in set(names.values())}
         self._checkpoints = {path: checkpoints[name] for path, name in names.items()}
-        self._sent_calls = _Calls()
-        self._counts = _Counts()
-        self._done = 0
+        self._sent_calls = _RecentCalls()
+        self._replayed = Replayed(size=sum(log.size for log in self._logs))
 
     def replayed(self) -> Replayed:
-        """Return how far it is."""
-        counts = self._counts
-        return Replayed(
-            sent=counts.sent,
-            passed_over=counts.passed_over,
-            unwanted=counts.unwanted,
-            duplicates=counts.duplicates,
-            damaged=counts.damaged,
-            unfinished=counts.unfinished,
-            damage=tuple(counts.damage),
-            done=self._done,
-            size=sum(log.size for log in self._logs),
-        )
+        """Return the progress."""
+        return replace(self._replayed)
 
     def run(self) -> Generator[Replayed]:
-        """Send the rows, and say after each batch how far it is.
+        """Send the rows. Yield the progress after each batch.
 
-        Whoever stops reading, closes the generator or lets an interrupt out of it stops the replay; what is
-        acknowledged until then is noted.
+        The replay stops if the caller stops iterating, closes the generator, or is interrupted. The checkpoint then
+        contains all batches that were acknowledged.
 
         Raises:
-            CollectorRefused: A batch was not taken. What was sent before is noted, and a rerun goes on there.
+            CollectorRefused: A batch was not accepted. The next run continues with it.
             OSError: A log cannot be read any more, or the checkpoint cannot be written.
         """
         before = 0
         for log in self._logs:
-            for at in self._replay(log):
-                self._done = before + min(at, log.size)
+            for done in self._replay(log):
+                self._replayed.done = before + min(done, log.size)
                 yield self.replayed()
             before += log.size
 
     def _replay(self, log: Log) -> Generator[int]:
-        """Send the rows of one log; say how many of its bytes are dealt with."""
+        """Send the rows of one log. Yield how many of its bytes are processed."""
         checkpoint = self._checkpoints[log.path]
         with open_log(log.path) as (raw, file):
             position = go_to(file, checkpoint.position(log.identity))
-            checkpoint.save(log.identity, position)  # where that is not possible nothing is sent
-            self._counts.passed_over += position.sent
+            checkpoint.save(log.identity, position)  # if this fails, nothing has been sent
+            self._replayed.skipped += position.sent
             end, batch = (log.size if file is raw else None), _Batch()
             for line in lines(file, position, end):
-                self._take(log.path, line, batch)
+                self._add(log.path, line, batch)
                 if line.ended:
                     position = Position(line.end, line.number, position.sent, line.offset, hash_of(line.content))
-                if len(batch.spans) >= self._batch_rows or batch.size >= _BATCH_BYTES or batch.lines >= _TURN_LINES:
+                if len(batch.spans) >= self._batch_rows or batch.size >= _BATCH_BYTES or batch.lines >= _BATCH_LINES:
                     position = self._send(batch, position)
                     checkpoint.save(log.identity, position)
                     yield position.offset if file is raw else raw.tell()
@@ -265,54 +235,63 @@ class Replay:
             checkpoint.save(log.identity, self._send(batch, position))
         yield log.size
 
-    def _take(self, log: str, line: Line, batch: _Batch) -> None:
-        """Put a line's span into the batch, or count why there is none."""
+    def _add(self, log: str, line: Line, batch: _Batch) -> None:
+        """Add the span of a line to the batch, or count why there is none."""
         batch.lines += 1
         if line.what is not None:
-            self._counts.note(log, line, line.what)
+            self._count_damage(log, line, line.what)
             return
         if line.number == 1 and line.content == HEADER[:-1]:
             return
         try:
             row = read_row(line.content)
         except ValueError as error:
-            self._counts.note(log, line, str(error))
+            self._count_damage(log, line, str(error))
             return
-        if not self._wanted(row.record):
-            self._counts.unwanted += 1
+        if not self._row_filter(row.record):
+            self._replayed.filtered_out += 1
         elif not self._sent_calls.add(row.trace_id << 64 | row.span_id):
-            self._counts.duplicates += 1
+            self._replayed.duplicates += 1
         else:
             batch.spans.append(span_of(row, self._resource))
             batch.size += 2 * len(line.content) + _SPAN_BYTES
 
+    def _count_damage(self, log: str, line: Line, what: str) -> None:
+        if what == UNFINISHED:
+            self._replayed.unfinished += 1
+        else:
+            self._replayed.damaged += 1
+        if len(self._replayed.damage) < DAMAGE_LIMIT:
+            length = line.end - line.offset - line.ended
+            self._replayed.damage += ((log, Damage(line=line.number, offset=line.offset, length=length, what=what)),)
+
     def _send(self, batch: _Batch, position: Position) -> Position:
-        """Send a batch in its turn, and return where the next one begins."""
+        """Send a batch when the rate allows it. Return the position of the next one."""
         count = len(batch.spans)
         if not count:
             return position
-        self._pace.wait_for(count)
-        with _reasons() as reasons:
+        self._limiter.wait_for(count)
+        with _logged_by_exporters() as messages:
             try:
-                taken = self._exporter.export(batch.spans) is SpanExportResult.SUCCESS
-            except Exception as error:  # noqa: BLE001 - whatever the exporter has of its own
-                reasons.append(f"{type(error).__name__}: {error}")
-                taken = False
-        if not taken:
-            why = one_line(Redactor().text(reasons[-1])) if reasons else "it gave no reason"
+                accepted = self._exporter.export(batch.spans) is SpanExportResult.SUCCESS
+            except Exception as error:  # noqa: BLE001 - each exporter raises errors of its own
+                messages.append(f"{type(error).__name__}: {error}")
+                accepted = False
+        if not accepted:
+            reason = one_line(Redactor().text(messages[-1])) if messages else "it gave no reason"
             raise CollectorRefused(
-                f"{self._to} did not take a batch of {count}: {why}. Sent before it: {self._counts.sent}; a rerun goes "
-                "on there"
+                f"{self._to} did not accept a batch of {count}: {reason}. Spans sent before it:"
+                f" {self._replayed.sent}; the next run continues after those"
             )
-        self._counts.sent += count
+        self._replayed.sent += count
         return position._replace(sent=position.sent + count)
 
 
 def open_otlp() -> tuple[SpanExporter, str]:
-    """Return the SDK's OTLP exporter of spans as the ``OTEL_*`` variables have it, and where it sends to, redacted.
+    """Return the SDK's OTLP exporter of spans, set up by the ``OTEL_*`` variables, and its endpoint, redacted.
 
     Raises:
-        ValueError: They name a protocol that the SDK does not speak, or something else that it does not take.
+        ValueError: A variable has a value that the SDK does not accept, for example an unknown protocol.
     """
     environ = os.environ
     protocol = environ.get(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL) or environ.get(OTEL_EXPORTER_OTLP_PROTOCOL) or "grpc"
@@ -326,48 +305,47 @@ def open_otlp() -> tuple[SpanExporter, str]:
 
         exporter, default = OverHttp(), "http://localhost:4318"
     else:
-        raise ValueError(f"the OTLP protocol is grpc or http/protobuf, not {protocol!r}")
+        raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL must be grpc or http/protobuf, not {protocol!r}")
     endpoint = environ.get(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) or environ.get(OTEL_EXPORTER_OTLP_ENDPOINT) or default
     return exporter, Redactor().url(endpoint)
 
 
 def _resource(service_name: str | None) -> Resource:
-    """Return what the spans' resource is: the SDK's, without what differs from run to run."""
-    made = Resource.create()
-    attributes = dict(made.attributes)
+    """Return the resource of the spans: the SDK's, without the attributes that differ between runs."""
+    detected = Resource.create()
+    attributes = dict(detected.attributes)
     if SERVICE_INSTANCE_ID not in OTELResourceDetector().detect().attributes:
-        attributes.pop(SERVICE_INSTANCE_ID, None)  # a random number, and the calls were another instance's
+        attributes.pop(SERVICE_INSTANCE_ID, None)  # random, and the calls were made by another instance
     if service_name is not None:
         attributes[SERVICE_NAME] = service_name
-    elif str(attributes[SERVICE_NAME]).startswith("unknown_service"):  # the SDK's where nobody gave a name
+    elif str(attributes[SERVICE_NAME]).startswith("unknown_service"):  # the SDK's default
         attributes[SERVICE_NAME] = DEFAULT_SERVICE
-    return Resource({**attributes, REPLAYED: True}, made.schema_url)
+    return Resource({**attributes, REPLAYED: True}, detected.schema_url)
 
 
-class _Pace:
-    """Keeps spans to a rate; time in which there were none to send is not made up for."""
+class _RateLimiter:
+    """Limits the rate of spans. Unused time is not saved up for later."""
 
     def __init__(self, rate: float, monotonic: Callable[[], float], sleep: Callable[[float], object]) -> None:
-        self.rate = rate
-        self._monotonic, self._sleep = monotonic, sleep
+        self._rate, self._monotonic, self._sleep = rate, monotonic, sleep
         self._next = -math.inf
 
     def wait_for(self, count: int) -> None:
         """Wait until `count` spans may be sent."""
         if (wait := self._next - self._monotonic()) > 0:
             self._sleep(wait)
-        self._next = max(self._next, self._monotonic()) + count / self.rate
+        self._next = max(self._next, self._monotonic()) + count / self._rate
 
 
-class _Calls:
-    """The calls that were met of late, at least `REMEMBERED` of them."""
+class _RecentCalls:
+    """The ids of the last calls, at least `REMEMBERED` of them."""
 
     def __init__(self) -> None:
         self._calls: set[int] = set()
         self._before: set[int] = set()
 
     def add(self, call: int) -> bool:
-        """Remember a call; False if it is remembered already."""
+        """Add a call. Return False if it is already there."""
         if call in self._calls or call in self._before:
             return False
         if len(self._calls) >= REMEMBERED:
@@ -376,22 +354,23 @@ class _Calls:
         return True
 
 
-class _Reasons(logging.Handler):
-    """Keeps what the SDK's exporters say, which is their only way to give a reason."""
+class _Messages(logging.Handler):
+    """Keeps log messages."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.said: list[str] = []
+        self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
+        self.texts.append(record.getMessage())
 
 
 @contextmanager
-def _reasons() -> Generator[list[str]]:
-    handler, logger = _Reasons(), logging.getLogger("opentelemetry.exporter")
+def _logged_by_exporters() -> Generator[list[str]]:
+    """Collect what the SDK's exporters log. They give the reason of a failure in no other way."""
+    handler, logger = _Messages(), logging.getLogger("opentelemetry.exporter")
     logger.addHandler(handler)
     try:
-        yield handler.said
+        yield handler.texts
     finally:
         logger.removeHandler(handler)

@@ -1,10 +1,9 @@
-"""A row of a log, turned back into the span of its call.
+"""Convert a row of a log back to the span of its call.
 
-The row has all that is needed: the span's own ids are its ``call_id``, and its times have the microseconds that the
-span had. What a row does not have is left out, and nothing is made up: there is no parent, no event for a failed
-attempt, no ``network.protocol.version``, ``http.request.resend_count`` or ``otel_connector.queue.duration``, and where
-attempts had spans of their own these are gone, and the call's has the one form that needs none. Knows neither files
-nor collectors.
+The ids of the span are in ``call_id``, and the times of the row have the span's precision of microseconds. What a row
+does not contain is omitted: the parent, the events of failed attempts, ``network.protocol.version``,
+``http.request.resend_count`` and ``otel_connector.queue.duration``. A call with attempt spans gets the form of a call
+without them. This file knows neither files nor collectors.
 """
 
 from __future__ import annotations
@@ -35,22 +34,23 @@ _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _TIMES = tuple(COLUMNS.index(name) for name in ("t", "delta_t"))
 
 _INT64 = 2**63
-"""Numbers from here on fit neither an attribute nor a time of OTLP, which backends read as signed."""
+"""First number that is too large for an attribute or a time of OTLP. The times are unsigned, but backends read them as
+signed."""
 _END_OF_TIME = Decimal(_INT64).scaleb(-9)  # seconds; in the year 2262
 
 _OURS = {name: kind for name, kind in vars(_errors).items() if isinstance(kind, type)}
-_OTHER = "_OTHER"  # semantic conventions, "error.type": when there is nothing better to say
+_OTHER = "_OTHER"  # semantic conventions, "error.type": the value if the type is unknown
 
 
 class Row(NamedTuple):
-    """A row as it is to be sent.
+    """A row, with the ids and times of its span.
 
     Attributes:
         record: Its ten fields.
-        trace_id: The trace id of the call's span.
-        span_id: Its span id.
-        start: When it starts, Unix time in nanoseconds.
-        end: When it ends, in the same.
+        trace_id: The trace id.
+        span_id: The span id.
+        start: Start, Unix time in nanoseconds.
+        end: End, Unix time in nanoseconds.
     """
 
     record: CallRecord
@@ -61,24 +61,22 @@ class Row(NamedTuple):
 
 
 def read_row(line: bytes) -> Row:
-    """Return the row that a line without its end is.
-
-    It may have been saved again by another program, as long as it says the same.
+    """Parse a line without its line end. Another program may have rewritten it, if its values are unchanged.
 
     Raises:
-        ValueError: It is no row, or one that no span can be made of; says why on one line.
+        ValueError: It is not a row, or the row cannot be converted to a span. The message is one line.
     """
     cells, record = read_line(line)
-    # Of the cells' text, not of the record's numbers: floats that are added are some nanoseconds off
+    # From the text: the sum of the record's floats would differ by some nanoseconds
     t, delta_t = (_nanoseconds(COLUMNS[index], cells[index]) for index in _TIMES)
     trace_id, span_id = (int(part, 16) for part in record.call_id.split("-"))
     if not (trace_id and span_id):
-        raise ValueError("call_id has an id of zeros, which stands for none")
+        raise ValueError("call_id contains an id of zeros, which is invalid")
     if t + delta_t >= _INT64:
-        raise ValueError("it ends later than a span can")
+        raise ValueError("it ends later than a span can end")
     for name, number in (("response_size", record.response_size), ("response_code", record.response_code or 0)):
         if not 0 <= number < _INT64:
-            raise ValueError(f"{name} is a number that there cannot be")
+            raise ValueError(f"{name} is negative or too large")
     return Row(record, trace_id, span_id, t, t + delta_t)
 
 
@@ -87,13 +85,13 @@ def _nanoseconds(column: str, cell: str) -> int:
         seconds = Decimal(cell)
         if 0 <= seconds < _END_OF_TIME:
             return int((seconds * 10**9).to_integral_value())
-    except ArithmeticError:  # compared with what is not a number
+    except ArithmeticError:  # not a number
         pass
-    raise ValueError(f"{column} is a time that no span can have")
+    raise ValueError(f"{column} is not a time that a span can have")
 
 
 def span_of(row: Row, resource: Resource) -> ReadableSpan:
-    """Return the span of a row's call, the same each time, with the attributes that the live one had of the row."""
+    """Return the span of a row, always the same, with all attributes of the live span that the row contains."""
     record, error_type = row.record, error_type_of(row.record)
     attributes = http_attributes(record.url, *_host_and_port(record.url))
     attributes.update(field_attributes(record))
@@ -115,10 +113,10 @@ def span_of(row: Row, resource: Resource) -> ReadableSpan:
 
 
 def error_type_of(record: CallRecord) -> str | None:
-    """Return the value of ``error.type``; None if the call is no error: a success, or given up by its caller.
+    """Return the value of ``error.type``; None if the call is not an error: it succeeded, or its caller cancelled it.
 
-    A row has the name of a class and not its module. Those of this library and of Python are known; any other is given
-    by its name alone.
+    A row has the name of a class without its module. The module is added if the class is one of this package or of
+    Python.
     """
     name = record.error.partition(":")[0]
     if record.success or name == "CancelledError":
@@ -132,7 +130,7 @@ def error_type_of(record: CallRecord) -> str | None:
 
 
 def _host_and_port(text: str) -> tuple[str | None, int | None]:
-    """Return where a URL leads; nothing for what is no URL that a call can be for."""
+    """Return the host and port of a URL; None for both if no call can request it."""
     try:
         url = URL(text)
         host, port = url.host, url.port

@@ -83,7 +83,7 @@ def replay(
     """
     del otlp
     try:
-        wanted = _row_filter(project, since, until, failed_only=failed_only)
+        row_filter = _row_filter(project, since, until, failed_only=failed_only)
         collector = find_collector(os.environ)
         if collector is not None:
             collector.set_protocol(os.environ)
@@ -93,7 +93,7 @@ def replay(
             exporter,
             to=to,
             service_name=service_name,
-            wanted=wanted,
+            row_filter=row_filter,
             rate=rate,
             checkpoint=checkpoint,
             ignore_checkpoint=ignore_checkpoint,
@@ -143,8 +143,8 @@ def _show_result(replayed: replays.Replayed, to: str) -> None:
     for log, damage in replayed.damage:
         print_lines(console, f"{one_line(log)}: line {damage.line:,}: {damage.what}")
     not_sent = {
-        "sent before": replayed.passed_over,
-        "not selected": replayed.unwanted,
+        "sent before": replayed.skipped,
+        "not selected": replayed.filtered_out,
         "duplicates": replayed.duplicates,
         "damaged lines": replayed.damaged,
         "unfinished last lines": replayed.unfinished,

@@ -100,8 +100,8 @@ def test_a_missing_collector_exits_with_2_and_the_error_explains_how_to_resume(t
         OTEL_EXPORTER_OTLP_TIMEOUT="1",
     )
     assert (done.code, done.out) == (2, "")
-    assert "did not take a batch of 1" in done.error
-    assert "a rerun goes on there" in done.error
+    assert "did not accept a batch of 1" in done.error
+    assert "the next run continues" in done.error
 
 
 def test_ctrl_c_stops_the_replay_between_two_batches(received: Received, tmp_path: Path) -> None:

@@ -240,20 +240,20 @@ def cells_with(column: str, cell: str) -> bytes:
 @pytest.mark.parametrize(
     ("column", "cell", "what"),
     [
-        ("t", "nan", "t is a time that no span can have"),
-        ("t", "-0.5", "t is a time that no span can have"),
-        ("t", "1e999999", "t is a time that no span can have"),
-        ("t", "9223372036.854775808", "t is a time that no span can have"),
-        ("delta_t", "-0.000001", "delta_t is a time that no span can have"),
-        ("delta_t", "inf", "delta_t is a time that no span can have"),
-        ("delta_t", "7600000000", "it ends later than a span can"),
+        ("t", "nan", "t is not a time that a span can have"),
+        ("t", "-0.5", "t is not a time that a span can have"),
+        ("t", "1e999999", "t is not a time that a span can have"),
+        ("t", "9223372036.854775808", "t is not a time that a span can have"),
+        ("delta_t", "-0.000001", "delta_t is not a time that a span can have"),
+        ("delta_t", "inf", "delta_t is not a time that a span can have"),
+        ("delta_t", "7600000000", "it ends later than a span can end"),
         ("delta_t", "", "delta_t is a number, not ''"),
-        ("call_id", f"{0:032x}-{1:016x}", "call_id has an id of zeros"),
-        ("call_id", f"{1:032x}-{0:016x}", "call_id has an id of zeros"),
+        ("call_id", f"{0:032x}-{1:016x}", "call_id contains an id of zeros"),
+        ("call_id", f"{1:032x}-{0:016x}", "call_id contains an id of zeros"),
         ("call_id", "hello", "call_id is no id but 'hello'"),
-        ("response_size", str(2**63), "response_size is a number that there cannot be"),
-        ("response_size", "-1", "response_size is a number that there cannot be"),
-        ("response_code", str(2**63), "response_code is a number that there cannot be"),
+        ("response_size", str(2**63), "response_size is negative or too large"),
+        ("response_size", "-1", "response_size is negative or too large"),
+        ("response_code", str(2**63), "response_code is negative or too large"),
         ("response_code", "200.0", "response_code is a number, not '200.0'"),
     ],
 )
@@ -399,7 +399,7 @@ def test_damage_in_a_compressed_log_is_counted(logs_csv: Path, spoil: Callable[[
     assert exporter.numbers() == list(range(counted.sent))
     assert 500 < counted.sent <= 2_000
     again = replay(path, into=exporter)
-    assert (again.sent, again.passed_over, again.damaged) == (0, counted.sent, 1)
+    assert (again.sent, again.skipped, again.damaged) == (0, counted.sent, 1)
 
 
 def test_rows_written_during_a_replay_are_sent_by_this_run_or_the_next(logs_csv: Path) -> None:
@@ -412,7 +412,7 @@ def test_rows_written_during_a_replay_are_sent_by_this_run_or_the_next(logs_csv:
                 log.write(rows(BATCH)[20:] + rows(BATCH + 1))
     assert exporter.numbers() == list(range(BATCH + 1))
     counted = replay(logs_csv, into=exporter)
-    assert (counted.sent, counted.passed_over, counted.unfinished) == (1, BATCH + 1, 0)
+    assert (counted.sent, counted.skipped, counted.unfinished) == (1, BATCH + 1, 0)
     assert exporter.numbers() == list(range(BATCH + 2))
 
 
@@ -425,7 +425,7 @@ def test_a_call_that_is_logged_twice_is_sent_once(tmp_path: Path) -> None:
     exporter = CollectingExporter()
     counted = replay(one, two, one, into=exporter)
     assert exporter.numbers() == [0, 1, 2, 3, 4]
-    assert (counted.sent, counted.duplicates, counted.passed_over) == (5, 3, 0)
+    assert (counted.sent, counted.duplicates, counted.skipped) == (5, 3, 0)
 
 
 def test_calls_of_the_same_trace_are_not_duplicates(logs_csv: Path) -> None:
@@ -445,7 +445,7 @@ def test_the_number_of_remembered_calls_is_bounded(logs_csv: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("wanted", "numbers"),
+    ("row_filter", "numbers"),
     [
         (RowFilter(), [0, 1, 2, 3, 4, 5]),
         (RowFilter(projects=("Q", "none")), [4, 5]),
@@ -454,17 +454,19 @@ def test_the_number_of_remembered_calls_is_bounded(logs_csv: Path, monkeypatch: 
         (RowFilter(since=record(1).t, failed_only=True, projects=("Q",)), [5]),
     ],
 )
-def test_only_rows_that_match_the_filter_are_sent(logs_csv: Path, wanted: RowFilter, numbers: list[int]) -> None:
+def test_only_rows_that_match_the_filter_are_sent(logs_csv: Path, row_filter: RowFilter, numbers: list[int]) -> None:
     failed = {"success": False, "error": "ConnectFailed: x"}
     some = [record(0), record(1, **failed), record(2), record(3), record(4, project="Q")]
     some += [record(5, project="Q", **failed)]
     exporter = CollectingExporter()
-    counted = replay(write_file(logs_csv, HEADER + b"".join(map(encode_row, some))), into=exporter, wanted=wanted)
+    counted = replay(
+        write_file(logs_csv, HEADER + b"".join(map(encode_row, some))), into=exporter, row_filter=row_filter
+    )
     assert exporter.numbers() == numbers
-    assert (counted.sent, counted.unwanted) == (len(numbers), 6 - len(numbers))
+    assert (counted.sent, counted.filtered_out) == (len(numbers), 6 - len(numbers))
     # Rows that the filter skipped do not count as sent in a later replay of all rows
     whole = replay(logs_csv, into=exporter)
-    assert (whole.sent, whole.passed_over) == ((0, 6) if wanted == RowFilter() else (6, 0))
+    assert (whole.sent, whole.skipped) == ((0, 6) if row_filter == RowFilter() else (6, 0))
 
 
 def test_an_empty_period_is_refused() -> None:
@@ -474,10 +476,10 @@ def test_an_empty_period_is_refused() -> None:
 
 
 def test_progress_is_reported_while_no_rows_match_the_filter(logs_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_replay, "_TURN_LINES", 10)
+    monkeypatch.setattr(_replay, "_BATCH_LINES", 10)
     write_file(logs_csv, HEADER + rows(*range(25)))
-    whole = Replay([logs_csv], CollectingExporter(), to=TO, wanted=RowFilter(failed_only=True))
-    assert [each.unwanted for each in whole.run()] == [9, 19, 25]
+    whole = Replay([logs_csv], CollectingExporter(), to=TO, row_filter=RowFilter(failed_only=True))
+    assert [each.filtered_out for each in whole.run()] == [9, 19, 25]
 
 
 # Resuming from the checkpoint
@@ -492,12 +494,12 @@ def test_a_rerun_resumes_where_the_replay_was_stopped(logs_csv: Path) -> None:
     assert exporter.numbers() == list(range(BATCH))
 
     counted = replay(logs_csv, into=exporter)
-    assert (counted.sent, counted.passed_over, counted.damaged) == (1_300 - BATCH, BATCH, 0)
+    assert (counted.sent, counted.skipped, counted.damaged) == (1_300 - BATCH, BATCH, 0)
     assert exporter.numbers() == list(range(1_300))
     with logs_csv.open("ab") as log:
         log.write(b"damaged, too\n" + rows(1_300))
     counted = replay(logs_csv, into=exporter)
-    assert (counted.sent, counted.passed_over) == (1, 1_300)
+    assert (counted.sent, counted.skipped) == (1, 1_300)
     assert [damage.line for _, damage in counted.damage] == [1_303], "lines are counted from the beginning of the file"
     assert exporter.numbers() == list(range(1_301))
 
@@ -505,12 +507,12 @@ def test_a_rerun_resumes_where_the_replay_was_stopped(logs_csv: Path) -> None:
 def test_a_refused_batch_stops_the_replay_and_is_sent_by_the_rerun(logs_csv: Path) -> None:
     write_file(logs_csv, HEADER + rows(*range(1_300)))
     whole = Replay([logs_csv], BatchRecorder(take=1), to=TO, rate=None)
-    expected = "did not take a batch of 512: it gave no reason. Sent before it: 512; a rerun goes on there"
-    with pytest.raises(CollectorRefused, match=f"^{TO} {expected}$"):
+    expected = "batch of 512: it gave no reason. Spans sent before it: 512; the next run continues after those"
+    with pytest.raises(CollectorRefused, match=f"^{TO} did not accept a {expected}$"):
         list(whole.run())
     assert whole.replayed().sent == BATCH
     exporter = CollectingExporter()
-    assert replay(logs_csv, into=exporter).passed_over == BATCH
+    assert replay(logs_csv, into=exporter).skipped == BATCH
     assert exporter.numbers() == list(range(BATCH, 1_300))
 
 
@@ -542,7 +544,7 @@ def test_an_exception_in_the_exporter_is_reported_without_secrets(logs_csv: Path
     [
         {"to": "http://another:4317"},
         {"service_name": "another"},
-        {"wanted": RowFilter(projects=("P",))},
+        {"row_filter": RowFilter(projects=("P",))},
         {"ignore_checkpoint": True},
     ],
     ids=lambda changes: next(iter(changes)),
@@ -551,8 +553,8 @@ def test_a_replay_with_other_options_starts_from_the_beginning(logs_csv: Path, c
     write_file(logs_csv, HEADER + rows(0, 1))
     assert replay(logs_csv, into=CollectingExporter()).sent == 2
     counted = replay(logs_csv, into=CollectingExporter(), **changes)
-    assert (counted.sent, counted.passed_over) == (2, 0)
-    assert replay(logs_csv, into=CollectingExporter(), **{**changes, "ignore_checkpoint": False}).passed_over == 2
+    assert (counted.sent, counted.skipped) == (2, 0)
+    assert replay(logs_csv, into=CollectingExporter(), **{**changes, "ignore_checkpoint": False}).skipped == 2
 
 
 @pytest.mark.parametrize(
@@ -571,9 +573,9 @@ def test_a_different_log_under_the_same_name_is_sent_from_the_beginning(logs_csv
     exporter = CollectingExporter()
     counted = replay(write_file(logs_csv, content), into=exporter)
     if content.endswith(rows(0, 1)[:-1]):  # the same log without its last line end
-        assert (counted.sent, counted.passed_over) == (0, 2)
+        assert (counted.sent, counted.skipped) == (0, 2)
     else:
-        assert (counted.sent, counted.passed_over) == (len(exporter.numbers()), 0)
+        assert (counted.sent, counted.skipped) == (len(exporter.numbers()), 0)
         assert exporter.numbers()
 
 
@@ -584,7 +586,7 @@ def test_one_checkpoint_can_serve_several_logs_even_after_a_rename(tmp_path: Pat
     replay(one, two, into=exporter, checkpoint=checkpoint)
     packed = write_file(tmp_path / "old.gz", gzip.compress(HEADER + rows(0, 1, 3)))
     counted = replay(packed, two, into=exporter, checkpoint=str(checkpoint))
-    assert (counted.sent, counted.passed_over) == (1, 3)
+    assert (counted.sent, counted.skipped) == (1, 3)
     assert exporter.numbers() == [0, 1, 2, 3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.csv", "2.csv", "old.gz", "sent.json"]
 
@@ -627,6 +629,14 @@ def test_a_file_that_is_not_a_checkpoint_is_refused_and_not_changed(logs_csv: Pa
         with pytest.raises(ValueError, match=f"^{other}: not a checkpoint of a replay"):
             replay(logs_csv, into=CollectingExporter(), checkpoint=other, ignore_checkpoint=ignore_checkpoint)
     assert other.read_text() == content
+
+
+def test_a_checkpoint_identifies_the_filter_as_version_0_1_0_did(logs_csv: Path) -> None:
+    """So a checkpoint of that version is continued."""
+    write_file(logs_csv, HEADER + rows(0))
+    replay(logs_csv, into=CollectingExporter())
+    content = json.loads(Path(f"{logs_csv}.replayed").read_text())
+    assert content["wanted"] == "Wanted(projects=(), since=-inf, until=inf, failed_only=False)"
 
 
 def test_an_empty_checkpoint_file_is_treated_as_a_new_one(logs_csv: Path) -> None:
@@ -815,7 +825,7 @@ def test_a_rerun_sends_the_rest_after_the_collector_was_killed(
         received.wait_for(lambda: len(received.call_ids()) >= BATCH)
         process.kill()
         process.wait()
-        with pytest.raises(CollectorRefused, match=r"did not take a batch of 512: .*(UNAVAILABLE|DEADLINE_EXCEEDED)"):
+        with pytest.raises(CollectorRefused, match=r"did not accept a batch of 512: .*(UNAVAILABLE|DEADLINE_EXCEEDED)"):
             next(running)
     exporter.shutdown()
     assert whole.replayed().sent == BATCH
@@ -825,7 +835,7 @@ def test_a_rerun_sends_the_rest_after_the_collector_was_killed(
         counted = replay(logs_csv, into=exporter, to=to)
         received.wait_for(lambda: len(received.call_ids()) >= 1_300)
     exporter.shutdown()
-    assert (counted.sent, counted.passed_over) == (1_300 - BATCH, BATCH)
+    assert (counted.sent, counted.skipped) == (1_300 - BATCH, BATCH)
     assert received.call_ids() == Counter(record(number).call_id for number in range(1_300))
 
 
