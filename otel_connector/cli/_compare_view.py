@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from otel_connector.review._compare import Comparison, Difference
+    from otel_connector.review._comparison import Comparison, Difference
 
 _WIDE = 130  # columns from which the statistics are shown
 _NARROW_NAME, _WIDE_NAME = 27, 48  # columns of a name

@@ -3,7 +3,8 @@
 Needs the extra ``review`` (DuckDB; Altair and vl-convert for pictures). Knows neither OpenTelemetry nor aiohttp.
 """
 
-from otel_connector.review._compare import Compared, Comparison, Difference, Groups, OnlyIn, Run, compare
+from otel_connector.review._compare import compare
+from otel_connector.review._comparison import Compared, Comparison, Difference, Groups, OnlyIn, Run
 from otel_connector.review._load import Calls, LogFile, load
 from otel_connector.review._pictures import figures, save_pictures
 from otel_connector.review._report import html_report

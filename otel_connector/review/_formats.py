@@ -10,13 +10,12 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
-from datetime import datetime
-from typing import Any, cast
+from dataclasses import fields
 
 from otel_connector._csv._format import guarded
 from otel_connector._record import one_line
 from otel_connector._units import duration, moment, rate, share, size
+from otel_connector.review._json import plain
 from otel_connector.review._summary import Group, Summary
 
 CONDITION_NAMES = {
@@ -35,7 +34,6 @@ CONDITION_NAMES = {
 }
 """What a condition may ask for, and what each is; rate is calls a second."""
 
-_COMPUTED = {"Group": ("succeeded", "error_rate", "seconds", "rate"), "Summary": ("damaged",)}
 _COLUMNS = (
     "of",
     "name",
@@ -68,18 +66,6 @@ def values(summary: Summary) -> dict[str, float]:
 def as_json(summary: Summary) -> str:
     """Return all of it as JSON, indented: times in ISO 8601 and UTC, what is no number (the p99 of no calls) null."""
     return json.dumps(plain(summary), indent=2, ensure_ascii=False)
-
-
-def plain(value: Any) -> Any:
-    """Turn a value, dataclasses within it included, into what JSON knows."""
-    if is_dataclass(value):
-        names = (*(field.name for field in fields(value)), *_COMPUTED.get(type(value).__name__, ()))
-        return {name: plain(getattr(value, name)) for name in names}
-    if isinstance(value, datetime):
-        return f"{value.isoformat()}Z"
-    if isinstance(value, (list, tuple)):
-        return [plain(each) for each in cast("Sequence[Any]", value)]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_csv(summary: Summary) -> str:

@@ -8,7 +8,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from otel_connector._csv._format import guarded
-from otel_connector.review._formats import markdown_table, plain
+from otel_connector.review._formats import markdown_table
+from otel_connector.review._json import plain
 
 if TYPE_CHECKING:
     from otel_connector.review._load import Calls
