@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
@@ -17,14 +18,14 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_connector._arguments import check_bool, checked_int, checked_seconds
 from otel_connector._csv._background import BackgroundRows
-from otel_connector._csv._format import HEADER, encode_row, encode_rows
+from otel_connector._csv._format import HEADER, encode_row
 from otel_connector._csv._writer import BACKLOG_BYTES, RowWriter
 from otel_connector._record import CallRecord, Fields, RowCounts
 from otel_connector._telemetry._attributes import FIELD_NAMES
 from otel_connector._telemetry._call_ids import call_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import Span
@@ -157,7 +158,7 @@ class CSVSpanExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Write a row for each span that carries the fields; FAILURE if a row is not in the file yet."""
-        rows = _encoded([fields for span in spans if (fields := self._fields(span)) is not None])
+        rows = _encoded(fields for span in spans if (fields := self._fields(span)) is not None)
         return SpanExportResult.SUCCESS if self._rows.write(rows) else SpanExportResult.FAILURE
 
     def export_record(self, record: CallRecord, start_time: int | None) -> None:
@@ -299,11 +300,10 @@ def _checked_permissions(permissions: object) -> int:
     return mode
 
 
-def _encoded(records: Sequence[Fields]) -> list[bytes]:
+def _encoded(records: Iterable[Fields]) -> list[bytes]:
     """Return the records' rows, without one whose number cannot be written: the others must not be lost with it."""
-    try:
-        return encode_rows(records)
-    except (OverflowError, ValueError):  # an integer above what a float holds, or of thousands of digits
-        if len(records) == 1:
-            return []
-        return [row for record in records for row in _encoded((record,))]
+    rows: list[bytes] = []
+    for record in records:
+        with suppress(OverflowError, ValueError):  # an integer above what a float holds, or of thousands of digits
+            rows.append(encode_row(record))
+    return rows

@@ -6,22 +6,19 @@ bytes. Knows neither aiohttp nor OpenTelemetry.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
-from contextlib import suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from otel_connector._csv._format import HEADER, cell, decode_row
-from otel_connector._csv._lines import Position, lines, open_log
+from otel_connector._csv._format import cell
+from otel_connector._csv._lines import is_plain_row, lines, open_log, read_head, read_line
 from otel_connector._csv._parts import log_files
 from otel_connector._record import COLUMNS, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
-_CELLS = len(COLUMNS)
 _PROJECT, _URL, _SUCCESS = (COLUMNS.index(name) for name in ("project", "url", "success"))
 
 _CUT = re.compile(rb"\.\.\.\[\+\d+\]$")  # how `one_line` marks what it has cut
@@ -51,11 +48,11 @@ class CompletedUrls:
         """How many URLs have a success."""
         return len(self._hashes)
 
-    def note(self, url: bytes, *, ours: bool, success: bool) -> None:
-        """Note a row, and its URL if it is a success of the project; not one that is cut: what it was is not known."""
+    def note(self, url: bytes, *, ours: bool, completed: bool) -> None:
+        """Count a row, and keep its URL if it is completed. A truncated URL is not kept: its end is unknown."""
         self.rows += 1
         self.of_project += ours
-        if ours and success and not _CUT.search(url):
+        if completed and not _CUT.search(url):
             self._hashes.add(self._hash(url))
 
     def _hash(self, url: bytes) -> int:
@@ -86,26 +83,28 @@ def read_done(
     own_files = len(log_files(own))
     for number, path in enumerate(log_files([*own, *others])):
         has_result = holds if number < own_files else None
-        for line in _lines(path):
-            cells = line.split(b",")
-            if len(cells) == _CELLS and b'"' not in line:  # as nearly all
+        for line in _whole_lines(path):
+            if is_plain_row(line):
+                cells = line.split(b",")
+                call_id, url = cells[0].decode(), cells[_URL]
                 ours, success = cells[_PROJECT] == project_cell, cells[_SUCCESS] == b"True"
-                kept = has_result is None or not (ours and success) or has_result(cells[0].decode("ascii", "replace"))
-                done.note(cells[_URL], ours=ours, success=success and kept)
             else:
-                with suppress(csv.Error, ValueError):
-                    record = decode_row(next(csv.reader([line.decode()], strict=True)))
-                    kept = has_result is None or has_result(record.call_id)
-                    done.note(record.url.encode(), ours=record.project == project, success=record.success and kept)
+                try:
+                    _, record = read_line(line)
+                except ValueError:
+                    continue
+                call_id, url = record.call_id, record.url.encode()
+                ours, success = record.project == project, record.success
+            completed = ours and success and (has_result is None or has_result(call_id))
+            done.note(url, ours=ours, completed=completed)
     return done
 
 
-def _lines(path: str) -> Generator[bytes]:
-    """Read the whole lines of a log behind its header."""
+def _whole_lines(path: str) -> Generator[bytes]:
     with open_log(path) as (_, file):
-        header = file.readline(len(HEADER))
-        if not HEADER.startswith(header):
-            raise ValueError(f"{path} is not a log of this library: it begins with another header")
-        for line in lines(file, Position(), None):
-            if line.what is None:
-                yield line.content
+        try:
+            read_head(file, may_be_empty=True)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        file.seek(0)
+        yield from (line.content for line in lines(file) if line.what is None)

@@ -1,43 +1,75 @@
-"""A log read line by line, packed with gzip or not, from any line on and in bounded memory.
+"""How a log is read: line by line, compressed with gzip or not, from any line on, in bounded memory.
 
-A row is one physical line. What cannot be read as one (too long, without an end, behind damage to what is packed) is
-given, too, with the reason, so that a reader can count it. Knows neither what a row means nor what becomes of it.
+A row is one physical line, so each line is judged by itself. Lines that cannot be read (too long, without an end,
+behind damage in the compressed data) are returned with the reason, so that a reader can count them. Together with
+`_format`, this file is the only grammar of a row: check, replay, resume and review use it. It knows neither what a
+reader does with a row nor who writes the log.
+
+Another program may have saved a log again: with a byte order mark, with CR LF as line end, with more quotes, or with
+numbers in another notation. Its rows still count, because they say the same. Only `_check` reports the difference.
 """
 
 from __future__ import annotations
 
+import csv
 import gzip
 import os
+import re
 import zlib
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
-from otel_connector._csv._check import LINE_LIMIT, refuse_stranger
-from otel_connector._csv._format import HEADER
+from otel_connector._csv._format import CALL_ID, HEADER, decode_row
 from otel_connector._csv._torn_tail import open_regular
-from otel_connector._record import one_line
+from otel_connector._record import COLUMNS, TEXT_LIMIT, CallRecord, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from io import BufferedIOBase, BufferedReader
 
-_GZIP = b"\x1f\x8b"
-_BAD_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
-UNFINISHED = "it has no line end"
-"""What is said of a last line that is torn, or being written."""
+LINE_LIMIT = 2**20
+"""Largest length of a line, in bytes. The longest row has some 90 kB: two texts of 8,192 and three of 2,048 characters
+of 4 bytes."""
 
-_TOO_LONG = "it is longer than any row"
+HOLE = "there are NUL bytes in it: a hole, as a crash of the machine leaves"
+TOO_LONG = "it is longer than any row"
+UNFINISHED = "it has no line end"
+"""Why a last line cannot be read that is torn, or is being written."""
+
+BOM = b"\xef\xbb\xbf"
+BAD_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
+_GZIP = b"\x1f\x8b"
+_REASON_LIMIT = 200  # characters about one line
+
+# Nearly every row is ASCII and needs no quotes and no leading '. This expression recognizes it in a tenth of the time
+# that decoding it takes. No text reaches its limit in a line that is not longer than the lowest one
+_PLAIN_TEXT = rb"(?:[ !#-&(-*.-<>?A-~][ !#-+\--~]*)?"
+_PLAIN_TIME = rb"(?:0|[1-9][0-9]{0,8}|1[0-9]{9})\.[0-9]{6}"
+_PLAIN_ROW = re.compile(
+    rb"%b,%b,%b,%b,%b,%b,(?:0|[1-9][0-9]{0,17}),(?:[1-9][0-9]{2})?,(?:True|False),%b"
+    % (CALL_ID.pattern.encode(), _PLAIN_TEXT, _PLAIN_TIME, _PLAIN_TIME, _PLAIN_TEXT, _PLAIN_TEXT, _PLAIN_TEXT)
+)
+
+# How files begin that take the place of a log: compressed by logrotate, or saved by a spreadsheet
+_MAGIC = {
+    _GZIP: "it is compressed (gzip): unpack it first",
+    b"\x28\xb5\x2f\xfd": "it is compressed (zstd): unpack it first",
+    b"\xfd7zXZ\x00": "it is compressed (xz): unpack it first",
+    b"BZh": "it is compressed (bzip2): unpack it first",
+    b"PK\x03\x04": "it is a zip archive or a spreadsheet",
+    b"\x00": "it begins with NUL bytes, as a file whose beginning was lost in a crash of the machine",
+}
 
 
 class Line(NamedTuple):
     """One line of a log.
 
     Attributes:
-        number: From 1.
-        offset: Where it begins, in bytes of what is packed.
-        end: Where the next one begins.
-        content: Its bytes, without the line end; of one that is too long the first of them.
+        number: Its number, from 1.
+        offset: Where it begins, in bytes of the uncompressed content.
+        end: Where the next line begins, in the same.
+        content: Its bytes without the line end; of a line that is too long only the first of them.
         what: Why it cannot be read; None if it can.
         ended: Whether it has a line end.
     """
@@ -51,12 +83,12 @@ class Line(NamedTuple):
 
 
 class Log(NamedTuple):
-    """A log that is to be read.
+    """A log that will be read.
 
     Attributes:
         path: The file.
-        identity: What it is known by: a hash of its first row.
-        size: Its bytes on the disk.
+        identity: A hash of its first row, by which the log is recognized wherever it is moved, compressed or not.
+        size: Bytes on the disk.
     """
 
     path: str
@@ -68,11 +100,11 @@ class Position(NamedTuple):
     """How far a log is sent.
 
     Attributes:
-        offset: Bytes of what is packed.
+        offset: Bytes of the uncompressed content.
         lines: Lines before that.
-        sent: Spans that they gave.
+        sent: Spans that were sent for them.
         last: Where the last of these lines begins.
-        proof: A hash of that line, so that another log is not taken for this one.
+        proof: A hash of that line, so that another log is not mistaken for this one.
     """
 
     offset: int = 0
@@ -82,9 +114,68 @@ class Position(NamedTuple):
     proof: str = ""
 
 
+_START = Position()
+
+
+def is_plain_row(line: bytes) -> bool:
+    """Return whether a line without its end is a row as `encode_row` writes it, with nothing to decode in its texts.
+
+    Splitting it at the commas gives its cells. A line that is not plain may still be a row.
+    """
+    return len(line) <= TEXT_LIMIT and _PLAIN_ROW.fullmatch(line) is not None
+
+
+def is_header(line: bytes) -> bool:
+    """Return whether a line without its end is the header, also if another program saved it again."""
+    names = line.removeprefix(BOM).rstrip(b"\r\n").decode(errors="replace").split(",")
+    return tuple(name.strip('" ') for name in names) == COLUMNS
+
+
+def read_line(line: bytes) -> tuple[list[str], CallRecord]:
+    r"""Return the cells of a row and its record.
+
+    Args:
+        line: The line, without ``\n``.
+
+    Raises:
+        ValueError: It is not a row; the message is one line and states why.
+    """
+    if b"\0" in line:
+        raise ValueError(HOLE)
+    if is_header(line):
+        raise ValueError("it is a header: files were joined")
+    try:
+        cells = next(csv.reader([line.decode()], strict=True), list[str]())
+        return cells, decode_row(cells)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 from its byte {error.start} on") from None
+    except csv.Error as error:
+        raise ValueError(f"its quotes or line ends are not those of a row: {error}") from None
+    except ValueError as error:
+        raise ValueError(one_line(str(error), _REASON_LIMIT)) from None
+
+
+def not_a_log(head: bytes) -> ValueError:
+    """Return the error that says what a file is that begins with `head` and is not a log."""
+    if not head:
+        why = "it is empty"
+    elif HEADER.startswith(head):
+        why = "it holds the beginning of a header and no row; it can be deleted"
+    else:
+        line = head.partition(b"\n")[0]
+        found = line[: 4 * _REASON_LIMIT].decode(errors="replace")[:_REASON_LIMIT]
+        known = (why for magic, why in _MAGIC.items() if head.startswith(magic))
+        why = next(known, f"its first line is {found!r}, not the header")
+    return ValueError(f"not a log: {why}")
+
+
 @contextmanager
 def open_log(path: str) -> Generator[tuple[BufferedReader, BufferedIOBase]]:
-    """Open a log; give the file, and what its lines are read from: the same, or what is packed in it."""
+    """Open a log.
+
+    Yields:
+        The file, and the object from which its content is read: the same, or its decompressed content.
+    """
     with open(open_regular(path, os.O_RDONLY), "rb") as raw:  # noqa: PTH123 - of a descriptor
         if raw.peek(len(_GZIP))[: len(_GZIP)] == _GZIP:
             with gzip.GzipFile(fileobj=raw) as file:
@@ -94,35 +185,55 @@ def open_log(path: str) -> Generator[tuple[BufferedReader, BufferedIOBase]]:
 
 
 def look_at(path: str) -> Log:
-    """Return what there is to know of a log before it is read.
-
-    It is known again by its first row, wherever it is moved, packed or not.
+    """Return what is known of a log before it is read.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is no log.
+        ValueError: It is not a log; names the path.
+    """
+    with open_log(path) as (raw, file):
+        try:
+            first, second = read_head(file)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        size = os.fstat(raw.fileno()).st_size
+    return Log(path, hash_of(second if is_header(first) else first), size)
+
+
+def read_head(file: BufferedIOBase, *, may_be_empty: bool = False) -> tuple[bytes, bytes]:
+    """Read the first two lines of an open log. It may lack a header, if its first line is a row.
+
+    Args:
+        file: Its uncompressed content.
+        may_be_empty: Accept a file that contains nothing, or only the beginning of a header.
+
+    Raises:
+        ValueError: It is not a log.
     """
     try:
-        with open_log(path) as (raw, file):
-            first, second = file.readline(LINE_LIMIT), file.readline(LINE_LIMIT)
-            refuse_stranger(first + second, row_will_do=True)
-            size = os.fstat(raw.fileno()).st_size
-    except _BAD_GZIP as error:
-        raise ValueError(f"{path}: not a log: it cannot be unpacked: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return Log(path, hash_of(second if first == HEADER else first), size)
+        first, second = file.readline(LINE_LIMIT), file.readline(LINE_LIMIT)
+    except BAD_GZIP as error:
+        raise ValueError(f"not a log: it cannot be unpacked: {error}") from None
+    if first.endswith(b"\n"):
+        if is_header(first):
+            return first, second
+        with suppress(ValueError):
+            read_line(first[:-1])
+            return first, second
+    elif may_be_empty and HEADER.startswith(first):
+        return first, second
+    raise not_a_log(first)
 
 
 def hash_of(line: bytes) -> str:
-    """Return what a line is known by."""
+    """Return the hash by which a line is recognized."""
     return blake2b(line, digest_size=16).hexdigest()
 
 
 def go_to(file: BufferedIOBase, position: Position) -> Position:
-    """Go to where a log is sent to; to its beginning if the line before that is another one by now."""
+    """Move to a position, or to the beginning if the line before the position is another one by now."""
     if position.offset:
-        with suppress(*_BAD_GZIP):
+        with suppress(*BAD_GZIP):
             _skip(file, 0, position.last)
             line = file.readline(LINE_LIMIT)
             if hash_of(line.removesuffix(b"\n")) == position.proof:
@@ -136,13 +247,19 @@ def _skip(file: BufferedIOBase, start: int, end: int) -> None:
     if not isinstance(file, gzip.GzipFile):
         file.seek(end)
         return
-    # How much comes out before damage depends on the steps in which it is read: they are those of the first time
+    # The bytes that can be read before damage depend on the sizes of the reads, so they are those of the first time
     while start < end and (piece := file.readline(min(LINE_LIMIT, end - start))):
         start += len(piece)
 
 
-def lines(file: BufferedIOBase, start: Position, end: int | None) -> Generator[Line]:
-    """Read the lines from a position on, up to the one in which `end` is, whatever is in them."""
+def lines(file: BufferedIOBase, start: Position = _START, end: int | None = None) -> Generator[Line]:
+    """Yield the lines of a log, whatever their content is.
+
+    Args:
+        file: The uncompressed content, at `start`.
+        start: Where to start.
+        end: The line that contains this offset is the last one.
+    """
     offset, number = start.offset, start.lines
     while end is None or offset < end:
         begin, number = offset, number + 1
@@ -152,7 +269,7 @@ def lines(file: BufferedIOBase, start: Position, end: int | None) -> Generator[L
             while piece and not piece.endswith(b"\n"):
                 piece = file.readline(LINE_LIMIT)
                 offset += len(piece)
-        except _BAD_GZIP as error:
+        except BAD_GZIP as error:
             yield Line(
                 number, begin, offset, b"", one_line(f"from here on it cannot be unpacked: {error}"), ended=False
             )
@@ -160,5 +277,5 @@ def lines(file: BufferedIOBase, start: Position, end: int | None) -> Generator[L
         if not first:
             return
         ended = piece.endswith(b"\n")
-        what = UNFINISHED if not ended else _TOO_LONG if offset - begin > LINE_LIMIT else None
+        what = UNFINISHED if not ended else TOO_LONG if offset - begin > LINE_LIMIT else None
         yield Line(number, begin, offset, first.removesuffix(b"\n"), what, ended)

@@ -29,9 +29,19 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELR
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from otel_connector._arguments import checked_seconds
-from otel_connector._csv._check import DAMAGE_LIMIT, Damage
-from otel_connector._csv._format import HEADER
-from otel_connector._csv._lines import UNFINISHED, Line, Log, Position, go_to, hash_of, lines, look_at, open_log
+from otel_connector._csv._check import DAMAGE_LIMIT, DamagedLine
+from otel_connector._csv._lines import (
+    UNFINISHED,
+    Line,
+    Log,
+    Position,
+    go_to,
+    hash_of,
+    is_header,
+    lines,
+    look_at,
+    open_log,
+)
 from otel_connector._csv._parts import log_files
 from otel_connector._record import CallRecord, one_line
 from otel_connector._redact import Redactor
@@ -130,7 +140,7 @@ class Replayed:
     duplicates: int = 0
     damaged: int = 0
     unfinished: int = 0
-    damage: tuple[tuple[str, Damage], ...] = ()
+    damage: tuple[tuple[str, DamagedLine], ...] = ()
 
 
 @dataclass(slots=True)
@@ -241,7 +251,7 @@ class Replay:
         if line.what is not None:
             self._count_damage(log, line, line.what)
             return
-        if line.number == 1 and line.content == HEADER[:-1]:
+        if line.number == 1 and is_header(line.content):
             return
         try:
             row = read_row(line.content)
@@ -263,7 +273,9 @@ class Replay:
             self._replayed.damaged += 1
         if len(self._replayed.damage) < DAMAGE_LIMIT:
             length = line.end - line.offset - line.ended
-            self._replayed.damage += ((log, Damage(line=line.number, offset=line.offset, length=length, what=what)),)
+            self._replayed.damage += (
+                (log, DamagedLine(line=line.number, offset=line.offset, length=length, what=what)),
+            )
 
     def _send(self, batch: _Batch, position: Position) -> Position:
         """Send a batch when the rate allows it. Return the position of the next one."""

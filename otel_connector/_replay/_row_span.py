@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, TraceFlags
 from yarl import URL
 
 from otel_connector import _errors
-from otel_connector._csv._check import read_line
+from otel_connector._csv._lines import read_line
 from otel_connector._errors import class_name
 from otel_connector._record import COLUMNS, CallRecord
 from otel_connector._telemetry._attributes import error_status, field_attributes, http_attributes
@@ -74,9 +74,6 @@ def read_row(line: bytes) -> Row:
         raise ValueError("call_id contains an id of zeros, which is invalid")
     if t + delta_t >= _INT64:
         raise ValueError("it ends later than a span can end")
-    for name, number in (("response_size", record.response_size), ("response_code", record.response_code or 0)):
-        if not 0 <= number < _INT64:
-            raise ValueError(f"{name} is negative or too large")
     return Row(record, trace_id, span_id, t, t + delta_t)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from otel_connector._csv import _check
+from otel_connector._csv._parts import log_files
 from otel_connector._csv._torn_tail import TORN_SUFFIX
 from otel_connector._record import one_line
 from otel_connector.cli._exit_codes import USAGE, WRONG
@@ -51,7 +52,7 @@ def check(
     """
     console = output_console()
     worst = 0
-    for path in files:
+    for path in _with_parts(files):
         name = one_line(os.fspath(path))
         try:
             moved = _check.repair(path) if repair else 0
@@ -66,7 +67,20 @@ def check(
     raise typer.Exit(worst)
 
 
-def _scan(console: Console, path: Path) -> _check.Report:
+def _with_parts(files: list[Path]) -> list[Path]:
+    """Return each log after its parts, once. A file that does not exist stays, so that it is reported."""
+    found = (path for file in files for path in _log_files(os.fspath(file)))
+    return list(map(Path, dict.fromkeys(found)))
+
+
+def _log_files(file: str) -> list[str]:
+    try:
+        return log_files([file])
+    except FileNotFoundError:
+        return [file]
+
+
+def _scan(console: Console, path: Path) -> _check.CheckReport:
     """Check one log, and show the progress on a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(), TimeRemainingColumn())
     with progress_bar(console, *columns) as progress:
@@ -74,7 +88,7 @@ def _scan(console: Console, path: Path) -> _check.Report:
         return _check.check(path, lambda done, size: progress.update(task, completed=done, total=size))
 
 
-def _show_report(console: Console, name: str, report: _check.Report, moved: int) -> None:
+def _show_report(console: Console, name: str, report: _check.CheckReport, moved: int) -> None:
     torn_name = f"{name}{TORN_SUFFIX}"
     if moved:
         print_lines(console, f"{name}: an unfinished last line of {moved:,} bytes was moved to {torn_name}")

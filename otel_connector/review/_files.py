@@ -7,22 +7,14 @@ middle shows only when all of it is read (`_repaired.py`). Knows nothing of Duck
 from __future__ import annotations
 
 import os
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from otel_connector._csv._check import LINE_LIMIT
 from otel_connector._csv._format import HEADER
-from otel_connector._csv._lines import open_log
+from otel_connector._csv._lines import LINE_LIMIT, open_log, read_head
 from otel_connector._csv._torn_tail import TORN_SUFFIX, blocks, count_lines, last_row_end, open_regular
-from otel_connector._record import COLUMNS, one_line
 
 _BLOCK = 2**20
-_MAGIC_BYTES = 8  # of a file, that say what it is
-_HEADER_LINE = HEADER.rstrip(b"\n")
-_OTHER_MAGIC = {b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2", b"PK\x03\x04": "zip"}
-_BOM = b"\xef\xbb\xbf"
-_SHOWN = 80  # characters of a stranger's header in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,16 +74,7 @@ def look_at(path: str) -> Found:
     except UnicodeEncodeError:
         raise ValueError("its name is not UTF-8: rename it") from None
     with open_log(path) as (raw, file):
-        start = raw.peek(_MAGIC_BYTES)[:_MAGIC_BYTES]
-        for magic, name in _OTHER_MAGIC.items():
-            if start.startswith(magic):
-                raise ValueError(f"it is compressed ({name}): unpack it first; gzip is read as it is")
-        try:
-            first = file.readline(LINE_LIMIT)
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"its compressed data ends before the first line: {error}") from None
-        if first != HEADER:
-            _refuse_stranger(first)
+        first, _ = read_head(file)
         compressed = file is not raw
         plain = first == HEADER and not compressed  # DuckDB 2.0 does not come back from some damaged gzips
         size, tail = os.fstat(raw.fileno()).st_size, b""
@@ -99,19 +82,6 @@ def look_at(path: str) -> Found:
             end = last_row_end(raw.fileno())
             tail = b"".join(blocks(raw.fileno(), end, min(size, end + LINE_LIMIT)))
     return Found(path=path, plain=plain, size=size, tail=tail)
-
-
-def _refuse_stranger(first: bytes) -> None:
-    line = first.removeprefix(_BOM).rstrip(b"\r\n")
-    names = [cell.strip(b'" ') for cell in line.split(b",")]
-    if names == _HEADER_LINE.split(b","):
-        return
-    if not first:
-        raise ValueError("it is empty: not even a header is in it")
-    shown = one_line(line.decode("utf-8", "replace"), _SHOWN)
-    raise ValueError(
-        f"it is no log of this library: its first line is {shown!r}, not {','.join(COLUMNS[:3])!r} and so on"
-    )
 
 
 def torn_neighbour(path: str) -> Torn | None:

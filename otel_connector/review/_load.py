@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from otel_connector._csv._check import LINE_LIMIT
-from otel_connector._csv._format import FORMULA_STARTS
+from otel_connector._csv._format import CALL_ID_LENGTH, FORMULA_STARTS, LATEST, LONGEST
+from otel_connector._csv._lines import LINE_LIMIT
 from otel_connector._csv._parts import log_files
 from otel_connector._record import one_line
 from otel_connector.review._files import Found, Torn, look_at, torn_neighbour
 from otel_connector.review._filters import EVERYTHING, quoted
-from otel_connector.review._repaired import CALL_ID_LENGTH, LATEST, LONGEST, Damage, copy_good_rows
+from otel_connector.review._repaired import Damage, copy_good_rows
 
 if TYPE_CHECKING:
     import duckdb

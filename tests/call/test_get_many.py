@@ -663,7 +663,7 @@ def test_an_empty_log_has_no_completed_urls_and_a_file_that_is_not_a_log_is_refu
     path = tmp_path / "other.csv"
     assert read_completed(path, b"")[0] == set()
     assert read_completed(path, HEADER[:20])[0] == set()
-    with pytest.raises(ValueError, match=r"other.csv is not a log of this library: it begins with another header"):
+    with pytest.raises(ValueError, match=r"other.csv: not a log: its first line is 'url,when', not the header"):
         read_completed(path, b"url,when\nhttp://a/1,now\n")
     with pytest.raises(FileNotFoundError, match=r"none.csv"):
         read_done(None, [str(tmp_path / "none.csv")], "P")
@@ -676,7 +676,7 @@ async def test_resume_from_a_file_that_is_not_a_log_raises_value_error(
 ) -> None:
     other = tmp_path / "other.csv"
     other.write_text("url,when\n")
-    with pytest.raises(ValueError, match="is not a log of this library"):
+    with pytest.raises(ValueError, match=r"other.csv: not a log"):
         await anext(connector(None).get_many(session, urls(server, 1), "P", resume=[other]))
 
 

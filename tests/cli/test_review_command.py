@@ -114,9 +114,9 @@ def test_problems_of_the_files_are_reported_before_the_summary(tmp_path: Path) -
         "  line 5: a row has 10 cells, this one has 1",
         "logs.csv: the last line has no line end and is not counted: it is torn, or a program is writing it",
         "logs.csv.torn: 1 unfinished line, not counted",
-        "other.csv: NOT READ: it is no log of this library: its first line is 'a,b', not 'call_id,project,t' and so on",
+        "other.csv: NOT READ: not a log: its first line is 'a,b', not the header",
     ]
-    assert done.error.startswith("otel-connector review: other.csv: it is no log")
+    assert done.error.startswith("otel-connector review: other.csv: not a log")
 
 
 def test_json_output_contains_the_summary(example_log: str, tmp_path: Path) -> None:
@@ -441,7 +441,7 @@ def test_follow_of_a_missing_file_or_of_a_file_that_is_not_a_log_exits_with_2(tm
     (tmp_path / "notes.csv").write_text("what,when\n")
     done = run_here(tmp_path, "review", "notes.csv", "--follow")
     assert (done.code, done.out) == (2, "")
-    assert "it is no log of this library" in done.error
+    assert "not a log" in done.error
     done = run_here(tmp_path, "review", "nothing.csv", "--follow")
     assert (done.code, done.out, done.error) == (2, "", "otel-connector review: nothing.csv: no such file\n")
 

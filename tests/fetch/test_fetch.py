@@ -253,7 +253,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "results in a missing folder": (["http://a/", "--out", "none/r.jsonl"], "none/r.jsonl: No such file or directory"),
     "resume from a file that is not a log": (
         ["http://127.0.0.1:9/", "--resume-from", "other.csv"],
-        "is not a log of this library",
+        ": not a log",
     ),
 }
 

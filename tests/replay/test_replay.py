@@ -31,8 +31,9 @@ from support.sdk import SDK
 
 import otel_connector
 from otel_connector import COLUMNS, CallRecord
-from otel_connector._csv._check import DAMAGE_LIMIT, LINE_LIMIT
+from otel_connector._csv._check import DAMAGE_LIMIT
 from otel_connector._csv._format import HEADER, encode_row
+from otel_connector._csv._lines import LINE_LIMIT
 from otel_connector._replay import _replay
 from otel_connector._replay._replay import CollectorRefused, Replay, Replayed, RowFilter, open_otlp
 from otel_connector._replay._row_span import error_type_of, read_row, span_of
@@ -240,26 +241,32 @@ def cells_with(column: str, cell: str) -> bytes:
 @pytest.mark.parametrize(
     ("column", "cell", "what"),
     [
-        ("t", "nan", "t is not a time that a span can have"),
-        ("t", "-0.5", "t is not a time that a span can have"),
-        ("t", "1e999999", "t is not a time that a span can have"),
+        ("t", "nan", "t is nan, and must be from 0"),
+        ("t", "-0.5", "t is -0.5, and must be from 0"),
+        ("t", "1e999999", "t is inf, and must be"),
         ("t", "9223372036.854775808", "t is not a time that a span can have"),
-        ("delta_t", "-0.000001", "delta_t is not a time that a span can have"),
-        ("delta_t", "inf", "delta_t is not a time that a span can have"),
-        ("delta_t", "7600000000", "it ends later than a span can end"),
+        ("delta_t", "-0.000001", "delta_t is -1e-06, and must be"),
+        ("delta_t", "inf", "delta_t is inf, and must be"),
+        ("delta_t", "7600000000", "delta_t is 7600000000.0, and must be"),
         ("delta_t", "", "delta_t is a number, not ''"),
         ("call_id", f"{0:032x}-{1:016x}", "call_id contains an id of zeros"),
         ("call_id", f"{1:032x}-{0:016x}", "call_id contains an id of zeros"),
         ("call_id", "hello", "call_id is no id but 'hello'"),
-        ("response_size", str(2**63), "response_size is negative or too large"),
-        ("response_size", "-1", "response_size is negative or too large"),
-        ("response_code", str(2**63), "response_code is negative or too large"),
+        ("response_size", str(2**63), "response_size is 9223372036854775808, and must be"),
+        ("response_size", "-1", "response_size is -1, and must be"),
+        ("response_code", str(2**63), "response_code is 9223372036854775808, and must be"),
         ("response_code", "200.0", "response_code is a number, not '200.0'"),
     ],
 )
 def test_a_row_that_cannot_become_a_span_is_refused_with_the_reason(column: str, cell: str, what: str) -> None:
     with pytest.raises(ValueError, match=what.replace("(", r"\(")):
         read_row(cells_with(column, cell))
+
+
+def test_a_row_that_ends_after_the_latest_time_of_a_span_is_refused() -> None:
+    line = encode_row(record(0)._replace(t=9223372036.0, delta_t=2.0))[:-1]
+    with pytest.raises(ValueError, match="it ends later than a span can end"):
+        read_row(line)
 
 
 @pytest.mark.parametrize(("t", "start"), [("1.7e9", 1_700_000_000), ("1700000000", 1_700_000_000), ("0", 0)])

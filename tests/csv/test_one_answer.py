@@ -1,0 +1,162 @@
+"""Tests that check, resume, replay and review give one answer about a log, however it is stored and named.
+
+The answer is which lines are rows and how many are damaged. Two differences are wanted:
+
+- A log that another program saved again, with a byte order mark or with CR LF as line end, has the same rows. All
+  values are still there, and `review` has always read such files: people open a log in a spreadsheet and save it. Only
+  `check` reports each changed line as damaged, because it compares the bytes with those that were written.
+- `resume` has no report of damage. It skips damaged lines, so their URLs are requested again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from support.logs import call, rows
+
+from otel_connector import review
+from otel_connector._csv._check import check
+from otel_connector._csv._done import read_done
+from otel_connector._csv._format import HEADER
+from otel_connector._csv._lines import BOM
+from otel_connector._csv._parts import log_files
+from otel_connector._replay._replay import Replay
+
+GOOD = [rows(call(number, response_size=number)) for number in range(4)]
+ODD = rows(call(4, response_size=4))
+
+# A line between good ones, and whether it is a row
+LINES: dict[str, tuple[bytes, bool]] = {
+    "a row": (ODD, True),
+    "quotes": (rows(call(4, response_size=4, project="P", redirect_url='a "b", c')), True),
+    "needless quotes": (ODD.replace(b",P,", b',"P",'), True),
+    "another notation of a number": (ODD.replace(b"0.250000", b"0.25"), True),
+    "TRUE": (ODD.replace(b"True", b"TRUE"), False),
+    "true": (ODD.replace(b"True", b"true"), False),
+    "1 as success": (ODD.replace(b"True", b"1"), False),
+    "no success": (ODD.replace(b"True", b""), False),
+    "text as time": (ODD.replace(b"0.250000", b"soon"), False),
+    "an infinite time": (ODD.replace(b"0.250000", b"inf"), False),
+    "a negative time": (ODD.replace(b"0.250000", b"-0.25"), False),
+    "no size": (ODD.replace(b",4,200,", b",,200,"), False),
+    "a huge size": (ODD.replace(b",4,200,", b",99999999999999999999,200,"), False),
+    "nine cells": (ODD.replace(b",P,", b","), False),
+    "eleven cells": (ODD.replace(b",P,", b",P,P,"), False),
+    "a torn row": (ODD[:70] + b"\n", False),
+    "a short id": (ODD[1:], False),
+    "a header": (HEADER, False),
+    "an empty line": (b"\n", False),
+    "NUL bytes": (bytes(100) + ODD, False),
+    "latin-1": (ODD.replace(b",P,", b",\xe9,"), False),
+    "an open quote": (ODD.replace(b",P,", b',"P,'), False),
+}
+
+STORED: dict[str, Callable[[bytes], bytes]] = {
+    "plain": lambda content: content,
+    "gzip": gzip.compress,
+    "CR LF": lambda content: content.replace(b"\n", b"\r\n"),
+    "byte order mark": lambda content: BOM + content,
+    "no header": lambda content: content.removeprefix(HEADER),
+    "beside a damaged line": lambda content: content + b"damaged\n",
+    "beside an unfinished line": lambda content: content + rows(call(9))[:-9],
+}
+
+# DuckDB reads these as booleans where it reads the file itself; `tests/review` has the test of this
+SQL_BOOLEANS = {"TRUE", "true", "1 as success"}
+
+NAMES = {"by name": "logs.csv", "by link": "link.csv", "by pattern": "l*gs*"}
+
+Answer = tuple[list[int], int]
+
+
+class Sizes(SpanExporter):
+    """Collects the response size of each span, by which the calls of this test are told apart."""
+
+    def __init__(self) -> None:
+        self.found: list[int] = []
+
+    def export(self, spans: list[ReadableSpan]) -> SpanExportResult:  # type: ignore[override]
+        found = [json.loads(span.to_json())["attributes"]["otel_connector.response_size"] for span in spans]
+        self.found += found
+        return SpanExportResult.SUCCESS
+
+
+def replayed(name: str) -> Answer:
+    exporter = Sizes()
+    *_, last = Replay([name], exporter, to="http://collector", ignore_checkpoint=True).run()
+    return sorted(exporter.found), last.damaged
+
+
+def reviewed(name: str) -> Answer:
+    with review.load(name) as calls:
+        sizes = [row[0] for row in calls.rows("SELECT response_size FROM log ORDER BY 1")]
+        assert len(calls) == len(sizes)
+        return sizes, sum(file.damaged for file in calls.files)
+
+
+def resumed(name: str) -> tuple[list[int], int]:
+    done = read_done(None, [name], "P")
+    return [number for number in range(5) if f"https://api.example.com/{number}" in done], done.rows
+
+
+def checked(name: str) -> tuple[int, int, int]:
+    """Return the numbers of whole rows, of changed lines and of damaged lines."""
+    reports = [check(path) for path in log_files([name])]
+    what = [each.what for report in reports for each in report.damage]
+    changed = sum("not as it was written" in each or "header is missing" in each for each in what)
+    return sum(report.rows for report in reports), changed, len(what) - changed
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("stored", STORED)
+def test_all_readers_agree_which_lines_are_rows(line: str, stored: str, folder: Path) -> None:
+    odd, is_row = LINES[line]
+    content = STORED[stored](HEADER + GOOD[0] + odd + b"".join(GOOD[1:]))
+    (folder / "logs.csv").write_bytes(content)
+    numbers = [0, 1, 2, 3, *([4] if is_row else [])]
+    damaged = (not is_row) + (stored == "beside a damaged line")
+    assert replayed("logs.csv") == (numbers, damaged)
+    if line not in SQL_BOOLEANS:
+        assert reviewed("logs.csv") == (numbers, damaged)
+    assert resumed("logs.csv") == (numbers, len(numbers))
+    whole, changed, broken = checked("logs.csv")
+    assert broken == damaged
+    if stored == "CR LF":
+        assert (whole, changed) == (0, len(numbers) + 1)
+    else:
+        rewritten = line in {"needless quotes", "another notation of a number"}
+        assert (whole, changed) == (len(numbers) - rewritten, rewritten + (stored in {"byte order mark", "no header"}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("stored", STORED)
+def test_all_readers_read_the_same_files(name: str, stored: str, folder: Path) -> None:
+    """The log has a plain part and a compressed one. The files beside it are not parts."""
+    store = STORED[stored]
+    (folder / "logs.000001.csv.gz").write_bytes(gzip.compress(HEADER + GOOD[0]))
+    (folder / "logs.000002.csv").write_bytes(store(HEADER + GOOD[1]))
+    (folder / "logs.csv").write_bytes(store(HEADER + GOOD[2] + GOOD[3]))
+    (folder / "logs.csv.torn").write_bytes(ODD)
+    (folder / "logs.attempts.csv").write_bytes(HEADER + ODD)
+    (folder.parent / "link.csv").symlink_to("data/logs.csv")
+    path = str(folder.parent / NAMES[name] if name == "by link" else NAMES[name])
+    for _ in range(2):  # the first replay leaves a file beside the log, too
+        damaged = 2 * (stored == "beside a damaged line")
+        assert replayed(path) == ([0, 1, 2, 3], damaged)
+        assert reviewed(path) == ([0, 1, 2, 3], damaged)
+        assert resumed(path) == ([0, 1, 2, 3], 4)
+        whole, changed, broken = checked(path)
+        assert (whole + changed >= 4, broken) == (True, damaged)
