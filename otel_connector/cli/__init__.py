@@ -1,6 +1,6 @@
-"""The command line. Each command has its file here; what the commands do is elsewhere, below.
+"""The command line: one file per command, with its view. The functions behind the commands are in lower layers.
 
-Nothing imports this room but ``__main__``.
+Only ``__main__`` imports this subpackage.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"otel-connector {__version__}")
         raise typer.Exit
 
 
-@app.callback(epilog="Try it: otel-connector demo")
-def _main(  # pyright: ignore[reportUnusedFunction] - typer has it
+def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
@@ -35,6 +34,7 @@ def _main(  # pyright: ignore[reportUnusedFunction] - typer has it
     """Reliable async GETs: one OpenTelemetry span, one metric set and one CSV row per call."""
 
 
+app.callback(epilog="Try it: otel-connector demo")(_options)
 app.command(epilog=_demo_command.EPILOG)(_demo_command.demo)
 app.command(epilog=_check_command.EPILOG)(_check_command.check)
 app.command(epilog=_fetch_command.EPILOG)(_fetch_command.fetch)

@@ -9,12 +9,8 @@ import typer
 
 from otel_connector.review._filters import moment
 
-Project = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", show_default=False, help="Only calls of this project. Repeatable.")
-]
-Until = Annotated[
-    str | None, typer.Option(metavar="TIME", show_default=False, help="Only calls that started before this time.")
-]
+Project = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only calls of this project. Repeatable.")]
+Until = Annotated[str | None, typer.Option(metavar="TIME", help="Only calls that started before this time.")]
 
 
 def parse_time(option: str, text: str | None, now: datetime | None) -> datetime | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from otel_connector._csv import _check
 from otel_connector._csv._parts import log_files
@@ -33,7 +33,7 @@ Examples:
 
 
 def check(
-    files: Annotated[list[Path], typer.Argument(metavar="FILES...", show_default=False, help="Logs of any size.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Logs of any size.")],
     repair: Annotated[
         bool,
         typer.Option(
@@ -62,7 +62,7 @@ def check(
             print_errors(f"otel-connector check: {name}: {why}")
             worst = USAGE
             continue
-        _show_report(console, name, report, moved)
+        print_lines(console, *_report_lines(name, report, moved))
         worst = max(worst, 0 if report.whole else WRONG)
     raise typer.Exit(worst)
 
@@ -82,29 +82,26 @@ def _log_files(file: str) -> list[str]:
 
 def _scan(console: Console, path: Path) -> _check.CheckReport:
     """Check one log, and show the progress on a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(), TimeRemainingColumn())
-    with progress_bar(console, *columns) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task(one_line(path.name), total=None)
         return _check.check(path, lambda done, size: progress.update(task, completed=done, total=size))
 
 
-def _show_report(console: Console, name: str, report: _check.CheckReport, moved: int) -> None:
+def _report_lines(name: str, report: _check.CheckReport, moved: int) -> Iterator[str]:
     torn_name = f"{name}{TORN_SUFFIX}"
     if moved:
-        print_lines(console, f"{name}: an unfinished last line of {moved:,} bytes was moved to {torn_name}")
+        yield f"{name}: an unfinished last line of {moved:,} bytes was moved to {torn_name}"
     damaged = len(report.damage) + report.more
     verdict = "intact" if report.whole else "DAMAGED"
-    print_lines(
-        console, f"{name}: {verdict}; rows: {report.rows:,}, damaged lines: {damaged:,}, bytes: {report.size:,}"
-    )
+    yield f"{name}: {verdict}; rows: {report.rows:,}, damaged lines: {damaged:,}, bytes: {report.size:,}"
     for each in report.damage:
-        print_lines(console, f"  line {each.line:,}, offset {each.offset:,}, length {each.length:,}: {each.what}")
+        yield f"  line {each.line:,}, offset {each.offset:,}, length {each.length:,}: {each.what}"
     if report.more:
-        print_lines(console, f"  {report.more:,} more damaged lines are not listed")
+        yield f"  {report.more:,} more damaged lines are not listed"
     if (last := report.unfinished) is not None:
-        print_lines(console, f"  last line {last.line:,}, offset {last.offset:,}, length {last.length:,}: {last.what}")
-        print_lines(console, f"    If no program is writing it, --repair moves it to {torn_name}")
+        yield f"  last line {last.line:,}, offset {last.offset:,}, length {last.length:,}: {last.what}"
+        yield f"    If no program is writing it, --repair moves it to {torn_name}"
     if report.torn is not None and not moved:
-        print_lines(console, f"  {torn_name} has {report.torn:,} bytes of unfinished lines from earlier repairs")
+        yield f"  {torn_name} has {report.torn:,} bytes of unfinished lines from earlier repairs"
     if report.changed:
-        print_lines(console, "  The file changed during the check; the report is about its state at the start")
+        yield "  The file changed during the check; the report is about its state at the start"

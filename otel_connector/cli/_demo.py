@@ -72,7 +72,8 @@ class OutcomeKind:
         name: A description.
         share: How many of 300 calls end this way; at least one call does.
         script: What the server does, attempt by attempt; the last step is repeated.
-        url: Returns the URL of a path.
+        server: The name of the server in `_Servers`.
+        valid_url: Whether the URL can be requested.
         recovers: Whether the call succeeds after a failed attempt.
         cancelled: Whether the caller cancels the call.
     """
@@ -80,15 +81,22 @@ class OutcomeKind:
     name: str
     share: int
     script: Callable[[PlannedCall], Sequence[faults.Step | int]]
-    url: Callable[[_Servers, str], str] = lambda servers, path: servers.faulty.url(path)
+    server: str = "faulty"
+    valid_url: bool = True
     recovers: bool = False
     cancelled: bool = False
+
+    def url(self, servers: _Servers, path: str) -> str:
+        """Return the URL of a path."""
+        url: str = getattr(servers, self.server).url(path)
+        return url if self.valid_url else url.replace("://", "//")
 
 
 def _ok(call: PlannedCall) -> list[faults.Step | int]:
     return [faults.slow_headers(call.latency)]
 
 
+_HTML = faults.respond(body=b"<title>Back soon</title>", content_type="text/html")
 _SUCCESS = OutcomeKind(name="success", share=0, script=_ok)  # all calls that no other kind takes
 
 _KINDS = (
@@ -99,30 +107,16 @@ _KINDS = (
     OutcomeKind(name="redirect", share=16, script=lambda call: [faults.redirect(f"{call.path}?lang=en"), *_ok(call)]),
     OutcomeKind(name="503 until no attempts are left", share=8, script=lambda _: [503]),
     OutcomeKind(
-        name="Retry-After obeyed",
-        share=6,
-        script=lambda call: [faults.retry_after(1, 429), *_ok(call)],
-        recovers=True,
+        name="Retry-After", share=6, script=lambda call: [faults.retry_after(1, 429), *_ok(call)], recovers=True
     ),
     OutcomeKind(name="reset, then success", share=10, script=lambda call: [faults.reset, *_ok(call)], recovers=True),
     OutcomeKind(name="timeout in the body", share=6, script=lambda _: [faults.slow_body(_NEVER)]),
-    OutcomeKind(name="refused", share=6, script=_ok, url=lambda servers, path: servers.closed.url(path)),
+    OutcomeKind(name="refused", share=6, script=_ok, server="closed"),
     OutcomeKind(name="reset in the body", share=4, script=lambda _: [faults.reset_in_body()]),
     OutcomeKind(name="truncated body", share=4, script=lambda _: [faults.truncated()]),
-    OutcomeKind(
-        name="untrusted certificate", share=4, script=_ok, url=lambda servers, path: servers.untrusted.url(path)
-    ),
-    OutcomeKind(
-        name="invalid URL",
-        share=4,
-        script=_ok,
-        url=lambda servers, path: servers.faulty.url(path).replace("://", "//"),
-    ),
-    OutcomeKind(
-        name="not JSON",
-        share=6,
-        script=lambda _: [faults.respond(body=b"<title>Back soon</title>", content_type="text/html")],
-    ),
+    OutcomeKind(name="untrusted certificate", share=4, script=_ok, server="untrusted"),
+    OutcomeKind(name="invalid URL", share=4, script=_ok, valid_url=False),
+    OutcomeKind(name="not JSON", share=6, script=lambda _: [_HTML]),
     OutcomeKind(name="empty body", share=4, script=lambda _: [faults.empty]),
     OutcomeKind(name="body too large", share=4, script=lambda _: [faults.bomb(4 * _MAX_BODY_BYTES)]),
     OutcomeKind(name="cancelled by the caller", share=6, script=lambda _: [faults.silent], cancelled=True),

@@ -42,7 +42,6 @@ def demo(
         bool | None,
         typer.Option(
             "--otlp/--no-otlp",
-            show_default=False,
             help="Whether to send traces and metrics to a collector. By default they are sent if"
             " OTEL_EXPORTER_OTLP_ENDPOINT is set or if a process listens on port 4317 or 4318.",
         ),

@@ -75,7 +75,7 @@ def fetch(
     fail_if: options.FailIf = "failed > 0",
     quiet: options.Quiet = False,
 ) -> None:
-    """Fetch many URLs with retries, a row in the log and a result for each, and show the progress.
+    """Fetch many URLs, with retries, a log and a results file.
 
     The process can be killed at any time; --resume continues the run. --resume cannot distinguish URLs that differ
     only in a redacted secret. Progress is printed to standard error, the summary to standard output. If

@@ -13,7 +13,6 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="URLS",
-        show_default=False,
         help="A file with one URL per line (blank lines and # comments are skipped); - for standard input; a URL; or,"
         " with --range, a template.",
     ),
@@ -29,12 +28,9 @@ Numbers = Annotated[
 ]
 Project = Annotated[str, typer.Option(metavar="NAME", help="Project of the calls in the log.")]
 Log = Annotated[Path, typer.Option(metavar="PATH", help="CSV file; rows are appended.")]
-Out = Annotated[
-    Path | None,
-    typer.Option(metavar="PATH", show_default=False, help="JSON lines file; a name in .gz or .zst is compressed."),
-]
+Out = Annotated[Path | None, typer.Option(metavar="PATH", help="JSON lines file; a name in .gz or .zst is compressed.")]
 Concurrency = Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of calls in flight.")]
-Rate = Annotated[float | None, typer.Option(metavar="N", show_default=False, help="Maximum attempts per second.")]
+Rate = Annotated[float | None, typer.Option(metavar="N", help="Maximum attempts per second.")]
 PerHost = Annotated[
     int,
     typer.Option(metavar="N", min=0, help="Maximum calls in flight per host; reduced while it throttles. 0: no limit."),
@@ -42,24 +38,20 @@ PerHost = Annotated[
 Tries = Annotated[int, typer.Option(metavar="N", min=1, help="Maximum attempts per call, including the first.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Limit for one attempt.")]
 Deadline = Annotated[
-    float | None,
-    typer.Option(metavar="SECONDS", show_default=False, help="Limit for a call, including all attempts and waits."),
+    float | None, typer.Option(metavar="SECONDS", help="Limit for a call, including all attempts and waits.")
 ]
 RetryStatus = Annotated[
-    list[int] | None,
-    typer.Option(metavar="STATUS", show_default=False, help="Retry this status, in addition to the usual. Repeatable."),
+    list[int] | None, typer.Option(metavar="STATUS", help="Retry this status, in addition to the usual. Repeatable.")
 ]
 Header = Annotated[
-    list[str] | None,
-    typer.Option("--header", "-H", metavar="'NAME: VALUE'", show_default=False, help="Request header. Repeatable."),
+    list[str] | None, typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="Request header. Repeatable.")
 ]
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Skip URLs that have a success in the log and a result in --out; append to both."),
 ]
 ResumeFrom = Annotated[
-    list[Path] | None,
-    typer.Option(metavar="LOG", show_default=False, help="Also skip URLs that have a success in this log. Repeatable."),
+    list[Path] | None, typer.Option(metavar="LOG", help="Also skip URLs that have a success in this log. Repeatable.")
 ]
 Dedupe = Annotated[bool, typer.Option("--dedupe", help="Fetch a repeated URL only once. All URLs are kept in memory.")]
 FailIf = Annotated[

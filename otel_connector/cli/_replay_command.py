@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from otel_connector._record import one_line
 from otel_connector._replay import _replay as replays
@@ -38,27 +37,18 @@ Examples:
 """
 
 Files = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="FILES...", show_default=False, help="Logs, plain or gzip. The parts of rotated logs are included."
-    ),
+    list[str], typer.Argument(metavar="FILES...", help="Logs, plain or gzip. The parts of rotated logs are included.")
 ]
 Otlp = Annotated[bool, typer.Option("--otlp", help="Send over OTLP. This is the default, and the only protocol.")]
 Rate = Annotated[float, typer.Option(metavar="N", help="Maximum number of spans per second.")]
 Since = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME", show_default=False, help="Only calls that started at or after this UTC time (ISO 8601)."
-    ),
+    str | None, typer.Option(metavar="TIME", help="Only calls that started at or after this UTC time (ISO 8601).")
 ]
 FailedOnly = Annotated[bool, typer.Option("--failed-only", help="Only failed calls.")]
 ServiceName = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", show_default=False, help=f"Default: OTEL_SERVICE_NAME, or {replays.DEFAULT_SERVICE}."),
+    str | None, typer.Option(metavar="NAME", help=f"Default: OTEL_SERVICE_NAME, or {replays.DEFAULT_SERVICE}.")
 ]
-Checkpoint = Annotated[
-    Path | None, typer.Option(metavar="PATH", show_default=False, help="Checkpoint file. Default: LOG.replayed.")
-]
+Checkpoint = Annotated[Path | None, typer.Option(metavar="PATH", help="Checkpoint file. Default: LOG.replayed.")]
 IgnoreCheckpoint = Annotated[
     bool, typer.Option("--ignore-checkpoint", help="Send all rows, also those that were sent before.")
 ]
@@ -76,14 +66,14 @@ def replay(
     checkpoint: Checkpoint = None,
     ignore_checkpoint: IgnoreCheckpoint = False,
 ) -> None:
-    """Send the rows of a log to a collector as spans, to look at a run without telemetry in Jaeger or Grafana.
+    """Send the rows of a log to a collector as spans.
 
-    A span has the trace id, the span id and the times of its row. It has no parent and no events for failed attempts,
-    because a row does not contain them. The resource attribute otel_connector.replayed marks these spans.
+    Shows a run that had no telemetry in Jaeger or Grafana. A span has the trace id, the span id and the times of its
+    row. It has no parent and no events for failed attempts, because a row does not contain them. The resource attribute
+    otel_connector.replayed marks these spans.
     """
     del otlp
     try:
-        row_filter = _row_filter(project, since, until, failed_only=failed_only)
         collector = find_collector(os.environ)
         if collector is not None:
             collector.set_protocol(os.environ)
@@ -93,7 +83,7 @@ def replay(
             exporter,
             to=to,
             service_name=service_name,
-            row_filter=row_filter,
+            row_filter=_row_filter(project, since, until, failed_only=failed_only),
             rate=rate,
             checkpoint=checkpoint,
             ignore_checkpoint=ignore_checkpoint,
@@ -131,8 +121,7 @@ def _row_filter(
 
 def _run_with_progress(run: replays.Replay, to: str) -> None:
     """Send the rows, and show the progress on a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(), TimeRemainingColumn())
-    with progress_bar(tolerant_console(sys.stderr), *columns, stream=sys.stderr) as progress:
+    with progress_bar(tolerant_console(sys.stderr), stream=sys.stderr) as progress:
         task = progress.add_task(f"to {to}", total=None)
         for now in run.run():
             progress.update(task, completed=now.done, total=now.size, description=f"{now.sent:,} spans to {to}")

@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timezone
 from functools import partial
 from json import dumps
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 import typer
 from rich.console import Console, Group
@@ -62,7 +63,7 @@ Examples:
   otel-connector review logs.csv --sql 'SELECT host, max(delta_t) FROM calls GROUP BY host'
 """
 
-_VERDICTS: tuple[Literal["better"], Literal["worse"]] = ("better", "worse")
+_VERDICTS = {"better": "number", "worse": "number"}
 _BEFORE_AND_AFTER = 2
 _REPORT_GROUPS = 500  # projects, hosts and errors in a report
 _FOLLOW_INTERVAL = 2.0  # seconds between two updates; longer if an update takes longer
@@ -87,7 +88,7 @@ def review(
     follow: options.Follow = False,
     top: options.Top = 20,
 ) -> None:
-    """Summarise a log: number of calls, rate, latency, failures, and changes over time.
+    """Summarise a log: calls, rate, latency, failures, changes.
 
     The parts of a rotated log are included. Lines that are not rows are counted and reported. Percentiles are exact,
     linearly interpolated between the two nearest calls. Times are UTC.
@@ -171,8 +172,8 @@ def _compare(
 def _verdict_counts(comparison: Comparison) -> dict[str, float]:
     """Count the figures (of all calls, of projects, of hosts) that became better or worse by more than noise."""
     groups = (comparison.total, *comparison.projects.compared, *comparison.hosts.compared)
-    verdicts = [row.verdict for group in groups for row in group.differences]
-    return {name: float(verdicts.count(name)) for name in _VERDICTS}
+    counts = Counter[str](row.verdict for group in groups for row in group.differences)
+    return {name: counts[name] for name in _VERDICTS}
 
 
 def _write(
@@ -216,26 +217,25 @@ def _condition(projects: Sequence[str] | None, since: str | None, until: str | N
 
 
 def _print_summary(console: Console, summary: Summary, form: str) -> None:
-    forms = {"json": as_json, "csv": as_csv, "markdown": as_markdown}
-    if form in forms:
-        typer.echo(forms[form](summary).rstrip("\n"))
-        return
-    about_files = list(file_lines(summary.files))
-    print_lines(console, *about_files)
-    console.print(_fit(console, summary, len(about_files)))
+    if form == "text":
+        console.print(_screen(console, summary), crop=False)
+    else:
+        typer.echo({"json": as_json, "csv": as_csv, "markdown": as_markdown}[form](summary).rstrip("\n"))
 
 
-def _fit(console: Console, summary: Summary, used: int) -> Group:
-    """Return a summary that fits a terminal of which `used` lines are taken. Other outputs have no limit."""
-    return summary_view(summary, width=console.width, lines=console.height - used if console.is_terminal else None)
+def _screen(console: Console, summary: Summary) -> Group:
+    """Return lines about the files, and a summary that fits the rest of a terminal. Other outputs have no limit."""
+    about_files = [Text(line, no_wrap=True, overflow="ignore") for line in file_lines(summary.files)]
+    lines = console.height - len(about_files) if console.is_terminal else None
+    return Group(*about_files, summary_view(summary, width=console.width, lines=lines))
 
 
 def _print_answer(console: Console, answer: Answer, form: str) -> None:
-    forms = {"json": answer.as_json, "csv": answer.as_csv, "markdown": answer.as_markdown}
-    if form in forms:
-        typer.echo(forms[form]().rstrip("\n"))
-    else:
+    if form == "text":
         console.print(answer_table(answer))
+    else:
+        forms = {"json": answer.as_json, "csv": answer.as_csv, "markdown": answer.as_markdown}
+        typer.echo(forms[form]().rstrip("\n"))
 
 
 def _follow(console: Console, read: Callable[[], Calls], top: int) -> NoReturn:
@@ -251,12 +251,10 @@ def _follow(console: Console, read: Callable[[], Calls], top: int) -> NoReturn:
             except (OSError, ValueError):  # the log is being rotated or truncated: show the previous summary
                 if summary is None:
                     raise
-            about_files = [Text(line) for line in file_lines(summary.files)]
-            view = Group(*about_files, _fit(console, summary, len(about_files)))
             if live is None:
-                console.print(view, "")
+                console.print(_screen(console, summary), "", crop=False)
             else:
-                live.update(view, refresh=True)
+                live.update(_screen(console, summary), refresh=True)
             time.sleep(max(_FOLLOW_INTERVAL, time.monotonic() - started))
 
 

@@ -8,56 +8,34 @@ from typing import Annotated
 import typer
 
 Files = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="FILES...", show_default=False, help="Logs, plain or gzip, also during writing; or quoted patterns."
-    ),
+    list[str], typer.Argument(metavar="FILES...", help="Logs, plain or gzip, also during writing; or quoted patterns.")
 ]
-Html = Annotated[
-    Path | None,
-    typer.Option("--html", metavar="PATH", show_default=False, help="Write an HTML report, a single file."),
-]
+Html = Annotated[Path | None, typer.Option("--html", metavar="PATH", help="Write an HTML report, a single file.")]
 Png = Annotated[
     Path | None,
-    typer.Option(
-        "--png", metavar="PATH", show_default=False, help="Write charts: night.png gives night-latency.png and so on."
-    ),
+    typer.Option("--png", metavar="PATH", help="Write charts: night.png gives night-latency.png and so on."),
 ]
-Svg = Annotated[Path | None, typer.Option("--svg", metavar="PATH", show_default=False, help="Write the charts as SVG.")]
+Svg = Annotated[Path | None, typer.Option("--svg", metavar="PATH", help="Write the charts as SVG.")]
 TraceUrl = Annotated[
     str | None,
-    typer.Option(
-        metavar="TEMPLATE",
-        show_default=False,
-        help="Link traces in the report, e.g. 'http://localhost:16686/trace/{trace_id}'.",
-    ),
+    typer.Option(metavar="TEMPLATE", help="Link traces in the report, e.g. 'http://localhost:16686/trace/{trace_id}'."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the result as Markdown.")]
 FailIf = Annotated[
-    str | None,
-    typer.Option(
-        metavar="CONDITION", show_default=False, help="Exit with 1 if it holds, e.g. 'p99 > 2s or error_rate > 1%'."
-    ),
+    str | None, typer.Option(metavar="CONDITION", help="Exit with 1 if it holds, e.g. 'p99 > 2s or error_rate > 1%'.")
 ]
 Compare = Annotated[bool, typer.Option("--compare", help="Compare two logs: FILES are before and after.")]
 Since = Annotated[
     str | None,
     typer.Option(
-        metavar="TIME",
-        show_default=False,
-        help="Only calls that started at or after this UTC time (ISO 8601), or this long ago (2h).",
+        metavar="TIME", help="Only calls that started at or after this UTC time (ISO 8601), or this long ago (2h)."
     ),
 ]
-Where = Annotated[
-    str | None, typer.Option(metavar="SQL", show_default=False, help="Only calls for which this SQL condition holds.")
-]
+Where = Annotated[str | None, typer.Option(metavar="SQL", help="Only calls for which this SQL condition holds.")]
 Sql = Annotated[
-    str | None,
-    typer.Option(
-        metavar="QUERY", show_default=False, help="Print the result of this query (DuckDB SQL) on the table calls."
-    ),
+    str | None, typer.Option(metavar="QUERY", help="Print the result of this query (DuckDB SQL) on the table calls.")
 ]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Update the summary while the log grows, until Ctrl-C.")]
 Top = Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of projects, hosts and errors to list.")]

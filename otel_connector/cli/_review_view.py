@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group as Lines
-from rich.table import Table
 from rich.text import Text
 
 from otel_connector._record import one_line
@@ -18,11 +17,10 @@ from otel_connector.cli._terminal import table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
     from otel_connector.review import ErrorClass, Group, LogFile, Summary
     from otel_connector.review._query import Answer
-
-_Figures = dict[str, Callable[["Group"], str | Text]]
 
 _FIXED_LINES = 19  # of a full summary without the rows of its tables, plus two prompts
 _MAX_ROWS = 10  # of a table, even on a high screen
@@ -70,7 +68,7 @@ def _share_rows(room: int, sizes: Sequence[int]) -> list[int]:
 
 def answer_table(answer: Answer) -> Table:
     """Return the result of a query as a table."""
-    columns = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    columns = table()
     for name in answer.columns:
         columns.add_column(Text(one_line(name)), overflow="fold")
     for row in answer.texts():
@@ -116,43 +114,25 @@ def _colour(error_rate: float) -> str:
 
 def _groups(summary: Summary, projects: int, hosts: int, *, wide: bool) -> Table:
     """Return the table of the projects and, below them, the hosts."""
-    figures = _WIDE_FIGURES if wide else _FIGURES
+    columns = table("Project", "Calls", "Failed", "p50", "p95", "p99", "Max", *(("Rate", "Bytes") if wide else ()))
     # On a narrow screen only the names are cut. On a wide one the table does not expand: numbers stay near the names
-    columns = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", expand=not wide)
-    longest = _MAX_NAME if wide else None
-    columns.add_column("Project", no_wrap=True, overflow="ellipsis", ratio=1, min_width=12, max_width=longest)
-    for name in figures:
-        columns.add_column(name, no_wrap=True, justify="right")
-    _add_groups(columns, summary.projects, projects, summary.more_projects, figures)
+    columns.expand = not wide
+    names = columns.columns[0]
+    names.overflow, names.ratio, names.min_width, names.max_width = "ellipsis", 1, 12, _MAX_NAME if wide else None
+    _add_groups(columns, summary.projects, projects, summary.more_projects, wide=wide)
     columns.add_row(Text("Host", style="bold"))
-    _add_groups(columns, summary.hosts, hosts, summary.more_hosts, figures)
+    _add_groups(columns, summary.hosts, hosts, summary.more_hosts, wide=wide)
     return columns
 
 
-def _add_groups(columns: Table, groups: Sequence[Group], rows: int, more: int, figures: _Figures) -> None:
+def _add_groups(columns: Table, groups: Sequence[Group], rows: int, more: int, *, wide: bool) -> None:
     for group in groups[:rows]:
-        columns.add_row(Text(one_line(group.name) or "(none)"), *(figure(group) for figure in figures.values()))
+        failed = Text(share(group.error_rate), style=_colour(group.error_rate))
+        latency = map(duration, (group.latency.p50, group.latency.p95, group.latency.p99, group.latency.max))
+        rest = (rate(group.rate), size(group.bytes)) if wide else ()
+        columns.add_row(Text(one_line(group.name) or "(none)"), f"{group.calls:,}", failed, *latency, *rest)
     if more := len(groups) - rows + more:
         columns.add_row(Text(f"and {more:,} more", style="dim"))
-
-
-def _failed(group: Group) -> Text:
-    return Text(share(group.error_rate), style=_colour(group.error_rate))
-
-
-_FIGURES: _Figures = {
-    "Calls": lambda group: f"{group.calls:,}",
-    "Failed": _failed,
-    "p50": lambda group: duration(group.latency.p50),
-    "p95": lambda group: duration(group.latency.p95),
-    "p99": lambda group: duration(group.latency.p99),
-    "Max": lambda group: duration(group.latency.max),
-}
-_WIDE_FIGURES: _Figures = {
-    **_FIGURES,
-    "Rate": lambda group: rate(group.rate),
-    "Bytes": lambda group: size(group.bytes),
-}
 
 
 def _errors(classes: Sequence[ErrorClass], rows: int) -> Table:

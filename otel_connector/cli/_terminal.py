@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from rich import progress
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -88,10 +88,20 @@ def can_animate(console: Console, stream: TextIO | None = None) -> bool:
     return (stream or sys.stdout).isatty() and not console.is_dumb_terminal
 
 
-def progress_bar(console: Console, *columns: ProgressColumn, stream: TextIO | None = None) -> Progress:
-    """Return a progress display that is erased at its end, and is not shown where nothing can be redrawn."""
+def progress_bar(
+    console: Console, *columns: progress.ProgressColumn, stream: TextIO | None = None
+) -> progress.Progress:
+    """Return a progress display that is erased at its end, and is not shown where nothing can be redrawn.
+
+    Args:
+        console: The console.
+        columns: What it shows; by default a description, a bar, the percentage and the remaining time.
+        stream: The stream of the console; default: standard output.
+    """
+    description, bar = progress.TextColumn("{task.description}"), progress.BarColumn(bar_width=None)
+    columns = columns or (description, bar, progress.TaskProgressColumn(), progress.TimeRemainingColumn())
     disable = not can_animate(console, stream)
-    return Progress(*columns, console=console, transient=True, expand=True, disable=disable)
+    return progress.Progress(*columns, console=console, transient=True, expand=True, disable=disable)
 
 
 def print_lines(console: Console, *lines: str) -> None:
@@ -105,10 +115,11 @@ def print_errors(*lines: str) -> None:
     print_lines(tolerant_console(sys.stderr), *lines)
 
 
-def table(first: str, *numbers: str) -> Table:
+def table(first: str | None = None, *numbers: str) -> Table:
     """Return a table without lines: a text column `first`, and a right-aligned column for each of `numbers`."""
     columns = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    columns.add_column(first, no_wrap=True)
+    if first is not None:
+        columns.add_column(first, no_wrap=True)
     for name in numbers:
         columns.add_column(name, justify="right", no_wrap=True)
     return columns
