@@ -1,6 +1,6 @@
-"""`AsyncConnector`, the one thing most people use: its parameters, its life, and where its rows go.
+"""`AsyncConnector`, the main class of the package: its parameters, its lifecycle, and where its rows are written.
 
-The call itself is in ``_call``. Knows nothing of files and exporters' insides.
+A call itself is in ``_call``. This file does not know files, nor the internals of exporters.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from otel_connector._arguments import (
     check_bool,
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 class _Raise:
-    """The type of the default that means: raise."""
+    """The type of `default` if no default is given."""
 
 
 _RAISE: Final = _Raise()
@@ -64,32 +64,23 @@ _RAISE: Final = _Raise()
 _CLOSED = "the connector is closed"
 
 
-class _Many(NamedTuple):
-    """What the calls of one `get_many` have in common."""
-
-    session: aiohttp.ClientSession
-    project_name: str
-    decode: Callable[[bytes], Any]
-    sink: Callable[[Outcome], Awaitable[object] | object] | None
-    options: dict[str, Any]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectorStats:
-    """What one connector has done so far.
+    """Counts of one connector since its start.
+
+    Without a `logfile`, the three counts of rows are 0. If several connectors share an exporter, they are its sums.
 
     Attributes:
-        calls_started: Calls to `get`.
-        calls_active: Of these, calls still under way.
+        calls_started: Calls to `get`, and those of `get_many`.
+        calls_active: Number of these that are in progress.
         calls_succeeded: Calls that returned a decoded body.
-        calls_failed: Calls that raised, or returned their `default`, cancelled ones included.
+        calls_failed: Calls that raised, or returned their `default`, including cancelled ones.
         retries: Attempts that the connector made after the first of a call; not those that aiohttp makes by itself.
-        bytes_received: Bytes of body read by the ended calls' last attempts, after content decoding.
+        bytes_received: Bytes of the body that the last attempts of completed calls read, after content decoding.
         hosts_paused: The ``host:port`` of servers that asked for a pause which has not ended.
         rows_written: Rows in the log.
-        rows_waiting: Rows kept in memory because the disk refused them.
-        rows_lost: Rows that were given up. Without a `logfile` the three are 0; with an exporter that several
-            connectors share they are its sums.
+        rows_waiting: Rows kept in memory because they could not be written yet.
+        rows_lost: Rows that were discarded.
     """
 
     calls_started: int
@@ -105,7 +96,7 @@ class ConnectorStats:
 
 
 class AsyncConnector:
-    """Sends reliable async HTTP GETs; each is one span, one metric set and one CSV row.
+    """Sends reliable async HTTP GETs; each call is one span, one metric set and one CSV row.
 
     ```python
     async with aiohttp.ClientSession() as session:
@@ -113,37 +104,41 @@ class AsyncConnector:
         data = await connector.get(session, "https://api.example.com/data", "ExampleProject")
     ```
 
-    Neither `aclose` nor ``async with`` is needed to have the rows: each is in the file before its `get` returns. One
-    connector serves one event loop at a time.
+    Each row is in the file before its `get` returns, so neither `aclose` nor ``async with`` is required. A connector
+    serves one event loop at a time.
 
     Args:
-        logfile: The CSV file, or a ready `CSVSpanExporter`; None writes no CSV.
+        logfile: The CSV file, or a `CSVSpanExporter`; None writes no CSV.
         overwrite_log: True empties the file first; False appends.
-        n_tries: Attempts of a call in all, the first included. aiohttp by itself sends a GET once more when a
-            connection breaks before the answer; that counts as an attempt, too.
-        timeout: Seconds for one attempt, its body included; or an `aiohttp.ClientTimeout`.
-        retry: What is retried and how long is waited.
-        retry_budget: How many retries a host gets in relation to its successes; None for any number.
-        deadline: Seconds for a whole call, from `get` to its end, queue and waits included; None for no limit. A wait
-            that would outlast it is not begun: the call then fails with the last attempt's own error.
-        rate_limiter: An async context manager that every attempt enters (an ``aiolimiter.AsyncLimiter``, say), or a
+        n_tries: Maximum number of attempts of a call, including the first. aiohttp by itself sends a GET again when a
+            connection breaks before the response; that counts as an attempt, too.
+        timeout: Seconds for one attempt, including its body; or an `aiohttp.ClientTimeout`.
+        retry: What is retried, and how long the waits are.
+        retry_budget: The number of retries of a host in relation to its successes; None for no limit.
+        deadline: Seconds for a whole call, from `get` to its end, including queue and waits; None for no limit. A wait
+            that would exceed it does not start; the call then fails with the error of its last attempt.
+        rate_limiter: An async context manager that every attempt enters (for example ``aiolimiter.AsyncLimiter``), or a
             function that returns the one for a ``host:port``.
-        adaptive_concurrency: Attempts to one host at a time, at most; fewer while it throttles. 0 sets no limit.
+        adaptive_concurrency: Maximum number of concurrent attempts to one host, reduced while the host throttles; 0
+            sets no limit.
         max_body_bytes: Bytes of a body, after content decoding, at which reading stops and the call fails.
-        redact_params: Query parameters whose values are never written or exported, in any case; in the place of the
-            default ones, so add yours to `DEFAULT_REDACTED_PARAMS`.
-        propagate: Whether requests carry the call's trace context (``traceparent``) and baggage, in the place of
-            headers of those names.
-        attempt_spans: Give each attempt a CLIENT span of its own below the call's, which is then INTERNAL.
-        on_retry: Called with every `Attempt` that another one follows. What it raises is logged.
-        tracer_provider: Where spans go; default the global provider, also if it is set up later.
-        meter_provider: Where metrics go; default the global provider, also if it is set up later.
-        clock: Time and chance; ``otel_connector.testing.FakeClock`` makes waits instant.
+        redact_params: Query parameters whose values are never written or exported, compared without case. They replace
+            the default ones, so add yours to `DEFAULT_REDACTED_PARAMS`.
+        propagate: Whether requests carry the trace context of the call (``traceparent``) and baggage, instead of
+            headers of these names.
+        attempt_spans: Whether each attempt has a CLIENT span of its own below the call's, which is then INTERNAL.
+        on_retry: Called with every `Attempt` that is followed by another one. Its exceptions are logged.
+        fair_reading: Whether connections parse large or hostile responses in steps of some milliseconds, so that other
+            tasks can run. For this, the connector of each session is changed to use a subclass of aiohttp's connection
+            class. False leaves it as it is.
+        tracer_provider: Provider for the spans; default the global provider, also if it is set later.
+        meter_provider: Provider for the metrics; default the global provider, also if it is set later.
+        clock: Time, waits and random numbers; with ``otel_connector.testing.FakeClock``, waits take no time.
 
     Raises:
-        TypeError: An argument is of another type; the message names it.
-        ValueError: An argument is out of its range, or `logfile` is another kind of CSV; the message names it.
-        OSError: `logfile` cannot be opened for appending or is not a regular file.
+        TypeError: An argument has the wrong type; the message names it.
+        ValueError: An argument is out of range, or `logfile` is a CSV of another kind; the message names it.
+        OSError: `logfile` cannot be opened for appending, or is not a regular file.
     """
 
     def __init__(
@@ -163,6 +158,7 @@ class AsyncConnector:
         propagate: bool = True,
         attempt_spans: bool = False,
         on_retry: Callable[[Attempt], object] | None = None,
+        fair_reading: bool = True,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
         clock: Clock | None = None,
@@ -170,43 +166,41 @@ class AsyncConnector:
         check_bool("overwrite_log", overwrite_log)
         check_bool("propagate", propagate)
         check_bool("attempt_spans", attempt_spans)
+        check_bool("fair_reading", fair_reading)
         check_provider("tracer_provider", tracer_provider, "get_tracer")
         check_provider("meter_provider", meter_provider, "get_meter")
         clock = SystemClock() if clock is None else checked_clock(clock)
-        max_concurrency = checked_int("adaptive_concurrency", adaptive_concurrency, least=0)
+        limits = checked_limiter(rate_limiter), checked_int("adaptive_concurrency", adaptive_concurrency, least=0)
         redactor = Redactor(checked_names("redact_params", redact_params))
-        pacing = AdmissionControl(clock, checked_limiter(rate_limiter), max_concurrency, redactor.text)
-        timeouts = checked_timeout(timeout)
-        n_tries, max_body_bytes = checked_int("n_tries", n_tries), checked_int("max_body_bytes", max_body_bytes)
-        deadline = checked_deadline(deadline)
-        policy = checked_instance("retry", RetryPolicy() if retry is None else retry, RetryPolicy)
-        buckets = (
-            None if retry_budget is None else RetryQuotas(checked_instance("retry_budget", retry_budget, RetryBudget))
-        )
-        journal = CallLogger(checked_hook("on_retry", on_retry), clock.monotonic_ns)
-        # Last, when nothing can be refused any more: it may empty the file
-        self._exporter, self._owns_exporter = _open_exporter(logfile, overwrite=overwrite_log)
-        telemetry = CallTelemetry(
-            tracer_provider,
-            meter_provider,
-            log=self._exporter,
-            pace=pacing,
-            monotonic_ns=clock.monotonic_ns,
-            attempt_spans=attempt_spans,
-        )
-        self._terms = CallSettings(
-            n_tries=n_tries,
-            timeout=timeouts,
-            deadline=deadline,
-            retry=policy,
-            buckets=buckets,
-            max_body_bytes=max_body_bytes,
+        admission = AdmissionControl(clock, *limits, redactor.text, fair_reading=fair_reading)
+        quotas = None
+        if retry_budget is not None:
+            quotas = RetryQuotas(checked_instance("retry_budget", retry_budget, RetryBudget))
+        settings = partial(
+            CallSettings,
+            n_tries=checked_int("n_tries", n_tries),
+            timeout=checked_timeout(timeout),
+            deadline=checked_deadline(deadline),
+            retry=RetryPolicy() if retry is None else checked_instance("retry", retry, RetryPolicy),
+            quotas=quotas,
+            max_body_bytes=checked_int("max_body_bytes", max_body_bytes),
             propagate=propagate,
             redactor=redactor,
             clock=clock,
-            pacing=pacing,
-            telemetry=telemetry,
-            journal=journal,
+            admission=admission,
+            call_logger=CallLogger(checked_hook("on_retry", on_retry), clock.monotonic_ns),
+        )
+        # After all checks, because it may empty the file
+        self._exporter, self._owns_exporter = _open_exporter(logfile, overwrite=overwrite_log)
+        self._settings = settings(
+            telemetry=CallTelemetry(
+                tracer_provider,
+                meter_provider,
+                log=self._exporter,
+                pace=admission,
+                monotonic_ns=clock.monotonic_ns,
+                attempt_spans=attempt_spans,
+            )
         )
         self._closed = False
         self._started = self._succeeded = self._failed = self._retries = self._received = 0
@@ -221,31 +215,33 @@ class AsyncConnector:
         default: Any = _RAISE,
         **aiohttp_options: Any,
     ) -> Any:
-        """Get `url` and return its decoded body, trying again what is worth it.
+        """Request `url` and return its decoded body; retry what the policy retries.
 
-        However the call ends, it leaves one span, one metric set and one row, and its connection is free again.
+        However the call ends, it has one span, one metric set and one row, and its connection is released.
 
         Args:
-            session: An open session; its base URL, headers, cookies and pool apply.
+            session: An open session; its base URL, headers, cookies and connector are used.
             url: Absolute, or relative to the session's base URL; http or https.
             project_name: What the call belongs to; the ``project`` column.
-            decode: Makes the value of the whole body's bytes, e.g. ``bytes.decode`` for text or ``bytes`` for the
-                bytes themselves. Not called for 204, 205 and 304, which return None.
+            decode: Converts the bytes of the whole body to the value, for example ``bytes.decode`` for text or
+                ``bytes`` for the bytes themselves. Not called for 204, 205 and 304, which return None.
             default: Returned instead of raising a `ConnectorError`.
-            aiohttp_options: What ``aiohttp.ClientSession.get`` takes besides: ``params``, ``headers``, ``ssl``,
-                ``allow_redirects`` ... ``timeout`` overrides the connector's for this call.
+            aiohttp_options: Further options of ``aiohttp.ClientSession.get``: ``params``, ``headers``, ``ssl``,
+                ``allow_redirects`` ... ``timeout`` overrides that of the connector for this call.
 
         Raises:
-            HTTPStatusError: 4xx or 5xx, after the tries were used up if the status is one that is retried.
-            ConnectorError: Any other failure; its subclasses tell which.
-            TypeError: An argument is of another type, or aiohttp does not take an option.
-            ValueError: An option's value is out of its range.
-            RuntimeError: The connector is closed; the only case that leaves no row.
+            HTTPStatusError: 4xx or 5xx; if the status is retried, after the last attempt.
+            ConnectorError: Any other failure; the subclass tells which.
+            TypeError: An argument has the wrong type, or aiohttp does not accept an option.
+            ValueError: The value of an option is out of range.
+            RuntimeError: The connector is closed; only this case has no row.
             asyncio.CancelledError: The call was cancelled.
         """
         if self._closed:
             raise RuntimeError(_CLOSED)
-        call = Call(self._terms, session, url, project_name, decode, aiohttp_options)
+        call = Call(
+            self._settings, session=session, url=url, project=project_name, decode=decode, options=aiohttp_options
+        )
         self._started += 1
         try:
             value = await call.run()
@@ -270,100 +266,115 @@ class AsyncConnector:
         decode: Callable[[bytes], Any] = json.loads,
         **aiohttp_options: Any,
     ) -> Outcomes:
-        """Get many URLs, and return an async iterator over what comes of each, as it comes.
+        """Request many URLs, and return an async iterator over their outcomes, in the order in which they arrive.
 
         ```python
         async for outcome in connector.get_many(session, urls, "ExampleProject"):
             print(outcome.url, outcome.value if outcome.error is None else outcome.error)
         ```
 
-        Each URL is a call as `get` makes it, with its own row. A failure is an outcome, too; raised is only what ends
-        all: the session or the connector is closed, aiohttp does not take an option, or `urls` or `sink` raised. The
-        memory it takes depends on `max_concurrency`, not on the number of URLs, but for 70 bytes or so for each success
-        that `resume` finds. Cancelling the wait for an outcome (a timeout around it) ends all, too.
+        Each URL is a call as `get` makes it. Failed calls are outcomes as well. An exception is raised only when the
+        whole run must stop: the session or the connector is closed, aiohttp does not accept an option, or `urls` or
+        `sink` raised. Cancelling the wait for an outcome stops the run, too. Memory depends on `max_concurrency`, not
+        on the number of URLs, except for about 70 bytes for each success that `resume` finds.
 
         Args:
-            session: As for `get`. Its pool (100 connections, unless its connector was made with another ``limit``)
-                bounds what is under way, too.
-            urls: Any iterable or async iterable, endless ones included. A plain one is asked on the event loop, so it
-                must not wait; an async one is closed at the end.
+            session: As for `get`. The limit of its connector (100 by default) limits the calls in progress, too.
+            urls: An iterable or async iterable, possibly endless. A plain one must not block the event loop.
             project_name: As for `get`.
-            max_concurrency: Calls under way at a time. As many outcomes wait to be taken, then the calls wait.
-            ordered: Give the outcomes in the order of `urls`; a slow one then holds back those behind it.
-            resume: Pass over the URLs of which the log, its rotated parts included, has a success of this project;
-                those that failed are tried again. Or further logs to look into, too: paths. A URL is known by what the
-                log shows of it: of those that differ only in a redacted secret, one success stands for all.
-            sink: Is given each success before its row is written, and awaited if it returns an awaitable: what the log
-                says is done has been through the sink, whenever the program is killed. It may get one twice. What it
-                raises is the end of that call, with a row that says so, and of all. If it has a method ``holds``, that
-                is asked with the ``call_id`` of each success that `resume` finds, in a thread; without a result, the
-                URL is fetched again.
+            max_concurrency: Maximum number of calls in progress. Calls wait while as many outcomes are not taken yet.
+            ordered: Yield the outcomes in the order of `urls`; a slow call then delays those after it.
+            resume: Skip URLs that have a success of this project in the log; failed ones are requested again. Or paths
+                of further logs to read. URLs that differ only in redacted values count as the same.
+            sink: Called with each success before its row is written, and awaited if it returns an awaitable. So every
+                success in the log has passed through it, possibly twice. If it raises, the run stops. If it has a
+                method ``holds``, this is called in a thread with the ``call_id`` of each success that `resume` finds;
+                if it returns False, the URL is requested again.
             decode: As for `get`.
             aiohttp_options: As for `get`, the same for all.
 
         Raises:
-            TypeError: An argument is of another type; named.
-            ValueError: An argument is out of its range, or `resume` is asked for without a log.
+            TypeError: An argument has the wrong type; the message names it.
+            ValueError: An argument is out of range, or `resume` is True without a `logfile`.
             RuntimeError: The connector is closed.
         """
-        if self._closed:
-            raise RuntimeError(_CLOSED)
-        check_call(session, project_name, decode, dict(aiohttp_options))
-        check_bool("ordered", ordered)
-        if "default" in aiohttp_options:
-            raise TypeError("default is no option of get_many: a failure is an outcome")
-        own_headers(aiohttp_options.get("headers"))
-        if "timeout" in aiohttp_options:
-            checked_timeout(aiohttp_options["timeout"])
+        self._check_many(session, project_name, decode, ordered, aiohttp_options)
         logs = self._logs_to_resume(resume)
-        many = _Many(session, project_name, decode, checked_hook("sink", sink, awaited=True), aiohttp_options)
+        run_one = partial(
+            self._outcome,
+            session=session,
+            project=project_name,
+            decode=decode,
+            sink=checked_hook("sink", sink, awaited=True),
+            options=aiohttp_options,
+        )
 
-        async def begin() -> Resumed | None:
+        async def read_logs() -> Resumed | None:
             if logs is None:
                 return None
-            done = await asyncio.to_thread(read_done, *logs, project_name, getattr(sink, "holds", None))
-            is_done = partial(self._is_done, done, session, aiohttp_options.get("params"))
-            return Resumed(is_done, done.rows, done.of_project, len(done))
+            completed = await asyncio.to_thread(read_done, *logs, project_name, getattr(sink, "holds", None))
+            is_done = partial(self._is_done, completed, session, aiohttp_options.get("params"))
+            return Resumed(is_done, completed.rows, completed.of_project, len(completed))
 
         max_concurrency = checked_int("max_concurrency", max_concurrency)
-        return Outcomes(checked_urls(urls), Work(partial(self._outcome, many), max_concurrency, ordered, begin))
+        return Outcomes(checked_urls(urls), Work(run_one, max_concurrency, ordered, read_logs))
+
+    def _check_many(self, session: Any, project: Any, decode: Any, ordered: Any, options: dict[str, Any]) -> None:
+        """Check what all calls of a `get_many` share, before the first one."""
+        if self._closed:
+            raise RuntimeError(_CLOSED)
+        check_call(session, project, decode, options)
+        check_bool("ordered", ordered)
+        if "default" in options:
+            raise TypeError("default is not an option of get_many: a failed call is an outcome")
+        own_headers(options.get("headers"))
+        if "timeout" in options:
+            checked_timeout(options["timeout"])
 
     def _logs_to_resume(self, resume: bool | Iterable[str | os.PathLike[str]]) -> tuple[str | None, list[str]] | None:
-        """Return the own log and the others to look into; None if nothing is to be passed over."""
+        """Return the connector's log and the other logs to read; None if no URL is to be skipped."""
         if resume is False:
             return None
         others = [] if resume is True else checked_paths("resume", resume)
         if self._exporter is None and resume is True:
-            raise ValueError("resume=True looks into the log, and this connector has none; give a logfile, or paths")
+            raise ValueError("resume=True reads the log, and this connector has none; give a logfile, or paths")
         return (None if self._exporter is None else self._exporter.path), others
 
-    def _is_done(self, done: CompletedUrls, session: aiohttp.ClientSession, params: Any, url: str | URL) -> bool:
+    def _is_done(self, completed: CompletedUrls, session: aiohttp.ClientSession, params: Any, url: str | URL) -> bool:
         try:
-            return self._terms.target(session, url, params).shown in done
+            return self._settings.target(session, url, params).shown in completed
         except (TypeError, ValueError, ConnectorError):
-            return False  # no URL: its call says so
+            return False  # not a URL: its call fails and reports it
 
-    async def _outcome(self, many: _Many, url: str | URL) -> Outcome:
-        """Make one call of many."""
+    async def _outcome(
+        self,
+        url: str | URL,
+        *,
+        session: aiohttp.ClientSession,
+        project: str,
+        decode: Callable[[bytes], Any],
+        sink: Callable[[Outcome], Awaitable[object] | object] | None,
+        options: dict[str, Any],
+    ) -> Outcome:
+        """Make one call of a `get_many`."""
         if self._closed:
             raise RuntimeError(_CLOSED)
-        session, project, decode, sink, options = many
-        call = Call(self._terms, session, url, project, decode, {**options})
+        call = Call(self._settings, session=session, url=url, project=project, decode=decode, options={**options})
         self._started += 1
         in_sink = False
         try:
             value = await call.run()
             if sink is not None:
                 in_sink = True
-                kept = sink(Outcome(url, value, None, call.stop()))
-                if isawaitable(kept):
-                    await kept
+                result = sink(Outcome(url, value, None, call.stop()))
+                if isawaitable(result):
+                    await result
         except BaseException as error:
             record = self._end(call, error)
             if in_sink or not isinstance(error, Exception) or isinstance(error, SessionClosed):
                 raise
             if call.attempts and not isinstance(error, ConnectorError):
-                raise  # an option that aiohttp does not take: it would be the same with every URL
+                raise  # aiohttp does not accept an option, which is the same for every URL
             return Outcome(url, None, error, record)
         return Outcome(url, value, None, self._end(call, None))
 
@@ -374,10 +385,10 @@ class AsyncConnector:
             TypeError: `delay` is not a number.
             ValueError: `delay` is negative or not finite.
         """
-        await self._terms.clock.sleep(checked_seconds("delay", delay))
+        await self._settings.clock.sleep(checked_seconds("delay", delay))
 
     def stats(self) -> ConnectorStats:
-        """Return what the connector has done so far."""
+        """Return the counts of the connector."""
         rows = self._exporter.counts() if self._exporter else None
         return ConnectorStats(
             calls_started=self._started,
@@ -386,16 +397,16 @@ class AsyncConnector:
             calls_failed=self._failed,
             retries=self._retries,
             bytes_received=self._received,
-            hosts_paused=tuple(self._terms.pacing.paused()),
+            hosts_paused=tuple(self._settings.admission.paused()),
             rows_written=rows.written if rows else 0,
             rows_waiting=rows.waiting if rows else 0,
             rows_lost=rows.lost if rows else 0,
         )
 
     async def aclose(self) -> None:
-        """Take no further calls, and close the log once the ones under way have their rows.
+        """Accept no further calls, and close the log when the calls in progress have their rows.
 
-        Calls after this raise RuntimeError. An exporter handed in stays open. Safe to call again.
+        Calls after this raise RuntimeError. An exporter that was passed in stays open. May be called again.
         """
         self._closed = True
         if self._started == self._succeeded + self._failed:
@@ -410,7 +421,7 @@ class AsyncConnector:
         return record
 
     def _write(self, record: CallRecord, start_time: int | None) -> None:
-        # Counted first: who asks `stats` from inside the log finds the row, and so must not find the call under way
+        # Counted before the row is written: a caller of `stats` that finds the row must not find the call in progress
         self._succeeded += record.success
         self._failed += not record.success
         self._received += record.response_size
@@ -433,14 +444,14 @@ class AsyncConnector:
 
 
 def _open_exporter(logfile: Any, *, overwrite: bool) -> tuple[CSVSpanExporter | None, bool]:
-    """Return the exporter that `logfile` stands for, and whether the connector made it."""
+    """Return the exporter for `logfile`, and whether the connector created it."""
     if logfile is None:
         return None, False
     from otel_connector.csv_exporter import CSVSpanExporter
 
     if isinstance(logfile, CSVSpanExporter):
         if overwrite:
-            raise ValueError("overwrite_log goes with a path; give overwrite=True to the CSVSpanExporter instead")
+            raise ValueError("overwrite_log requires a path; pass overwrite=True to the CSVSpanExporter instead")
         return logfile, False
     if not isinstance(logfile, (str, os.PathLike)):
         raise TypeError(f"logfile must be a path, a CSVSpanExporter or None, not {type(logfile).__name__}")

@@ -1,158 +1,150 @@
-"""Connections whose parsing gives the loop's other tasks their turn.
+"""Connections that parse a few milliseconds at a time, so that the loop's other tasks can run.
 
-A loop hands over what has arrived in pieces of up to 256 KiB, uvloop several of them in one turn, and aiohttp parses
-each in one go. Of a hostile server's smallest chunks or announcements (1xx) that takes 80 ms with asyncio and up to two
-seconds with uvloop (measured), in which nothing else of the program runs. Knows the protocol of aiohttp's connections,
-nothing of calls.
+An event loop delivers what has arrived in pieces of up to 256 KiB, uvloop several of them in one iteration, and aiohttp
+parses each piece in one go. If a hostile server sends the smallest chunks or many interim responses (1xx), that takes
+80 ms with asyncio and up to two seconds with uvloop (measured), and nothing else in the program runs meanwhile. This
+file knows the protocol class of aiohttp's connections, but not calls.
+
+How it works. `_pending` holds bytes that have arrived and are not parsed yet, in order. While there are any, the
+transport is paused, so `_pending` never exceeds what the loop delivers in one iteration. `_next_step` is the scheduled
+`_continue`: it parses for `_PARSE_SECONDS`, schedules itself again while bytes are pending, and resumes the transport
+when there are none. `_reader_full` is set between `pause_reading` and `resume_reading` of aiohttp: the reader of the
+body has enough, so nothing is parsed until aiohttp resumes. A lost or closed connection discards what is pending,
+except that `connection_lost` parses the rest first, because the response may be complete.
 """
 
 from __future__ import annotations
 
-import functools
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from aiohttp.client_proto import ResponseHandler
+from otel_connector._call._aiohttp_private import PausableHandler, replace_connection_class
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
 
     import aiohttp
 
-_FIRST_BITE = 4 * 1024
-"""Bytes that are parsed without looking at the clock: of the worst, some 2 ms with what follows from them."""
+_FIRST_PIECE = 4 * 1024
+"""Bytes that are parsed without measuring the time: about 2 ms for the worst input, with the work that it causes."""
 
-_LARGEST_BITE = 64 * 1024
-"""Bytes to which a bite may grow while the turn lasts, so that a large body costs few of them."""
+_LARGEST_PIECE = 64 * 1024
+"""Bytes to which a piece may grow within one step, so that a large body takes few pieces."""
 
-_TURN = 0.002
-"""Seconds after which no further bite is taken in a turn of the loop; what has been parsed has to be read, too."""
+_PARSE_SECONDS = 0.002
+"""Seconds after which a step ends. Tasks need time as well, to read what has been parsed."""
 
-_QUICK = 0.0005
-"""Seconds that leave the loop as it is: uvloop hands over up to 32 pieces in one turn."""
+_QUICK_SECONDS = 0.0005
+"""Seconds within which the transport need not be paused: uvloop delivers up to 32 pieces in one iteration."""
 
 _NOTHING = memoryview(b"")
 
-# Not by `super()`, because every answer passes here, some of it twice: 2 % of a bare call's instructions
-_parse = ResponseHandler.data_received
-_resume_reading = ResponseHandler.resume_reading
-_resume_transport_reading = ResponseHandler._resume_transport_reading  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-_should_close: Callable[[ResponseHandler], bool] = cast("Any", ResponseHandler.should_close).fget
+# Called directly, not through `super()`: every response passes here, which saves 1 % of the instructions of a bare call
+_parse = PausableHandler.data_received
 
 
-class FairResponseHandler(ResponseHandler):
-    """A connection that parses for some milliseconds at a time, however much has arrived.
-
-    What is not parsed yet is held, in order, and the transport is paused until all of it is, so that what is held is at
-    most what the loop hands over at once.
-    """
+class FairResponseHandler(PausableHandler):
+    """A connection that parses for some milliseconds at a time, however much has arrived."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self._unmeasured = 0  # bytes parsed since the clock was last looked at
-        self._held = _NOTHING
-        self._next_turn: asyncio.Handle | None = None
-        self._full = False  # whether what reads the body wants no more of it for now
+        self._event_loop = loop
+        self._unmeasured = 0  # bytes parsed since the time was last measured
+        self._pending = _NOTHING
+        self._next_step: asyncio.Handle | None = None
+        self._reader_full = False
 
     def data_received(self, data: bytes) -> None:
-        """Parse `data` now if it is little, else as far as the turn allows."""
-        if data:  # without, aiohttp goes on with what its parser has
+        """Parse `data` now if it is little, otherwise as far as the time allows."""
+        if data:  # without data, aiohttp continues with what its parser holds
             self._unmeasured += len(data)
-            # What is no HTTP any more is not parsed here
-            if (self._unmeasured > _FIRST_BITE or self._held) and not self.upgraded:
-                self._hold(data)
+            # After an upgrade (WebSocket), the data is not HTTP, and aiohttp does not parse it here
+            if (self._unmeasured > _FIRST_PIECE or self._pending) and not self.upgraded:
+                self._add_pending(data)
                 return
         _parse(self, data)
 
-    def _hold(self, data: bytes) -> None:
-        self._held = memoryview(bytes(self._held) + data if self._held else data)
-        if self._next_turn is None and not self._full:
-            began = perf_counter()
-            self._parse_held(began)
-            if not self._held and perf_counter() - began < _QUICK:
+    def _add_pending(self, data: bytes) -> None:
+        self._pending = memoryview(bytes(self._pending) + data if self._pending else data)
+        if self._next_step is None and not self._reader_full:
+            started = perf_counter()
+            self._parse_pending(started)
+            if not self._pending and perf_counter() - started < _QUICK_SECONDS:
                 return
-            self._next_turn = self._loop.call_soon(self._take_turn)
-        # Also with nothing left: reading again in this turn, uvloop would hand over the next piece in it
-        self._pause_transport_reading()
+            self._next_step = self._event_loop.call_soon(self._continue)
+        # Also if nothing is pending: otherwise uvloop would deliver the next piece in the same iteration
+        self.pause_transport()
 
-    def _take_turn(self) -> None:
-        self._next_turn = None
-        if not self._held:
-            self._resume_transport_reading()
+    def _continue(self) -> None:
+        self._next_step = None
+        if not self._pending:
+            self.resume_transport()
             return
-        self._parse_held(perf_counter())
-        if not self._full:  # else aiohttp says when it goes on
-            self._next_turn = self._loop.call_soon(self._take_turn)
+        self._parse_pending(perf_counter())
+        if not self._reader_full:  # otherwise `resume_reading` continues
+            self._next_step = self._event_loop.call_soon(self._continue)
 
-    def _parse_held(self, began: float) -> None:
-        self._unmeasured, bite = 0, _FIRST_BITE
-        while self._held and not self._full:
-            # Off before it is parsed: with the last of an answer, aiohttp asks whether the connection can be kept
-            piece, self._held = self._held[:bite], self._held[bite:]
-            super().data_received(bytes(piece))
-            if self.exception() is not None:  # the parser gave up, or nobody waits any longer
-                self._held = _NOTHING
+    def _parse_pending(self, started: float) -> None:
+        self._unmeasured, size = 0, _FIRST_PIECE
+        while self._pending and not self._reader_full:
+            # Removed before it is parsed: at the end of a response, aiohttp asks whether the connection can be reused
+            piece, self._pending = self._pending[:size], self._pending[size:]
+            _parse(self, bytes(piece))
+            if self.exception() is not None:  # the parser failed, or the request has ended
+                self._pending = _NOTHING
             elif self.upgraded:
-                bite = len(self._held)
-            elif perf_counter() - began > _TURN:
+                size = len(self._pending)
+            elif perf_counter() - started > _PARSE_SECONDS:
                 return
             else:
-                bite = min(2 * bite, _LARGEST_BITE)
+                size = min(2 * size, _LARGEST_PIECE)
 
-    def _resume_transport_reading(self) -> None:
-        # Else nothing new is read yet, whatever aiohttp has room for
-        if self._next_turn is None and not self._held and not self._full:
-            _resume_transport_reading(self)
+    def may_read(self) -> bool:
+        """Return whether all data is parsed, so that the transport may deliver more."""
+        return self._next_step is None and not self._pending and not self._reader_full
 
     def pause_reading(self) -> None:
-        """Take no further bite either."""
-        self._full = True
+        """Stop parsing and reading: the reader of the body has enough."""
+        self._reader_full = True
         super().pause_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Go on with what is held before anything new is read."""
-        self._full = False
-        _resume_reading(self, resume_parser)
-        if self._held and self._next_turn is None and not self._full:
-            self._next_turn = self._loop.call_soon(self._take_turn)
+        """Continue with the pending data before anything new is read."""
+        self._reader_full = False
+        super().resume_reading(resume_parser)
+        if self._pending and self._next_step is None and not self._reader_full:
+            self._next_step = self._event_loop.call_soon(self._continue)
 
     @property
     def should_close(self) -> bool:
-        """Whether the connection cannot be used again, because of what is held, too."""
-        return bool(self._held) or _should_close(self)
+        """Whether the connection cannot be reused, for example because data is pending."""
+        return bool(self._pending) or super().should_close
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Parse what came before the end, and say that it is the end."""
-        held = bytes(self._held) if self.connected else b""
-        self._let_go()
-        if held:  # rare: while something is held, nothing is read, and so no end either, but a write may fail
-            super().data_received(held)
+        """Parse what arrived before the end, then report the end."""
+        pending = bytes(self._pending) if self.connected else b""
+        self._discard_pending()
+        if pending:  # rare: while data is pending, nothing is read, but a write may fail
+            super().data_received(pending)
         super().connection_lost(exc)
 
     def close(self) -> None:
-        """Close the connection; what is held goes with it."""
+        """Close the connection and discard the pending data."""
         super().close()
-        self._let_go()
+        self._discard_pending()
 
     def abort(self) -> None:
-        """Abort the connection; what is held goes with it."""
+        """Abort the connection and discard the pending data."""
         super().abort()
-        self._let_go()
+        self._discard_pending()
 
-    def _let_go(self) -> None:
-        self._held = _NOTHING
-        if self._next_turn is not None:
-            self._next_turn.cancel()
-            self._next_turn = None
+    def _discard_pending(self) -> None:
+        self._pending = _NOTHING
+        if self._next_step is not None:
+            self._next_step.cancel()
+            self._next_step = None
 
 
 def read_fairly(connector: aiohttp.BaseConnector) -> None:
-    """Have `connector` make its connections of `FairResponseHandler` from now on; one that makes others stays.
-
-    Once for each is enough, and in every attempt it would cost 0.7 % of a bare call's instructions.
-    """
-    # There is no public way to say what a connection is made of; a test holds this one against the installed version
-    make = getattr(connector, "_factory", None)
-    if isinstance(make, functools.partial) and make.func is ResponseHandler:
-        cast("Any", connector)._factory = functools.partial(FairResponseHandler, *make.args, **make.keywords)  # noqa: SLF001
+    """Make `connector` create its connections from `FairResponseHandler`, unless it uses a class of the application."""
+    replace_connection_class(connector, FairResponseHandler)

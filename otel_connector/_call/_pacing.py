@@ -1,8 +1,12 @@
-"""When an attempt may start: the pool's size, the pace a server asked for, and a limiter of the caller's.
+"""When an attempt may start: the size of the connection pool, pauses that a server asked for, and the rate limiter.
 
 An attempt first waits here, so that its own time is spent on the network and not in a queue. There is no rate limiting
-algorithm in this file: what the caller wants of that kind comes in as an async context manager. Knows nothing of
-telemetry, nor of how an attempt is made.
+algorithm in this file: the application passes one in as an async context manager. This file does not know telemetry,
+nor how an attempt is made.
+
+A `Permit` is entered and left once. Its parts are acquired in this order, so that no waiter holds a scarcer resource:
+pause of the host, rate limiter, adaptive limit of the host, connections of the pool. A pause may begin while a permit
+waits for the other parts. It then returns them and waits again.
 """
 
 from __future__ import annotations
@@ -32,136 +36,119 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("otel_connector")
 
 RateLimiter = AbstractAsyncContextManager[Any, Any] | Callable[[str], AbstractAsyncContextManager[Any, Any]]
-"""What `rate_limiter` takes: one limiter for all, or a function from ``host:port`` to the limiter for it."""
+"""The type of `rate_limiter`: one limiter for all, or a function that returns the limiter for a ``host:port``."""
 
 _HOST_LIMIT = 10_000
-"""Hosts whose pace is remembered; beyond that the one heard of first goes, unless calls to it are under way."""
+"""Hosts whose state is kept. Beyond that, the host used least recently is removed, unless it has calls in flight."""
 
-_LOOKS = 4  # hosts that are looked at for each one too many, because some of them may be in use
+_EXAMINED_HOSTS = 4  # hosts examined for each one to remove, because some of them may be in use
 
-
-_LEAVING = 0.1  # seconds
-
-_UNLIMITED = 0  # as aiohttp's pools say it
+_MIN_EXIT_SECONDS = 0.1  # that a rate limiter gets to exit, however little is left of the deadline
 
 
 class ResizableLimiter:
-    """So many at a time, first come first served; the number may change at any time.
+    """A number of slots, granted in the order of the requests; the number may change at any time.
 
     Args:
-        limit: How many; 0 for any number.
+        limit: The number of slots; 0 for no limit. A limit of 2.5 is one of 2.
     """
 
-    __slots__ = ("_taken", "_waiting", "limit")
+    __slots__ = ("_acquired", "_waiters", "limit")
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self._taken = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._acquired = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
 
     @property
     def idle(self) -> bool:
-        """Whether nobody has or wants a slot."""
-        return not self._taken and not self._waiting
+        """Whether no slot is acquired or waited for."""
+        return not self._acquired and not self._waiters
 
-    def take(self) -> bool:
-        """Take a slot if one is free and nobody waits for it."""
-        if self._waiting or (self.limit and self._taken + 1 > self.limit):  # a limit of 2.5 is one of 2
+    def acquire_nowait(self) -> bool:
+        """Acquire a slot if one is free and no task waits for it; return whether it was acquired."""
+        if self._waiters or (self.limit and self._acquired + 1 > self.limit):
             return False
-        self._taken += 1
+        self._acquired += 1
         return True
 
-    async def wait(self) -> None:
-        """Wait for a slot and take it."""
-        if self.take():
+    async def acquire(self) -> None:
+        """Wait for a slot and acquire it."""
+        if self.acquire_nowait():
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
         try:
-            await turn
+            await waiter
         except BaseException:
-            if turn.done() and not turn.cancelled():  # it was handed over in the moment of the cancellation
-                self.free()
-            elif turn in self._waiting:  # `hand_on` takes a cancelled one out, too
-                self._waiting.remove(turn)
+            if waiter.done() and not waiter.cancelled():  # the slot was granted just before the cancellation
+                self.release()
+            elif waiter in self._waiters:  # `grant` removes cancelled waiters, too
+                self._waiters.remove(waiter)
             raise
 
-    def free(self) -> None:
-        """Give a slot back."""
-        self._taken -= 1
-        if self._waiting:
-            self.hand_on()
+    def release(self) -> None:
+        """Return a slot."""
+        self._acquired -= 1
+        if self._waiters:
+            self.grant()
 
-    def hand_on(self) -> None:
-        """Let in who may come in now."""
-        while self._waiting and (not self.limit or self._taken + 1 <= self.limit):
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._taken += 1
-                turn.set_result(None)
+    def grant(self) -> None:
+        """Grant the free slots to the tasks that wait for one."""
+        while self._waiters and (not self.limit or self._acquired + 1 <= self.limit):
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                self._acquired += 1
+                waiter.set_result(None)
 
 
 class _Pool:
-    """The places of one aiohttp connector, as many as it has connections.
+    """The limiters of one aiohttp connector: a slot for each connection that it may open.
 
-    All our calls on that pool queue here and never inside aiohttp, where the wait would be charged to the attempt's
-    timeout. What other code does with the same pool is not seen.
+    All our calls with that connector queue here and never inside aiohttp, where the wait would count towards the
+    timeout of the attempt. Other code that uses the same connector is not seen.
     """
 
-    def __init__(self, pool: aiohttp.BaseConnector) -> None:
-        read_fairly(pool)  # here, because this is made once for each
-        self._all = ResizableLimiter(pool.limit)
-        self._per_host = pool.limit_per_host
-        self.only_all = (self._all,) if self._per_host == _UNLIMITED else ()
+    def __init__(self, connector: aiohttp.BaseConnector) -> None:
+        self.connector = weakref.ref(connector)
+        self._total = ResizableLimiter(connector.limit)
+        self._total_only = (self._total,)
+        self._limit_per_host = connector.limit_per_host
         self._hosts: dict[str, ResizableLimiter] = {}
 
-    def places(self, host: str) -> Sequence[ResizableLimiter]:
-        """Return what a request to `host` takes a slot of, where there is no `only_all`."""
+    def limiters(self, host: str) -> Sequence[ResizableLimiter]:
+        """Return the limiters of which a request to `host` needs a slot."""
+        if not self._limit_per_host:
+            return self._total_only
         if host not in self._hosts:
-            self._hosts = {name: slots for name, slots in self._hosts.items() if not slots.idle}
-            self._hosts[host] = ResizableLimiter(self._per_host)
-        return self._hosts[host], self._all
+            self._hosts = {name: limiter for name, limiter in self._hosts.items() if not limiter.idle}
+            self._hosts[host] = ResizableLimiter(self._limit_per_host)
+        return self._hosts[host], self._total
 
 
 _pools: weakref.WeakKeyDictionary[aiohttp.BaseConnector, _Pool] = weakref.WeakKeyDictionary()
 
 
 @dataclass(slots=True)
-class _Host:
-    """What is known of one host's pace."""
+class _HostState:
+    """The adaptive limit of one host, and its pause."""
 
-    slots: ResizableLimiter
-    held_until: float = 0.0  # monotonic seconds
+    limiter: ResizableLimiter
+    paused_until: float = 0.0  # monotonic seconds
     reduced_at: float = -1.0  # monotonic seconds
 
 
-@dataclass(slots=True, eq=False)
-class Permit:
-    """A place that an attempt has taken, to be given back by `AdmissionControl.leave`.
-
-    Attributes:
-        entered: When it was taken, in seconds on the monotonic clock.
-        waited: Whether it was not free at once.
-        queued: Seconds it was waited for.
-    """
-
-    entered: float
-    slots: Sequence[ResizableLimiter]
-    waited: bool = False
-    queued: float = 0.0
-    limiter: AbstractAsyncContextManager[Any, Any] | None = None
-
-
 class AdmissionControl:
-    """Lets one connector's attempts in.
+    """Controls when the attempts of one connector may start.
 
     Args:
         clock: Time and waits.
-        rate_limiter: Entered before each attempt and left after it.
-        adaptive_concurrency: Attempts to one host at a time, at most: halved when the server throttles, and growing
-            back by one for each round of successes (additive increase, multiplicative decrease, as in RFC 5681);
-            0 for no such limit.
-        redact: Takes the secrets out of what a limiter says.
+        rate_limiter: Entered before each attempt and exited after it.
+        adaptive_concurrency: Maximum number of concurrent attempts to one host. It is halved when the server
+            throttles, and grows by one for each round of successes (additive increase, multiplicative decrease, as in
+            RFC 5681); 0 for no such limit.
+        redact: Removes the secrets from the message of a rate limiter's exception.
+        fair_reading: Whether the session's connector is changed so that parsing leaves time to other tasks.
     """
 
     def __init__(
@@ -170,203 +157,242 @@ class AdmissionControl:
         rate_limiter: RateLimiter | None,
         adaptive_concurrency: int,
         redact: Callable[[str], str] = str,
+        *,
+        fair_reading: bool = True,
     ) -> None:
-        self._redact = redact
-        self._clock = clock
-        self._rate_limiter = rate_limiter
+        self.clock = clock
+        self.rate_limiter = rate_limiter
         self.adaptive = adaptive_concurrency
-        self._hosts: OrderedDict[str, _Host] = OrderedDict()
+        self._redact = redact
+        self._fair_reading = fair_reading
+        self._hosts: OrderedDict[str, _HostState] = OrderedDict()
         self._throttle = LogThrottle()
-        # The pool asked last: a dictionary of weak keys costs ten times as much to look into
-        self._last_pool: Callable[[], aiohttp.BaseConnector | None] = lambda: None
-        self._only_all: Sequence[ResizableLimiter] = ()
-        self._last_places: Callable[[str], Sequence[ResizableLimiter]] = lambda _: ()
+        # The pool that was used last: a lookup in a dictionary of weak keys costs ten times as much
+        self._pool: _Pool | None = None
+
+    def now(self) -> float:
+        """Return the monotonic time in seconds."""
+        return self.clock.monotonic_ns() / 1e9
 
     def paused(self) -> list[str]:
-        """Return the hosts that asked for a pause which has not ended; in any thread."""
-        now = self._now()
-        hosts = self._hosts.copy()  # in one go, while the event loop's thread may add some
-        return [name for name, host in hosts.items() if host.held_until > now]
-
-    def enter_now(self, session: aiohttp.ClientSession, host: str) -> Permit | None:
-        """Let an attempt to `host` start if nothing has to be waited for; None if `enter` must be asked.
-
-        Which is most attempts: to await `enter` only to hear so would cost as much as the rest of the way here.
-
-        Raises:
-            SessionClosed: There is no pool any more.
-        """
-        if self._rate_limiter is not None or (self._hosts and self.pause_of(host)):
-            return None
-        slots = self._places(session, host)
-        if not slots:
-            raise session_closed()
-        if self.adaptive:
-            slots = (self._known(host).slots, *slots)
-        for taken, each in enumerate(slots):
-            if not each.take():
-                for other in slots[:taken]:
-                    other.free()
-                return None
-        return Permit(self._clock.monotonic_ns() / 1e9, slots)
-
-    async def enter(self, session: aiohttp.ClientSession, host: str, until: float = math.inf) -> Permit:
-        """Wait until an attempt to `host` may start.
-
-        Who waits for a pause keeps neither the limiter nor a place of the pool from others, and who waits for the
-        limiter no place of the pool. A pause may begin meanwhile, so it is asked for again at the end.
-
-        Args:
-            session: Its pool's places are taken.
-            host: ``host:port``.
-            until: Monotonic seconds; a pause that lasts longer is not waited out.
-
-        Raises:
-            DeadlineExceeded: The host's pause ends after `until`.
-            RateLimiterFailed: The rate limiter raised.
-        """
-        began = self._now()
-        place = Permit(began, ())
-        try:
-            while True:
-                await self._wait_out(place, host, until)
-                if self._rate_limiter is not None:
-                    place.limiter = await _pass(self._rate_limiter, host)
-                    place.waited = True
-                await self._take(place, session, host)
-                if not self.pause_of(host):
-                    break
-                await self.leave(place, until - self._now())
-        except BaseException:
-            await self.leave(place, until - self._now())
-            raise
-        place.entered = self._now()
-        place.queued = place.entered - began if place.waited else 0.0
-        return place
-
-    async def _wait_out(self, place: Permit, host: str, until: float) -> None:
-        while pause := self.pause_of(host):
-            if self._now() + pause >= until:
-                raise DeadlineExceeded(f"{host} asked for {pause:g} s without calls, which is past the deadline")
-            place.waited = True
-            await self._clock.sleep(pause)
+        """Return the hosts that asked for a pause which has not ended; may be called in any thread."""
+        now = self.now()
+        hosts = self._hosts.copy()  # atomic, whereas the thread of the event loop may add hosts during an iteration
+        return [name for name, host in hosts.items() if host.paused_until > now]
 
     def pause_of(self, host: str) -> float:
-        """Return the seconds for which the server asked not to be called."""
-        known = self._hosts.get(host)
-        return 0.0 if known is None else max(known.held_until - self._now(), 0.0)
+        """Return the remaining seconds of the pause that the server asked for."""
+        state = self._hosts.get(host)
+        return 0.0 if state is None else max(state.paused_until - self.now(), 0.0)
 
-    @staticmethod
-    def leave_now(place: Permit | None) -> bool:
-        """Give the place back, but for its limiter; True if it has none, and so nothing is left to do."""
-        if place is None:
-            return True
-        for slots in place.slots:
-            slots.free()
-        place.slots = ()
-        return place.limiter is None
+    def must_wait(self, host: str) -> bool:
+        """Return whether an attempt has to wait for more than slots."""
+        return self.rate_limiter is not None or (bool(self._hosts) and self.pause_of(host) > 0)
 
-    async def leave(self, place: Permit | None, remaining: float = math.inf) -> None:
-        """Give the place back, if there is one; never raises but for a cancellation.
+    def state_of(self, host: str) -> _HostState:
+        """Return the state of a host; create it if there is none."""
+        state = self._hosts.get(host)
+        if state is None:
+            self._remove_idle_hosts()
+            state = self._hosts[host] = _HostState(ResizableLimiter(self.adaptive))
+        self._hosts.move_to_end(host)
+        return state
+
+    def pool_limiters(self, session: aiohttp.ClientSession, host: str) -> Sequence[ResizableLimiter]:
+        """Return the limiters of the session's pool for an attempt to `host`; empty if the pool is closed."""
+        connector = session.connector
+        if connector is None or connector.closed:
+            return ()
+        pool = self._pool
+        if pool is None or pool.connector() is not connector:
+            pool = self._pool = _pools.setdefault(connector, _Pool(connector))
+            if self._fair_reading:
+                read_fairly(connector)
+        return pool.limiters(host)
+
+    def throttled(self, host: str, entered: float, pause: float | None) -> None:
+        """Note that the server asked the callers of `host` to slow down.
 
         Args:
-            place: What `enter` returned.
-            remaining: Seconds that are left of the call: a limiter has no longer to let it go, and never less than
-                `_LEAVING`, so that one which is asked over a network is not left occupied.
+            host: ``host:port``.
+            entered: When the throttled attempt started, in monotonic seconds.
+            pause: Seconds of the ``Retry-After``, capped; None if there was none.
         """
-        if place is None or self.leave_now(place) or (limiter := place.limiter) is None:
-            return
-        place.limiter = None
+        state, now = self.state_of(host), self.now()
+        if pause is not None:
+            state.paused_until = max(state.paused_until, now + pause)
+        # One reduction for each burst: attempts that started before the last reduction carry no new information
+        if self.adaptive and entered > state.reduced_at:
+            state.reduced_at = now
+            state.limiter.limit = max(1.0, state.limiter.limit / 2)
+
+    def succeeded(self, host: str) -> None:
+        """Note that the server answered without throttling."""
+        if self.adaptive and (state := self._hosts.get(host)) is not None:
+            limiter = state.limiter
+            limiter.limit = min(float(self.adaptive), limiter.limit + 1 / limiter.limit)
+            limiter.grant()
+
+    async def exit_limiter(self, limiter: AbstractAsyncContextManager[Any, Any], remaining: float) -> None:
+        """Exit a rate limiter, within `remaining` seconds but at least `_MIN_EXIT_SECONDS`; log what it raises.
+
+        The minimum is for limiters that are reached over a network: they would stay occupied.
+        """
         try:
             if remaining == math.inf:
                 await limiter.__aexit__(None, None, None)
             else:
-                async with time_limit(max(remaining, _LEAVING)):
+                async with time_limit(max(remaining, _MIN_EXIT_SECONDS)):
                     await limiter.__aexit__(None, None, None)
-        except Exception as error:  # noqa: BLE001 - the attempt is over, its outcome stands
-            if (suppressed := self._throttle.admit(self._now())) is not None:
+        except Exception as error:  # noqa: BLE001 - raised by application code, and the attempt has its result
+            if (suppressed := self._throttle.admit(self.now())) is not None:
                 message = self._redact(str(error))
                 with contextlib.suppress(Exception):  # raised by the application's log handler
                     _logger.warning(
                         "rate_limiter failed after an attempt: %s: %s%s", type(error).__name__, message, suppressed
                     )
 
-    def throttled(self, host: str, place: Permit, pause: float | None) -> None:
-        """Note that the server asked `host`'s callers to slow down.
-
-        Args:
-            host: ``host:port``.
-            place: The place of the attempt that was told so.
-            pause: Seconds of its ``Retry-After``, capped; None if it named none.
-        """
-        known, now = self._known(host), self._now()
-        if pause is not None:
-            known.held_until = max(known.held_until, now + pause)
-        # One signal a burst: attempts that were under way before the reduction say nothing new
-        if self.adaptive and place.entered > known.reduced_at:
-            known.reduced_at = now
-            known.slots.limit = max(1.0, known.slots.limit / 2)
-
-    def succeeded(self, host: str) -> None:
-        """Note that the server had no objection."""
-        if self.adaptive and (known := self._hosts.get(host)) is not None:
-            slots = known.slots
-            slots.limit = min(float(self.adaptive), slots.limit + 1 / slots.limit)
-            slots.hand_on()
-
-    def _now(self) -> float:
-        return self._clock.monotonic_ns() / 1e9
-
-    def _known(self, host: str) -> _Host:
-        known = self._hosts.get(host)
-        if known is None:
-            self._forget_hosts()
-            known = self._hosts[host] = _Host(ResizableLimiter(self.adaptive))
-        self._hosts.move_to_end(host)
-        return known
-
-    def _forget_hosts(self) -> None:
-        """Make room for one more."""
-        for name in list(islice(self._hosts, max(len(self._hosts) + 1 - _HOST_LIMIT, 0) * _LOOKS)):
+    def _remove_idle_hosts(self) -> None:
+        """Make room for one more host."""
+        excess = max(len(self._hosts) + 1 - _HOST_LIMIT, 0)
+        for name in list(islice(self._hosts, excess * _EXAMINED_HOSTS)):
             if len(self._hosts) < _HOST_LIMIT:
                 return
-            if self._hosts[name].slots.idle:
+            if self._hosts[name].limiter.idle:
                 del self._hosts[name]
             else:
                 self._hosts.move_to_end(name)
 
-    def _places(self, session: aiohttp.ClientSession, host: str) -> Sequence[ResizableLimiter]:
-        """Return what an attempt to `host` takes a slot of in the session's pool; nothing if that is closed."""
-        pool = session.connector
-        if pool is None or pool.closed:  # as `session.closed` is, for half of what that costs
-            return ()
-        if self._last_pool() is not pool:
-            if pool not in _pools:
-                _pools[pool] = _Pool(pool)
-            places = _pools[pool]
-            self._last_pool, self._last_places, self._only_all = weakref.ref(pool), places.places, places.only_all
-        return self._only_all or self._last_places(host)
 
-    async def _take(self, place: Permit, session: aiohttp.ClientSession, host: str) -> None:
-        if self.adaptive:
-            await self._take_one(place, self._known(host).slots)
-        for slots in self._places(session, host):  # asked for now: a pool forgets a host that nobody waits for
-            await self._take_one(place, slots)
+class Permit:
+    """The permission for one attempt. It is entered once and left once.
 
-    @staticmethod
-    async def _take_one(place: Permit, slots: ResizableLimiter) -> None:
-        if not slots.take():
-            place.waited = True
-            await slots.wait()
-        place.slots = (*place.slots, slots)
+    Args:
+        admission: Grants it.
+        session: The session whose pool the attempt uses.
+        host: ``host:port``.
+
+    Attributes:
+        waiting: Whether the attempt may not start yet.
+        entered: When it was allowed to start, in monotonic seconds.
+        queued: Seconds that it waited.
+    """
+
+    __slots__ = (
+        "_admission",
+        "_host",
+        "_limiters",
+        "_rate_limiter",
+        "_session",
+        "_waited",
+        "entered",
+        "queued",
+        "waiting",
+    )
+
+    def __init__(self, admission: AdmissionControl, session: aiohttp.ClientSession, host: str) -> None:
+        self._admission, self._session, self._host = admission, session, host
+        self._limiters: Sequence[ResizableLimiter] = ()
+        self._rate_limiter: AbstractAsyncContextManager[Any, Any] | None = None
+        self._waited = False
+        self.waiting = True
+        self.entered = self.queued = 0.0
+
+    def enter_nowait(self) -> bool:
+        """Enter if nothing has to be waited for; return whether it was entered.
+
+        Most attempts can. Awaiting `enter` for these would double the cost of admission.
+
+        Raises:
+            SessionClosed: The session has no open pool.
+        """
+        admission, host = self._admission, self._host
+        if admission.must_wait(host):
+            return False
+        limiters = admission.pool_limiters(self._session, host)
+        if not limiters:
+            raise session_closed()
+        if admission.adaptive:
+            limiters = (admission.state_of(host).limiter, *limiters)
+        for count, limiter in enumerate(limiters):
+            if not limiter.acquire_nowait():
+                for acquired in limiters[:count]:
+                    acquired.release()
+                return False
+        self._limiters, self.entered, self.waiting = limiters, admission.now(), False
+        return True
+
+    async def enter(self, until: float = math.inf) -> None:
+        """Wait until the attempt may start.
+
+        Args:
+            until: Monotonic seconds; a pause that ends later is not waited for.
+
+        Raises:
+            DeadlineExceeded: The pause of the host ends after `until`.
+            RateLimiterFailed: The rate limiter raised.
+        """
+        admission, host = self._admission, self._host
+        started = admission.now()
+        try:
+            while True:
+                await self._wait_for_pause(until)
+                if admission.rate_limiter is not None:
+                    self._rate_limiter = await _entered(admission.rate_limiter, host)
+                    self._waited = True
+                if admission.adaptive:
+                    await self._acquire(admission.state_of(host).limiter)
+                # Looked up only now: while this task waits, a pool may remove the limiter of a host that is idle
+                for limiter in admission.pool_limiters(self._session, host):
+                    await self._acquire(limiter)
+                if not admission.pause_of(host):
+                    break
+                await self.leave(until - admission.now())
+        except BaseException:
+            await self.leave(until - admission.now())
+            raise
+        self.entered, self.waiting = admission.now(), False
+        self.queued = self.entered - started if self._waited else 0.0
+
+    def leave_nowait(self) -> bool:
+        """Return the slots; return whether this was all, and `leave` need not be awaited."""
+        for limiter in self._limiters:
+            limiter.release()
+        self._limiters = ()
+        return self._rate_limiter is None
+
+    async def leave(self, remaining: float = math.inf) -> None:
+        """Return the slots and exit the rate limiter; raises nothing but a cancellation.
+
+        Args:
+            remaining: Seconds that are left of the call.
+        """
+        if not self.leave_nowait() and (limiter := self._rate_limiter) is not None:
+            self._rate_limiter = None
+            await self._admission.exit_limiter(limiter, remaining)
+
+    async def _wait_for_pause(self, until: float) -> None:
+        admission, host = self._admission, self._host
+        while pause := admission.pause_of(host):
+            if admission.now() + pause >= until:
+                raise DeadlineExceeded(f"{host} asked for {pause:g} s without calls, which is past the deadline")
+            self._waited = True
+            await admission.clock.sleep(pause)
+
+    async def _acquire(self, limiter: ResizableLimiter) -> None:
+        if not limiter.acquire_nowait():
+            self._waited = True
+            await limiter.acquire()
+        self._limiters = (*self._limiters, limiter)
 
 
 def session_closed() -> SessionClosed:
-    """Return the error of an attempt that finds its session closed."""
+    """Return the error of an attempt whose session is closed."""
     return SessionClosed("session is closed; pass an open aiohttp.ClientSession")
 
 
-async def _pass(rate_limiter: RateLimiter, host: str) -> AbstractAsyncContextManager[Any, Any]:
+async def _entered(rate_limiter: RateLimiter, host: str) -> AbstractAsyncContextManager[Any, Any]:
+    """Enter the rate limiter for `host` and return it."""
     try:
         limiter = _limiter_for(rate_limiter, host)
         await limiter.__aenter__()
@@ -375,10 +401,10 @@ async def _pass(rate_limiter: RateLimiter, host: str) -> AbstractAsyncContextMan
     return limiter
 
 
-def _limiter_for(given: Any, host: str) -> AbstractAsyncContextManager[Any, Any]:
-    # A class is asked for an instance: its own __aenter__ is nobody's
-    limiter: Any = given if hasattr(given, "__aenter__") and not isinstance(given, type) else given(host)
+def _limiter_for(rate_limiter: Any, host: str) -> AbstractAsyncContextManager[Any, Any]:
+    # A class has an attribute `__aenter__` as well, but it is called to get an instance
+    is_limiter = hasattr(rate_limiter, "__aenter__") and not isinstance(rate_limiter, type)
+    limiter: AbstractAsyncContextManager[Any, Any] = rate_limiter if is_limiter else rate_limiter(host)
     if not hasattr(limiter, "__aenter__"):
-        raise TypeError(f"it returned {type(limiter).__name__} for {host}, which is no async context manager")
-    manager: AbstractAsyncContextManager[Any, Any] = limiter
-    return manager
+        raise TypeError(f"it returned {type(limiter).__name__} for {host}, which is not an async context manager")
+    return limiter

@@ -148,10 +148,10 @@ async def neighbours(
 def assert_everything_released(subject: AsyncConnector, connector: aiohttp.BaseConnector) -> None:
     assert not connector._acquired
     pool = _pools[connector]
-    assert all(slots.idle for slots in [pool._all, *pool._hosts.values()])
-    pacing = subject._terms.pacing
-    assert all(host.slots.idle for host in pacing._hosts.values())
-    limiter: Any = pacing._rate_limiter
+    assert all(limiter.idle for limiter in [pool._total, *pool._hosts.values()])
+    admission = subject._settings.admission
+    assert all(host.limiter.idle for host in admission._hosts.values())
+    limiter: Any = admission.rate_limiter
     assert limiter is None or limiter._value == 1
     assert subject.stats().calls_active == 0
 

@@ -44,7 +44,7 @@ BODY = bytes(range(256)) * 40
 
 def decoded(names: Sequence[str], pieces: Sequence[bytes]) -> bytes:
     codings = ContentCodings(names)
-    body = b"".join(made for piece in pieces for made in codings.undo(piece))
+    body = b"".join(made for piece in pieces for made in codings.decode(piece))
     codings.finish()
     return body
 
@@ -75,7 +75,7 @@ def test_a_stream_truncated_at_any_byte_raises_body_truncated(kind: str) -> None
     name, encode = ENCODERS[kind]
     wire = encode(b"a whole body")
     for end in range(1, len(wire)):
-        with pytest.raises(BodyTruncated, match=f"before its {name} stream did"):
+        with pytest.raises(BodyTruncated, match=f"before the end of its {name} stream"):
             decoded([name], [wire[:end]])
     assert decoded([name], [wire]) == b"a whole body"
     assert decoded([name], []) == b"", "a response without a body has no stream"
@@ -108,7 +108,7 @@ def test_several_members_are_decoded_as_one_stream(name: str) -> None:
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_the_size_of_the_decoded_pieces_is_bounded(kind: str) -> None:
     name, encode = ENCODERS[kind]
-    sizes = [len(piece) for piece in ContentCodings([name]).undo(encode(bytes(2**22)))]
+    sizes = [len(piece) for piece in ContentCodings([name]).decode(encode(bytes(2**22)))]
     assert sum(sizes) == 2**22
     assert max(sizes) <= 2**18
 
@@ -117,7 +117,7 @@ def test_the_size_of_a_window_is_known_before_it_is_filled() -> None:
     noise = random.Random(1).randbytes(2**18)
     for log in range(10, 25):
         codings = ContentCodings(["br"])
-        first = next(codings.undo(brotli.compress(noise, quality=1, lgwin=log)[:1]))
+        first = next(codings.decode(brotli.compress(noise, quality=1, lgwin=log)[:1]))
         assert first == b""
         assert codings.window == (2**log - 2**21 if log > 22 else 0), log
     for log in range(10, 24):
@@ -125,13 +125,13 @@ def test_the_size_of_a_window_is_known_before_it_is_filled() -> None:
         compressor = zstd.ZstdCompressor(options=options)
         wire = compressor.compress(noise * 64) + compressor.flush()
         codings = ContentCodings(["zstd"])
-        windows = [codings.window for _ in codings.undo(wire)]
+        windows = [codings.window for _ in codings.decode(wire)]
         assert max(windows) == (2**log - 2**21 if log > 22 else 0), log
     compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 24})
     with pytest.raises(DecodeFailed, match="zstd: "):
         decoded(["zstd"], [compressor.compress(bytes(2**24)) + compressor.flush()])
     in_one_byte = ContentCodings(["zstd"])
-    assert b"".join(made for byte in zstd.compress(BODY) for made in in_one_byte.undo(bytes([byte]))) == BODY
+    assert b"".join(made for byte in zstd.compress(BODY) for made in in_one_byte.decode(bytes([byte]))) == BODY
 
 
 def test_the_size_of_a_brotli_window_is_read_from_the_first_byte() -> None:
@@ -170,7 +170,7 @@ def test_more_than_five_content_codings_are_refused() -> None:
 def test_a_coding_without_an_installed_decoder_raises_decode_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("brotli", "brotlicffi"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(DecodeFailed, match="br: nothing installed decodes it; pip install brotli"):
+    with pytest.raises(DecodeFailed, match="br: its decoder is not installed; pip install brotli"):
         decoded(["br"], [brotli.compress(BODY)])
 
 
@@ -198,7 +198,7 @@ async def test_a_truncated_stream_with_a_matching_content_length_is_retried(
     server.script("/cut", respond(body=wire[:-1], headers=headers))
     subject = AsyncConnector(log.path, n_tries=2, clock=FakeClock())
     assert await subject.get(session, server.url("/x"), "P", decode=bytes) == BODY
-    with pytest.raises(otel_connector.BodyTruncated, match=f"before its {name} stream did"):
+    with pytest.raises(otel_connector.BodyTruncated, match=f"before the end of its {name} stream"):
         await subject.get(session, server.url("/cut"), "P", decode=bytes)
     assert subject.stats().retries == 2
 

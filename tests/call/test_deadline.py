@@ -27,7 +27,6 @@ from otel_connector import (
     HTTPStatusError,
     RetryPolicy,
 )
-from otel_connector._call._pacing import Permit
 from otel_connector._call._transport import bounded_by
 from otel_connector.testing import FakeClock, FaultServer, drip, hold, hold_in_body, ok, retry_after, silent, slow_body
 
@@ -136,8 +135,8 @@ async def test_a_pause_caused_by_another_call_ends_the_call_with_the_error_of_it
     server.script("/y", retry_after(60, 429))
 
     def other_call(attempt: Attempt) -> None:
-        pacing = subject._terms.pacing
-        pacing.throttled(f"127.0.0.1:{server.port}", Permit(0.0, []), 60.0)
+        admission = subject._settings.admission
+        admission.throttled(f"127.0.0.1:{server.port}", 0.0, 60.0)
 
     subject = AsyncConnector(None, deadline=10, clock=clock, on_retry=other_call)
     with pytest.raises(HTTPStatusError) as caught:
@@ -260,7 +259,8 @@ async def test_a_pause_that_begins_while_the_call_is_queued_fails_the_call(
         holding = asyncio.create_task(subject.get(session, server.url("/x"), "P"))
         await held.arrived
         with_deadline = AsyncConnector(log.path, deadline=5, **sdk.providers)
-        with_deadline._terms.pacing._hosts = subject._terms.pacing._hosts  # as if it were the same connector
+        # As if it were the same connector
+        with_deadline._settings.admission._hosts = subject._settings.admission._hosts
         queued = asyncio.create_task(with_deadline.get(session, server.url("/x"), "P"))
         await asyncio.sleep(0)
         held.release()

@@ -208,7 +208,7 @@ async def buffering() -> AsyncIterator[tuple[FairResponseHandler, aiohttp.Client
         assert response.connection is not None
         handler = response.connection.protocol
         assert isinstance(handler, FairResponseHandler)
-        while not handler._held:  # noqa: ASYNC110 - there is no event to wait for
+        while not handler._pending:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
         yield handler, response
         response.close()
@@ -220,14 +220,14 @@ async def test_a_closed_connection_discards_its_buffered_data(end: Callable[[Fai
         closed = handler.closed
         assert closed is not None
         end(handler)
-        assert not handler._held
+        assert not handler._pending
         await asyncio.wait_for(closed, 5)
 
 
 async def test_a_lost_connection_parses_its_buffered_data_before_it_ends() -> None:
     """A connection is lost when a write fails, for example."""
     async with buffering() as (handler, response):
-        held, closed = len(handler._held), handler.closed
+        held, closed = len(handler._pending), handler.closed
         assert handler.transport is not None
         assert closed is not None
         handler.transport.abort()
@@ -240,11 +240,11 @@ async def test_a_lost_connection_parses_its_buffered_data_before_it_ends() -> No
 async def test_data_received_after_a_pause_is_appended_to_the_buffered_data() -> None:
     """A paused transport may still deliver data that it has already read."""
     async with buffering() as (handler, response):
-        held, more = bytes(handler._held), BODY[:1_000]
+        held, more = bytes(handler._pending), BODY[:1_000]
         handler.data_received(more)
-        assert handler._held == held + more
+        assert handler._pending == held + more
         response.close()
-        assert not handler._held
+        assert not handler._pending
 
 
 async def test_a_websocket_of_the_same_session_receives_every_message() -> None:

@@ -232,7 +232,7 @@ async def test_the_retry_budget_has_the_capacities_of_botocore(
         capacities.append(capacity())
 
     def capacity() -> int:
-        buckets = subject.subject._terms.buckets
+        buckets = subject.subject._settings.quotas
         assert buckets is not None
         return budget.capacity - sum(buckets._spent.values())
 

@@ -499,7 +499,7 @@ async def test_the_constructor_accepts_positional_arguments(
     with pytest.raises(otel_connector.HTTPStatusError):
         await subject.get(session, server.url("/x"), "P")
     assert len(server.requests) == 3
-    assert subject._terms.timeout.total == 5
+    assert subject._settings.timeout.total == 5
     assert log.only().response_code == 503
 
 

@@ -18,7 +18,7 @@ from support.sdk import SDK
 
 import otel_connector
 from otel_connector import COLUMNS, AsyncConnector
-from otel_connector._call._transport import loads
+from otel_connector._call._body import loads
 from otel_connector.testing import (
     FakeClock,
     FaultServer,

@@ -62,8 +62,8 @@ class ConcurrencyRecorder:
             self.now -= 1
 
 
-def pacing_of(subject: AsyncConnector) -> AdmissionControl:
-    return subject._terms.pacing
+def admission_of(subject: AsyncConnector) -> AdmissionControl:
+    return subject._settings.admission
 
 
 def queue_time(span: ReadableSpan) -> float:
@@ -93,90 +93,97 @@ def other() -> Iterator[FaultServer]:
         yield server
 
 
+async def entered(admission: AdmissionControl, session: aiohttp.ClientSession, host: str) -> Permit:
+    """Return a permit that was waited for."""
+    permit = Permit(admission, session, host)
+    await permit.enter()
+    return permit
+
+
 # The limit of concurrent attempts.
 
 
 async def test_slots_are_granted_in_the_order_of_the_requests() -> None:
-    slots, order = ResizableLimiter(1), list[int]()
+    limiter, order = ResizableLimiter(1), list[int]()
 
     async def use(number: int) -> None:
-        await slots.wait()
+        await limiter.acquire()
         order.append(number)
         await run_loop(2)
-        slots.free()
+        limiter.release()
 
     await asyncio.gather(*(use(number) for number in range(20)))
     assert order == list(range(20))
-    assert slots.idle
+    assert limiter.idle
 
 
 async def test_a_freed_slot_goes_to_the_waiter_and_not_to_a_later_caller() -> None:
-    slots = ResizableLimiter(1)
-    assert slots.take()
-    waiting = asyncio.create_task(slots.wait())
+    limiter = ResizableLimiter(1)
+    assert limiter.acquire_nowait()
+    waiting = asyncio.create_task(limiter.acquire())
     await run_loop()
-    slots.free()
-    assert not slots.take(), "the slot belongs to the waiter"
+    limiter.release()
+    assert not limiter.acquire_nowait(), "the slot belongs to the waiter"
     await waiting
-    assert not slots.idle
-    slots.free()
-    assert slots.take()
+    assert not limiter.idle
+    limiter.release()
+    assert limiter.acquire_nowait()
 
 
 async def test_a_limit_of_zero_grants_any_number_of_slots() -> None:
-    slots = ResizableLimiter(0)
-    assert all(slots.take() for _ in range(1_000))
-    await slots.wait()
+    limiter = ResizableLimiter(0)
+    assert all(limiter.acquire_nowait() for _ in range(1_000))
+    await limiter.acquire()
     for _ in range(1_001):
-        slots.free()
-    assert slots.idle
+        limiter.release()
+    assert limiter.idle
 
 
 async def test_a_changed_limit_applies_to_the_waiters() -> None:
-    slots = ResizableLimiter(4)
-    assert [slots.take() for _ in range(5)] == [True, True, True, True, False]
-    slots.limit = 1.9
-    waiting = [asyncio.create_task(slots.wait()) for _ in range(3)]
+    limiter = ResizableLimiter(4)
+    assert [limiter.acquire_nowait() for _ in range(5)] == [True, True, True, True, False]
+    limiter.limit = 1.9
+    waiting = [asyncio.create_task(limiter.acquire()) for _ in range(3)]
     await run_loop()
     for _ in range(3):
-        slots.free()
+        limiter.release()
     await run_loop()
     assert not any(task.done() for task in waiting), "one slot is still in use, and the limit is rounded down"
-    slots.limit = 3.0
-    slots.hand_on()
+    limiter.limit = 3.0
+    limiter.grant()
     await run_loop()
     assert [task.done() for task in waiting] == [True, True, False]
-    slots.limit = 0
-    slots.hand_on()
+    limiter.limit = 0
+    limiter.grant()
     await waiting[2]
 
 
 async def test_a_waiter_cancelled_just_after_its_slot_was_granted_returns_the_slot() -> None:
-    slots = ResizableLimiter(1)
-    assert slots.take()
-    waiting, next_one = asyncio.create_task(slots.wait()), asyncio.create_task(slots.wait())
+    limiter = ResizableLimiter(1)
+    assert limiter.acquire_nowait()
+    waiting, next_one = asyncio.create_task(limiter.acquire()), asyncio.create_task(limiter.acquire())
     await run_loop()
-    slots.free()
+    limiter.release()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await next_one
-    slots.free()
-    assert slots.idle
+    limiter.release()
+    assert limiter.idle
 
 
 async def test_a_waiter_cancelled_just_before_a_slot_becomes_free_is_skipped() -> None:
-    slots = ResizableLimiter(1)
-    assert slots.take()
-    waiting, next_one = asyncio.create_task(slots.wait()), asyncio.create_task(slots.wait())
+    limiter = ResizableLimiter(1)
+    assert limiter.acquire_nowait()
+    waiting, next_one = asyncio.create_task(limiter.acquire()), asyncio.create_task(limiter.acquire())
     await run_loop()
     waiting.cancel()
-    slots.free()
+    limiter.release()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await next_one
-    slots.free()
-    assert slots.idle
+    limiter.release()
+    assert limiter.idle
 
 
 @given(limit=st.integers(1, 5), seed=st.integers(0, 2**32))
@@ -185,19 +192,19 @@ def test_all_slots_are_free_after_random_cancellations(limit: int, seed: int) ->
 
 
 async def cancel_at_random(limit: int, chance: random.Random) -> None:
-    slots = ResizableLimiter(limit)
+    limiter = ResizableLimiter(limit)
     out = most = 0
 
     async def use() -> None:
         nonlocal out, most
-        await slots.wait()
+        await limiter.acquire()
         out += 1
         most = max(most, out)
         try:
             await run_loop(chance.randrange(4))
         finally:
             out -= 1
-            slots.free()
+            limiter.release()
 
     tasks = [asyncio.create_task(use()) for _ in range(30)]
     for task in chance.sample(tasks, 15):
@@ -205,9 +212,9 @@ async def cancel_at_random(limit: int, chance: random.Random) -> None:
         task.cancel()
     for ended in await asyncio.gather(*tasks, return_exceptions=True):
         assert ended is None or isinstance(ended, asyncio.CancelledError)
-    assert (out, slots.idle) == (0, True)
+    assert (out, limiter.idle) == (0, True)
     assert most <= limit
-    assert [slots.take() for _ in range(limit + 1)] == [True] * limit + [False]
+    assert [limiter.acquire_nowait() for _ in range(limit + 1)] == [True] * limit + [False]
 
 
 # The queue for a connection of the pool.
@@ -261,23 +268,23 @@ async def test_waiting_for_limit_per_host_does_not_count_towards_the_timeout(
 
 
 async def test_a_host_that_a_call_waits_for_is_not_forgotten() -> None:
-    pacing = AdmissionControl(FakeClock(), None, 8)
+    admission = AdmissionControl(FakeClock(), None, 8)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit_per_host=1)) as session:
-        holding = await pacing.enter(session, "h:1")
-        pacing._known("h:1").slots.limit = 1.0
-        waiting = asyncio.create_task(pacing.enter(session, "h:1"))
+        holding = await entered(admission, session, "h:1")
+        admission.state_of("h:1").limiter.limit = 1.0
+        waiting = asyncio.create_task(entered(admission, session, "h:1"))
         await run_loop()
-        pacing.succeeded("h:1")  # grants the waiter its slot, but its task has not run yet
-        await pacing.leave(holding)
-        elsewhere = await pacing.enter(session, "k:1")
-        later = asyncio.create_task(pacing.enter(session, "h:1"))
+        admission.succeeded("h:1")  # grants the waiter its slot, but its task has not run yet
+        await holding.leave()
+        elsewhere = await entered(admission, session, "k:1")
+        later = asyncio.create_task(entered(admission, session, "h:1"))
         await run_loop()
         assert [waiting.done(), later.done()] == [True, False], "the limit is one connection per host"
-        for place in (elsewhere, await waiting):
-            await pacing.leave(place)
-        await pacing.leave(await later)
+        for permit in (elsewhere, await waiting):
+            await permit.leave()
+        await (await later).leave()
         assert session.connector is not None
-        assert all(slots.idle for slots in _pacing._pools[session.connector].places("h:1"))
+        assert all(limiter.idle for limiter in _pacing._pools[session.connector].limiters("h:1"))
 
 
 async def test_two_connectors_share_the_connection_limit_of_a_session(server: FaultServer) -> None:
@@ -307,33 +314,32 @@ async def test_calls_cancelled_in_the_queue_leave_no_slot_in_use(server: FaultSe
         ended = await asyncio.gather(*calls, return_exceptions=True)
         assert Counter(type(value).__name__ for value in ended) == {"CancelledError": 25, "dict": 15}
         assert session.connector is not None
-        places = _pacing._pools[session.connector].places(f"127.0.0.1:{server.port}")
-        assert [slots.idle for slots in places] == [True, True]
+        limiters = _pacing._pools[session.connector].limiters(f"127.0.0.1:{server.port}")
+        assert [limiter.idle for limiter in limiters] == [True, True]
     assert subject.stats().calls_active == 0
 
 
-async def test_enter_now_returns_the_free_slots_if_another_limit_is_reached() -> None:
-    pacing = AdmissionControl(FakeClock(), None, 0)
+async def test_enter_nowait_returns_the_free_slots_if_another_limit_is_reached() -> None:
+    admission = AdmissionControl(FakeClock(), None, 0)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1, limit_per_host=1)) as session:
-        first = pacing.enter_now(session, "h:1")
-        assert first is not None
-        assert pacing.enter_now(session, "k:1") is None, "the pool's limit is reached, the host's limit is not"
+        first, again = Permit(admission, session, "h:1"), Permit(admission, session, "k:1")
+        assert first.enter_nowait()
+        assert not again.enter_nowait(), "the pool's limit is reached, the host's limit is not"
         assert session.connector is not None
-        assert _pacing._pools[session.connector].places("k:1")[0].idle
-        await pacing.leave(first)
-        again = pacing.enter_now(session, "k:1")
-        assert again is not None
-        await pacing.leave(again)
+        assert _pacing._pools[session.connector].limiters("k:1")[0].idle
+        await first.leave()
+        assert again.enter_nowait()
+        await again.leave()
 
 
 async def test_a_closed_session_is_not_waited_for(session: aiohttp.ClientSession) -> None:
     await session.close()
-    pacing = AdmissionControl(FakeClock(), None, 0)
+    admission = AdmissionControl(FakeClock(), None, 0)
     with pytest.raises(SessionClosed, match=r"^session is closed"):
-        pacing.enter_now(session, "h:1")
-    place = await pacing.enter(session, "h:1")
-    assert not place.slots
-    await pacing.leave(place)
+        Permit(admission, session, "h:1").enter_nowait()
+    permit = await entered(admission, session, "h:1")
+    assert not permit._limiters
+    await permit.leave()
 
 
 class SlowToExit:
@@ -376,7 +382,7 @@ async def test_a_session_closed_while_a_call_waits_for_a_connection_raises(serve
         first.cancel()
         with pytest.raises(SessionClosed):
             await second
-        assert _pacing._pools[pool].places(f"127.0.0.1:{server.port}")[-1].idle
+        assert _pacing._pools[pool].limiters(f"127.0.0.1:{server.port}")[-1].idle
 
 
 # A pause that the server requests.
@@ -391,13 +397,13 @@ async def test_one_retry_after_pauses_every_call_to_that_host(
     subject = AsyncConnector(None, n_tries=1, clock=clock, **sdk.providers)
     with pytest.raises(HTTPStatusError):
         await subject.get(session, server.url("/x"), "P")
-    assert pacing_of(subject).paused() == [f"127.0.0.1:{server.port}"]
+    assert admission_of(subject).paused() == [f"127.0.0.1:{server.port}"]
 
     await subject.get(session, other.url("/x"), "P")
     assert clock.sleeps == [], "another host"
     await asyncio.gather(*(subject.get(session, server.url("/y"), "P") for _ in range(3)))
     assert clock.sleeps == [30, 30, 30]
-    assert pacing_of(subject).paused() == []
+    assert admission_of(subject).paused() == []
     await subject.get(session, server.url("/y"), "P")
     assert len(clock.sleeps) == 3, "the pause is over"
     spans = [dict(span.attributes or {}) for span in sdk.spans.get_finished_spans()]
@@ -487,12 +493,12 @@ async def test_a_pause_that_begins_while_a_call_is_queued_delays_that_call(
 async def test_a_waiting_call_waits_until_the_end_of_an_extended_pause(
     session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
-    pacing = AdmissionControl(clock, None, 0)
-    pacing.throttled("h:1", Permit(0.0, []), 10)
-    waiting = asyncio.create_task(pacing.enter(session, "h:1"))
+    admission = AdmissionControl(clock, None, 0)
+    admission.throttled("h:1", 0.0, 10)
+    waiting = asyncio.create_task(entered(admission, session, "h:1"))
     await asyncio.sleep(0)
-    pacing.throttled("h:1", Permit(0.0, []), 25)
-    pacing.throttled("h:1", Permit(0.0, []), 5)  # a shorter one does not end it
+    admission.throttled("h:1", 0.0, 25)
+    admission.throttled("h:1", 0.0, 5)  # a shorter one does not end it
     assert (await waiting).entered == 25
     assert clock.sleeps == [10, 15]
 
@@ -513,7 +519,7 @@ async def test_a_500_or_a_missing_or_invalid_retry_after_does_not_pause_the_host
     subject = AsyncConnector(None, n_tries=1, clock=clock)
     with pytest.raises(HTTPStatusError):
         await subject.get(session, server.url("/x"), "P")
-    assert pacing_of(subject).paused() == [], why
+    assert admission_of(subject).paused() == [], why
 
 
 def test_only_429_and_503_pause_a_host_and_for_at_most_120_seconds() -> None:
@@ -528,15 +534,15 @@ def test_only_429_and_503_pause_a_host_and_for_at_most_120_seconds() -> None:
 
 def test_the_least_recently_used_idle_host_is_forgotten(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
     monkeypatch.setattr(_pacing, "_HOST_LIMIT", 2)
-    pacing = AdmissionControl(clock, None, 4)
+    admission = AdmissionControl(clock, None, 4)
     for host in ("a", "b", "a", "c"):
-        pacing.throttled(host, Permit(0.0, []), 10)
-    assert pacing.paused() == ["a", "c"]
-    pacing._known("a")
-    assert pacing._known("c").slots.take()
-    pacing._known("a")
-    pacing._known("d")
-    assert list(pacing._hosts) == ["c", "d"], "a host with calls in flight is kept"
+        admission.throttled(host, 0.0, 10)
+    assert admission.paused() == ["a", "c"]
+    admission.state_of("a")
+    assert admission.state_of("c").limiter.acquire_nowait()
+    admission.state_of("a")
+    admission.state_of("d")
+    assert list(admission._hosts) == ["c", "d"], "a host with calls in flight is kept"
 
 
 # The adaptive limit.
@@ -545,45 +551,45 @@ def test_the_least_recently_used_idle_host_is_forgotten(monkeypatch: pytest.Monk
 async def test_a_burst_of_throttled_calls_halves_the_limit_once(
     session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
-    pacing = AdmissionControl(clock, None, 8)
-    places = [await pacing.enter(session, "h:1") for _ in range(8)]
-    ninth = asyncio.create_task(pacing.enter(session, "h:1"))
+    admission = AdmissionControl(clock, None, 8)
+    permits = [await entered(admission, session, "h:1") for _ in range(8)]
+    ninth = asyncio.create_task(entered(admission, session, "h:1"))
     await run_loop()
     assert not ninth.done()
     clock.advance(1)
-    for place in places:
-        pacing.throttled("h:1", place, None)
-        await pacing.leave(place)
-    assert pacing._known("h:1").slots.limit == 4
+    for permit in permits:
+        admission.throttled("h:1", permit.entered, None)
+        await permit.leave()
+    assert admission.state_of("h:1").limiter.limit == 4
     late = await ninth
-    assert late.waited
-    assert not any(place.waited for place in places)
+    assert late.queued == 1
+    assert not any(permit.queued for permit in permits)
     clock.advance(1)
-    pacing.throttled("h:1", late, None)
-    assert pacing._known("h:1").slots.limit == 4, "it started before the server could observe the lower limit"
-    await pacing.leave(late)
-    after = await pacing.enter(session, "h:1")
-    pacing.throttled("h:1", after, None)
-    assert pacing._known("h:1").slots.limit == 2, "it started after that, so it is a new signal"
-    await pacing.leave(after)
+    admission.throttled("h:1", late.entered, None)
+    assert admission.state_of("h:1").limiter.limit == 4, "it started before the server could observe the lower limit"
+    await late.leave()
+    after = await entered(admission, session, "h:1")
+    admission.throttled("h:1", after.entered, None)
+    assert admission.state_of("h:1").limiter.limit == 2, "it started after that, so it is a new signal"
+    await after.leave()
 
 
 async def test_the_limit_is_halved_to_one_and_grows_back_slowly_to_its_maximum(
     session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
-    pacing = AdmissionControl(clock, None, 8)
-    slots = pacing._known("h:1").slots
+    admission = AdmissionControl(clock, None, 8)
+    limiter = admission.state_of("h:1").limiter
     for expected in (4, 2, 1, 1):
         clock.advance(1)
-        place = await pacing.enter(session, "h:1")
-        pacing.throttled("h:1", place, None)
-        await pacing.leave(place)
-        assert slots.limit == expected
+        permit = await entered(admission, session, "h:1")
+        admission.throttled("h:1", permit.entered, None)
+        await permit.leave()
+        assert limiter.limit == expected
 
     grown = list[float]()
     for _ in range(100):
-        pacing.succeeded("h:1")
-        grown.append(slots.limit)
+        admission.succeeded("h:1")
+        grown.append(limiter.limit)
     assert grown == sorted(grown)
     assert [next(n for n, limit in enumerate(grown, 1) if limit >= least) for least in (2, 4, 8)] == [1, 7, 31], (
         "the limit grows by about one for each round of successes"
@@ -592,18 +598,18 @@ async def test_the_limit_is_halved_to_one_and_grows_back_slowly_to_its_maximum(
 
 
 async def test_a_growing_limit_admits_a_waiting_call(session: aiohttp.ClientSession, clock: FakeClock) -> None:
-    pacing = AdmissionControl(clock, None, 2)
-    pacing._known("h:1").slots.limit = 1.0
-    first = await pacing.enter(session, "h:1")
-    second = asyncio.create_task(pacing.enter(session, "h:1"))
+    admission = AdmissionControl(clock, None, 2)
+    admission.state_of("h:1").limiter.limit = 1.0
+    first = await entered(admission, session, "h:1")
+    second = asyncio.create_task(entered(admission, session, "h:1"))
     await run_loop()
     assert not second.done()
-    pacing.succeeded("h:1")
-    for place in (first, await second):
-        await pacing.leave(place)
-    assert pacing._known("h:1").slots.idle
-    pacing.succeeded("never:1")
-    assert list(pacing._hosts) == ["h:1"]
+    admission.succeeded("h:1")
+    for permit in (first, await second):
+        await permit.leave()
+    assert admission.state_of("h:1").limiter.idle
+    admission.succeeded("never:1")
+    assert list(admission._hosts) == ["h:1"]
 
 
 async def test_throttling_lowers_the_concurrency_of_one_host_and_all_calls_succeed(
@@ -620,7 +626,7 @@ async def test_throttling_lowers_the_concurrency_of_one_host_and_all_calls_succe
     all_held.release()
     assert await asyncio.gather(*calls) == [{"ok": True}] * 12
     assert 1 <= recorder.most <= 7
-    assert 4 < pacing_of(subject)._known(f"127.0.0.1:{server.port}").slots.limit < 8
+    assert 4 < admission_of(subject).state_of(f"127.0.0.1:{server.port}").limiter.limit < 8
 
 
 @pytest.mark.parametrize(("answer", "grows"), [(ok, True), (404, True), (500, False)])
@@ -632,17 +638,17 @@ async def test_the_limit_grows_after_answers_other_than_server_errors(
     for _ in range(3):
         await subject.get(session, server.url("/x"), "P", default=None)
         clock.advance(1)
-    limit = pacing_of(subject)._known(f"127.0.0.1:{server.port}").slots.limit
+    limit = admission_of(subject).state_of(f"127.0.0.1:{server.port}").limiter.limit
     assert (limit > 4) is grows
 
 
 def test_idle_hosts_are_forgotten_while_a_busy_host_is_kept(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pacing, "_HOST_LIMIT", 3)
-    pacing = AdmissionControl(clock, None, 8)
-    assert pacing._known("busy:1").slots.take()
+    admission = AdmissionControl(clock, None, 8)
+    assert admission.state_of("busy:1").limiter.acquire_nowait()
     for number in range(10):
-        pacing._known(f"{number}:1")
-    assert set(pacing._hosts) == {"busy:1", "8:1", "9:1"}
+        admission.state_of(f"{number}:1")
+    assert set(admission._hosts) == {"busy:1", "8:1", "9:1"}
 
 
 @pytest.mark.parametrize("spelling", ["LOCALHOST", "localhost."])

@@ -136,7 +136,7 @@ async def test_an_empty_bucket_fails_the_call_immediately_with_its_own_error(
         await subject.get(session, server.url("/x"), "P")
     error = caught.value
     assert isinstance(error, RetryRefused)
-    assert str(error) == f"no retry of 127.0.0.1:{server.port}, its budget is used up: 500 Internal Server Error"
+    assert str(error) == f"the retry budget of 127.0.0.1:{server.port} is exhausted: 500 Internal Server Error"
     assert isinstance(error.__cause__, HTTPStatusError)
     assert (error.attempts, len(clock.sleeps), len(server.requests)) == (3, 2, 3)
     record, span = log.only(), sdk.span()
@@ -190,8 +190,8 @@ async def test_failures_that_are_not_retried_cost_no_tokens(
     for step in (404, 500, ok):
         server.script("/x", step)
         await subject.get(session, server.url("/x"), "P", default=None)
-    assert subject._terms.buckets is not None
-    assert subject._terms.buckets._spent == {}
+    assert subject._settings.quotas is not None
+    assert subject._settings.quotas._spent == {}
 
 
 async def test_without_a_budget_all_retries_are_made(

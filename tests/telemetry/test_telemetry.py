@@ -490,8 +490,8 @@ from otel_connector import AsyncConnector
 async def main():
     subject, exporter, reader = AsyncConnector(None), InMemorySpanExporter(), InMemoryMetricReader()
     # The connector checks these to skip API calls that have no effect
-    assert isinstance(subject._terms.telemetry._tracer, trace.ProxyTracer) and trace._TRACER_PROVIDER is None
-    assert subject._terms.telemetry._instruments._duration._real_instrument is None
+    assert isinstance(subject._settings.telemetry._tracer, trace.ProxyTracer) and trace._TRACER_PROVIDER is None
+    assert subject._settings.telemetry._instruments._duration._real_instrument is None
     async with aiohttp.ClientSession() as session:
         await subject.get(session, sys.argv[1], "before")
         trace.set_tracer_provider(TracerProvider())

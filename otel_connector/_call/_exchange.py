@@ -1,0 +1,127 @@
+"""What one attempt sends, and what it has learned about the requests and responses so far.
+
+`Request` is shared by all attempts of a call. Each attempt has its own `Exchange`, which is filled in step by step, so
+that it is complete to the point where the attempt ended. This file does not know how errors are mapped, nor retries,
+telemetry or the log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import aiohttp
+    from yarl import URL
+
+# Credentials and the caller's trace: not for another origin (RFC 9110, section 15.4; W3C Trace Context)
+_SAME_ORIGIN_ONLY = ("Authorization", "Proxy-Authorization", "traceparent", "tracestate", "baggage")
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+"""The statuses whose Location aiohttp follows."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """What every attempt of a call sends.
+
+    Attributes:
+        session: The session to send with.
+        url: Absolute, `params` applied.
+        timeout: For one attempt, including the body.
+        decode: Converts the bytes of the body to the value.
+        max_body_bytes: Where reading stops, in bytes after content decoding.
+        redact: Removes the secrets from a URL. It has to be applied before the URL becomes part of a sentence.
+        headers: The call's own headers; None if it has none.
+        options: Further options of ``aiohttp.ClientSession.get``.
+    """
+
+    session: aiohttp.ClientSession
+    url: URL
+    timeout: aiohttp.ClientTimeout
+    decode: Callable[[bytes], Any]
+    max_body_bytes: int
+    redact: Callable[[str], str]
+    headers: Mapping[str, str] | None
+    options: Mapping[str, Any]
+
+
+class Exchange:
+    """What one attempt has learned so far.
+
+    It is passed to aiohttp as a client middleware. Only a middleware sees every request that is really sent: each step
+    of a redirect, and the request that aiohttp sends again by itself when a connection breaks.
+
+    Attributes:
+        requested: The URL that the call requests.
+        context: Headers with the trace context and baggage; removed if a redirect leads to another origin.
+        status: Status of the last response.
+        size: Bytes of the body read so far, after content decoding.
+        answered: Whether the last request that was sent was answered.
+        in_body: Whether the head of the final response has arrived.
+        final_url: Where redirects led, if it is another URL than the requested one.
+        redirects: Number of redirects that were followed.
+        sent: Number of requests that were sent, or that failed to be sent.
+        repeats: Number of these that aiohttp sent by itself because the connection broke before the response.
+        version: HTTP version of the last response.
+        out_of_time: Whether the attempt as a whole took too long, and not one step of it.
+    """
+
+    __slots__ = (
+        "answered",
+        "context",
+        "final_url",
+        "in_body",
+        "out_of_time",
+        "redirects",
+        "repeats",
+        "requested",
+        "sent",
+        "size",
+        "status",
+        "version",
+    )
+
+    def __init__(self, requested: URL) -> None:
+        self.requested = requested
+        self.context: Mapping[str, str] | None = None
+        self.status: int | None = None
+        self.size = self.redirects = self.sent = self.repeats = 0
+        self.answered = self.in_body = self.out_of_time = False
+        self.final_url: URL | None = None
+        self.version: aiohttp.HttpVersion | None = None
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Send one request for aiohttp and note its result."""
+        if self.sent:
+            if not self.answered:
+                self.repeats += 1
+            elif self.status in REDIRECTS:
+                self.redirects += 1
+        self.sent += 1
+        if self.redirects:
+            self._note_target(request.url)
+            if request.url.origin() != self.requested.origin():
+                # aiohttp removes the call's own credentials, but adds those of the session again at every step
+                for name in (*_SAME_ORIGIN_ONLY, *(self.context or ())):
+                    request.headers.popall(name, None)
+        self.answered = False
+        response = await handler(request)
+        self.answered, self.status, self.version = True, response.status, response.version
+        return response
+
+    def note_response(self, response: aiohttp.ClientResponse) -> None:
+        """Note the final response where aiohttp did not use this object as a middleware."""
+        self.redirects = len(response.history)
+        self.sent = self.redirects + 1
+        self.answered, self.status, self.version = True, response.status, response.version
+        if self.redirects:
+            self._note_target(response.url)
+
+    def _note_target(self, url: URL) -> None:
+        # aiohttp removes fragment and userinfo before it sends; that alone is not a redirect
+        self.final_url = url if url != self.requested.with_fragment(None).with_user(None) else None

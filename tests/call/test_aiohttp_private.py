@@ -1,0 +1,125 @@
+"""Checks the private names of aiohttp that the package uses: a version without one of them still works.
+
+Each name is hidden in turn, in a child process. aiohttp itself still finds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.client_proto import ResponseHandler
+from support import processes
+
+from otel_connector import AsyncConnector
+from otel_connector._call import _aiohttp_private
+from otel_connector.testing import FaultServer, ok, redirect
+
+SESSION_NAMES = ["_build_url", "_base_url", "_middlewares", "_request"]
+HANDLER_NAMES = list(_aiohttp_private._HANDLER_NAMES)
+FAIRNESS = "so a server that sends many small chunks can block the event loop"
+WARNINGS = {
+    "_build_url": "no ClientSession._build_url, so relative URLs are joined",
+    "_middlewares": "no ClientSession._middlewares, so requests carry no trace context",
+    "_request": "no ClientSession._request, so requests are sent with ClientSession.get",
+    "_factory": f"no BaseConnector._factory, {FAIRNESS}",
+    "client_proto": f"no ResponseHandler._pause_transport_reading, {FAIRNESS}",
+    **{name: f"no ResponseHandler.{name}, {FAIRNESS}" for name in HANDLER_NAMES},
+}
+
+
+def hide_from_the_package(cls: type[Any], name: str) -> None:
+    """Make the attribute `name` of the instances of `cls` invisible to the package only."""
+
+    def lookup(self: object, wanted: str) -> object:
+        if wanted == name and sys._getframe(1).f_globals["__name__"].startswith("otel_connector."):
+            raise AttributeError(wanted)
+        return object.__getattribute__(self, wanted)
+
+    cls.__getattribute__ = lookup  # type: ignore[assignment]
+
+
+@contextmanager
+def without(name: str) -> Iterator[None]:
+    """Import the package without an attribute of `ResponseHandler`, or without its module."""
+    if name == "client_proto":
+        module = sys.modules.pop("aiohttp.client_proto")
+        sys.modules["aiohttp.client_proto"] = None  # type: ignore[assignment] # makes the import fail
+        yield
+        sys.modules["aiohttp.client_proto"] = module
+        return
+    owners = {cls: vars(cls)[name] for cls in ResponseHandler.__mro__ if name in vars(cls)}
+    for cls in owners:
+        delattr(cls, name)
+    yield
+    for cls, value in owners.items():
+        setattr(cls, name, value)
+
+
+async def calls(url: str) -> None:
+    """Make a call with a relative URL and one with a redirect, with a middleware of the session."""
+    called = list[str]()
+
+    async def middleware(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        called.append(request.url.path)
+        return await handler(request)
+
+    subject = AsyncConnector("logs.csv")
+    async with aiohttp.ClientSession(url, middlewares=[middleware]) as session:
+        for path in ("/x", "/redirect"):
+            assert await subject.get(session, path, "P") == {"ok": True}
+    assert called == ["/x", "/redirect", "/x"]
+
+
+def check_log(url: str) -> None:
+    """Check that both rows are complete."""
+    _, first, second = Path("logs.csv").read_text(encoding="utf-8").splitlines()
+    assert first.endswith(f",{url}/x,,12,200,True,"), first
+    assert second.endswith(f",{url}/redirect,{url}/x,12,200,True,"), second
+
+
+def child(name: str, url: str) -> None:
+    """Run in a child process, which has not imported the package's modules for calls before."""
+    logging.basicConfig(format="%(message)s", force=True)
+    for module in [each for each in sys.modules if each.startswith("otel_connector")]:
+        del sys.modules[module]
+    if name in {"client_proto", *HANDLER_NAMES}:
+        with without(name):
+            import otel_connector
+    else:
+        import otel_connector
+    globals()["AsyncConnector"] = otel_connector.AsyncConnector
+    hide_from_the_package(aiohttp.BaseConnector if name == "_factory" else aiohttp.ClientSession, name)
+    asyncio.run(calls(url))
+    check_log(url)
+
+
+@pytest.mark.parametrize("name", [*SESSION_NAMES, "_factory", "client_proto", *HANDLER_NAMES])
+def test_calls_work_without_a_private_name_and_a_warning_is_logged_once(
+    name: str, server: FaultServer, tmp_path: Path
+) -> None:
+    server.script("/x", ok)
+    server.script("/redirect", redirect("/x"))
+    command, environment = processes.function(__file__, f"child({name!r}, {server.url('/').rstrip('/')!r})")
+    ended = processes.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("aiohttp ")]
+    expected = WARNINGS.get(name)  # `_base_url` is used only if `_build_url` is missing
+    assert len(lines) == (expected is not None), ended.stderr
+    assert expected is None or expected in lines[0]
+
+
+async def test_fair_reading_can_be_switched_off(server: FaultServer) -> None:
+    server.script("/x", ok)
+    for fair_reading in (False, True):
+        async with aiohttp.ClientSession() as session:
+            factory = session.connector._factory  # type: ignore[union-attr]
+            await AsyncConnector(None, fair_reading=fair_reading).get(session, server.url("/x"), "P")
+            assert (session.connector._factory is not factory) is fair_reading  # type: ignore[union-attr]
