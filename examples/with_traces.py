@@ -1,4 +1,4 @@
-"""A program without an SDK of its own: traces and metrics over OTLP in one line, flushed at the end."""
+"""Exports traces and metrics over OTLP from a program without an SDK: one line sets it up and flushes it at exit."""
 
 import asyncio
 

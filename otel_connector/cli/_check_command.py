@@ -33,7 +33,9 @@ Examples:
 
 
 def check(
-    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Logs of any size.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILES...", help="Logs of any size. The parts of rotated logs are included.")
+    ],
     repair: Annotated[
         bool,
         typer.Option(

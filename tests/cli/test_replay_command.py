@@ -66,7 +66,7 @@ def test_rows_that_are_not_sent_are_reported(received: Received, endpoint: str, 
     [
         (("nothing.csv",), "nothing.csv: no such file"),
         (("logs.csv", "--since", "2h"), "--since: '2h' is no time"),
-        (("stranger.csv",), "stranger.csv: not a log"),
+        (("other.csv",), "other.csv: not a log"),
         (("logs.csv", "--since", "never"), "--since: 'never' is no time"),
         (("logs.csv", "--rate", "0"), "--rate must be more than 0 spans a second"),
         (("logs.csv", "--since", "2026-01-02", "--until", "2026-01-01"), "--since must be before --until"),
@@ -76,7 +76,7 @@ def test_invalid_arguments_exit_with_2_and_name_the_cause(
     arguments: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     write(tmp_path / "logs.csv", [call(0)])
-    (tmp_path / "stranger.csv").write_text("a,b\n")
+    (tmp_path / "other.csv").write_text("a,b\n")
     done = run_replay(tmp_path, "http://127.0.0.1:1", *arguments)
     assert (done.code, done.out) == (2, "")
     assert done.error.startswith("otel-connector replay: ")

@@ -135,11 +135,13 @@ def test_json_output_contains_the_summary(example_log: str, tmp_path: Path) -> N
 
 
 def test_output_without_calls_has_empty_figures_and_no_nan(example_log: str, tmp_path: Path) -> None:
-    done = run_here(tmp_path, "review", example_log, "--project", "nobody", "--json")
+    done = run_here(tmp_path, "review", example_log, "--project", "Unknown", "--json")
     assert json.loads(done.out)["total"]["latency"]["p50"] is None
-    assert run_here(tmp_path, "review", example_log, "--project", "nobody").out == "No calls.\n"
-    assert "total,,0,0,,," in run_here(tmp_path, "review", example_log, "--project", "nobody", "--csv").out
-    assert "| total | 0 | - | - |" in run_here(tmp_path, "review", example_log, "--project", "nobody", "--markdown").out
+    assert run_here(tmp_path, "review", example_log, "--project", "Unknown").out == "No calls.\n"
+    assert "total,,0,0,,," in run_here(tmp_path, "review", example_log, "--project", "Unknown", "--csv").out
+    assert (
+        "| total | 0 | - | - |" in run_here(tmp_path, "review", example_log, "--project", "Unknown", "--markdown").out
+    )
 
 
 def test_csv_and_markdown_output_contain_the_summary(example_log: str, tmp_path: Path) -> None:
@@ -212,9 +214,9 @@ def test_a_condition_with_the_wrong_unit_exits_with_2(condition: str, example_lo
 
 
 def test_a_condition_without_enough_calls_exits_with_2(example_log: str, tmp_path: Path) -> None:
-    done = run_here(tmp_path, "review", example_log, "--project", "nobody", "--fail-if", "error_rate > 0")
+    done = run_here(tmp_path, "review", example_log, "--project", "Unknown", "--fail-if", "error_rate > 0")
     assert (done.code, done.error) == (2, "otel-connector review: --fail-if: there are no calls to judge\n")
-    assert run_here(tmp_path, "review", example_log, "--project", "nobody", "--fail-if", "calls < 1").code == 1
+    assert run_here(tmp_path, "review", example_log, "--project", "Unknown", "--fail-if", "calls < 1").code == 1
     write(tmp_path / "short.csv", [call(0)])
     done = run_here(tmp_path, "review", "--compare", example_log, "short.csv", "--fail-if", "worse > 0")
     assert (done.code, "too few calls for a comparison" in done.error) == (2, True)

@@ -31,7 +31,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
 def attributes(of: Iterable[_names.Attribute]) -> Iterator[str]:
     """Yield the table of some attributes."""
     yield from table(
-        ("attribute", "type", "unit", "when it is there", "source"),
+        ("attribute", "type", "unit", "present", "source"),
         ((f"`{each.name}`", each.type, each.unit, each.when, each.source) for each in of),
     )
 
@@ -40,24 +40,24 @@ def telemetry() -> Iterator[str]:
     """Yield the lines about spans, events and metrics."""
     call, attempts = _names.CALL_NAME, _names.CALL_WITH_ATTEMPT_SPANS_NAME
     yield f"""\
-Instrumentation scope `{SCOPE}`, with the package's version and the schema URL `{SCHEMA_URL}`.
+The instrumentation scope is `{SCOPE}`, with the version of the package and the schema URL `{SCHEMA_URL}`.
 
-**The call's span**: `{call}`, CLIENT, from the call to the decoded body. Status ERROR if it failed, and unset
-otherwise, also where its caller cancelled it. With `attempt_spans=True` it is INTERNAL, `{attempts}`, without the first
-seven, and each attempt has a CLIENT span `{call}` with these and `{_names.ERROR_TYPE}`.
+**The span of a call**: `{call}`, kind CLIENT, from the call to the decoded body. Its status is ERROR if the call failed,
+otherwise unset, also if the caller cancelled it. With `attempt_spans=True` its name is `{attempts}`, its kind INTERNAL,
+and it lacks the first seven attributes; each attempt has a CLIENT span `{call}` with these and `{_names.ERROR_TYPE}`.
 """
     yield from attributes((*_names.HTTP_ATTRIBUTES, *_names.CALL_ATTRIBUTES))
-    yield f"**Its events**: `{_names.ATTEMPT_EVENT}`, one for each attempt that failed, at the time of its end.\n"
+    yield f"**Its events**: `{_names.ATTEMPT_EVENT}`, one for each failed attempt, at the end of the attempt.\n"
     yield from attributes(_names.EVENT_ATTRIBUTES)
-    yield "**The metrics**; all but the histogram are observable, that is, read when they are collected:\n"
+    yield "**The metrics**. All except the histogram are observable: they are read when metrics are collected.\n"
     yield from table(
-        ("metric", "kind", "unit", "what", "attributes", "source"),
+        ("metric", "kind", "unit", "description", "attributes", "source"),
         (
             (f"`{m.name}`", m.kind, m.unit, m.description, " ".join(f"`{label}`" for label in m.labels), m.source)
             for m in _names.METRICS
         ),
     )
-    yield "Their attributes:\n"
+    yield "**The attributes of the metrics**:\n"
     yield from attributes(_names.LABELS)
 
 
