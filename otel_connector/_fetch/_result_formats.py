@@ -11,12 +11,11 @@ import os
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from otel_connector._csv._torn_tail import blocks, cut_torn_tail
+from otel_connector._optional_module import optional_module
 
 # Bytes that are decompressed at a time: the decoder of a completed member copies the input that follows it
 _PIECE = 8_192
@@ -147,7 +146,9 @@ class _Zstd(_Compressed):
     name = "zstd"
 
     def __init__(self) -> None:
-        self._library = _zstd_library()
+        names = ("compression.zstd", "backports.zstd")  # the standard library (Python 3.14 and later), and its backport
+        needed_by, install = "a results file that ends in .zst", "'otel-connector[cli]'"
+        self._library = optional_module(*names, needed_by=needed_by, install=install)
         self.errors = (self._library.ZstdError,)
         parameters = self._library.CompressionParameter
         self._options = {parameters.compression_level: _ZSTD_LEVEL, parameters.checksum_flag: 1}
@@ -176,14 +177,6 @@ def format_of(path: str) -> ResultFormat:
     """
     extension = Path(path).suffix.lower()
     return _Gzip() if extension == ".gz" else _Zstd() if extension == ".zst" else _Plain(path)
-
-
-def _zstd_library() -> Any:
-    """Import zstd from the standard library (Python 3.14 and later) or from its backport."""
-    for name in ("compression.zstd", "backports.zstd"):
-        with suppress(ImportError):
-            return import_module(name)
-    raise ImportError("a results file that ends in .zst needs zstd: pip install 'otel-connector[cli]'")
 
 
 def _check_first_byte(first: bytes) -> None:

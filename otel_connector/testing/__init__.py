@@ -1,18 +1,18 @@
-"""Faulty servers and virtual time, for our tests and for the tests of programs that use the connector.
+"""Faulty servers and virtual time, for the tests of this package and of programs that use the connector.
 
-A `FaultServer` is a real HTTP server on the loopback that misbehaves as its script says; a `FakeClock` takes the place
-of the connector's clock, so that no test waits for a back-off::
+A `FaultServer` is a real HTTP server on the loopback interface that misbehaves according to a script. A `FakeClock`
+replaces the connector's clock, so that no test waits for a backoff::
 
     from otel_connector.testing import FaultServer, ok, retry_after, slow_body
 
     with FaultServer() as server:
         server.script("/data", [500, retry_after(3), slow_body(2), ok])
-        ...  # ask for server.url("/data") four times, with any client
+        ...  # request server.url("/data") four times, with any client
         assert server.statuses("/data") == [500, 503, 200, 200]
 
-A fault that is not here is one function long. A step is an async callable that gets the `Connection` once the request
-has been read; it runs in the server's own event loop, may use `asyncio.sleep` there, and is cancelled when the client
-leaves or the server closes::
+Other faults are written as functions. A step is an async callable that receives the `Connection` after the request has
+been read. It runs in the server's own event loop, may use `asyncio.sleep`, and is cancelled when the client disconnects
+or the server closes::
 
     async def half_a_status_line(connection):
         await connection.send(b"HTTP/1.1 20")
@@ -22,7 +22,7 @@ leaves or the server closes::
     server.script("/data", [half_a_status_line, ok])
 
 ``FaultServer(tls=True)`` and the brotli and zstd bodies need ``pip install 'otel-connector[testing]'``. This package
-knows no test framework, nothing of OpenTelemetry and nothing of the connector but the shape of its clock.
+does not know test frameworks or OpenTelemetry, and of the connector it knows only the interface of the clock.
 """
 
 from otel_connector.testing._fake_clock import FakeClock

@@ -1,4 +1,4 @@
-"""What a client sent: the parsed head of one HTTP/1.x request. Knows nothing of sockets, scripts or answers."""
+"""The parsed head of one HTTP/1.x request. Does not know sockets, scripts and responses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-# Large enough for any client's cookies, small enough that a runaway client cannot fill memory.
+# Large enough for the cookies of any client; a client that sends more cannot fill the memory
 MAX_HEAD_BYTES = 64 * 1024
 
 _REQUEST_LINE = re.compile(r"([!-~]+) ([!-~]+) HTTP/(1\.[01])")
@@ -20,11 +20,11 @@ class ReceivedRequest:
 
     Attributes:
         method: As sent, such as ``GET``.
-        path: The target up to the query string, as sent (percent-encoding kept).
-        query: What followed the ``?``, as sent; empty if there was none.
+        path: The request target before the query string, as sent (percent-encoded).
+        query: The text after the ``?``, as sent; empty if there is none.
         version: The protocol version, ``1.1`` or ``1.0``.
-        headers: Case-insensitive; ``headers.getall(name)`` gives repeated ones.
-        connection: The number of the connection it came on, from 1: equal numbers mean a reused connection.
+        headers: Case-insensitive; ``headers.getall(name)`` returns repeated ones.
+        connection: The number of its connection, from 1. Equal numbers mean that a connection was reused.
         step: The index of the script's step that answers it; None if the path has no script.
     """
 
@@ -38,13 +38,13 @@ class ReceivedRequest:
 
     @property
     def keeps_alive(self) -> bool:
-        """Whether the client lets the connection be used again (RFC 9112, section 9.3)."""
+        """Whether the client allows further requests on the connection (RFC 9112, section 9.3)."""
         options = {part.strip().lower() for value in self.headers.getall("Connection", []) for part in value.split(",")}
         return "keep-alive" in options if self.version == "1.0" else "close" not in options
 
 
 class BadRequest(Exception):
-    """The request cannot be read; `status` is the answer."""
+    """The request cannot be parsed; `status` is the status of the response."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -52,10 +52,10 @@ class BadRequest(Exception):
 
 
 def parse_head(head: bytes, connection: int) -> ReceivedRequest:
-    """Read a request line and header lines, without the empty line that ends them.
+    """Parse a request line and header lines, without the empty line that ends them.
 
     Raises:
-        BadRequest: they are not HTTP/1.0 or 1.1.
+        BadRequest: They are not HTTP/1.0 or 1.1.
     """
     request_line, *lines = head.decode("latin-1").split("\r\n")
     matched = _REQUEST_LINE.fullmatch(request_line)
@@ -65,7 +65,7 @@ def parse_head(head: bytes, connection: int) -> ReceivedRequest:
     for line in lines:
         header = _FIELD.fullmatch(line)
         if header is None:
-            raise BadRequest(400, "a header line is not one")
+            raise BadRequest(400, "a header line is malformed")
         headers.add(header[1], header[2])
     path, _, query = matched[2].partition("?")
     return ReceivedRequest(
@@ -79,10 +79,10 @@ def parse_head(head: bytes, connection: int) -> ReceivedRequest:
 
 
 def body_length(request: ReceivedRequest) -> int:
-    """Return the bytes of body that follow the head.
+    """Return the length of the body in bytes.
 
     Raises:
-        BadRequest: the length is not given as one number (a chunked request body is not supported).
+        BadRequest: There is no single Content-Length (chunked request bodies are not supported).
     """
     if "Transfer-Encoding" in request.headers:
         raise BadRequest(411, "the body has no Content-Length")

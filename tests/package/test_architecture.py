@@ -178,7 +178,6 @@ WINGS = [
         "testing",
         ("pytest",),
         {
-            "_arguments": (),
             "_answers": (),
             "_encodings": (),
             "_request": (),
@@ -194,7 +193,12 @@ WINGS = [
         1,
         "",
         (OTEL,),
-        {"_arguments": (), "_guard": ("aiohttp", "asyncio"), "_serial_executor": ("aiohttp", "asyncio")},
+        {
+            "_arguments": (),
+            "_guard": ("aiohttp", "asyncio"),
+            "_optional_module": ("aiohttp", "asyncio"),
+            "_serial_executor": ("aiohttp", "asyncio"),
+        },
     ),
     Wing(
         0,
