@@ -1,9 +1,18 @@
 """The file that the results of a fetch are written to, and the sink that writes outcomes to it.
 
-A line is in the file when its `ResultsFile.write` has returned, also after ``kill -9``. Lines that arrive while a batch
-is written form the next batch, so a thousand concurrent callers cost a few writes. A thread does the writes, so a slow
-disk does not block the event loop. What a killed process left unfinished is cut by the next `ResultsFile` that resumes.
-Does not know how calls are made, nor the log.
+How a line gets into the file:
+
+1. `ResultsFile.write` adds the line to the waiting lines, and waits for its future.
+2. If no batch is in progress, all waiting lines form one. A thread packs and appends it, so a slow disk does not block
+   the event loop. Lines that arrive meanwhile form the next batch; so a thousand concurrent callers cost a few writes.
+3. When the write of a batch has returned, the loop starts the next batch and completes the futures of this one. So a
+   line whose `write` has returned is in the file, also after ``kill -9``.
+
+If an append fails, the file is truncated to the end of the last complete batch, and all further writes fail. If this
+fails too, or the process is killed during the append, the file ends with a part of a batch. The next `ResultsFile` that
+resumes recognizes and cuts it. No `write` of a line of that batch has returned.
+
+This file does not know how calls are made, nor the log.
 """
 
 from __future__ import annotations
