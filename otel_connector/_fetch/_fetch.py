@@ -47,7 +47,7 @@ class Progress(NamedTuple):
         total: The number of URLs in the list; None if it is not known.
         succeeded: URLs that were fetched.
         failed: URLs that failed.
-        passed_over: URLs that were skipped: fetched in an earlier run, or a duplicate in this list.
+        skipped: URLs that were skipped: fetched in an earlier run, or a duplicate in this list.
         retries: Attempts after the first attempt of a call.
         active: Calls in flight.
         paused: Hosts that are paused because a response requested it.
@@ -60,7 +60,7 @@ class Progress(NamedTuple):
     total: int | None
     succeeded: int
     failed: int
-    passed_over: int
+    skipped: int
     retries: int
     active: int
     paused: int
@@ -78,7 +78,7 @@ class FetchOptions:
         concurrency: Maximum number of calls in flight.
         resume: Whether to skip URLs that the log has a success of; or the paths of further logs to search as well.
         dedupe: Whether to skip URLs that occurred earlier in the list.
-        options: Parameters of `AsyncConnector.get_many` for every call.
+        call_options: Parameters of `AsyncConnector.get_many` for every call.
         results: The file for the bodies; None stores no bodies.
     """
 
@@ -86,7 +86,7 @@ class FetchOptions:
     concurrency: int
     resume: bool | Sequence[str] = False
     dedupe: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    call_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     results: ResultsFile | None = None
 
 
@@ -194,7 +194,7 @@ class Fetch:
                 resume=options.resume,
                 sink=None if options.results is None else ResultsSink(options.results),
                 decode=bytes,
-                **options.options,
+                **options.call_options,
             )
             async with self._connector, outcomes:
                 self._outcomes = outcomes
@@ -226,7 +226,7 @@ class Fetch:
             total=total,
             succeeded=self._succeeded,
             failed=self._failed,
-            passed_over=self._skipped,
+            skipped=self._skipped,
             retries=stats.retries,
             active=stats.calls_active,
             paused=len(stats.hosts_paused),

@@ -96,15 +96,15 @@ def fetch(
             adaptive_concurrency=per_host,
         )
         with nullcontext() if out is None else closing(_results_file(out, resume=resume)) as results:
-            wanted = FetchOptions(
+            fetch_options = FetchOptions(
                 project=project,
                 concurrency=concurrency,
                 resume=[os.fspath(path) for path in resume_from] if resume_from else resume,
                 dedupe=dedupe,
-                options={"headers": _headers(header)} if header else {},
+                call_options={"headers": _headers(header)} if header else {},
                 results=results,
             )
-            run = Fetch(connector, urls, wanted, limiter=limiter)
+            run = Fetch(connector, urls, fetch_options, limiter=limiter)
             _run(run, quiet=quiet)
     except (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
         fail("fetch", error, _OPTIONS)

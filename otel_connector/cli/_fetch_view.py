@@ -138,6 +138,6 @@ def _figures(now: Progress) -> list[tuple[str, str]]:
     ]
     if now.paused:
         figures.append((f"{counted(now.paused, 'host')} paused", "yellow"))
-    if now.passed_over:
-        figures.append((f"{now.passed_over:,} skipped", ""))
+    if now.skipped:
+        figures.append((f"{now.skipped:,} skipped", ""))
     return figures

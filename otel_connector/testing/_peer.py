@@ -68,7 +68,7 @@ class Peer(asyncio.Protocol):
         if len(self._received) > MAX_HEAD_BYTES:
             self._transport.pause_reading()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio calls it
         """Cancel the task of the connection."""
         self._peers.discard(self)
         self.task.cancel()
