@@ -22,7 +22,7 @@ URL = "https://api.example.com/data"
 
 
 def pyrate(bucket: AbstractBucket) -> Callable[[str], AbstractAsyncContextManager[None]]:
-    """Return a pyrate-limiter in the form that `rate_limiter` accepts: a context manager, entered before each attempt."""
+    """Return a pyrate-limiter in the form that `rate_limiter` accepts: a context manager per attempt."""
     limiter = Limiter(bucket, buffer_ms=5)
 
     @asynccontextmanager

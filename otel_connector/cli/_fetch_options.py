@@ -48,7 +48,7 @@ Header = Annotated[
 ]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Skip URLs that have a success in the log and a result in --out; append to both."),
+    typer.Option("--resume", help="Skip URLs with a success in the log and, with --out, a result; append to both."),
 ]
 ResumeFrom = Annotated[
     list[Path] | None, typer.Option(metavar="LOG", help="Also skip URLs that have a success in this log. Repeatable.")

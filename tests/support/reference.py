@@ -42,7 +42,7 @@ def telemetry() -> Iterator[str]:
     yield f"""\
 The instrumentation scope is `{SCOPE}`, with the version of the package and the schema URL `{SCHEMA_URL}`.
 
-**The span of a call**: `{call}`, kind CLIENT, from the call to the decoded body. Its status is ERROR if the call failed,
+**The span of a call**: `{call}`, kind CLIENT, from the call to the decoded body. Its status is ERROR if the call fails,
 otherwise unset, also if the caller cancelled it. With `attempt_spans=True` its name is `{attempts}`, its kind INTERNAL,
 and it lacks the first seven attributes; each attempt has a CLIENT span `{call}` with these and `{_names.ERROR_TYPE}`.
 """
