@@ -1,6 +1,6 @@
-"""From logs to understanding: `load` reads them, `summarize` says what happened, `compare` what changed.
+"""Analyses logs: `load` reads them, `summarize` and `compare` return figures, `html_report` returns a page.
 
-Needs the extra ``review`` (DuckDB; Altair and vl-convert for pictures). Knows neither OpenTelemetry nor aiohttp.
+Needs the extra ``review`` (DuckDB; Altair and vl-convert for charts). Knows neither OpenTelemetry nor aiohttp.
 """
 
 from otel_connector.review._compare import compare
@@ -10,10 +10,10 @@ from otel_connector.review._pictures import figures, save_pictures
 from otel_connector.review._report import html_report
 from otel_connector.review._summary import (
     Bursts,
-    Call,
     ErrorClass,
     Group,
     Latency,
+    ListedCall,
     Quiet,
     Summary,
     summarize,
@@ -21,7 +21,6 @@ from otel_connector.review._summary import (
 
 __all__ = [
     "Bursts",
-    "Call",
     "Calls",
     "Compared",
     "Comparison",
@@ -30,6 +29,7 @@ __all__ = [
     "Group",
     "Groups",
     "Latency",
+    "ListedCall",
     "LogFile",
     "OnlyIn",
     "Quiet",

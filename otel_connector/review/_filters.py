@@ -1,4 +1,4 @@
-"""Which calls are looked at: the filters of the command as one condition in SQL."""
+"""Turns the filters of a review into one condition in SQL, and reads times as users type them. Knows no database."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
 EVERYTHING = "TRUE"
-"""The condition that holds for every call."""
+"""The condition that every call matches."""
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)", re.IGNORECASE)
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
@@ -23,9 +23,9 @@ def condition(
     """Return a condition for `load`.
 
     Args:
-        projects: Only these.
-        since: Only calls that began then or later.
-        until: Only calls that began before.
+        projects: Only calls of these projects.
+        since: Only calls that started at this time or later.
+        until: Only calls that started before this time.
         where: A further condition in SQL.
     """
     parts = list[str]()
@@ -33,19 +33,20 @@ def condition(
         parts.append(f"project IN ({', '.join(map(quoted, projects))})")
     parts += [f"t {sign} TIMESTAMP '{_utc(time)}'" for sign, time in ((">=", since), ("<", until)) if time is not None]
     if where is not None:
-        parts.append(f"({where}\n)")  # a comment at its end must not take the parenthesis with it
+        parts.append(f"({where}\n)")  # the line end ends a comment, which would hide the parenthesis
     return " AND ".join(parts) or EVERYTHING
 
 
 def moment(text: str, now: datetime | None) -> datetime:
-    """Read a time: ISO 8601 (UTC unless it says otherwise), Unix seconds, or how long ago (``90s``, ``30m``, ``2h``).
+    """Parse a time: ISO 8601 (UTC if it has no zone), Unix seconds, or an age (``90s``, ``30m``, ``2h``).
 
     Args:
-        text: What was written.
-        now: With a zone; from where to count back. None if that would be another time whenever it is asked.
+        text: The text.
+        now: The time, with a zone, from which an age counts back. None if ages are not allowed, because the same text
+            would mean another time at each run.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: The text is not a time.
     """
     text = text.strip()
     try:
@@ -53,11 +54,11 @@ def moment(text: str, now: datetime | None) -> datetime:
             return now - timedelta(seconds=float(ago[1]) * _SECONDS[ago[2].lower()])
         if re.fullmatch(r"\d{9,11}(\.\d+)?", text):
             return datetime.fromtimestamp(float(text), timezone.utc)
-        time = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text))  # Python 3.10 does not know the Z
+        time = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text))  # Python 3.10 does not support the Z
         return time.astimezone(timezone.utc) if time.tzinfo else time.replace(tzinfo=timezone.utc)
     except (OverflowError, ValueError):
         examples = "2026-11-25, '2026-11-25 08:30', 1790000000" + (" or 2h (ago)" if now else "")
-        raise ValueError(f"{text!r} is no time: say {examples}") from None
+        raise ValueError(f"{text!r} is not a time; examples: {examples}") from None
 
 
 def _utc(time: datetime) -> str:
@@ -65,5 +66,5 @@ def _utc(time: datetime) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a text as SQL has it."""
+    """Return a text as a literal of SQL."""
     return "'" + text.replace("'", "''") + "'"

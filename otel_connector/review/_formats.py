@@ -1,6 +1,7 @@
-"""A summary for machines and for other reports: JSON, CSV, Markdown, and the values a condition asks for.
+"""Formats a summary as JSON, CSV and Markdown, and as the values of a condition.
 
-Numbers are in base units here (seconds, bytes, shares of 1); only Markdown, which people read, has them rounded.
+Numbers are in base units (seconds, bytes, shares of 1). Only Markdown, which people read, has rounded ones. Knows
+neither DuckDB nor terminals.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ CONDITION_NAMES = {
     "rate": "number",
     "succeeded": "number",
 }
-"""What a condition may ask for, and what each is; rate is calls a second."""
+"""The names that a condition can use, with the kind of each; rate is calls per second."""
 
 _COLUMNS = (
     "of",
@@ -54,7 +55,7 @@ _ESCAPED_IN_MARKDOWN = {ord(char): f"\\{char}" for char in "\\`*_[]<>|~&"}
 
 
 def values(summary: Summary) -> dict[str, float]:
-    """Return what a condition may ask for; NaN where there were no calls."""
+    """Return the values that a condition can use; NaN if there are no calls."""
     total = summary.total
     latency = {field.name: float(getattr(total.latency, field.name)) for field in fields(total.latency)}
     counts = {
@@ -64,12 +65,12 @@ def values(summary: Summary) -> dict[str, float]:
 
 
 def as_json(summary: Summary) -> str:
-    """Return all of it as JSON, indented: times in ISO 8601 and UTC, what is no number (the p99 of no calls) null."""
+    """Return the summary as indented JSON: times in ISO 8601 and UTC, NaN (the p99 of no calls) as null."""
     return json.dumps(plain(summary), indent=2, ensure_ascii=False)
 
 
 def as_csv(summary: Summary) -> str:
-    """Return the total, the projects, the hosts and the quarters as CSV, a line each."""
+    """Return the total, the projects, the hosts and the quarters as CSV, one line each."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -88,7 +89,7 @@ def _every_group(summary: Summary) -> Iterator[tuple[str, Group]]:
 
 
 def as_markdown(summary: Summary) -> str:
-    """Return it as Markdown tables, rounded, with units."""
+    """Return the summary as tables in Markdown, with rounded numbers and units."""
     total = summary.total
     period = f"{moment(total.start)} to {moment(total.end)} UTC, {duration(total.seconds)}"
     lines = [f"{period}: {total.calls:,} calls, {total.failed:,} failed", ""]
@@ -117,7 +118,7 @@ def _figures(of: str, each: Group) -> tuple[str, ...]:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: Sequence[int] = (0,)) -> Iterator[str]:
-    """Yield a table's lines; the columns in `texts` are texts, whose signs mean nothing, the others numbers."""
+    """Yield the lines of a table. The columns in `texts` contain texts, which are escaped; the others numbers."""
     yield f"| {' | '.join(head)} |"
     yield f"|{'|'.join('---' if number in texts else '--:' for number in range(len(head)))}|"
     for row in rows:
@@ -125,5 +126,5 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: Se
 
 
 def escaped(text: str) -> str:
-    """Return a text that Markdown shows as it is."""
+    """Return a text so that Markdown shows it unchanged."""
     return one_line(text).translate(_ESCAPED_IN_MARKDOWN)

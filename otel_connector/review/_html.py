@@ -1,6 +1,7 @@
-"""HTML in pieces: texts that cannot become markup, and tables.
+"""Builds pieces of HTML: escaped texts, JSON for scripts, and tables.
 
-What a log holds was chosen by servers, so a text becomes HTML in `text` and nowhere else.
+Servers choose the texts of a log, so they are hostile input. Only `text` turns a text into HTML. Knows nothing of what
+the tables show.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from otel_connector._record import one_line
 
 TEXT_LIMIT = 300
-"""Characters of a URL or a message that are shown."""
+"""The largest number of characters of a URL or a message that are shown."""
 
 _SCRIPT_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
@@ -24,8 +25,8 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-        html: What is shown.
-        order: The number it is sorted by; None for a text.
+        html: Its content.
+        order: The number by which it is sorted; None for a text.
     """
 
     html: str
@@ -34,35 +35,35 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its name, and whether it holds numbers."""
+    """A column of a table: its name, and whether its cells are numbers."""
 
     name: str
     number: bool = False
 
 
 def text(value: str, limit: int = TEXT_LIMIT) -> str:
-    """Return a text as HTML: one line, no longer than `limit`, nothing in it an instruction to anybody."""
+    """Return a text as HTML: escaped, in one line, and with at most `limit` characters."""
     return html.escape(one_line(value, limit))
 
 
 def words(value: str) -> Cell:
-    """Return a cell with a text, in a direction of its own."""
+    """Return a cell with a text, whose writing direction does not affect its surroundings."""
     return Cell(f"<bdi>{text(value)}</bdi>" if value else '<span class="faint">(none)</span>')
 
 
 def script_json(value: Any) -> str:
-    """Return JSON that may stand in a ``<script>``: no tag can end it, no line separator can break it."""
+    """Return JSON for a ``<script>``: it contains no tag that could end the script, and no line separator."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).translate(_SCRIPT_ESCAPES)
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], *, caption: str, searched: str = "") -> str:
-    """Return a table in a box of its own, which scrolls if it has to.
+    """Return a table in a box that scrolls if the table is larger.
 
     Args:
-        columns: Its columns.
-        rows: Its rows.
-        caption: Its name, for those who do not see it.
-        searched: What the rows are, in the plural, if the table can be sorted and searched.
+        columns: The columns.
+        rows: The rows.
+        caption: The name of the table, for screen readers.
+        searched: The name of the rows in the plural. If it is given, the table can be sorted and searched.
     """
     head = "".join(f'<th scope="col"{_number(column)}>{html.escape(column.name)}</th>' for column in columns)
     body = "".join(f"<tr>{''.join(map(_cell, columns, row))}</tr>" for row in rows)

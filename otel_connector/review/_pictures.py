@@ -1,4 +1,7 @@
-"""The pictures of a log by name, for a notebook or as files. Loads Altair and vl-convert when they are asked for."""
+"""Returns the charts of a log for a notebook, or writes them to files. Knows nothing of how they are drawn.
+
+Altair and vl-convert are loaded when they are used.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,26 @@ from otel_connector.review._points import points
 if TYPE_CHECKING:
     from otel_connector.review._chart_style import Figure
 
-MISSING = "pictures need altair and vl-convert-python: pip install 'otel-connector[review]'"
-"""What is said where they are not installed."""
+MISSING = "charts need altair and vl-convert-python: pip install 'otel-connector[review]'"
+"""The message if they are not installed."""
 
-_SCALE = 2  # pixels of a PNG for one of the picture's
+_SCALE = 2  # pixels of a PNG per pixel of the chart
 
 
 def figures(calls: Calls, *, dark: bool = False) -> dict[str, Figure]:
-    """Return the pictures as Altair charts, each of which a notebook shows by itself.
+    """Return the charts as Altair charts, which a notebook displays by itself.
 
     Args:
-        calls: What `load` read.
+        calls: The result of `load`.
         dark: Whether they are for a dark background.
 
     Returns:
-        By name: ``latency``, ``rate``, ``heatmap``, ``statuses`` (these over time, in UTC), ``distribution``, and
-        ``errors`` if a call failed; empty if there is no call. However many calls there are, a picture holds no more
-        than some thousand numbers, and none of the log's URLs.
+        The charts by name: ``latency``, ``rate``, ``heatmap``, ``statuses`` (these over time, in UTC),
+        ``distribution``, and ``errors`` if a call failed; empty if there are no calls. A chart has at most some
+        thousand numbers, whatever the number of calls, and no URLs.
 
     Raises:
-        ImportError: Altair is not installed; says which extra brings it.
+        ImportError: Altair is not installed; names the extra that installs it.
     """
     try:
         from otel_connector.review._charts import charts
@@ -42,22 +45,22 @@ def figures(calls: Calls, *, dark: bool = False) -> dict[str, Figure]:
 
 
 def save_pictures(calls: Calls, path: str | os.PathLike[str], form: str, *, dark: bool = False) -> list[Path]:
-    """Write each picture to a file of its own.
+    """Write each chart to a file.
 
     Args:
-        calls: What `load` read.
-        path: Where: ``night.png`` means ``night-latency.png``, ``night-rate.png`` and so on, beside each other. What
-            is there is replaced.
-        form: ``png`` (two pixels for each of the picture's) or ``svg``.
+        calls: The result of `load`.
+        path: The common part of the names: ``night.png`` means ``night-latency.png``, ``night-rate.png`` and so on.
+            Existing files are replaced.
+        form: ``png`` (with two pixels per pixel of the chart) or ``svg``.
         dark: Whether they are for a dark background.
 
     Returns:
-        The files; none if there is no call.
+        The files; empty if there are no calls.
 
     Raises:
-        ImportError: Altair or vl-convert is not installed; says which extra brings them.
+        ImportError: Altair or vl-convert is not installed; names the extra that installs them.
         OSError: A file cannot be written.
-        ValueError: `form` is neither.
+        ValueError: `form` has another value.
     """
     if form not in {"png", "svg"}:
         raise ValueError(f"form={form!r}: it is 'png' or 'svg'")

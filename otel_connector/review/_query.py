@@ -1,4 +1,4 @@
-"""The answer to a question in SQL, as text in one of the forms a summary has."""
+"""Runs a query in SQL and formats its result in the same formats as a summary. Knows nothing of terminals."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Answer:
-    """What a query found.
+    """The result of a query.
 
     Args:
-        calls: What is asked; the tables are ``calls``, ``log`` and ``calls_compact``.
-        query: One statement of DuckDB's SQL.
+        calls: The calls; the tables are ``calls``, ``log`` and ``calls_compact``.
+        query: One statement in DuckDB's SQL.
 
     Raises:
-        ValueError: DuckDB cannot answer it.
+        ValueError: DuckDB cannot run it.
     """
 
     def __init__(self, calls: Calls, query: str) -> None:
@@ -34,16 +34,16 @@ class Answer:
             found = cursor.description
             self.columns = [str(column[0]) for column in found or ()]
             self.rows: list[tuple[Any, ...]] = cursor.fetchall() if found else []
-        except (AttributeError, duckdb.Error) as error:  # the first: there is no statement in it
+        except (AttributeError, duckdb.Error) as error:  # AttributeError: it contains no statement
             raise ValueError(f"--sql: {'there is no query' if isinstance(error, AttributeError) else error}") from None
 
     def as_json(self) -> str:
-        """Return a list of objects."""
+        """Return a JSON list with one object per row."""
         rows = [dict(zip(self.columns, plain(row), strict=True)) for row in self.rows]
         return json.dumps(rows, indent=2, ensure_ascii=False, default=str)
 
     def as_csv(self) -> str:
-        """Return a header and the rows; NULL is an empty cell, and a formula is guarded."""
+        """Return CSV with a header. NULL is an empty cell, and a formula gets a leading ``'``."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
@@ -51,10 +51,10 @@ class Answer:
         return text.getvalue()
 
     def as_markdown(self) -> str:
-        """Return a table."""
+        """Return a table in Markdown."""
         numbers = range(len(self.columns))
         return "\n".join(markdown_table(self.columns, self.texts(), texts=numbers)) + "\n"
 
     def texts(self) -> list[list[str]]:
-        """Return the cells as texts."""
+        """Return the rows as texts."""
         return [["" if cell is None else str(cell) for cell in row] for row in self.rows]

@@ -1,7 +1,7 @@
-"""What happened, in figures: frozen values that a terminal, a page, JSON or a condition can show.
+"""Summarizes calls: figures as frozen values, which a terminal, a page, JSON or a condition can use.
 
-Percentiles are exact, interpolated linearly between the two nearest calls (Hyndman and Fan's type 7, as `numpy`,
-pandas and DuckDB's ``quantile_cont`` have it by default). Knows nothing of how figures look.
+Percentiles are exact (see `_percentile`, whose definition DuckDB's ``quantile_cont`` shares). Does not know how figures
+are shown.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import Any, cast
 from otel_connector.review._load import Calls, LogFile
 
 SLOWEST = 10
-"""How many of the slowest calls are named."""
+"""How many of the slowest calls are listed."""
 
 QUIET = 10
-"""How many quiet periods are named."""
+"""How many quiet periods are listed."""
 
-_QUIET_SHARE = 0.01  # of the period: nothing shorter is called quiet
-_QUIET_TIMES = 20  # times the mean distance of two calls: nor is anything shorter than this
-_BURST_TIMES = 3.0  # times the median rate of the busy seconds
+_QUIET_SHARE = 0.01  # of the whole period: the shortest quiet period
+_QUIET_GAPS = 20  # times the mean time between two calls: the same
+_BURST = 3.0  # times the median rate of the seconds with calls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """How long calls took, in seconds, retries and waits included; all are NaN if there was no call.
+    """Durations of calls in seconds, including retries and waits. All are NaN if there are no calls.
 
     Attributes:
-        p50: Half of the calls took no longer.
-        p90: Nine of ten took no longer.
-        p95: 19 of 20 took no longer.
-        p99: 99 of 100 took no longer.
-        max: The longest.
+        p50: The median.
+        p90: The 90th percentile.
+        p95: The 95th percentile.
+        p99: The 99th percentile.
+        max: The longest duration.
     """
 
     p50: float
@@ -45,16 +45,16 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Calls that have something in common: a project, a host, or a quarter of the time.
+    """Calls that have something in common: a project, a host, or a quarter of the period.
 
     Attributes:
-        name: What they share.
-        calls: How many.
-        failed: How many of these did not succeed.
-        bytes: What their bodies had, in bytes.
-        latency: How long they took.
-        start: When the first began, in UTC; None if there was none.
-        end: When the last began.
+        name: The project, the host or the quarter; empty for all calls.
+        calls: The number of calls.
+        failed: The number of calls that did not succeed.
+        bytes: The size of all response bodies, in bytes.
+        latency: Their durations.
+        start: The start of the first call, in UTC; None if there is none.
+        end: The start of the last call, in UTC; None if there is none.
     """
 
     name: str
@@ -67,28 +67,28 @@ class Group:
 
     @property
     def succeeded(self) -> int:
-        """How many succeeded."""
+        """The number of calls that succeeded."""
         return self.calls - self.failed
 
     @property
     def error_rate(self) -> float:
-        """The share that failed, of 1; NaN if there was no call."""
+        """The share of calls that failed, of 1; NaN if there are no calls."""
         return self.failed / self.calls if self.calls else float("nan")
 
     @property
     def seconds(self) -> float:
-        """From the first start to the last."""
+        """Seconds from the first start to the last."""
         return (self.end - self.start).total_seconds() if self.start and self.end else 0.0
 
     @property
     def rate(self) -> float:
-        """Calls a second between the first start and the last; NaN if that is no time."""
+        """Calls per second between the first start and the last; NaN if these are equal."""
         return self.calls / self.seconds if self.seconds else float("nan")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call, as its row has it."""
+class ListedCall:
+    """One call, with the values of its row."""
 
     call_id: str
     project: str
@@ -101,7 +101,7 @@ class Call:
 
     @property
     def trace_id(self) -> str:
-        """The trace it is in, 32 hexadecimal digits."""
+        """The id of its trace: 32 hexadecimal digits."""
         return self.call_id.partition("-")[0]
 
 
@@ -110,25 +110,25 @@ class ErrorClass:
     """Failures of one class.
 
     Attributes:
-        name: The class, and for `HTTPStatusError` the status.
-        calls: How many.
-        share: Of all calls, of 1.
+        name: The class; for `HTTPStatusError` also the status.
+        calls: The number of calls.
+        share: Their share of all calls, of 1.
         example: One of them.
     """
 
     name: str
     calls: int
     share: float
-    example: Call
+    example: ListedCall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quiet:
-    """A time in which no call was begun.
+    """A period in which no call started.
 
     Attributes:
-        start: When the last call before it began, in UTC.
-        seconds: How long it was.
+        start: The start of the last call before it, in UTC.
+        seconds: Its length.
     """
 
     start: datetime
@@ -140,10 +140,10 @@ class Bursts:
     """Seconds with many calls.
 
     Attributes:
-        peak: When the busiest second began, in UTC; None if there was no call.
-        peak_calls: Calls begun in it.
-        median: Calls of the median second that had any.
-        seconds: How many seconds had three times the median or more.
+        peak: The busiest second, in UTC; None if there are no calls.
+        peak_calls: The number of calls that started in it.
+        median: The median number of calls of the seconds with any.
+        seconds: The number of seconds with at least three times the median.
     """
 
     peak: datetime | None
@@ -154,18 +154,18 @@ class Bursts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What some logs say.
+    """The figures of some logs.
 
     Attributes:
-        files: What became of each file.
+        files: What was found in each file.
         total: All calls.
-        projects: By project, the most calls first; as many as were asked for.
-        more_projects: How many projects there are beyond those.
-        hosts: By host and port, the most calls first; as many as were asked for.
-        more_hosts: How many hosts there are beyond those.
-        errors: By class, the most calls first; as many as were asked for.
-        more_errors: How many classes there are beyond those.
-        slowest: The slowest calls, one of each URL.
+        projects: By project, those with the most calls.
+        more_projects: The number of further projects.
+        hosts: By host and port, those with the most calls.
+        more_hosts: The number of further hosts.
+        errors: By error class, those with the most calls.
+        more_errors: The number of further classes.
+        slowest: The slowest calls, one for each URL.
         quiet: The longest quiet periods.
         bursts: The busiest seconds.
         quarters: The four quarters of the period.
@@ -179,29 +179,29 @@ class Summary:
     more_hosts: int
     errors: tuple[ErrorClass, ...]
     more_errors: int
-    slowest: tuple[Call, ...]
+    slowest: tuple[ListedCall, ...]
     quiet: tuple[Quiet, ...]
     bursts: Bursts
     quarters: tuple[Group, ...]
 
     @property
     def damaged(self) -> int:
-        """Lines of all files that are no rows."""
+        """The number of lines, of all files, that are not rows."""
         return sum(file.damaged for file in self.files)
 
 
 _FIGURES = """count(*), count(*) FILTER (WHERE NOT success), coalesce(sum(response_size), 0),
     quantile_cont(delta_t, [0.5, 0.9, 0.95, 0.99]), max(delta_t), min(t), max(t)"""
 
-_CALL = "struct_pack({})".format(", ".join(f"{field.name} := {field.name}" for field in fields(Call)))
+_CALL = "struct_pack({})".format(", ".join(f"{field.name} := {field.name}" for field in fields(ListedCall)))
 
 
 def summarize(calls: Calls, *, top: int = 20) -> Summary:
-    """Return what happened.
+    """Summarize calls.
 
     Args:
-        calls: What `load` read.
-        top: How many projects, hosts and classes of errors are told apart, those with the most calls.
+        calls: The result of `load`.
+        top: The largest number of projects, hosts and error classes; those with the most calls are listed.
     """
     total = _group("", calls.rows(f"SELECT {_FIGURES} FROM calls_compact")[0])
     projects, more_projects = _groups(calls, "project", top)
@@ -216,7 +216,7 @@ def summarize(calls: Calls, *, top: int = 20) -> Summary:
         more_hosts=more_hosts,
         errors=errors[:top],
         more_errors=len(errors[top:]),
-        slowest=_slowest(calls, SLOWEST),
+        slowest=_slowest(calls),
         quiet=_quiet(calls, total),
         bursts=_bursts(calls),
         quarters=_quarters(calls, total),
@@ -224,7 +224,7 @@ def summarize(calls: Calls, *, top: int = 20) -> Summary:
 
 
 def _group(name: str, row: Sequence[Any]) -> Group:
-    """Make one of a row of `_FIGURES`; aggregates of nothing are NULL."""
+    """Create a group from a row of `_FIGURES`. Without calls, some of them are NULL."""
     count, failed, size, percentiles, longest, start, end = row
     nan = float("nan")
     p50, p90, p95, p99 = percentiles or [nan] * 4
@@ -233,13 +233,12 @@ def _group(name: str, row: Sequence[Any]) -> Group:
 
 
 def _groups(calls: Calls, column: str, top: int) -> tuple[tuple[Group, ...], int]:
-    """Return the groups with the most calls, and how many there are beyond them."""
+    """Return the groups with the most calls, and the number of the others."""
     counts = calls.rows(f"SELECT {column}, count(*) FROM calls_compact GROUP BY 1 ORDER BY 2 DESC, 1")
-    few = len(counts) <= top
+    condition = f"WHERE {column} IN (SELECT unnest(?))" if len(counts) > top else ""
     rows = calls.rows(
-        f"SELECT {column}, {_FIGURES} FROM calls_compact {'' if few else f'WHERE {column} IN (SELECT unnest(?))'} "
-        "GROUP BY 1 ORDER BY 2 DESC, 1",
-        [] if few else [[name for name, _ in counts[:top]]],
+        f"SELECT {column}, {_FIGURES} FROM calls_compact {condition} GROUP BY 1 ORDER BY 2 DESC, 1",
+        [[name for name, _ in counts[:top]]] if condition else [],
     )
     return tuple(_group(name, row) for name, *row in rows), len(counts[top:])
 
@@ -253,36 +252,39 @@ def _errors(calls: Calls, total: int) -> tuple[ErrorClass, ...]:
     )
     return tuple(
         ErrorClass(
-            name=name, calls=count, share=count / total, example=Call(**(examples.get(name) or _one_of(calls, name)))
+            name=name,
+            calls=count,
+            share=count / total,
+            example=ListedCall(**(examples.get(name) or _example_from_files(calls, name))),
         )
         for name, count in counts
     )
 
 
-def _one_of(calls: Calls, error_type: str) -> dict[str, Any]:
-    """Look for an example in the files, where memory has none."""
+def _example_from_files(calls: Calls, error_type: str) -> dict[str, Any]:
+    """Return an example of a class of which no texts are in memory."""
     query = f"SELECT {_CALL} FROM calls WHERE NOT success AND error_type = ? LIMIT 1"
     ((found,),) = calls.rows(query, [error_type])
     return cast("dict[str, Any]", found)
 
 
-def _slowest(calls: Calls, most: int) -> tuple[Call, ...]:
+def _slowest(calls: Calls) -> tuple[ListedCall, ...]:
     """Return the slowest call of each of the slowest URLs."""
-    query = f"SELECT max_by({_CALL}, delta_t) FROM {{}} GROUP BY url ORDER BY max(delta_t) DESC, url LIMIT ?"
-    found = [Call(**row) for (row,) in calls.rows(query.format("calls_with_text"), [most])]
-    cutoff = found[-1].delta_t if len(found) == most else -1.0
+    query = f"SELECT max_by({_CALL}, delta_t) FROM {{}} GROUP BY url ORDER BY max(delta_t) DESC, url LIMIT {SLOWEST}"
+    found = [ListedCall(**row) for (row,) in calls.rows(query.format("calls_with_text"))]
+    cutoff = found[-1].delta_t if len(found) == SLOWEST else -1.0
     ((unknown,),) = calls.rows("SELECT count(*) FROM calls_compact WHERE delta_t > ? AND call_id IS NULL", [cutoff])
     if unknown:
-        # What memory keeps of large files is not enough: the first calls were slower than the rest
-        found = [Call(**row) for (row,) in calls.rows(query.format("calls"), [most])]
+        # The texts in memory are not sufficient: the first calls of a large log were slower than the rest
+        found = [ListedCall(**row) for (row,) in calls.rows(query.format("calls"))]
     return tuple(found)
 
 
 def _quiet(calls: Calls, total: Group) -> tuple[Quiet, ...]:
-    """Return the longest times without a new call, if they stand out."""
+    """Return the longest periods without a new call, if they are unusually long."""
     if not total.seconds:
         return ()
-    least = max(1.0, total.seconds * _QUIET_SHARE, _QUIET_TIMES * total.seconds / total.calls)
+    shortest = max(1.0, total.seconds * _QUIET_SHARE, _QUIET_GAPS * total.seconds / total.calls)
     rows = calls.rows(
         """WITH seconds AS (
             SELECT epoch_us(t) // 1000000 AS second, min(t) AS first, max(t) AS last FROM calls_compact GROUP BY 1
@@ -290,7 +292,7 @@ def _quiet(calls: Calls, total: Group) -> tuple[Quiet, ...]:
             SELECT last, (epoch_us(lead(first) OVER (ORDER BY second)) - epoch_us(last)) / 1e6 AS gap FROM seconds
         )
         SELECT last, gap FROM gaps WHERE gap >= ? ORDER BY gap DESC, last LIMIT ?""",
-        [least, QUIET],
+        [shortest, QUIET],
     )
     return tuple(Quiet(start=start, seconds=seconds) for start, seconds in rows)
 
@@ -301,13 +303,13 @@ def _bursts(calls: Calls) -> Bursts:
         "middle AS (SELECT median(n) AS median FROM seconds) "
         "SELECT make_timestamp(max_by(second, n) * 1000000), max(n), any_value(median), count_if(n >= ? * median) "
         "FROM seconds, middle",
-        [_BURST_TIMES],
+        [_BURST],
     )[0]
     return Bursts(peak=peak, peak_calls=peak_calls or 0, median=median or 0.0, seconds=seconds or 0)
 
 
 def _quarters(calls: Calls, total: Group) -> tuple[Group, ...]:
-    """Cut the period in four parts of the same length; none if it has no length."""
+    """Divide the period into four parts of equal length; there are none if it has no length."""
     if total.start is None or not total.seconds:
         return ()
     rows = calls.rows(

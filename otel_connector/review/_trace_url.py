@@ -1,4 +1,4 @@
-"""From a call to where its trace is shown: the user's template, checked once and filled in for each call."""
+"""Fills in the user's template for the URL of a trace. Knows nothing of logs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ _PLACEHOLDER = re.compile(r"\{(\w*)\}")
 
 
 class TraceURL:
-    """A template of URLs such as ``http://localhost:16686/trace/{trace_id}``."""
+    """A template of URLs such as ``http://localhost:16686/trace/{trace_id}``.
+
+    Args:
+        template: Contains ``{trace_id}``, ``{span_id}`` or ``{call_id}``. Braces around anything but a word are kept.
+
+    Raises:
+        ValueError: `template` is not an http or https URL, or has another placeholder, or none.
+    """
 
     def __init__(self, template: str) -> None:
-        """Check a template.
-
-        Args:
-            template: With ``{trace_id}``, ``{span_id}`` or ``{call_id}`` in it; other braces stay as they are.
-
-        Raises:
-            ValueError: It is no http or https URL, has another placeholder, or none.
-        """
         try:
             parts = urlsplit(template)
         except ValueError as error:
@@ -37,7 +36,7 @@ class TraceURL:
         self._template = template
 
     def of(self, call_id: str) -> str:
-        """Return where the trace of a call is shown."""
+        """Return the URL of the trace of a call."""
         trace_id, _, span_id = call_id.partition("-")
         values = {"trace_id": trace_id, "span_id": span_id, "call_id": call_id}
         return _PLACEHOLDER.sub(lambda match: quote(values[match[1]], safe=""), self._template)
