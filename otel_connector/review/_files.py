@@ -1,7 +1,7 @@
-"""Which files a review reads, and what each of them is: a log, a compressed one, a torn neighbour, or no log at all.
+"""Inspects the files of a review: whether each is a log, and what was cut off it before.
 
-Opens nothing but regular files, changes none, and reads of each its first line and its end. What is damaged in the
-middle shows only when all of it is read (`_repaired.py`). Knows nothing of DuckDB.
+It opens regular files only, changes none, and reads their first line and their end. Damage in the middle is found when
+the whole file is read (`_load`, `_repaired`). Does not know how rows are read.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from pathlib import Path
 
 from otel_connector._csv._format import HEADER
 from otel_connector._csv._lines import LINE_LIMIT, open_log, read_head
-from otel_connector._csv._torn_tail import TORN_SUFFIX, blocks, count_lines, last_row_end, open_regular
+from otel_connector._csv._torn_tail import TORN_SUFFIX, blocks, last_row_end, open_regular
 
 _BLOCK = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A log that is there.
+class FoundLog:
+    """A log, as it was when it was inspected.
 
     Attributes:
-        path: Where it is.
-        plain: Whether DuckDB may read it as it is: not what is compressed, or what a spreadsheet saved.
-        size: Bytes, when it was looked at.
-        tail: What is there of a last line that has no end; not known of a compressed one.
+        path: The file.
+        plain: Whether DuckDB can read it: it is not compressed, and no other program has saved it again.
+        size: Its bytes on the disk.
+        tail: The bytes of a last line that has no line end; empty if it is compressed.
     """
 
     path: str
@@ -33,28 +33,33 @@ class Found:
     size: int
     tail: bytes = b""
 
-    def lines(self) -> int:
-        r"""Count the ``\n`` of what was there when it was looked at; not of a compressed one."""
+    def lines(self) -> int | None:
+        r"""Count the ``\n`` of a plain log up to `size`; None if it has NUL bytes, which DuckDB accepts in texts."""
         return self._lines_between(0, self.size)
 
     def grown(self) -> int:
-        r"""Count the ``\n`` of what has come since."""
+        r"""Count the ``\n`` that were written since."""
         size = Path(self.path).stat().st_size
-        return 0 if size == self.size else self._lines_between(self.size, size)
+        return 0 if size == self.size else self._lines_between(self.size, size) or 0
 
-    def _lines_between(self, start: int, end: int) -> int:
-        with open(open_regular(self.path, os.O_RDONLY), "rb") as file:  # noqa: PTH123 - of a descriptor
-            return count_lines(file.fileno(), start, end)
+    def _lines_between(self, start: int, end: int) -> int | None:
+        lines = 0
+        with os.fdopen(open_regular(self.path, os.O_RDONLY), "rb") as file:
+            for block in blocks(file.fileno(), start, end):
+                if b"\0" in block:
+                    return None
+                lines += block.count(b"\n")
+        return lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Torn:
-    """A neighbour ``<logfile>.torn``: unfinished lines that were taken off a log.
+class TornFile:
+    """The file ``<logfile>.torn`` beside a log: unfinished lines that were cut off it.
 
     Attributes:
-        path: Where it is.
-        lines: How many it keeps.
-        size: Bytes.
+        path: The file.
+        lines: The number of its lines.
+        size: Its bytes.
     """
 
     path: str
@@ -62,12 +67,12 @@ class Torn:
     size: int
 
 
-def look_at(path: str) -> Found:
-    """Say what a file is.
+def inspect_log(path: str) -> FoundLog:
+    """Inspect a log.
 
     Raises:
-        OSError: It cannot be read, or is no regular file.
-        ValueError: It is no log; says what it is.
+        OSError: It cannot be read, or is not a regular file.
+        ValueError: It is not a log; says what it is.
     """
     try:
         path.encode()
@@ -76,23 +81,23 @@ def look_at(path: str) -> Found:
     with open_log(path) as (raw, file):
         first, _ = read_head(file)
         compressed = file is not raw
-        plain = first == HEADER and not compressed  # DuckDB 2.0 does not come back from some damaged gzips
+        plain = first == HEADER and not compressed  # DuckDB 2.0 hangs on some damaged gzip files
         size, tail = os.fstat(raw.fileno()).st_size, b""
         if not compressed:
             end = last_row_end(raw.fileno())
             tail = b"".join(blocks(raw.fileno(), end, min(size, end + LINE_LIMIT)))
-    return Found(path=path, plain=plain, size=size, tail=tail)
+    return FoundLog(path=path, plain=plain, size=size, tail=tail)
 
 
-def torn_neighbour(path: str) -> Torn | None:
-    """Return what is kept beside a log of lines that were never finished."""
+def find_torn_file(path: str) -> TornFile | None:
+    """Return the file with the unfinished lines of a log; None if there is none, or it is empty."""
     torn = path if path.endswith(TORN_SUFFIX) else path + TORN_SUFFIX
     try:
-        with open(open_regular(torn, os.O_RDONLY), "rb") as file:  # noqa: PTH123 - of a descriptor
+        with os.fdopen(open_regular(torn, os.O_RDONLY), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             lines, end = 0, b"\n"
             for block in iter(lambda: file.read(_BLOCK), b""):
                 lines, end = lines + block.count(b"\n"), block[-1:]
     except OSError:
         return None
-    return Torn(path=torn, lines=lines + (end != b"\n"), size=size) if size else None
+    return TornFile(path=torn, lines=lines + (end != b"\n"), size=size) if size else None

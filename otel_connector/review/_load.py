@@ -1,78 +1,82 @@
-"""The calls of some logs as a DuckDB table: read once, whole, and every line accounted for.
+"""Reads logs into a DuckDB table, once and completely, and accounts for every line.
 
-DuckDB reads the files at its own speed. Whether it read them right is checked by arithmetic: one physical line is one
-row, so rows and line ends have to agree. Where they do not, or a value cannot be, the damaged file goes through
-`_repaired` and is read once more. So a line is a row, or it is counted and named; none is passed over in silence.
+DuckDB reads the files at its own speed. Its grammar is wider than ours (`_csv/_lines`), so each row is checked in SQL,
+and the number of rows is compared with the number of line ends: one physical line is one row. If anything differs,
+`_repaired` reads the file with our grammar and writes a copy, which DuckDB reads instead. So each line is either a row,
+or it is counted and described. Knows neither summaries nor reports.
 """
 
 from __future__ import annotations
 
 import atexit
 import glob
-import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from os import PathLike, fsdecode
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from otel_connector._csv._format import CALL_ID_LENGTH, FORMULA_STARTS, LATEST, LONGEST
 from otel_connector._csv._lines import LINE_LIMIT
 from otel_connector._csv._parts import log_files
-from otel_connector._record import one_line
-from otel_connector.review._files import Found, Torn, look_at, torn_neighbour
+from otel_connector._record import COLUMNS, one_line
+from otel_connector.review._files import FoundLog, TornFile, find_torn_file, inspect_log
 from otel_connector.review._filters import EVERYTHING, quoted
-from otel_connector.review._repaired import Damage, copy_good_rows
+from otel_connector.review._repaired import CopyReport, copy_good_rows
 
 if TYPE_CHECKING:
     import duckdb
-    import pandas as pd  # pyright: ignore[reportMissingTypeStubs] - it has none
+    import pandas as pd  # pyright: ignore[reportMissingTypeStubs] - pandas has none
     import polars as pl
     from typing_extensions import Self
 
 MEMORY_LIMIT = "600MB"
-"""What DuckDB may hold before it uses the temporary folder; the readers of CSV come on top."""
+"""Memory that DuckDB may use before it writes to the temporary folder. Its CSV readers use more in addition."""
 
-_LARGE = 128 * 2**20  # bytes of log from which the texts of ordinary calls are not kept in memory
-_SAMPLE_ROWS = 20_000  # read first, to know what is ordinary
-_KEPT_OF_ORDINARY = 1_009  # one in so many failures of a frequent kind keeps its texts; a prime
-_FREQUENT = 0.005  # share of a sample's calls from which a kind of failure is frequent
+_LARGE = 128 * 2**20  # bytes of logs from which the texts of ordinary calls are not kept in memory
+_SAMPLE_ROWS = 20_000  # read first, to find out what is ordinary
+_KEPT_OF_ORDINARY = 1_009  # one in so many failures of a frequent class keeps its texts; a prime number
+_FREQUENT = 0.005  # share of the calls of the sample from which a class of failures is frequent
 
-_COLUMNS = (
-    "{'call_id': 'VARCHAR', 'project': 'VARCHAR', 't': 'DOUBLE', 'delta_t': 'DOUBLE', 'url': 'VARCHAR', "
-    "'redirect_url': 'VARCHAR', 'response_size': 'BIGINT', 'response_code': 'INTEGER', 'success': 'BOOLEAN', "
-    "'error': 'VARCHAR'}"
-)
+# In a large log most calls do not keep these columns. One empty column takes a quarter of the memory of four. They are
+# joined with a character that no text contains, as it would be escaped
+_TEXTS = ("call_id", "url", "redirect_url", "error")
+_SEPARATOR = "chr(31)"
 
-# Of most calls of a large log these are not kept, and one column of nothing takes a fourth of what four take. Joined by
-# a character that no text has, as it would be escaped there
-_MOVED = ("call_id", "url", "redirect_url", "error")
-_APART = "chr(31)"
-
-# Where the URL leads, port included; nothing where it is no URL. The second half is asked once of each different text
-# that a stored column has, and not of every row
+# The host and port of the URL; empty if there is none. The second expression is evaluated once for each distinct value
+# of a stored column, not for each row
 _AUTHORITY = "CASE WHEN contains(url, '://') THEN split_part(url, '/', 3) ELSE '' END AS authority"
 _HOST = """CASE WHEN contains(authority, '@') OR contains(authority, '?') OR contains(authority, '#')
     THEN regexp_extract(authority, '^(?:[^?#]*@)?([^?#]*)', 1) ELSE authority END AS host"""
 _ERROR_TYPE = """CASE WHEN success THEN '' WHEN error = '' THEN 'no error given'
     WHEN starts_with(error, 'HTTPStatusError:') THEN 'HTTPStatusError ' || coalesce(response_code::VARCHAR, '')
-    ELSE split_part(error, ':', 1) END"""
+    ELSE split_part(error, ':', 1) END AS error_type"""
+
+# DuckDB also reads "TRUE" as a BOOLEAN, and "1e2", "99.6" and "0x64" as a BIGINT
+_IS_ROW = f"""delta_t IS NOT NULL AND length(call_id) = {CALL_ID_LENGTH} AND success_cell IN ('True', 'False')
+    AND response_size >= 0 AND response_size::VARCHAR = size_cell
+    AND (coalesce(code_cell, '') = '' OR (response_code >= 0 AND response_code::VARCHAR = code_cell))"""
+# And "1_0" and " 1" as a DOUBLE. As this check takes a fifth of the time of a review, large logs are not checked for it
+_IS_ROW_IN_DETAIL = f"""{_IS_ROW} AND regexp_full_match(concat_ws(' ', call_id, t_cell, delta_t_cell),
+    '[0-9a-f]{{32}}-[0-9a-f]{{16}} [-+.0-9A-Za-z]+ [-+.0-9A-Za-z]+')"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogFile:
-    """What became of one file.
+    """What was found in one file.
 
     Attributes:
-        path: Where it is.
-        problem: Why it could not be read as a log; empty if it was.
-        damaged: Lines that are no rows.
-        damage: The number, from 1, of the first of these and what is wrong with each.
-        unfinished: Whether its last line has no end: torn, or being written. It is not counted as a call.
-        torn: The neighbour that keeps lines taken off it, if there is one.
+        path: The file.
+        problem: Why it could not be read as a log; empty if it was read.
+        damaged: The number of lines that are not rows.
+        damage: The line number, from 1, and the defect of each of the first 20 of them.
+        unfinished: Whether its last line has no line end: it is torn, or being written. It is not counted as a call.
+        torn: The file beside it that contains lines that were cut off it, if there is one.
     """
 
     path: str
@@ -80,27 +84,27 @@ class LogFile:
     damaged: int = 0
     damage: tuple[tuple[int, str], ...] = ()
     unfinished: bool = False
-    torn: Torn | None = None
+    torn: TornFile | None = None
 
 
 @dataclass(slots=True)
 class _Source:
-    """A file, and from where DuckDB reads its rows."""
+    """A log, and the file from which DuckDB reads its rows: the log itself, or a copy of its good rows."""
 
-    found: Found
+    log: FoundLog
     read_from: str
-    damage: Damage = field(default_factory=Damage)
+    report: CopyReport = field(default_factory=CopyReport)
 
 
 class Calls:
-    """The calls of some logs, typed, in memory; made by `load`.
+    """The calls of some logs in a DuckDB database; created by `load`.
 
     Attributes:
-        files: What became of each file.
-        connection: DuckDB's, with these views. ``log`` has the ten columns of all rows. ``calls`` has ``host`` and
-            ``error_type`` beside them, of the rows that the filters leave; of a large log it is read from the files at
-            each query. ``calls_compact`` is the same, and quick, but of large logs has the texts (call_id, url,
-            redirect_url, error) only of calls that stand out, and NULL for the others. One thread at a time may ask.
+        files: What was found in each file.
+        connection: The DuckDB connection, with these views. ``log`` has the ten columns of all rows. ``calls`` also has
+            ``host`` and ``error_type``, for the rows that match the filters; for a large log, each query reads the
+            files. ``calls_compact`` is the same and fast, but for a large log the texts (call_id, url, redirect_url,
+            error) are NULL, except for slow calls and examples of failures. Use it in one thread at a time.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: str) -> None:
@@ -110,75 +114,75 @@ class Calls:
 
     @property
     def relation(self) -> duckdb.DuckDBPyRelation:
-        """The ten columns of every call, as a DuckDB relation over the files.
+        """The ten columns of all rows, as a DuckDB relation over the files.
 
         t is a TIMESTAMP in UTC, delta_t DOUBLE seconds, response_size BIGINT bytes, response_code INTEGER or NULL,
-        success BOOLEAN, the others VARCHAR, empty where the log's cell is.
+        success BOOLEAN. The others are VARCHAR, and empty if the cell is empty.
         """
         return self.connection.table("log")
 
     def pl(self) -> pl.DataFrame:
-        """Return every call as a polars frame (needs polars)."""
+        """Return all rows as a polars frame (needs polars)."""
         import polars as pl
 
-        return pl.DataFrame(self.relation)  # not by DuckDB's own way, which needs pyarrow
+        return pl.DataFrame(self.relation)  # DuckDB's own conversion needs pyarrow
 
     def df(self) -> pd.DataFrame:
-        """Return every call as a pandas frame (needs pandas)."""
+        """Return all rows as a pandas frame (needs pandas)."""
         return cast("pd.DataFrame", self.relation.df())
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
-        """Ask in SQL; the tables are ``calls``, ``log`` and ``calls_compact``."""
+        """Run a query in SQL. The tables are ``calls``, ``log`` and ``calls_compact``."""
         return self.connection.sql(query)
 
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return what a query finds."""
+        """Return the rows of a query."""
         return self.connection.execute(query, list(parameters)).fetchall()
 
     def close(self) -> None:
-        """Give back the memory, and take away the temporary files; else the end of the program does.
+        """Release the memory and remove the temporary files. Otherwise this happens when the program ends.
 
-        Doing it twice is harmless. What came of it, relations included, is of no use any more.
+        It can be called again. Relations of these calls cannot be used afterwards.
         """
         self.connection.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
-        """Return this."""
+        """Return the calls."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close the calls."""
         self.close()
 
     def __repr__(self) -> str:
-        """Say which files these are of; what is in them, `summarize` says."""
+        """Return the names of the files. `summarize` returns their content."""
         return f"<Calls of {', '.join(file.path for file in self.files)}>"
 
     def __len__(self) -> int:
-        """How many calls the filters leave."""
+        """Return the number of calls that match the filters."""
         return int(self.rows("SELECT count(*) FROM calls_compact")[0][0])
 
 
-def load(*paths: str | os.PathLike[str], where: str = EVERYTHING) -> Calls:
+def load(*paths: str | PathLike[str], where: str = EVERYTHING) -> Calls:
     """Read logs.
 
     Args:
         paths: Logs, plain or gzip, or patterns such as ``logs*.csv``. The parts of a rotated log
-            (``logs.000001.csv``) are read with it. A log may be written meanwhile.
-        where: A condition in SQL on the columns; what it does not hold for is not in ``calls``.
+            (``logs.000001.csv``) are read with it. A log may be written at the same time.
+        where: A condition in SQL on the columns. ``calls`` contains only the rows that match it.
 
     Returns:
-        The calls. They hold memory, and temporary files, until `Calls.close`.
+        The calls. They use memory and temporary files until `Calls.close`.
 
     Raises:
-        FileNotFoundError: A file is not there.
-        ImportError: DuckDB is not installed; says which extra brings it.
-        OSError: DuckDB cannot do it, as where there is no room for temporary files.
-        TypeError: A path is none.
-        ValueError: None of the files is a log, or DuckDB cannot read `where`.
+        FileNotFoundError: A file does not exist.
+        ImportError: DuckDB is not installed; names the extra that installs it.
+        OSError: DuckDB fails, for example because there is no space for temporary files.
+        TypeError: A path has another type.
+        ValueError: None of the files is a log, or `where` is invalid.
     """
     try:
         import duckdb
@@ -187,16 +191,16 @@ def load(*paths: str | os.PathLike[str], where: str = EVERYTHING) -> Calls:
     if not paths:
         raise ValueError("paths: name at least one log, or a pattern")
     for path in paths:
-        if not isinstance(cast("object", path), (str, bytes, os.PathLike)):
+        if not isinstance(cast("object", path), (str, bytes, PathLike)):
             raise TypeError(f"paths must be paths, one after the other as in load(*paths), not {type(path).__name__}")
-    files = log_files([os.fsdecode(path) for path in paths])
+    files = log_files([fsdecode(path) for path in paths])
     folder = _temporary_folder()
     calls = Calls(duckdb.connect(), folder)
     try:
         _set_up(calls.connection, folder)
-        sources, problems = _sorted_out(files)
+        sources, problems = _inspect(files)
         _read(calls.connection, list(sources.values()), where, folder)
-        calls.files = tuple(_report(path, sources, problems) for path in files)
+        calls.files = tuple(_log_file(path, sources.get(path), problems.get(path, "")) for path in files)
     except (duckdb.BinderException, duckdb.ConversionException, duckdb.ParserException) as error:
         calls.close()
         raise ValueError(f"where={where!r}: {_first_line(error)}") from None
@@ -210,13 +214,13 @@ def load(*paths: str | os.PathLike[str], where: str = EVERYTHING) -> Calls:
 
 
 def _temporary_folder() -> str:
-    """Make a folder that is gone when the program ends, if not before."""
-    folder = os.path.join(tempfile.gettempdir(), f"otel_connector-review-{secrets.token_hex(8)}")  # noqa: PTH118 - a str
-    # First, or a Ctrl-C between the two would leave it behind. And not when the calls are collected: a relation that
-    # came from them may be in use
+    """Create a folder that is removed when the program ends, at the latest."""
+    folder = Path(tempfile.gettempdir(), f"otel_connector-review-{secrets.token_hex(8)}")
+    # Registered first, or a Ctrl-C after the creation would leave the folder. It is not bound to the life of the calls,
+    # because relations may be used longer
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.mkdir(folder, 0o700)  # noqa: PTH102 - a str
-    return folder
+    folder.mkdir(0o700)
+    return str(folder)
 
 
 def _first_line(error: BaseException) -> str:
@@ -226,148 +230,153 @@ def _first_line(error: BaseException) -> str:
 def _set_up(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
     connection.execute(f"SET memory_limit='{MEMORY_LIMIT}'")
     connection.execute(f"SET temp_directory={quoted(folder)}")
-    connection.execute("SET preserve_insertion_order=false")  # half the time
+    connection.execute("SET preserve_insertion_order=false")  # halves the time
     connection.execute("SET enable_progress_bar=false")
-    # Its file is thrown away: nothing of it need be safe
+    # The database is temporary, so it need not be durable
     connection.execute("PRAGMA disable_checkpoint_on_shutdown")
     connection.execute("SET checkpoint_threshold='100GB'")
 
 
-def _sorted_out(files: list[str]) -> tuple[dict[str, _Source], dict[str, str]]:
-    """Tell logs from what is none."""
-    looked = {path: _looked_at(path) for path in files}
-    sources = {path: _Source(found, path) for path, found in looked.items() if isinstance(found, Found)}
-    problems = {path: problem for path, problem in looked.items() if isinstance(problem, str)}
+def _inspect(files: Sequence[str]) -> tuple[dict[str, _Source], dict[str, str]]:
+    """Return the files that are logs, and what is wrong with each of the others."""
+    found = {path: _found_or_problem(path) for path in files}
+    sources = {path: _Source(log, path) for path, log in found.items() if isinstance(log, FoundLog)}
+    problems = {path: problem for path, problem in found.items() if isinstance(problem, str)}
     if not sources:
         raise ValueError("; ".join(f"{one_line(path)}: {problem}" for path, problem in problems.items()))
     return sources, problems
 
 
-def _looked_at(path: str) -> Found | str:
-    """Return what a file is, or why it cannot be read as a log."""
+def _found_or_problem(path: str) -> FoundLog | str:
     try:
-        return look_at(path)
+        return inspect_log(path)
     except OSError as error:
         return error.strerror or str(error)
     except ValueError as error:
         return str(error)
 
 
-def _report(path: str, sources: dict[str, _Source], problems: dict[str, str]) -> LogFile:
-    if path in problems:
-        return LogFile(path=path, problem=problems[path], torn=torn_neighbour(path))
-    source = sources[path]
+def _log_file(path: str, source: _Source | None, problem: str) -> LogFile:
+    torn = find_torn_file(path)
+    if source is None:
+        return LogFile(path=path, problem=problem, torn=torn)
+    report = source.report
     return LogFile(
         path=path,
-        damaged=source.damage.lines,
-        damage=tuple(source.damage.named),
-        unfinished=source.damage.unfinished or bool(source.found.tail),
-        torn=torn_neighbour(path),
+        damaged=report.damaged,
+        damage=tuple(report.described),
+        unfinished=report.unfinished or bool(source.log.tail),
+        torn=torn,
     )
 
 
 def _read(connection: duckdb.DuckDBPyConnection, sources: list[_Source], where: str, folder: str) -> None:
-    """Fill the table; a file that is not read as it should be is repaired first."""
-    # What DuckDB holds in memory is not compressed: in a file a large log takes a fourth, and is asked sooner
-    large = sum(source.found.size for source in sources) >= _LARGE
+    """Create the table and the views. Files that DuckDB does not read as we do are copied first."""
+    # DuckDB does not compress tables in memory. In a file, a large log takes a quarter and is queried faster
+    large = sum(source.log.size for source in sources) >= _LARGE
     connection.execute(f"ATTACH {quoted(f'{folder}/calls.duckdb' if large else ':memory:')} AS stored")
-    suspects = [source for source in sources if not source.found.plain]
+    wrong = [source for source in sources if not source.log.plain]
     while True:
-        for source in suspects:
-            with tempfile.NamedTemporaryFile(dir=folder, suffix=".csv", delete=False) as target:
-                source.damage = copy_good_rows(source.found, target)
+        for source in wrong:
+            with tempfile.NamedTemporaryFile(
+                "w", dir=folder, suffix=".csv", delete=False, encoding="utf-8", newline=""
+            ) as target:
+                source.report = copy_good_rows(source.log, target)
             source.read_from = target.name
-        connection.execute(f"CREATE OR REPLACE VIEW log AS {_log_sql(sources)}")
-        connection.execute(f"""
-            CREATE OR REPLACE VIEW parsed_log AS
-            SELECT *, {_HOST}, {_ERROR_TYPE} AS error_type FROM (SELECT *, {_AUTHORITY} FROM log)""")
-        suspects = _misread(connection, sources, where)
-        if not suspects:
-            texts = ", ".join(
-                f"split_part(texts, {_APART}, {number}) AS {name}" for number, name in enumerate(_MOVED, start=1)
-            )
-            for view, condition in (("calls_compact", "kept"), ("calls_with_text", "kept AND texts IS NOT NULL")):
-                connection.execute(
-                    f"CREATE OR REPLACE VIEW {view} AS SELECT * EXCLUDE (texts, authority, kept), {_HOST}, {texts} "
-                    f"FROM (SELECT *{', TRUE AS kept' if where == EVERYTHING else ''} FROM stored.everything) "
-                    f"WHERE {condition}"
-                )
-            whole = (
-                f"SELECT * EXCLUDE (authority) FROM parsed_log WHERE ({where})"
-                if large
-                else "SELECT * FROM calls_compact"
-            )
-            connection.execute(f"CREATE OR REPLACE VIEW calls AS {whole}")
-            return
+        _create_log_views(connection, sources, large=large)
+        wrong = _read_wrong(connection, sources, where, large=large)
+        if not wrong:
+            break
+    texts = ", ".join(f"split_part(texts, {_SEPARATOR}, {number}) AS {name}" for number, name in enumerate(_TEXTS, 1))
+    for view, condition in (("calls_compact", "kept"), ("calls_with_text", "kept AND texts IS NOT NULL")):
+        connection.execute(
+            f"CREATE VIEW {view} AS SELECT * EXCLUDE (texts, authority, kept), {_HOST}, {texts} "
+            f"FROM (SELECT *{', TRUE AS kept' if where == EVERYTHING else ''} FROM stored.everything) WHERE {condition}"
+        )
+    from_files = f"SELECT * EXCLUDE (authority, is_row) FROM parsed_log WHERE ({where})"
+    connection.execute(f"CREATE VIEW calls AS {from_files if large else 'FROM calls_compact'}")
 
 
-def _misread(connection: duckdb.DuckDBPyConnection, sources: list[_Source], where: str) -> list[_Source]:
-    """Read the files into the table, and return those that were not read line by line."""
+def _read_wrong(
+    connection: duckdb.DuckDBPyConnection, sources: list[_Source], where: str, *, large: bool
+) -> list[_Source]:
+    """Read the files into the table, and return those that DuckDB may have read wrong and that are not copies."""
     import duckdb
 
-    unrepaired = [source for source in sources if source.read_from == source.found.path]
-    with ThreadPoolExecutor(1) as beside:  # DuckDB lets other threads run
-        counting = [beside.submit(source.found.lines) for source in unrepaired]
+    originals = [source for source in sources if source.read_from == source.log.path]
+    with ThreadPoolExecutor(1) as thread:  # DuckDB releases the GIL
+        counts = [thread.submit(source.log.lines) for source in originals]
         try:
-            connection.execute(_table_sql(connection, sources, where))
+            connection.execute(_table_sql(connection, where, large=large))
         except (duckdb.BinderException, duckdb.ParserException, duckdb.OutOfMemoryException):
-            raise  # of `where`, or of a full disk
+            raise  # caused by `where`, or by a full disk
         except duckdb.Error:
-            if not unrepaired:
+            if not originals:
                 raise
-            return unrepaired
-        lines = sum(count.result() - 1 for count in counting)
+            return originals
+        counted = [count.result() for count in counts]
     rows, bad = connection.execute("SELECT count(*), count_if(t IS NULL) FROM stored.everything").fetchall()[0]
-    rows -= sum(source.damage.rows for source in sources)
-    grown = sum(source.found.grown() for source in unrepaired)
-    return [] if not bad and lines <= rows <= lines + grown else unrepaired
+    rows -= sum(source.report.rows for source in sources)
+    lines = sum(count - 1 for count in counted if count is not None)  # without the headers
+    grown = sum(source.log.grown() for source in originals)
+    return [] if not bad and None not in counted and lines <= rows <= lines + grown else originals
 
 
-def _log_sql(sources: list[_Source]) -> str:
-    """Return the query for the ten columns, typed; what cannot be a time is NULL, a guard before a formula is off."""
+def _create_log_views(connection: duckdb.DuckDBPyConnection, sources: list[_Source], *, large: bool) -> None:
+    """Create ``log`` with the ten typed columns, and ``parsed_log`` with host, error class and ``is_row``.
+
+    A time or duration that is out of range is NULL there.
+    """
     paths = ", ".join(quoted(glob.escape(source.read_from)) for source in sources)
-    tails = [source.found.tail.partition(b",")[0].decode("utf-8", "replace") for source in sources if source.found.tail]
-    return f"""
+    tails = [source.log.tail.partition(b",")[0].decode("utf-8", "replace") for source in sources if source.log.tail]
+    names = {"t": "t_cell", "delta_t": "delta_t_cell", "response_size": "size_cell"}
+    names |= {"response_code": "code_cell", "success": "success_cell"}
+    columns = ", ".join(f"'{names.get(column, column)}': 'VARCHAR'" for column in COLUMNS)
+    connection.execute(f"""
+        CREATE OR REPLACE VIEW cells AS
         SELECT call_id, {_unguarded("project")},
-            CASE WHEN t BETWEEN 0 AND {LATEST} THEN make_timestamp((t * 1e6)::BIGINT) END AS t,
-            CASE WHEN delta_t BETWEEN 0 AND {LONGEST} THEN delta_t END AS delta_t,
-            {_unguarded("url")}, {_unguarded("redirect_url")}, response_size, response_code, success,
-            {_unguarded("error")}
-        FROM read_csv([{paths}], header=true, delim=',', quote='"', escape='"', auto_detect=false, columns={_COLUMNS},
-            store_rejects=true, max_line_size={LINE_LIMIT})
-        {f"WHERE call_id NOT IN ({', '.join(map(quoted, tails))})" if tails else ""}"""
+            CASE WHEN TRY_CAST(t_cell AS DOUBLE) BETWEEN 0 AND {LATEST}
+                THEN make_timestamp((TRY_CAST(t_cell AS DOUBLE) * 1e6)::BIGINT) END AS t,
+            CASE WHEN TRY_CAST(delta_t_cell AS DOUBLE) BETWEEN 0 AND {LONGEST}
+                THEN TRY_CAST(delta_t_cell AS DOUBLE) END AS delta_t,
+            {_unguarded("url")}, {_unguarded("redirect_url")}, TRY_CAST(size_cell AS BIGINT) AS response_size,
+            TRY_CAST(code_cell AS INTEGER) AS response_code, success_cell = 'True' AS success, {_unguarded("error")},
+            {", ".join(names.values())}
+        FROM read_csv([{paths}], header=true, delim=',', quote='"', escape='"', auto_detect=false,
+            columns={{{columns}}}, store_rejects=true, max_line_size={LINE_LIMIT})
+        {f"WHERE call_id NOT IN ({', '.join(map(quoted, tails))})" if tails else ""}""")
+    connection.execute(f"CREATE OR REPLACE VIEW log AS SELECT {', '.join(COLUMNS)} FROM cells")
+    connection.execute(f"""
+        CREATE OR REPLACE VIEW parsed_log AS SELECT *, {_HOST}, {_ERROR_TYPE} FROM (
+            SELECT {", ".join(COLUMNS)}, {_IS_ROW if large else _IS_ROW_IN_DETAIL} AS is_row, {_AUTHORITY} FROM cells
+        )""")
 
 
 def _unguarded(column: str) -> str:
-    """Take off the guard that a text wears which a spreadsheet would read as a formula (`_csv_format.cell`)."""
+    """Return SQL that removes the ``'`` before a formula (`_csv._format.guarded`) and turns NULL into an empty text."""
     starts = "".join(FORMULA_STARTS).replace("-", r"\-")
-    guarded = f"starts_with({column}, '''') AND regexp_matches({column}, '^''+[{starts}]')"
-    # Not `force_not_null`: where not all columns are read, DuckDB 2.0 takes it for other columns, and twice the time
-    return f"CASE WHEN {guarded} THEN {column}[2:] ELSE coalesce({column}, '') END AS {column}"
+    is_guarded = f"starts_with({column}, '''') AND regexp_matches({column}, '^''+[{starts}]')"
+    # Not `force_not_null`: it doubles the time, and DuckDB 2.0 applies it to the wrong columns if not all are read
+    return f"CASE WHEN {is_guarded} THEN {column}[2:] ELSE coalesce({column}, '') END AS {column}"
 
 
-def _table_sql(connection: duckdb.DuckDBPyConnection, sources: list[_Source], where: str) -> str:
-    texts = f"CASE WHEN stands_out THEN concat_ws({_APART}, {', '.join(_MOVED)}) END AS texts"
-    # Two columns more would take a tenth more time: a row that cannot be has no t, and `kept` is there only if needed
+def _table_sql(connection: duckdb.DuckDBPyConnection, where: str, *, large: bool) -> str:
+    texts = f"CASE WHEN has_texts THEN concat_ws({_SEPARATOR}, {', '.join(_TEXTS)}) END AS texts"
+    # A row that is not valid has no t, and `kept` exists only if needed: two more columns take 10 % more time
     return f"""
         CREATE OR REPLACE TABLE stored.everything AS
-        SELECT CASE WHEN delta_t IS NOT NULL AND success IS NOT NULL AND response_size IS NOT NULL
-                AND length(call_id) = {CALL_ID_LENGTH} THEN t END AS t,
+        SELECT CASE WHEN is_row THEN t END AS t,
             delta_t, project, authority, error_type, response_size, response_code, success, {texts}
             {f", ({where}) IS TRUE AS kept" if where != EVERYTHING else ""}
-        FROM (
-            SELECT *, {_stands_out_sql(connection, sources)} AS stands_out FROM parsed_log
-        )"""
+        FROM (SELECT *, {_has_texts_sql(connection) if large else "TRUE"} AS has_texts FROM parsed_log)"""
 
 
-def _stands_out_sql(connection: duckdb.DuckDBPyConnection, sources: list[_Source]) -> str:
-    """Return which calls keep their texts: all, or of large files the slow ones and some of each kind of failure.
+def _has_texts_sql(connection: duckdb.DuckDBPyConnection) -> str:
+    """Return the condition for the calls of a large log that keep their texts: slow ones, and some of each failure.
 
-    So that ten million calls need no gigabytes. What is slow and which failures are frequent is taken from the first
-    calls; if that misleads, more or fewer are kept, and who asks for more than is here asks the log.
+    It bounds the memory for any number of calls. Thresholds come from the first calls. If these are not typical, more
+    or fewer texts are kept; a query that needs others reads the log.
     """
-    if sum(source.found.size for source in sources) < _LARGE:
-        return "TRUE"
     sample = f"(FROM parsed_log LIMIT {_SAMPLE_ROWS})"
     slow = connection.execute(f"SELECT quantile_cont(delta_t, 0.999) FROM {sample}").fetchall()[0][0]
     failures = connection.execute(f"SELECT error_type, count(*) FROM {sample} WHERE NOT success GROUP BY 1").fetchall()

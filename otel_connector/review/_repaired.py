@@ -1,63 +1,72 @@
-"""A damaged log as a whole one: its good lines in a temporary file, and what is wrong with the others.
+"""Copies the rows of a log to a file that DuckDB reads as we do, and describes the damaged lines.
 
-A row is one physical line, so a line is judged by itself: a torn one takes none with it, whatever quotes it left open.
-This costs some microseconds a line, which is why only files go this way that are damaged, packed, or saved by another
+A row is one physical line, so each line is judged by itself: a torn line damages no other, even if it opens a quote.
+This takes some microseconds per line. It is done only for logs that are damaged, compressed, or saved by another
 program. Knows nothing of DuckDB.
 """
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass, field
 from typing import IO
 
-from otel_connector._csv._format import HEADER, encode_row
+from otel_connector._csv._format import HEADER
 from otel_connector._csv._lines import UNFINISHED, is_header, is_plain_row, lines, open_log, read_line
-from otel_connector.review._files import Found
+from otel_connector.review._files import FoundLog
 
-NAMED_DAMAGE = 20
-"""Damaged lines that are told one by one; the others are counted."""
+DESCRIBED = 20
+"""The number of damaged lines that are described; further ones are only counted."""
 
 
 @dataclass(slots=True)
-class Damage:
-    """What was wrong in one file.
+class CopyReport:
+    """What was found in one log.
 
     Attributes:
-        rows: How many lines are rows.
-        lines: How many are none.
-        named: The number of each of the first of them, from 1, and what is wrong with it.
-        unfinished: Whether the last line has no end: torn, or being written.
+        rows: The number of lines that are rows.
+        damaged: The number of lines that are not.
+        described: The line number, from 1, and the defect of each of the first `DESCRIBED` of these.
+        unfinished: Whether the last line has no line end: it is torn, or being written.
     """
 
     rows: int = 0
-    lines: int = 0
-    named: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+    damaged: int = 0
+    described: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
     unfinished: bool = False
 
-    def note(self, line: int, what: str) -> None:
-        """Note a line that is no row."""
-        self.lines += 1
-        if len(self.named) < NAMED_DAMAGE:
-            self.named.append((line, what))
+    def add_damage(self, line: int, defect: str) -> None:
+        """Count a damaged line, and describe it if it is one of the first."""
+        self.damaged += 1
+        if len(self.described) < DESCRIBED:
+            self.described.append((line, defect))
 
 
-def copy_good_rows(found: Found, target: IO[bytes]) -> Damage:
-    """Write the rows of a file that are whole, under a header, and say what the others are."""
-    damage = Damage()
-    target.write(HEADER)
-    with open_log(found.path) as (_, file):
+def copy_good_rows(log: FoundLog, target: IO[str]) -> CopyReport:
+    """Write the header and the rows of a log to `target`. Texts stay unchanged; numbers are written in one notation."""
+    report = CopyReport()
+    target.write(HEADER.decode())
+    writer = csv.writer(target, lineterminator="\n")
+    with open_log(log.path) as (_, file):
         for line in lines(file):
             if line.what == UNFINISHED:
-                damage.unfinished = True
+                report.unfinished = True
             elif line.what is not None:
-                damage.note(line.number, line.what)
+                report.add_damage(line.number, line.what)
             elif is_plain_row(line.content):
-                damage.rows += target.write(line.content + b"\n") > 0
+                target.write(line.content.decode() + "\n")
+                report.rows += 1
             elif line.number > 1 or not is_header(line.content):
                 try:
-                    _, record = read_line(line.content)
+                    cells, record = read_line(line.content)
                 except ValueError as error:
-                    damage.note(line.number, str(error))
+                    report.add_damage(line.number, str(error))
                 else:
-                    damage.rows += target.write(encode_row(record)) > 0
-    return damage
+                    # The texts of the record lack their guards, which the reader of the copy would remove again
+                    _, project, *_, error_text = cells
+                    url, redirect_url = cells[4:6]
+                    writer.writerow(
+                        record._replace(project=project, url=url, redirect_url=redirect_url, error=error_text)
+                    )
+                    report.rows += 1
+    return report

@@ -308,7 +308,7 @@ def test_sql_results_are_printed_in_every_form(example_log: str, tmp_path: Path)
     [
         (("nothing.csv",), "nothing.csv: no such file"),
         (("--json", "--csv"), "only one output format is possible, not --json and --csv"),
-        (("--since", "never"), "--since: 'never' is no time"),
+        (("--since", "never"), "--since: 'never' is not a time"),
         (("--where", "oops"), "where"),
     ],
 )

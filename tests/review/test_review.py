@@ -293,7 +293,7 @@ def test_rotated_parts_and_patterns_are_resolved_to_files(tmp_path: Path) -> Non
         assert torn is not None
         assert (torn.lines, torn.size) == (2, 13)
         (tmp_path / "logs.csv.torn").write_bytes(b"torn\n")
-        whole = _files.torn_neighbour(str(log))
+        whole = _files.find_torn_file(str(log))
         assert whole is not None
         assert whole.lines == 1
         assert calls.files[0].torn is None

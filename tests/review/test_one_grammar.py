@@ -1,0 +1,95 @@
+"""Tests that a row is read in one way, whether DuckDB reads the file or Python does.
+
+DuckDB reads plain files. Python reads files that are compressed, damaged, or saved by another program. Both must find
+the same rows and the same damaged lines.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.logs import call, rows
+
+from otel_connector import review
+from otel_connector._csv._format import HEADER
+
+GOOD = rows(call(0)), rows(call(2, error="X: a, b"))
+DAMAGED = b"garbage\n"
+WAYS: dict[str, Callable[[bytes], bytes]] = {
+    "plain": lambda log: log,
+    "gzip": gzip.compress,
+    "CRLF": lambda log: log.replace(b"\n", b"\r\n"),
+    "BOM": lambda log: b"\xef\xbb\xbf" + log,
+    "beside a damaged line": lambda log: log + DAMAGED,
+}
+ROW = rows(call(1))
+CELLS = {
+    "True": ["TRUE", "true", "T", "1", "t", "yes", " True", "True ", "", '"True"'],
+    "1790000001.000000": ["1790000001", "1.790000001e9", "+1790000001", "1790000001.0000004", "nan", "inf", "-1", ""],
+    "0.250000": ["0.25", ".25", " 0.25", "2.5e-1", "1e300", "-0.25", ""],
+    "100": ["1e2", "100.0", "99.6", "+100", " 100", "-100", "0100", "0x10", "1_00", "", '"100"'],
+    "200": ["2e2", "200.0", "+200", "0200", "-200", "", "2_00", '"200"'],
+    "P": ['a"b', '"a"b', '"a""b"', "'=1", "''=1", "'", "'a", "\t", "\u00e9", "\u2028", "NULL", "a\rb", '"'],
+}
+
+
+def read(path: Path, log: bytes) -> tuple[list[Any], int]:
+    """Return the rows of a log, as DuckDB has them, and the number of its damaged lines."""
+    path.write_bytes(log)
+    with review.load(path) as calls:
+        found = calls.rows("SELECT * FROM log ORDER BY ALL")
+        assert len(calls) == len(found)
+        return found, calls.files[0].damaged
+
+
+def answers(folder: Path, middle: bytes, *ways: str) -> dict[str, tuple[list[Any], int]]:
+    """Return what a review finds in a log with two good rows around `middle`, for each way to store the log."""
+    log = HEADER + GOOD[0] + middle + GOOD[1]
+    found = {name: read(folder / "logs.csv", WAYS[name](log)) for name in ways or WAYS}
+    beside, damaged = found["beside a damaged line"]
+    found["beside a damaged line"] = beside, damaged - 1
+    return found
+
+
+@pytest.mark.parametrize(("cell", "other"), [(cell, other) for cell, others in CELLS.items() for other in others])
+def test_a_cell_is_read_in_the_same_way_from_every_file(cell: str, other: str, tmp_path: Path) -> None:
+    row = ROW.replace(f",{cell},".encode(), f",{other},".encode(), 1)
+    assert row != ROW
+    found = answers(tmp_path, row, "plain", "beside a damaged line")
+    assert found["plain"] == found["beside a damaged line"]
+
+
+def test_only_true_and_false_are_outcomes_of_a_call(tmp_path: Path) -> None:
+    for other in (b"TRUE", b"1"):
+        (damaged,) = {
+            (len(found), damaged) for found, damaged in answers(tmp_path, ROW.replace(b"True", other)).values()
+        }
+        assert damaged == (2, 1)
+
+
+mutations = st.lists(
+    st.tuples(
+        st.integers(0, len(ROW) - 2), st.integers(0, 3), st.text(alphabet=",\"'=-+.eE 0159aTrue\t\u00e9\0", max_size=3)
+    ),
+    min_size=1,
+    max_size=2,
+)
+
+
+# An example takes 0.1 s
+@settings(max_examples=min(settings().max_examples, 40), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(mutations)
+def test_a_changed_row_is_read_in_the_same_way_from_every_file(
+    tmp_path: Path, changes: list[tuple[int, int, str]]
+) -> None:
+    row = ROW.decode()[:-1]
+    for position, removed, added in changes:
+        row = row[:position] + added + row[position + removed :]
+    found = answers(tmp_path, row.encode() + b"\n", "plain", "beside a damaged line")
+    assert found["plain"] == found["beside a damaged line"]
