@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import aiohttp
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from otel_connector._bulk import Outcome, Outcomes, Resumed
     from otel_connector._fetch._results import ResultsFile
     from otel_connector._fetch._url_lists import UrlList
+
+_T = TypeVar("_T")
 
 _RATE_WINDOW = 10.0  # seconds over which the current rate is computed
 _SAMPLE_INTERVAL = 0.25  # seconds between two samples of the number of completed calls
@@ -99,14 +101,11 @@ class StoppableLimiter:
 
     def __init__(self, limiter: AbstractAsyncContextManager[Any]) -> None:
         self._limiter = limiter
-        self._waiting: set[asyncio.Future[Any]] = set()
-        self._stopped = False
+        self._stop = asyncio.Event()
 
     def stop(self) -> None:
         """Let no further attempt through."""
-        self._stopped = True
-        for entering in self._waiting:
-            entering.cancel()
+        self._stop.set()
 
     async def __aenter__(self) -> None:
         """Wait until the limiter admits an attempt.
@@ -114,16 +113,9 @@ class StoppableLimiter:
         Raises:
             RuntimeError: The limiter was stopped.
         """
-        entering = asyncio.ensure_future(self._limiter.__aenter__())
-        self._waiting.add(entering)
-        try:
-            await asyncio.wait({entering})
-        finally:
-            self._waiting.discard(entering)
-            entering.cancel()
-        if self._stopped:
+        await _result_unless_stopped(self._limiter.__aenter__(), self._stop)
+        if self._stop.is_set():
             raise RuntimeError("the run was stopped before this attempt was sent")
-        entering.result()
 
     async def __aexit__(self, *error: object) -> None:
         """Do nothing: the limiter limits the rate of attempts, not their number at a time."""
@@ -285,7 +277,7 @@ class Fetch:
         return repeated
 
 
-async def _result_unless_stopped(awaitable: Awaitable[list[str] | None], stop: asyncio.Event) -> list[str] | None:
+async def _result_unless_stopped(awaitable: Awaitable[_T], stop: asyncio.Event) -> _T | None:
     """Return the result of `awaitable`; None if `stop` is set first."""
     result, stopping = asyncio.ensure_future(awaitable), asyncio.ensure_future(stop.wait())
     try:

@@ -14,10 +14,11 @@ import re
 import stat
 import string
 import sys
-import threading
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
+
+from otel_connector._serial_executor import SerialExecutor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 _BLOCK = 65_536  # bytes read at a time
 _MAX_LINE = 2**20  # characters; a file with a longer line is not a list of URLs
 _BATCH = 1_000  # URLs of a range in one batch
-_READ_AHEAD = 2  # batches that are read in advance
 
 _RANGE = re.compile(r"(-?\d+):(-?\d+)(?::([1-9]\d*))?")
 
@@ -74,35 +74,17 @@ class UrlLines:
 
     async def batches(self) -> AsyncGenerator[list[str]]:
         """Yield the URLs of each block that is read."""
-        loop, items = asyncio.get_running_loop(), asyncio.Queue[list[str] | Exception | None]()
-        permits, closed = threading.Semaphore(_READ_AHEAD), False
-
-        def put(item: list[str] | Exception | None) -> None:
-            permits.acquire()
-            if closed:
-                raise RuntimeError("the generator is closed")
-            loop.call_soon_threadsafe(items.put_nowait, item)
-
-        def read() -> None:
-            with suppress(RuntimeError):  # the generator or the loop is closed
-                try:
-                    for batch in self._parsed():
-                        put(batch)
-                    put(None)
-                except (OSError, ValueError) as error:
-                    put(error)
-
-        # A daemon, because a read from a pipe cannot be interrupted, and must not delay the exit of the program
-        threading.Thread(target=read, name="otel_connector.urls", daemon=True).start()
+        batches = self._parsed()
+        # A thread of its own: a read from a pipe cannot be interrupted, and must not delay the exit of the program
+        executor = SerialExecutor("urls")
+        executor.start()
         try:
-            while (item := await items.get()) is not None:
-                if isinstance(item, Exception):
-                    raise item
-                permits.release()
-                yield item
+            coming = executor.submit(partial(next, batches, None))
+            while (batch := await asyncio.wrap_future(coming)) is not None:
+                coming = executor.submit(partial(next, batches, None))  # read while the calls of this one are made
+                yield batch
         finally:
-            closed = True
-            permits.release()
+            executor.stop()
 
     def _parsed(self) -> Iterator[list[str]]:
         """Read to the end; a file from its beginning, a pipe from where it is."""

@@ -71,11 +71,10 @@ def incomplete(sent: int, promised: int) -> bytes:
     return head(200, length=promised) + b" " * sent
 
 
-def chunked_head() -> bytes:
-    """Return the bytes before a chunked body."""
-    return head(200, [("Transfer-Encoding", "chunked")])
-
-
 def chunk_of(data: bytes) -> bytes:
     """Return `data` as one chunk (RFC 9112, section 7.1)."""
     return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+CHUNKED_HEAD = head(200, [("Transfer-Encoding", "chunked")])
+"""The bytes before a chunked body."""

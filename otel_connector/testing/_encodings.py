@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from itertools import chain, repeat
+from typing import Any, TypeAlias
 
 from otel_connector._arguments import checked_instance, checked_int
 from otel_connector._optional_module import optional_module
@@ -14,9 +15,8 @@ from otel_connector._optional_module import optional_module
 _PIECE = 256 * 1024
 
 
-class _Compressor(NamedTuple):
-    add: Callable[[bytes], bytes]
-    finish: Callable[[], bytes]
+_Compressor: TypeAlias = tuple[Callable[[bytes], bytes], Callable[[], bytes]]
+"""Two methods: one takes input and returns output, the other returns the rest of the output."""
 
 
 def compress(body: bytes, encoding: str) -> bytes:
@@ -27,8 +27,8 @@ def compress(body: bytes, encoding: str) -> bytes:
         ValueError: `encoding` is not one of gzip, deflate, br, zstd.
         ImportError: The package for br or zstd is not installed.
     """
-    compressor = _compressor(encoding)
-    return compressor.add(checked_instance("body", body, bytes)) + compressor.finish()
+    add, finish = _compressor(encoding)
+    return add(checked_instance("body", body, bytes)) + finish()
 
 
 def compressed_zeros(size: int, encoding: str) -> bytes:
@@ -39,34 +39,26 @@ def compressed_zeros(size: int, encoding: str) -> bytes:
 # Compressing a GiB takes seconds. Tests that use the same body wait for it once
 @lru_cache(maxsize=4)
 def _zeros(size: int, encoding: str) -> bytes:
-    compressor = _compressor(encoding)
-    return b"".join([*map(compressor.add, _pieces(size)), compressor.finish()])
-
-
-def _pieces(size: int) -> Iterator[bytes]:
-    piece = bytes(_PIECE)
-    for _ in range(size // _PIECE):
-        yield piece
-    yield bytes(size % _PIECE)
+    add, finish = _compressor(encoding)
+    pieces = chain(repeat(bytes(_PIECE), size // _PIECE), [bytes(size % _PIECE)])
+    return b"".join([*map(add, pieces), finish()])
 
 
 def _compressor(encoding: object) -> _Compressor:
     """Return a streaming compressor. "deflate" means the zlib format (RFC 9110, section 8.4.1.2)."""
-    if encoding == "gzip":
-        return _like_zlib(zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS))
-    if encoding == "deflate":
-        return _like_zlib(zlib.compressobj(9))
+    compressor: Any
     if encoding == "br":
-        # For zeros, quality 5 compresses as well as the default of 11, and is thirty times as fast
         brotli = optional_module("brotli", needed_by='encoding="br"', install="'otel-connector[testing]'")
+        # For zeros, quality 5 compresses as well as the default of 11, and is thirty times as fast
         compressor = brotli.Compressor(quality=5)
-        return _Compressor(compressor.process, compressor.finish)
-    if encoding == "zstd":
+        return compressor.process, compressor.finish
+    if encoding == "gzip":
+        compressor = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    elif encoding == "deflate":
+        compressor = zlib.compressobj(9)
+    elif encoding == "zstd":
         names = ("compression.zstd", "backports.zstd")  # the standard library (Python 3.14 and later), and its backport
-        zstd = optional_module(*names, needed_by='encoding="zstd"', install="backports.zstd")
-        return _like_zlib(zstd.ZstdCompressor())
-    raise ValueError(f"encoding must be one of gzip, deflate, br, zstd, not {encoding!r}")
-
-
-def _like_zlib(compressor: Any) -> _Compressor:
-    return _Compressor(compressor.compress, compressor.flush)
+        compressor = optional_module(*names, needed_by='encoding="zstd"', install="backports.zstd").ZstdCompressor()
+    else:
+        raise ValueError(f"encoding must be one of gzip, deflate, br, zstd, not {encoding!r}")
+    return compressor.compress, compressor.flush

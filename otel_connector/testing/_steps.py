@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 from otel_connector._arguments import checked_instance, checked_int, checked_seconds
 from otel_connector.testing._answers import (
+    CHUNKED_HEAD,
     JSON,
     OK_BODY,
     Headers,
     check_header,
     checked_status,
     chunk_of,
-    chunked_head,
     head,
     incomplete,
     ok_in_halves,
@@ -214,7 +214,7 @@ def truncated(sent: int = 16, promised: int = 64) -> Step:
 
 def truncated_chunks() -> Step:
     """Send a chunked body without its last chunk, then close in order (FIN)."""
-    return _send_and_end("truncated_chunks()", chunked_head() + chunk_of(OK_BODY))
+    return _send_and_end("truncated_chunks()", CHUNKED_HEAD + chunk_of(OK_BODY))
 
 
 def compressed(body: bytes, encoding: str = "gzip") -> Step:
@@ -278,7 +278,7 @@ def _repeat_chunk(name: str, data: bytes, pause: float) -> Step:
     chunk = chunk_of(data)
 
     async def play(connection: Connection) -> None:
-        await connection.send(chunked_head())
+        await connection.send(CHUNKED_HEAD)
         while True:
             await connection.send(chunk)
             await asyncio.sleep(pause)
