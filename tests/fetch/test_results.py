@@ -52,7 +52,7 @@ UNPACK: dict[str, Callable[[bytes], bytes]] = {
 }
 PACK: dict[str, Callable[[bytes], bytes]] = {".jsonl": bytes, ".gz": gzip.compress, ".zst": zstd.compress}
 ID = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
-NOBODY = 65_534
+OTHER_USER = 65_534
 CALLERS = 24
 KILLS = 6  # at random times, and as many again in the middle of a write
 
@@ -126,7 +126,7 @@ def write_batches(path: Path, batches: list[list[bytes]], *, resume: bool = Fals
 
 
 def no_writer_thread_runs() -> bool:
-    """Return whether every writer thread has ended. One that was told to end has 5 seconds for it."""
+    """Return whether every writer thread has ended. A thread that is ending has 5 seconds for it."""
     threads = [thread for thread in threading.enumerate() if thread.name == "otel_connector.results"]
     for thread in threads:
         thread.join(5)
@@ -638,7 +638,7 @@ def test_a_file_name_with_a_nul_character_is_refused() -> None:
 def test_a_symbolic_link_of_another_user_is_refused(plain: Path) -> None:
     target = plain.with_name("target")
     plain.symlink_to(target)
-    os.chown(plain, NOBODY, NOBODY, follow_symlinks=False)
+    os.chown(plain, OTHER_USER, OTHER_USER, follow_symlinks=False)
     with pytest.raises(OSError, match="belongs to another user"):
         ResultsFile(plain, resume=False)
     assert not target.exists()
