@@ -1,7 +1,7 @@
-"""Reliable async HTTP GETs whose every call can be seen and trusted.
+"""Reliable async HTTP GETs, each recorded as one OpenTelemetry span, one metric set and one CSV row.
 
-`AsyncConnector` retries what is worth retrying and leaves one OpenTelemetry span, one metric set and one CSV row a
-call, all with the same ten fields. This file only says what is public.
+`AsyncConnector` retries failed attempts and records each call with the same ten fields in all three places. This file
+only lists the public names; it knows nothing else.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ __all__ = [
     "fetch_chunk",
 ]
 
-# These load the SDK, or what only a chunk needs; a program that only makes calls does without.
+# Loaded on first use: they import the SDK or files for chunks, which a program that only makes calls does not need
 _LAZY = {
     "Chunk": "otel_connector._fetch._chunk",
     "ChunkReport": "otel_connector._fetch._chunk",
@@ -106,7 +106,7 @@ def __dir__() -> list[str]:
 
 
 def _name_as_public() -> None:
-    """Let a traceback, error.type and the log name what a user imports, not the file it happens to be in."""
+    """Make tracebacks, error.type and the log show the public names, not the private files."""
     for name in __all__:
         if name not in _LAZY and isinstance(globals()[name], type):
             globals()[name].__module__ = __name__

@@ -1,4 +1,7 @@
-"""``otel-connector`` and ``python -m otel_connector``, that is the command line, or how to get it."""
+"""The entry point of ``otel-connector`` and ``python -m otel_connector``.
+
+It knows only how to start the command line, or to report that its dependencies are not installed.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; without the ``cli`` extra say how to install it and exit with 2."""
+    """Run the command line; without the ``cli`` extra, print how to install it and exit with 2."""
     try:
         from otel_connector.cli import app
     except ModuleNotFoundError as error:
@@ -18,7 +21,7 @@ def main() -> None:
         sys.exit(130)
     try:
         app(prog_name="otel-connector")
-    except OSError as error:  # of the output, for the commands answer for their own files
+    except OSError as error:  # of the output: the commands handle the errors of their files
         sys.stderr.write(f"otel-connector: the output cannot be written: {error.strerror or error}\n")
         sys.exit(2)
 

@@ -1,7 +1,8 @@
-"""What a caller may pass.
+"""Checks of arguments.
 
-Each check returns the argument as the code behind it wants it, or raises a `TypeError` or `ValueError` whose message
-starts with the argument's name. Nothing here opens, sends or waits.
+Each check returns the argument in the form that the package uses, or raises a `TypeError` or `ValueError` whose message
+starts with the name of the argument. This file does not know what the arguments are used for; it opens, sends and waits
+for nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _Kind = TypeVar("_Kind")
 
 
 def check_call(session: Any, project: Any, decode: Any, options: dict[str, Any]) -> None:
-    """Check what one call was given, its options as far as they are ours."""
+    """Check the arguments of a call, and those of its options that the connector uses."""
     if not isinstance(session, aiohttp.ClientSession):
         raise TypeError(f"session must be an aiohttp.ClientSession, not {type(session).__name__}")
     if not isinstance(project, str):
@@ -32,39 +33,37 @@ def check_call(session: Any, project: Any, decode: Any, options: dict[str, Any])
         return
     if "max_redirects" in options:
         checked_int("max_redirects", options["max_redirects"], least=0)
-    if "read_bufsize" in options:  # 0 would never be read to its end
+    if "read_bufsize" in options:  # with 0, a body would never be read to its end
         checked_int("read_bufsize", options["read_bufsize"])
     if "raise_for_status" in options:
-        raise TypeError("raise_for_status is not an option here: get raises HTTPStatusError by itself")
+        raise TypeError("raise_for_status is not an option of get, which always raises HTTPStatusError")
 
 
 def check_bool(name: str, value: object) -> None:
-    """Refuse what is neither True nor False."""
+    """Reject a value that is neither True nor False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r}")
 
 
 def checked_instance(name: str, value: object, kind: type[_Kind]) -> _Kind:
-    """Return a value of the class that the parameter is for."""
+    """Return a value that is an instance of `kind`."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
     return value
 
 
 def checked_hook(name: str, value: Any, *, awaited: bool = False) -> Any:
-    """Return something that can be called, or None; a coroutine function only if what it returns is `awaited`."""
+    """Return a callable, or None; a coroutine function is accepted only if its result is `awaited`."""
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be callable, not {type(value).__name__}")
-    if awaited:
-        return value
-    called = getattr(type(value), "__call__", None)  # noqa: B004 - asked for what it is, not whether it is there
-    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(called):
-        raise TypeError(f"{name} must be a plain function, not a coroutine function: nobody would await it")
+    method = inspect.getattr_static(type(value), "__call__", None)  # of an instance of a class
+    if not awaited and (inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(method)):
+        raise TypeError(f"{name} must be a plain function, not a coroutine function, which would not be awaited")
     return value
 
 
 def checked_limiter(value: Any) -> Any:
-    """Return an async context manager, a function that makes one, or None."""
+    """Return an async context manager, a function that returns one, or None."""
     if value is None or callable(value) or hasattr(value, "__aenter__"):
         return value
     raise TypeError(
@@ -74,7 +73,7 @@ def checked_limiter(value: Any) -> Any:
 
 
 def checked_int(name: str, value: object, least: int = 1) -> int:
-    """Return a whole number of at least `least`."""
+    """Return an int that is at least `least`, and not a bool."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {value!r}")
     if value < least:
@@ -109,9 +108,9 @@ def checked_timeout(value: object) -> aiohttp.ClientTimeout:
             if (limit := getattr(value, field)) is not None:
                 checked_seconds(f"timeout.{field}", limit)
         return value
-    # aiohttp would take 0 for no limit at all
+    # 0 is rejected, because aiohttp uses it for no limit
     seconds = checked_seconds("timeout", value, positive=True, hint="; aiohttp.ClientTimeout(total=None) sets no limit")
-    # By itself aiohttp rounds what is above 5 s up to whole seconds of the loop's clock
+    # By default, aiohttp rounds limits above 5 s up to whole seconds of the loop's clock
     return aiohttp.ClientTimeout(total=seconds, ceil_threshold=sys.float_info.max)
 
 
@@ -123,13 +122,13 @@ def checked_deadline(value: object) -> float | None:
 
 
 def check_provider(name: str, value: object, method: str) -> None:
-    """Refuse a provider without the method that it is there for; None stands for the global one."""
+    """Reject a provider that does not have `method`; None stands for the global provider."""
     if value is not None and (isinstance(value, type) or not callable(getattr(value, method, None))):
-        raise TypeError(f"{name} must have a method {method}, which {type(value).__name__} has not")
+        raise TypeError(f"{name} must have a method {method}, which {type(value).__name__} does not have")
 
 
 def checked_clock(value: Any) -> Clock:
-    """Return a clock."""
+    """Return a value that has the methods of `Clock`."""
     if isinstance(value, type) or not all(
         callable(getattr(value, method, None)) for method in ("time_ns", "monotonic_ns", "sleep", "random")
     ):
@@ -138,7 +137,7 @@ def checked_clock(value: Any) -> Clock:
 
 
 def checked_urls(value: Any) -> Any:
-    """Return URLs, to be taken one by one."""
+    """Return an iterable or async iterable; a single URL is rejected."""
     if isinstance(value, (str, bytes, URL)):
         raise TypeError("urls must be an iterable of URLs, not a single one; use get for that")
     if not isinstance(value, (Iterable, AsyncIterable)):
@@ -147,20 +146,20 @@ def checked_urls(value: Any) -> Any:
 
 
 def checked_paths(name: str, value: object) -> list[str]:
-    """Return paths."""
+    """Return paths of logs as a list of str."""
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-        given = list(cast("Iterable[object]", value))
-        paths = [os.fsdecode(cast("str", each)) for each in given if isinstance(each, (str, os.PathLike))]
-        if len(paths) == len(given):
+        items = list(cast("Iterable[object]", value))
+        paths = [os.fsdecode(cast("str", each)) for each in items if isinstance(each, (str, os.PathLike))]
+        if len(paths) == len(items):
             return paths
     raise TypeError(f"{name} must be True, False, or paths of logs, not {value!r}")
 
 
 def checked_names(name: str, value: object) -> frozenset[str]:
-    """Return the names of query parameters."""
+    """Return names of query parameters as a set."""
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-        given = list(cast("Iterable[object]", value))
-        names = [each for each in given if isinstance(each, str)]
-        if len(names) == len(given):
+        items = list(cast("Iterable[object]", value))
+        names = [each for each in items if isinstance(each, str)]
+        if len(names) == len(items):
             return frozenset(names)
     raise TypeError(f"{name} must be names of query parameters, not {value!r}")

@@ -1,7 +1,7 @@
-"""Many URLs: workers that take them one by one, and outcomes as they come.
+"""Requests many URLs: workers take them one by one, and outcomes are yielded as they arrive.
 
-What a worker does with a URL is handed in. Holds as many URLs and outcomes as may be under way, never the list. Knows
-neither the connector nor files, and no progress bar.
+The function that requests a URL is passed in. At most as many URLs and outcomes are kept as may be in progress, never
+the whole list. This file does not know the connector, files or progress bars.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 _END = object()
 
-_A_TURN = 256  # URLs passed over before the loop's other tasks get theirs
+_YIELD_EVERY = 256  # skipped URLs, after which other tasks run
 
 
 class Outcome(NamedTuple):
-    """What came of one URL.
+    """The result of one URL.
 
     Attributes:
         url: As it was given.
@@ -42,13 +42,13 @@ class Outcome(NamedTuple):
 
 
 class Resumed(NamedTuple):
-    """What was found when a list was taken up again.
+    """What `resume` found in the logs.
 
     Attributes:
-        is_done: Whether a URL is to be passed over.
-        rows: Rows of the logs that were looked into.
-        of_project: Of these, rows of the project.
-        done: URLs of the project that have a success.
+        is_done: Whether a URL is to be skipped.
+        rows: Number of rows in the logs.
+        of_project: Number of these that belong to the project.
+        done: Number of URLs of the project that have a success.
     """
 
     is_done: Callable[[str | URL], bool]
@@ -58,13 +58,13 @@ class Resumed(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What is done with the URLs of a list.
+    """What is done with the URLs.
 
     Attributes:
-        fetch: Makes the call of one URL; what it raises ends all.
-        max_concurrency: Calls under way at a time, at most.
-        ordered: Whether outcomes come in the order of the URLs.
-        begin: Awaited before the first call; returns what is done already, None if nothing is to be passed over.
+        fetch: Makes the call of one URL; an exception stops the run.
+        max_concurrency: Maximum number of calls in progress.
+        ordered: Whether outcomes have the order of the URLs.
+        begin: Awaited before the first call; returns what `resume` found, None if no URL is to be skipped.
     """
 
     fetch: Callable[[str | URL], Awaitable[Outcome]]
@@ -74,26 +74,26 @@ class Work(NamedTuple):
 
 
 class Outcomes(AsyncIterator[Outcome]):
-    """The outcomes of many URLs, as they come; nothing happens before the first is asked for.
+    """The outcomes of many URLs, in the order in which they arrive; the run starts when the first one is awaited.
 
-    At most `max_concurrency` calls are under way, and as many outcomes wait to be taken: who takes them slowly slows
-    the calls. Leaving the loop early cancels what runs, each with its row. ``break`` alone does so a moment later; an
-    ``async with`` around the loop, or `aclose`, waits until nothing is left.
+    At most `max_concurrency` calls are in progress, and as many outcomes wait to be taken; then the calls wait. Leaving
+    the loop early cancels the calls in progress, and each has its row. After ``break`` alone, that happens a moment
+    later; an ``async with`` around the loop, or `aclose`, waits for it.
     """
 
     def __init__(self, urls: Iterable[str | URL] | AsyncIterable[str | URL], work: Work) -> None:
-        self._crew = _WorkerPool(urls, work)
-        self._outcomes = self._crew.outcomes()
+        self._workers = _WorkerPool(urls, work)
+        self._outcomes = self._workers.outcomes()
 
     @property
     def passed_over(self) -> int:
-        """How many URLs were passed over so far, because the log had a success of them."""
-        return self._crew.passed_over
+        """Number of URLs skipped so far, because the log has a success for them."""
+        return self._workers.skipped
 
     @property
     def resumed(self) -> Resumed | None:
-        """What the log had of the list, once that is known; None without `resume`."""
-        return self._crew.resumed
+        """What `resume` found in the logs, once they are read; None without `resume`."""
+        return self._workers.resumed
 
     def __aiter__(self) -> Self:
         """Return itself."""
@@ -104,7 +104,7 @@ class Outcomes(AsyncIterator[Outcome]):
         return self._outcomes.__anext__()
 
     async def aclose(self) -> None:
-        """Cancel the calls under way and wait for their end. Safe to call again."""
+        """Cancel the calls in progress and wait for their end. May be called again."""
         await self._outcomes.aclose()
 
     async def __aenter__(self) -> Self:
@@ -119,34 +119,35 @@ class Outcomes(AsyncIterator[Outcome]):
 
 
 class _WorkerPool:
-    """The workers of one list, and what they have laid down."""
+    """The workers of one run, and the outcomes that are not taken yet."""
 
     def __init__(self, urls: Iterable[str | URL] | AsyncIterable[str | URL], work: Work) -> None:
-        self.passed_over = 0
+        self.skipped = 0
+        self.resumed: Resumed | None = None
         self._urls = urls
         self._work = work
-        self._next: Callable[..., Any]
-        self._awaits = isinstance(urls, AsyncIterable)
-        self.resumed: Resumed | None = None
+        self._next: Callable[[], Any]
+        self._is_async = isinstance(urls, AsyncIterable)
         self._taking = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ended = False  # the list
+        self._exhausted = False  # there are no further URLs
         self._failure: BaseException | None = None
         self._taken = self._in_order = self._delivered = 0
         self._ready: deque[Outcome] = deque()
-        self._early: dict[int, Outcome] = {}  # whose turn has not come, if the order is to be kept
-        self._taker: asyncio.Future[None] | None = None  # waits until something is ready
-        self._room: asyncio.Future[None] | None = None  # a worker waits until something is taken
+        self._early: dict[int, Outcome] = {}  # if `ordered`, outcomes that wait for an earlier one, by number
+        self._consumer: asyncio.Future[None] | None = None  # waits until an outcome is ready
+        self._room: asyncio.Future[None] | None = None  # a worker waits until an outcome is taken
 
     async def outcomes(self) -> AsyncGenerator[Outcome]:
+        """Start the run and yield the outcomes; at the end, cancel the workers and wait for them."""
         iterator: Any = None
         try:
             self.resumed = await self._work.begin()
-            if self._awaits:
+            if self._is_async:
                 iterator = aiter(cast("AsyncIterable[str | URL]", self._urls))
                 self._next = iterator.__anext__
             else:
-                self._next = partial(next, iter(cast("Iterable[str | URL]", self._urls)))
+                self._next = partial(next, iter(cast("Iterable[str | URL]", self._urls)), _END)
             self._add_worker()
             while True:
                 if self._ready:
@@ -158,10 +159,10 @@ class _WorkerPool:
                 elif not self._tasks:
                     return
                 else:
-                    self._taker = asyncio.get_running_loop().create_future()
-                    await self._taker
+                    self._consumer = asyncio.get_running_loop().create_future()
+                    await self._consumer
         finally:
-            self._failure = None  # which holds the frames that hold this
+            self._failure = None  # its traceback refers to this object
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -169,55 +170,50 @@ class _WorkerPool:
                 await iterator.aclose()
 
     def _add_worker(self) -> None:
-        task = asyncio.create_task(self._serve())
+        task = asyncio.create_task(self._run_worker())
         self._tasks.add(task)
-        task.add_done_callback(self._gone)
+        task.add_done_callback(self._worker_ended)
 
-    def _gone(self, task: asyncio.Task[None]) -> None:
+    def _worker_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         failure = asyncio.CancelledError() if task.cancelled() else task.exception()
         if failure is not None:
-            self._ended = True
+            self._exhausted = True
             self._failure = self._failure or failure
-        _wake(self._taker)
+        _wake(self._consumer)
 
-    async def _serve(self) -> None:
-        """Be a worker: take a URL, fetch it, lay the outcome down, until there is none left."""
-        most = 2 * self._work.max_concurrency  # under way, and laid down: as many again
-        url: Any
+    async def _run_worker(self) -> None:
+        """Take a URL, request it and deliver the outcome, until no URL is left."""
+        limit = 2 * self._work.max_concurrency  # calls in progress, and as many outcomes
         while True:
-            # Mostly nothing has to be awaited, and so no lock be taken, which would cost as much as the rest
-            if self._awaits or self.resumed or self._taken - self._delivered >= most or self._taking.locked():
-                async with self._taking:
-                    while not self._ended and self._taken - self._delivered >= most:
-                        self._room = asyncio.get_running_loop().create_future()
-                        await self._room
-                    url = _END if self._ended else await self._take()
-            else:
-                url = _END if self._ended else self._next(_END)
+            async with self._taking:
+                while not self._exhausted and self._taken - self._delivered >= limit:
+                    self._room = asyncio.get_running_loop().create_future()
+                    await self._room
+                url: Any = _END if self._exhausted else await self._take()
             if url is _END:
-                self._ended = True
+                self._exhausted = True
                 return
             number = self._taken
             self._taken += 1
             if len(self._tasks) < self._work.max_concurrency:
                 self._add_worker()
-            self._lay_down(number, await self._work.fetch(url))
+            self._deliver(number, await self._work.fetch(url))
 
     async def _take(self) -> Any:
         """Return the next URL that is not done, `_END` after the last."""
         while True:
             try:
-                url = await self._next() if self._awaits else self._next(_END)
+                url = await self._next() if self._is_async else self._next()
             except StopAsyncIteration:
                 return _END
             if url is _END or self.resumed is None or not self.resumed.is_done(url):
                 return url
-            self.passed_over += 1
-            if self.passed_over % _A_TURN == 0:
+            self.skipped += 1
+            if self.skipped % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 
-    def _lay_down(self, number: int, outcome: Outcome) -> None:
+    def _deliver(self, number: int, outcome: Outcome) -> None:
         if not self._work.ordered:
             self._ready.append(outcome)
         else:
@@ -225,7 +221,7 @@ class _WorkerPool:
             while self._in_order in self._early:
                 self._ready.append(self._early.pop(self._in_order))
                 self._in_order += 1
-        _wake(self._taker)
+        _wake(self._consumer)
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

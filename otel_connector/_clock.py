@@ -1,7 +1,7 @@
-"""Time and chance, as one value that can be passed in.
+"""Time, waits and random numbers, as one value that is passed in.
 
-The loop in ``_connector`` waits, times and draws lots through a `Clock`, so that a test (ours or a user's) replaces
-all three with ``otel_connector.testing.FakeClock`` and never sleeps. Knows nothing of HTTP, retries or telemetry.
+A call uses a `Clock` for all three. A test replaces it with ``otel_connector.testing.FakeClock`` and never sleeps. This
+file does not know HTTP, retries or telemetry.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from importlib import import_module
 from typing import Protocol
 
 time_limit: Callable[[float], AbstractAsyncContextManager[object]]
-"""Bounds what is awaited inside, in seconds of the event loop; raises `asyncio.TimeoutError` when they are over."""
+"""An async context manager that limits its body to a number of seconds; then it raises `asyncio.TimeoutError`."""
 if sys.version_info >= (3, 11):
     time_limit = asyncio.timeout
-else:  # what aiohttp itself uses there, and brings along
+else:  # a dependency of aiohttp there
     time_limit = import_module("async_timeout").timeout
 
 
 class Clock(Protocol):
-    """What the connector needs to know of time: two clocks, one wait and one random number."""
+    """Two clocks, a wait and a random number."""
 
     def time_ns(self) -> int:
-        """Unix time in nanoseconds; may step when the machine's clock is set."""
+        """Return the Unix time in nanoseconds; it may step when the system clock is set."""
         ...
 
     def monotonic_ns(self) -> int:
-        """Nanoseconds from an arbitrary start; never steps back."""
+        """Return nanoseconds since an arbitrary start; it never steps back."""
         ...
 
     async def sleep(self, delay: float) -> None:
@@ -39,12 +39,12 @@ class Clock(Protocol):
         ...
 
     def random(self) -> float:
-        """A random number in [0, 1)."""
+        """Return a random number in [0, 1)."""
         ...
 
 
 class SystemClock:
-    """The machine's own clocks, `asyncio.sleep` and `random.random`."""
+    """The system clocks, `asyncio.sleep` and `random.random`."""
 
     __slots__ = ()
 

@@ -1,6 +1,6 @@
-"""Every exception a call can end with, as one tree.
+"""All errors of a call, as one tree.
 
-What a caller can act on differently is a class of its own; everything else is text::
+There is a class for each failure that a caller may want to handle differently; everything else is in the message::
 
     ConnectorError (aiohttp.ClientError)      .call_id .url .attempts
     +-- HTTPStatusError                       .status .headers .retry_after
@@ -13,17 +13,17 @@ What a caller can act on differently is a class of its own; everything else is t
     |   +-- BodyTruncated
     |   +-- BodyTooLarge                      .limit
     |   +-- DecodeFailed (ValueError)
-    +-- MalformedResponse                     what came back is not HTTP
+    +-- MalformedResponse                     the response is not HTTP
     +-- RedirectRefused                       too many, unparsable, not http(s)
     +-- InvalidURL (ValueError)
     +-- SessionClosed (ValueError)
     +-- RateLimiterFailed
     +-- RetryRefused
-        +-- RetryBudgetExhausted              chains the failure that wanted the retry
+        +-- RetryBudgetExhausted              chains the failure that would have been retried
 
-Outside the tree, from one call: `TypeError` and `ValueError` for a bad argument, and `asyncio.CancelledError`, which
-passes untouched. This file knows neither how an error is found (``_transport``) nor whether it is worth a retry
-(``_retry``).
+A call also raises errors that are not in the tree: `TypeError` and `ValueError` for an invalid argument, and
+`asyncio.CancelledError`. This file does not know how an error is detected (``_aiohttp_errors``), nor whether it is
+retried (``_retry``).
 """
 
 from __future__ import annotations
@@ -37,19 +37,20 @@ if TYPE_CHECKING:
 
 
 def class_name(kind: type[BaseException]) -> str:
-    """Return a class's qualified name, as ``error.type`` has it: of what is built in without its module."""
+    """Return the qualified name of a class for ``error.type``, without the module if it is a built-in class."""
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 class ConnectorError(aiohttp.ClientError):
-    """A call failed; the base of everything `AsyncConnector.get` raises of its own.
+    """A call failed; the base class of the errors of `AsyncConnector.get`.
 
-    It is the last attempt's own failure, chained (``__cause__``) to what aiohttp raised. It pickles, without its cause.
+    It is the error of the last attempt. Its ``__cause__`` is the exception of aiohttp. It can be pickled, without its
+    cause.
 
     Attributes:
-        call_id: The call's id, as in the CSV's ``call_id`` column.
-        url: The URL asked for, redacted.
-        attempts: How many attempts were made, the first included; 0 if the call failed before one was.
+        call_id: The id of the call, as in the column ``call_id`` of the CSV.
+        url: The requested URL, redacted.
+        attempts: Number of attempts, including the first; 0 if the call failed before its first attempt.
     """
 
     def __init__(self, message: str) -> None:
@@ -59,7 +60,7 @@ class ConnectorError(aiohttp.ClientError):
         self.attempts = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Rebuild from the state, because subclasses take further arguments."""
+        """Restore the state, because the constructors of subclasses have further arguments."""
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
@@ -71,13 +72,13 @@ def _rebuild(cls: type[ConnectorError], args: tuple[Any, ...], state: dict[str, 
 
 
 class HTTPStatusError(ConnectorError):
-    """The server answered with a 4xx or 5xx status.
+    """The response had a 4xx or 5xx status.
 
     Attributes:
         status: The status code.
-        headers: The response's headers, names in any case.
-        retry_after: Seconds the server asked to wait (RFC 9110, section 10.2.3), as sent and not capped; None if it
-            did not ask.
+        headers: The headers of the response; names are compared without case.
+        retry_after: Seconds of the ``Retry-After`` header (RFC 9110, section 10.2.3), not capped; None if there was
+            none.
     """
 
     def __init__(
@@ -90,35 +91,35 @@ class HTTPStatusError(ConnectorError):
 
 
 class ConnectFailed(ConnectorError):
-    """No connection, or it broke before the response's headers: refused, reset, DNS, TLS handshake."""
+    """The connection failed, or broke before the headers of the response: refused, reset, DNS, TLS handshake."""
 
 
 class CertificateRejected(ConnectFailed):
-    """The server's certificate was not accepted; asking again would not change that."""
+    """The certificate of the server was rejected; a retry would not change that."""
 
 
 class ProxyRefused(ConnectFailed):
-    """The proxy does not make the connection (407, say); asking again would not change that."""
+    """The proxy refused the connection (for example with 407); a retry would not change that."""
 
 
 class AttemptTimeout(ConnectorError, TimeoutError):
-    """One attempt took longer than `timeout`, its body included."""
+    """One attempt took longer than `timeout`, including its body."""
 
 
 class DeadlineExceeded(ConnectorError, TimeoutError):
-    """The call as a whole took longer than `deadline`, its waits included."""
+    """The whole call took longer than `deadline`, including its waits."""
 
 
 class BodyError(ConnectorError):
-    """The headers were good, the body was not."""
+    """The headers of the response were valid, its body was not."""
 
 
 class BodyTruncated(BodyError):
-    """The connection ended before the body did."""
+    """The connection ended before the end of the body."""
 
 
 class BodyTooLarge(BodyError):
-    """The body, decompressed, passed `max_body_bytes` and was not read further.
+    """The decompressed body exceeded `max_body_bytes` and was not read further.
 
     Attributes:
         limit: The limit, in bytes.
@@ -130,11 +131,11 @@ class BodyTooLarge(BodyError):
 
 
 class DecodeFailed(BodyError, ValueError):
-    """The whole body came, but `decode` (or the content coding) could not make sense of it."""
+    """The body is complete, but `decode` raised, or it is not in its content coding."""
 
 
 class MalformedResponse(ConnectorError):
-    """What came back is not HTTP, or breaks its limits."""
+    """The response is not HTTP, or exceeds its limits."""
 
 
 class RedirectRefused(ConnectorError):
@@ -142,20 +143,20 @@ class RedirectRefused(ConnectorError):
 
 
 class InvalidURL(ConnectorError, ValueError):
-    """The URL asked for cannot be requested: not a URL, without a host, or not http(s)."""
+    """The URL cannot be requested: it is not a URL, has no host, or is not http(s)."""
 
 
 class SessionClosed(ConnectorError, ValueError):
-    """The session handed to `get` was already closed."""
+    """The session that was passed to `get` is closed."""
 
 
 class RateLimiterFailed(ConnectorError):
-    """The caller's `rate_limiter` raised."""
+    """The `rate_limiter` raised."""
 
 
 class RetryRefused(ConnectorError):
-    """Another attempt would have been worth it, and was not made."""
+    """The failure could be retried, but the retry was refused."""
 
 
 class RetryBudgetExhausted(RetryRefused):
-    """The host has used up its `RetryBudget`; ``__cause__`` is the failure that wanted the retry."""
+    """The `RetryBudget` of the host is exhausted; ``__cause__`` is the failure that would have been retried."""

@@ -1,7 +1,7 @@
-"""Takes credentials out of URLs and texts before anything is written or exported.
+"""Removes credentials from URLs and texts before they are written or exported.
 
-One `Redactor` serves the url and redirect_url fields, error texts, span attributes and events alike. It changes only
-what is secret and leaves the rest byte for byte. Knows nothing of HTTP libraries or telemetry.
+One `Redactor` is used for the fields url and redirect_url, error messages, span attributes and events. It changes only
+secrets, and nothing else. This file does not know HTTP libraries or telemetry.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 REDACTED = "REDACTED"
-"""What stands in the place of a secret (OpenTelemetry semantic conventions 1.44, url.full)."""
+"""The replacement of a secret (OpenTelemetry semantic conventions 1.44, url.full)."""
 
 DEFAULT_REDACTED_PARAMS: frozenset[str] = frozenset(
     {
-        # The signatures named by the semantic conventions (url registry)
+        # The signatures in the semantic conventions (url registry)
         "X-Amz-Signature",
         "X-Amz-Credential",
         "X-Amz-Security-Token",
@@ -27,7 +27,7 @@ DEFAULT_REDACTED_PARAMS: frozenset[str] = frozenset(
         "Signature",
         "sig",
         "X-Goog-Signature",
-        # What APIs commonly call their secrets
+        # Common names of secrets in APIs
         "token",
         "access_token",
         "id_token",
@@ -42,38 +42,38 @@ DEFAULT_REDACTED_PARAMS: frozenset[str] = frozenset(
         "jwt",
     }
 )
-"""Query parameters whose values are redacted unless `redact_params` says otherwise; compared without case."""
+"""Query parameters whose values are redacted by default; see `redact_params`. Compared without case."""
 
-# RFC 3986 as far as it matters here: scheme, userinfo up to the last @ of the authority, host with an optional port.
-# Backslashes and white space are refused, because clients disagree about where they end the authority.
+# The parts of RFC 3986 that are needed: scheme, userinfo up to the last @ of the authority, host with an optional
+# port. Backslashes and white space do not match, because clients disagree about where the authority ends
 _URL = re.compile(
     r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.\-]*://)?"
     r"(?P<authority>(?(scheme)(?:(?P<user>[^/?#\\\s]*)@)?(?:\[[^\[\]@/?#\\\s]*\]|[^\[\]@:/?#\\\s]*)(?::[0-9]*)?))"
     r"(?P<path>[^?#]*)(?P<rest>.*)",
     re.DOTALL,
 )
-_IGNORED_BY_PARSERS = re.compile(r"[\t\r\n]")  # WHATWG URL, section 4.4: taken out wherever they stand
+_IGNORED_BY_PARSERS = re.compile(r"[\t\r\n]")  # WHATWG URL, section 4.4: removed everywhere
 
-# Names and where their values end. The lookbehinds let a name start at its first character only: without them a long
-# run of characters is tried from each one anew, and a server's 8 kB redirect would hold the event loop for a second.
+# Names, and where their values end. The lookbehinds let a name start at its first character only. Otherwise a long run
+# of characters would be tried from each of them, and a redirect of 8 kB would block the event loop for a second
 _NAME = re.compile(r"(?<![^?&;#=])([^?&;#=]+)=")
 _VALUE = re.compile(r"[^&#]*")
 _ENCODED_VALUE = re.compile(r"(?<==)[^&#=%]*%[^&#=]*(?=[&#]|$)")
 _NESTED_USERINFO = re.compile(r"(?<=//)[^/?#&\s<>]*@")
 _TEXT_NAME = re.compile(r"(?<![^?&;#=\s\"'<>(,])([^?&;#=\s\"'<>(,]+)=[\"']?")
-_TEXT_VALUE = re.compile(r"[^&#\s\"<>]*(?<!['),.\]}])")  # without the punctuation of the text around it
+_TEXT_VALUE = re.compile(r"[^&#\s\"<>]*(?<!['),.\]}])")  # without punctuation of the surrounding text
 _TEXT_USERINFO = re.compile(
-    r"(?<=//)[^/?#\s<>]*[@\uff20]|(?<![^/?#\s<>])[^:/?#\s<>]*:[^/?#\s<>]*[@\uff20]"  # what folding makes an @, too
+    r"(?<=//)[^/?#\s<>]*[@\uff20]|(?<![^/?#\s<>])[^:/?#\s<>]*:[^/?#\s<>]*[@\uff20]"  # \uff20 is folded to @
 )
 _TEXT_ENCODED_VALUE = re.compile(r"(?<==)[^&#=%\s\"'<>]*%[^&#=\s\"'<>]*")
 
 
-# What nearly every URL looks like, and nothing can be hidden in
+# The form of nearly every URL, which cannot contain a secret
 _PLAIN = re.compile(r"https?://[a-zA-Z0-9.\-]+(?::[0-9]+)?(?:/[a-zA-Z0-9/._~%+\-]*)?")
 
 
 def _looks_different_folded(url: str) -> bool:
-    """Whether compatibility folding, which host names go through, makes an ``@`` or another delimiter appear."""
+    """Return whether compatibility folding, which is applied to host names, adds an ``@`` or another delimiter."""
     if url.isascii():
         return False
     folded = unicodedata.normalize("NFKC", url)
@@ -84,7 +84,7 @@ class Redactor:
     """Redacts userinfo and the values of the given parameters.
 
     Args:
-        params: Names of the query (or fragment) parameters whose values are secret; any case, percent-encoded or not.
+        params: Names of the query (or fragment) parameters whose values are secret, compared without case and decoded.
     """
 
     __slots__ = ("_secret",)
@@ -93,10 +93,10 @@ class Redactor:
         self._secret = frozenset(name.lower() for name in params)
 
     def url(self, url: str) -> str:
-        """Return `url` without its secrets; fails closed on what it cannot parse.
+        """Return `url` without its secrets.
 
-        What looks like a URL and is none, or is none and might hold a secret (there is an ``@`` or a ``=`` in it),
-        becomes ``REDACTED`` as a whole.
+        A text that looks like a URL but cannot be parsed as one becomes ``REDACTED`` as a whole. So does any other text
+        that may contain a secret, because it contains ``@`` or ``=``.
         """
         if _PLAIN.fullmatch(url) or not any(mark in url for mark in ("@", "=", "://", "\uff20")):
             return url
@@ -106,13 +106,13 @@ class Redactor:
         head, authority, user, path = match["scheme"] or "", match["authority"], match["user"], match["path"]
         if not head and ("@" in path or "=" in path):
             return REDACTED
-        # Where the authority ends is anybody's guess
+        # The end of the authority is ambiguous
         if head and ((path and path[0] != "/") or (not authority and "@" in path)):
             return REDACTED
         if user:
             shown = f"{REDACTED}:{REDACTED}" if ":" in user else REDACTED
             authority = f"{shown}{authority[len(user) :]}"
-        if "@" in path:  # a URL in the path, as those of proxies and archives have it
+        if "@" in path:  # a URL in the path, as in those of proxies and archives
             path = _NESTED_USERINFO.sub(f"{REDACTED}:{REDACTED}@", path)
         rest = match["rest"]
         if "@" in rest:  # a URL in a parameter
@@ -122,7 +122,7 @@ class Redactor:
         return f"{head}{authority}{path}{self._values(rest, _NAME, _VALUE)}"
 
     def text(self, text: str) -> str:
-        """Return `text` (an error's message, say) without the secrets of any URL or ``name=value`` pair in it."""
+        """Return `text`, such as an error message, without the secrets of the URLs and ``name=value`` pairs in it."""
         if "@" in text or "\uff20" in text:
             text = _TEXT_USERINFO.sub(f"{REDACTED}:{REDACTED}@", text)
         if "%" in text:
@@ -137,7 +137,7 @@ class Redactor:
         for match in name.finditer(text):
             start = match.end()
             if start <= kept or not self._is_secret(match[1]):
-                continue  # part of a value that is gone already, or not secret: another pair may begin in its value
+                continue  # part of a redacted value, or not secret; another pair may start in its value
             found = value.match(text, start)
             if found and found[0]:
                 pieces += text[kept:start], REDACTED
@@ -145,11 +145,11 @@ class Redactor:
         return "".join(pieces) + text[kept:]
 
     def _is_secret(self, name: str) -> bool:
-        """Whether a parameter of this name is secret, written plainly, encoded, or as a list's (``token[]``)."""
+        """Return whether a parameter is secret; its name may be encoded, or that of a list (``token[]``)."""
         plain = unquote_plus(name).strip().lower()
         return plain in self._secret or plain.partition("[")[0] in self._secret
 
     def _encoded(self, match: re.Match[str]) -> str:
-        """Redact a percent-encoded value that is a URL or a query with a secret in it."""
+        """Redact a percent-encoded value if it is a URL or a query that contains a secret."""
         plain = unquote_plus(match[0])
         return match[0] if self.text(plain) == plain else REDACTED

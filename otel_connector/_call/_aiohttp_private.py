@@ -93,7 +93,11 @@ def request_function(session: aiohttp.ClientSession) -> Callable[..., Awaitable[
         if request is not None:
             return request
         _warn_once("ClientSession._request", "requests are sent with ClientSession.get, which is slower")
-    return lambda _, url, **options: session.get(url, **options)
+
+    def get(_: str, url: URL, **options: Any) -> Awaitable[aiohttp.ClientResponse]:
+        return session.get(url, **options)
+
+    return get
 
 
 class PausableHandler(ResponseHandler):

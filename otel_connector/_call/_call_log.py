@@ -1,7 +1,7 @@
-"""What a person is told while calls run: log lines that a dead host cannot turn into a flood, and a hook.
+"""The log lines of calls, limited in number, and the `on_retry` hook.
 
-A retry is INFO, a failed call WARNING, on the logger ``otel_connector.calls``; what the application's own telemetry
-raises into a call is a WARNING on ``otel_connector``. Knows nothing of how calls are made.
+A retry is logged as INFO and a failed call as WARNING, on the logger ``otel_connector.calls``. This file does not know
+how calls are made.
 """
 
 from __future__ import annotations
@@ -18,22 +18,21 @@ if TYPE_CHECKING:
 
     from otel_connector._record import Attempt, CallRecord
 
-# With a handler that does nothing, so that a program without a logging set-up is not told of each failure on its
-# stderr: it has the exception and the row. Troubles of the log itself are on the logger above, and are shown there.
+# The handler does nothing. Without it, a program that does not configure logging would print each failure on stderr,
+# although it has the exception and the row. Problems of the log file use the logger above, and are printed.
 _logger = logging.getLogger("otel_connector.calls")
 _logger.addHandler(logging.NullHandler())
 
-# A person who reads along is told of a host's first troubles in each minute and then how many there were more
-_LINES = 5
-_HOSTS = 1_000  # hosts and levels whose lines are counted at a time
+_LINES = 5  # for each host and level per interval; then their number is logged
+_HOSTS = 1_000  # hosts and levels that have a limit of their own
 
 
 class CallLogger:
-    """Tells of retries and failures.
+    """Logs retries and failures, and calls the `on_retry` hook.
 
     Args:
-        on_retry: Called with every attempt that another one follows; what it raises is logged and changes nothing.
-        monotonic_ns: The clock that paces the lines.
+        on_retry: Called with every attempt that is followed by another one; its exceptions are logged.
+        monotonic_ns: The clock that limits the log lines.
     """
 
     def __init__(self, on_retry: Callable[[Attempt], object] | None, monotonic_ns: Callable[[], int]) -> None:
@@ -43,7 +42,7 @@ class CallLogger:
         self._throttles: OrderedDict[tuple[str, int], LogThrottle] = OrderedDict()
 
     def retrying(self, host: str, attempt: Attempt) -> None:
-        """Tell that another attempt follows this one."""
+        """Log that another attempt follows this one."""
         self._log(
             host,
             logging.INFO,
@@ -58,12 +57,12 @@ class CallLogger:
             return
         try:
             self._on_retry(attempt)
-        except BaseException as error:  # noqa: BLE001 - the application's hook, which may raise what means more elsewhere
+        except BaseException as error:  # noqa: BLE001 - application code, which may even raise SystemExit
             pass_on(error)
-            self._log("on_retry", logging.WARNING, "on_retry raised; the call goes on%s", error=error)
+            self._log("on_retry", logging.WARNING, "on_retry raised; the call continues%s", error=error)
 
     def failed(self, host: str, record: CallRecord, attempts: int) -> None:
-        """Tell that a call failed."""
+        """Log that a call failed."""
         self._log(
             host,
             logging.WARNING,
@@ -76,24 +75,22 @@ class CallLogger:
         )
 
     def _log(self, host: str, level: int, line: str, *values: object, error: BaseException | None = None) -> None:
-        """Log a line, unless there were many about this host of late; at its end comes how many were left out."""
+        """Log a line about a host, unless there were too many recently."""
         try:
-            if (left_out := self._may_log(host, level)) is not None:
-                _logger.log(level, line, *values, left_out, exc_info=error)
-        except BaseException as problem:  # noqa: BLE001 - an application's handler or filter, which may be an exporter
+            if _logger.isEnabledFor(level) and (suppressed := self._admit(host, level)) is not None:
+                _logger.log(level, line, *values, suppressed, exc_info=error)
+        except BaseException as problem:  # noqa: BLE001 - raised by the application's log handler or filter
             self._guard.swallow(problem, "logging")
 
-    def _may_log(self, host: str, level: int) -> str | None:
-        """Return what to add to the line, None if there is to be none."""
-        if not _logger.isEnabledFor(level):
-            return None
+    def _admit(self, host: str, level: int) -> str | None:
+        """Return the text to append to the line; None if the line must not be logged."""
         now = self._monotonic_ns() / 1e9
         key = (host, level)
         if key not in self._throttles and len(self._throttles) >= _HOSTS:
             oldest = next(iter(self._throttles))
             if self._throttles[oldest].is_over(now):
                 del self._throttles[oldest]
-            else:  # more hosts in trouble than can be told apart: they share the lines of one
+            else:  # too many failing hosts: all further ones share one limit
                 key = ("", level)
         throttle = self._throttles.setdefault(key, LogThrottle(_LINES))
         if throttle.is_over(now):

@@ -403,8 +403,10 @@ async def _entered(rate_limiter: RateLimiter, host: str) -> AbstractAsyncContext
 
 def _limiter_for(rate_limiter: Any, host: str) -> AbstractAsyncContextManager[Any, Any]:
     # A class has an attribute `__aenter__` as well, but it is called to get an instance
-    is_limiter = hasattr(rate_limiter, "__aenter__") and not isinstance(rate_limiter, type)
-    limiter: AbstractAsyncContextManager[Any, Any] = rate_limiter if is_limiter else rate_limiter(host)
+    limiter: Any = rate_limiter
+    if isinstance(rate_limiter, type) or not hasattr(rate_limiter, "__aenter__"):
+        limiter = rate_limiter(host)
     if not hasattr(limiter, "__aenter__"):
         raise TypeError(f"it returned {type(limiter).__name__} for {host}, which is not an async context manager")
-    return limiter
+    manager: AbstractAsyncContextManager[Any, Any] = limiter
+    return manager

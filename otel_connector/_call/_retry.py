@@ -1,7 +1,7 @@
-"""Whether a failed attempt is tried again, and how long to wait before.
+"""Decides whether a failed attempt is retried, and how long to wait before the next one.
 
-Pure: clock and chance come in as arguments, nothing here sleeps, sends or remembers. State belongs to a call, never
-to a policy. Knows our error classes, not how they come about.
+Clock and random numbers are arguments; nothing here sleeps or sends. A policy has no state, because state belongs to a
+call. This file knows the error classes of the package, but not how the errors occur.
 """
 
 from __future__ import annotations
@@ -28,30 +28,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RETRIED_STATUSES: frozenset[int] = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""What a server may answer differently a moment later: RFC 9110 (408, 500, 502, 503, 504), RFC 8470 (425), RFC 6585
-(429). Every other status would be the same again."""
+"""Statuses that may be different a moment later: RFC 9110 (408, 500, 502, 503, 504), RFC 8470 (425), RFC 6585 (429).
+Every other status would be the same again."""
 
 THROTTLING_STATUSES: frozenset[int] = frozenset({429, 503})
-"""With these a server asks its callers to slow down."""
+"""Statuses with which a server asks its callers to slow down."""
 
 _HOST_LIMIT = 10_000
-"""Hosts whose bucket is remembered; beyond that the one that failed first has a full one again."""
+"""Hosts whose used tokens are kept; beyond that, the host that failed first has all its tokens again."""
 
 _DELAY_SECONDS = re.compile(r"[0-9]+")  # RFC 9110, section 10.2.3: delay-seconds = 1*DIGIT
 _LEAP_SECOND = re.compile(r"(\d\d:\d\d:)60\b")  # RFC 9110, section 5.6.7: a second is 00 to 60
-# RFC 9110, section 5.6.7: an rfc850-date that seems to be more than 50 years ahead is in the past
+# RFC 9110, section 5.6.7: an rfc850-date that appears to be more than 50 years in the future is in the past
 _TWO_DIGIT_YEAR = re.compile(r"\d\d-\w{3}-\d\d ")
+_ERROR_STATUSES = range(400, 600)  # RFC 9110, section 15
 _FIFTY_YEARS = 50 * 365.25 * 86_400  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What follows a failed attempt.
+    """The decision after a failed attempt.
 
     Attributes:
-        reason: Why it is tried again, or why it would have been: ``status_503``, ``connection``, ``timeout``,
-            ``truncated``; for a failure that is final its class's name.
-        wait: Seconds until the next attempt; None to give up.
+        reason: Why it is retried, or could have been: ``status_503``, ``connection``, ``timeout``, ``truncated``; for
+            any other failure the name of its class.
+        wait: Seconds until the next attempt; None if there is none.
     """
 
     reason: str
@@ -60,18 +61,18 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """What is retried and how long is waited; a value that calls share without changing it.
+    """Which failures are retried, and how long the waits are. An immutable value that calls share.
 
     Attributes:
-        statuses: HTTP statuses that are retried.
-        backoff: Seconds that the first wait may last; each further one may last twice as long.
-        backoff_cap: Seconds no computed wait exceeds.
-        retry_after_cap: Seconds of a server's ``Retry-After`` that are obeyed; a longer one fails the call at once,
-            with the true value in ``HTTPStatusError.retry_after``.
+        statuses: HTTP statuses that are retried. Default: `RETRIED_STATUSES`.
+        backoff: Maximum of the first wait in seconds; it doubles with each further attempt. Default: 0.5.
+        backoff_cap: Maximum of any computed wait in seconds. Default: 30.
+        retry_after_cap: Maximum of a server's ``Retry-After`` in seconds. If it asks for more, the call fails without a
+            further attempt, and ``HTTPStatusError.retry_after`` has the value. Default: 120.
 
     Raises:
-        TypeError: A field is of another type.
-        ValueError: A number is negative or not finite, or a status is none.
+        TypeError: A field has the wrong type.
+        ValueError: A number is negative or not finite, or a status is not from 400 to 599.
     """
 
     statuses: frozenset[int] = RETRIED_STATUSES
@@ -80,7 +81,7 @@ class RetryPolicy:
     retry_after_cap: float = 120.0
 
     def __post_init__(self) -> None:
-        """Refuse what could not work, naming the field."""
+        """Check the fields; the message names the field."""
         for name in ("backoff", "backoff_cap", "retry_after_cap"):
             checked_seconds(name, getattr(self, name))
         object.__setattr__(self, "statuses", _checked_statuses(self.statuses))
@@ -94,38 +95,38 @@ class RetryPolicy:
         random: Callable[[], float],
         remaining: float = math.inf,
     ) -> Decision:
-        """Say what follows attempt number `attempt` (from 1) of at most `n_tries`, which failed with `error`.
+        """Decide what follows a failed attempt.
 
         Args:
             error: How the attempt failed.
             attempt: Its number, from 1.
-            n_tries: How many attempts the call has in all.
+            n_tries: Maximum number of attempts of the call.
             random: Returns a number in [0, 1).
-            remaining: Seconds until the call's deadline; no wait lasts as long.
+            remaining: Seconds until the deadline of the call; every wait is shorter.
         """
         reason = self._reason(error)
         if reason is None:
             return Decision(reason=type(error).__name__, wait=None)
         if attempt >= n_tries:
             return Decision(reason=reason, wait=None)
-        asked = error.retry_after if isinstance(error, HTTPStatusError) else None
-        # A server that asks for no wait at all does not ask for a storm: then the back-off holds
-        wait = asked or self._backoff_before(attempt + 1, random())
-        possible = wait < remaining and (asked is None or asked <= self.retry_after_cap)
+        retry_after = error.retry_after if isinstance(error, HTTPStatusError) else None
+        # A Retry-After of 0 does not replace the backoff: all callers would return at the same time
+        wait = retry_after or self._backoff_before(attempt + 1, random())
+        possible = wait < remaining and (retry_after is None or retry_after <= self.retry_after_cap)
         return Decision(reason=reason, wait=wait if possible else None)
 
     def pause(self, error: Exception) -> float | None:
-        """Return the seconds for which a failed attempt's server wants no calls at all; None if it did not say.
+        """Return the seconds for which the server wants no calls; None if it did not ask for a pause.
 
-        429 (RFC 6585) and 503 (RFC 9110, section 15.6.4) are about the server, so their ``Retry-After`` holds for
-        every call to it, up to the cap. On another status it is about that one resource.
+        429 (RFC 6585) and 503 (RFC 9110, section 15.6.4) are about the server, so their ``Retry-After`` applies to
+        every call to it, up to the cap. With another status it is about one resource.
         """
         if not isinstance(error, HTTPStatusError) or error.status not in THROTTLING_STATUSES:
             return None
         return None if error.retry_after is None else min(error.retry_after, self.retry_after_cap)
 
     def _reason(self, error: Exception) -> str | None:
-        """Name what makes the failure worth another attempt; None if nothing does."""
+        """Return why the failure is retried; None if it is not."""
         if isinstance(error, HTTPStatusError):
             return f"status_{error.status}" if error.status in self.statuses else None
         if isinstance(error, ConnectFailed):
@@ -134,36 +135,35 @@ class RetryPolicy:
             return "timeout"
         return "truncated" if isinstance(error, BodyTruncated) else None
 
-    def _backoff_before(self, attempt: int, chance: float) -> float:
+    def _backoff_before(self, attempt: int, fraction: float) -> float:
         """Return the wait before `attempt`: exponential with full jitter.
 
-        M. Brooker, "Exponential Backoff And Jitter": of the jitters compared there, full jitter makes the fewest
-        calls for the work done.
+        Of the jitters compared in M. Brooker, "Exponential Backoff And Jitter", full jitter needs the fewest calls.
         """
-        doublings = min(attempt - 2, 1_000)  # 2.0**1024 overflows, and the cap holds long before
-        return chance * min(self.backoff_cap, self.backoff * 2.0**doublings)
+        doublings = min(attempt - 2, 1_000)  # 2.0**1024 overflows; the cap is reached long before
+        return fraction * min(self.backoff_cap, self.backoff * 2.0**doublings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryBudget:
-    """How many retries a host gets in relation to its successes: a bucket of tokens for each host.
+    """The number of retries of a host in relation to its successes, as a bucket of tokens for each host.
 
-    Every retry takes tokens out, every success puts some back; with too few left a retry is refused. It keeps the
-    callers of a host in trouble from multiplying its load by `n_tries`.
+    Every retry takes tokens, and every success returns some. If too few are left, a retry is refused. So the callers of
+    a failing host cannot multiply its load by `n_tries`.
 
-    The defaults are botocore's standard mode (1.44, ``retries/quota.py`` and ``retries/standard.py``): of a full
-    bucket, 35 retries in a row, or 100 after throttling.
+    The defaults are those of botocore's standard mode (1.44, ``retries/quota.py`` and ``retries/standard.py``): a full
+    bucket is enough for 35 retries in a row, or 100 after throttling.
 
     Attributes:
-        capacity: Tokens in a full bucket.
-        retry_cost: Tokens of a retry.
-        throttling_cost: Tokens of a retry after 429 or 503.
-        refund: Tokens that a success at the first attempt puts back; one after retries puts back what the last of
-            them had cost.
+        capacity: Tokens in a full bucket. Default: 500.
+        retry_cost: Tokens of a retry. Default: 14.
+        throttling_cost: Tokens of a retry after 429 or 503. Default: 5.
+        refund: Tokens that a success at the first attempt returns. A success after retries returns the tokens of the
+            last retry. Default: 1.
 
     Raises:
-        TypeError: A field is no int.
-        ValueError: A field is below 1, or a cost above the capacity.
+        TypeError: A field is not an int.
+        ValueError: A field is below 1, or a cost is above the capacity.
     """
 
     capacity: int = 500
@@ -172,7 +172,7 @@ class RetryBudget:
     refund: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what could not work, naming the field."""
+        """Check the fields; the message names the field."""
         for name in ("capacity", "retry_cost", "throttling_cost", "refund"):
             checked_int(name, getattr(self, name))
         for name in ("retry_cost", "throttling_cost", "refund"):
@@ -186,20 +186,20 @@ class RetryBudget:
 
 
 class RetryQuotas:
-    """The buckets of one `RetryBudget`, one for each host that ever failed.
+    """The buckets of one `RetryBudget`, one for each host that has used tokens.
 
     Args:
-        budget: How large they are.
+        budget: Their size.
     """
 
     __slots__ = ("_budget", "_spent")
 
     def __init__(self, budget: RetryBudget) -> None:
         self._budget = budget
-        self._spent: dict[str, int] = {}  # full ones are not kept, nor more than there may be hosts
+        self._spent: dict[str, int] = {}  # by host, at most `_HOST_LIMIT`; full buckets are not kept
 
     def take(self, host: str, error: Exception) -> int | None:
-        """Pay for a retry after `error`: the tokens taken, or None if there are too few."""
+        """Take the tokens for a retry after `error`; return their number, or None if too few are left."""
         cost, spent = self._budget.cost(error), self._spent.get(host, 0)
         if spent + cost > self._budget.capacity:
             return None
@@ -209,7 +209,7 @@ class RetryQuotas:
         return cost
 
     def put_back(self, host: str, paid: int | None) -> None:
-        """Note a success, for whose last retry `paid` tokens were taken; None if it needed none."""
+        """Return tokens after a success; `paid` are those of its last retry, None if it had no retry."""
         spent = self._spent.get(host, 0) - (self._budget.refund if paid is None else paid)
         if spent > 0:
             self._spent[host] = spent
@@ -224,38 +224,38 @@ def _checked_statuses(statuses: Any) -> frozenset[int]:
     for status in cast("Iterable[object]", statuses):
         if isinstance(status, bool) or not isinstance(status, int):
             raise TypeError(f"statuses must be HTTP status codes, not {status!r}")
-        if not 400 <= status <= 599:  # noqa: PLR2004 - the statuses that are errors, RFC 9110, section 15
+        if status not in _ERROR_STATUSES:
             raise ValueError(f"statuses must be codes from 400 to 599, not {status!r}")
         checked.add(status)
     return frozenset(checked)
 
 
 def parse_retry_after(value: str, now: float) -> float | None:
-    """Return the seconds that a ``Retry-After`` header asks to wait; None if it cannot be read.
+    """Return the seconds of a ``Retry-After`` header; None if it is invalid.
 
-    RFC 9110, section 10.2.3: whole seconds, or a date in any of the three forms of section 5.6.7. A date that is past
+    RFC 9110, section 10.2.3: whole seconds, or a date in any of the three forms of section 5.6.7. A date in the past
     means 0.
 
     Args:
-        value: The header's value.
-        now: Unix time in seconds, to which a date is compared.
+        value: The value of the header.
+        now: Unix time in seconds, which is subtracted from a date.
     """
     value = value.strip()
     if _DELAY_SECONDS.fullmatch(value):
-        return float(value)  # a number too large for a float becomes inf, which is above every cap
+        return float(value)  # a number too large for a float becomes inf, which exceeds every cap
     try:
         date = parsedate_to_datetime(_LEAP_SECOND.sub(r"\g<1>59", value))
-        if date.tzinfo is None:  # the asctime form names no zone; an HTTP date is always UTC
+        if date.tzinfo is None:  # the asctime form has no zone; an HTTP date is always UTC
             date = date.replace(tzinfo=timezone.utc)
         if _TWO_DIGIT_YEAR.search(value):
-            date = _in_reach(date, now)
+            date = _with_century(date, now)
         return max(date.timestamp() - now, 0.0)
     except (ValueError, OverflowError, TypeError):
         return None
 
 
-def _in_reach(date: datetime, now: float) -> datetime:
-    """Return `date` with the century that makes it the last such date which is at most 50 years after `now`."""
+def _with_century(date: datetime, now: float) -> datetime:
+    """Return `date` with the latest century for which it is at most 50 years after `now`."""
     this_year = datetime.fromtimestamp(now, tz=timezone.utc).year
     date = date.replace(year=this_year - this_year % 100 + 100 + date.year % 100)
     while (date.timestamp() - now) > _FIFTY_YEARS:

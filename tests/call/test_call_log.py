@@ -180,7 +180,7 @@ async def test_an_exception_of_the_hook_is_logged_and_the_call_continues(
     assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
     assert log.only().success
     warned = [entry for entry in caplog.records if entry.levelno == logging.WARNING]
-    assert [entry.getMessage() for entry in warned] == ["on_retry raised; the call goes on"] * 2
+    assert [entry.getMessage() for entry in warned] == ["on_retry raised; the call continues"] * 2
     assert warned[0].exc_info is not None
     assert isinstance(warned[0].exc_info[1], kind)
 
@@ -197,7 +197,7 @@ def test_exceptions_of_the_hook_are_logged_at_most_five_times_a_minute(
     assert len([line for line in caplog.messages if line.startswith("on_retry raised")]) == 5
     clock.advance(60)
     journal.retrying("h:80", ATTEMPT)
-    assert caplog.messages[-1] == "on_retry raised; the call goes on; 15 similar messages were not logged"
+    assert caplog.messages[-1] == "on_retry raised; the call continues; 15 similar messages were not logged"
 
 
 async def test_a_cancelled_call_is_not_logged_as_a_failure(

@@ -526,7 +526,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "project": ({"project_name": None}, TypeError, "project_name must be a str"),
     "session": ({"session": None}, TypeError, "session must be an aiohttp.ClientSession"),
     "decode": ({"decode": 1}, TypeError, "decode must be callable"),
-    "an option": ({"raise_for_status": True}, TypeError, "raise_for_status is not an option here"),
+    "an option": ({"raise_for_status": True}, TypeError, "raise_for_status is not an option of get"),
     "default": ({"default": None}, TypeError, "default is not an option of get_many: a failed call is an outcome"),
     "headers": ({"headers": {"a": 1}}, TypeError, "headers: a must be a str"),
     "timeout": ({"timeout": 0}, ValueError, "timeout must be more than 0"),

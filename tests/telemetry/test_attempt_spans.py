@@ -267,7 +267,7 @@ async def test_an_error_in_a_span_processor_does_not_fail_the_call(
     subject = connector(log, None, tracer_provider=provider, retry=RetryPolicy(backoff=0))
     assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
     assert log.only().success
-    assert "the call goes on" in caplog.text
+    assert "the call continues" in caplog.text
 
 
 @pytest.mark.parametrize("value", [1, "yes", None])
