@@ -1,8 +1,8 @@
-"""The page: one HTML file that needs no network, with pictures that can be moved and tables that can be searched.
+"""Writes the report: one HTML file that needs no network, with charts to zoom and tables to search.
 
-The pictures' JavaScript comes out of vl-convert and stands in the page once; ours is `report.js`. A policy in the page
-lets these two scripts run and nothing else, and lets nothing be fetched, so that a text of a hostile server that got
-past `_html` would still be no more than a text.
+vl-convert provides the JavaScript of the charts, which the page contains once; `report.js` is our own. The Content
+Security Policy of the page allows only these two scripts and no requests. So a hostile text that `_html` did not escape
+could still do nothing. Does not know how figures and charts are computed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from otel_connector._units import NONE, duration, moment, rate, share, size
+from otel_connector._units import NONE, counted, duration, moment, rate, share, size
 from otel_connector._version import __version__
 from otel_connector.review._html import Cell, Column, script_json, table, text, words
 from otel_connector.review._load import Calls, LogFile
@@ -26,9 +26,13 @@ from otel_connector.review._points import points
 from otel_connector.review._summary import Group, Summary
 from otel_connector.review._trace_url import TraceURL
 
-_MOST_FAILED, _MOST_SLOW = 200, 50
-_FEW_FAIL = 0.01  # share of calls from which failures are marked
-_NAMED_DAMAGE = 5  # damaged lines that are shown of a file
+_MOST_FAILED, _MOST_SLOW = 200, 50  # calls in a table
+_MANY_FAIL = 0.01  # share of failed calls from which it is highlighted
+_LISTED_DAMAGE = 5  # damaged lines of a file
+_LISTED_QUIET = 3  # periods without calls
+_TRIANGLE = '<span class="mark" aria-hidden="true">&#9650;</span> '
+
+_BESIDE = ("distribution", "errors")  # charts beside each other
 
 _FIGURE_COLUMNS = (
     Column("Calls", number=True),
@@ -43,19 +47,19 @@ _FIGURE_COLUMNS = (
 
 
 def html_report(calls: Calls, summary: Summary, *, title: str = "Calls", trace_url: str | None = None) -> str:
-    """Return the report: a whole HTML page that needs nothing beside itself.
+    """Return the report: a complete HTML page that needs no other file.
 
     Args:
-        calls: What `load` read.
-        summary: What `summarize` made of it; its ``top`` is how many rows the tables of hosts and projects have at
-            most, which can be searched, so that some hundreds are not too many.
-        title: The page's heading.
-        trace_url: Where a call's trace is shown, with ``{trace_id}``, ``{span_id}`` or ``{call_id}`` in it, such as
-            ``http://localhost:16686/trace/{trace_id}``; without it, calls are named but lead nowhere.
+        calls: The result of `load`.
+        summary: The result of `summarize`. Its ``top`` limits the tables of hosts and projects. They can be searched,
+            so some hundreds are useful.
+        title: The heading of the page.
+        trace_url: The URL of a trace, with ``{trace_id}``, ``{span_id}`` or ``{call_id}`` in it, such as
+            ``http://localhost:16686/trace/{trace_id}``. Without it, calls have no links.
 
     Raises:
-        ImportError: Altair or vl-convert is not installed; says which extra brings them.
-        ValueError: `trace_url` is no http or https URL, or has other placeholders.
+        ImportError: Altair or vl-convert is not installed; names the extra that installs them.
+        ValueError: `trace_url` is not an http or https URL, or has other placeholders.
     """
     traces = None if trace_url is None else TraceURL(trace_url)
     try:
@@ -67,44 +71,44 @@ def html_report(calls: Calls, summary: Summary, *, title: str = "Calls", trace_u
     found = points(calls)
     schemes = {} if found is None else {name: charts(found, dark=name == "dark") for name in ("light", "dark")}
     specs = {
-        scheme: {name: chart.to_dict(validate=False) for name, chart in drawn.items()}
-        for scheme, drawn in schemes.items()
+        scheme: {name: figure.to_dict(validate=False) for name, figure in figures.items()}
+        for scheme, figures in schemes.items()
     }
-    pictures = _Pictures(specs)
-    body = "\n".join(_sections(calls, summary, traces, pictures, OVER_TIME))
-    return _page(title, _period(summary), body, script_json(pictures.shared()), library)
+    drawn = _Charts(specs)
+    body = "\n".join(_sections(calls, summary, traces, drawn, OVER_TIME))
+    return _page(title, _period(summary), body, script_json(drawn.data()), library)
 
 
 @cache
 def _library() -> str:
-    """Return the JavaScript that draws charts, which takes seconds to put together."""
+    """Return the JavaScript that draws charts. Bundling it takes seconds."""
     import vl_convert
 
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
-class _Pictures:
-    """The charts as the page has them: the numbers once, and what draws them for light and for dark."""
+class _Charts:
+    """The charts of the page: their data once, and a specification of each for the light and the dark scheme."""
 
     def __init__(self, specs: dict[str, dict[str, dict[str, Any]]]) -> None:
         self._datasets = dict[str, Any]()
         self._specs = specs
         self._titles = dict[str, tuple[str, str]]()
-        for drawn in specs.values():
-            for name, spec in drawn.items():
-                self._datasets |= spec.pop("datasets")  # a name means the same numbers in all of them
+        for by_name in specs.values():
+            for name, spec in by_name.items():
+                self._datasets |= spec.pop("datasets")  # a name means the same data in all charts
                 title = spec.pop("title")
                 self._titles[name] = title["text"], title["subtitle"]
                 spec |= {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
 
-    def shared(self) -> dict[str, Any]:
+    def data(self) -> dict[str, Any]:
         return {"datasets": self._datasets, "charts": self._specs}
 
     def __contains__(self, name: object) -> bool:
         return name in self._titles
 
     def html(self, name: str) -> str:
-        """Return the place of a chart, with its title."""
+        """Return the figure in which `report.js` draws a chart, with its title."""
         title, subtitle = self._titles[name]
         return (
             f"<figure><figcaption><h3>{html.escape(title)}</h3><p>{html.escape(subtitle)}</p></figcaption>"
@@ -113,20 +117,18 @@ class _Pictures:
 
 
 def _sections(
-    calls: Calls, summary: Summary, traces: TraceURL | None, pictures: _Pictures, over_time: Sequence[str]
+    calls: Calls, summary: Summary, traces: TraceURL | None, charts: _Charts, over_time: Sequence[str]
 ) -> Iterator[str]:
     yield _files(summary.files)
     if not summary.total.calls:
-        yield _section("nothing", "No calls", "<p>There is no call in what was read.</p>")
+        yield _section("nothing", "No calls", "<p>The files contain no calls that match.</p>")
         return
     yield _section("overview", "Overview", _cards(summary) + _remarks(summary))
-    drawn = "".join(pictures.html(name) for name in over_time)
+    linked = "".join(map(charts.html, over_time))
     yield _section(
-        "over-time", "Over time", f'<div id="moves" class="moves" hidden></div><div class="card">{drawn}</div>'
+        "over-time", "Over time", f'<div id="moves" class="moves" hidden></div><div class="card">{linked}</div>'
     )
-    rest = "".join(
-        f'<div class="card">{pictures.html(name)}</div>' for name in ("distribution", "errors") if name in pictures
-    )
+    rest = "".join(f'<div class="card">{charts.html(name)}</div>' for name in _BESIDE if name in charts)
     yield _section("what", "Latency and errors", f'<div class="pair">{rest}</div>{_errors(summary, traces)}')
     yield _section("projects", "Projects", _groups("Project", summary.projects, summary.more_projects, "projects"))
     yield _section("hosts", "Hosts", _groups("Host", summary.hosts, summary.more_hosts, "hosts"))
@@ -134,7 +136,7 @@ def _sections(
     if summary.total.failed:
         yield _section("failed", "Failed calls", _failed(calls, summary, traces))
     if summary.quarters:
-        yield _section("quarters", "The period in quarters", _quarters(summary))
+        yield _section("quarters", "Quarters of the period", _quarters(summary))
 
 
 def _section(name: str, heading: str, content: str) -> str:
@@ -151,19 +153,19 @@ def _period(summary: Summary) -> str:
 
 def _cards(summary: Summary) -> str:
     total, latency = summary.total, summary.total.latency
-    mark = "" if not total.failed else '<span class="mark" aria-hidden="true">&#9650;</span> '
-    tone = "" if total.error_rate < _FEW_FAIL else " bad"
-    projects = _count(len(summary.projects) + summary.more_projects, "project")
-    hosts = _count(len(summary.hosts) + summary.more_hosts, "host")
+    mark = _TRIANGLE if total.failed else ""
+    tone = "" if total.error_rate < _MANY_FAIL else " bad"
+    projects = counted(len(summary.projects) + summary.more_projects, "project")
+    hosts = counted(len(summary.hosts) + summary.more_hosts, "host")
     cards = (
         ("Calls", f"{total.calls:,}", f"{projects}, {hosts}", ""),
         ("Succeeded", share(1 - total.error_rate), f"{mark}{total.failed:,} failed", tone),
-        ("Rate", _calls_per(total.rate), f"at most {summary.bursts.peak_calls:,} in a second", ""),
-        ("Received", size(total.bytes), f"{size(total.bytes / total.calls)} a call", ""),
-        ("p50", duration(latency.p50), "half of the calls took no longer", ""),
-        ("p95", duration(latency.p95), "19 of 20 took no longer", ""),
-        ("p99", duration(latency.p99), "99 of 100 took no longer", ""),
-        ("Max", duration(latency.max), "the slowest call", ""),
+        ("Rate", _calls_per(total.rate), f"at most {summary.bursts.peak_calls:,} in one second", ""),
+        ("Received", size(total.bytes), f"{size(total.bytes / total.calls)} per call", ""),
+        ("p50", duration(latency.p50), "the median duration", ""),
+        ("p95", duration(latency.p95), "95 % of the calls took no longer", ""),
+        ("p99", duration(latency.p99), "99 % of the calls took no longer", ""),
+        ("Max", duration(latency.max), "the longest call", ""),
     )
     shown = "".join(
         f'<div class="tile{tone}"><dt>{name}</dt><dd><strong>{value}</strong><small>{note}</small></dd></div>'
@@ -177,51 +179,47 @@ def _calls_per(per_second: float) -> str:
 
 
 def _remarks(summary: Summary) -> str:
-    """Say in words what the eye should not miss: the busiest second, and when nothing was begun."""
-    bursts = summary.bursts
-    said = [f"Busiest second: {moment(bursts.peak)}, {_count(bursts.peak_calls, 'call')} begun."]
-    said += [f"Quiet for {duration(quiet.seconds)} from {moment(quiet.start)}." for quiet in summary.quiet[:3]]
-    if more := len(summary.quiet[3:]):
-        said.append(f"Quiet at {more} more times.")
-    return f'<ul class="remarks">{"".join(f"<li>{each}</li>" for each in said)}</ul>'
+    """Return sentences about the busiest second and the periods without calls."""
+    bursts, quiet = summary.bursts, summary.quiet
+    remarks = [f"Busiest second: {moment(bursts.peak)}, {counted(bursts.peak_calls, 'call')} started."]
+    remarks += [f"Without calls: {duration(each.seconds)} from {moment(each.start)}." for each in quiet[:_LISTED_QUIET]]
+    if more := len(quiet[_LISTED_QUIET:]):
+        remarks.append(f"{counted(more, 'more period')} without calls.")
+    return f'<ul class="remarks">{"".join(f"<li>{each}</li>" for each in remarks)}</ul>'
 
 
 def _files(logs: Sequence[LogFile]) -> str:
-    """Say which files were read, and what of them is not in the figures; that is shown without asking."""
-    items = "".join(f"<li><code>{text(log.path)}</code>{''.join(_about(log))}</li>" for log in logs)
+    """Return the list of files with their problems. It is open if the figures do not include everything."""
+    items = "".join(f"<li><code>{text(log.path)}</code>{''.join(_problems(log))}</li>" for log in logs)
     good = sum(not log.problem for log in logs)
     damaged = sum(log.damaged for log in logs)
-    told = f"{_count(good, 'file')} read, {_count(damaged, 'damaged line')}"
+    counts = f"{counted(good, 'file')} read, {counted(damaged, 'damaged line')}"
     if bad := len(logs) - good:
-        told += f", {_count(bad, 'file')} not read"
-    opened = " open" if damaged or bad else ""
-    return f'<details class="files"{opened}><summary>{told}</summary><ul>{items}</ul></details>'
+        counts += f", {counted(bad, 'file')} not read"
+    is_open = " open" if damaged or bad else ""
+    return f'<details class="files"{is_open}><summary>{counts}</summary><ul>{items}</ul></details>'
 
 
-def _about(log: LogFile) -> Iterator[str]:
+def _problems(log: LogFile) -> Iterator[str]:
     if log.problem:
         yield f' <strong class="bad">not read</strong>: {text(log.problem)}'
     if log.damaged:
-        lines = "".join(f"<li>line {number:,}: {text(what)}</li>" for number, what in log.damage[:_NAMED_DAMAGE])
-        more = log.damaged - len(log.damage[:_NAMED_DAMAGE])
+        lines = "".join(f"<li>line {number:,}: {text(what)}</li>" for number, what in log.damage[:_LISTED_DAMAGE])
+        more = log.damaged - len(log.damage[:_LISTED_DAMAGE])
         lines += f"<li>and {more:,} more</li>" if more else ""
-        count = _count(log.damaged, "damaged line")
+        count = counted(log.damaged, "damaged line")
         yield f' <strong class="bad">{count}</strong>, not counted as calls<ul>{lines}</ul>'
     if log.unfinished:
-        yield " Its last line has no end and is not counted: torn, or being written."
+        yield " The last line has no line end and is not counted: it is torn, or a program is writing it."
     if log.torn is not None:
-        yield f" <code>{text(log.torn.path)}</code> keeps {_count(log.torn.lines, 'unfinished line')}, not counted."
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+        yield f" <code>{text(log.torn.path)}</code>: {counted(log.torn.lines, 'unfinished line')}, not counted."
 
 
 def _groups(name: str, groups: Sequence[Group], more: int, searched: str) -> str:
     shown = table(
         (Column(name), *_FIGURE_COLUMNS),
         ((words(each.name), *_figures(each)) for each in groups),
-        caption=f"{name}s, the most calls first",
+        caption=f"{name}s, by number of calls",
         searched=searched,
     )
     return shown + (f'<p class="faint">and {more:,} more {searched}, with fewer calls</p>' if more else "")
@@ -231,8 +229,8 @@ def _figures(group: Group) -> Iterator[Cell]:
     latency = group.latency
     yield Cell(f"{group.calls:,}", group.calls)
     failed = share(group.error_rate)
-    marked = f'<span class="bad"><span class="mark" aria-hidden="true">&#9650;</span> {failed}</span>'
-    yield Cell(marked if group.error_rate >= _FEW_FAIL else failed, _order(group.error_rate))
+    marked = f'<span class="bad">{_TRIANGLE}{failed}</span>'
+    yield Cell(marked if group.error_rate >= _MANY_FAIL else failed, _order(group.error_rate))
     yield Cell(_calls_per(group.rate), _order(group.rate))
     for seconds in (latency.p50, latency.p95, latency.p99, latency.max):
         yield Cell(duration(seconds), _order(seconds))
@@ -248,7 +246,7 @@ def _quarters(summary: Summary) -> str:
     rows = (
         (Cell(text(each.name.capitalize())), Cell(moment(each.start)), *_figures(each)) for each in summary.quarters
     )
-    return table(columns, rows, caption="The period in four parts of the same length")
+    return table(columns, rows, caption="The period in four parts of equal length")
 
 
 def _errors(summary: Summary, traces: TraceURL | None) -> str:
@@ -258,7 +256,7 @@ def _errors(summary: Summary, traces: TraceURL | None) -> str:
         Column("Class"),
         Column("Calls", number=True),
         Column("Share", number=True),
-        Column("For example"),
+        Column("Example"),
         Column("URL"),
         Column("call_id"),
     )
@@ -274,7 +272,7 @@ def _errors(summary: Summary, traces: TraceURL | None) -> str:
         for each in summary.errors
     )
     more = f'<p class="faint">and {summary.more_errors:,} more classes</p>' if summary.more_errors else ""
-    return table(columns, rows, caption="Errors by class, with an example each") + more
+    return table(columns, rows, caption="Errors by class, with an example of each") + more
 
 
 _CALL = "call_id, project, t, delta_t, url, response_code, error"
@@ -288,24 +286,20 @@ def _slowest(calls: Calls) -> Iterable[Any]:
 
 
 def _failed(calls: Calls, summary: Summary, traces: TraceURL | None) -> str:
-    """Show failed calls, of each class the latest, so that a frequent class leaves room for a rare one."""
+    """Return the latest failed calls of each class, so that frequent classes leave room for rare ones."""
     rows = calls.rows(
         f"SELECT {_CALL} FROM (SELECT *, row_number() OVER (PARTITION BY error_type ORDER BY t DESC) AS latest "
         f"FROM calls_compact WHERE NOT success AND call_id IS NOT NULL ORDER BY latest LIMIT {_MOST_FAILED}) ORDER BY t"
     )
     shown = len(rows)
-    note = (
-        ""
-        if shown == summary.total.failed
-        else f'<p class="faint">{shown:,} of {summary.total.failed:,}: some of each class</p>'
-    )
-    return note + _calls(rows, traces, "failed calls")
+    note = f'<p class="faint">{shown:,} of {summary.total.failed:,} failed calls: some of each class</p>'
+    return (note if shown < summary.total.failed else "") + _calls(rows, traces, "failed calls")
 
 
 def _calls(rows: Iterable[_CallRow], traces: TraceURL | None, searched: str) -> str:
     columns = (
-        Column("Began (UTC)"),
-        Column("Took", number=True),
+        Column("Start (UTC)"),
+        Column("Duration", number=True),
         Column("Status", number=True),
         Column("Project"),
         Column("URL"),
@@ -364,9 +358,9 @@ def _page(title: str, period: str, body: str, data: str, library: str) -> str:
 <main>
 {body}
 </main>
-<footer><p>otel-connector {__version__}. Times are UTC. Percentiles are exact, interpolated between the two nearest
-calls.</p></footer>
-<noscript><p>The pictures, and sorting and searching the tables, need JavaScript.</p></noscript>
+<footer><p>otel-connector {__version__}. Times are UTC. Percentiles are exact, and interpolated between the two
+nearest calls.</p></footer>
+<noscript><p>Charts, and sorting and searching the tables, need JavaScript.</p></noscript>
 <script type="application/json" id="data">{data}</script>
 <script>{library}</script>
 <script>{script}</script>

@@ -1,5 +1,5 @@
-// The page of a review: draws the pictures, keeps those over time on the same period, sorts and searches tables.
-// Texts of the log reach the page as `textContent` only.
+// The script of the report: draws the charts, shows the same period in all charts over time, sorts and searches tables.
+// Texts of the log are set as `textContent` only.
 "use strict";
 (() => {
   const { datasets, charts } = JSON.parse(document.getElementById("data").textContent);
@@ -8,11 +8,11 @@
   const narrow = matchMedia("(max-width: 600px)");
   const make = (tag, text = "") => Object.assign(document.createElement(tag), { textContent: text });
 
-  // Pictures
+  // Charts
 
-  let chosenScheme = null; // what the reader chose; until then the system's
-  let views = new Map(); // by the picture's name
-  let period = null; // [from, to] in milliseconds; null for all of it
+  let chosenScheme = null; // null: that of the system
+  let views = new Map(); // by the name of the chart
+  let period = null; // [from, to] in milliseconds; null for the whole period
   let whole = null;
   let drawing = 0;
 
@@ -23,15 +23,15 @@
     const specs = Object.entries(charts[scheme()] ?? {});
     const drawn = new Map();
     for (const [name, spec] of specs) {
-      const place = document.getElementById(`chart-${name}`);
-      const result = await vegaEmbed(place, fitted(spec, place.clientWidth), {
-        ast: true, // without eval, which the page's policy forbids
+      const element = document.getElementById(`chart-${name}`);
+      const result = await vegaEmbed(element, fitted(spec, element.clientWidth), {
+        ast: true, // without eval, which the Content Security Policy forbids
         actions: false,
         defaultStyle: false,
         renderer: "canvas",
         tooltip: showTip,
       });
-      if (number !== drawing) return result.finalize(); // the scheme was changed meanwhile
+      if (number !== drawing) return result.finalize(); // the scheme was changed in the meantime
       views.get(name)?.finalize();
       views.set(name, result);
       drawn.set(name, result);
@@ -54,7 +54,7 @@
     return copy;
   }
 
-  // The period, which all pictures over time share
+  // The period, which all charts over time share
 
   const signals = ["period_t", "period_middle"];
   const signalOf = (view) => signals.find((name) => name in view.getState({ signals: () => true, data: () => false }).signals);
@@ -69,7 +69,7 @@
   }
 
   function show(value, source) {
-    if (source && String(value) === String(period)) return; // the echo of ours
+    if (source && String(value) === String(period)) return; // caused by our own change
     period = value;
     for (const { view, signal } of linked()) {
       if (view !== source) view.signal(signal, value).runAsync();
@@ -116,7 +116,7 @@
     for (const [name, act] of moves) {
       const button = make("button", name);
       button.type = "button";
-      button.title = "Also: drag a picture, or Ctrl and the wheel over it; a double click shows all";
+      button.title = "Or drag a chart, or turn the wheel with Ctrl over it; a double click shows the whole period";
       button.addEventListener("click", act);
       bar.append(button);
     }
@@ -124,7 +124,7 @@
     bar.hidden = false;
   }
 
-  // What is under the pointer
+  // Tooltip
 
   const tip = make("div");
   tip.id = "tip";
@@ -142,7 +142,7 @@
     tip.style.top = `${Math.max(Math.min(event.clientY + 16, innerHeight - height - 4), 4)}px`;
   }
 
-  // Light and dark
+  // Colour scheme
 
   function addSchemeButton() {
     const button = document.getElementById("scheme");

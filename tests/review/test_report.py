@@ -221,7 +221,7 @@ def test_a_report_is_smaller_than_3_mb_for_any_number_of_calls(reports: dict[str
 
 def test_reports_state_that_there_are_no_calls_or_no_failures(open_report: Any) -> None:
     observed = open_report("none")
-    assert observed.page.inner_text("#nothing") == "No calls\n\nThere is no call in what was read."
+    assert observed.page.inner_text("#nothing") == "No calls\n\nThe files contain no calls that match."
     assert observed.messages == []
     observed = open_report("one")
     assert "No call failed." in observed.page.inner_text("#what")
@@ -234,8 +234,8 @@ def test_damage_and_unread_files_are_reported(open_report: Any) -> None:
     text = observed.page.inner_text(".files")
     assert re.search(r"1 file read, 1 damaged line, 1 file not read", text)
     assert "line 102: " in text
-    assert "Its last line has no end and is not counted" in text
-    assert "keeps 1 unfinished line, not counted" in text
+    assert "The last line has no line end and is not counted" in text
+    assert "hundred.csv.torn: 1 unfinished line, not counted" in text
     assert "not read: not a log" in text
 
 
@@ -330,7 +330,7 @@ def test_links_lead_to_the_trace(open_report: Any) -> None:
 def test_charts_over_time_zoom_and_move_together(open_report: Any) -> None:
     observed = open_report("big")
     page = observed.page
-    assert "Quiet at 6 more times." in page.inner_text("#overview")
+    assert "6 more periods without calls." in page.inner_text("#overview")
     period = page.inner_text("#moves p")
     assert re.fullmatch(r"2026-09-21 14:10:00 to 2026-09-22 00:00:00 UTC", period)
     whole = observed.canvases(*CHARTS)
