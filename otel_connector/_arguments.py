@@ -145,6 +145,18 @@ def checked_urls(value: Any) -> Any:
     return cast("Any", value)
 
 
+def checked_path(name: str, value: object) -> str:
+    """Return a path as text."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, not {type(value).__name__}")
+    text: object = os.fspath(cast("os.PathLike[Any]", value))
+    if isinstance(text, bytes):
+        raise TypeError(f"{name} must be a path of text, not of bytes: {value!r}")
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"{name} must be a path of at least one character, not {value!r}")
+    return text
+
+
 def checked_paths(name: str, value: object) -> list[str]:
     """Return paths of logs as a list of str."""
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):

@@ -24,6 +24,7 @@ from otel_connector._arguments import (
     checked_int,
     checked_limiter,
     checked_names,
+    checked_path,
     checked_paths,
     checked_seconds,
     checked_timeout,
@@ -447,7 +448,7 @@ def _open_exporter(logfile: Any, *, overwrite: bool) -> tuple[CSVSpanExporter | 
     """Return the exporter for `logfile`, and whether the connector created it."""
     if logfile is None:
         return None, False
-    from otel_connector.csv_exporter import CSVSpanExporter
+    from otel_connector.csv_exporter import CSVSpanExporter, named_error
 
     if isinstance(logfile, CSVSpanExporter):
         if overwrite:
@@ -455,4 +456,8 @@ def _open_exporter(logfile: Any, *, overwrite: bool) -> tuple[CSVSpanExporter | 
         return logfile, False
     if not isinstance(logfile, (str, os.PathLike)):
         raise TypeError(f"logfile must be a path, a CSVSpanExporter or None, not {type(logfile).__name__}")
-    return CSVSpanExporter(os.fspath(logfile), overwrite=overwrite), True
+    path = checked_path("logfile", logfile)
+    try:
+        return CSVSpanExporter(path, overwrite=overwrite), True
+    except (OSError, ValueError) as error:  # its cause is the same error without the name of the exporter's argument
+        raise named_error("logfile", error.__cause__) from error

@@ -11,15 +11,16 @@ import os
 import threading
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from otel_connector._arguments import check_bool, checked_int, checked_seconds
+from otel_connector._arguments import checked_path
 from otel_connector._csv._background import BackgroundRows
 from otel_connector._csv._format import HEADER, encode_row
-from otel_connector._csv._writer import BACKLOG_BYTES, RowWriter
+from otel_connector._csv._options import BACKLOG_BYTES, LogOptions
+from otel_connector._csv._writer import RowWriter
 from otel_connector._record import CallRecord, Fields, RowCounts
 from otel_connector._telemetry._attributes import FIELD_NAMES
 from otel_connector._telemetry._call_ids import call_id_of
@@ -64,23 +65,26 @@ class _WrittenCalls:
         return True
 
 
-# By path: a connector's logfile and the SDK's own exporter may be two exporters on one file, which may be rotated
-_by_path: weakref.WeakValueDictionary[str, _WrittenCalls] = weakref.WeakValueDictionary()
-_by_path_lock = threading.Lock()
+class _Registry:
+    """The calls written to each log, by its path: two exporters may write one log, which may be rotated."""
+
+    def __init__(self) -> None:
+        self._by_path: weakref.WeakValueDictionary[str, _WrittenCalls] = weakref.WeakValueDictionary()
+        self.reset_lock()
+
+    def reset_lock(self) -> None:
+        """Replace the lock: in the child of a fork, no thread is left that could release it."""
+        self._lock = threading.Lock()
+
+    def calls_of(self, path: str) -> _WrittenCalls:
+        with self._lock:
+            return self._by_path.setdefault(os.path.realpath(path), _WrittenCalls())
 
 
-def _renew_lock() -> None:
-    global _by_path_lock  # noqa: PLW0603 - in the child of a fork, where nobody is left to give the old one back
-    _by_path_lock = threading.Lock()
-
+_registry = _Registry()
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
-
-
-def _written_calls_of(path: str) -> _WrittenCalls:
-    with _by_path_lock:
-        return _by_path.setdefault(os.path.realpath(path), _WrittenCalls())
+    os.register_at_fork(after_in_child=_registry.reset_lock)
 
 
 class CSVSpanExporter(SpanExporter):
@@ -130,26 +134,29 @@ class CSVSpanExporter(SpanExporter):
         backlog_bytes: int = BACKLOG_BYTES,
         permissions: int = 0o600,
     ) -> None:
-        check_bool("overwrite", overwrite)
         if _as_object(mode) not in {"call", "background"}:
             raise ValueError(f"mode must be 'call' or 'background', not {mode!r}")
+        argument = "path"
         if path is None:
             path = os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
-        self._path = _checked_path(path)
-        writer = RowWriter(
-            self._path,
-            HEADER,
+            argument = PATH_VARIABLE
+        self._path = checked_path(argument, path)
+        options = LogOptions(
             overwrite=overwrite,
-            permissions=_checked_permissions(permissions),
-            backlog_bytes=checked_int("backlog_bytes", backlog_bytes),
-            fsync_interval=None if fsync_interval is None else checked_seconds("fsync_interval", fsync_interval),
-            rotate_rows=None if rotate_rows is None else checked_int("rotate_rows", rotate_rows),
-            rotate_bytes=None if rotate_bytes is None else checked_int("rotate_bytes", rotate_bytes),
+            permissions=permissions,
+            backlog_bytes=backlog_bytes,
+            fsync_interval=fsync_interval,
+            rotate_rows=rotate_rows,
+            rotate_bytes=rotate_bytes,
         )
+        try:
+            writer = RowWriter(self._path, HEADER, options)
+        except (OSError, ValueError) as error:
+            raise named_error(argument, error) from error
         self._rows: RowWriter | BackgroundRows = writer
         if mode == "background":
             self._rows = BackgroundRows(writer, backlog_bytes, self._path)
-        self._written_calls = _written_calls_of(self._path)
+        self._written_calls = _registry.calls_of(self._path)
 
     @property
     def path(self) -> str:
@@ -205,11 +212,11 @@ class CSVSpanExporter(SpanExporter):
         if context is None or attributes is None:
             return None
         mapping: Any = attributes
-        try:  # noqa: SIM105 - `suppress` costs as much as all that is between here and the row
-            # The SDK's spans have a mapping written in Python: ten looks into it cost three times as much as its copy
+        try:
+            # The SDK's mapping is written in Python: ten look-ups in it cost three times as much as its copy
             mapping = mapping.copy()
-        except AttributeError:  # a mapping without one does as well
-            pass
+        except AttributeError:  # of another kind of mapping
+            mapping = attributes
         get: Callable[[str], AttributeValue | None] = mapping.get
         t, delta_t, size, code = get(_T), get(_DELTA_T), get(_SIZE), get(_CODE)
         if (
@@ -282,22 +289,11 @@ def _as_object(value: object) -> object:
     return value
 
 
-def _checked_path(path: object) -> str:
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"logfile must be a path, not {type(path).__name__}")
-    text: object = os.fspath(cast("os.PathLike[Any]", path))
-    if isinstance(text, bytes):
-        raise TypeError(f"logfile must be a path of text, not of bytes: {path!r}")
-    if not isinstance(text, str) or not text:
-        raise ValueError(f"logfile must be a path of at least one character, not {path!r}")
-    return text
-
-
-def _checked_permissions(permissions: object) -> int:
-    mode = checked_int("permissions", permissions, least=0)
-    if not 0o600 <= mode <= 0o777 or mode & 0o600 != 0o600:  # noqa: PLR2004 - what chmod takes
-        raise ValueError(f"permissions must let the owner read and write, such as 0o640, not {oct(mode)}")
-    return mode
+def named_error(argument: str, error: BaseException | None) -> OSError | ValueError:
+    """Return an error of the writer with the name of the argument that the caller gave the path in."""
+    if isinstance(error, OSError):
+        return OSError(error.errno, f"{argument}: {error.strerror}", error.filename)
+    return ValueError(f"{argument}: {error}")
 
 
 def _encoded(records: Iterable[Fields]) -> list[bytes]:

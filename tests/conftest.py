@@ -20,7 +20,7 @@ from support import forked, left_behind, processes
 from support.logs import Log
 from support.sdk import SDK
 
-from otel_connector._csv import _writer
+from otel_connector._csv import _flusher
 from otel_connector.testing import FakeClock, FaultServer
 
 # `.ci/run` selects "thorough"
@@ -215,7 +215,7 @@ def blocking_calls_fail(blocking_calls: BlockBuster) -> Iterator[BlockBuster]:
 def no_unwritten_rows() -> Iterator[None]:
     """Close writers that still have unwritten rows, so that they do not retry after the end of the test."""
     yield
-    for writer in list(_writer._with_rows_in_hand):
+    for writer in list(_flusher.with_pending_rows):
         writer.close()
 
 

@@ -37,7 +37,7 @@ class Rows(Protocol):
     def flush(self) -> bool: ...
     def close(self) -> bool: ...
     def counts(self) -> RowCounts: ...
-    def start_anew(self) -> None: ...
+    def start_over(self) -> None: ...
 
 
 class BackgroundRows:
@@ -176,9 +176,9 @@ class BackgroundRows:
             self._busy = self._running = bool(rows)
             return rows
 
-    def start_anew(self) -> None:
+    def start_over(self) -> None:
         """Begin as the child of a fork, whose parent writes what is queued."""
-        self._rows.start_anew()
+        self._rows.start_over()
         waiting = self.counts().waiting
         self._taken -= waiting
         self._parents += waiting
@@ -187,7 +187,7 @@ class BackgroundRows:
 
 def _after_fork() -> None:
     for queue in list(_queues):
-        queue.start_anew()
+        queue.start_over()
 
 
 if hasattr(os, "register_at_fork"):

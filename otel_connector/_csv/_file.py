@@ -1,8 +1,8 @@
-"""One open log file: who may write it, its header, and where it ends.
+"""One log file that is open for appending: its header, its lock, and where its last row ends.
 
-Every write happens under the file's lock, for some microseconds, so that whoever has it knows: nobody is in the middle
-of a row. A line without an end is then one that a killed program or a full disk left behind, whatever else is writing,
-and is taken off before the next row comes. Knows nothing of rows that wait, of rotation or of threads.
+Every write happens under the file's lock, which is held for some microseconds. The process that holds it knows that no
+other process is in the middle of a row. So a line without a line end was left by a killed program or a full disk; it is
+removed before the next row is written. This file does not know rows that wait, rotation policy, or threads.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import os
 import stat
 import weakref
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otel_connector._csv._lock import lock, try_lock, unlock
+from otel_connector._csv._options import LogOptions
+from otel_connector._csv._parts import next_part
 from otel_connector._csv._torn_tail import (
     TORN_SUFFIX,
     count_lines,
@@ -25,61 +28,53 @@ from otel_connector._csv._torn_tail import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-_HEAD_LIMIT = 4_096  # bytes read to compare a header: more than ours has, less than a wrong file may hold
-_MENDED_SIZE = 2**20  # bytes of rows that come between a truncation and our noticing it: far more than ever do
-_OPENING_TRIES = 100  # each is lost only to a rename at the very moment
-_OPENING_PATIENCE = 5.0  # seconds; who keeps the lock for longer is no writer of ours
+_HEAD_LIMIT = 4_096  # bytes read to compare a header: more than ours has, less than a wrong file may contain
+_BEHEADED_LIMIT = 2**20  # bytes of rows that come between a truncation and its detection: far more than ever do
+_OPENING_TRIES = 100  # one fails only if the file is renamed at the same moment
+_OPENING_PATIENCE = 5.0  # seconds; a program that holds the lock for longer is not a writer of this package
 
-# What passes: then the rows behind an unfinished line wait, because a line that is ended where it is stays broken
+# Errors that pass. The rows behind an unfinished line wait, because ending that line would leave a broken line for ever
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO})
 
 
-class LogFile:
-    """An open log.
+class AppendFile:
+    """A log that is open for appending.
 
     Args:
-        path: The file; created if it is not there.
-        header: Its first line, with the line end; written once, whoever comes first.
+        path: The file; created if it does not exist.
+        header: Its first line, with the line end; written once, by the first writer.
+        options: How it is written; the file does not use `overwrite` and `backlog_bytes`.
         overwrite: Empty the file first.
-        permissions: Mode of a file that is created, whatever the umask.
-        most_rows: Rows that it may hold; None for any number.
-        most_bytes: Its size may not be more, but for the sake of a single row; None for any size.
-        lasting: Whether its name has to survive a power cut.
+
+    Attributes:
+        identity: Device and inode.
+        end: Where the file ends, as far as this writer knows.
+        torn: Bytes at the end that are the beginning of a row.
+        synced: Where the file ended at the last successful fsync.
+        refusal: Why the last `append` wrote only some of the rows.
+        full: Whether the limits left no room for the last rows.
 
     Raises:
-        OSError: The file cannot be opened, is not a regular file, or is a symbolic link of somebody else's; the message
-            starts with ``logfile``.
-        ValueError: The file has another header; nothing in it is changed.
+        OSError: The file cannot be opened, is not a regular file, or is another user's symbolic link.
+        ValueError: The file has another header; it is not changed.
     """
 
-    def __init__(
-        self,
-        path: str,
-        header: bytes,
-        *,
-        overwrite: bool = False,
-        permissions: int = 0o600,
-        most_rows: int | None = None,
-        most_bytes: int | None = None,
-        lasting: bool = False,
-    ) -> None:
+    def __init__(self, path: str, header: bytes, options: LogOptions, *, overwrite: bool = False) -> None:
         self._path = path
+        self._named = Path(path)
         self._header = header
-        self._most_rows = most_rows
-        self._most_bytes = most_bytes
-        self.torn = 0  # bytes at the end that are the beginning of a row
-        self.end = 0
-        self.synced = 0  # where it ended when the disk last kept it
+        self._most_rows, self._most_bytes = options.rotate_rows, options.rotate_bytes
+        self.torn = self.end = self.synced = 0
         self.refusal: OSError | None = None
-        self.full = False  # whether there was no room for the last rows
+        self.full = False
         self._writing_at: int | None = None  # where the rows of the last `append` begin, once they are being written
-        self._rows = 0  # known if there may be only so many
-        self._others_end = 0  # what was written by others, or may have been, lies before this
-        self._fd = _open_log(path, permissions)
+        self._rows = 0  # counted only if `_most_rows` is set
+        self._others_end = 0  # bytes that other writers wrote, or may have written, lie before this offset
+        self._fd = _open_log(path, options.permissions)
         self._closing = weakref.finalize(self, _close, self._fd)
-        self._closing.atexit = False  # what is in hand is written at the end of the program, and the system closes it
+        self._closing.atexit = False  # pending rows are written at exit, and the system closes the file
         try:
             status = os.fstat(self._fd)
             self.identity = (status.st_dev, status.st_ino)
@@ -88,36 +83,39 @@ class LogFile:
                 self._prepare(overwrite=overwrite)
             finally:
                 self.unlock()
-            if lasting:
+            if options.fsync_interval is not None:  # then the name of the file has to survive a power failure, too
                 sync_folder(path)
         except OSError as error:
             self._closing()
-            raise _named(error.errno or errno.EIO, path, error.strerror or "") from error
+            raise _with_path(error, path) from error
         except ValueError:
             self._closing()
             raise
 
     @property
     def moved(self) -> bool:
-        """Whether the path leads to another file now or to none, or this one is closed."""
+        """Whether the path leads to another file or to none, or this file is closed."""
         if not self._closing.alive:
             return True
         try:
-            status = os.stat(self._path)  # noqa: PTH116 - a Path would cost as much as the call
+            status = self._named.stat()
         except OSError:
             return True
         return (status.st_dev, status.st_ino) != self.identity
 
     def append(self, rows: bytes, patience: float) -> int:
-        """Append whole rows; return how many bytes of them are whole rows of the file now.
+        """Append whole rows.
 
-        If the disk refuses the rest, `refusal` says why, and the beginning of a row is taken off again. Where even that
-        is refused it stays, `torn` says how long it is, and the next rows must begin with that row. Rows for which
-        there is no room in a file that may not grow beyond some size are not written: then it is `full`.
+        If the disk refuses some of them, `refusal` states why, and the beginning of a row is removed again. If that is
+        refused, too, the beginning stays, `torn` is its length, and the next rows must start with that row. If the
+        limits leave no room for a row, nothing is written and `full` is set.
 
         Args:
             rows: Whole rows.
-            patience: Seconds that another writer's turn is waited for.
+            patience: Seconds to wait for a process that holds the lock.
+
+        Returns:
+            Bytes of the rows that are in the file as whole rows.
 
         Raises:
             OSError: Nothing was written.
@@ -126,8 +124,8 @@ class LogFile:
         if not try_lock(self._fd):
             lock(self._fd, patience)
         try:
-            if os.lseek(self._fd, 0, os.SEEK_END) != self.end:  # somebody else wrote, or emptied the file
-                self._mend()
+            if os.lseek(self._fd, 0, os.SEEK_END) != self.end:  # another process wrote, or emptied the file
+                self._repair()
             if self._most_rows is not None or self._most_bytes is not None:
                 rows = self._fitting(rows)
                 if self.full:
@@ -144,50 +142,47 @@ class LogFile:
             self.unlock()
 
     def lift_limits(self) -> None:
-        """Let the file grow from now on."""
+        """Let the file grow without limits from now on."""
         self._most_rows = self._most_bytes = None
         self.full = False
 
-    def rename(self, free_name: Callable[[str], str]) -> bool:
-        """Give the file another name, unless somebody did that already; True if it was done here.
-
-        Args:
-            free_name: Returns a name that no file has for the file of a name, links followed. It is asked when nobody
-                else looks for one.
+    def rename_to_part(self) -> None:
+        """Rename the file to its next part, unless another process has renamed it. Links stay.
 
         Raises:
-            OSError: It has its old name.
+            OSError: The file has its old name.
         """
         lock(self._fd, _OPENING_PATIENCE)
         try:
-            if self.moved:
-                return False
-            real = os.path.realpath(self._path)
-            os.rename(real, free_name(real))  # noqa: PTH104 - as it is spelt everywhere in this file
-            return True
+            if not self.moved:
+                real = os.path.realpath(self._path)
+                Path(real).rename(next_part(real))
         finally:
             self.unlock()
 
     def sync(self) -> int:
-        """Have the disk keep what was written so far; return where the file ended then.
+        """Call fsync.
+
+        Returns:
+            Where the file ended before the call.
 
         Raises:
-            OSError: The disk did not. What was written since the last success must be taken for lost.
+            OSError: Everything written since the last successful fsync must be treated as lost.
         """
         end = self.end
         _sync(self._fd)
         return end
 
-    def sync_beside(self) -> int | None:
-        """Do the same beside the other methods, from another thread; None if it could not even be tried.
+    def sync_concurrently(self) -> int | None:
+        """Call fsync from another thread while rows are appended; None if it could not even be tried.
 
         Raises:
             OSError: As with `sync`.
         """
         end = self.end
         try:
-            fd = os.dup(self._fd)  # the file may be closed meanwhile, and the number be another file's
-        except OSError:  # no descriptor is free, or it is closed already: that says nothing of the disk
+            fd = os.dup(self._fd)  # the file may be closed meanwhile, and its number reused
+        except OSError:  # no free descriptor, or closed already: this says nothing about the disk
             return None
         try:
             _sync(fd)
@@ -196,26 +191,29 @@ class LogFile:
         return end
 
     def landed(self, rows: Sequence[bytes]) -> int:
-        """Return how many of the rows are in the file as a whole, after an `append` of them that was broken off.
+        """Return how many of the rows are in the file, after an `append` of them that was interrupted.
 
-        0 if that cannot be read: then they are written again, because to have a row twice is better than not at all.
+        If the file cannot be read, the answer is 0, and the rows are written again: twice is better than never.
         """
         if self._writing_at is None or not self._closing.alive:
             return 0
         try:
-            there = _read_at(self._fd, self._writing_at, sum(map(len, rows)))
+            found = _read_at(self._fd, self._writing_at, sum(map(len, rows)))
         except OSError:
             return 0
         done = end = 0
         for row in rows:
-            if not there.startswith(row, end):
+            if not found.startswith(row, end):
                 break
             end += len(row)
             done += 1
         return done
 
-    def take_back(self) -> bool:
-        """Cut the file back to where it was when the disk last kept it; True if nothing but our own rows was there.
+    def truncate_to_synced(self) -> bool:
+        """Cut the file to its length at the last successful fsync, if only this writer has written since.
+
+        Returns:
+            Whether it was cut.
 
         Raises:
             OSError: It could not be cut.
@@ -233,18 +231,18 @@ class LogFile:
 
     @property
     def has_name(self) -> bool:
-        """Whether anybody could find the rows that are written to it."""
+        """Whether the file is in any folder, so that its rows can be found."""
         return self._closing.alive and os.fstat(self._fd).st_nlink > 0
 
     def abandon(self) -> None:
-        """Close the descriptor and touch nothing else: in the child of a fork, whose parent goes on with the file."""
+        """Close the descriptor and change nothing: in the child of a fork, while the parent uses the file."""
         self._closing()
 
     def close(self) -> OSError | None:
-        """Close the file, without the beginning of a row if that can be taken off now. Safe to call again.
+        """Close the file, and remove the beginning of a row if that is possible now. Safe to call again.
 
         Returns:
-            What the file system said: on some, a full one is told of only then.
+            The error of the file system, if any: some report a full disk only at close.
         """
         if self.torn and self._closing.alive:
             with suppress(OSError):
@@ -254,7 +252,7 @@ class LogFile:
         return self._closing()
 
     def unlock(self) -> None:
-        """Let others write. Safe to call again."""
+        """Release the lock. Safe to call again."""
         try:
             unlock(self._fd)
         except OSError:  # no other process could write any more; closing the file releases the lock, too
@@ -265,35 +263,33 @@ class LogFile:
             os.ftruncate(self._fd, 0)
         head = _read_at(self._fd, 0, _HEAD_LIMIT)
         if 0 < len(head) < len(self._header) and self._header.startswith(head):
-            os.ftruncate(self._fd, 0)  # half a header, of a program that was killed right then
+            os.ftruncate(self._fd, 0)  # half a header, of a program that was killed at that moment
         elif head and not head.startswith(self._header):
             found = head.split(b"\n", 1)[0][:200].decode(errors="replace")
-            raise ValueError(
-                f"logfile: {self._path!r} has another header: {found!r}; choose another file, or overwrite_log=True"
-            )
-        self._mend()
+            raise ValueError(f"{self._path!r} has another header: {found!r}; choose another file, or overwrite it")
+        self._repair()
         self.synced = self.end
 
-    def _mend(self) -> None:
-        """See to it that the file starts with the header and ends with a whole row, whoever wrote it last."""
+    def _repair(self) -> None:
+        """Make the file start with the header and end with a whole row, whoever wrote it last."""
         known, end = self.end, os.lseek(self._fd, 0, os.SEEK_END)
         self.torn = 0
         if end == 0:  # new, or emptied by another program
             self._write_header(b"")
-        elif end < min(known, _MENDED_SIZE) and self._is_beheaded():
+        elif end < min(known, _BEHEADED_LIMIT) and self._lacks_header():
             rows = _read_at(self._fd, 0, end)
             os.ftruncate(self._fd, 0)
             self._write_header(rows)
         elif _read_at(self._fd, end - 1, 1) != b"\n":
-            self._set_aside()
+            self._remove_unfinished_line()
         self.end = self._others_end = os.lseek(self._fd, 0, os.SEEK_END)
         if self._most_rows is not None:
             known = known if len(self._header) <= known <= self.end else 0
-            before = self._rows if known else -1  # the header is no row
+            before = self._rows if known else -1  # the header is not a row
             self._rows = before + count_lines(self._fd, known, self.end)
 
-    def _is_beheaded(self) -> bool:
-        """Whether it begins with a row: emptied between our look and our write (logrotate's copytruncate)."""
+    def _lacks_header(self) -> bool:
+        """Whether the file starts with a row: it was emptied between a check and a write (logrotate's copytruncate)."""
         line = _read_at(self._fd, 0, _HEAD_LIMIT).split(b"\n", 1)[0]
         return not self._header.startswith(line) and line.count(b",") >= self._header.count(b",")
 
@@ -303,14 +299,14 @@ class LogFile:
             os.ftruncate(self._fd, 0)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _set_aside(self) -> None:
-        """Take an unfinished line off; where that can never be done, end it.
+    def _remove_unfinished_line(self) -> None:
+        """Move an unfinished line to the torn file. If that can never be done, end the line.
 
         Raises:
-            OSError: It cannot be done now: there is no room to keep what is cut off.
+            OSError: It cannot be done now: there is no room for the torn file.
         """
         cut = False
-        if _read_at(self._fd, 0, len(self._header)) == self._header:  # what is not ours is not cut
+        if _read_at(self._fd, 0, len(self._header)) == self._header:  # a file of another program is not cut
             try:
                 cut = cut_torn_tail(self._fd, self._path) > 0
             except OSError as error:
@@ -320,12 +316,12 @@ class LogFile:
         if not cut:
             start = last_row_end(self._fd)
             line = _read_at(self._fd, start, _HEAD_LIMIT * 16)
-            # A quote left open would have a reader take the following rows into the cell
+            # With an open quote, a reader would take the following rows into the cell
             os.write(self._fd, b'"\n' if line.count(b'"') % 2 else b"\n")
 
     def _fitting(self, rows: bytes) -> bytes:
-        """Return as many of the rows as there is room for."""
-        if self.torn:  # which has its room already
+        """Return the rows for which the limits leave room."""
+        if self.torn:  # the rest of that row has its room already
             return rows[: rows.find(b"\n") + 1]
         end = len(rows)
         if self._most_rows is not None and rows.count(b"\n") > (room := self._most_rows - self._rows):
@@ -340,7 +336,7 @@ class LogFile:
         return rows[:end]
 
     def _write(self, rows: bytes, done: int) -> int:
-        """Write what is left of the rows after their first `done` bytes; return how many bytes are written then."""
+        """Write the rows without their first `done` bytes; return how many bytes are written then."""
         before, size = done, len(rows)
         try:
             while True:
@@ -349,7 +345,7 @@ class LogFile:
                 self.end += written
                 if done == size:
                     return done
-                if not written:  # a file system that takes nothing, and does not say why, is not asked for ever
+                if not written:  # some file systems write nothing and report no error; do not retry for ever
                     break
         except OSError as error:
             if done == before:
@@ -371,8 +367,21 @@ class LogFile:
         return whole
 
 
+def absolute(path: str) -> str:
+    """Return a path that stays valid if the program changes its current folder.
+
+    It is not normalized: if ``a`` is a link, ``a/..`` is another folder than the current one.
+    """
+    if not path or Path(path).is_absolute():
+        return path
+    try:
+        return f"{Path.cwd()}{os.sep}{path}"
+    except FileNotFoundError as error:
+        raise OSError(errno.ENOENT, "the current folder is gone", path) from error
+
+
 def _open_log(path: str, permissions: int) -> int:
-    # O_NONBLOCK: opening a FIFO without a reader would hang for ever. It means nothing to a regular file.
+    # O_NONBLOCK: opening a FIFO without a reader would block for ever. It has no effect on a regular file
     flags = os.O_RDWR | os.O_APPEND | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     flags |= getattr(os, "O_BINARY", 0)
     try:
@@ -383,12 +392,12 @@ def _open_log(path: str, permissions: int) -> int:
             os.close(fd)
             raise
     except OSError as error:
-        raise _named(error.errno or errno.EIO, path, error.strerror or "") from error
-    except ValueError as error:  # a NUL or a lone surrogate in it
-        raise _named(errno.EINVAL, path, str(error)) from error
+        raise _with_path(error, path) from error
+    except ValueError as error:  # a NUL or a lone surrogate in the path
+        raise OSError(errno.EINVAL, str(error), path) from error
     if not regular:
         os.close(fd)
-        raise _named(errno.EINVAL, path, "not a regular file")
+        raise OSError(errno.EINVAL, "not a regular file", path)
     return fd
 
 
@@ -397,14 +406,14 @@ def _open_or_create(path: str, flags: int, permissions: int) -> int:
         with suppress(FileExistsError):
             fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, permissions)
             if hasattr(os, "fchmod"):
-                with suppress(OSError):  # not every file system has permissions, and the ones it made are no wider
-                    os.fchmod(fd, permissions)  # the umask may have taken something off
+                with suppress(OSError):  # some file systems have no permissions; those of the new file are not wider
+                    os.fchmod(fd, permissions)  # the umask may have removed some
             return fd
-        # There is one; or there was a moment ago, and another writer has given it another name since
+        # The file exists, or it existed a moment ago and another writer has renamed it since
         with suppress(FileNotFoundError):
             return _open_existing(path, flags, permissions)
-    link = os.path.islink(path)  # noqa: PTH114 - a str, as everywhere in this file
-    raise FileNotFoundError(errno.ENOENT, "a symbolic link that leads nowhere" if link else "it comes and goes")
+    why = "a symbolic link that leads nowhere" if Path(path).is_symlink() else "it comes and goes"
+    raise FileNotFoundError(errno.ENOENT, why)
 
 
 def _open_existing(path: str, flags: int, permissions: int) -> int:
@@ -427,9 +436,10 @@ def _close(fd: int) -> OSError | None:
 
 
 def _read_at(fd: int, start: int, size: int) -> bytes:
-    os.lseek(fd, start, os.SEEK_SET)  # appending writes go to the end whatever the position is
+    os.lseek(fd, start, os.SEEK_SET)  # appending writes go to the end, whatever the position is
     return os.read(fd, size)
 
 
-def _named(number: int, path: str, why: str = "") -> OSError:
-    return OSError(number, f"logfile: {why or os.strerror(number)}", path)
+def _with_path(error: OSError, path: str) -> OSError:
+    number = error.errno or errno.EIO
+    return OSError(number, error.strerror or os.strerror(number), path)

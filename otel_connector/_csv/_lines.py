@@ -176,7 +176,7 @@ def open_log(path: str) -> Generator[tuple[BufferedReader, BufferedIOBase]]:
     Yields:
         The file, and the object from which its content is read: the same, or its decompressed content.
     """
-    with open(open_regular(path, os.O_RDONLY), "rb") as raw:  # noqa: PTH123 - of a descriptor
+    with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as raw:
         if raw.peek(len(_GZIP))[: len(_GZIP)] == _GZIP:
             with gzip.GzipFile(fileobj=raw) as file:
                 yield raw, file

@@ -69,11 +69,29 @@ def _parts_of(log: Path) -> list[str]:
     """Return the parts of a log, oldest first."""
     if not log.is_file():
         return []
-    real = log.resolve() if log.is_symlink() else log
-    name = Path(re.sub(f"{_COMPRESSED}$", "", real.name))
+    parts = _numbered_parts(log.resolve() if log.is_symlink() else log)
+    return [path for _, path in sorted(parts.items())]
+
+
+def _numbered_parts(log: Path) -> dict[int, str]:
+    name = Path(re.sub(f"{_COMPRESSED}$", "", log.name))
     part = re.compile(rf"{re.escape(name.stem)}\.(\d{{6,}}){re.escape(name.suffix)}{_COMPRESSED}")
     parts: dict[int, str] = {}
-    for path in sorted(real.parent.iterdir()):  # sorted: while gzip works, the original comes first and counts
+    for path in sorted(log.parent.iterdir()):  # sorted: while gzip works, the original comes first and counts
         if found := part.fullmatch(path.name):
             parts.setdefault(int(found[1]), str(path))
-    return [path for _, path in sorted(parts.items())]
+    return parts
+
+
+def next_part(log: str) -> str:
+    """Return the name for the next part of a log, behind all its parts, compressed or not.
+
+    Args:
+        log: The file, not a link to it.
+
+    Raises:
+        OSError: Its folder cannot be listed.
+    """
+    path = Path(log)
+    number = max(_numbered_parts(path), default=0) + 1
+    return str(path.with_name(f"{path.stem}.{number:06d}{path.suffix}"))

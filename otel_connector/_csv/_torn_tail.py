@@ -109,7 +109,7 @@ def refuse_strangers_links(path: str) -> None:
             return
         if status.st_uid not in {0, getattr(os, "geteuid", int)()}:
             raise OSError(errno.EPERM, "a symbolic link that belongs to another user", path)
-        path = os.path.join(os.path.dirname(path), os.readlink(path))  # noqa: PTH118, PTH120, PTH115 - a str all the way
+        path = str(Path(path).parent / Path(path).readlink())
         if not os.path.lexists(path):
             return
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)

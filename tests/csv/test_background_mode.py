@@ -58,7 +58,7 @@ class HangingDisk:
     def counts(self) -> RowCounts:
         return RowCounts(written=len(self.rows), waiting=0, lost=0)
 
-    def start_anew(self) -> None:
+    def start_over(self) -> None:
         pass
 
 
@@ -208,9 +208,9 @@ def test_after_a_fork_the_child_does_not_own_the_parents_backlog(tmp_path: Path)
         os.fstat(parents)
     assert writer.write([row(2)])
     assert path.read_bytes() == HEADER + row(0) + row(2)
-    lock = csv_exporter._by_path_lock
-    csv_exporter._renew_lock()
-    assert csv_exporter._by_path_lock is not lock
+    lock = csv_exporter._registry._lock
+    csv_exporter._registry.reset_lock()
+    assert csv_exporter._registry._lock is not lock
 
 
 def test_a_multiprocessing_child_registers_the_exit_function_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,9 +379,9 @@ def test_signals_are_refused_outside_the_main_thread() -> None:
         (
             {"path": type("BytesPath", (), {"__fspath__": lambda _: b"logs.csv"})()},
             TypeError,
-            "logfile must be .* of text",
+            "path must be .* of text",
         ),
-        ({"path": b"logs.csv"}, TypeError, "logfile must be a path, not bytes"),
+        ({"path": b"logs.csv"}, TypeError, "path must be a path, not bytes"),
         ({"overwrite": 1}, TypeError, "overwrite must be True or False"),
         ({"mode": "thread"}, ValueError, "mode must be 'call' or 'background'"),
         ({"mode": None}, ValueError, "mode must be 'call' or 'background'"),

@@ -167,14 +167,37 @@ def test_export_and_force_flush_report_a_full_disk(log: Log) -> None:
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
-        ((5,), TypeError, "logfile must be a path"),
-        (("",), ValueError, "logfile must be a path of at least one character"),
-        ((b"x",), TypeError, "logfile must be a path"),
+        ((5,), TypeError, "path must be a path"),
+        (("",), ValueError, "path must be a path of at least one character"),
+        ((b"x",), TypeError, "path must be a path"),
     ],
 )
 def test_an_invalid_path_is_refused(arguments: tuple[Any, ...], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         CSVSpanExporter(*arguments)
+
+
+def test_messages_name_the_argument_in_which_the_path_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text("a,b\n")
+    monkeypatch.setenv("OTEL_CONNECTOR_CSV_PATH", str(tmp_path))
+    for make, folder, name in (
+        (CSVSpanExporter, tmp_path, "path"),
+        (lambda _: CSVSpanExporter(), tmp_path, "OTEL_CONNECTOR_CSV_PATH"),
+        (AsyncConnector, tmp_path, "logfile"),
+    ):
+        with pytest.raises(IsADirectoryError, match=rf"\[Errno 21\] {name}: Is a directory: '{folder}'"):
+            make(folder)
+    for kind, name in ((CSVSpanExporter, "path"), (AsyncConnector, "logfile")):
+        with pytest.raises(ValueError, match=rf"^{name}: '{other}' has another header: 'a,b'; choose another"):
+            kind(other)
+    wrong: Any
+    for wrong in ("", 3, type("BytesPath", (), {"__fspath__": lambda _: b"logs.csv"})()):
+        for kind, name in ((CSVSpanExporter, "path"), (AsyncConnector, "logfile")):
+            with pytest.raises((TypeError, ValueError), match=f"^{name} must be a path"):
+                kind(wrong)
 
 
 def test_an_invalid_overwrite_and_an_invalid_exporter_are_refused(log: Log) -> None:

@@ -192,7 +192,7 @@ def check_counts(said: list[Any], plan: Fault) -> None:
     for value in said:
         handed[value["run"]] += "number" in value
         if "refused" in value:
-            assert re.match(r"\[Errno [0-9]+\] logfile: .", value["refused"])
+            assert re.match(r"\[Errno [0-9]+\] path: .", value["refused"])
             continue
         counts = value.get("counts") or value["closed"]
         assert sum(counts) == handed[value["run"]]

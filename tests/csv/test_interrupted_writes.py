@@ -21,11 +21,11 @@ from support import processes
 from support.failing_calls import without_coverage
 from support.processes import clean_environment
 
-from otel_connector._csv import _file, _lock, _writer
+from otel_connector._csv import _backlog, _file, _flusher, _fsync, _lock, _writer
 from otel_connector._csv._writer import RowWriter
 
 HEADER = b"a,b\n"
-FILES = {module.__file__ for module in (_writer, _file, _lock)}
+FILES = {module.__file__ for module in (_writer, _backlog, _fsync, _flusher, _file, _lock)}
 
 
 def row(number: int) -> bytes:

@@ -27,6 +27,7 @@ from support import processes
 
 from otel_connector._csv import _file, _lock, _writer
 from otel_connector._csv._check import repair
+from otel_connector._csv._options import LogOptions
 from otel_connector._csv._writer import RowWriter
 
 HEADER = b"a,b\n"
@@ -111,7 +112,7 @@ def test_a_file_is_continued_or_overwritten(
     if not locks:
         monkeypatch.setattr(_lock, "fcntl", None)
     for number, mode in ((1, False), (2, overwrite)):
-        writer = RowWriter(path, HEADER, overwrite=mode)
+        writer = RowWriter(path, HEADER, LogOptions(overwrite=mode))
         assert writer.write([row(number)])
         assert writer.close()
 
@@ -125,11 +126,13 @@ def test_another_header_is_refused_and_nothing_is_changed(path: Path, content: b
     path.write_bytes(content)
     descriptors = open_descriptors()
 
-    with pytest.raises(ValueError, match=r"^logfile: .*logs\.csv' has another header: .* overwrite_log=True$"):
+    with pytest.raises(
+        ValueError, match=r"^'.*logs\.csv' has another header: .*; choose another file, or overwrite it$"
+    ):
         RowWriter(path, HEADER)
     assert path.read_bytes() == content
     assert open_descriptors() == descriptors
-    RowWriter(path, HEADER, overwrite=True)
+    RowWriter(path, HEADER, LogOptions(overwrite=True))
     assert path.read_bytes() == HEADER
 
 
@@ -171,7 +174,7 @@ def test_a_path_that_cannot_be_a_regular_file_is_refused_immediately(
 ) -> None:
     path, descriptors = make(tmp_path), open_descriptors()
 
-    with pytest.raises(OSError, match=r"^\[Errno \d+\] logfile: .") as caught:
+    with pytest.raises(OSError, match=r"^\[Errno \d+\] .") as caught:
         RowWriter(path, HEADER)
     assert caught.value.filename == str(path)
     assert open_descriptors() == descriptors
@@ -183,7 +186,7 @@ def test_a_folder_without_write_permission_is_refused(path: Path) -> None:
     if user == 0:
         os.seteuid(65_534)  # root may write to any folder
     try:
-        with pytest.raises(PermissionError, match="logfile: Permission denied"):
+        with pytest.raises(PermissionError, match="Permission denied"):
             RowWriter(path, HEADER)
     finally:
         os.seteuid(user)
@@ -192,7 +195,7 @@ def test_a_folder_without_write_permission_is_refused(path: Path) -> None:
 
 @pytest.mark.parametrize("room", [0, 1, len(HEADER) - 1])
 def test_a_disk_without_room_for_the_header_is_refused_and_the_file_is_usable_later(path: Path, room: int) -> None:
-    with file_size_limit(room), pytest.raises(OSError, match="logfile: "):
+    with file_size_limit(room), pytest.raises(OSError, match=r"^\[Errno"):
         RowWriter(path, HEADER)
     RowWriter(path, HEADER)
     assert path.read_bytes() == HEADER
@@ -272,7 +275,7 @@ def test_a_closed_writer_does_not_write_to_a_file_that_reuses_its_descriptor(pat
 
 
 def test_a_full_backlog_keeps_the_oldest_rows_and_drops_new_ones(path: Path) -> None:
-    writer = RowWriter(path, HEADER, backlog_bytes=3 * len(row(0)))
+    writer = RowWriter(path, HEADER, LogOptions(backlog_bytes=3 * len(row(0))))
     with full_disk(writer):
         for number in range(5):
             writer.write([row(number)])
@@ -283,7 +286,7 @@ def test_a_full_backlog_keeps_the_oldest_rows_and_drops_new_ones(path: Path) -> 
 
 
 def test_a_full_backlog_accepts_a_row_when_the_disk_has_room_again(path: Path) -> None:
-    writer = RowWriter(path, HEADER, backlog_bytes=len(row(0)))
+    writer = RowWriter(path, HEADER, LogOptions(backlog_bytes=len(row(0))))
     with full_disk(writer):
         writer.write([row(1)])
 
@@ -293,7 +296,7 @@ def test_a_full_backlog_accepts_a_row_when_the_disk_has_room_again(path: Path) -
 
 
 def test_the_rest_of_a_partly_written_row_is_kept_even_above_the_backlog_limit(path: Path) -> None:
-    writer = RowWriter(path, HEADER, backlog_bytes=1)
+    writer = RowWriter(path, HEADER, LogOptions(backlog_bytes=1))
     with file_size_limit(len(HEADER) + 5):
         writer.write([row(1)])
 
@@ -460,7 +463,7 @@ def test_a_torn_tail_stays_and_rows_wait_while_there_is_no_room_to_move_it(
         patch.setattr(_file, "cut_torn_tail", full)
         assert not writer.write([row(2)])
         assert path.read_bytes() == HEADER + row(1) + b'9,"half'
-        with pytest.raises(OSError, match=r"logfile: its unfinished last line cannot be moved to .*: No space"):
+        with pytest.raises(OSError, match=r"its unfinished last line cannot be moved to .*: No space"):
             RowWriter(path, HEADER)
     assert writer.write([row(3)])
     assert path.read_bytes() == HEADER + row(1) + row(2) + row(3)
@@ -478,13 +481,13 @@ def test_an_emptied_file_gets_its_header_again(path: Path) -> None:
 
 
 def test_rows_wait_while_another_program_locks_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_PATIENCE", "_LITTLE_PATIENCE"):
+    for name in ("_PATIENCE", "_SHORT_PATIENCE"):
         monkeypatch.setattr(_writer, name, 0.0)
     monkeypatch.setattr(_file, "_OPENING_PATIENCE", 0.0)
     writer = RowWriter(path, HEADER)
     with path.open("rb") as theirs:
         fcntl.flock(theirs, fcntl.LOCK_EX)
-        with pytest.raises(OSError, match=r"logfile: locked by another program"):
+        with pytest.raises(OSError, match=r"locked by another program"):
             RowWriter(path, HEADER)
         assert not writer.write([row(1)])
         assert not writer.write([row(2)])
@@ -574,7 +577,7 @@ def parts(path: Path) -> list[bytes]:
 
 @pytest.mark.parametrize("batch", [1, 3, 10])
 def test_rotation_by_rows_starts_a_new_file_after_the_given_number(path: Path, batch: int) -> None:
-    writer = RowWriter(path, HEADER, rotate_rows=4)
+    writer = RowWriter(path, HEADER, LogOptions(rotate_rows=4))
     rows = [row(number) for number in range(10)]
     for start in range(0, 10, batch):
         assert writer.write(rows[start : start + batch])
@@ -585,14 +588,16 @@ def test_rotation_by_rows_starts_a_new_file_after_the_given_number(path: Path, b
 
 def test_a_new_writer_counts_the_rows_already_in_the_file_for_rotation(path: Path) -> None:
     for number in range(10):
-        writer = RowWriter(path, HEADER, rotate_rows=4)
+        writer = RowWriter(path, HEADER, LogOptions(rotate_rows=4))
         assert writer.write([row(number)])
         writer.close()
     assert [part.count(b"\n") - 1 for part in parts(path)] == [4, 4, 2]
 
 
 def test_rotation_counts_the_rows_of_other_writers(path: Path) -> None:
-    first, second = (RowWriter(path, HEADER, rotate_rows=4, monotonic=itertools.count().__next__) for _ in "ab")
+    first, second = (
+        RowWriter(path, HEADER, LogOptions(rotate_rows=4), monotonic=itertools.count().__next__) for _ in "ab"
+    )
     for number in range(5):
         assert first.write([row(number)])
         assert second.write([row(number + 10)])
@@ -604,7 +609,7 @@ def test_rotation_counts_the_rows_of_other_writers(path: Path) -> None:
 
 def test_rotation_by_bytes_starts_a_new_file_before_the_limit_is_exceeded(path: Path) -> None:
     limit = len(HEADER) + 2 * len(row(0)) + 5
-    writer = RowWriter(path, HEADER, rotate_bytes=limit)
+    writer = RowWriter(path, HEADER, LogOptions(rotate_bytes=limit))
     rows = [row(1), row(2), row(3), row(4, 500), row(5)]
     assert writer.write(rows)
     assert parts(path) == [HEADER + rows[0] + rows[1], HEADER + rows[2], HEADER + rows[3], HEADER + rows[4]]
@@ -616,7 +621,7 @@ def test_a_failed_rename_is_logged_and_rows_stay_in_the_old_file(
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, "not today")
 
-    writer = RowWriter(path, HEADER, rotate_rows=1)
+    writer = RowWriter(path, HEADER, LogOptions(rotate_rows=1))
     monkeypatch.setattr(os, "rename", refuse)
     for number in range(3):
         assert writer.write([row(number)])
@@ -627,9 +632,9 @@ def test_a_failed_rename_is_logged_and_rows_stay_in_the_old_file(
 def test_rows_stay_in_the_old_file_when_rotation_cannot_open_a_new_one(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = RowWriter(path, HEADER, rotate_rows=1, monotonic=itertools.count().__next__)
+    writer = RowWriter(path, HEADER, LogOptions(rotate_rows=1), monotonic=itertools.count().__next__)
     assert writer.write([row(0)])
-    monkeypatch.setattr(_writer, "LogFile", None)  # it must not be used
+    monkeypatch.setattr(_writer, "AppendFile", None)  # it must not be used
     monkeypatch.setattr(writer, "_open", lambda: (_ for _ in ()).throw(OSError(errno.EMFILE, "no more files")))
     assert writer.write([row(1), row(2)])
     assert parts(path) == [HEADER + row(0) + row(1) + row(2)]
@@ -638,18 +643,28 @@ def test_rows_stay_in_the_old_file_when_rotation_cannot_open_a_new_one(
     assert parts(path) == [HEADER + row(0) + row(1) + row(2), HEADER + row(3)]
 
 
-def test_rotation_overwrites_no_existing_file(
+@pytest.mark.parametrize("existing", ["logs.000001.csv", "logs.000001.csv.gz", "logs.000001.csv.zst"])
+def test_a_part_gets_a_number_behind_all_parts_compressed_or_not(existing: str, path: Path) -> None:
+    path.with_name(existing).write_bytes(b"of another time\n")
+    path.with_name("logs.000004.csv").write_bytes(b"later\n")
+    writer = RowWriter(path, HEADER, LogOptions(rotate_rows=1))
+    for number in range(3):
+        assert writer.write([row(number)])
+    assert path.with_name(existing).read_bytes() == b"of another time\n"
+    assert path.with_name("logs.000005.csv").read_bytes() == HEADER + row(0)
+    assert path.with_name("logs.000006.csv").read_bytes() == HEADER + row(1)
+    assert path.read_bytes() == HEADER + row(2)
+
+
+def test_rows_stay_in_the_file_while_no_free_name_can_be_found(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A name is also not used if the check whether it is free fails."""
-    writer = RowWriter(path, HEADER, rotate_rows=1)
-    path.with_name("logs.000001.csv").write_bytes(b"of another time\n")
+    writer = RowWriter(path, HEADER, LogOptions(rotate_rows=1))
     with monkeypatch.context() as patch:
-        patch.setattr(os, "lstat", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "nobody knows")))
+        failing(patch, _file, "next_part", errno.EIO)
         for number in range(3):
             assert writer.write([row(number)])
-    assert "nobody knows" in caplog.text
-    assert path.with_name("logs.000001.csv").read_bytes() == b"of another time\n"
+    assert "Input/output error" in caplog.text
     assert path.read_bytes() == HEADER + row(0) + row(1) + row(2)
 
 
@@ -660,7 +675,7 @@ def test_rotation_overwrites_no_existing_file(
 def test_a_new_file_gets_the_given_permissions_whatever_the_umask(path: Path, permissions: int) -> None:
     umask = os.umask(0o077)
     try:
-        RowWriter(path, HEADER, permissions=permissions)
+        RowWriter(path, HEADER, LogOptions(permissions=permissions))
     finally:
         os.umask(umask)
     assert stat.S_IMODE(path.stat().st_mode) == permissions
@@ -678,7 +693,7 @@ def test_a_symbolic_link_of_another_user_is_refused(path: Path, tmp_path: Path) 
     (tmp_path / "target.csv").write_bytes(HEADER)
     path.symlink_to(tmp_path / "target.csv")
     os.lchown(path, 65_534, 65_534)
-    with pytest.raises(PermissionError, match="logfile: a symbolic link that belongs to another user"):
+    with pytest.raises(PermissionError, match="a symbolic link that belongs to another user"):
         RowWriter(path, HEADER)
     assert (tmp_path / "target.csv").read_bytes() == HEADER
 
@@ -705,7 +720,7 @@ class Syncs:
 
 def test_fsync_interval_0_syncs_every_row(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = Syncs(monkeypatch)
-    writer = RowWriter(path, HEADER, fsync_interval=0)
+    writer = RowWriter(path, HEADER, LogOptions(fsync_interval=0))
     for number in (1, 2):
         assert writer.write([row(number)])
         assert syncs.sizes[-1] == path.stat().st_size
@@ -714,7 +729,7 @@ def test_fsync_interval_0_syncs_every_row(path: Path, monkeypatch: pytest.Monkey
 
 def test_rows_are_synced_after_the_interval_without_another_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = Syncs(monkeypatch)
-    writer = RowWriter(path, HEADER, fsync_interval=0.01)
+    writer = RowWriter(path, HEADER, LogOptions(fsync_interval=0.01))
     assert writer.write([row(1)])
     assert syncs.called.acquire(timeout=5)
     assert syncs.sizes[0] == path.stat().st_size
@@ -726,7 +741,7 @@ def test_a_failed_fsync_rewrites_the_rows_since_the_last_successful_fsync(
     path: Path, interval: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     syncs = Syncs(monkeypatch)
-    writer = RowWriter(path, HEADER, fsync_interval=interval)
+    writer = RowWriter(path, HEADER, LogOptions(fsync_interval=interval))
     assert writer.write([row(1)])
     assert writer.flush()
     syncs.fails = 1
@@ -743,7 +758,7 @@ def test_a_failed_fsync_rewrites_the_rows_since_the_last_successful_fsync(
 
 def test_a_failed_fsync_does_not_truncate_rows_of_other_writers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = Syncs(monkeypatch)
-    writer, other = RowWriter(path, HEADER, fsync_interval=3_600), RowWriter(path, HEADER)
+    writer, other = RowWriter(path, HEADER, LogOptions(fsync_interval=3_600)), RowWriter(path, HEADER)
     assert writer.write([row(1)])
     assert other.write([row(2)])
     assert writer.write([row(3)])
@@ -757,7 +772,7 @@ def test_a_failed_fsync_does_not_truncate_rows_of_other_writers(path: Path, monk
 
 def test_a_renamed_file_is_synced_before_the_writer_closes_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = Syncs(monkeypatch)
-    writer = RowWriter(path, HEADER, fsync_interval=3_600, monotonic=itertools.count().__next__)
+    writer = RowWriter(path, HEADER, LogOptions(fsync_interval=3_600), monotonic=itertools.count().__next__)
     assert writer.write([row(1)])
     path.rename(path.with_suffix(".1"))
     assert writer.write([row(2)])
@@ -772,7 +787,7 @@ def test_a_renamed_file_is_synced_before_the_writer_closes_it(path: Path, monkey
 
 def test_the_number_of_unsynced_rows_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = Syncs(monkeypatch)
-    writer = RowWriter(path, HEADER, fsync_interval=3_600, backlog_bytes=3 * len(row(0)))
+    writer = RowWriter(path, HEADER, LogOptions(fsync_interval=3_600, backlog_bytes=3 * len(row(0))))
     for number in range(5):
         assert writer.write([row(number)])
     assert syncs.sizes == [len(HEADER) + 4 * len(row(0))]
@@ -785,13 +800,13 @@ def test_a_failed_fsync_while_the_backlog_is_written_neither_loses_nor_repeats_r
 ) -> None:
     """After a failed fsync it is unknown which rows are on the disk, so all of them wait again, in order."""
     syncs = Syncs(monkeypatch)
-    monkeypatch.setattr(_writer, "_WRITTEN_AT_ONCE", 2)
-    writer = RowWriter(path, HEADER, fsync_interval=3_600, backlog_bytes=limit)
+    monkeypatch.setattr(_writer, "_BATCH", 2)
+    writer = RowWriter(path, HEADER, LogOptions(fsync_interval=3_600, backlog_bytes=limit))
     assert all(writer.write([row(number)]) for number in range(2))
     with full_disk(writer):
         for number in range(2, 6):
             assert not writer.write([row(number)])
-    writer._backlog_bytes = 3 * len(row(0))  # the bound on unsynced rows forces an fsync in the middle
+    writer._unsynced._limit = 3 * len(row(0))  # the bound on unsynced rows forces an fsync in the middle
     syncs.fails = 3
     for _ in range(3):
         assert not writer.flush()
@@ -804,7 +819,7 @@ def test_a_failed_fsync_while_the_backlog_is_written_neither_loses_nor_repeats_r
 
 def test_an_fsync_that_keeps_failing_does_not_block_writes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = Syncs(monkeypatch)
-    writer = RowWriter(path, HEADER, fsync_interval=0)
+    writer = RowWriter(path, HEADER, LogOptions(fsync_interval=0))
     syncs.fails = 10**9
     for number in range(3):
         assert not writer.write([row(number)])
@@ -820,18 +835,20 @@ def test_a_missing_free_descriptor_does_not_count_as_a_failed_fsync(
 ) -> None:
     """Otherwise the rows would be written again, and would be in the file twice if another program had written."""
     syncs = Syncs(monkeypatch)
-    writer = RowWriter(path, HEADER, fsync_interval=3_600)
+    writer = RowWriter(path, HEADER, LogOptions(fsync_interval=3_600))
     assert writer.write([row(1)])
-    assert writer._flusher is not None
+    assert writer._flusher.current is not None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor_of(writer) + 1, hard))
     try:
-        writer.flush_periodically(writer._flusher)
+        writer.flush_periodically(writer._flusher.current)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert (syncs.sizes, len(writer._unsynced), writer.counts()) == ([], 1, (1, 0, 0)), "the fsync is still pending"
-    writer.flush_periodically(writer._flusher)
-    assert (syncs.sizes, len(writer._unsynced)) == ([path.stat().st_size], 0)
+    assert (syncs.sizes, len(writer._unsynced.rows), writer.counts()) == ([], 1, (1, 0, 0)), (
+        "the fsync is still pending"
+    )
+    writer.flush_periodically(writer._flusher.current)
+    assert (syncs.sizes, len(writer._unsynced.rows)) == ([path.stat().st_size], 0)
     assert writer.close()
 
 
@@ -891,7 +908,7 @@ def test_an_interrupt_after_a_row_was_recorded_does_not_record_it_again(path: Pa
     assert writer.write([first])
     writer._tried = [first]
     writer._taken += 1
-    writer._keep(second)
+    writer._buffer(second)
     writer._new = [second]
     assert writer.flush()
     assert path.read_bytes() == HEADER + first + second
@@ -910,7 +927,7 @@ def test_a_write_interrupted_before_it_starts_keeps_its_row(
     owner: object = RowWriter if where == "_open" else _file
     if where == "_open":
         assert writer._log is not None
-        writer._let_go(writer._log)
+        writer._close_log(writer._log)
     with monkeypatch.context() as patch:
         patch.setattr(owner, where, raises)
         with pytest.raises(Interrupted):
@@ -958,7 +975,7 @@ def test_reentrant_calls_during_a_write_do_not_wait(path: Path, monkeypatch: pyt
 
 
 def test_waiting_rows_are_written_without_another_write_call(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_writer, "_CARE_INTERVAL", 0.001)
+    monkeypatch.setattr(_writer, "_FLUSH_INTERVAL", 0.001)
     writer, before = RowWriter(path, HEADER), set(threading.enumerate())
     with full_disk(writer):
         assert not writer.write([row(1)])
@@ -1029,7 +1046,7 @@ def test_a_partial_row_that_cannot_be_truncated_is_completed(path: Path, monkeyp
 
 
 def test_a_partial_row_is_completed_before_the_file_is_rotated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = RowWriter(path, HEADER, rotate_bytes=len(HEADER) + len(row(1)))
+    writer = RowWriter(path, HEADER, LogOptions(rotate_bytes=len(HEADER) + len(row(1))))
     with monkeypatch.context() as patch:
         failing(patch, os, "ftruncate", errno.EPERM)
         with file_size_limit(len(HEADER) + 5):
@@ -1093,7 +1110,7 @@ def test_a_file_shortened_by_another_program_is_not_truncated_after_a_failed_fsy
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     syncs = Syncs(monkeypatch)
-    writer = RowWriter(path, HEADER, fsync_interval=3_600)
+    writer = RowWriter(path, HEADER, LogOptions(fsync_interval=3_600))
     assert writer.write([row(1), row(2)])
     os.truncate(path, len(HEADER) + len(row(1)))
     syncs.fails = 1
@@ -1104,7 +1121,10 @@ def test_a_file_shortened_by_another_program_is_not_truncated_after_a_failed_fsy
 
 
 def test_a_rotation_done_by_another_writer_is_not_repeated(path: Path) -> None:
-    first, second = RowWriter(path, HEADER, rotate_rows=1), RowWriter(path, HEADER, rotate_rows=1)
+    first, second = (
+        RowWriter(path, HEADER, LogOptions(rotate_rows=1)),
+        RowWriter(path, HEADER, LogOptions(rotate_rows=1)),
+    )
     assert first.write([row(1)])
     assert second.write([row(2)])
     assert first.write([row(3)])
@@ -1112,7 +1132,7 @@ def test_a_rotation_done_by_another_writer_is_not_repeated(path: Path) -> None:
 
 
 def test_an_incomplete_header_is_truncated_when_creating_the_file_fails(path: Path) -> None:
-    with file_size_limit(3), pytest.raises(OSError, match="logfile: "):
+    with file_size_limit(3), pytest.raises(OSError, match=r"^\[Errno"):
         RowWriter(path, HEADER)
     assert path.read_bytes() == b""
 
@@ -1122,14 +1142,14 @@ def test_rows_lost_at_exit_are_logged(path: Path, caplog: pytest.LogCaptureFixtu
     with full_disk(writer):
         assert not writer.write([row(1)])
         writer.finish(1.0)
-    assert f"{path}: the disk refuses 1 rows, which are lost now" in caplog.text
+    assert f"{path}: 1 rows are lost, because the disk refused them" in caplog.text
     writer.finish(1.0)
     assert path.read_bytes() == HEADER + row(1)
 
 
 def test_a_row_waits_when_lseek_fails_and_is_written_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Syncs(monkeypatch)
-    writer = RowWriter(path, HEADER, fsync_interval=3_600, monotonic=itertools.count().__next__)
+    writer = RowWriter(path, HEADER, LogOptions(fsync_interval=3_600), monotonic=itertools.count().__next__)
     assert writer.write([row(1)])
     with monkeypatch.context() as patch:
         failing(patch, os, "lseek", errno.EIO, times=1)
@@ -1166,12 +1186,12 @@ def test_an_outdated_flusher_syncs_nothing_and_a_concurrent_flush_is_harmless(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     syncs = Syncs(monkeypatch)
-    writer = RowWriter(path, HEADER, fsync_interval=3_600)
+    writer = RowWriter(path, HEADER, LogOptions(fsync_interval=3_600))
     assert writer.write([row(1)])
     writer.flush_periodically(threading.Event())
     assert not syncs.sizes
-    care = writer._flusher
-    assert care is not None
+    stopped = writer._flusher.current
+    assert stopped is not None
     fdatasync = os.fdatasync
 
     def meanwhile(_: int) -> None:
@@ -1179,7 +1199,7 @@ def test_an_outdated_flusher_syncs_nothing_and_a_concurrent_flush_is_harmless(
         assert writer.flush()
 
     monkeypatch.setattr(os, "fdatasync", meanwhile)
-    writer.flush_periodically(care)
+    writer.flush_periodically(stopped)
     assert writer.counts() == (1, 0, 0)
     assert writer.close()
 
@@ -1189,12 +1209,12 @@ def test_the_flusher_syncs_rows_and_keeps_them_when_fsync_fails(
     path: Path, fails: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     syncs = Syncs(monkeypatch)
-    writer = RowWriter(path, HEADER, fsync_interval=3_600)
+    writer = RowWriter(path, HEADER, LogOptions(fsync_interval=3_600))
     assert writer.write([row(1)])
-    care = writer._flusher
-    assert care is not None
+    stopped = writer._flusher.current
+    assert stopped is not None
     syncs.fails = fails
-    writer.flush_periodically(care)
+    writer.flush_periodically(stopped)
     assert writer.counts() == (1 - fails, fails, 0)
     assert writer.close()
     assert path.read_bytes() == HEADER + row(1)
@@ -1202,10 +1222,10 @@ def test_the_flusher_syncs_rows_and_keeps_them_when_fsync_fails(
 
 def test_a_rename_during_the_flushers_fsync_loses_no_row(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = Syncs(monkeypatch)
-    writer = RowWriter(path, HEADER, fsync_interval=3_600, monotonic=itertools.count().__next__)
+    writer = RowWriter(path, HEADER, LogOptions(fsync_interval=3_600), monotonic=itertools.count().__next__)
     assert writer.write([row(1)])
-    care = writer._flusher
-    assert care is not None
+    stopped = writer._flusher.current
+    assert stopped is not None
 
     def meanwhile(fd: int) -> None:
         monkeypatch.setattr(os, "fdatasync", syncs)
@@ -1213,7 +1233,7 @@ def test_a_rename_during_the_flushers_fsync_loses_no_row(path: Path, monkeypatch
         assert writer.write([row(2)])
 
     monkeypatch.setattr(os, "fdatasync", meanwhile)
-    writer.flush_periodically(care)
+    writer.flush_periodically(stopped)
     assert path.read_bytes() == HEADER + row(2)
     assert writer.close()
     assert writer.counts() == (2, 0, 0)
@@ -1223,7 +1243,7 @@ def test_the_descriptor_is_closed_when_fstat_fails(path: Path, monkeypatch: pyte
     descriptors = open_descriptors()
     with monkeypatch.context() as patch:
         failing(patch, os, "fstat", errno.EIO)
-        with pytest.raises(OSError, match="logfile: "):
+        with pytest.raises(OSError, match=r"^\[Errno"):
             RowWriter(path, HEADER)
     assert open_descriptors() == descriptors
 
@@ -1249,7 +1269,7 @@ def test_a_shortened_log_that_still_has_its_header_gets_no_second_header(path: P
 
 
 def test_nothing_is_logged_when_no_write_fails(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    writer = RowWriter(path, HEADER, rotate_rows=2)
+    writer = RowWriter(path, HEADER, LogOptions(rotate_rows=2))
     assert writer.write([row(number) for number in range(9)])
     assert writer.close()
     assert writer.write([])
@@ -1285,14 +1305,14 @@ def test_opening_is_retried_while_other_writers_rename_the_file(path: Path, monk
         assert RowWriter(path, HEADER).write([row(1)])
         assert len(gone) == 3
         patch.setattr(os, "lstat", lambda _: (_ for _ in ()).throw(FileNotFoundError()))
-        with pytest.raises(FileNotFoundError, match="logfile: it comes and goes"):
+        with pytest.raises(FileNotFoundError, match="it comes and goes"):
             RowWriter(path, HEADER)
 
 
 def test_rotation_renames_the_target_of_a_symbolic_link_and_keeps_the_link(path: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     path.symlink_to("data/real.csv")
-    writer = RowWriter(path, HEADER, rotate_rows=1)
+    writer = RowWriter(path, HEADER, LogOptions(rotate_rows=1))
     for number in range(3):
         assert writer.write([row(number)])
     assert path.is_symlink()
@@ -1319,12 +1339,12 @@ def test_a_chain_of_symbolic_links_with_one_of_another_user_is_refused(path: Pat
 def test_a_trailing_slash_and_a_deleted_current_folder_are_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with pytest.raises(OSError, match="logfile: "):
+    with pytest.raises(OSError, match=r"^\[Errno"):
         RowWriter(f"{path}/", HEADER)
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(OSError, match="logfile: the current folder is gone"):
+    with pytest.raises(OSError, match="the current folder is gone"):
         RowWriter("logs.csv", HEADER)
 
 
@@ -1332,5 +1352,5 @@ def test_a_log_that_was_renamed_is_not_renamed_again(path: Path) -> None:
     writer = RowWriter(path, HEADER)
     path.rename(path.with_suffix(".1"))
     assert writer._log is not None
-    assert not writer._log.rename(lambda name: f"{name}.2")
+    writer._log.rename_to_part()
     assert [file.name for file in path.parent.iterdir()] == ["logs.1"]

@@ -148,6 +148,10 @@ WINGS = [
         {
             "_parts": (),
             "_lock": (),
+            "_options": (),
+            "_backlog": (),
+            "_fsync": (),
+            "_flusher": (),
             "_format": (),
             "_torn_tail": (),
             "_lines": (),

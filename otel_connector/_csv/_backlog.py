@@ -1,0 +1,64 @@
+"""Rows that could not be written yet: in order, bounded, and written before anything newer.
+
+This file does not know why the rows wait, nor where they are written.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+class Backlog:
+    """A queue of whole rows. Not thread-safe: its writer has a lock.
+
+    Args:
+        limit: Bytes of rows that may wait. The first row is always accepted: the file may already contain its
+            beginning, and the next row would be joined to it.
+
+    Attributes:
+        rows: The rows, oldest first. Of the first, the file may contain the beginning.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.rows: deque[bytes] = deque()
+        self._limit = limit
+        self._bytes = 0
+
+    def add(self, row: bytes) -> bool:
+        """Append a row; False if there is no room, and the row is lost."""
+        if self.rows and self._bytes + len(row) > self._limit:
+            return False
+        self._bytes += len(row)
+        self.rows.append(row)
+        return True
+
+    def first(self, count: int) -> list[bytes]:
+        """Return the first rows, at most `count`."""
+        return list(islice(self.rows, count))
+
+    def ends_with(self, row: bytes) -> bool:
+        """Return whether this very object is the last row."""
+        return bool(self.rows) and self.rows[-1] is row
+
+    def remove(self, rows: Iterable[bytes]) -> None:
+        """Remove the first rows. Rows that are removed already are skipped, so an interrupted call can be repeated."""
+        for row in rows:
+            if self.rows and self.rows[0] is row:
+                self._bytes -= len(self.rows.popleft())
+
+    def put_back(self, rows: Sequence[bytes]) -> None:
+        """Insert rows that came before all others, whatever their size."""
+        self.rows.extendleft(reversed(rows))
+        self._bytes += sum(map(len, rows))
+
+    def clear(self) -> int:
+        """Forget all rows; return their number."""
+        count = len(self.rows)
+        self.rows.clear()
+        self._bytes = 0
+        return count

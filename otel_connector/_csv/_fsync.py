@@ -1,0 +1,52 @@
+"""Rows that are in the file, but not yet known to be on the disk.
+
+After a failed fsync the kernel may drop the pages and mark them as clean. The next fsync then succeeds, although the
+rows are gone (https://wiki.postgresql.org/wiki/Fsync_Errors). So all rows since the last successful fsync are kept, and
+after a failure they have to be written again. This file does not know the file, nor who calls fsync.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class UnsyncedRows:
+    """Rows written since the last successful fsync. Not thread-safe: its writer has a lock.
+
+    Args:
+        interval: Seconds after which rows have to be on the disk; 0 for each row at once, None for never.
+        limit: Bytes of rows that may be kept.
+
+    Attributes:
+        rows: The rows, oldest first; always empty without an interval.
+    """
+
+    def __init__(self, interval: float | None, limit: int) -> None:
+        self.rows: deque[bytes] = deque()
+        self._interval = interval
+        self._limit = limit
+        self._bytes = 0
+
+    def add(self, rows: Sequence[bytes]) -> bool:
+        """Add rows that were written; True if fsync has to be called at once."""
+        if self._interval is None:
+            return False
+        self.rows.extend(rows)
+        self._bytes += sum(map(len, rows))
+        return self._interval == 0 or self._bytes > self._limit
+
+    def synced(self, count: int) -> None:
+        """Forget the first rows, at most `count`: they are on the disk."""
+        for _ in range(min(count, len(self.rows))):
+            self._bytes -= len(self.rows.popleft())
+
+    def take(self) -> list[bytes]:
+        """Return all rows and forget them: they have to be written again."""
+        rows = list(self.rows)
+        self.rows.clear()
+        self._bytes = 0
+        return rows
