@@ -32,6 +32,10 @@ class TelemetryGuard:
         self._monotonic_ns = monotonic_ns
         self._throttle = LogThrottle()
 
+    def guarded(self, doing: str) -> Guarded:
+        """Return a context manager that passes an exception to `swallow`, and then continues after the block."""
+        return Guarded(self, doing)
+
     def swallow(self, error: BaseException, doing: str) -> None:
         """Log an exception of telemetry code. Call this in an ``except BaseException``.
 
@@ -63,6 +67,24 @@ class TelemetryGuard:
             )
         except BaseException as problem:  # noqa: BLE001 - the log handler fails, too, so there is no place to report it
             pass_on(problem)
+
+
+class Guarded:
+    """See `TelemetryGuard.guarded`."""
+
+    __slots__ = ("_doing", "_guard")
+
+    def __init__(self, guard: TelemetryGuard, doing: str) -> None:
+        self._guard, self._doing = guard, doing
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, _: object, error: BaseException | None, traceback: object) -> bool:
+        """Swallow the exception, if there is one."""
+        if error is not None:
+            self._guard.swallow(error, self._doing)
+        return error is not None
 
 
 def pass_on(error: BaseException) -> None:

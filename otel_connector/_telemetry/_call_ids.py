@@ -32,5 +32,5 @@ def new_call_id(parent: SpanContext = INVALID_SPAN_CONTEXT) -> str:
     Args:
         parent: The context of the caller's span.
     """
-    trace_id = parent.trace_id if parent.is_valid else _random.getrandbits(128)
-    return f"{trace_id:032x}-{_random.getrandbits(64):016x}"
+    call_id = _random.getrandbits(192).to_bytes(24, "big").hex("-", -16)
+    return f"{parent.trace_id:032x}{call_id[32:]}" if parent.is_valid else call_id

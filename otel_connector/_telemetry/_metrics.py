@@ -1,8 +1,8 @@
-"""The metric set of a meter provider, through the OpenTelemetry API alone.
+"""The metrics of a meter provider, through the OpenTelemetry API alone.
 
-One histogram is recorded a call; everything else is plain counters that observable instruments read when metrics are
-collected, because a recording costs some 20 us of a call and a counter 0.1. Labels are bounded here. Knows nothing of
-spans, the SDK or aiohttp.
+One histogram value is recorded per call. All other metrics are plain counters, which observable instruments read when
+metrics are collected: a recording costs about 20 us of a call, an increment 0.1 us. The number of labels is limited
+here. This file does not know spans, the SDK or aiohttp.
 
 Source: OpenTelemetry semantic conventions 1.44, "HTTP client metrics".
 """
@@ -12,13 +12,14 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 from opentelemetry import metrics
-from opentelemetry.metrics import Observation
+from opentelemetry.metrics import CallbackOptions, Observation
 
+from otel_connector._record import RowCounts
 from otel_connector._telemetry._names import (
     ACTIVE,
     DURATION,
@@ -37,89 +38,73 @@ from otel_connector._telemetry._names import (
     SERVER_PORT,
     STATUS_CODE,
     SUCCESS,
-    Metric,
 )
 from otel_connector._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
-
     from opentelemetry.context import Context
-    from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider
+    from opentelemetry.metrics import Histogram, Meter, MeterProvider
     from opentelemetry.util.types import AttributeValue
 
+    from otel_connector._guard import TelemetryGuard
     from otel_connector._record import CallRecord
 
 SCOPE: Final = "otel_connector"
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 
 Host = tuple[str, "int | None"]
-"""Address and port, as metric labels; an empty address where a call has none."""
-
-_Label = TypeVar("_Label", bound=Hashable)
-
-
-class _Named(TypedDict):
-    """What an instrument is made with."""
-
-    name: str
-    unit: str
-    description: str
-
+"""Address and port, as metric labels. The address is empty if a call has none."""
 
 # Semantic conventions, http.client.request.duration: the advised boundaries, in seconds
 _DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 
-# The SDK keeps every label set for ever (2.2 kB each) and knows no limit; a crawler would fill the memory. A label
-# beyond these counts becomes `_other`. Their sum with statuses and errors stays near the specification's default
-# limit of 2,000 sets an instrument.
+# The SDK keeps every label set until the process ends (2.2 kB each) and has no limit: a crawler would fill the memory.
+# Further hosts and projects become `_other`. With these limits, statuses and errors included, an instrument stays near
+# the specification's default limit of 2,000 label sets
 HOST_LIMIT = 200
 PROJECT_LIMIT = 50
 OTHER: Final = "_other"
-_LABEL_SETS = 2_000  # kept ready; a status is any number that a server thinks of, so there may be more
 
+RowCounter: TypeAlias = Callable[[], RowCounts]
+"""Counts the rows of a log."""
 
-RowCounter: TypeAlias = "Callable[[], tuple[int, int, int]]"
-"""Returns the rows written, waiting and lost."""
-
-
-Swallow: TypeAlias = "Callable[[BaseException, str], None]"
-"""Takes what the application's provider raised and what was being done; raises it again if it is not the provider's."""
+_Label = TypeVar("_Label", bound=Hashable)
+_Observe: TypeAlias = Callable[[CallbackOptions], Iterable[Observation]]
 
 
 class Log(Protocol):
-    """What writes rows and counts them."""
+    """A log that counts its rows."""
 
     @property
     def row_counter(self) -> RowCounter:
-        """Counts the rows; does not hold the log itself."""
+        """Counts the rows. It keeps no reference to the log."""
         ...
 
 
 class Pace(Protocol):
-    """What knows which hosts asked for a pause."""
+    """Knows which hosts are paused."""
 
     def paused(self) -> Collection[str]:
-        """Return the ``host:port`` of each; asked in any thread."""
+        """Return the ``host:port`` of each paused host. Called in any thread."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class Active:
-    """How many calls to one host are under way."""
+    """The number of calls in flight to one host."""
 
     calls: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class CallCounts:
-    """Plain counters of one connector, read by the observable instruments; written by one event loop at a time.
+    """The counters of one connector. One event loop at a time writes them; the instruments read them in any thread.
 
     Attributes:
-        active: Calls under way, by host and port.
+        active: Calls in flight, by host and port.
         received: Bytes of body read, by project.
-        retries: Attempts after the first, by the reason for them.
-        queued: Seconds that calls waited for their turn.
+        retries: Attempts after the first, by the reason of the retry.
+        queued: Seconds that calls waited for a permit.
     """
 
     active: dict[Host, Active] = field(default_factory=dict[Host, Active])
@@ -131,73 +116,72 @@ class CallCounts:
 class Instruments:
     """The instruments of one meter provider.
 
-    Made once a provider: of two observable instruments with one name the SDK calls the first one's callback only, so
-    all connectors report through the same.
+    All connectors of a provider share them: if two observable instruments have the same name, the SDK calls only the
+    callback of the first.
     """
 
-    def __init__(self, provider: MeterProvider | None, swallow: Swallow) -> None:
-        # Reentrant: `retire` and `_retire_log` run when the garbage collector says so, also in a thread that has it
+    def __init__(self, provider: MeterProvider | None, guard: TelemetryGuard) -> None:
+        # Reentrant: `retire` and `_retire_log` are called by the garbage collector, also in the thread with the lock
         self._lock = threading.RLock()
         self._live: set[CallCounts] = set()
         self._retired = CallCounts()
         self._logs: weakref.WeakKeyDictionary[Log, RowCounter] = weakref.WeakKeyDictionary()
-        self._retired_rows = [0, 0]
-        # Held weakly: it has the application's limiter, which may have the connector
+        self._retired_rows = RowCounts(0, 0, 0)
+        # Weak: a pace refers to the application's limiter, which may refer to the connector
         self._paces: weakref.WeakSet[Pace] = weakref.WeakSet()
         self._hosts: set[Host] = set()
         self._projects: set[str] = set()
         self._duration: Histogram | None = None
-        self._proxy: Any = None
-        self._labels: dict[tuple[Host, str, int | None, bool, str | None], dict[str, AttributeValue]] = {}
-        try:
+        with guard.guarded("getting a meter"):
             meter = metrics.get_meter(SCOPE, __version__, provider, SCHEMA_URL)
-        except BaseException as error:  # noqa: BLE001 - an application's provider
-            swallow(error, "getting a meter")
-            return
-        for create in (self._create_duration, self._create_sums, self._create_levels):
-            _attempt(create, meter, swallow)
+            for create in (self._create_histogram, self._create_counters, self._create_up_down_counters):
+                with guard.guarded("creating an instrument"):  # the meter may fail for one kind only
+                    create(meter)
 
-    def _create_duration(self, meter: Meter) -> None:
+    def _create_histogram(self, meter: Meter) -> None:
         self._duration = meter.create_histogram(
-            explicit_bucket_boundaries_advisory=_DURATION_BUCKETS, **_named(DURATION)
+            DURATION.name,
+            DURATION.unit,
+            DURATION.description,
+            explicit_bucket_boundaries_advisory=_DURATION_BUCKETS,
         )
-        # The API's own, which passes on to nobody as long as there is no SDK: to ask it before the labels are looked up
-        # saves 1 % of a bare call's instructions
-        self._proxy = self._duration if hasattr(self._duration, "_real_instrument") else None
 
-    def _create_sums(self, meter: Meter) -> None:
-        create = meter.create_observable_counter
-        create(callbacks=[self._observe_received], **_named(RECEIVED))
-        create(callbacks=[self._observe_retries], **_named(RETRIES))
-        create(callbacks=[self._observe_queued], **_named(QUEUE_TIME))
-        create(callbacks=[self._row_observer(0)], **_named(ROWS_WRITTEN))
-        create(callbacks=[self._row_observer(2)], **_named(ROWS_LOST))
+    def _create_counters(self, meter: Meter) -> None:
+        for metric, observe in (
+            (RECEIVED, self._sum_of(lambda counts: counts.received, PROJECT)),
+            (RETRIES, self._sum_of(lambda counts: counts.retries, REASON)),
+            (QUEUE_TIME, self._observe_queued),
+            (ROWS_WRITTEN, self._rows("written")),
+            (ROWS_LOST, self._rows("lost")),
+        ):
+            meter.create_observable_counter(metric.name, [observe], metric.unit, metric.description)
 
-    def _create_levels(self, meter: Meter) -> None:
-        create = meter.create_observable_up_down_counter
-        create(callbacks=[self._observe_active], **_named(ACTIVE))
-        create(callbacks=[self._observe_paused], **_named(PAUSED))
-        create(callbacks=[self._row_observer(1)], **_named(ROWS_WAITING))
+    def _create_up_down_counters(self, meter: Meter) -> None:
+        for metric, observe in (
+            (ACTIVE, self._observe_active),
+            (PAUSED, self._observe_paused),
+            (ROWS_WAITING, self._rows("waiting")),
+        ):
+            meter.create_observable_up_down_counter(metric.name, [observe], metric.unit, metric.description)
 
     def record(self, record: CallRecord, host: Host, project: str, error_type: str | None, context: Context) -> None:
-        """Record an ended call.
+        """Record a call that has ended.
 
         Args:
             record: The call.
             host: What `host` returned for it.
             project: What `project` returned for it.
             error_type: The value of ``error.type``, if the call is an error.
-            context: Holds the call's span, so that an exemplar points at it.
+            context: The context with the call's span, so that an exemplar refers to it.
         """
-        if self._duration is None or (self._proxy is not None and self._proxy._real_instrument is None):  # noqa: SLF001 - a test holds it
+        if self._duration is None:
             return
-        ended = (host, project, record.response_code, record.success, error_type)
-        labels = self._labels.get(ended)
-        if labels is None:
-            if len(self._labels) >= _LABEL_SETS:
-                self._labels.clear()
-            labels = self._labels[ended] = _labels_of(*ended)
-        self._duration.record(record.delta_t, labels.copy(), context=context)  # an application's meter may keep it
+        labels = {METHOD: "GET", PROJECT: project, SUCCESS: record.success, **_host_labels(host)}
+        if record.response_code is not None:
+            labels[STATUS_CODE] = record.response_code
+        if error_type is not None:
+            labels[ERROR_TYPE] = error_type
+        self._duration.record(record.delta_t, labels, context=context)
 
     def add(self, counts: CallCounts) -> None:
         """Report these counts from now on."""
@@ -205,25 +189,26 @@ class Instruments:
             self._live.add(counts)
 
     def watch_pace(self, pace: Pace) -> None:
-        """Report the hosts that it holds back from now on, for as long as it is there."""
+        """Report the paused hosts of `pace` from now on, as long as it exists."""
         with self._lock:
             self._paces.add(pace)
 
     def watch(self, log: Log) -> None:
-        """Report the log's rows from now on, once, however many connectors write to it."""
+        """Report the rows of a log from now on; once, also if several connectors write to it."""
         with self._lock:
             if log not in self._logs:
                 self._logs[log] = log.row_counter
                 weakref.finalize(log, self._retire_log, log.row_counter).atexit = False
 
-    def _retire_log(self, rows: RowCounter) -> None:
-        written, waiting, lost = rows()
+    def _retire_log(self, row_counter: RowCounter) -> None:
+        """Keep the counts of a log that is gone. Rows that were waiting then are lost."""
+        written, waiting, lost = row_counter()
         with self._lock:
-            self._retired_rows[0] += written
-            self._retired_rows[1] += waiting + lost
+            retired = self._retired_rows
+            self._retired_rows = RowCounts(retired.written + written, 0, retired.lost + waiting + lost)
 
     def retire(self, counts: CallCounts) -> None:
-        """Keep the sums of a connector that is gone: a counter must not go back."""
+        """Keep the sums of a connector that is gone: a counter must not decrease."""
         with self._lock:
             self._live.discard(counts)
             self._retired.received.update(counts.received)
@@ -231,81 +216,60 @@ class Instruments:
             self._retired.queued += counts.queued
 
     def host(self, host: str, port: int | None) -> Host:
-        """Return the labels for a host and port, bounded in number."""
-        label = (host, port)
-        return label if label in self._hosts else self._bounded(self._hosts, label, HOST_LIMIT, (OTHER, None))
+        """Return the labels of a host and port, limited in number."""
+        return self._limited(self._hosts, (host, port), HOST_LIMIT, (OTHER, None))
 
     def project(self, project: str) -> str:
-        """Return the label for a project, bounded in number."""
-        return project if project in self._projects else self._bounded(self._projects, project, PROJECT_LIMIT, OTHER)
+        """Return the label of a project, limited in number."""
+        return self._limited(self._projects, project, PROJECT_LIMIT, OTHER)
 
-    def _bounded(self, known: set[_Label], label: _Label, limit: int, other: _Label) -> _Label:
+    def _limited(self, known: set[_Label], label: _Label, limit: int, other: _Label) -> _Label:
+        if label in known:
+            return label
         with self._lock:
             if len(known) >= limit and label not in known:
                 return other
             known.add(label)
             return label
 
-    def _all(self) -> list[CallCounts]:
+    def _all_counts(self) -> list[CallCounts]:
         with self._lock:
             return [*self._live, self._retired]
 
+    def _sum_of(self, counter: Callable[[CallCounts], Counter[str]], label: str) -> _Observe:
+        """Return a callback that adds up one counter of all connectors."""
+
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            total: Counter[str] = Counter()
+            for counts in self._all_counts():
+                total.update(counter(counts).copy())  # a copy: the event loop may add a key at any time
+            return [Observation(number, {label: value}) for value, number in total.items()]
+
+        return observe
+
+    def _rows(self, kind: Literal["written", "waiting", "lost"]) -> _Observe:
+        """Return a callback that counts the rows of all logs."""
+
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            with self._lock:
+                counts = [self._retired_rows, *(row_counter() for row_counter in self._logs.values())]
+            return [Observation(sum(getattr(each, kind) for each in counts))]
+
+        return observe
+
     def _observe_active(self, _: CallbackOptions) -> Iterable[Observation]:
         active: Counter[Host] = Counter()
-        for counts in self._all():
+        for counts in self._all_counts():
             active.update({host: level.calls for host, level in counts.active.copy().items()})
         return [Observation(number, {METHOD: "GET", **_host_labels(host)}) for host, number in active.items()]
 
-    def _observe_received(self, _: CallbackOptions) -> Iterable[Observation]:
-        received: Counter[str] = Counter()
-        for counts in self._all():
-            received.update(counts.received.copy())
-        return [Observation(size, {PROJECT: name}) for name, size in received.items()]
-
-    def _observe_retries(self, _: CallbackOptions) -> Iterable[Observation]:
-        retries: Counter[str] = Counter()
-        for counts in self._all():
-            retries.update(counts.retries.copy())
-        return [Observation(number, {REASON: reason}) for reason, number in retries.items()]
-
     def _observe_queued(self, _: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(sum(counts.queued for counts in self._all()))]
+        return [Observation(sum(counts.queued for counts in self._all_counts()))]
 
     def _observe_paused(self, _: CallbackOptions) -> Iterable[Observation]:
         with self._lock:
             paces = list(self._paces)
-        return [Observation(len({host for pace in paces for host in pace.paused()}))]  # a host of two is one
-
-    def _row_observer(self, index: int) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        def observe(_: CallbackOptions) -> Iterable[Observation]:
-            with self._lock:
-                retired = {0: self._retired_rows[0], 1: 0, 2: self._retired_rows[1]}[index]
-                return [Observation(retired + sum(rows()[index] for rows in self._logs.values()))]
-
-        return observe
-
-
-def _labels_of(
-    host: Host, project: str, status: int | None, success: bool, error_type: str | None
-) -> dict[str, AttributeValue]:
-    labels: dict[str, AttributeValue] = {
-        METHOD: "GET",
-        PROJECT: project,
-        SUCCESS: success,
-        **_host_labels(host),
-    }
-    if status is not None:
-        labels[STATUS_CODE] = status
-    if error_type is not None:
-        labels[ERROR_TYPE] = error_type
-    return labels
-
-
-def _attempt(create: Callable[[Meter], None], meter: Meter, swallow: Swallow) -> None:
-    try:
-        create(meter)
-    except BaseException as error:  # noqa: BLE001 - an application's meter, which may break for one kind only
-        swallow(error, "making an instrument")
+        return [Observation(len({host for pace in paces for host in pace.paused()}))]
 
 
 def _host_labels(host: Host) -> dict[str, AttributeValue]:
@@ -315,39 +279,26 @@ def _host_labels(host: Host) -> dict[str, AttributeValue]:
     return {SERVER_ADDRESS: address} if port is None else {SERVER_ADDRESS: address, SERVER_PORT: port}
 
 
-def _named(metric: Metric) -> _Named:
-    return {"name": metric.name, "unit": metric.unit, "description": metric.description}
+class _GlobalProvider:
+    """The key of the instruments of the global meter provider, whichever it is at the time."""
 
 
 _instruments: weakref.WeakKeyDictionary[Any, Instruments] = weakref.WeakKeyDictionary()
 _instruments_lock = threading.Lock()
 
 
-class _Global:
-    """Stands for whatever meter provider is, or will be, the global one."""
-
-
-_GLOBAL = _Global()
-
-
-def _raise(error: BaseException, _: str) -> None:
-    raise error
-
-
-def instruments_of(provider: MeterProvider | None, swallow: Swallow = _raise) -> Instruments:
-    """Return the instruments of a meter provider, None being the global one, also if it is set up later.
+def instruments_of(provider: MeterProvider | None, guard: TelemetryGuard) -> Instruments:
+    """Return the instruments of a meter provider.
 
     Args:
-        provider: The application's.
-        swallow: Takes what it raises; what could not be made is then not reported.
+        provider: The application's provider. None is the global one, also if it is set later.
+        guard: Receives its exceptions. Metrics whose instrument cannot be created are then not reported.
     """
-    try:
-        key = _GLOBAL if provider is None or provider is metrics.get_meter_provider() else provider
+    with guard.guarded("looking up the meter provider"):  # it may raise, or be no key of a dictionary
+        key = _GlobalProvider if provider is None or provider is metrics.get_meter_provider() else provider
         with _instruments_lock:
             found = _instruments.get(key)
             if found is None:
-                found = _instruments[key] = Instruments(provider, swallow)
+                found = _instruments[key] = Instruments(provider, guard)
             return found
-    except BaseException as error:  # noqa: BLE001 - an application's provider, which may break, or be no key
-        swallow(error, "looking up the meter provider")
-        return Instruments(provider, swallow)
+    return Instruments(provider, guard)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from contextvars import Token
 
     from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import Span, TracerProvider
+    from opentelemetry.trace import Span, Tracer, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
     from otel_connector._record import Attempt, CallRecord
@@ -129,12 +129,13 @@ class CallTelemetry:
         attempt_spans: bool = False,
     ) -> None:
         self._guard = TelemetryGuard(monotonic_ns)
-        try:
+        self._starting = self._guard.guarded("starting the call's span")
+        self._ending = self._guard.guarded("ending the call's span")
+        self._recording = self._guard.guarded("recording the metrics")
+        self._tracer: Tracer = trace.NoOpTracer()
+        with self._guard.guarded("getting a tracer"):
             self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider, SCHEMA_URL)
-        except BaseException as error:  # noqa: BLE001 - the application's provider
-            self._guard.swallow(error, "getting a tracer")
-            self._tracer = trace.NoOpTracer()
-        self._instruments = instruments_of(meter_provider, self._guard.swallow)
+        self._instruments = instruments_of(meter_provider, self._guard)
         self.counts = CallCounts()
         self._instruments.add(self.counts)
         if log is not None:
@@ -164,11 +165,12 @@ class CallTelemetry:
             start_time: Unix time in nanoseconds.
         """
         label = self._instruments.project(project)
-        try:
-            call = self._start(url_telemetry, label, start_time)
-            call.token = otel_context.attach(call.context)
-        except BaseException as error:  # noqa: BLE001 - the application's sampler, processor, id generator or context
-            self._guard.swallow(error, "starting the call's span")
+        call: CallSpan | None = None
+        with self._starting:
+            started = self._start(url_telemetry, label, start_time)
+            started.token = otel_context.attach(started.context)
+            call = started
+        if call is None:
             call = self._start_without_span(url_telemetry, label)
         url_telemetry.active.calls += 1
         return call
@@ -206,14 +208,12 @@ class CallTelemetry:
     def _start_without_span(self, url_telemetry: UrlTelemetry, label: str) -> CallSpan:
         """Return what a call has if its span cannot be started: the caller's span, unless that is broken, too."""
         call = CallSpan(url_telemetry, label, new_call_id(), INVALID_SPAN, Context(), None, recorded=True)
-        try:
+        with self._guard.guarded("looking for the caller's span"):
             current = otel_context.get_current()
             parent = trace.get_current_span(current).get_span_context()
             call.call_id, call.span = new_call_id(parent), trace.NonRecordingSpan(parent)
             call.context = suppressed(current)
             call.token = otel_context.attach(call.context)
-        except BaseException as error:  # noqa: BLE001 - the application's context or span class
-            self._guard.swallow(error, "looking for the caller's span")
         return call
 
     def start_attempt(self, call: CallSpan, resend_count: int, start_time: int) -> AttemptSpan | None:
@@ -227,15 +227,13 @@ class CallTelemetry:
         attributes = call.url_telemetry.http.copy()
         if resend_count:
             attributes[RESEND_COUNT] = resend_count
-        try:
+        with self._guard.guarded("starting the attempt's span"):
             span = self._tracer.start_span(
                 CALL_NAME, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_time
             )
             context = trace.set_span_in_context(span)
             return AttemptSpan(span, context, otel_context.attach(context))
-        except BaseException as error:  # noqa: BLE001 - the application's sampler, processor, id generator or context
-            self._guard.swallow(error, "starting the attempt's span")
-            return None
+        return None
 
     def end_attempt(
         self,
@@ -260,7 +258,7 @@ class CallTelemetry:
             resend_count: The resend count of its last request, if it sent more than one (a redirect, or a resend of
                 aiohttp); otherwise 0.
         """
-        try:
+        with self._guard.guarded("ending the attempt's span"):
             otel_context.detach(attempt.token)
             if attempt.span.is_recording():
                 attributes = outcome_attributes(status, http_version, error_type)
@@ -270,8 +268,6 @@ class CallTelemetry:
                 if error_type is not None:
                     attempt.span.set_status(error_status(error_type, error))
             attempt.span.end(end_time)
-        except BaseException as problem:  # noqa: BLE001 - the application's processor, exporter or context
-            self._guard.swallow(problem, "ending the attempt's span")
 
     def inject(self, call: CallSpan, attempt: AttemptSpan | None) -> dict[str, str]:
         """Return the headers with the trace context and the baggage, as the global propagator writes them.
@@ -288,11 +284,9 @@ class CallTelemetry:
             self.counts.retries[attempt.reason] += 1
         if self.attempt_spans:
             return
-        try:
+        with self._guard.guarded("adding an event"):
             if call.span.is_recording():
                 call.span.add_event(ATTEMPT_EVENT, event_attributes(attempt), timestamp)
-        except BaseException as error:  # noqa: BLE001 - the application's span class
-            self._guard.swallow(error, "adding an event")
 
     def end(
         self,
@@ -319,7 +313,7 @@ class CallTelemetry:
         """
         call.url_telemetry.active.calls -= 1
         self.counts.received[call.project] += record.response_size
-        try:
+        with self._ending:
             if call.token is not None:
                 otel_context.detach(call.token)
             if call.span.is_recording():
@@ -336,9 +330,5 @@ class CallTelemetry:
                 if error_type is not None:
                     call.span.set_status(error_status(error_type, record.error))
             call.span.end(end_time)
-        except BaseException as error:  # noqa: BLE001 - the application's processor, exporter or context
-            self._guard.swallow(error, "ending the call's span")
-        try:
+        with self._recording:
             self._instruments.record(record, call.url_telemetry.host, call.project, error_type, call.context)
-        except BaseException as error:  # noqa: BLE001 - the application's view, reader or exemplar reservoir
-            self._guard.swallow(error, "recording the metrics")

@@ -7,6 +7,7 @@ import gc
 import inspect
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from enum import Enum
 from types import SimpleNamespace
@@ -37,9 +38,8 @@ from support.sdk import SDK
 
 import otel_connector
 from otel_connector import AsyncConnector, ConnectorError, RetryPolicy
-from otel_connector._record import CallRecord
+from otel_connector._guard import TelemetryGuard
 from otel_connector._telemetry import _call_ids, _metrics, _propagation
-from otel_connector._telemetry._metrics import Instruments
 from otel_connector.testing import FakeClock, FaultServer, hold, ok, redirect, respond, retry_after
 
 
@@ -491,7 +491,6 @@ async def main():
     subject, exporter, reader = AsyncConnector(None), InMemorySpanExporter(), InMemoryMetricReader()
     # The connector checks these to skip API calls that have no effect
     assert isinstance(subject._settings.telemetry._tracer, trace.ProxyTracer) and trace._TRACER_PROVIDER is None
-    assert subject._settings.telemetry._instruments._duration._real_instrument is None
     async with aiohttp.ClientSession() as session:
         await subject.get(session, sys.argv[1], "before")
         trace.set_tracer_provider(TracerProvider())
@@ -519,20 +518,10 @@ async def test_an_sdk_set_up_between_two_calls_records_the_second(server: FaultS
 async def test_none_and_the_global_meter_provider_share_their_instruments(
     server: FaultServer, session: aiohttp.ClientSession
 ) -> None:
-    first = _metrics.instruments_of(None)
-    assert _metrics.instruments_of(metrics.get_meter_provider()) is first
-    assert _metrics.instruments_of(MeterProvider(shutdown_on_exit=False)) is not first
-
-
-def test_the_number_of_cached_label_sets_is_bounded(sdk: SDK, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_metrics, "_LABEL_SETS", 3)
-    instruments = Instruments(sdk.meter_provider, print)
-    for status in range(200, 208):
-        record = CallRecord("i", "P", 0.0, 0.5, "u", "", 0, status, success=True, error="")
-        instruments.record(record, ("h", 80), "P", None, Context())
-        assert len(instruments._labels) <= 3
-    found = sdk.points("http.client.request.duration")
-    assert sorted(point.attributes["http.response.status_code"] for point in found) == list(range(200, 208))
+    guard = TelemetryGuard(time.monotonic_ns)
+    first = _metrics.instruments_of(None, guard)
+    assert _metrics.instruments_of(metrics.get_meter_provider(), guard) is first
+    assert _metrics.instruments_of(MeterProvider(shutdown_on_exit=False), guard) is not first
 
 
 @pytest.mark.parametrize("trace_id", [0, 1, 2**127 + 5, 2**128 - 1, 2**128, -1, True])
