@@ -8,7 +8,9 @@ COMMAND is pytest, with its arguments. FOLDER gets the reports, of which `report
 
 The exit code is 0 only if each test ran and passed. What failed is run once more, one test after the other: some tests
 measure, and a machine that does other things too can make one of them fail. The second run has to run at least as many
-tests as had failed. A test that is skipped, or expected to fail, has shown nothing and fails the run.
+tests as had failed. There is no second run after a teardown that failed, nor after a run that left processes, ports or
+files behind: it would show nothing about them. A test that is skipped, or expected to fail, has shown nothing and fails
+the run.
 """
 
 from __future__ import annotations
@@ -34,12 +36,15 @@ class Case:
         seconds: Of the call, the set-up and the teardown.
         state: ``passed``, ``failed`` or ``skipped``.
         message: Why it was skipped.
+        in_teardown: Whether a teardown failed. It may be that of a fixture which other tests have used, so running this
+            test once more shows nothing.
     """
 
     name: str
     seconds: float
     state: str
     message: str = ""
+    in_teardown: bool = False
 
 
 def cases(report: Path) -> list[Case]:
@@ -50,12 +55,15 @@ def cases(report: Path) -> list[Case]:
     for element in ET.parse(report).iter("testcase"):
         name = f"{element.get('classname', '')}::{element.get('name', '')}"
         skipped = element.find("skipped")
-        failed = element.find("failure") is not None or element.find("error") is not None
+        error = element.find("error")
+        failed = element.find("failure") is not None or error is not None
+        in_teardown = error is not None and str(error.get("message")).startswith("failed on teardown")
         state = "failed" if failed else "passed" if skipped is None else "skipped"
-        if name in found and found[name].state == "failed":
-            state = "failed"
+        if name in found:
+            state = "failed" if found[name].state == "failed" else state
+            in_teardown = in_teardown or found[name].in_teardown
         message = "" if skipped is None else str(skipped.get("message"))
-        found[name] = Case(name, float(element.get("time", "0")), state, message)
+        found[name] = Case(name, float(element.get("time", "0")), state, message, in_teardown)
     return list(found.values())
 
 
@@ -67,7 +75,7 @@ def run(folder: Path, label: str, command: list[str]) -> int:
     code = subprocess.run([*command, *cache, f"--junitxml={report}"], check=False).returncode
     first, second = cases(report), list[Case]()
     failed = [case for case in first if case.state == "failed"]
-    if code == TESTS_FAILED and failed:
+    if code == TESTS_FAILED and failed and not any(case.in_teardown for case in failed):
         print(f"=== {label}: {len(failed)} failed, once more by themselves", flush=True)
         last = ["-n", "0", "--last-failed", "--last-failed-no-failures", "none"]
         code = subprocess.run([*command, *cache, *last, f"--junitxml={again}"], check=False).returncode

@@ -17,6 +17,7 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import settings
 from support import forked, left_behind, processes
+from support.event_loops import LOOPS
 from support.logs import Log
 from support.sdk import SDK
 
@@ -35,25 +36,6 @@ not run: the groups timing and soak. Run them with `python -m pytest -m timing -
 
 _run_folder = pytest.StashKey[Path]()
 _left_behind = pytest.StashKey[list[str]]()
-
-
-def _debug_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    loop.set_debug(enabled=True)
-    return loop
-
-
-def _uvloop() -> asyncio.AbstractEventLoop:
-    import uvloop
-
-    return uvloop.new_event_loop()
-
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "debug": _debug_loop,
-    "uvloop": _uvloop,
-}
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -112,6 +94,8 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--loop") == "debug":
+        config.option.asyncio_debug = True  # pytest-asyncio sets the mode of each loop itself
     # A shell starts background jobs with these signals ignored, and every child process would inherit that
     for ignored, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(ignored) is signal.SIG_IGN:
@@ -124,6 +108,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_left_behind] = []
 
 
+def _runs_on_loop(item: pytest.Item) -> bool:
+    """Return whether a test runs on the loop of ``--loop``."""
+    return item.get_closest_marker("asyncio") is not None or "loop_name" in getattr(item, "fixturenames", ())
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Exclude soak tests from `-m timing`, and tests without an event loop from runs with another loop.
@@ -131,8 +120,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     The slowest files run first. Otherwise one worker may still run them when all others are done.
     """
     if config.getoption("--loop") != "asyncio":
-        config.hook.pytest_deselected(items=[item for item in items if not item.get_closest_marker("asyncio")])
-        items[:] = [item for item in items if item.get_closest_marker("asyncio")]
+        config.hook.pytest_deselected(items=[item for item in items if not _runs_on_loop(item)])
+        items[:] = [item for item in items if _runs_on_loop(item)]
     for item in items:
         if item.get_closest_marker("soak"):
             item.own_markers = [mark for mark in item.own_markers if mark.name != "timing"]
@@ -151,7 +140,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     elif _run_folder in config.stash:
         found += left_behind.end(config.stash[_run_folder])
         if found:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            session.exitstatus = left_behind.EXIT_CODE
 
 
 def pytest_testnodedown(node: Any, error: object) -> None:
@@ -235,6 +224,12 @@ def server() -> Iterator[FaultServer]:
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def loop_name(pytestconfig: pytest.Config) -> str:
+    """Return the value of ``--loop``, for tests that are not async and run an event loop themselves."""
+    return str(pytestconfig.getoption("--loop"))
 
 
 @pytest.fixture

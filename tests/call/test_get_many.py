@@ -412,6 +412,7 @@ async def test_resume_repeats_the_calls_whose_results_the_sink_has_lost(
     assert await all_of(others) == []
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("awaited", [False, True])
 async def test_the_sink_runs_before_the_row_is_written_and_its_time_is_not_counted(
     awaited: bool, server: FaultServer, session: aiohttp.ClientSession, log: Log, clock: FakeClock

@@ -240,6 +240,7 @@ async def test_result_row_and_span_of_a_call_agree(
     assert subject.stats().bytes_received == record.response_size
 
 
+@pytest.mark.timing
 async def test_a_response_later_than_the_timeout_raises_attempt_timeout(
     httpbin_server: Httpbin, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
@@ -254,6 +255,7 @@ async def test_a_response_later_than_the_timeout_raises_attempt_timeout(
     assert_span_carries(sdk.span(), record)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("code", [200, 404])
 async def test_a_body_later_than_the_timeout_fails_the_call_with_its_status_logged(
     code: int, httpbin_server: Httpbin, session: aiohttp.ClientSession, log: Log, sdk: SDK
@@ -271,6 +273,7 @@ async def test_a_body_later_than_the_timeout_fails_the_call_with_its_status_logg
     assert_span_carries(sdk.span(), record)
 
 
+@pytest.mark.timing
 async def test_the_logged_duration_includes_the_body(
     httpbin_server: Httpbin, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from support.event_loops import run_on
 from support.logs import Log
 from support.otlp_receiver import Received, http_receiver
 
@@ -89,6 +90,7 @@ def test_the_log_is_complete_and_correct_in_every_state(
     log: Log,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    loop_name: str,
 ) -> None:
     condition = CONDITIONS[name]
     caplog.set_level(logging.CRITICAL, "opentelemetry")  # the SDK logs every value that it truncates
@@ -110,7 +112,7 @@ def test_the_log_is_complete_and_correct_in_every_state(
         if condition.remote_parent:
             stack.callback(context.detach, context.attach(trace.set_span_in_context(NonRecordingSpan(REMOTE_PARENT))))
         connector = AsyncConnector(log.path, True, 3, 5, tracer_provider=provider, clock=FakeClock())
-        asyncio.run(call_all(connector, server))
+        run_on(loop_name, call_all(connector, server))
         if provider is not None:
             provider.force_flush()
 

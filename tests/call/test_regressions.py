@@ -336,6 +336,7 @@ async def test_a_status_that_is_not_a_final_response_is_malformed(
         await AsyncConnector(None, n_tries=1, timeout=5).get(session, server.url("/x"), "P")
 
 
+@pytest.mark.timing
 async def test_an_error_response_with_an_unfinished_body_does_not_delay_the_call(
     server: FaultServer, session: aiohttp.ClientSession, log: Log
 ) -> None:

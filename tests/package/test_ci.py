@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support import processes
+from support.left_behind import EXIT_CODE, MARK
 from support.processes import ROOT, clean_environment
 
 SCRIPT = ROOT / ".ci" / "run_tests.py"
@@ -32,6 +34,20 @@ def test_unstable(pid): assert False
 SKIPPED = "import pytest\ndef test_skipped(): pytest.skip('no reason')\n"
 EXPECTED_TO_FAIL = "import pytest\n@pytest.mark.xfail\ndef test_expected_to_fail(): assert False\n"
 IMPORT_ERROR = "import no_such_module\n"
+# The teardown of the module's fixture is reported for the last test, which does not use it
+TEARDOWN_FAILS = """
+import pytest
+@pytest.fixture(scope="module")
+def broken():
+    yield
+    assert False
+def test_uses_it(broken): pass
+def test_does_not(): pass
+"""
+LEAVES_A_PORT = """
+import socket
+def test_leaves_a_port(): globals()["kept"] = socket.create_server(("127.0.0.1", 0))
+"""
 
 
 @pytest.mark.parametrize(
@@ -46,6 +62,7 @@ IMPORT_ERROR = "import no_such_module\n"
         (PASSES + EXPECTED_TO_FAIL, 1, "1 skipped"),
         (PASSES + IMPORT_ERROR, 2, "no_such_module"),
         ("", 5, "0 tests"),
+        (TEARDOWN_FAILS + FAILS_ONCE, 1, "3 tests, 1 failed at first"),
     ],
     ids=[
         "passes",
@@ -57,6 +74,7 @@ IMPORT_ERROR = "import no_such_module\n"
         "xfail",
         "broken",
         "none",
+        "teardown fails",
     ],
 )
 def test_the_exit_code_is_zero_only_if_all_tests_have_passed(tests: str, code: int, text: str, tmp_path: Path) -> None:
@@ -77,3 +95,19 @@ def test_the_summary_lists_the_slowest_tests_and_those_that_failed_once(tmp_path
     assert slowest[0] == "the 25 slowest tests:"
     assert len(slowest) == 3
     assert (title, second) == ("passed only in the second run:", "  label: test_it::test_fails_once")
+
+
+def test_a_run_that_leaves_something_behind_has_no_second_run(tmp_path: Path) -> None:
+    """The check is that of the project, so the tests run with its conftest."""
+    (tmp_path / "test_it.py").write_text(LEAVES_A_PORT + FAILS_ONCE)
+    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8"))
+    (tmp_path / "reports").mkdir()
+    command = [sys.executable, SCRIPT, tmp_path / "reports", "label", *PYTEST, "-p", "pytest_asyncio.plugin"]
+    command += ["-o", "asyncio_mode=auto", "-o", "markers=timing\nsoak\nbrowser\nneighbours"]
+    environment = {name: value for name, value in WITH_XDIST_ONLY.items() if name != MARK}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == EXIT_CODE, done.stdout + done.stderr
+    assert "left behind: listening: 127.0.0.1:" in done.stdout
+    assert "once more" not in done.stdout

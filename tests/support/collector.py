@@ -19,7 +19,7 @@ from pathlib import Path
 from support.otlp_receiver import Received, grpc_receiver
 from support.processes import Process, wait_until
 
-_GRPC, _HTTP = 4317, 4318
+_GRPC, _HTTP = 24317, 24318  # not the usual ports: a collector of this machine may listen on them at every address
 _numbers = itertools.count()
 
 
@@ -60,6 +60,7 @@ def agent(address: str, *options: str) -> Iterator[Process]:
     program = str(Path(str(found.origin)).parent / "rotel-agent")
     command = [program, "start", "--pid-file", os.devnull, *options]
     command += ["--otlp-grpc-endpoint", f"{address}:{_GRPC}", "--otlp-http-endpoint", f"{address}:{_HTTP}"]
+    assert not _listens(address, _GRPC), f"another program listens on port {_GRPC} of all addresses"
     output = subprocess.PIPE if "--debug-log" in options else subprocess.DEVNULL
     with Process(command, stdout=output, stderr=subprocess.DEVNULL) as process:
         try:

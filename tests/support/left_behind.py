@@ -17,6 +17,9 @@ import psutil
 
 MARK = "OTEL_CONNECTOR_TEST_RUN"
 
+EXIT_CODE = 6
+"""The exit code of a run that left something behind. It is none of pytest's, so that `.ci/run` does not rerun tests."""
+
 # Chromium creates its socket and crash reports there, and is killed before it can remove them
 _IGNORED = (".org.chromium.", "org.chromium.", ".com.google.", "playwright")
 
@@ -59,7 +62,9 @@ def end(folder: Path, seconds: float = 5.0) -> list[str]:
 
 
 def _processes() -> list[psutil.Process]:
-    return [each for each in psutil.process_iter() if each.pid != os.getpid() and _mark(each) == os.environ[MARK]]
+    """Return the processes with the mark of the run, and the children of this process, which may lack it."""
+    marked = [each for each in psutil.process_iter() if each.pid != os.getpid() and _mark(each) == os.environ[MARK]]
+    return list({*marked, *psutil.Process().children(recursive=True)})
 
 
 def _mark(process: psutil.Process) -> str | None:

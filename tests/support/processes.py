@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
+
 from support.left_behind import MARK
 
 TESTS = Path(__file__).parents[1]
@@ -47,9 +49,15 @@ class Process(subprocess.Popen[Any]):
         _running.append(self)
 
     def kill_all(self) -> None:
-        """Kill the process and all processes in its session."""
+        """Kill the process, all processes in its session, and its children in other sessions."""
+        children = list[psutil.Process]()
+        with contextlib.suppress(psutil.Error):
+            children = psutil.Process(self.pid).children(recursive=True)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+        for child in children:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
 
     def communicate(self, input: Any = None, timeout: float | None = DEFAULT_TIMEOUT) -> tuple[Any, Any]:  # noqa: A002 - subprocess's name
         """Like `subprocess.Popen.communicate`, but with a default timeout, after which all processes are killed."""
