@@ -23,9 +23,8 @@ from otel_connector import CSVSpanExporter
 _IN_FLIGHT = 10_000
 _SPANS, _BATCH = 100_000, 512  # the default batch of the SDK
 
-_TESTS = Path(__file__).parent.parent
-sys.path[:0] = [str(_TESTS), str(_TESTS / "call")]
-from test_in_flight import measured  # noqa: E402 - from the tests, which check the limit
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from support.calls_in_flight import measured  # noqa: E402 - a test checks the limit with it
 
 
 def _import_seconds(modules: str) -> float:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import tempfile
-import time
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-import rotel
 from call_cost import BARE, print_ratio, show, spent
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -18,33 +14,19 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from serving import SMALL
 from variants import Telemetry, Variants
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from support.collector import agent, endpoints_at, own_address
+
 _OURS, _FLOOR, _PEERS = "in full, OTLP to a collector", "floor, the same collector", "peers, the same collector"
 _BATCH = 512  # the default of the SDK; a slice has as many calls
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager
 def collector() -> Generator[str]:
     """Run rotel's agent, which discards everything, and yield its gRPC endpoint."""
-    agent = Path(rotel.__file__).parent / "rotel-agent"
-    grpc, http = _free_port(), _free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        command = [str(agent), "start", "--exporter", "blackhole", "--pid-file", f"{folder}/pid"]
-        command += ["--otlp-grpc-endpoint", f"127.0.0.1:{grpc}", "--otlp-http-endpoint", f"127.0.0.1:{http}"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            deadline = time.monotonic() + 10
-            while time.monotonic() < deadline:
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", grpc)) == 0:
-                        break
-            yield f"http://127.0.0.1:{grpc}"
-            process.terminate()
+    address = own_address()
+    with agent(address, "--exporter", "blackhole"):
+        yield endpoints_at(address)["grpc"]
 
 
 async def table(server: str, folder: Path, rounds: int = 9, calls: int = 2 * _BATCH) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import processes
@@ -18,6 +19,7 @@ WITH_XDIST_ONLY = clean_environment({"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
 FAILS = "def test_always_fails(): assert False\n"
 FAILS_ONCE = """
 from pathlib import Path
+from typing import Any
 def test_fails_once():
     first = Path("seen")
     if not first.exists():
@@ -102,7 +104,7 @@ def test_a_run_that_leaves_something_behind_has_no_second_run(tmp_path: Path) ->
     (tmp_path / "test_it.py").write_text(LEAVES_A_PORT + FAILS_ONCE)
     (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8"))
     (tmp_path / "reports").mkdir()
-    command = [sys.executable, SCRIPT, tmp_path / "reports", "label", *PYTEST, "-p", "pytest_asyncio.plugin"]
+    command: list[Any] = [sys.executable, SCRIPT, tmp_path / "reports", "label", *PYTEST, "-p", "pytest_asyncio.plugin"]
     command += ["-o", "asyncio_mode=auto", "-o", "markers=timing\nsoak\nbrowser\nneighbours"]
     environment = {name: value for name, value in WITH_XDIST_ONLY.items() if name != MARK}
     done = subprocess.run(
