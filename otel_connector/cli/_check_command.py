@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -33,9 +32,7 @@ Examples:
 
 
 def check(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILES...", help="Logs of any size. The parts of rotated logs are included.")
-    ],
+    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Logs of any size, with their rotated parts.")],
     repair: Annotated[
         bool,
         typer.Option(
@@ -54,8 +51,8 @@ def check(
     """
     console = output_console()
     worst = 0
-    for path in _with_parts(files):
-        name = one_line(os.fspath(path))
+    for path in dict.fromkeys(path for file in files for path in _log_files(file)):
+        name = one_line(path)
         try:
             moved = _check.repair(path) if repair else 0
             report = _scan(console, path)
@@ -69,23 +66,18 @@ def check(
     raise typer.Exit(worst)
 
 
-def _with_parts(files: list[Path]) -> list[Path]:
-    """Return each log after its parts, once. A file that does not exist stays, so that it is reported."""
-    found = (path for file in files for path in _log_files(os.fspath(file)))
-    return list(map(Path, dict.fromkeys(found)))
-
-
 def _log_files(file: str) -> list[str]:
+    """Return the files of a log: its parts, then the log. A file that does not exist is returned, to be reported."""
     try:
         return log_files([file])
     except FileNotFoundError:
         return [file]
 
 
-def _scan(console: Console, path: Path) -> _check.CheckReport:
+def _scan(console: Console, path: str) -> _check.CheckReport:
     """Check one log, and show the progress on a terminal."""
     with progress_bar(console) as progress:
-        task = progress.add_task(one_line(path.name), total=None)
+        task = progress.add_task(one_line(Path(path).name), total=None)
         return _check.check(path, lambda done, size: progress.update(task, completed=done, total=size))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ import aiohttp
 
 import otel_connector.testing as faults
 from otel_connector._call._retry import RetryPolicy
-from otel_connector._connector import AsyncConnector
+from otel_connector._connector import AsyncConnector, ConnectorStats
 from otel_connector._csv._format import decode_row
 from otel_connector._errors import ConnectorError
 from otel_connector._percentile import percentile
@@ -106,9 +106,7 @@ _KINDS = (
     OutcomeKind(name="timeout before the headers", share=6, script=lambda _: [faults.silent]),
     OutcomeKind(name="redirect", share=16, script=lambda call: [faults.redirect(f"{call.path}?lang=en"), *_ok(call)]),
     OutcomeKind(name="503 until no attempts are left", share=8, script=lambda _: [503]),
-    OutcomeKind(
-        name="Retry-After", share=6, script=lambda call: [faults.retry_after(1, 429), *_ok(call)], recovers=True
-    ),
+    OutcomeKind(name="429 once", share=6, script=lambda call: [faults.retry_after(1, 429), *_ok(call)], recovers=True),
     OutcomeKind(name="reset, then success", share=10, script=lambda call: [faults.reset, *_ok(call)], recovers=True),
     OutcomeKind(name="timeout in the body", share=6, script=lambda _: [faults.slow_body(_NEVER)]),
     OutcomeKind(name="refused", share=6, script=_ok, server="closed"),
@@ -243,15 +241,9 @@ class Demo:
         self._log = log
         self._size_before = log.stat().st_size
 
-    @property
-    def started(self) -> int:
-        """Calls started so far."""
-        return self._connector.stats().calls_started
-
-    @property
-    def rows_written(self) -> int:
-        """Rows written so far."""
-        return self._connector.stats().rows_written
+    def stats(self) -> ConnectorStats:
+        """Return the present counts of calls and rows."""
+        return self._connector.stats()
 
     async def run(self) -> AsyncGenerator[DemoResult, None]:
         """Make the calls, some at a time, and yield the result of each when it ends. Can be used once.
@@ -280,7 +272,7 @@ class Demo:
         Raises:
             OSError: The file cannot be read.
         """
-        stats = self._connector.stats()
+        stats = self.stats()
         servers = tuple(f"//127.0.0.1:{server.port}/" for server in self._servers)
         # Other processes may append rows at the same time. The rows of this run are those of its servers
         rows = [row for row in read_rows(self._log, self._size_before) if any(each in row.url for each in servers)]
@@ -327,14 +319,13 @@ def read_rows(log: Path, start: int = 0) -> Iterator[CallRecord]:
 
 def summarise(rows: Sequence[CallRecord]) -> DemoSummary:
     """Count the rows by project and by outcome."""
-    by_project: dict[str, list[CallRecord]] = {}
+    by_project, by_outcome = defaultdict[str, list[CallRecord]](list), defaultdict[str, list[CallRecord]](list)
     for row in rows:
-        by_project.setdefault(row.project, []).append(row)
-    counts = Counter(map(_outcome, rows))
-    first = {_outcome(row): row for row in reversed(rows)}
+        by_project[row.project].append(row)
+        by_outcome[_outcome(row)].append(row)
     outcomes = [
-        OutcomeSummary(outcome=name, succeeded=first[name].success, calls=calls, example=_example(first[name]))
-        for name, calls in counts.items()
+        OutcomeSummary(outcome=name, succeeded=each[0].success, calls=len(each), example=_example(each[0]))
+        for name, each in by_outcome.items()
     ]
     return DemoSummary(
         projects=tuple(_project(project, by_project[project]) for project in sorted(by_project)),

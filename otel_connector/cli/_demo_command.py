@@ -63,13 +63,14 @@ def demo(
         with telemetry or nullcontext():
             asyncio.run(_make_calls(run, calls, console))
     except KeyboardInterrupt:
-        print_lines(
-            console, f"Stopped: {run.started} calls started, {run.rows_written} rows written to {log.absolute()}"
-        )
+        counts = f"{run.stats().calls_started} calls started, {run.stats().rows_written} rows written"
+        print_lines(console, f"Stopped: {counts} to {log.absolute()}")
         raise typer.Exit(INTERRUPTED) from None
     report = run.report()
     _show_summary(console, report.summary)
-    _show_log(console, report, log)
+    but = "" if report.rows == report.started else "BUT "
+    counts = f"{report.started} calls started, {but}{report.rows} rows written, {report.retries} retries."
+    print_lines(console, f"{counts} The log: {log.absolute()}")
     if collector is None or telemetry is None:
         print_lines(console, *_how_to_get_traces(requested=otlp))
     elif telemetry.shutdown():  # called again for its result: it ran at the end of the with block
@@ -84,10 +85,9 @@ def _collector(otlp: bool | None) -> Collector | None:
     """Return the collector to send to, if any, and set its protocol in the environment if the SDK needs it."""
     if otlp is False:
         return None
-    collector = find_collector(os.environ)
-    if collector is None:
-        return Collector(endpoint="http://localhost:4317") if otlp else None
-    collector.set_protocol(os.environ)
+    collector = find_collector(os.environ) or (Collector(endpoint="http://localhost:4317") if otlp else None)
+    if collector is not None:
+        collector.set_protocol(os.environ)
     return collector
 
 
@@ -122,12 +122,6 @@ def _show_summary(console: Console, summary: DemoSummary) -> None:
         name = Text(outcome.outcome, style="green" if outcome.succeeded else "red")
         outcomes.add_row(name, str(outcome.calls), Text(outcome.example))
     console.print(projects, "", outcomes, "")
-
-
-def _show_log(console: Console, report: DemoReport, log: Path) -> None:
-    but = "" if report.rows == report.started else "BUT "
-    counts = f"{report.started} calls started, {but}{report.rows} rows written, {report.retries} retries."
-    print_lines(console, f"{counts} The log: {log.absolute()}")
 
 
 def _how_to_get_traces(*, requested: bool | None) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as in shells
 _FIRST_WORD = re.compile(r"\A[a-z_]+\b")
 
 
-def fail(command: str, error: Exception, options: Mapping[str, str] | None = None) -> NoReturn:
+def fail(command: str, error: Exception, options: Mapping[str, str]) -> NoReturn:
     """Print what went wrong in one line, and exit with `USAGE`.
 
     Args:
@@ -33,8 +33,7 @@ def fail(command: str, error: Exception, options: Mapping[str, str] | None = Non
     text, file = str(error) or type(error).__name__, ""
     if isinstance(error, OSError) and error.strerror and error.filename:
         text, file = error.strerror, f"{error.filename}: "
-    if options is not None:
-        text = _FIRST_WORD.sub(lambda name: options.get(name[0], name[0]), text)
+    text = _FIRST_WORD.sub(lambda name: options.get(name[0], name[0]), text)
     print_errors(f"otel-connector {command}: {file}{text}")
     raise typer.Exit(USAGE) from None
 

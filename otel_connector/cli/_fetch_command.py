@@ -85,13 +85,12 @@ def fetch(
         condition = parse(fail_if, CONDITION_NAMES)
         urls = urls_from(source, numbers)
         limiter = None if rate is None else _limiter(rate)
-        retry = RetryPolicy(statuses=RETRIED_STATUSES | frozenset(retry_status or ()))
         connector = AsyncConnector(
             log,
             n_tries=tries,
             timeout=timeout,
             deadline=deadline,
-            retry=retry,
+            retry=RetryPolicy(statuses=RETRIED_STATUSES | frozenset(retry_status or ())),
             rate_limiter=limiter,
             adaptive_concurrency=per_host,
         )

@@ -12,9 +12,7 @@ from otel_connector._fetch._fetch import CONDITION_NAMES
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="URLS",
-        help="A file with one URL per line (blank lines and # comments are skipped); - for standard input; a URL; or,"
-        " with --range, a template.",
+        metavar="URLS", help="A file with one URL per line (# starts a comment), - for stdin, a URL, or a template."
     ),
 ]
 Numbers = Annotated[

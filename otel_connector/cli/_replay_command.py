@@ -91,9 +91,7 @@ def replay(
         try:
             _run_with_progress(run, to)
         except KeyboardInterrupt:
-            print_lines(
-                output_console(), f"Stopped; spans sent: {run.replayed().sent:,}. The same command continues from here."
-            )
+            print_lines(output_console(), f"Stopped; spans sent: {run.replayed().sent:,}. The same command continues.")
             raise typer.Exit(INTERRUPTED) from None
         finally:
             exporter.shutdown()
