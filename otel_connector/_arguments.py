@@ -159,19 +159,17 @@ def checked_path(name: str, value: object) -> str:
 
 def checked_paths(name: str, value: object) -> list[str]:
     """Return paths of logs as a list of str."""
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-        items = list(cast("Iterable[object]", value))
-        paths = [os.fsdecode(cast("str", each)) for each in items if isinstance(each, (str, os.PathLike))]
-        if len(paths) == len(items):
-            return paths
-    raise TypeError(f"{name} must be True, False, or paths of logs, not {value!r}")
+    return [os.fsdecode(path) for path in _items(name, value, (str, os.PathLike), "True, False, or paths of logs")]
 
 
 def checked_names(name: str, value: object) -> frozenset[str]:
     """Return names of query parameters as a set."""
+    return frozenset(_items(name, value, (str,), "names of query parameters"))
+
+
+def _items(name: str, value: object, kinds: tuple[type, ...], expected: str) -> list[Any]:
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         items = list(cast("Iterable[object]", value))
-        names = [each for each in items if isinstance(each, str)]
-        if len(names) == len(items):
-            return frozenset(names)
-    raise TypeError(f"{name} must be names of query parameters, not {value!r}")
+        if all(isinstance(item, kinds) for item in items):
+            return items
+    raise TypeError(f"{name} must be {expected}, not {value!r}")

@@ -15,8 +15,9 @@ from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 from typing import Protocol
 
-time_limit: Callable[[float], AbstractAsyncContextManager[object]]
-"""An async context manager that limits its body to a number of seconds; then it raises `asyncio.TimeoutError`."""
+time_limit: Callable[[float | None], AbstractAsyncContextManager[object]]
+"""An async context manager that limits its body to a number of seconds, and raises `asyncio.TimeoutError` after them.
+None sets no limit."""
 if sys.version_info >= (3, 11):
     time_limit = asyncio.timeout
 else:  # a dependency of aiohttp there

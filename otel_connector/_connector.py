@@ -174,16 +174,14 @@ class AsyncConnector:
         limits = checked_limiter(rate_limiter), checked_int("adaptive_concurrency", adaptive_concurrency, least=0)
         redactor = Redactor(checked_names("redact_params", redact_params))
         admission = AdmissionControl(clock, *limits, redactor.text, fair_reading=fair_reading)
-        quotas = None
-        if retry_budget is not None:
-            quotas = RetryQuotas(checked_instance("retry_budget", retry_budget, RetryBudget))
+        budget = None if retry_budget is None else checked_instance("retry_budget", retry_budget, RetryBudget)
         settings = partial(
             CallSettings,
             n_tries=checked_int("n_tries", n_tries),
             timeout=checked_timeout(timeout),
             deadline=checked_deadline(deadline),
             retry=RetryPolicy() if retry is None else checked_instance("retry", retry, RetryPolicy),
-            quotas=quotas,
+            quotas=None if budget is None else RetryQuotas(budget),
             max_body_bytes=checked_int("max_body_bytes", max_body_bytes),
             propagate=propagate,
             redactor=redactor,
@@ -193,16 +191,15 @@ class AsyncConnector:
         )
         # After all checks, because it may empty the file
         self._exporter, self._owns_exporter = _open_exporter(logfile, overwrite=overwrite_log)
-        self._settings = settings(
-            telemetry=CallTelemetry(
-                tracer_provider,
-                meter_provider,
-                log=self._exporter,
-                pace=admission,
-                monotonic_ns=clock.monotonic_ns,
-                attempt_spans=attempt_spans,
-            )
+        telemetry = CallTelemetry(
+            tracer_provider,
+            meter_provider,
+            log=self._exporter,
+            pace=admission,
+            monotonic_ns=clock.monotonic_ns,
+            attempt_spans=attempt_spans,
         )
+        self._settings = settings(telemetry=telemetry)
         self._closed = False
         self._started = self._succeeded = self._failed = self._retries = self._received = 0
 
@@ -301,14 +298,8 @@ class AsyncConnector:
         """
         self._check_many(session, project_name, decode, ordered, aiohttp_options)
         logs = self._logs_to_resume(resume)
-        run_one = partial(
-            self._outcome,
-            session=session,
-            project=project_name,
-            decode=decode,
-            sink=checked_hook("sink", sink, awaited=True),
-            options=aiohttp_options,
-        )
+        shared = {"session": session, "project": project_name, "decode": decode, "options": aiohttp_options}
+        fetch = partial(self._outcome, checked_hook("sink", sink, awaited=True), shared)
 
         async def read_logs() -> Resumed | None:
             if logs is None:
@@ -317,8 +308,8 @@ class AsyncConnector:
             is_done = partial(self._is_done, completed, session, aiohttp_options.get("params"))
             return Resumed(is_done, completed.rows, completed.of_project, len(completed))
 
-        max_concurrency = checked_int("max_concurrency", max_concurrency)
-        return Outcomes(checked_urls(urls), Work(run_one, max_concurrency, ordered, read_logs))
+        workers = checked_int("max_concurrency", max_concurrency)
+        return Outcomes(checked_urls(urls), Work(fetch, workers, ordered, read_logs))
 
     def _check_many(self, session: Any, project: Any, decode: Any, ordered: Any, options: dict[str, Any]) -> None:
         """Check what all calls of a `get_many` share, before the first one."""
@@ -348,19 +339,12 @@ class AsyncConnector:
             return False  # not a URL: its call fails and reports it
 
     async def _outcome(
-        self,
-        url: str | URL,
-        *,
-        session: aiohttp.ClientSession,
-        project: str,
-        decode: Callable[[bytes], Any],
-        sink: Callable[[Outcome], Awaitable[object] | object] | None,
-        options: dict[str, Any],
+        self, sink: Callable[[Outcome], Awaitable[object] | object] | None, shared: dict[str, Any], url: str | URL
     ) -> Outcome:
-        """Make one call of a `get_many`."""
+        """Make one call of a `get_many`; `shared` are the arguments of its calls, except for the URL."""
         if self._closed:
             raise RuntimeError(_CLOSED)
-        call = Call(self._settings, session=session, url=url, project=project, decode=decode, options={**options})
+        call = Call(self._settings, url=url, **{**shared, "options": shared["options"].copy()})
         self._started += 1
         in_sink = False
         try:

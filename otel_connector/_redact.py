@@ -87,8 +87,6 @@ class Redactor:
         params: Names of the query (or fragment) parameters whose values are secret, compared without case and decoded.
     """
 
-    __slots__ = ("_secret",)
-
     def __init__(self, params: Iterable[str] = DEFAULT_REDACTED_PARAMS) -> None:
         self._secret = frozenset(name.lower() for name in params)
 

@@ -1,14 +1,13 @@
 """The mapping from the errors of aiohttp to those of this package.
 
-It is one ordered table. aiohttp's classes overlap, so the first row that matches counts; what the class does not tell
-is told by the stage at which the attempt failed. This file does not know retries, telemetry or the log.
+It is one ordered table. aiohttp's classes overlap, so the first row that matches counts; where the class is not enough,
+the stage at which the attempt failed decides. This file does not know retries, telemetry or the log.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
 from enum import Enum
 from http.cookies import CookieError
 from typing import Any, NamedTuple
@@ -31,36 +30,33 @@ from otel_connector._errors import (
 # RFC 9110, section 15.5: the request is at fault, except for the three that may be answered differently a moment later
 _REFUSALS = frozenset(range(400, 500)) - {408, 425, 429}
 
-_Ours = ConnectorError | TypeError | ValueError
-
 _QUOTED = re.compile(r"'.*'|\".*\"", re.DOTALL)
+
+_CERTIFICATE = (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)
+_CONNECTION = (aiohttp.ClientConnectionError, aiohttp.ClientHttpProxyError, OSError)
+_ARGUMENT = (TypeError, ValueError, CookieError)
 
 
 class Stage(Enum):
     """How far an attempt had come when it failed."""
 
-    REQUEST = "request"
-    """The first request was prepared or sent, and not answered."""
-    REDIRECT = "redirect"
-    """A redirect was answered, and its target was not."""
-    BODY = "body"
-    """The head of the final response had arrived."""
+    REQUEST = "the first request was prepared or sent"
+    REDIRECT = "a redirect was answered, and its target was not"
+    PROXY = "a proxy refused the connection"
+    BODY = "the head of the final response had arrived"
 
 
-class _Failure(NamedTuple):
-    """One failed attempt, from which its error is made."""
-
-    error: Any  # an instance of a class in the row of the table
-    request: Request
-    exchange: Exchange
-    timeout: aiohttp.ClientTimeout
-
-    @property
-    def text(self) -> str:
-        return str(self.error) or type(self.error).__name__
+def stage_of(error: Exception, exchange: Exchange) -> Stage:
+    """Return the stage at which an attempt has failed with `error`."""
+    if exchange.in_body:
+        return Stage.BODY
+    if isinstance(error, aiohttp.ClientHttpProxyError) and error.status in _REFUSALS:
+        return Stage.PROXY
+    at_redirect = exchange.redirects or (exchange.answered and exchange.status in REDIRECTS)
+    return Stage.REDIRECT if at_redirect else Stage.REQUEST
 
 
-def error_for(error: Exception, request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) -> _Ours:
+def error_for(error: Exception, request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) -> Exception:
     """Return the error to raise for an attempt that failed with `error`.
 
     Args:
@@ -73,108 +69,93 @@ def error_for(error: Exception, request: Request, exchange: Exchange, timeout: a
         A `TypeError` or `ValueError` if aiohttp does not accept an option of the call, otherwise a `ConnectorError`.
     """
     exchange.out_of_time = isinstance(error, asyncio.TimeoutError) and not isinstance(error, aiohttp.ServerTimeoutError)
-    failure, stage = _Failure(error, request, exchange, timeout), stage_of(exchange)
-    for classes, at, make in _TABLE:
-        if isinstance(error, classes) and at in {None, stage}:
-            return make(failure)
-    return ConnectorError(f"{type(error).__name__}: {failure.text}")
+    stage, failure = stage_of(error, exchange), _Failure(error, request, exchange, timeout)
+    row = next(row for row in _TABLE if isinstance(error, row.theirs) and row.stage in {None, stage})
+    return row.ours(row.message.format(failure).rstrip())
 
 
-def stage_of(exchange: Exchange) -> Stage:
-    """Return the stage at which an attempt is, or has failed."""
-    if exchange.in_body:
-        return Stage.BODY
-    at_redirect = exchange.redirects or (exchange.answered and exchange.status in REDIRECTS)
-    return Stage.REDIRECT if at_redirect else Stage.REQUEST
-
-
-def without_quotations(text: str) -> str:
+def without_quotations(message: str) -> str:
     """Return a library's message about a URL without what it quotes from the URL, which may be a password."""
-    return _QUOTED.sub("'...'", text)
+    return _QUOTED.sub("'...'", message)
 
 
-def _timeout_text(failure: _Failure) -> str:
-    read = f" ({failure.exchange.size} bytes read)" if failure.exchange.in_body else ""
-    if not failure.exchange.out_of_time:  # one of ClientTimeout's finer limits; aiohttp's message names it
-        return f"{failure.error}{read}"
-    problem = "body not complete" if read else "no response"
-    return f"{problem} within {round(failure.timeout.total or 0.0, 3):g} s{read}"
+class _Failure(NamedTuple):
+    """One failed attempt, and the parts of messages about it."""
+
+    error: Any  # an instance of `_Row.theirs`
+    request: Request
+    exchange: Exchange
+    timeout: aiohttp.ClientTimeout
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.error, aiohttp.ServerDisconnectedError) and not isinstance(self.error.message, str):
+            # A part of the head has arrived, and aiohttp's message shows it, including cookies
+            return "the connection ended inside the head of the response"
+        return str(self.error) or type(self.error).__name__
+
+    @property
+    def message(self) -> str:
+        return self.error.message or self.text
+
+    @property
+    def quoting_nothing(self) -> str:
+        return without_quotations(str(self.error))
+
+    @property
+    def redirects(self) -> int:
+        return len(self.error.history) - 1  # without the one that was refused
+
+    @property
+    def redacted(self) -> str:
+        return self.request.redact(self.text)
+
+    @property
+    def url(self) -> str:
+        url, reason = str(self.error.url), self.error.description
+        prefix = "proxy is not a URL: " if url == str(self.request.options.get("proxy")) else ""
+        return f"{prefix}{self.request.redact(url)}{f' - {without_quotations(reason)}' if reason else ''}"
+
+    @property
+    def options(self) -> str:
+        """The names of all options of the call: aiohttp's message does not tell which one it means."""
+        return ", ".join([*(["headers"] if self.request.headers else []), *self.request.options]) or "session"
+
+    @property
+    def time(self) -> str:
+        read = f" ({self.exchange.size} bytes read)" if self.exchange.in_body else ""
+        if not self.exchange.out_of_time:  # one of ClientTimeout's finer limits; aiohttp's message names it
+            return f"{self.error}{read}"
+        problem = "body not complete" if read else "no response"
+        return f"{problem} within {round(self.timeout.total or 0.0, 3):g} s{read}"
 
 
-def _url_text(failure: _Failure) -> str:
-    url, reason = str(failure.error.url), failure.error.description
-    prefix = "proxy is not a URL: " if url == str(failure.request.options.get("proxy")) else ""
-    return f"{prefix}{failure.request.redact(url)}{f' - {without_quotations(reason)}' if reason else ''}"
+class _Row(NamedTuple):
+    theirs: type[Exception] | tuple[type[Exception], ...]
+    stage: Stage | None
+    ours: type[Exception]
+    message: str  # {0} is the `_Failure`
 
 
-def _refused_option(failure: _Failure) -> TypeError | ValueError:
-    """Name all options that the call has: aiohttp's message does not tell which one it means."""
-    names = [*(["headers"] if failure.request.headers else []), *failure.request.options]
-    kind = TypeError if isinstance(failure.error, TypeError) else ValueError
-    return kind(f"{', '.join(names) or 'session'}: {failure.error}")
-
-
-def _proxy_error(failure: _Failure) -> ConnectFailed:
-    status = failure.error.status
-    if status in _REFUSALS:
-        return ProxyRefused(f"proxy answered {status} {failure.error.message}".rstrip())
-    return ConnectFailed(failure.text)
-
-
-def _disconnected(failure: _Failure) -> ConnectFailed:
-    if isinstance(failure.error.message, str):
-        return ConnectFailed(failure.text)
-    # A part of the head has arrived, and aiohttp's message shows it, including cookies
-    return ConnectFailed("the connection ended inside the head of the response")
-
-
-_TABLE: tuple[tuple[tuple[type[Exception], ...], Stage | None, Callable[[_Failure], _Ours]], ...] = (
-    ((asyncio.TimeoutError,), None, lambda failure: AttemptTimeout(_timeout_text(failure))),
-    (
-        (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch),
-        None,
-        lambda failure: CertificateRejected(failure.text),
-    ),
-    # Redirects
-    (
-        (aiohttp.TooManyRedirects,),
-        None,
-        lambda failure: RedirectRefused(f"more than {len(failure.error.history) - 1} redirects"),
-    ),
-    ((aiohttp.InvalidUrlRedirectClientError,), None, lambda failure: RedirectRefused(_url_text(failure))),
-    (
-        (aiohttp.NonHttpUrlRedirectClientError,),
-        None,
-        lambda failure: RedirectRefused(failure.request.redact(failure.text)),  # the text is the URL
-    ),
-    # URLs and options. The codecs of a URL's host (IDNA) and userinfo (Latin-1) are used only when it is requested
-    ((aiohttp.InvalidURL,), None, lambda failure: InvalidURL(_url_text(failure))),
-    ((aiohttp.NonHttpUrlClientError,), None, lambda failure: InvalidURL(failure.request.redact(failure.text))),
-    (
-        (UnicodeError,),
-        Stage.REDIRECT,
-        lambda _: RedirectRefused("redirect not followed: its host or userinfo cannot be encoded"),
-    ),
-    ((UnicodeError,), None, lambda _: InvalidURL("url has a host or userinfo that cannot be encoded")),
-    (
-        (TypeError, ValueError, CookieError),
-        Stage.REDIRECT,  # the options were accepted for the first request
-        lambda failure: RedirectRefused(f"redirect not followed: {without_quotations(str(failure.error))}"),
-    ),
-    ((TypeError, ValueError, CookieError), None, _refused_option),
-    # Connections
-    (
-        (Exception,),
-        Stage.BODY,
-        lambda failure: BodyTruncated(f"the body ended after {failure.exchange.size} bytes: {failure.text}"),
-    ),
-    ((aiohttp.ClientHttpProxyError,), None, _proxy_error),
-    ((aiohttp.ServerDisconnectedError,), None, _disconnected),
-    ((aiohttp.ClientConnectionError, OSError), None, lambda failure: ConnectFailed(failure.text)),
+_TABLE = [
+    _Row(asyncio.TimeoutError, None, AttemptTimeout, "{0.time}"),
+    _Row(_CERTIFICATE, None, CertificateRejected, "{0.text}"),
+    _Row(aiohttp.TooManyRedirects, None, RedirectRefused, "more than {0.redirects} redirects"),
+    _Row(aiohttp.InvalidUrlRedirectClientError, None, RedirectRefused, "{0.url}"),
+    _Row(aiohttp.NonHttpUrlRedirectClientError, None, RedirectRefused, "{0.redacted}"),  # aiohttp's message is the URL
+    _Row(aiohttp.InvalidURL, None, InvalidURL, "{0.url}"),
+    _Row(aiohttp.NonHttpUrlClientError, None, InvalidURL, "{0.redacted}"),
+    # Host (IDNA) and userinfo (Latin-1) of a URL are encoded only when it is requested
+    _Row(UnicodeError, Stage.REDIRECT, RedirectRefused, "redirect not followed: its host cannot be encoded"),
+    _Row(UnicodeError, None, InvalidURL, "url has a host or userinfo that cannot be encoded"),
+    # At a redirect, its Location is the reason: the options of the call were accepted for the first request
+    _Row(_ARGUMENT, Stage.REDIRECT, RedirectRefused, "redirect not followed: {0.quoting_nothing}"),
+    _Row(TypeError, None, TypeError, "{0.options}: {0.error}"),
+    _Row(_ARGUMENT, None, ValueError, "{0.options}: {0.error}"),
+    _Row(Exception, Stage.BODY, BodyTruncated, "the body ended after {0.exchange.size} bytes: {0.text}"),
+    _Row(Exception, Stage.PROXY, ProxyRefused, "proxy answered {0.error.status} {0.error.message}"),
+    _Row(_CONNECTION, None, ConnectFailed, "{0.text}"),
     # aiohttp's parser gives a response that it cannot read a status of its own
-    (
-        (aiohttp.ClientResponseError,),
-        None,
-        lambda failure: MalformedResponse(failure.error.message or failure.text),
-    ),
-)
+    _Row(aiohttp.ClientResponseError, None, MalformedResponse, "{0.message}"),
+    _Row(Exception, None, ConnectorError, "{0.error.__class__.__name__}: {0.text}"),
+]

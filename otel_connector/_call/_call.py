@@ -117,29 +117,6 @@ class Call:
         options: Options of ``aiohttp.ClientSession.get``; this object changes and keeps them.
     """
 
-    __slots__ = (
-        "_accepted_ns",
-        "_exchange",
-        "_failure",
-        "_host",
-        "_last_failure",
-        "_paid",
-        "_permit",
-        "_project",
-        "_queued",
-        "_request",
-        "_sent",
-        "_settings",
-        "_span",
-        "_started_ns",
-        "_started_us",
-        "_stopped_ns",
-        "_target",
-        "_url",
-        "attempts",
-        "retries",
-    )
-
     def __init__(
         self,
         settings: CallSettings,
@@ -275,12 +252,8 @@ class Call:
         """Wait until the attempt may start; before the first one, this is not part of the call's time."""
         remaining = self._remaining()
         try:
-            if remaining == math.inf:
-                await permit.enter()
-            else:
-                until = self._settings.clock.monotonic_ns() / 1e9 + remaining
-                async with time_limit(remaining):
-                    await permit.enter(until)
+            async with time_limit(None if remaining == math.inf else remaining):
+                await permit.enter(self._settings.clock.monotonic_ns() / 1e9 + remaining)
         except DeadlineExceeded:
             if self._failure is not None:  # the pause would outlast the deadline: the last failure is the call's
                 raise self._failure from self._failure.__cause__

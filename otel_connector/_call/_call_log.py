@@ -43,16 +43,8 @@ class CallLogger:
 
     def retrying(self, host: str, attempt: Attempt) -> None:
         """Log that another attempt follows this one."""
-        self._log(
-            host,
-            logging.INFO,
-            "GET %s: attempt %d failed, next in %.3f s: %s (call_id %s)%s",
-            attempt.url,
-            attempt.number,
-            attempt.wait,
-            attempt.error,
-            attempt.call_id,
-        )
+        values = attempt.url, attempt.number, attempt.wait, attempt.error, attempt.call_id
+        self._log(host, logging.INFO, "GET %s: attempt %d failed, next in %.3f s: %s (call_id %s)%s", *values)
         if self._on_retry is None:
             return
         try:
@@ -63,16 +55,8 @@ class CallLogger:
 
     def failed(self, host: str, record: CallRecord, attempts: int) -> None:
         """Log that a call failed."""
-        self._log(
-            host,
-            logging.WARNING,
-            "GET %s failed after %d attempts in %.3f s: %s (call_id %s)%s",
-            record.url,
-            attempts,
-            record.delta_t,
-            record.error,
-            record.call_id,
-        )
+        values = record.url, attempts, record.delta_t, record.error, record.call_id
+        self._log(host, logging.WARNING, "GET %s failed after %d attempts in %.3f s: %s (call_id %s)%s", *values)
 
     def _log(self, host: str, level: int, line: str, *values: object, error: BaseException | None = None) -> None:
         """Log a line about a host, unless there were too many recently."""

@@ -60,8 +60,6 @@ class ContentCodings:
         DecodeFailed: There are too many, or the decoder of one is not installed.
     """
 
-    __slots__ = ("_streams",)
-
     def __init__(self, names: Sequence[str]) -> None:
         if len(names) > _CODINGS:
             raise DecodeFailed(f"{len(names)} content codings on one body; at most {_CODINGS} are decoded")
@@ -115,8 +113,6 @@ def content_codings(values: Sequence[str]) -> list[str]:
 class _Stream:
     """One coding: a stream, or for gzip and zstd a sequence of several."""
 
-    __slots__ = ("_decoder", "_members", "_name")
-
     def __init__(self, name: str) -> None:
         self._name = name
         self._members = 0
@@ -167,11 +163,10 @@ class _Stream:
 class _Zlib:
     """gzip (RFC 1952), zlib (RFC 1950) or raw deflate (RFC 1951)."""
 
-    __slots__ = ("_inflater", "window")
+    window = 0  # 32 KiB, which is not counted
 
     def __init__(self, bits: int) -> None:
         self._inflater = zlib.decompressobj(bits)
-        self.window = 0  # 32 KiB, which is not counted
 
     @property
     def ended(self) -> bool:
@@ -191,7 +186,7 @@ class _Zlib:
 class _Brotli:
     """Brotli (RFC 7932)."""
 
-    __slots__ = ("_decompressor", "window")
+    unused = b""  # the library rejects bytes after its stream
 
     def __init__(self, head: bytes) -> None:
         self.window = _brotli_window(head[0])  # all of it: the library fills it before it returns output
@@ -201,16 +196,10 @@ class _Brotli:
 
     @property
     def ended(self) -> bool:
-        finished: bool = self._decompressor.is_finished()
-        return finished
-
-    @property
-    def unused(self) -> bytes:
-        return b""  # the library rejects bytes after its stream
+        return bool(self._decompressor.is_finished())
 
     def feed(self, data: bytes) -> bytes:
-        piece: bytes = self._decompressor.process(data, output_buffer_limit=_PIECE)
-        return piece
+        return bytes(self._decompressor.process(data, output_buffer_limit=_PIECE))
 
     def more(self) -> bool:
         return not self._decompressor.can_accept_more_data()
@@ -218,8 +207,6 @@ class _Brotli:
 
 class _Zstd:
     """Zstandard (RFC 8878)."""
-
-    __slots__ = ("_decompressor", "_full_window", "window")
 
     def __init__(self, head: bytes) -> None:
         zstd = _library("zstd", "compression.zstd", "backports.zstd")
@@ -230,13 +217,11 @@ class _Zstd:
 
     @property
     def ended(self) -> bool:
-        ended: bool = self._decompressor.eof
-        return ended
+        return bool(self._decompressor.eof)
 
     @property
     def unused(self) -> bytes:
-        unused: bytes = self._decompressor.unused_data
-        return unused
+        return bytes(self._decompressor.unused_data)
 
     def feed(self, data: bytes) -> bytes:
         piece: bytes = self._decompressor.decompress(data, _PIECE)

@@ -48,6 +48,7 @@ class Request:
     options: Mapping[str, Any]
 
 
+@dataclass(slots=True, eq=False)
 class Exchange:
     """What one attempt has learned so far.
 
@@ -69,29 +70,18 @@ class Exchange:
         out_of_time: Whether the attempt as a whole took too long, and not one step of it.
     """
 
-    __slots__ = (
-        "answered",
-        "context",
-        "final_url",
-        "in_body",
-        "out_of_time",
-        "redirects",
-        "repeats",
-        "requested",
-        "sent",
-        "size",
-        "status",
-        "version",
-    )
-
-    def __init__(self, requested: URL) -> None:
-        self.requested = requested
-        self.context: Mapping[str, str] | None = None
-        self.status: int | None = None
-        self.size = self.redirects = self.sent = self.repeats = 0
-        self.answered = self.in_body = self.out_of_time = False
-        self.final_url: URL | None = None
-        self.version: aiohttp.HttpVersion | None = None
+    requested: URL
+    context: Mapping[str, str] | None = None
+    status: int | None = None
+    size: int = 0
+    answered: bool = False
+    in_body: bool = False
+    final_url: URL | None = None
+    redirects: int = 0
+    sent: int = 0
+    repeats: int = 0
+    version: aiohttp.HttpVersion | None = None
+    out_of_time: bool = False
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType

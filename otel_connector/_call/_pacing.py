@@ -233,24 +233,12 @@ class AdmissionControl:
             limiter.limit = min(float(self.adaptive), limiter.limit + 1 / limiter.limit)
             limiter.grant()
 
-    async def exit_limiter(self, limiter: AbstractAsyncContextManager[Any, Any], remaining: float) -> None:
-        """Exit a rate limiter, within `remaining` seconds but at least `_MIN_EXIT_SECONDS`; log what it raises.
-
-        The minimum is for limiters that are reached over a network: they would stay occupied.
-        """
-        try:
-            if remaining == math.inf:
-                await limiter.__aexit__(None, None, None)
-            else:
-                async with time_limit(max(remaining, _MIN_EXIT_SECONDS)):
-                    await limiter.__aexit__(None, None, None)
-        except Exception as error:  # noqa: BLE001 - raised by application code, and the attempt has its result
-            if (suppressed := self._throttle.admit(self.now())) is not None:
-                message = self._redact(str(error))
-                with contextlib.suppress(Exception):  # raised by the application's log handler
-                    _logger.warning(
-                        "rate_limiter failed after an attempt: %s: %s%s", type(error).__name__, message, suppressed
-                    )
+    def limiter_failed(self, error: Exception) -> None:
+        """Log that the rate limiter raised when it was exited: the attempt has its result."""
+        if (suppressed := self._throttle.admit(self.now())) is not None:
+            message = f"{type(error).__name__}: {self._redact(str(error))}"
+            with contextlib.suppress(Exception):  # raised by the application's log handler
+                _logger.warning("rate_limiter failed after an attempt: %s%s", message, suppressed)
 
     def _remove_idle_hosts(self) -> None:
         """Make room for one more host."""
@@ -277,18 +265,6 @@ class Permit:
         entered: When it was allowed to start, in monotonic seconds.
         queued: Seconds that it waited.
     """
-
-    __slots__ = (
-        "_admission",
-        "_host",
-        "_limiters",
-        "_rate_limiter",
-        "_session",
-        "_waited",
-        "entered",
-        "queued",
-        "waiting",
-    )
 
     def __init__(self, admission: AdmissionControl, session: aiohttp.ClientSession, host: str) -> None:
         self._admission, self._session, self._host = admission, session, host
@@ -365,11 +341,17 @@ class Permit:
         """Return the slots and exit the rate limiter; raises nothing but a cancellation.
 
         Args:
-            remaining: Seconds that are left of the call.
+            remaining: Seconds that are left of the call. The limiter has at least `_MIN_EXIT_SECONDS`: one that is
+                reached over a network would stay occupied.
         """
-        if not self.leave_nowait() and (limiter := self._rate_limiter) is not None:
-            self._rate_limiter = None
-            await self._admission.exit_limiter(limiter, remaining)
+        if self.leave_nowait() or (limiter := self._rate_limiter) is None:
+            return
+        self._rate_limiter = None
+        try:
+            async with time_limit(None if remaining == math.inf else max(remaining, _MIN_EXIT_SECONDS)):
+                await limiter.__aexit__(None, None, None)
+        except Exception as error:  # noqa: BLE001 - raised by application code
+            self._admission.limiter_failed(error)
 
     async def _wait_for_pause(self, until: float) -> None:
         admission, host = self._admission, self._host
