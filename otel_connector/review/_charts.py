@@ -10,6 +10,7 @@ chart uses colour alone: shape, dashes or position show the same. Knows neither 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -33,7 +34,8 @@ _MARGIN = 1.2  # factor of latency at both ends of the distribution
 _BAR = 26  # pixels of height for an error class
 _AXIS = 64  # pixels for the y axis of every chart over time, so that their time axes are aligned
 _MOST_TICKS = 7
-_TICK_FACTORS = ((1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
+_TICK_UNITS = ((1, 0, 60), (60, 60, 3_600), (3_600, 3_600, math.inf))  # seconds of a unit, and from where to where
+_TICK_FACTORS = ((1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 _PERCENTILES = ("p50", "p90", "p99")
 _DASHES: list[Any] = [[1, 0], [7, 3], [3, 1.5]]
 _UNIT_NAMES = {"s": "second", "min": "minute", "h": "hour"}
@@ -220,7 +222,7 @@ def _distribution(points: Points, style: Style) -> Figure:
     seconds = alt.X(
         "low:Q",
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(values=_ticks(low, high), labelExpr=_vega.duration("datum.value", ".3~r"), grid=False),
+        axis=alt.Axis(values=_ticks(low, high), labelExpr=_vega.duration("datum.value", axis=True), grid=False),
         title="latency (logarithmic)",
     )
     chosen = alt.selection_point(name="chosen", fields=["project"], bind="legend")
@@ -312,7 +314,7 @@ def _seconds(field: str, low: float, high: float, free: float = 0.0) -> alt.Y:
     """Return an axis of latency, of which the share `free` at the bottom stays empty."""
     low, high = max(low, SHORTEST) / 1.15, max(high, SHORTEST) * 1.15
     low /= (high / low) ** free
-    label = _vega.duration("datum.value", ".3~r")
+    label = _vega.duration("datum.value", axis=True)
     return alt.Y(
         f"{field}:Q",
         scale=alt.Scale(type="log", domain=[low, high], nice=False, clamp=True),
@@ -322,11 +324,16 @@ def _seconds(field: str, low: float, high: float, free: float = 0.0) -> alt.Y:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return the round numbers in a range, as many as fit on an axis."""
-    candidates = ([float(f"{factor}e{power}") for power in range(-5, 9) for factor in each] for each in _TICK_FACTORS)
+    """Return the round numbers of seconds, minutes and hours in a range, as many as fit on an axis."""
     ticks = list[float]()
-    for candidate in candidates:
-        ticks = [tick for tick in candidate if low <= tick <= high]
+    for factors in _TICK_FACTORS:
+        ticks = [
+            tick
+            for unit, start, end in _TICK_UNITS
+            for power in range(-5, 5)
+            for factor in factors
+            if max(low, start) <= (tick := float(f"{factor}e{power}") * unit) <= high and tick < end
+        ]
         if len(ticks) <= _MOST_TICKS:
             break
     return ticks

@@ -11,7 +11,6 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
 
 from otel_connector._csv._format import guarded
 from otel_connector._record import one_line
@@ -35,33 +34,17 @@ CONDITION_NAMES = {
 }
 """The names that a condition can use, with the kind of each; rate is calls per second."""
 
-_COLUMNS = (
-    "of",
-    "name",
-    "calls",
-    "failed",
-    "error_rate",
-    "rate",
-    "p50",
-    "p90",
-    "p95",
-    "p99",
-    "max",
-    "bytes",
-    "start",
-    "end",
-)
+_LATENCIES = ("p50", "p90", "p95", "p99", "max")
+_HEAD = ("of", "name", "calls", "failed", "error_rate", "rate", *_LATENCIES, "bytes", "start", "end")
 _ESCAPED_IN_MARKDOWN = {ord(char): f"\\{char}" for char in "\\`*_[]<>|~&"}
 
 
 def values(summary: Summary) -> dict[str, float]:
     """Return the values that a condition can use; NaN if there are no calls."""
     total = summary.total
-    latency = {field.name: float(getattr(total.latency, field.name)) for field in fields(total.latency)}
-    counts = {
-        name: float(getattr(total, name)) for name in ("bytes", "calls", "failed", "succeeded", "error_rate", "rate")
-    }
-    return {**latency, **counts, "damaged": float(summary.damaged)}
+    found = {name: getattr(total.latency, name) for name in _LATENCIES}
+    found |= {name: getattr(total, name) for name in ("bytes", "calls", "failed", "succeeded", "error_rate", "rate")}
+    return {**{name: float(value) for name, value in found.items()}, "damaged": float(summary.damaged)}
 
 
 def as_json(summary: Summary) -> str:
@@ -73,9 +56,9 @@ def as_csv(summary: Summary) -> str:
     """Return the total, the projects, the hosts and the quarters as CSV, one line each."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    writer.writerow(_HEAD)
     for of, each in _every_group(summary):
-        latency = [each.latency.p50, each.latency.p90, each.latency.p95, each.latency.p99, each.latency.max]
+        latency = [getattr(each.latency, name) for name in _LATENCIES]
         figures = [each.calls, each.failed, each.error_rate, each.rate, *latency, each.bytes]
         times = [moment.isoformat() + "Z" if moment else "" for moment in (each.start, each.end)]
         writer.writerow([of, guarded(each.name), *("" if math.isnan(figure) else figure for figure in figures), *times])
@@ -111,8 +94,7 @@ def as_markdown(summary: Summary) -> str:
 
 
 def _figures(of: str, each: Group) -> tuple[str, ...]:
-    latency = each.latency
-    times = (duration(value) for value in (latency.p50, latency.p90, latency.p95, latency.p99, latency.max))
+    times = (duration(getattr(each.latency, name)) for name in _LATENCIES)
     name = f"{of} {each.name}" if of in {"project", "host"} else each.name or of
     return (name, f"{each.calls:,}", share(each.error_rate), rate(each.rate), *times, size(each.bytes))
 

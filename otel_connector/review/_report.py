@@ -34,16 +34,8 @@ _TRIANGLE = '<span class="mark" aria-hidden="true">&#9650;</span> '
 
 _BESIDE = ("distribution", "errors")  # charts beside each other
 
-_FIGURE_COLUMNS = (
-    Column("Calls", number=True),
-    Column("Failed", number=True),
-    Column("Rate", number=True),
-    Column("p50", number=True),
-    Column("p95", number=True),
-    Column("p99", number=True),
-    Column("Max", number=True),
-    Column("Received", number=True),
-)
+_FIGURES = ("Calls", "Failed", "Rate", "p50", "p95", "p99", "Max", "Received")
+_FIGURE_COLUMNS = tuple(Column(name, number=True) for name in _FIGURES)
 
 
 def html_report(calls: Calls, summary: Summary, *, title: str = "Calls", trace_url: str | None = None) -> str:
@@ -252,14 +244,8 @@ def _quarters(summary: Summary) -> str:
 def _errors(summary: Summary, traces: TraceURL | None) -> str:
     if not summary.errors:
         return '<p class="good">No call failed.</p>'
-    columns = (
-        Column("Class"),
-        Column("Calls", number=True),
-        Column("Share", number=True),
-        Column("Example"),
-        Column("URL"),
-        Column("call_id"),
-    )
+    numbers = (Column("Calls", number=True), Column("Share", number=True))
+    columns = (Column("Class"), *numbers, Column("Example"), Column("URL"), Column("call_id"))
     rows = (
         (
             words(each.name),
@@ -297,15 +283,8 @@ def _failed(calls: Calls, summary: Summary, traces: TraceURL | None) -> str:
 
 
 def _calls(rows: Iterable[_CallRow], traces: TraceURL | None, searched: str) -> str:
-    columns = (
-        Column("Start (UTC)"),
-        Column("Duration", number=True),
-        Column("Status", number=True),
-        Column("Project"),
-        Column("URL"),
-        Column("Error"),
-        Column("call_id"),
-    )
+    numbers = (Column("Duration", number=True), Column("Status", number=True))
+    columns = (Column("Start (UTC)"), *numbers, *map(Column, ("Project", "URL", "Error", "call_id")))
     cells = (
         (
             Cell(f'<time datetime="{t.isoformat()}Z">{moment(t)}</time>', t.timestamp()),

@@ -34,20 +34,23 @@ TIME_LABEL = (
 """The label of a tick: only as precise as its time."""
 
 
-def duration(value: str, digits: str = ".3r") -> str:
+def duration(value: str, *, axis: bool = False) -> str:
     """Return an expression for the text of a duration in seconds, as `_units.duration` writes it.
 
     Args:
         value: The expression of the duration; it may be null.
-        digits: A number format of D3. ``.3~r`` drops trailing zeros, as the labels of an axis should.
+        axis: Whether it is the label of an axis, which has no unnecessary zeros: ``1 ms``, ``2 min``.
     """
+    digits = ".3~r" if axis else ".3r"
     text = f"{value} == null ? '{NONE}' : {value} == 0 ? '0 s' : "
     for unit, factor in SHORT_DURATIONS:
         limit = MINUTE if factor == 1 else (STEP - 0.5) / factor
         text += f"{value} < {limit} ? format({value} * {factor}, '{digits}') + ' {unit}' : "
     for larger, smaller, (first, second) in LONG_DURATIONS:
-        rest = f"floor(round({value}) % {larger} / {smaller})"
-        text += f"round({value}) >= {larger} ? floor(round({value}) / {larger}) + ' {first} ' + {rest} + ' {second}' : "
+        number, rest = f"floor(round({value}) / {larger})", f"floor(round({value}) % {larger} / {smaller})"
+        last = f"' ' + {rest} + ' {second}'"
+        last = f"({rest} == 0 ? '' : {last})" if axis else last
+        text += f"round({value}) >= {larger} ? {number} + ' {first}' + {last} : "
     return f"({text}'{NONE}')"
 
 

@@ -117,4 +117,11 @@ def test_charts_write_durations_and_shares_as_the_rest_of_the_package() -> None:
     durations = [_units.duration(math.nan if seconds is None else seconds) for seconds in SECONDS]
     assert evaluated(_vega.duration("datum.value"), SECONDS) == durations
     assert evaluated(_vega.share("datum.value"), SHARES) == [_units.share(value) for value in SHARES]
-    assert evaluated(_vega.duration("datum.value", ".3~r"), [0.0015, 0.1, 2]) == ["1.5 ms", "100 ms", "2 s"]
+    assert evaluated(_vega.duration("datum.value", axis=True), [0.0015, 0.1, 2, 60, 90, 3_600]) == [
+        "1.5 ms",
+        "100 ms",
+        "2 s",
+        "1 min",
+        "1 min 30 s",
+        "1 h",
+    ]
