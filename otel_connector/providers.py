@@ -1,8 +1,8 @@
-"""`configure()`, traces and metrics over OTLP for a program that has no OpenTelemetry SDK yet.
+"""`configure()`: traces and metrics over OTLP for a program that has no OpenTelemetry SDK yet.
 
-The SDK reads every ``OTEL_*`` variable itself; this file only says "OTLP" where the environment names no exporter, and
-leaves the end of the program to ``_bounded_exit``. Nothing of the SDK is imported before `configure()` is called. Must
-not know aiohttp nor ``_connector``: it serves any program.
+The SDK reads all ``OTEL_*`` variables itself. This file only selects OTLP if no exporter is named, and limits the time
+that the SDK may take at the end of the program. It imports the SDK only when `configure()` is called. It does not know
+aiohttp or the connector, and serves any program.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from otel_connector._telemetry._sdk_exit import Provider, Telemetry
 __all__ = ["AttributeValue", "Telemetry", "configure"]
 
 AttributeValue: TypeAlias = "str | bool | int | float"
-"""What a resource attribute may hold here."""
+"""A value of a resource attribute."""
 
-_LAST_CHANCE = 0.1  # seconds for the collector, after a disk that took all of the time
+_MIN_FLUSH_SECONDS = 0.1  # for the collector, if the disk took all of the time
 
-# Taken by the first configure() and kept: the API's global providers can be set once in a process.
+# Acquired by the first configure() and never released: the global providers can be set only once in a process
 _claim = threading.Lock()
 
 
@@ -40,36 +40,35 @@ def configure(
     resource_attributes: Mapping[str, AttributeValue] | None = None,
     signals: Iterable[Signals] = (),
 ) -> Telemetry:
-    """Give a program that has no OpenTelemetry SDK traces and metrics over OTLP.
+    """Set up traces and metrics over OTLP, for a program that has no OpenTelemetry SDK.
 
-    For a program's entry point, once in a process, never for a library::
+    Call it once, at the entry point of a program, never in a library::
 
         with configure("price-sync"):
             asyncio.run(main())
 
-    The SDK reads all ``OTEL_*`` variables, ``OTEL_CONFIG_FILE`` and ``OTEL_SDK_DISABLED`` included, as
-    ``opentelemetry-instrument`` would. The one thing that differs: where ``OTEL_TRACES_EXPORTER`` or
-    ``OTEL_METRICS_EXPORTER`` is unset or empty, it is ``otlp``. Log records are exported if ``OTEL_LOGS_EXPORTER``
-    asks for it.
+    The SDK reads all ``OTEL_*`` variables, including ``OTEL_CONFIG_FILE`` and ``OTEL_SDK_DISABLED``, as
+    ``opentelemetry-instrument`` does. There is one difference: if ``OTEL_TRACES_EXPORTER`` or ``OTEL_METRICS_EXPORTER``
+    is unset or empty, it is ``otlp``. Log records are exported only if ``OTEL_LOGS_EXPORTER`` is set.
 
     Args:
-        service_name: ``service.name`` where the operator gives none; theirs (``OTEL_SERVICE_NAME``,
-            ``OTEL_RESOURCE_ATTRIBUTES``, a resource detector) wins. ``None``: the SDK's ``unknown_service:...``.
-        exit_timeout: Seconds the end of the program may be held for what is still to be sent, above 0.
-        resource_attributes: Further attributes of the process; again the operator's win. A configuration file has
-            a resource of its own: the SDK then ignores these and `service_name`, and logs that it does.
-        signals: Signals, such as ``(signal.SIGTERM, signal.SIGHUP)``, after which every row that waits in memory is
-            written and every span sent, within `exit_timeout`, before they do what they did so far: run the program's
-            handler, or end it. Default none. In the main thread only; a handler that the program installs later takes
-            their place, so call `configure` after that.
+        service_name: ``service.name``, unless the operator sets one (``OTEL_SERVICE_NAME``,
+            ``OTEL_RESOURCE_ATTRIBUTES``, a resource detector). None (the default): the SDK's ``unknown_service:...``.
+        exit_timeout: Maximum number of seconds, above 0, that the export may delay the end of the program.
+        resource_attributes: Further attributes of the process. The operator's override them, too. A configuration file
+            has a resource of its own: the SDK then ignores these and `service_name`, and logs that.
+        signals: Signals, such as ``(signal.SIGTERM, signal.SIGHUP)``, before whose usual effect all rows in memory are
+            written and all spans are sent, within `exit_timeout`. Afterwards the previous handler runs, or the program
+            ends. Default: none. Only in the main thread. A handler that the program installs later replaces this, so
+            call `configure` after that.
 
     Returns:
-        The `Telemetry` to use in ``with``, or to keep for `Telemetry.force_flush`, or to drop.
+        The `Telemetry`. Use it in ``with``, keep it for `Telemetry.force_flush`, or ignore it.
 
     Raises:
-        TypeError, ValueError: An argument is wrong; nothing was set up.
-        RuntimeError: The process has a tracer or meter provider, or `configure` was called before, or the SDK
-            does not know an exporter or a protocol that the environment names. Other errors of the SDK pass through.
+        TypeError, ValueError: An argument is wrong. Nothing was set up.
+        RuntimeError: The process has a tracer or meter provider, or `configure` was called before, or the SDK does not
+            know an exporter or a protocol that the environment names. Other errors of the SDK propagate.
     """
     attributes = _check_attributes(service_name, resource_attributes)
     exit_timeout = min(checked_seconds("exit_timeout", exit_timeout, positive=True), threading.TIMEOUT_MAX)
@@ -87,21 +86,21 @@ def configure(
 
 
 def _finish_all(telemetry: Telemetry, seconds: float) -> bool:
-    """Write the logs, which takes no time but on a disk that hangs, and send the rest in what is left of it.
+    """Write the logs, and send the rest in the remaining time. Writing takes long only if the disk hangs.
 
-    False, with nothing done, if a log is in the middle of being written by whom the signal has interrupted.
+    Return False and do nothing if the signal has interrupted the write of a row.
     """
     if interrupted():
         return False
-    give_up = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     finish(seconds)
-    if not telemetry.force_flush(max(give_up - time.monotonic(), _LAST_CHANCE)):
-        telemetry.gave_up_at = time.monotonic()
+    if not telemetry.force_flush(max(deadline - time.monotonic(), _MIN_FLUSH_SECONDS)):
+        telemetry.timed_out_at = time.monotonic()
     return True
 
 
 def _check_attributes(service_name: object, resource_attributes: object) -> dict[str, AttributeValue]:
-    """Check the two arguments that describe the process, and make one mapping of them."""
+    """Check the two arguments that describe the process, and merge them."""
     if resource_attributes is not None and not isinstance(resource_attributes, Mapping):
         raise TypeError(f"resource_attributes must be a mapping, not {type(resource_attributes).__name__}")
     attributes: dict[str, AttributeValue] = {}
@@ -124,7 +123,7 @@ def _check_attributes(service_name: object, resource_attributes: object) -> dict
 
 
 def _check_no_provider() -> None:
-    """Refuse a process that has a provider, for the API would keep the old one and only log it."""
+    """Raise if a provider is set: the API would keep it and only log a warning."""
     from opentelemetry import metrics, trace
 
     for kind, api, provider, no_op in (
@@ -132,39 +131,40 @@ def _check_no_provider() -> None:
         ("meter", metrics, metrics.get_meter_provider(), metrics.NoOpMeterProvider),
     ):
         cls = type(provider)
-        # The API's own proxy means "none yet"; its no-op is somebody's choice.
+        # The API's proxy means that none is set. The application has chosen the no-op provider
         if isinstance(provider, no_op) or not f"{cls.__module__}.".startswith(f"{api.__name__}."):
             raise RuntimeError(
-                f"this process has a {kind} provider already ({cls.__module__}.{cls.__qualname__}): drop configure(),"
-                " the connector uses the providers that are set"
+                f"this process already has a {kind} provider ({cls.__module__}.{cls.__qualname__}): do not call"
+                " configure(), the connector uses the providers that are set"
             )
 
 
 def _set_up(attributes: Mapping[str, AttributeValue]) -> dict[str, Provider]:
-    """Let the SDK configure itself, and take its providers' exit handlers away."""
+    """Make the SDK configure itself, and unregister the exit handlers of its providers."""
     from opentelemetry.sdk._configuration import _OTelSDKConfigurator  # pyright: ignore[reportPrivateUsage]
     from opentelemetry.sdk.resources import Resource
 
-    class Configurator(_OTelSDKConfigurator):  # to be subclassed, its docstring says, not to be used itself
+    class Configurator(_OTelSDKConfigurator):  # its docstring requires a subclass
         pass
 
     old = _api_providers()
-    operators = Resource.create().attributes
-    wanted = {key: value for key, value in attributes.items() if not _is_given(operators, key)}
+    detected = Resource.create().attributes
+    added = {key: value for key, value in attributes.items() if not _is_set(detected, key)}
     try:
         with _otlp_by_default():
             configurator: Any = cast("Any", Configurator)()
-            configurator.configure(**({"resource_attributes": wanted} if wanted else {}))
+            configurator.configure(**({"resource_attributes": added} if added else {}))
     except BaseException:
         for provider in _new_providers(old).values():
-            provider.shutdown()  # nothing to send yet
+            provider.shutdown()
         raise
     return _new_providers(old)
 
 
-def _is_given(operators: Mapping[str, object], key: str) -> bool:
-    value = operators.get(key)
-    if key == "service.name":  # the SDK puts a name of its own where nobody gave one
+def _is_set(detected: Mapping[str, object], key: str) -> bool:
+    """Return whether the operator has set a resource attribute."""
+    value = detected.get(key)
+    if key == "service.name":  # the SDK's default
         return not str(value).startswith("unknown_service")
     return value is not None
 
@@ -180,7 +180,7 @@ def _api_providers() -> dict[str, object]:
 
 
 def _new_providers(old: Mapping[str, object]) -> dict[str, Provider]:
-    """Return the providers set since `old`, no longer registered to run, without bound, when the interpreter exits."""
+    """Return the providers set since `old`, after removing their exit handlers, which have no time limit."""
     new = {
         name: cast("Provider", provider)
         for name, provider in _api_providers().items()
@@ -193,7 +193,7 @@ def _new_providers(old: Mapping[str, object]) -> dict[str, Provider]:
 
 @contextmanager
 def _otlp_by_default() -> Generator[None, None, None]:
-    """Name OTLP as the exporter of traces and metrics for as long as the SDK looks, where the environment has none.
+    """Select OTLP as the exporter of traces and metrics in this block, if the environment names none.
 
     An empty variable counts as unset (OpenTelemetry specification, "Environment Variable Specification").
     """

@@ -1,7 +1,7 @@
-"""What has to be finished before a process ends.
+"""Work that must be finished before a process ends.
 
-Whoever holds rows in memory says so here, and is asked to write them at the end of the program, of a
-``multiprocessing`` child, or when a signal asks for it. Knows nothing of what is finished.
+Objects that keep rows in memory register here. They are asked to write them at the end of the program or of a
+``multiprocessing`` child, or when a signal arrives. This file does not know what the work is.
 """
 
 from __future__ import annotations
@@ -15,51 +15,52 @@ from contextlib import suppress
 from typing import Protocol
 
 EXIT_TIMEOUT = 5.0
-"""Seconds that the end of a process may wait for its logs, unless a disk hangs under a log that has no thread."""
+"""Maximum number of seconds that the logs may delay the end of a process. If a disk hangs, a log without a thread of
+its own may take longer."""
 
 
 class Unfinished(Protocol):
-    """Somebody with work that must not be lost."""
+    """An object with work that must not be lost."""
 
     @property
     def busy(self) -> bool:
-        """Whether this very thread is in the middle of it, interrupted by a signal, so that it must go on first."""
+        """Whether the current thread is in the middle of the work. In a signal handler: whether it interrupted it."""
         ...
 
     def finish(self, seconds: float) -> None:
-        """Finish it, in `seconds` if that is in their hands; whatever is raised is not seen by anybody."""
+        """Finish the work, within `seconds` if possible. Exceptions are ignored."""
 
 
-_known: weakref.WeakSet[Unfinished] = weakref.WeakSet()
-_watched_pid = 0
+_registered: weakref.WeakSet[Unfinished] = weakref.WeakSet()
+_process_with_finalizer = 0
 
 
 def finish_before_exit(work: Unfinished) -> None:
-    """Have `finish` called before the process ends, for as long as somebody holds `work`."""
-    _known.add(work)
-    watch_multiprocessing()
+    """Call `work.finish` before the process ends, unless `work` is collected before."""
+    _registered.add(work)
+    finish_multiprocessing_child()
 
 
-def watch_multiprocessing() -> None:
-    """See to it that a ``multiprocessing`` child, which skips `atexit`, finishes too."""
-    global _watched_pid  # noqa: PLW0603 - one registration for each process
+def finish_multiprocessing_child() -> None:
+    """Register `finish` for the end of a ``multiprocessing`` child, which does not run the handlers of `atexit`."""
+    global _process_with_finalizer  # noqa: PLW0603 - one registration per process
     util = sys.modules.get("multiprocessing.util")
-    if util is not None and _watched_pid != os.getpid():
-        _watched_pid = os.getpid()
+    if util is not None and _process_with_finalizer != os.getpid():
+        _process_with_finalizer = os.getpid()
         util.Finalize(None, finish, exitpriority=0)
 
 
 def interrupted() -> bool:
-    """Whether a signal's handler, which asks this, has interrupted somebody in the middle of finishing."""
-    return any(work.busy for work in list(_known))
+    """Return, to a signal handler, whether the signal has interrupted unfinished work."""
+    return any(work.busy for work in list(_registered))
 
 
 def finish(seconds: float = EXIT_TIMEOUT) -> None:
-    """Let everybody finish, in `seconds` together as far as that is in their hands."""
-    give_up = time.monotonic() + seconds
-    for work in list(_known):
+    """Finish all work, within `seconds` for all of it if possible."""
+    deadline = time.monotonic() + seconds
+    for work in list(_registered):
         with suppress(Exception):
-            work.finish(max(give_up - time.monotonic(), 0.0))
+            work.finish(max(deadline - time.monotonic(), 0.0))
 
 
 atexit.register(finish)

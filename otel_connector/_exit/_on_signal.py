@@ -1,6 +1,6 @@
-"""A signal that ends the program, put off until what is in memory is out.
+"""Finish work when a signal arrives, before the signal has its usual effect.
 
-Knows nothing of what is finished, and takes nothing away from the program: whatever a signal did before, it does after.
+The previous handler, or the default action, runs afterwards. This file does not know what the work is.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from functools import partial
 from types import FrameType
 from typing import Any, cast
 
-_A_MOMENT = 0.001  # seconds: some hundred rows are written in it
+_RETRY_SECONDS = 0.001  # enough to write several hundred rows
 
 
 def checked_signals(signals: object) -> list[signal.Signals]:
-    """Return the signals that a program can be told to finish on.
+    """Return the signals that can be handled.
 
     Raises:
-        TypeError: It is no collection of signals.
-        ValueError: There is no such signal here, nobody can handle it, or this is not the main thread.
+        TypeError: `signals` is not a collection of signals.
+        ValueError: A signal does not exist here or cannot be handled, or this is not the main thread.
     """
     if isinstance(signals, (str, bytes)) or not isinstance(signals, Iterable):
         raise TypeError(f"signals must be signals, such as (signal.SIGTERM,), not {signals!r}")
@@ -32,36 +32,36 @@ def checked_signals(signals: object) -> list[signal.Signals]:
         try:
             number = signal.Signals(each)
         except ValueError:
-            raise ValueError(f"signals: there is no signal {each!r} here") from None
+            raise ValueError(f"signals: {each!r} is not a signal on this system") from None
         if number in {getattr(signal, "SIGKILL", None), getattr(signal, "SIGSTOP", None)}:
-            raise ValueError(f"signals: nobody can handle {number.name}")
+            raise ValueError(f"signals: {number.name} cannot be handled")
         checked.append(number)
     if checked and threading.current_thread() is not threading.main_thread():
-        raise ValueError("signals can be handled in the main thread only; call configure() there, or without them")
+        raise ValueError("signals can be handled only in the main thread; call configure() there, or without them")
     return checked
 
 
 def finish_on(signals: Iterable[signal.Signals], finish: Callable[[], bool]) -> None:
-    """Have `finish` called when one of the signals comes, and then what the signal did so far.
+    """Call `finish` when one of the signals arrives, then the previous handler or action of the signal.
 
-    `finish` returns False if the signal interrupted what has to be finished; then it comes again a moment later.
+    `finish` returns False if the signal has interrupted the work. Then the signal is raised again a moment later.
 
-    A handler of the program's own that is installed later takes the place of this one; one that was there before runs
-    after `finish`, also one of the event loop's (`loop.add_signal_handler`).
+    A handler that the program installs later replaces this one. A handler that was installed before runs after
+    `finish`, also one of the event loop (`loop.add_signal_handler`).
     """
     for number in signals:
         signal.signal(number, partial(_finish, finish, signal.getsignal(number)))
 
 
-def _finish(finish: Callable[[], bool], before: Any, number: int, frame: FrameType | None) -> None:
+def _finish(finish: Callable[[], bool], previous: Any, number: int, frame: FrameType | None) -> None:
     if not finish():
-        with suppress(RuntimeError):  # the program ends, and no thread can be started any more
-            again = threading.Timer(_A_MOMENT, signal.raise_signal, (number,))
+        with suppress(RuntimeError):  # the interpreter is exiting and starts no thread
+            again = threading.Timer(_RETRY_SECONDS, signal.raise_signal, (number,))
             again.daemon = True
             again.start()
             return
-    if callable(before):
-        before(number, frame)
-    elif before == signal.SIG_DFL:
+    if callable(previous):
+        previous(number, frame)
+    elif previous == signal.SIG_DFL:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)

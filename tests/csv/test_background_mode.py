@@ -215,10 +215,10 @@ def test_after_a_fork_the_child_does_not_own_the_parents_backlog(tmp_path: Path)
 
 def test_a_multiprocessing_child_registers_the_exit_function_once(monkeypatch: pytest.MonkeyPatch) -> None:
     registered: list[Any] = []
-    monkeypatch.setattr(_before_exit, "_watched_pid", 0)
+    monkeypatch.setattr(_before_exit, "_process_with_finalizer", 0)
     monkeypatch.setattr(multiprocessing.util, "Finalize", lambda *arguments, **options: registered.append(arguments))
-    _before_exit.watch_multiprocessing()
-    _before_exit.watch_multiprocessing()
+    _before_exit.finish_multiprocessing_child()
+    _before_exit.finish_multiprocessing_child()
     assert registered == [(None, _before_exit.finish)]
 
 
@@ -345,8 +345,8 @@ def test_a_signal_during_a_write_is_handled_again_after_the_write(tmp_path: Path
         (15, TypeError, "signals must be signals"),
         (["SIGTERM"], TypeError, "signals must be signals"),
         ([True], TypeError, "signals must be signals"),
-        ([0], ValueError, "signals: there is no signal 0"),
-        ([signal.SIGKILL], ValueError, "signals: nobody can handle SIGKILL"),
+        ([0], ValueError, "signals: 0 is not a signal"),
+        ([signal.SIGKILL], ValueError, "signals: SIGKILL cannot be handled"),
     ],
 )
 def test_invalid_signals_are_refused(signals: object, kind: type[Exception], text: str) -> None:

@@ -391,7 +391,7 @@ except RuntimeError as error:
 
     assert err == ""
     assert re.fullmatch(
-        rf"this process has a {kind} provider already \(opentelemetry.*\): drop configure\(\), .*\n", out
+        rf"this process already has a {kind} provider \(opentelemetry.*\): do not call configure\(\), .*\n", out
     )
 
 

@@ -218,7 +218,7 @@ asyncio.run(calls(connector))
     assert ended == 0
     written = len(projects(tmp_path / "logs.csv"))
     assert 0 < written < CALLS
-    assert f"the disk refuses {CALLS - written} rows, which are lost now" in stderr_text
+    assert f"{CALLS - written} rows are lost, because the disk refused them" in stderr_text
 
 
 @both_modes
