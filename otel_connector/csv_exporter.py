@@ -1,7 +1,7 @@
-"""The CSV log as an OpenTelemetry span exporter, and the processor that suits it.
+"""The CSV log as an OpenTelemetry span exporter, and the span processor to use with it.
 
-The connector hands its calls to a `CSVSpanExporter` directly, so that a row depends on no sampler, queue or span
-limit. The same class is an ordinary exporter and can stand in any tracer provider beside OTLP. Knows nothing of how a
+The connector passes its calls directly to a `CSVSpanExporter`, so no sampler, queue or span limit affects a row. The
+same class is an ordinary exporter that can be added to any tracer provider next to OTLP. This file does not know how a
 call is made.
 """
 
@@ -33,22 +33,21 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
 PATH_VARIABLE = "OTEL_CONNECTOR_CSV_PATH"
-"""Environment variable that names the file when the exporter is made without a path, as the SDK's entry point does."""
+"""Environment variable with the path of the file, used if the exporter is created without a path, as the SDK does."""
 
 DEFAULT_PATH = "otel_connector.csv"
 
-# The attributes' names, made once and not for each of some 100,000 spans a second
 _CALL_ID, _PROJECT, _T, _DELTA_T, _URL, _REDIRECT_URL, _SIZE, _CODE, _SUCCESS, _ERROR = FIELD_NAMES
 
 _NUMBER = (float, int)
 
-# A call whose exporter also stands in a provider arrives twice: directly and by the processor. 4,096 is twice the
-# batch processor's default queue, so the second arrival is recognised unless that queue was enlarged.
+# If the exporter of a connector is also added to a provider, a call arrives twice. 4,096 is twice the default queue of
+# the batch processor, so the second arrival is recognized unless that queue was enlarged
 _REMEMBERED_CALLS = 4_096
 
 
 class _WrittenCalls:
-    """The calls written to one log of late. Without a lock, which a fork could leave taken in the child."""
+    """The calls that were recently written to one log. It has no lock: a fork could leave it locked in the child."""
 
     def __init__(self) -> None:
         self._calls: dict[tuple[str, int | None], tuple[str, int | None]] = {}
@@ -57,10 +56,10 @@ class _WrittenCalls:
     def add(self, call: tuple[str, int | None]) -> bool:
         """Remember a call; False if it is remembered already."""
         calls = self._calls
-        if call in self._before or calls.setdefault(call, call) is not call:  # one step, whatever other threads do
+        if call in self._before or calls.setdefault(call, call) is not call:  # atomic
             return False
         if len(calls) >= _REMEMBERED_CALLS:
-            # All at once: a dictionary that loses its first entry again and again is searched for the next one
+            # Removing the first entry each time would be slow: a dictionary keeps the places of removed entries
             self._before, self._calls = calls, {}
         return True
 
@@ -88,37 +87,37 @@ if hasattr(os, "register_at_fork"):
 
 
 class CSVSpanExporter(SpanExporter):
-    """Writes one CSV row for every span that carries the ten ``otel_connector.*`` fields; passes over all others.
+    """Writes one CSV row for every span that has the ten ``otel_connector.*`` fields; skips all others.
 
     A call that arrives twice (directly from the connector and through a provider it was added to) is written once.
 
-    In the mode ``call`` each `export` is one append to the file, done before it returns: a killed process loses no row.
-    What the disk refuses waits in memory and is written as soon as the disk takes it; `export` then says FAILURE and
-    never raises. In the mode ``background`` a thread writes the rows, at most some 10 ms later, and a disk that hangs
-    holds up no call; a killed process loses what is queued.
+    In the mode ``call``, `export` appends to the file before it returns: a killed process loses no row. Rows that the
+    disk refuses wait in memory and are written when the disk accepts them; `export` then returns FAILURE and never
+    raises. In the mode ``background`` a thread writes the rows, usually within 10 ms. A disk that hangs then blocks no
+    call, but a killed process loses the queued rows.
 
-    With ``OTEL_TRACES_EXPORTER=csv`` the SDK makes one by itself and puts it behind its batch processor, which passes
-    on sampled spans only, drops the oldest when its queue is full, and loses the queue on SIGTERM. `CSVSpanProcessor`
-    does none of that, and a connector with a `logfile` needs neither.
+    With ``OTEL_TRACES_EXPORTER=csv`` the SDK creates an exporter and adds it with its batch processor. That processor
+    forwards sampled spans only, drops the oldest spans when its queue is full, and loses the queue on SIGTERM.
+    `CSVSpanProcessor` does none of this. A connector with a `logfile` needs neither.
 
     Args:
-        path: The file; default ``$OTEL_CONNECTOR_CSV_PATH``, or ``otel_connector.csv``. Renamed (by logrotate, say), it
-            is begun anew under its name.
-        overwrite: Empty the file first; by default rows are appended.
-        mode: ``call``, or ``background`` for a thread that writes.
-        fsync_interval: Seconds of rows that a power cut may take; 0 has every row on the disk before `export` returns
-            (in the mode ``call``). Default None: as many as the system has not written back yet. Of the rows since the
-            last good fsync none is believed in when one fails: they are written again.
-        rotate_rows: Rows after which the file is renamed (``logs.csv`` to ``logs.000001.csv``) and begun anew;
-            1,000,000 fit a spreadsheet. Default None: never.
-        rotate_bytes: The same, by size: no file gets larger, but for the sake of a single row.
-        backlog_bytes: Bytes of rows that may wait in memory, default 64 MiB; rows beyond that are lost, the newest
-            first, and counted.
-        permissions: Mode of a file that is created, whatever the umask; default 0600.
+        path: The file. Default: ``$OTEL_CONNECTOR_CSV_PATH``, or ``otel_connector.csv``. If it is renamed (for example
+            by logrotate), a new file is created under its name.
+        overwrite: Empty the file first. Default: append.
+        mode: ``call`` (default), or ``background`` for a thread that writes.
+        fsync_interval: Seconds of rows that a power failure may lose; 0 calls fsync for each row before `export`
+            returns (in the mode ``call``). Default None: fsync is never called. If fsync fails, all rows since the last
+            successful one are written again.
+        rotate_rows: Number of rows after which the file is renamed (``logs.csv`` to ``logs.000001.csv``) and a new one
+            is created; 1,000,000 rows fit into a spreadsheet. Default None: never.
+        rotate_bytes: Size in bytes that the file does not exceed, unless a single row is longer; it is renamed before.
+            Default None: any size.
+        backlog_bytes: Bytes of rows that may wait in memory, default 64 MiB. Further rows are lost and counted.
+        permissions: Mode of a file that is created, whatever the umask. Default: 0600.
 
     Raises:
-        TypeError: An argument is of another type; named.
-        ValueError: An argument cannot work, or the file has another header.
+        TypeError: An argument has the wrong type; the message names it.
+        ValueError: An argument is invalid, or the file has another header; the message names the argument.
         OSError: The file cannot be opened for appending, is not a regular file, or is another user's symbolic link.
     """
 
@@ -160,54 +159,57 @@ class CSVSpanExporter(SpanExporter):
 
     @property
     def path(self) -> str:
-        """The file, as it was given."""
+        """The path of the file, as it was given."""
         return self._path
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Write a row for each span that carries the fields; FAILURE if a row is not in the file yet."""
+        """Write a row for each span that has the fields; FAILURE if a row is not in the file yet."""
         rows = _encoded(fields for span in spans if (fields := self._fields(span)) is not None)
         return SpanExportResult.SUCCESS if self._rows.write(rows) else SpanExportResult.FAILURE
 
     def export_record(self, record: CallRecord, start_time: int | None) -> None:
-        """Write a call's row at once, whatever became of its own span: the connector's way in.
+        """Write the row of a call of the connector.
 
-        It is the row that `export` writes for the call's span, complete at any sampler and any span limit. No span is
-        made for it only to be taken apart again: that cost more than the row.
+        It is the row that `export` writes for the span of the call, complete with any sampler and any span limit. No
+        span is created only to be read again; that would cost more than the row.
 
         Args:
             record: The call.
-            start_time: When its span starts, Unix time in nanoseconds; None if it has none that could come here a
-                second time, by the SDK.
+            start_time: Start of its span, Unix time in nanoseconds; None if it has no span that could arrive here a
+                second time through the SDK.
         """
         if start_time is None or self._written_calls.add((record.call_id, start_time)):
             self._rows.write((encode_row(record),))
 
     @property
     def row_counter(self) -> Callable[[], RowCounts]:
-        """What `counts` asks; it does not hold the exporter."""
+        """A function that returns `counts` and does not keep the exporter alive."""
         return self._rows.counts
 
     def counts(self) -> RowCounts:
-        """Return how many rows are written, waiting for the disk, and lost."""
+        """Return the numbers of rows that are written, waiting for the disk, and lost."""
         return self._rows.counts()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Write what waits; True if every row is in the file.
+        """Write the waiting rows; True if every row is in the file.
 
         Args:
-            timeout_millis: How long the thread of the mode ``background`` is waited for. In the mode ``call`` there is
-                nothing to wait for: the rows are in the file, or the disk just refused them.
+            timeout_millis: How long to wait for the thread of the mode ``background``, in milliseconds. The mode
+                ``call`` does not wait: the rows are in the file, or the disk has just refused them.
         """
         if isinstance(self._rows, BackgroundRows):
             return self._rows.flush(timeout_millis / 1e3)
         return self._rows.flush()
 
     def shutdown(self) -> None:
-        """Write what waits, in the mode ``background`` for 5 s at most, and close the file. Later rows are lost."""
+        """Write the waiting rows, in the mode ``background`` for at most 5 s, and close the file.
+
+        Later rows are lost, and counted.
+        """
         self._rows.close()
 
     def _fields(self, span: ReadableSpan) -> Fields | None:
-        """Read the ten fields back from a span; None if they are not there, of another kind, or written already."""
+        """Return the ten fields of a span; None if they are missing or of another type, or were written already."""
         context, attributes = span.get_span_context(), span.attributes
         if context is None or attributes is None:
             return None
@@ -229,11 +231,11 @@ class CSVSpanExporter(SpanExporter):
             return None
         project, url, redirect_url, error = get(_PROJECT), get(_URL), get(_REDIRECT_URL), get(_ERROR)
         try:
-            # Not the attribute: the SDK may have cut it (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT), and then ids would collide
+            # Not the attribute: the SDK may truncate it (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT), and ids would collide
             call_id = call_id_of(context)
             fields = (
                 call_id,
-                project if type(project) is str else str(project or ""),  # nearly always, and half of what `str` costs
+                project if type(project) is str else str(project or ""),  # half the cost of `str`, nearly always
                 t,
                 delta_t,
                 url if type(url) is str else str(url or ""),
@@ -243,24 +245,24 @@ class CSVSpanExporter(SpanExporter):
                 get(_SUCCESS) is True,
                 "" if error is None else str(error or ""),
             )
-        except (TypeError, ValueError):  # ids that are no integers, or a number of thousands of digits for a text
+        except (TypeError, ValueError):  # ids that are not integers, or a text that is a number of thousands of digits
             return None
-        # With the start, because the ids repeat in a program that seeds `random`, from which the SDK draws them
+        # With the start time, because ids repeat in a program that seeds `random`, which the SDK uses for them
         return fields if self._written_calls.add((call_id, span.start_time)) else None
 
 
 class CSVSpanProcessor(SpanProcessor):
-    """Hands every ended span to a `CSVSpanExporter` at once, sampled or only recorded.
+    """Passes every ended span to a `CSVSpanExporter` at once, sampled or only recorded.
 
-    Unlike the SDK's processors it queues nothing, so nothing is lost when the process is stopped, and its
-    `force_flush` tells the truth. A span the sampler dropped altogether reaches no processor; a connector's own
-    `logfile` has those too.
+    Unlike the processors of the SDK it queues nothing, so nothing is lost when the process is stopped, and its
+    `force_flush` returns the true result. A span that the sampler drops reaches no processor; the `logfile` of a
+    connector has its row, too.
 
     Args:
-        exporter: Where the rows go. It is shut down with the provider.
+        exporter: The exporter that writes the rows. It is shut down with the provider.
 
     Raises:
-        TypeError: `exporter` is no `CSVSpanExporter`.
+        TypeError: `exporter` is not a `CSVSpanExporter`.
     """
 
     def __init__(self, exporter: CSVSpanExporter) -> None:
@@ -269,23 +271,23 @@ class CSVSpanProcessor(SpanProcessor):
         self._exporter = exporter
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Do nothing: a row is made of a finished span."""
+        """Do nothing: a row is written when a span ends."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Write the span's row, if it has one."""
+        """Write the row of the span, if it has the fields."""
         self._exporter.export((span,))
 
     def shutdown(self) -> None:
-        """Close the exporter's file."""
+        """Shut down the exporter."""
         self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """True if every row handed over is in the file."""
+        """Return True if every row is in the file."""
         return self._exporter.force_flush(timeout_millis)
 
 
 def _as_object(value: object) -> object:
-    """Forget the declared type of an argument that is about to be checked."""
+    """Return an argument without its declared type, before it is checked."""
     return value
 
 
@@ -297,9 +299,9 @@ def named_error(argument: str, error: BaseException | None) -> OSError | ValueEr
 
 
 def _encoded(records: Iterable[Fields]) -> list[bytes]:
-    """Return the records' rows, without one whose number cannot be written: the others must not be lost with it."""
+    """Return the rows of records. One with a number that cannot be written is left out, so the others are not lost."""
     rows: list[bytes] = []
     for record in records:
-        with suppress(OverflowError, ValueError):  # an integer above what a float holds, or of thousands of digits
+        with suppress(OverflowError, ValueError):  # an integer too large for a float, or of thousands of digits
             rows.append(encode_row(record))
     return rows

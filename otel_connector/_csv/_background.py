@@ -1,7 +1,9 @@
-"""A log written by a thread of its own, so that a disk which hangs holds up no call.
+"""A queue of rows with its own writer thread, so that a disk that hangs blocks no call.
 
-Rows are queued in memory, bounded, and written some milliseconds later, many at once. That is what it costs: a killed
-process loses what is queued. Knows neither files nor what a row means.
+Rows are queued in memory, within a limit, and written some milliseconds later, many at a time. The cost: a killed
+process loses the queued rows. This file knows neither files nor what a row means.
+
+`SerialExecutor` does not fit here: its queue has no limit, and its thread does not end while it is idle.
 """
 
 from __future__ import annotations
@@ -22,16 +24,16 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("otel_connector")
 
-_GATHERING = 0.01  # seconds in which rows gather: a thread that woke up for each would take the calls' turns
+_GATHERING = 0.01  # seconds in which rows are collected: waking the thread for each row would slow the calls down
 _IDLE = 1.0  # seconds after which a thread without work ends
-_ROWS_AT_ONCE = 1_000  # of the queue, so that what is in the thread's hands stays small
+_BATCH = 1_000  # rows in one write of the thread
 
 _queues: weakref.WeakSet[BackgroundRows] = weakref.WeakSet()
-_without_thread: set[BackgroundRows] = set()  # with rows for the end of the program, and maybe nobody who holds them
+_without_thread: set[BackgroundRows] = set()  # kept alive: their rows are written at exit
 
 
 class Rows(Protocol):
-    """Where the rows go; may block for as long as it likes."""
+    """The destination of the rows. Its methods may block, except `counts`."""
 
     def write(self, rows: Sequence[bytes]) -> bool: ...
     def flush(self) -> bool: ...
@@ -41,12 +43,12 @@ class Rows(Protocol):
 
 
 class BackgroundRows:
-    """Hands rows to a thread that writes them. Thread-safe.
+    """Passes rows to a thread that writes them. Thread-safe.
 
     Args:
-        rows: Where they go.
-        limit: Bytes that may be queued; rows beyond that are lost, the newest first.
-        name: What log lines call the file.
+        rows: Their destination.
+        limit: Bytes that may be queued; further rows are lost.
+        name: The name of the file in log lines.
     """
 
     def __init__(self, rows: Rows, limit: int, name: str) -> None:
@@ -55,19 +57,19 @@ class BackgroundRows:
         self._name = name
         self._closed = False
         self._taken = 0  # rows ever queued
-        self._refused = 0  # rows for which there was no room, or which came too late
-        self._parents = 0  # rows that were queued when this process was forked off
-        self._forget()
+        self._refused = 0  # rows for which there was no room, or that came after `close`
+        self._parents = 0  # rows that were queued when this process was forked; the parent writes them
+        self._reset()
         _queues.add(self)
 
-    def _forget(self) -> None:
-        self._state = threading.Condition()  # on a lock that a signal handler may take again
+    def _reset(self) -> None:
+        self._state = threading.Condition()  # with a reentrant lock, for signal handlers
         self._queue: deque[bytes] = deque()
-        self._bytes = 0  # of the queue and of what the thread has in its hands
+        self._bytes = 0  # of the queued rows and those that the thread is writing
         self._running = False
-        self._busy = False  # whether the thread has rows in its hands
-        self._idle = False  # whether it waits for some
-        self._hurry = threading.Event()
+        self._busy = False  # whether the thread is writing
+        self._idle = False  # whether the thread waits for rows
+        self._no_gathering = threading.Event()
 
     def write(self, rows: Sequence[bytes]) -> bool:
         """Queue the rows; False if there was no room for one of them."""
@@ -88,34 +90,34 @@ class BackgroundRows:
         return complete
 
     def flush(self, seconds: float) -> bool:
-        """Wait until every row is in the file, but no longer than `seconds`; True if they are."""
+        """Wait until every row is in the file, for at most `seconds`; True if they are."""
         give_up = time.monotonic() + seconds
-        self._hurry.set()
+        self._no_gathering.set()
         with self._state:
             while self._running and (self._queue or self._busy):
                 if not self._state.wait(max(give_up - time.monotonic(), 0.0)):
                     return False
-            rows = list(self._queue)  # for which no thread could be started any more
+            rows = list(self._queue)  # no thread could be started for these
             self._queue.clear()
             self._bytes -= sum(map(len, rows))
             _without_thread.discard(self)
         self._rows.write(rows)
-        # What the disk refused waits behind the queue; it did not hang a moment ago
+        # Rows that the disk refused wait in the destination. The disk did not hang a moment ago
         return self._rows.flush()
 
     @property
     def busy(self) -> bool:
-        """False: the thread that writes is not the one that a signal's handler interrupts."""
+        """False: signal handlers interrupt the main thread, not the writer thread."""
         return False
 
     def finish(self, seconds: float) -> None:
-        """Write what is queued before the process ends."""
+        """Write the queued rows before the process ends."""
         if not self.flush(seconds) and not self._closed:
             waiting = self.counts().waiting
-            _logger.warning("%s: the disk did not take %d rows in time, which are lost now", self._name, waiting)
+            _logger.warning("%s: %d rows are lost, because the disk did not take them in time", self._name, waiting)
 
     def close(self, seconds: float = EXIT_TIMEOUT) -> bool:
-        """Write what is queued and close the file, in `seconds`; True if no row was left behind. Safe to call again."""
+        """Write the queued rows and close the file, within `seconds`; True if no row is lost. Safe to call again."""
         complete = self.flush(seconds)
         with self._state:
             self._closed = True
@@ -123,29 +125,29 @@ class BackgroundRows:
             self._refused += len(self._queue)
             self._taken -= len(self._queue)
             self._queue.clear()
-            self._hurry.set()
+            self._no_gathering.set()
             self._state.notify_all()
-        if not hangs:  # else the thread closes it, should it ever come back
+        if not hangs:  # otherwise the thread closes it, if its write ever ends
             complete = self._rows.close() and complete
         return complete
 
     def counts(self) -> RowCounts:
-        """Return what became of the rows so far. Never waits, not even for a disk that hangs."""
+        """Return the numbers of written, waiting and lost rows. Never blocks, not even while a disk hangs."""
         written, _, lost = self._rows.counts()
         waiting = self._taken - written - lost
         return RowCounts(written=written + self._parents, waiting=waiting, lost=lost + self._refused)
 
     def _start_thread(self) -> None:
         finish_before_exit(self)
-        self._hurry.clear()
+        self._no_gathering.clear()
         try:
             threading.Thread(target=self._run, name="otel_connector.log", daemon=True).start()
             self._running = True
-        except RuntimeError:  # the process ends, and no thread can be started any more: `finish` writes the rows
+        except RuntimeError:  # no thread can be started any more, because the process ends; `finish` writes the rows
             _without_thread.add(self)
 
     def _run(self) -> None:
-        """Write what is queued, until nothing was for a while."""
+        """Write the queued rows; return after some idle time."""
         try:
             while rows := self._next():
                 try:
@@ -158,31 +160,31 @@ class BackgroundRows:
                         self._state.notify_all()
                 if closed:
                     self._rows.close()
-                self._hurry.wait(_GATHERING)
+                self._no_gathering.wait(_GATHERING)
         except BaseException:
-            with self._state:  # the next row starts another one
+            with self._state:  # the next row starts a new thread
                 self._running = False
                 self._state.notify_all()
             raise
 
     def _next(self) -> list[bytes]:
-        """Take some rows off the queue; none if the thread is not needed any more."""
+        """Take rows from the queue; none if the thread must end."""
         with self._state:
             if not self._queue and not self._closed:
                 self._idle = True
                 self._state.wait(_IDLE)
                 self._idle = False
-            rows = [self._queue.popleft() for _ in range(min(len(self._queue), _ROWS_AT_ONCE))]
+            rows = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
             self._busy = self._running = bool(rows)
             return rows
 
     def start_over(self) -> None:
-        """Begin as the child of a fork, whose parent writes what is queued."""
+        """Continue in the child of a fork, without the queued rows, which the parent writes."""
         self._rows.start_over()
         waiting = self.counts().waiting
         self._taken -= waiting
         self._parents += waiting
-        self._forget()
+        self._reset()
 
 
 def _after_fork() -> None:

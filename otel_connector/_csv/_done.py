@@ -1,7 +1,6 @@
-"""What a log says is done: the URLs of a project that have a success row.
+"""Which URLs of a project have a success row in a log, so that `resume` can skip them.
 
-Reads the logs from their beginning to their end, however long they are, and keeps of each success a number of eight
-bytes. Knows neither aiohttp nor OpenTelemetry.
+Logs of any length are read. Of each success only a number of eight bytes is kept. This file does not know requests.
 """
 
 from __future__ import annotations
@@ -21,18 +20,19 @@ if TYPE_CHECKING:
 
 _PROJECT, _URL, _SUCCESS = (COLUMNS.index(name) for name in ("project", "url", "success"))
 
-_CUT = re.compile(rb"\.\.\.\[\+\d+\]$")  # how `one_line` marks what it has cut
+_CUT = re.compile(rb"\.\.\.\[\+\d+\]$")  # the mark of `one_line` for truncated text
 
 
 class CompletedUrls:
-    """The URLs that have a success, by what the log shows of them.
+    """The URLs that have a success, as the log shows them.
 
-    Kept are keyed hashes of 64 bits, some 70 bytes each as Python has them: of 10 million URLs looked up among as many,
-    one is taken for another once in 200,000 runs, and nobody can choose URLs for which it happens.
+    They are kept as keyed hashes of 64 bits, which take some 70 bytes each in Python. If 10 million URLs are looked up
+    among 10 million, one is mistaken for another in one of 200,000 runs. The key is random, so no one can choose URLs
+    that collide.
 
     Attributes:
-        rows: Whole rows that were read.
-        of_project: Of these, rows of the project, failures included.
+        rows: Number of rows that were read.
+        of_project: Number of these that are rows of the project, failures included.
     """
 
     def __init__(self) -> None:
@@ -41,11 +41,11 @@ class CompletedUrls:
         self._hashes: set[int] = set()
 
     def __contains__(self, url: str) -> bool:
-        """Whether a URL, as the log shows it, has a success."""
+        """Return whether a URL, as the log shows it, has a success."""
         return self._hash(url.encode()) in self._hashes
 
     def __len__(self) -> int:
-        """How many URLs have a success."""
+        """Return the number of URLs that have a success."""
         return len(self._hashes)
 
     def note(self, url: bytes, *, ours: bool, completed: bool) -> None:
@@ -62,20 +62,20 @@ class CompletedUrls:
 def read_done(
     log: str | None, others: Iterable[str], project: str, holds: Callable[[str], bool] | None = None
 ) -> CompletedUrls:
-    """Read logs, and return what is done of a project.
+    """Read logs, and return the URLs of a project that have a success.
 
-    A row that is damaged, or is being written, is passed over; so its URL is tried again.
+    Damaged rows, and a row that is being written, are skipped, so their URLs are requested again.
 
     Args:
         log: The connector's own log.
         others: Further logs: paths, or patterns. The parts of all logs are read, too.
-        project: Whose rows count.
-        holds: Whether there is a result of a ``call_id`` of the own log; a success without one does not count. None if
-            nobody knows. Results of further logs are elsewhere.
+        project: The project whose rows count.
+        holds: Returns whether the result of a ``call_id`` of the own log exists; a success without a result does not
+            count. None if this is unknown. The results of further logs are elsewhere.
 
     Raises:
-        OSError: A log cannot be read, or is no regular file.
-        ValueError: A file has another header: it is no log.
+        OSError: A log cannot be read, or is not a regular file.
+        ValueError: A file is not a log; names it.
     """
     done, project = CompletedUrls(), one_line(project)
     project_cell = cell(project).encode()

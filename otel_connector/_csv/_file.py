@@ -271,7 +271,7 @@ class AppendFile:
         self.synced = self.end
 
     def _repair(self) -> None:
-        """Make the file start with the header and end with a whole row, whoever wrote it last."""
+        """Make the file start with the header and end with a whole row."""
         known, end = self.end, os.lseek(self._fd, 0, os.SEEK_END)
         self.torn = 0
         if end == 0:  # new, or emptied by another program

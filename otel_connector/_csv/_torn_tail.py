@@ -1,8 +1,8 @@
-r"""Level 0: the end of a log: where its last whole row ends, and what becomes of bytes behind it.
+r"""The end of a log: where its last whole row ends, and how the bytes after it are saved and removed.
 
-A row is one physical line, so what follows the last ``\n`` is all that a killed writer can leave behind, and all that
-is ever cut, after it was kept elsewhere. Files are read in blocks, so that their size is of no matter. Knows neither
-who writes nor what a row means.
+A row is one physical line, so only the bytes after the last ``\n`` can be left behind by a killed writer. Only these
+are ever cut, after they were saved in another file. Files are read in blocks, so their size does not matter. This file
+knows neither which process writes a log nor what a row means.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 TORN_SUFFIX = ".torn"
-"""What the name of a log gets for the file that keeps its unfinished lines."""
+"""Suffix of the file beside a log that keeps its unfinished lines."""
 
-_BLOCK = 2**18  # bytes read at once: larger is no faster, and this stays in a processor's cache
-_GLANCE = 4_096  # bytes that show where the last row ends, nearly always
+_BLOCK = 2**18  # bytes read at a time: larger is no faster, and this fits into a processor's cache
+_LAST_BLOCK = 4_096  # bytes that nearly always contain the end of the last row
 _ZEROS = bytes(_BLOCK)
-_LINKS = 40  # symbolic links one after another, as Linux has it
+_LINKS = 40  # symbolic links in a chain, the limit of Linux
 
 
 def cut_torn_tail(fd: int, path: str) -> int:
-    r"""Move what follows the last ``\n`` of a log to ``<path>.torn`` and return how many bytes that were.
+    r"""Move the bytes after the last ``\n`` of a log to ``<path>.torn``, and return their number.
 
-    The bytes are in that file and fsynced before the log is cut; in a crash between the two they are in both. Several
-    tails there are a line each, the last without an end. Runs of NUL bytes take no space there.
+    The bytes are in that file and fsynced before the log is cut; after a crash between the two they are in both. Each
+    tail is a line of that file, the last without a line end. Runs of NUL bytes take no space there.
 
     Args:
-        fd: A log, open for reading and writing, under the caller's exclusive lock. Its position is moved.
-        path: The log's name.
+        fd: A log, open for reading and writing, under the exclusive lock of the caller. Its position is changed.
+        path: The name of the log.
 
     Raises:
-        OSError: The bytes cannot be kept, or the log cannot be cut. The log is as it was, and so is the other file.
+        OSError: The bytes cannot be saved, or the log cannot be cut. Both files are unchanged.
     """
     log = os.fstat(fd)
     end = last_row_end(fd)
@@ -47,7 +47,7 @@ def cut_torn_tail(fd: int, path: str) -> int:
         with _torn_file(path, fd, log) as torn:
             for block in blocks(fd, end, log.st_size):
                 _write(torn, block)
-            os.ftruncate(torn, os.lseek(torn, 0, os.SEEK_CUR))  # NUL bytes at the end were passed over
+            os.ftruncate(torn, os.lseek(torn, 0, os.SEEK_CUR))  # NUL bytes at the end were skipped
             os.fsync(torn)
             _cut(fd, log.st_size, end)
     except OSError as error:
@@ -57,18 +57,16 @@ def cut_torn_tail(fd: int, path: str) -> int:
 
 
 def last_row_end(fd: int) -> int:
-    r"""Return the offset behind the last ``\n``, looked for from the end in blocks; 0 if there is none.
-
-    The position of `fd` is moved.
+    r"""Return the offset after the last ``\n``; 0 if there is none. The position of `fd` is changed.
 
     Raises:
-        OSError: It cannot be read, or shrinks meanwhile.
+        OSError: The file cannot be read, or it shrinks while it is read.
     """
-    end, step = os.fstat(fd).st_size, _GLANCE  # nearly always the last byte is a line end
+    end, step = os.fstat(fd).st_size, _LAST_BLOCK
     while end:
         start, step = max(end - step, 0), _BLOCK
         block = b"".join(blocks(fd, start, end))
-        if len(block) < end - start:  # an end found in half of it could be too early, and rows be cut
+        if len(block) < end - start:  # rows after a line end found in half a block would be cut
             raise OSError(errno.EIO, "the file shrinks while it is read")
         if (found := block.rfind(b"\n")) >= 0:
             return start + found + 1
@@ -82,12 +80,12 @@ def count_lines(fd: int, start: int, end: int) -> int:
 
 
 def open_regular(path: str, flags: int) -> int:
-    """Open a regular file that is there, and never wait for anything else."""
-    # O_NONBLOCK: opening a FIFO without a writer would hang for ever. It means nothing to a regular file.
+    """Open an existing regular file, and refuse anything else without blocking."""
+    # O_NONBLOCK: opening a FIFO without a writer would block for ever. It has no effect on a regular file
     flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
         fd = os.open(path, flags, 0o600)
-    except ValueError as error:  # a NUL or a lone surrogate in it
+    except ValueError as error:  # a NUL or a lone surrogate in the path
         raise OSError(errno.EINVAL, str(error), path) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
@@ -96,12 +94,12 @@ def open_regular(path: str, flags: int) -> int:
 
 
 def refuse_strangers_links(path: str) -> None:
-    """Raise unless every symbolic link on the way from `path` to a file is the user's own, or root's.
+    """Raise unless every symbolic link from `path` to the file belongs to this user or to root.
 
-    In a folder that others may write, a link is how somebody has another program write where they may not.
+    In a folder that other users may write, they could use a link to make this program write to a file of its user.
 
     Raises:
-        OSError: A link belongs to somebody else, or there are too many.
+        OSError: A link belongs to another user, or the chain of links is too long.
     """
     for _ in range(_LINKS):
         status = os.lstat(path)
@@ -121,9 +119,9 @@ def blocks(fd: int, start: int, end: int, *, skip_holes: bool = False) -> Genera
     Args:
         fd: The file.
         start: Offset of the first byte.
-        end: Offset behind the last byte.
-        skip_holes: Believe the file system where it says that nothing was ever written. Not for what decides on a
-            cut: file systems have been wrong about fresh data.
+        end: Offset after the last byte.
+        skip_holes: Return NUL bytes for ranges that the file system reports as never written, without reading them.
+            Must not be used to decide where to cut: file systems have reported recent data as a hole.
     """
     hole_end = start
     while start < end:
@@ -142,13 +140,13 @@ def blocks(fd: int, start: int, end: int, *, skip_holes: bool = False) -> Genera
 
 
 def _hole_end(fd: int, start: int, end: int) -> int:
-    """Return where the hole that begins at `start` ends; `start` if there is none, or nobody knows."""
+    """Return where the hole that begins at `start` ends; `start` if there is none, or it is unknown."""
     try:
         return min(os.lseek(fd, start, os.SEEK_DATA), end)
     except AttributeError:  # Windows
         return start
     except OSError as error:
-        # Nothing but a hole up to the end of the file, which may have shrunk
+        # ENXIO: the rest of the file, which may have shrunk, is one hole
         return min(os.fstat(fd).st_size, end) if error.errno == errno.ENXIO else start
 
 
@@ -160,9 +158,9 @@ def _cut(fd: int, size: int, end: int) -> None:
 
 @contextmanager
 def _torn_file(log_path: str, fd: int, log: os.stat_result) -> Generator[int]:
-    """Open the file for unfinished lines, at the start of a line; it is as it was if the block raises.
+    """Open the file for unfinished lines, at the start of a line.
 
-    Unless the log was cut by then, for an interrupt can come right behind it.
+    If the block raises, the file is restored, unless the log was already cut: an interrupt may come right after that.
     """
     path = log_path + TORN_SUFFIX
     torn, new = _open_torn(path, log)
@@ -174,7 +172,7 @@ def _torn_file(log_path: str, fd: int, log: os.stat_result) -> Generator[int]:
             sync_folder(path)
         yield torn
     except BaseException:
-        with suppress(OSError):  # the error that led here says more, and twice kept is not lost
+        with suppress(OSError):  # the first error matters; bytes that stay in both files are not lost
             uncut = os.fstat(fd).st_size >= log.st_size
             if uncut:
                 os.ftruncate(torn, size)
@@ -186,7 +184,7 @@ def _torn_file(log_path: str, fd: int, log: os.stat_result) -> Generator[int]:
 
 
 def _open_torn(path: str, log: os.stat_result) -> tuple[int, bool]:
-    """Open a file as private as a log, and nobody else's trap; say whether it is new."""
+    """Open a file as private as the log, and no link of another user; return it, and whether it is new."""
     nofollow = getattr(os, "O_NOFOLLOW", 0)
     try:
         fd = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | nofollow)
@@ -197,13 +195,13 @@ def _open_torn(path: str, log: os.stat_result) -> tuple[int, bool]:
             os.close(fd)
             raise OSError(errno.EPERM, "another user's file, or linked from elsewhere", path) from None
         return fd, False
-    with suppress(AttributeError, OSError):  # root repairs for others, who want to read it and to add to it
+    with suppress(AttributeError, OSError):  # if root repairs a log, its owner must be able to read and extend the file
         os.fchown(fd, log.st_uid, log.st_gid)
     return fd, True
 
 
 def _write(fd: int, data: bytes) -> None:
-    if _ZEROS.startswith(data):  # it takes no space when it is passed over
+    if _ZEROS.startswith(data):  # a skipped range takes no space
         os.lseek(fd, len(data), os.SEEK_CUR)
         return
     while data:
@@ -211,7 +209,7 @@ def _write(fd: int, data: bytes) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Make the name of a new file last."""
+    """Call fsync on the folder of a new file, so that its name survives a power failure."""
     try:
         folder = os.open(Path(path).parent, os.O_RDONLY)
         try:
@@ -219,6 +217,6 @@ def sync_folder(path: str) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        # Not for this file system, or not for this user, who may write here but not look around
+        # The file system cannot do this, or the user may write in the folder but not read it
         if error.errno not in {errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EPERM}:
             raise

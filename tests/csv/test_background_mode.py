@@ -174,7 +174,7 @@ def test_rows_that_a_hanging_disk_does_not_take_in_time_are_logged_as_lost(
     rows = rows_of(disk)
     make_thread_hang(rows, disk)
     rows.finish(0.0)
-    assert caplog.messages == ["logs.csv: the disk did not take 1 rows in time, which are lost now"]
+    assert caplog.messages == ["logs.csv: 1 rows are lost, because the disk did not take them in time"]
     disk.open.set()
     assert rows.close()
     rows.finish(0.0)
