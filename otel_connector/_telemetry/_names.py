@@ -1,7 +1,8 @@
-"""What a call's telemetry consists of: each name with its type, its unit, when it is there and whose it is.
+"""The names of all attributes and metrics, each with its type, its unit, when it is present and its source.
 
-The code takes its names from here, and the README's reference is made of it (``python -m support.reference``, in
-``tests``). A test holds that nothing else leaves a call, and nothing in another type. Knows no OpenTelemetry.
+The code takes the names from here, and the README's reference is generated from here (``python -m support.reference``,
+in ``tests``). A test checks that nothing else is sent, and nothing with another type. This file does not know
+OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ class Attribute(NamedTuple):
     """An attribute of a span, an event or a metric.
 
     Attributes:
-        name: As it is sent.
-        type: ``string``, ``int``, ``double`` or ``boolean``, as OTLP has them.
-        unit: In UCUM's terms; empty for what has none.
-        when: When it is there.
-        source: Whose name it is.
+        name: The name.
+        type: ``string``, ``int``, ``double`` or ``boolean``, as in OTLP.
+        unit: The unit in UCUM; empty if it has none.
+        when: When it is present.
+        source: Which specification defines the name.
     """
 
     name: str
@@ -59,12 +60,12 @@ class Metric(NamedTuple):
     """An instrument.
 
     Attributes:
-        name: As it is sent.
-        kind: ``histogram``, ``counter`` or ``up-down counter``; the latter two are observable.
-        unit: In UCUM's terms.
+        name: The name.
+        kind: ``histogram``, ``counter`` or ``up-down counter``. The latter two are observable.
+        unit: The unit in UCUM.
         description: What it counts or measures.
         labels: The names of its attributes.
-        source: Whose name it is.
+        source: Which specification defines the name.
     """
 
     name: str
@@ -79,19 +80,21 @@ _ERROR_TYPE = Attribute(
     ERROR_TYPE,
     "string",
     "",
-    "it failed, and not because its caller cancelled it: the status, or the exception's qualified class name",
+    "the call failed and was not cancelled by its caller: the status, or the exception's qualified class name",
     CONVENTIONS,
 )
-_STATUS_CODE = Attribute(STATUS_CODE, "int", "", "an answer came", CONVENTIONS)
+_STATUS_CODE = Attribute(STATUS_CODE, "int", "", "there was a response", CONVENTIONS)
 
 HTTP_ATTRIBUTES: Final = (
     Attribute(METHOD, "string", "", "always, from the start; GET", CONVENTIONS),
     Attribute(URL_FULL, "string", "", "always, from the start; redacted", CONVENTIONS),
     Attribute(SERVER_ADDRESS, "string", "", "the URL has a host; from the start", CONVENTIONS),
-    Attribute(SERVER_PORT, "int", "", "the URL has a port, its scheme's own included; from the start", CONVENTIONS),
+    Attribute(
+        SERVER_PORT, "int", "", "the URL has a port, or its scheme has a default port; from the start", CONVENTIONS
+    ),
     _STATUS_CODE,
-    Attribute(PROTOCOL_VERSION, "string", "", "an answer came", CONVENTIONS),
-    Attribute(RESEND_COUNT, "int", "", "more than one request was sent, for whatever reason", CONVENTIONS),
+    Attribute(PROTOCOL_VERSION, "string", "", "there was a response", CONVENTIONS),
+    Attribute(RESEND_COUNT, "int", "", "more than one request was sent, for any reason", CONVENTIONS),
 )
 """On the call's span; with ``attempt_spans=True`` on the attempts' spans instead."""
 
@@ -102,36 +105,38 @@ CALL_ATTRIBUTES: Final = (
     Attribute(FIELD_PREFIX + "t", "double", "s", "always", OURS),
     Attribute(FIELD_PREFIX + "delta_t", "double", "s", "always", OURS),
     Attribute(FIELD_PREFIX + "url", "string", "", "unless empty", OURS),
-    Attribute(FIELD_PREFIX + "redirect_url", "string", "", "redirects led elsewhere", OURS),
+    Attribute(FIELD_PREFIX + "redirect_url", "string", "", "the final URL differs", OURS),
     Attribute(FIELD_PREFIX + "response_size", "int", "By", "always", OURS),
-    Attribute(FIELD_PREFIX + "response_code", "int", "", "an answer came", OURS),
+    Attribute(FIELD_PREFIX + "response_code", "int", "", "there was a response", OURS),
     Attribute(SUCCESS, "boolean", "", "always", OURS),
-    Attribute(FIELD_PREFIX + "error", "string", "", "it did not succeed", OURS),
-    Attribute(QUEUE_DURATION, "double", "s", "it waited for its turn before it started", OURS),
+    Attribute(FIELD_PREFIX + "error", "string", "", "the call did not succeed", OURS),
+    Attribute(QUEUE_DURATION, "double", "s", "the call waited for a permit before it started", OURS),
 )
-"""On the call's span, set when it ends: the ten fields, as in the log, and what else is known then."""
+"""On the call's span, set at its end: the ten fields, as in the log, and two more."""
 
 EVENT_ATTRIBUTES: Final = (
     Attribute(ATTEMPT_NUMBER, "int", "", "always; from 1", OURS),
     Attribute(ATTEMPT_DURATION, "double", "s", "always", OURS),
-    Attribute(ATTEMPT_REASON, "string", "", "always: why it was tried again or given up, e.g. status_503", OURS),
+    Attribute(
+        ATTEMPT_REASON, "string", "", "always: the reason of the retry, or of the failure, e.g. status_503", OURS
+    ),
     Attribute(ATTEMPT_WAIT, "double", "s", "another attempt follows", OURS),
     _STATUS_CODE,
     Attribute(ERROR_TYPE, "string", "", "always: the status, or the exception's qualified class name", CONVENTIONS),
 )
-"""On the event of an attempt that failed."""
+"""On the event of a failed attempt."""
 
 LABELS: Final = (
     Attribute(METHOD, "string", "", "always; GET", CONVENTIONS),
-    Attribute(SERVER_ADDRESS, "string", "", "the URL has a host; beyond 200 hosts _other", CONVENTIONS),
-    Attribute(SERVER_PORT, "int", "", "the host has one and is not _other", CONVENTIONS),
+    Attribute(SERVER_ADDRESS, "string", "", "the URL has a host; after 200 hosts _other", CONVENTIONS),
+    Attribute(SERVER_PORT, "int", "", "the URL has a port and the host is not _other", CONVENTIONS),
     _STATUS_CODE,
     _ERROR_TYPE,
-    Attribute(PROJECT, "string", "", "always; beyond 50 projects _other", OURS),
+    Attribute(PROJECT, "string", "", "always; after 50 projects _other", OURS),
     Attribute(SUCCESS, "boolean", "", "always", OURS),
-    Attribute(REASON, "string", "", "always: why it was tried again, e.g. status_503 or connection", OURS),
+    Attribute(REASON, "string", "", "always: the reason of the retry, e.g. status_503 or connection", OURS),
 )
-"""On the metrics that name them."""
+"""On the metrics that list them."""
 
 DURATION: Final = Metric(
     "http.client.request.duration",
@@ -159,7 +164,7 @@ PAUSED: Final = Metric(
     "otel_connector.host.paused",
     "up-down counter",
     "{host}",
-    "Hosts that asked for a pause which has not ended.",
+    "Hosts that are paused, because they requested it.",
     (),
     OURS,
 )
@@ -167,15 +172,15 @@ QUEUE_TIME: Final = Metric(
     "otel_connector.queue.time",
     "counter",
     "s",
-    "Time that calls waited for their turn: for a connection of the pool, a limiter, a host's pause.",
+    "Time that calls waited for a permit: for a connection of the pool, a limiter, or the end of a host's pause.",
     (),
     OURS,
 )
-ROWS_WRITTEN: Final = Metric("otel_connector.rows.written", "counter", "{row}", "Rows in the log.", (), OURS)
+ROWS_WRITTEN: Final = Metric("otel_connector.rows.written", "counter", "{row}", "Rows written to the log.", (), OURS)
 ROWS_WAITING: Final = Metric(
-    "otel_connector.rows.waiting", "up-down counter", "{row}", "Rows the disk refused so far.", (), OURS
+    "otel_connector.rows.waiting", "up-down counter", "{row}", "Rows in memory that are not written yet.", (), OURS
 )
-ROWS_LOST: Final = Metric("otel_connector.rows.lost", "counter", "{row}", "Rows that never got there.", (), OURS)
+ROWS_LOST: Final = Metric("otel_connector.rows.lost", "counter", "{row}", "Rows that were lost.", (), OURS)
 
 METRICS: Final = (
     DURATION,

@@ -51,8 +51,8 @@ def test_the_readme_contains_the_generated_reference() -> None:
 
 def test_the_reference_states_the_limits_of_hosts_and_projects() -> None:
     conditions = {label.name: label.when for label in LABELS}
-    assert f"beyond {HOST_LIMIT} hosts" in conditions[_names.SERVER_ADDRESS]
-    assert f"beyond {PROJECT_LIMIT} projects" in conditions[_names.PROJECT]
+    assert f"after {HOST_LIMIT} hosts" in conditions[_names.SERVER_ADDRESS]
+    assert f"after {PROJECT_LIMIT} projects" in conditions[_names.PROJECT]
 
 
 def test_every_command_of_the_reference_is_in_the_help() -> None:
