@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import abstractmethod
 from contextlib import suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -107,9 +108,9 @@ class PausableHandler(ResponseHandler):
         """Stop reading from the transport."""
         self._pause_transport_reading()
 
+    @abstractmethod
     def may_read(self) -> bool:
         """Return whether the transport may be read from when aiohttp wants to continue."""
-        raise NotImplementedError
 
     def _resume_transport_reading(self) -> None:
         if self.may_read():
