@@ -1,4 +1,4 @@
-"""Finds the collector that telemetry is sent to: one named by the environment, or one that listens on this machine.
+"""Selects the collector that telemetry is sent to: one named by the environment, or one that listens on this machine.
 
 Does not know what is sent, nor the terminal.
 """
@@ -6,32 +6,16 @@ Does not know what is sent, nor the terminal.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from collections.abc import MutableMapping
 
 from otel_connector._redact import Redactor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collector:
-    """An OTLP receiver.
+def select_collector(environ: MutableMapping[str, str], ports: tuple[int, int] = (4317, 4318)) -> str | None:
+    """Return the endpoint of a collector, redacted: from the environment, else on this machine; None if there is none.
 
-    Attributes:
-        endpoint: Its address, redacted.
-        protocol: The OTLP protocol of the port on which it was found; None if the environment defines the endpoint.
-    """
-
-    endpoint: str
-    protocol: str | None = None
-
-    def set_protocol(self, environ: MutableMapping[str, str]) -> None:
-        """Set ``OTEL_EXPORTER_OTLP_PROTOCOL`` if the protocol is known and the variable is not set."""
-        if self.protocol is not None:
-            environ.setdefault("OTEL_EXPORTER_OTLP_PROTOCOL", self.protocol)
-
-
-def find_collector(environ: Mapping[str, str], ports: tuple[int, int] = (4317, 4318)) -> Collector | None:
-    """Return the collector that the environment names, else one that listens on this machine, else None.
+    For a collector on this machine, ``OTEL_EXPORTER_OTLP_PROTOCOL`` is set if it is not, because the SDK must use the
+    protocol of the port.
 
     Args:
         environ: The environment. Only the presence of an endpoint is checked; the SDK interprets the variables.
@@ -40,10 +24,11 @@ def find_collector(environ: Mapping[str, str], ports: tuple[int, int] = (4317, 4
     """
     for signal in ("", "TRACES_", "METRICS_"):
         if endpoint := environ.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT"):
-            return Collector(endpoint=Redactor().url(endpoint))
+            return Redactor().url(endpoint)
     for port, protocol in zip(ports, ("grpc", "http/protobuf"), strict=True):
         if _accepts_connections(port):
-            return Collector(endpoint=f"http://localhost:{port}", protocol=protocol)
+            environ.setdefault("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+            return f"http://localhost:{port}"
     return None
 
 

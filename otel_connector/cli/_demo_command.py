@@ -16,12 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.text import Text
 
 from otel_connector._units import duration
-from otel_connector.cli._collector import Collector, find_collector
+from otel_connector.cli._collector import select_collector
 from otel_connector.cli._demo import DEFAULT_CALLS, Demo, DemoReport, DemoSummary
 from otel_connector.cli._exit_codes import INTERRUPTED, WRONG, fail
 from otel_connector.cli._terminal import output_console, print_lines, progress_bar, table
 from otel_connector.providers import configure
 
+_DEFAULT_ENDPOINT = "http://localhost:4317"  # of the SDK, over gRPC
 _EXIT_TIMEOUT = 3.0  # seconds to wait at the end for a collector that does not answer
 
 _JAEGER = "docker run --rm -p 4317:4317 -p 16686:16686 jaegertracing/jaeger"
@@ -55,10 +56,10 @@ def demo(
     console = output_console()
     try:
         run = Demo(log, calls)
-        collector = _collector(otlp)
-        telemetry = configure("otel-connector-demo", exit_timeout=_EXIT_TIMEOUT) if collector else None
+        endpoint = None if otlp is False else select_collector(os.environ) or (_DEFAULT_ENDPOINT if otlp else None)
+        telemetry = configure("otel-connector-demo", exit_timeout=_EXIT_TIMEOUT) if endpoint else None
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        fail("demo", error, {"logfile": "--log"})
+        fail("demo", error)
     try:
         with telemetry or nullcontext():
             asyncio.run(_make_calls(run, calls, console))
@@ -71,24 +72,14 @@ def demo(
     but = "" if report.rows == report.started else "BUT "
     counts = f"{report.started} calls started, {but}{report.rows} rows written, {report.retries} retries."
     print_lines(console, f"{counts} The log: {log.absolute()}")
-    if collector is None or telemetry is None:
+    if endpoint is None or telemetry is None:
         print_lines(console, *_how_to_get_traces(requested=otlp))
     elif telemetry.shutdown():  # called again for its result: it ran at the end of the with block
-        print_lines(console, *_where_traces_are(collector, telemetry.sent_over_otlp(), report, log))
+        print_lines(console, *_where_traces_are(endpoint, telemetry.sent_over_otlp(), report, log))
     else:
-        print_lines(console, f"Some traces and metrics were not sent to {collector.endpoint}.")
+        print_lines(console, f"Some traces and metrics were not sent to {endpoint}.")
     if report.started != report.rows:
         raise typer.Exit(WRONG)
-
-
-def _collector(otlp: bool | None) -> Collector | None:
-    """Return the collector to send to, if any, and set its protocol in the environment if the SDK needs it."""
-    if otlp is False:
-        return None
-    collector = find_collector(os.environ) or (Collector(endpoint="http://localhost:4317") if otlp else None)
-    if collector is not None:
-        collector.set_protocol(os.environ)
-    return collector
 
 
 async def _make_calls(run: Demo, calls: int, console: Console) -> None:
@@ -130,10 +121,10 @@ def _how_to_get_traces(*, requested: bool | None) -> tuple[str, ...]:
     return ("No collector listens on this machine. To see traces, start one and run the demo again:", f"  {_JAEGER}")
 
 
-def _where_traces_are(collector: Collector, signals: Sequence[str], report: DemoReport, log: Path) -> tuple[str, ...]:
+def _where_traces_are(endpoint: str, signals: Sequence[str], report: DemoReport, log: Path) -> tuple[str, ...]:
     if not signals:
         return ("No traces or metrics were sent: the OTEL_* variables disable the export over OTLP.",)
-    sent = f"{' and '.join(signals).capitalize()} were sent to {collector.endpoint}."
+    sent = f"{' and '.join(signals).capitalize()} were sent to {endpoint}."
     if report.example is None or "traces" not in signals:
         return (sent,)
     call_id = report.example.call_id

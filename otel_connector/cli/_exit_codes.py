@@ -18,22 +18,29 @@ WRONG = 1  # the log, the calls or the condition of --fail-if are not as they sh
 USAGE = 2  # an argument is invalid, or a file cannot be read or written
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
-_FIRST_WORD = re.compile(r"\A[a-z_]+\b")
+# Messages of the package start with the name of a parameter. It is replaced by the option, because the user typed that
+_OPTIONS = {
+    "logfile": "--log",
+    "timeout": "--timeout",
+    "deadline": "--deadline",
+    "statuses": "--retry-status",
+    "rate": "--rate",
+    "trace_url": "--trace-url",
+    "where": "--where",
+}
+_PARAMETER = re.compile(r"\A[a-z_]+\b")
+_PYTHON_ADVICE = re.compile(r"; \S+ sets no limit\Z")  # names a Python value, which cannot be typed
 
 
-def fail(command: str, error: Exception, options: Mapping[str, str]) -> NoReturn:
-    """Print what went wrong in one line, and exit with `USAGE`.
-
-    Args:
-        command: The name of the command.
-        error: The error. The file is named first if it is about a file.
-        options: The option that sets each parameter. Messages of the package start with the name of a parameter;
-            it is replaced by the option that the user typed.
-    """
-    text, file = str(error) or type(error).__name__, ""
+def fail(command: str, error: Exception) -> NoReturn:
+    """Print what went wrong in one line, with the file if it is about one, and exit with `USAGE`."""
+    file, text = "", str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename:
-        text, file = error.strerror, f"{error.filename}: "
-    text = _FIRST_WORD.sub(lambda name: options.get(name[0], name[0]), text)
+        file, text = f"{error.filename}: ", error.strerror
+    text = _PARAMETER.sub(lambda name: _OPTIONS.get(name[0], name[0]), _PYTHON_ADVICE.sub("", text))
+    if file and text.startswith("--"):
+        option, _, text = text.partition(": ")
+        file = f"{option}: {file}"
     print_errors(f"otel-connector {command}: {file}{text}")
     raise typer.Exit(USAGE) from None
 

@@ -163,7 +163,7 @@ class _Parser:
         names = ", ".join(sorted(self._names))
         example = "error_rate > 1%" if "error_rate" in self._names else f"{min(self._names)} > 10"
         return ValueError(
-            f"{self._text!r}: {what}, found {found} at character {column}; the names are: {names}; "
+            f"--fail-if {self._text!r}: {what}, found {found} at character {column}; the names are: {names}; "
             f"an example: {example!r}"
         )
 

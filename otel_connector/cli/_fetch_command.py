@@ -52,8 +52,6 @@ Examples:
   zcat urls.gz | otel-connector fetch - --project Prices --concurrency 200 --fail-if 'error_rate > 1%'
 """
 
-_OPTIONS = {"logfile": "--log", "timeout": "--timeout", "deadline": "--deadline", "statuses": "--retry-status"}
-
 
 def fetch(
     source: options.Source,
@@ -106,7 +104,7 @@ def fetch(
             run = Fetch(connector, urls, fetch_options, limiter=limiter)
             _run(run, quiet=quiet)
     except (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
-        fail("fetch", error, _OPTIONS)
+        fail("fetch", error)
     code = exit_code(run, condition, log)
     if not quiet:
         show_result(run, log, out)

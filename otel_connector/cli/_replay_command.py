@@ -12,7 +12,7 @@ import typer
 from otel_connector._record import one_line
 from otel_connector._replay import _replay as replays
 from otel_connector.cli import _call_filters as filters
-from otel_connector.cli._collector import find_collector
+from otel_connector.cli._collector import select_collector
 from otel_connector.cli._exit_codes import INTERRUPTED, WRONG, fail
 from otel_connector.cli._terminal import output_console, print_lines, progress_bar, tolerant_console
 
@@ -74,9 +74,7 @@ def replay(
     """
     del otlp
     try:
-        collector = find_collector(os.environ)
-        if collector is not None:
-            collector.set_protocol(os.environ)
+        select_collector(os.environ)
         exporter, to = replays.open_otlp()
         run = replays.Replay(
             files,
@@ -96,7 +94,7 @@ def replay(
         finally:
             exporter.shutdown()
     except (replays.CollectorRefused, ImportError, OSError, TypeError, ValueError) as error:
-        fail("replay", error, {"rate": "--rate"})
+        fail("replay", error)
     replayed = run.replayed()
     _show_result(replayed, to)
     raise typer.Exit(WRONG if replayed.damaged else 0)

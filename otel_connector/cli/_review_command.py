@@ -121,7 +121,7 @@ def review(
         print_lines(console if form == "text" else tolerant_console(sys.stderr), *written)
         raise typer.Exit(_exit_code(summary, failing))
     except (ImportError, MemoryError, OSError, ValueError) as error:
-        fail("review", error, {"trace_url": "--trace-url", "where": "--where"})
+        fail("review", error)
     except (KeyboardInterrupt, RuntimeError) as error:
         # DuckDB reports Ctrl-C as a RuntimeError with this word
         if isinstance(error, RuntimeError) and "interrupt" not in str(error).lower():

@@ -30,7 +30,7 @@ from otel_connector._csv._format import HEADER, encode_row
 from otel_connector._percentile import percentile
 from otel_connector._units import duration
 from otel_connector.cli import app
-from otel_connector.cli._collector import Collector, find_collector
+from otel_connector.cli._collector import select_collector
 from otel_connector.cli._demo import Demo, DemoReport, DemoResult, DemoSummary, read_rows, summarise
 from otel_connector.cli._demo_command import _where_traces_are
 
@@ -203,8 +203,7 @@ def test_a_collector_receives_every_call_of_the_log(
 
 def test_no_example_trace_is_shown_without_a_row() -> None:
     report = DemoReport(started=1, retries=0, rows=0, summary=summarise([]), example=None)
-    collector, log = Collector(endpoint="http://a"), Path("logs.csv")
-    lines = _where_traces_are(collector, ("traces", "metrics"), report, log)
+    lines = _where_traces_are("http://a", ("traces", "metrics"), report, Path("logs.csv"))
     assert lines == ("Traces and metrics were sent to http://a.",)
 
 
@@ -297,12 +296,16 @@ def test_a_collector_on_the_default_http_port_is_found(tmp_path: Path) -> None:
 def test_an_endpoint_in_the_environment_takes_precedence_over_a_listening_port(closed_port: int) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         one, closed = listener.getsockname()[1], closed_port
-        assert find_collector({}, (one, closed)) == Collector(endpoint=f"http://localhost:{one}", protocol="grpc")
-        named = find_collector({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a:1?key=x"}, (one, one))
-        assert named == Collector(endpoint="http://a:1?key=REDACTED")
-        assert find_collector({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, (closed, closed)) is None
-        found = find_collector({}, (closed, one))
-        assert found == Collector(endpoint=f"http://localhost:{one}", protocol="http/protobuf")
+        for environ, ports, endpoint, protocol in (
+            ({}, (one, closed), f"http://localhost:{one}", "grpc"),
+            ({}, (closed, one), f"http://localhost:{one}", "http/protobuf"),
+            ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, (closed, one), f"http://localhost:{one}", "grpc"),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a:1?key=x"}, (one, one), "http://a:1?key=REDACTED", None),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, (closed, closed), None, None),
+        ):
+            variables = dict(environ)
+            assert select_collector(variables, ports) == endpoint
+            assert variables.get("OTEL_EXPORTER_OTLP_PROTOCOL") == protocol
 
 
 def test_rows_are_appended_and_the_summary_counts_only_this_run(tmp_path: Path, finished: tuple[Path, str]) -> None:

@@ -129,7 +129,7 @@ def test_an_invalid_condition_is_refused_with_the_expected_token_and_the_positio
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         parse(text, NAMES)
     shown = str(caught.value)
-    assert shown.startswith(repr(text))
+    assert shown.startswith(f"--fail-if {text!r}: ")
     assert "the names are: calls, error_rate, failed, p99, x; an example: " in shown
     assert shown.isprintable()
 
