@@ -1,6 +1,6 @@
-"""The result of a comparison of two runs: frozen values, without any text or test.
+"""Defines the result of a comparison of two runs: frozen values.
 
-It knows nothing of how they were computed (`_compare`) or how they are shown (`_compare_text`).
+Knows nothing of how they are computed (`_compare`) and how they are shown (`_compare_text`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Difference:
         p: The probability of such a difference by chance alone, before that correction; NaN if it was not tested.
         test: The name of the test; empty if there was none.
         verdict: The verdict.
-        reason: Why nothing can be said, if the verdict is "too few to tell" or "too noisy to tell".
+        reason: Why there is no clear verdict, if the verdict is "too few to tell" or "too noisy to tell".
     """
 
     figure: str

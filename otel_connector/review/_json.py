@@ -1,4 +1,7 @@
-"""Converts results to values for JSON: dataclasses to dicts, times to ISO 8601, NaN and infinity to None."""
+"""Converts results to values for JSON: dataclasses to dicts, times to ISO 8601, NaN and infinity to None.
+
+Knows no particular result.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that a row is read in one way, whether DuckDB reads the file or Python does.
+"""Tests that rows are read by one grammar, whether DuckDB reads the file or Python does.
 
 DuckDB reads plain files. Python reads files that are compressed, damaged, or saved by another program. Both must find
 the same rows and the same damaged lines.
@@ -18,6 +18,7 @@ from support.logs import call, rows
 
 from otel_connector import review
 from otel_connector._csv._format import HEADER
+from otel_connector.review import _load
 
 GOOD = rows(call(0)), rows(call(2, error="X: a, b"))
 DAMAGED = b"garbage\n"
@@ -65,12 +66,12 @@ def test_a_cell_is_read_in_the_same_way_from_every_file(cell: str, other: str, t
     assert found["plain"] == found["beside a damaged line"]
 
 
-def test_only_true_and_false_are_outcomes_of_a_call(tmp_path: Path) -> None:
+@pytest.mark.parametrize("large", [0, _load._LARGE], ids=["a large log", "a small log"])
+def test_only_true_and_false_are_outcomes_of_a_call(large: int, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(_load, "_LARGE", large)
     for other in (b"TRUE", b"1"):
-        (damaged,) = {
-            (len(found), damaged) for found, damaged in answers(tmp_path, ROW.replace(b"True", other)).values()
-        }
-        assert damaged == (2, 1)
+        found = {(len(rows), damaged) for rows, damaged in answers(tmp_path, ROW.replace(b"True", other)).values()}
+        assert found == {(2, 1)}
 
 
 mutations = st.lists(

@@ -199,12 +199,12 @@ def test_a_wrong_checksum_of_a_compressed_log_is_counted_as_damage(tmp_path: Pat
 def test_a_file_that_is_not_a_log_is_reported_and_the_others_are_read(
     content: bytes, message: str, log: Path, tmp_path: Path
 ) -> None:
-    stranger = tmp_path / "stranger.csv"
-    stranger.write_bytes(content)
+    other = tmp_path / "other.csv"
+    other.write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        review.load(stranger)
+        review.load(other)
     write(log, [call(0)])
-    with review.load(log, stranger) as calls:
+    with review.load(log, other) as calls:
         assert (len(calls), [bool(file.problem) for file in calls.files]) == (1, [False, True])
 
 
@@ -221,8 +221,8 @@ def test_a_flipped_bit_in_a_compressed_log_is_counted_as_damage(tmp_path: Path) 
 
 def test_a_file_name_that_is_not_utf_8_is_reported(log: Path, tmp_path: Path) -> None:
     write(log, [call(0)])
-    stranger = write(tmp_path / os.fsdecode(b"b\xff.csv"), [call(0)])
-    with review.load(log, stranger) as calls:
+    other = write(tmp_path / os.fsdecode(b"b\xff.csv"), [call(0)])
+    with review.load(log, other) as calls:
         assert "not UTF-8" in calls.files[1].problem
 
 
