@@ -17,31 +17,14 @@ if TYPE_CHECKING:
 REDACTED = "REDACTED"
 """The replacement of a secret (OpenTelemetry semantic conventions 1.44, url.full)."""
 
-DEFAULT_REDACTED_PARAMS: frozenset[str] = frozenset(
-    {
-        # The signatures in the semantic conventions (url registry)
-        "X-Amz-Signature",
-        "X-Amz-Credential",
-        "X-Amz-Security-Token",
-        "AWSAccessKeyId",
-        "Signature",
-        "sig",
-        "X-Goog-Signature",
-        # Common names of secrets in APIs
-        "token",
-        "access_token",
-        "id_token",
-        "refresh_token",
-        "api_key",
-        "apikey",
-        "key",
-        "password",
-        "secret",
-        "client_secret",
-        "auth",
-        "jwt",
-    }
-)
+# The signatures in the semantic conventions (url registry)
+_AWS = {"X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "AWSAccessKeyId", "Signature"}
+_AZURE_AND_GOOGLE = {"sig", "X-Goog-Signature"}
+# Common names of secrets in APIs
+_TOKENS = {"token", "access_token", "id_token", "refresh_token", "jwt", "auth"}
+_KEYS = {"api_key", "apikey", "key", "password", "secret", "client_secret"}
+
+DEFAULT_REDACTED_PARAMS: frozenset[str] = frozenset(_AWS | _AZURE_AND_GOOGLE | _TOKENS | _KEYS)
 """Query parameters whose values are redacted by default; see `redact_params`. Compared without case."""
 
 # The parts of RFC 3986 that are needed: scheme, userinfo up to the last @ of the authority, host with an optional

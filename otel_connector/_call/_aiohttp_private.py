@@ -29,19 +29,11 @@ else:
 
 _logger = logging.getLogger("otel_connector")
 
-# What `PausableHandler` and its subclass use of aiohttp's class, which is not documented
-_HANDLER_NAMES = (
-    "_pause_transport_reading",
-    "_resume_transport_reading",
-    "abort",
-    "close",
-    "connected",
-    "exception",
-    "pause_reading",
-    "resume_reading",
-    "should_close",
-    "upgraded",
-)
+# What `PausableHandler` and its subclass use of aiohttp's class, none of which is documented
+_TRANSPORT = ("_pause_transport_reading", "_resume_transport_reading")
+_READING = ("pause_reading", "resume_reading", "exception", "upgraded")
+_CLOSING = ("abort", "close", "connected", "should_close")
+_HANDLER_NAMES = _TRANSPORT + _READING + _CLOSING
 _MISSING_HANDLER_NAMES = [name for name in _HANDLER_NAMES if not hasattr(ResponseHandler, name)]
 _FACTORY = "_factory"
 

@@ -185,10 +185,6 @@ class AdmissionControl:
         state = self._hosts.get(host)
         return 0.0 if state is None else max(state.paused_until - self.now(), 0.0)
 
-    def must_wait(self, host: str) -> bool:
-        """Return whether an attempt has to wait for more than slots."""
-        return self.rate_limiter is not None or (bool(self._hosts) and self.pause_of(host) > 0)
-
     def state_of(self, host: str) -> _HostState:
         """Return the state of a host; create it if there is none."""
         state = self._hosts.get(host)
@@ -283,7 +279,7 @@ class Permit:
             SessionClosed: The session has no open pool.
         """
         admission, host = self._admission, self._host
-        if admission.must_wait(host):
+        if admission.rate_limiter is not None or admission.pause_of(host):
             return False
         limiters = admission.pool_limiters(self._session, host)
         if not limiters:

@@ -51,9 +51,9 @@ def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 def test_a_retry_is_logged_as_info_and_a_failed_call_as_warning(
     caplog: pytest.LogCaptureFixture, clock: FakeClock
 ) -> None:
-    journal = CallLogger(None, clock.monotonic_ns)
-    journal.retrying("h:80", ATTEMPT)
-    journal.failed("h:80", RECORD, 3)
+    call_logger = CallLogger(None, clock.monotonic_ns)
+    call_logger.retrying("h:80", ATTEMPT)
+    call_logger.failed("h:80", RECORD, 3)
     assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
         (
             "otel_connector.calls",
@@ -71,14 +71,14 @@ def test_a_retry_is_logged_as_info_and_a_failed_call_as_warning(
 def test_at_most_five_lines_a_minute_are_logged_for_each_host_and_level(
     caplog: pytest.LogCaptureFixture, clock: FakeClock
 ) -> None:
-    journal = CallLogger(None, clock.monotonic_ns)
+    call_logger = CallLogger(None, clock.monotonic_ns)
 
     def log_failures() -> list[str]:
         caplog.clear()
         for host in ("dead:80", "other:80"):
             for _ in range(100 if host == "dead:80" else 2):
-                journal.retrying(host, ATTEMPT)
-                journal.failed(host, RECORD, 3)
+                call_logger.retrying(host, ATTEMPT)
+                call_logger.failed(host, RECORD, 3)
         return caplog.messages
 
     lines = log_failures()
@@ -97,13 +97,13 @@ def test_at_most_five_lines_a_minute_are_logged_for_each_host_and_level(
 
 
 def test_lines_below_the_log_level_are_not_counted(caplog: pytest.LogCaptureFixture, clock: FakeClock) -> None:
-    journal = CallLogger(None, clock.monotonic_ns)
+    call_logger = CallLogger(None, clock.monotonic_ns)
     caplog.set_level(logging.WARNING, "otel_connector")
     for _ in range(10):
-        journal.retrying("h:80", ATTEMPT)
-    assert journal._throttles == {}
+        call_logger.retrying("h:80", ATTEMPT)
+    assert call_logger._throttles == {}
     caplog.set_level(logging.INFO, "otel_connector")
-    journal.retrying("h:80", ATTEMPT)
+    call_logger.retrying("h:80", ATTEMPT)
     assert len(caplog.records) == 1
 
 
@@ -111,14 +111,14 @@ def test_the_number_of_lines_is_bounded_for_many_unreachable_hosts(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, clock: FakeClock
 ) -> None:
     monkeypatch.setattr(_call_log, "_HOSTS", 3)
-    journal = CallLogger(None, clock.monotonic_ns)
+    call_logger = CallLogger(None, clock.monotonic_ns)
     for number in range(8):
-        journal.failed(f"{number}:80", RECORD, 1)
+        call_logger.failed(f"{number}:80", RECORD, 1)
     assert len(caplog.messages) == 3 + 5, "the hosts beyond the limit share the lines of one host"
     for _ in range(3):
         clock.advance(61)
-        journal.failed("8:80", RECORD, 1)
-    assert [host for host, _ in journal._throttles] == ["1:80", "2:80", "", "8:80"], (
+        call_logger.failed("8:80", RECORD, 1)
+    assert [host for host, _ in call_logger._throttles] == ["1:80", "2:80", "", "8:80"], (
         "hosts whose minute is over are forgotten"
     )
 
@@ -191,12 +191,12 @@ def test_exceptions_of_the_hook_are_logged_at_most_five_times_a_minute(
     def raising_hook(attempt: Attempt) -> None:
         raise RuntimeError("hook")
 
-    journal = CallLogger(raising_hook, clock.monotonic_ns)
+    call_logger = CallLogger(raising_hook, clock.monotonic_ns)
     for _ in range(20):
-        journal.retrying("h:80", ATTEMPT)
+        call_logger.retrying("h:80", ATTEMPT)
     assert len([line for line in caplog.messages if line.startswith("on_retry raised")]) == 5
     clock.advance(60)
-    journal.retrying("h:80", ATTEMPT)
+    call_logger.retrying("h:80", ATTEMPT)
     assert caplog.messages[-1] == "on_retry raised; the call continues; 15 similar messages were not logged"
 
 

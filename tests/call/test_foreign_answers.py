@@ -232,9 +232,9 @@ async def test_the_retry_budget_has_the_capacities_of_botocore(
         capacities.append(capacity())
 
     def capacity() -> int:
-        buckets = subject.subject._settings.quotas
-        assert buckets is not None
-        return budget.capacity - sum(buckets._spent.values())
+        quotas = subject.subject._settings.quotas
+        assert quotas is not None
+        return budget.capacity - sum(quotas._spent.values())
 
     budget = RetryBudget()
     async with checked_connector(server, log, sdk, retry_budget=budget, on_retry=record_capacity) as subject:

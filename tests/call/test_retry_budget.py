@@ -44,31 +44,31 @@ def test_the_defaults_are_those_of_botocore() -> None:
 
 @pytest.mark.parametrize(("code", "retries"), [(500, 35), (429, 100)])
 def test_a_full_bucket_allows_35_retries_of_errors_or_100_of_throttling(code: int, retries: int) -> None:
-    buckets = RetryQuotas(RetryBudget())
+    quotas = RetryQuotas(RetryBudget())
     for _ in range(retries):
-        assert buckets.take("h:1", status(code)) is not None
-    assert buckets.take("h:1", status(code)) is None
-    assert buckets.take("other:1", status(code)) is not None, "each host has its own bucket"
+        assert quotas.take("h:1", status(code)) is not None
+    assert quotas.take("h:1", status(code)) is None
+    assert quotas.take("other:1", status(code)) is not None, "each host has its own bucket"
 
 
 def test_a_success_returns_the_cost_of_its_last_retry_or_the_refund() -> None:
-    buckets = RetryQuotas(RetryBudget(capacity=30, retry_cost=14, throttling_cost=5, refund=2))
-    first, second = buckets.take("h:1", status(500)), buckets.take("h:1", status(500))
-    assert (first, second, buckets.take("h:1", status(500))) == (14, 14, None)
-    buckets.put_back("h:1", second)
-    assert buckets.take("h:1", status(500)) == 14
-    buckets.put_back("h:1", None)
-    assert buckets.take("h:1", status(429)) is None, "4 tokens are left, and the retry costs 5"
-    buckets.put_back("h:1", None)
-    assert buckets.take("h:1", status(429)) == 5
+    quotas = RetryQuotas(RetryBudget(capacity=30, retry_cost=14, throttling_cost=5, refund=2))
+    first, second = quotas.take("h:1", status(500)), quotas.take("h:1", status(500))
+    assert (first, second, quotas.take("h:1", status(500))) == (14, 14, None)
+    quotas.put_back("h:1", second)
+    assert quotas.take("h:1", status(500)) == 14
+    quotas.put_back("h:1", None)
+    assert quotas.take("h:1", status(429)) is None, "4 tokens are left, and the retry costs 5"
+    quotas.put_back("h:1", None)
+    assert quotas.take("h:1", status(429)) == 5
 
 
 def test_full_buckets_take_no_memory() -> None:
-    buckets = RetryQuotas(RetryBudget())
+    quotas = RetryQuotas(RetryBudget())
     for number in range(1_000):
-        buckets.put_back(f"{number}:1", buckets.take(f"{number}:1", status(500)))
-        buckets.put_back(f"{number}:1", None)
-    assert buckets._spent == {}
+        quotas.put_back(f"{number}:1", quotas.take(f"{number}:1", status(500)))
+        quotas.put_back(f"{number}:1", None)
+    assert quotas._spent == {}
 
 
 @given(
@@ -82,22 +82,22 @@ def test_full_buckets_take_no_memory() -> None:
     events=st.lists(st.sampled_from([*FAILURES, None, "after a retry"]), max_size=60),
 )
 def test_the_tokens_spent_never_exceed_the_capacity(budget: RetryBudget, events: list[Any]) -> None:
-    buckets, paid = RetryQuotas(budget), None
+    quotas, paid = RetryQuotas(budget), None
     for event in events:
         if isinstance(event, Exception):
-            paid = buckets.take("h", event)
+            paid = quotas.take("h", event)
             assert paid in {None, budget.cost(event)}
         else:
-            buckets.put_back("h", None if event is None else paid)
-        assert 0 <= buckets._spent.get("h", 0) <= budget.capacity
+            quotas.put_back("h", None if event is None else paid)
+        assert 0 <= quotas._spent.get("h", 0) <= budget.capacity
 
 
 def test_the_number_of_remembered_hosts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_retry, "_HOST_LIMIT", 3)
-    buckets = RetryQuotas(RetryBudget())
+    quotas = RetryQuotas(RetryBudget())
     for number in range(10):
-        assert buckets.take(f"{number}:1", status(500)) == 14
-    assert list(buckets._spent) == ["7:1", "8:1", "9:1"]
+        assert quotas.take(f"{number}:1", status(500)) == 14
+    assert list(quotas._spent) == ["7:1", "8:1", "9:1"]
 
 
 class FailsEverySecondTime:

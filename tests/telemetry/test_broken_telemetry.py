@@ -636,12 +636,12 @@ def test_ctrl_c_while_a_connector_is_created_raises_keyboard_interrupt(make: Bro
 def test_errors_are_logged_once_a_minute_with_the_number_of_suppressed_ones(
     caplog: pytest.LogCaptureFixture, clock: FakeClock
 ) -> None:
-    troubles = TelemetryGuard(clock.monotonic_ns)
+    guard = TelemetryGuard(clock.monotonic_ns)
     for _ in range(3):
-        troubles.swallow(ValueError("a\nb"), "testing")
+        guard.swallow(ValueError("a\nb"), "testing")
     clock.advance(60)
     for _ in range(2):
-        troubles.swallow(Unspeakable(), "testing")
+        guard.swallow(Unspeakable(), "testing")
     first, second = logged_messages(caplog)
     assert first.startswith(r"telemetry failed while testing, the call continues without it: ValueError: a\nb; ")
     assert first.endswith("in the traceback")
