@@ -1,11 +1,12 @@
 """The three dashboards: `python dashboards.py` writes their JSON into `grafana/dashboards`.
 
-Names are those that Prometheus gives OpenTelemetry's metrics, whether it is sent them over OTLP (version 3, its default
-translation) or scrapes `opentelemetry-exporter-prometheus`: dots become underscores, the unit and `_total` follow.
+Metric names are those of Prometheus, whether it receives the metrics over OTLP (version 3, default translation) or
+scrapes `opentelemetry-exporter-prometheus`: dots become underscores, and the unit and `_total` are appended.
 
-- What has no `otel_connector_success` is not ours: other instrumentations record `http.client.request.duration`, too.
-- `rate` and `increase` see nothing of what a series had when it was first scraped; where a number must be exact, the
-  counters themselves are taken (`last_over_time`), and count since the program began.
+- Other instrumentations record `http.client.request.duration`, too. Series of the connector have the label
+  `otel_connector_success`.
+- `rate` and `increase` do not count the first value of a series. Exact numbers are read from the counters themselves
+  (`last_over_time`), which start with the program.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ WRITTEN, WAITING, LOST = (
     "otel_connector_rows_lost_total",
 )
 
-# What each metric can be narrowed by: not all of them have all labels
+# Selectors for the variables of a dashboard. Not every metric has all labels
 JOB = 'job=~"$job"'
 HOST = f'{JOB}, server_address=~"$host"'
 PROJECT = f'{JOB}, otel_connector_project=~"$project"'
@@ -53,26 +54,26 @@ OURS = f'otel_connector_success!="", {CHOSEN}'
 SUCCEEDED = f'otel_connector_success="true", {CHOSEN}'
 FAILED = f'otel_connector_success="false", {CHOSEN}'
 ERRORS = f'error_type!="", {OURS}'
-GIVEN_UP = f'error_type="", {FAILED}'
+CANCELLED = f'error_type="", {FAILED}'
 ALL_OF_JOB = f'otel_connector_success!="", {JOB}'
 
-# The same numbers as in prometheus/rules.yml, where the alerts are
+# The limits of the alerts in prometheus/rules.yml
 MANY_ERRORS = {0.01: YELLOW, 0.05: RED}
 MANY_RETRIES = {0.1: YELLOW, 0.5: RED}
 SLOW = {1.0: YELLOW, 5.0: RED}
 
-SERVICE = choice("job", "Service", "`service.name`, as Prometheus' label job.", f"{WRITTEN}, job")
+SERVICE = choice("job", "Service", "`service.name`, in the Prometheus label `job`.", f"{WRITTEN}, job")
 PROJECTS = choice("project", "Project", "The `project_name` of the calls.", f"{CALLS}{{{JOB}}}, otel_connector_project")
-HOSTS = choice("host", "Host", "`server.address` of the URL asked for.", f"{CALLS}{{{PROJECT}}}, server_address")
-TOTAL = amount("planned", "URLs in the job", "How many calls the job is to make; for progress and time left.", "1000")
+HOSTS = choice("host", "Host", "`server.address` of the requested URL.", f"{CALLS}{{{PROJECT}}}, server_address")
+TOTAL = amount("planned", "URLs in the job", "Number of calls of the whole job, for progress and time left.", "1000")
 
 PROGRAM, LEGEND = "job, instance", "{{job}} {{instance}}"
-IN_SERVICE = "Of the whole service: its counter has no label for a project or a host."
+IN_SERVICE = "For the whole service: the counter has no labels for project and host."
 EXPORTS, EXPORT_BUCKETS = (f"otel_sdk_exporter_operation_duration_seconds_{part}" for part in ("count", "bucket"))
 SPAN_EXPORTER = f'otel_component_type=~".*span_exporter", {JOB}'
 SDK_METRICS = (
-    "The SDK counts its own spans where the program's environment has `OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED=true`"
-    " (its own name for it, which it may change)."
+    "Requires `OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED=true` in the environment of the program. The SDK may rename its"
+    " metrics."
 )
 
 
@@ -82,28 +83,28 @@ def per_second(metric: str, selector: str, by: str = "") -> str:
 
 
 def so_far(metric: str, selector: str, by: str = "") -> str:
-    """Return what the counters of all programs in the time range stood at in the end, summed, by these labels."""
+    """Return the last values of the counters of all programs in the time range, summed, by these labels."""
     return f"{_sum(by)}(last_over_time({metric}{{{selector}}}[$__range]))"
 
 
 def error_share(by: str = "") -> str:
-    """Return errors per call; 0 where there are none, which have no series."""
+    """Return errors per call. Without errors there is no series, and the result is 0."""
     calls = per_second(CALLS, OURS, by)
     return f"({per_second(CALLS, ERRORS, by)} or 0 * {calls}) / {calls}"
 
 
 def quantile(share: float, by: str = "") -> str:
-    """Return the duration that this share of the calls stays below."""
+    """Return a quantile of the duration of calls."""
     labels = f"le, {by}" if by else "le"
     return f"histogram_quantile({share}, {per_second(f'{DURATION}_bucket', OURS, labels)})"
 
 
 def service() -> Dashboard:
-    """Return the dashboard of whoever answers for a service: rate, errors, duration."""
+    """Return the dashboard of a service: rate, errors, duration."""
     built = page(
         "otel-connector-service",
         "otel_connector / Calls of a service",
-        "How the calls that a service makes go: rate, errors and duration, by project and by host.",
+        "Rate, errors and duration of the calls that a service makes, by project and by host.",
         SERVICE,
         PROJECTS,
         HOSTS,
@@ -112,42 +113,47 @@ def service() -> Dashboard:
         built,
         "Now",
         number(
-            "Calls", "Calls that ended, a second. A call with its retries is one.", "reqps", per_second(CALLS, OURS)
+            "Calls",
+            "Completed calls per second. A call with its retries counts once.",
+            "reqps",
+            per_second(CALLS, OURS),
         ),
         number(
             "Errors",
-            "Share of the calls that failed after all their tries. What its caller gave up is none. Yellow from 1 %,"
-            " red from 5 %, where the alert OtelConnectorErrorRateHigh is.",
+            "Share of the calls that failed after all attempts. A call cancelled by its caller is not an error. Yellow"
+            " from 1 %, red from 5 %, the limit of the alert OtelConnectorErrorRateHigh.",
             "percentunit",
             error_share(),
             steps=MANY_ERRORS,
         ),
-        number("Median", "Half of the calls take less, retries and waits included.", "s", quantile(0.5)),
+        number("Median", "Half of the calls take less time, including retries and waits.", "s", quantile(0.5)),
         number(
             "p99",
-            "One call in a hundred takes longer. Yellow from 1 s, red from 5 s, where the alert OtelConnectorSlow is."
-            " Above 10 s, the last bucket, the true value is not known.",
+            "1 % of the calls take longer. Yellow from 1 s, red from 5 s, the limit of the alert OtelConnectorSlow."
+            " The last bucket ends at 10 s; a greater value is not known.",
             "s",
             quantile(0.99),
             steps=SLOW,
         ),
         number(
             "Retries",
-            f"Attempts after the first, per call. {IN_SERVICE} Yellow from 0.1, red from 0.5, where the alert"
-            " OtelConnectorRetryStorm is: every second call asks its server again.",
+            f"Retries per call. {IN_SERVICE} Yellow from 0.1, red from 0.5, the limit of the alert"
+            " OtelConnectorRetryStorm: one retry for every two calls.",
             "short",
             f"{per_second(RETRIES, JOB)} / {per_second(CALLS, ALL_OF_JOB)}",
             steps=MANY_RETRIES,
             decimals=2,
         ),
-        number("Under way", "Calls that have begun and not ended. By host only.", "short", f"sum({ACTIVE}{{{HOST}}})"),
+        number(
+            "In flight", "Calls that have started and not ended. By host only.", "short", f"sum({ACTIVE}{{{HOST}}})"
+        ),
     )
     section(
         built,
         "Duration",
         lines(
-            "How long calls take",
-            "Retries and waits included. A dot is one call: its trace is behind it.",
+            "Duration of calls",
+            "Including retries and waits. A dot is one call, and opens its trace.",
             "s",
             query(quantile(0.5), "median"),
             query(quantile(0.95), "p95"),
@@ -157,8 +163,8 @@ def service() -> Dashboard:
         ),
         buckets(
             "Calls by duration",
-            "The darker, the more calls took that long. Two bands show what an average hides: fast answers, and those"
-            " that were tried again. A dot is one call: its trace is behind it.",
+            "The darker, the more calls took that long. Two bands are typical: calls that succeeded at the first"
+            " attempt, and calls that were retried. A dot is one call, and opens its trace.",
             "s",
             f"sum by (le) (increase({DURATION}_bucket{{{OURS}}}[$__rate_interval]))",
         ),
@@ -167,10 +173,10 @@ def service() -> Dashboard:
     _rate_errors_duration(built, "host", "server_address")
     section(
         built,
-        "What goes wrong",
+        "Failures and retries",
         lines(
             "Errors by class",
-            "What the call's last attempt ended in: a status, or the connector's error.",
+            "Result of the last attempt of a failed call: a status, or an exception class.",
             "reqps",
             query(per_second(CALLS, ERRORS, "error_type"), "{{error_type}}"),
             span=6,
@@ -178,22 +184,22 @@ def service() -> Dashboard:
         ),
         lines(
             "Retries by reason",
-            f"Attempts after the first, a second, by what the attempt before ended in. {IN_SERVICE}",
+            f"Retries per second, by the result of the attempt before. {IN_SERVICE}",
             "reqps",
             query(per_second(RETRIES, JOB, "otel_connector_reason"), "{{otel_connector_reason}}"),
             span=6,
             stacked=True,
         ),
         lines(
-            "Given up by their caller",
-            "Calls that were cancelled: no errors, but somebody waited in vain.",
+            "Cancelled calls",
+            "Calls per second that were cancelled by their caller. They are not errors.",
             "reqps",
-            query(per_second(CALLS, GIVEN_UP, "otel_connector_project"), "{{otel_connector_project}}"),
+            query(per_second(CALLS, CANCELLED, "otel_connector_project"), "{{otel_connector_project}}"),
             span=6,
         ),
         lines(
-            "Under way by host",
-            "A line that only climbs is a host that does not answer.",
+            "In flight by host",
+            "A line that only rises shows a host that does not respond.",
             "short",
             query(f"sum by (server_address) ({ACTIVE}{{{HOST}}})", "{{server_address}}"),
             span=6,
@@ -208,11 +214,11 @@ def _rate_errors_duration(built: Dashboard, name: str, label: str) -> None:
         built,
         f"By {name}",
         lines(
-            f"Calls by {name}", "Calls that ended, a second.", "reqps", query(per_second(CALLS, OURS, label), legend)
+            f"Calls by {name}", "Completed calls per second.", "reqps", query(per_second(CALLS, OURS, label), legend)
         ),
         lines(
             f"Errors by {name}",
-            "Share of the calls that failed after all their tries; from the dashed line on it is an alert.",
+            "Share of the calls that failed after all attempts. The dashed line is the limit of the alert.",
             "percentunit",
             query(error_share(label), legend),
             steps={0.05: RED},
@@ -220,7 +226,7 @@ def _rate_errors_duration(built: Dashboard, name: str, label: str) -> None:
         ),
         lines(
             f"p95 by {name}",
-            "One call in twenty takes longer. A dot is one call: its trace is behind it.",
+            "5 % of the calls take longer. A dot is one call, and opens its trace.",
             "s",
             query(quantile(0.95, label), legend, exemplars=True),
         ),
@@ -228,12 +234,12 @@ def _rate_errors_duration(built: Dashboard, name: str, label: str) -> None:
 
 
 def collection() -> Dashboard:
-    """Return the dashboard of whoever waits for a job to end: how far it is, and what holds it up."""
+    """Return the dashboard of a job that collects data: its progress, and what delays it."""
     built = page(
         "otel-connector-collection",
         "otel_connector / Collecting data",
-        "How far a job is, how fast it goes and what it stumbles over. Totals are those of the programs that ran in the"
-        " time range, each since it began.",
+        "Progress, throughput and failures of a job. Totals are those of all programs that ran in the time range, each"
+        " since its start.",
         SERVICE,
         PROJECTS,
         HOSTS,
@@ -243,23 +249,23 @@ def collection() -> Dashboard:
     section(
         built,
         "Progress",
-        number("Done", "Calls that ended, well or not.", "short", done, decimals=0),
+        number("Done", "Completed calls, successful or not.", "short", done, decimals=0),
         number(
             "Progress",
-            "Calls that ended, of the URLs in the job (type them in above).",
+            "Completed calls, as a share of the URLs in the job (enter their number above).",
             "percentunit",
             f"{done} / $planned",
         ),
         number(
             "Time left",
-            "What is left of the URLs in the job, at the pace of now.",
+            "Time for the remaining URLs of the job, at the current rate.",
             "s",
             f"clamp_min($planned - {done}, 0) / {per_second(CALLS, OURS)}",
         ),
         number("Succeeded", "Calls with a result.", "short", so_far(CALLS, SUCCEEDED), decimals=0),
         number(
             "Failed",
-            "Calls without a result; `--resume` makes them again. Yellow from the first on.",
+            "Calls without a result; `--resume` repeats them. Yellow from 1.",
             "short",
             f"{so_far(CALLS, FAILED)} or vector(0)",
             steps={1: YELLOW},
@@ -274,7 +280,7 @@ def collection() -> Dashboard:
         "Throughput",
         lines(
             "Calls by outcome",
-            "Calls that ended, a second.",
+            "Completed calls per second.",
             "reqps",
             query(per_second(CALLS, SUCCEEDED), "succeeded"),
             query(per_second(CALLS, FAILED), "failed"),
@@ -282,14 +288,14 @@ def collection() -> Dashboard:
         ),
         lines(
             "Bytes by project",
-            "Bytes of body a second, after content decoding.",
+            "Bytes of body per second, after content decoding.",
             "Bps",
             query(per_second(RECEIVED, PROJECT, "otel_connector_project"), "{{otel_connector_project}}"),
             stacked=True,
         ),
         lines(
             "Done so far by project",
-            "A line that stops climbing is a project that is finished, or stuck.",
+            "A line that stops rising shows a project that is finished or blocked.",
             "short",
             query(f"sum by (otel_connector_project) ({CALLS}{{{OURS}}})", "{{otel_connector_project}}"),
         ),
@@ -299,31 +305,31 @@ def collection() -> Dashboard:
         "Hosts",
         lines(
             "Calls by host",
-            "Calls that ended, a second. A host that is paused falls to nothing for as long as it asked for.",
+            "Completed calls per second. A paused host has none during its pause.",
             "reqps",
             query(per_second(CALLS, OURS, "server_address"), "{{server_address}}"),
             span=6,
         ),
         lines(
-            "Under way by host",
-            "Calls that have begun and not ended; one that waits before another attempt has begun.",
+            "In flight by host",
+            "Calls that have started and not ended, including those that wait before a retry.",
             "short",
             query(f"sum by (server_address) ({ACTIVE}{{{HOST}}})", "{{server_address}}"),
             span=6,
         ),
         lines(
             "Hosts paused",
-            "Hosts that asked for a pause (`Retry-After` with 429 or 503) which has not ended: no call to them is sent."
-            " `stats().hosts_paused` has their names; a host of two programs counts in each.",
+            "Hosts whose requested pause (`Retry-After` with 429 or 503) has not ended. No request is sent to them."
+            " `stats().hosts_paused` lists them. A host that two programs have paused counts twice.",
             "short",
             query(f"sum by ({PROGRAM}) ({PAUSED}{{{JOB}}})", LEGEND),
             span=6,
         ),
         lines(
             "Time in the queue",
-            "What a call waits for its turn, on average: for a connection of the pool, a limiter, a host's pause. Noted"
-            " when the wait is over. What climbs beside calls that stay fast is the program's own limit; a single"
-            f" call's is on its span, `otel_connector.queue.duration`. {IN_SERVICE}",
+            "Average time that a call waits for a connection of the pool, a limiter, or the end of a host's pause."
+            " Counted when the wait ends. If it rises while calls stay fast, the cause is a limit of the program. The"
+            f" wait of a single call is on its span, `otel_connector.queue.duration`. {IN_SERVICE}",
             "s",
             query(f"{per_second(QUEUE_TIME, JOB)} / {per_second(CALLS, ALL_OF_JOB)}", "per call"),
             span=6,
@@ -331,16 +337,16 @@ def collection() -> Dashboard:
     )
     section(
         built,
-        "What goes wrong",
+        "Failures and retries",
         rows(
             "Failures",
-            "Calls without a result, by what their last attempt ended in. No class: their caller gave them up.",
+            "Calls without a result, by the result of their last attempt. Without a class: cancelled by their caller.",
             so_far(CALLS, FAILED, "error_type, otel_connector_project, server_address"),
             {"error_type": "Error", "otel_connector_project": "Project", "server_address": "Host", "Value": "Calls"},
         ),
         ranking(
             "Retries by reason",
-            f"Attempts after the first, by what the attempt before ended in. {IN_SERVICE}",
+            f"Retries, by the result of the attempt before. {IN_SERVICE}",
             "short",
             so_far(RETRIES, JOB, "otel_connector_reason"),
             "{{otel_connector_reason}}",
@@ -351,22 +357,24 @@ def collection() -> Dashboard:
 
 
 def health() -> Dashboard:
-    """Return the dashboard of the library itself: does every call leave its row and its span."""
+    """Return the dashboard of the library itself: whether every call has its row and its span."""
     built = page(
         "otel-connector-health",
-        "otel_connector / Its own health",
-        "Whether every call leaves its row in the log and its span in the collector.",
+        "otel_connector / Rows and spans",
+        "Whether every call has its row in the log and its span in the collector.",
         SERVICE,
     )
     written, waiting, lost = (f"sum({metric}{{{JOB}}})" for metric in (WRITTEN, WAITING, LOST))
     section(
         built,
         "Rows",
-        number("Rows written", "Rows in the logs of the programs that run now.", "short", written, decimals=0).span(6),
+        number("Rows written", "Rows in the logs of the programs that are running.", "short", written, decimals=0).span(
+            6
+        ),
         number(
             "Rows waiting",
-            "Rows that the disk has refused so far; they are in memory, and gone if the program is killed. Red from"
-            " one on: after five minutes it is the alert OtelConnectorRowsWaiting.",
+            "Rows in memory that could not be written yet. They are lost if the program is killed. Red from 1; after"
+            " five minutes, the alert OtelConnectorRowsWaiting.",
             "short",
             waiting,
             steps={1: RED},
@@ -374,7 +382,7 @@ def health() -> Dashboard:
         ).span(6),
         number(
             "Rows lost",
-            "Rows that never got into a log. Red from one on: the alert OtelConnectorRowsLost.",
+            "Rows that were not written to a log. Red from 1: the alert OtelConnectorRowsLost.",
             "short",
             lost,
             steps={1: RED},
@@ -382,22 +390,22 @@ def health() -> Dashboard:
         ).span(6),
         number(
             "Calls without a row",
-            "Calls that ended, less rows written, waiting and lost. More than 0 where a connector has no log"
-            " (`logfile=None`); below 0 where other spans have rows too, or several providers count.",
+            "Completed calls, minus rows written, waiting and lost. Greater than 0 if a connector has no log"
+            " (`logfile=None`); less than 0 if other spans have rows too, or if several providers count.",
             "short",
             f"sum({CALLS}{{{ALL_OF_JOB}}}) - {written} - {waiting} - {lost}",
             decimals=0,
         ).span(6),
-        lines("Rows written by program", "Rows a second.", "short", query(per_second(WRITTEN, JOB, PROGRAM), LEGEND)),
+        lines("Rows written by program", "Rows per second.", "short", query(per_second(WRITTEN, JOB, PROGRAM), LEGEND)),
         lines(
             "Rows waiting by program",
-            "What stays above 0 is a disk that is full, gone or locked.",
+            "A value that stays above 0 means that the disk is full, missing or locked.",
             "short",
             query(f"sum by ({PROGRAM}) ({WAITING}{{{JOB}}})", LEGEND),
         ),
         lines(
             "Rows lost by program",
-            "Since the program began.",
+            "Since the start of the program.",
             "short",
             query(f"sum by ({PROGRAM}) ({LOST}{{{JOB}}})", LEGEND),
         ),
@@ -413,7 +421,7 @@ def _spans(built: Dashboard) -> None:
         "Spans",
         lines(
             "Spans started",
-            f"Spans of the whole program, a second, by the sampler's decision. {SDK_METRICS}",
+            f"Spans of the whole program per second, by the decision of the sampler. {SDK_METRICS}",
             "short",
             query(
                 per_second("otel_sdk_span_started_total", JOB, "otel_span_sampling_result"),
@@ -422,8 +430,8 @@ def _spans(built: Dashboard) -> None:
             stacked=True,
         ),
         lines(
-            "The batch processor's queue",
-            f"How full it is. When it is full, spans are dropped; rows are not affected. {SDK_METRICS}",
+            "Queue of the batch processor",
+            f"Share of the queue in use. If it is full, spans are dropped; rows are not affected. {SDK_METRICS}",
             "percentunit",
             query(
                 f"sum by ({PROGRAM}) ({queue}_size{{{JOB}}}) / sum by ({PROGRAM}) ({queue}_capacity{{{JOB}}})",
@@ -434,7 +442,7 @@ def _spans(built: Dashboard) -> None:
         ),
         lines(
             "Spans dropped",
-            "Spans a second that the processor has thrown away, by its reason: a hole in traces, none in the log."
+            "Spans per second that the processor has dropped, by reason. They are missing in traces, not in the log."
             f" {SDK_METRICS}",
             "short",
             query(
@@ -446,9 +454,9 @@ def _spans(built: Dashboard) -> None:
         ),
         lines(
             "Exports of spans",
-            f"Batches a second that the collector took, and that it did not, by status or error. {SDK_METRICS}",
+            f"Batches per second: accepted by the collector, or failed, by status or error. {SDK_METRICS}",
             "short",
-            query(per_second(EXPORTS, f'error_type="", http_response_status_code="", {SPAN_EXPORTER}'), "taken"),
+            query(per_second(EXPORTS, f'error_type="", http_response_status_code="", {SPAN_EXPORTER}'), "accepted"),
             query(
                 " or ".join(
                     per_second(EXPORTS, f'{label}!="", {SPAN_EXPORTER}', "error_type, http_response_status_code")
@@ -460,8 +468,8 @@ def _spans(built: Dashboard) -> None:
             stacked=True,
         ),
         lines(
-            "One export takes (p95)",
-            f"Tries after the first included. {SDK_METRICS}",
+            "Duration of an export (p95)",
+            f"Including retries. {SDK_METRICS}",
             "s",
             query(f"histogram_quantile(0.95, {per_second(EXPORT_BUCKETS, SPAN_EXPORTER, f'le, {PROGRAM}')})", LEGEND),
             span=12,

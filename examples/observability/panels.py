@@ -1,6 +1,6 @@
-"""The parts that the dashboards are made of: queries, panels and variables that look alike everywhere.
+"""Builds the parts of the dashboards: queries, panels and variables, with the same look everywhere.
 
-Knows Grafana's shapes and nothing of the metrics; `dashboards.py` says what is shown.
+This file knows Grafana's data model. It does not know the metrics; `dashboards.py` does.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def query(expr: str, legend: str = "", *, exemplars: bool = False) -> prometheus
 
     Args:
         expr: PromQL.
-        legend: The name of each series; ``{{label}}`` is a label's value.
-        exemplars: Ask for the exemplars too, which Grafana draws as dots that open a trace.
+        legend: The name of each series; ``{{label}}`` is the value of a label.
+        exemplars: Query the exemplars as well. Grafana draws them as dots that open a trace.
     """
     built = prometheus.Dataquery().expr(expr).legend_format(legend or "__auto").range()
     return built.exemplar(exemplars)
@@ -64,15 +64,15 @@ def number(
     steps: Mapping[float, str] | None = None,
     decimals: int | None = None,
 ) -> stat.Panel:
-    """Return a panel with one number, of the last moment of the time range.
+    """Return a panel with one number, the value at the end of the time range.
 
     Args:
         title: What it counts.
-        description: What it means, and from when on to act.
+        description: What it means, and which value requires action.
         unit: Grafana's id of a unit.
         expr: PromQL.
-        steps: The colour from each value on; below the first it is green. None: always blue, there is no good or bad.
-        decimals: Digits after the point; None leaves it to Grafana.
+        steps: The colour from each value on; green below the first. None: always blue, for a neutral number.
+        decimals: Digits after the point; None for Grafana's default.
     """
     panel = stat.Panel().title(title).description(description).unit(unit).datasource(_SOURCE).height(4).span(4)
     panel = panel.with_target(query(expr).ref_id("A")).thresholds(_thresholds(steps))
@@ -90,17 +90,17 @@ def lines(
     steps: Mapping[float, str] | None = None,
     most: float | None = None,
 ) -> timeseries.Panel:
-    """Return a panel with one line a series, the legend below it with last and greatest value.
+    """Return a panel with one line per series, and a legend with the last and the greatest value.
 
     Args:
         title: What is drawn.
         description: What it means, and how to read it.
         unit: Grafana's id of a unit.
-        queries: Made by `query`.
+        queries: Results of `query`.
         span: Columns, of 24.
-        stacked: Draw the series on top of each other: only where their sum means something.
-        steps: From which value on it is a warning (yellow) or an alert (red); drawn as dashed lines.
-        most: The upper end of the axis; None leaves it to the data.
+        stacked: Draw the series on top of each other. Only useful if their sum has a meaning.
+        steps: The values from which it is a warning (yellow) or an alert (red), drawn as dashed lines.
+        most: The upper end of the axis; None adapts it to the data.
     """
     panel = timeseries.Panel().title(title).description(description).unit(unit).datasource(_SOURCE)
     panel = panel.height(8).span(span).min(0).fill_opacity(30 if stacked else 8).show_points(VisibilityMode.NEVER)
@@ -141,7 +141,7 @@ def buckets(title: str, description: str, unit: str, expr: str, *, span: int = 1
 
 
 def ranking(title: str, description: str, unit: str, expr: str, legend: str, *, span: int = 8) -> bargauge.Panel:
-    """Return a bar for each series, of the last moment of the time range.
+    """Return a bar for each series, with the value at the end of the time range.
 
     Args:
         title: What is counted.
@@ -157,13 +157,13 @@ def ranking(title: str, description: str, unit: str, expr: str, legend: str, *, 
 
 
 def rows(title: str, description: str, expr: str, names: Mapping[str, str], *, span: int = 12) -> table.Panel:
-    """Return a table with one row a series, as it is at the end of the time range, the greatest value first.
+    """Return a table with one row per series, with the values at the end of the time range, the greatest first.
 
     Args:
         title: What is listed.
         description: What it means.
         expr: PromQL.
-        names: The columns in their order: the label, or ``Value``, and what stands above it.
+        names: The columns in their order: the label, or ``Value``, and its heading.
         span: Columns, of 24.
     """
     panel = table.Panel().title(title).description(description).datasource(_SOURCE).height(8).span(span)
@@ -179,14 +179,14 @@ def rows(title: str, description: str, expr: str, names: Mapping[str, str], *, s
 
 
 def choice(name: str, label: str, description: str, labels_of: str) -> dashboard.QueryVariable:
-    """Return a variable for one label; several values may be chosen, all of them at first.
+    """Return a variable for the values of one label. Several can be selected; by default all are.
 
     Args:
-        name: How queries name it.
-        label: How the reader sees it.
-        description: What it is.
-        labels_of: ``selector, label``. "All" matches also what has no such label,
-            such as the host of an invalid URL.
+        name: Its name in queries.
+        label: Its name in the dashboard.
+        description: What it selects.
+        labels_of: ``selector, label``. "All" also matches series without this label,
+            for example calls with an invalid URL, which have no host.
     """
     built = dashboard.QueryVariable(name).label(label).description(description).datasource(_SOURCE)
     built = (
@@ -199,15 +199,15 @@ def choice(name: str, label: str, description: str, labels_of: str) -> dashboard
 
 
 def amount(name: str, label: str, description: str, default: str) -> dashboard.TextBoxVariable:
-    """Return a variable that the reader types a number into."""
+    """Return a variable for a number that the reader enters."""
     option = VariableOption(selected=True, text=default, value=default)
     return dashboard.TextBoxVariable(name).label(label).description(description).default_value(default).current(option)
 
 
 def page(uid: str, title: str, description: str, *variables: Any) -> dashboard.Dashboard:
-    """Return an empty dashboard of ours, with the data source as its first variable and links to the others."""
+    """Return an empty dashboard, with the data source as its first variable and links to the other dashboards."""
     source = dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
-    source = source.description("A Prometheus that has the metrics.")
+    source = source.description("The Prometheus that stores the metrics.")
     source = source.current(VariableOption(selected=True, text="Prometheus", value="prometheus"))
     links = (
         dashboard.DashboardLink("otel_connector").type(DashboardLinkType.DASHBOARDS).tags([TAG]).icon("external link")

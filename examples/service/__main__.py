@@ -1,7 +1,8 @@
-"""A web service, its two flaky upstreams and its callers, and one trace through all of them: `python examples/service`.
+"""Runs a web service, its two unreliable upstreams and its callers, with one trace through all of them.
 
-Each is a process of its own, as it would be elsewhere. Where `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector, all of
-them send there; otherwise to a receiver in here, and a trace is printed as a tree.
+Start it with `python examples/service`. Each part is a process. They send their spans to the collector at
+`OTEL_EXPORTER_OTLP_ENDPOINT`. Without this variable they send them to a receiver in this process, and one trace is
+printed as a tree.
 """
 
 import argparse
@@ -27,10 +28,10 @@ HERE = Path(__file__).parent
 
 @contextmanager
 def running(program: str, *arguments: str) -> Iterator[str]:
-    """Run a program that prints its address, and at the end have it finish what it is at and send its spans."""
+    """Run a program that prints its address. At the end, terminate it, so that it sends its spans."""
     command = [sys.executable, str(HERE / program), *arguments]
-    # In a session of its own: Ctrl-C is for this program, which ends the others in their turn
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:  # noqa: S603 - ours
+    # In another session, so that Ctrl-C reaches only this program, which then ends the others
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:  # noqa: S603 - a program of this example
         assert process.stdout is not None
         try:
             yield process.stdout.readline().strip()
@@ -39,7 +40,7 @@ def running(program: str, *arguments: str) -> Iterator[str]:
 
 
 async def load(shop: str, log: Path, requests: int, concurrency: int) -> str:
-    """Ask the service for that many offers and return what came of it."""
+    """Request that many offers from the service and return the numbers of successes and failures."""
     connector = AsyncConnector(log, overwrite_log=True, n_tries=1, timeout=10)
     urls = (f"{shop}/offer/{number % 100}" for number in range(requests))
     async with aiohttp.ClientSession() as session:
@@ -50,30 +51,30 @@ async def load(shop: str, log: Path, requests: int, concurrency: int) -> str:
 
 
 def slowest(log: Path) -> dict[str, str] | None:
-    """Return the row of the slowest call that succeeded: nearly always one that needed more than one attempt."""
+    """Return the row of the slowest call that succeeded. Usually it needed more than one attempt."""
     with log.open(newline="", encoding="utf-8") as file:
         good = (row for row in csv.DictReader(file) if row["success"] == "True")
         return max(good, key=lambda row: float(row["delta_t"]), default=None)
 
 
 def at_least_one(text: str) -> int:
-    """Read a number from the command line."""
+    """Parse a number of the command line."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
 
 
 def interrupted(*_: object) -> None:
-    """Leave by the way that ends the other programs, too."""
+    """Raise KeyboardInterrupt, so that the other programs are ended, too."""
     raise KeyboardInterrupt
 
 
 def main() -> None:
-    """Start all, load it, stop all, and say where things are."""
+    """Start all parts, make the requests, stop all parts, and print where the results are."""
     parser = argparse.ArgumentParser(prog="python examples/service", description=__doc__)
-    parser.add_argument("--requests", type=at_least_one, default=200, help="to the service, in all (default 200)")
-    parser.add_argument("--concurrency", type=at_least_one, default=10, help="at a time (default 10)")
-    parser.add_argument("--folder", type=Path, default=Path("service-logs"), help="for the logs (service-logs)")
+    parser.add_argument("--requests", type=at_least_one, default=200, help="number of requests (default 200)")
+    parser.add_argument("--concurrency", type=at_least_one, default=10, help="requests at a time (default 10)")
+    parser.add_argument("--folder", type=Path, default=Path("service-logs"), help="for logs (default service-logs)")
     parser.add_argument("--attempt-spans", action="store_true", help="give each attempt a span, not an event")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -102,9 +103,9 @@ def main() -> None:
     trace_id = row["call_id"].partition("-")[0]
     print(f"the slowest call of the service took {row['delta_t']} s; its trace: {trace_id}")
     if collector:
-        print(f"what was sent went to {collector}")
+        print(f"the spans were sent to {collector}")
     else:
-        print(tree(spans, trace_id) or "which is not here: not sampled, or exported elsewhere (OTEL_TRACES_*)")
+        print(tree(spans, trace_id) or "not received here: not sampled, or exported elsewhere (OTEL_TRACES_*)")
 
 
 if __name__ == "__main__":

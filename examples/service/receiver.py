@@ -1,4 +1,4 @@
-"""The least that can stand in for a collector: it takes OTLP over HTTP and keeps the spans."""
+"""A minimal replacement for a collector: receives OTLP over HTTP and keeps the spans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 @contextmanager
 def receiver(spans: list[ResourceSpans]) -> Iterator[str]:
-    """Put all spans that arrive into `spans`; gives the address for `OTEL_EXPORTER_OTLP_ENDPOINT`."""
+    """Append all received spans to `spans`. Yield the value for `OTEL_EXPORTER_OTLP_ENDPOINT`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:  # the library's name
@@ -28,7 +28,7 @@ def receiver(spans: list[ResourceSpans]) -> Iterator[str]:
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
-            """Say nothing."""
+            """Print nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

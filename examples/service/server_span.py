@@ -1,6 +1,6 @@
-"""The SERVER span of a request to an aiohttp.web application, by hand, in the trace of whoever asked.
+"""A middleware for aiohttp.web that creates the SERVER span of a request, in the trace of the caller.
 
-Contrib's `opentelemetry-instrumentation-aiohttp-server` makes one, too; take either.
+`opentelemetry-instrumentation-aiohttp-server` of opentelemetry-python-contrib creates such a span, too. Use only one.
 """
 
 from aiohttp import web
@@ -13,7 +13,7 @@ SERVER_ERROR = 500
 
 @web.middleware
 async def server_span(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer within a SERVER span below the caller's, which the handler's own calls are then below."""
+    """Handle a request within a SERVER span, the child of the caller's span and the parent of the handler's calls."""
     resource = request.match_info.route.resource
     route = resource.canonical if resource else ""
     with trace.get_tracer("examples.service").start_as_current_span(

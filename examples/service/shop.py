@@ -1,4 +1,4 @@
-"""The service: it answers `/offer/{item}` with what two flaky upstreams say, asked through the connector.
+"""The service: it answers `/offer/{item}` with the data of two unreliable upstreams, requested with the connector.
 
 `SHOP_PRICES` and `SHOP_STOCK` are the upstreams' addresses, `SHOP_LOG` is the CSV (default `shop.csv`), and
 `SHOP_ATTEMPT_SPANS=1` gives each attempt a span of its own.
@@ -20,7 +20,7 @@ CONNECTOR = web.AppKey("CONNECTOR", AsyncConnector)
 
 
 async def offer(request: web.Request) -> web.Response:
-    """Ask both upstreams at once; without a price there is no offer, without a stock there is one."""
+    """Request both upstreams concurrently. The price is required, the stock is optional."""
     app, item = request.app, request.match_info["item"]
     get = app[CONNECTOR].get
     price, stock = await asyncio.gather(
@@ -28,12 +28,12 @@ async def offer(request: web.Request) -> web.Response:
         get(app[SESSION], f"{os.environ['SHOP_STOCK']}/stock/{item}", "stock", default={"stock": None}),
     )
     if price is None:
-        return web.json_response({"error": "no price to be had"}, status=502)
+        return web.json_response({"error": "no price available"}, status=502)
     return web.json_response({"item": item, "price": price["price"], "stock": stock["stock"]})
 
 
 async def upstream_client(app: web.Application) -> AsyncIterator[None]:
-    """Have a session and a connector for as long as the application runs."""
+    """Provide a session and a connector while the application runs."""
     async with aiohttp.ClientSession() as app[SESSION]:
         app[CONNECTOR] = AsyncConnector(
             os.environ.get("SHOP_LOG", "shop.csv"),
@@ -47,7 +47,7 @@ async def upstream_client(app: web.Application) -> AsyncIterator[None]:
 
 
 async def make_app() -> web.Application:
-    """Return the application; `gunicorn shop:make_app -k aiohttp.GunicornWebWorker` takes it, too."""
+    """Return the application. `gunicorn shop:make_app -k aiohttp.GunicornWebWorker` can run it, too."""
     app = web.Application(middlewares=[server_span])
     app.router.add_get("/offer/{item}", offer)
     app.cleanup_ctx.append(upstream_client)

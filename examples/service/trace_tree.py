@@ -1,4 +1,4 @@
-"""A trace as a tree of text, made of what an OTLP receiver gets."""
+"""Prints a trace as a tree of text, from the spans that an OTLP receiver has received."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A span, the service it is of, and the spans below it in the order of their starts."""
+    """A span, its service, and its children in the order of their start."""
 
     service: str
     span: Span
@@ -25,11 +25,11 @@ class Node:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What the span says."""
+        """The attributes of the span."""
         return values(self.span.attributes)
 
     def walk(self) -> Iterator[Node]:
-        """Yield this span and all below it."""
+        """Yield this span and all its descendants."""
         yield self
         for child in self.children:
             yield from child.walk()
@@ -41,7 +41,7 @@ def values(attributes: Iterable[KeyValue]) -> dict[str, Any]:
 
 
 def roots_of(received: Iterable[ResourceSpans], trace_id: str) -> list[Node]:
-    """Return the spans of the trace that have no parent among them, usually one, with all others below."""
+    """Return the spans of a trace without a parent in it, usually one, each with its descendants."""
     nodes: dict[bytes, Node] = {}
     for resource in received:
         service = str(values(resource.resource.attributes).get("service.name", "?"))
@@ -55,17 +55,17 @@ def roots_of(received: Iterable[ResourceSpans], trace_id: str) -> list[Node]:
 
 
 def shown_value(value: object) -> str:
-    """Return a value as text, a number with what three digits can say."""
+    """Return a value as text; a float with three significant digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def lines(node: Node, before: str = "", below: str = "") -> Iterator[str]:
-    """Yield the tree's lines: a line for each span, and one for each of its events."""
+    """Yield the lines of the tree: one for each span and for each of its events."""
     span, attributes = node.span, node.attributes
     seconds = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9
-    said = [attributes.get("url.full"), attributes.get("http.response.status_code"), attributes.get("error.type")]
+    result = [attributes.get(name) for name in ("url.full", "http.response.status_code", "error.type")]
     failed = "ERROR" if span.status.code == Status.STATUS_CODE_ERROR else None
-    shown = [node.service, node.kind, span.name, f"{seconds * 1e3:.1f} ms", *said, failed]
+    shown = [node.service, node.kind, span.name, f"{seconds * 1e3:.1f} ms", *result, failed]
     yield before + "  ".join(str(each) for each in shown if each is not None)
     for event in span.events:
         about = ", ".join(f"{name} {shown_value(value)}" for name, value in values(event.attributes).items())
@@ -76,5 +76,5 @@ def lines(node: Node, before: str = "", below: str = "") -> Iterator[str]:
 
 
 def tree(received: Iterable[ResourceSpans], trace_id: str) -> str:
-    """Return the trace as text, from what a receiver got."""
+    """Return a trace as text."""
     return "\n".join(line for root in roots_of(received, trace_id) for line in lines(root))

@@ -1,7 +1,7 @@
-"""An upstream that is flaky in a way that can be counted: `python examples/service/upstream.py NAME`.
+"""An unreliable upstream with a fixed pattern of failures: `python examples/service/upstream.py NAME`.
 
-Answers `/NAME/{item}`. Of its requests each 5th is answered 503, each 13th finds its connection cut, and each 37th
-waits longer than the shop does.
+It answers `/NAME/{item}`. Every 5th request gets a 503, every 13th a closed connection, and every 37th a response after
+the timeout of the shop.
 """
 
 import asyncio

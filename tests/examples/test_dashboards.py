@@ -397,7 +397,7 @@ def test_rates_have_the_proportions_of_the_log(example: Example) -> None:
     assert part("service", "Calls by project", "otel_connector_project") == example.of_a_batch(project)
     assert part("service", "Calls by host", "server_address") == example.of_a_batch(host)
     assert part("collection", "Calls by host", "server_address") == example.of_a_batch(host)
-    assert part("service", "Given up by their caller", "otel_connector_project") == {"Weather": 1}
+    assert part("service", "Cancelled calls", "otel_connector_project") == {"Weather": 1}
     outcomes = {
         success: part("collection", "Calls by outcome", "", number)[""] for number, success in ((0, "1"), (1, "0"))
     }

@@ -106,7 +106,7 @@ def test_only_queries_of_durations_request_exemplars() -> None:
         for target in panel.get("targets", [])
         if target.get("exemplar")
     }
-    assert with_exemplars == {"How long calls take", "Calls by duration", "p95 by project", "p95 by host"}
+    assert with_exemplars == {"Duration of calls", "Calls by duration", "p95 by project", "p95 by host"}
 
 
 # Prometheus.

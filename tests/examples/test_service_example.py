@@ -96,7 +96,7 @@ def test_one_trace_contains_the_callers_the_service_and_both_upstreams(
         (root,) = roots_of(received.resource_spans, row["call_id"].partition("-")[0])
         assert_tree(root, calls)
 
-    found = re.search(r"its trace: (\w{32})\nwhat was sent went to http://127", done.stdout)
+    found = re.search(r"its trace: (\w{32})\nthe spans were sent to http://127", done.stdout)
     assert found is not None
     printed = tree(received.resource_spans, found[1])
     assert re.match(
