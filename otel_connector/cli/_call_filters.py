@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from otel_connector.review._filters import moment
+from otel_connector.review._filters import parse_moment
 
 Project = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only calls of this project. Repeatable.")]
 Until = Annotated[str | None, typer.Option(metavar="TIME", help="Only calls that started before this time.")]
@@ -25,6 +25,6 @@ def parse_time(option: str, text: str | None, now: datetime | None) -> datetime 
         ValueError: The value is not a time.
     """
     try:
-        return None if text is None else moment(text, now)
+        return None if text is None else parse_moment(text, now)
     except ValueError as error:
         raise ValueError(f"{option}: {error}") from None

@@ -12,7 +12,7 @@ from pathlib import Path
 from otel_connector._record import one_line
 from otel_connector._units import NONE, duration, moment, rate, share, size
 from otel_connector.review._comparison import Compared, Comparison, Difference, Groups, OnlyIn, Run
-from otel_connector.review._formats import escaped
+from otel_connector.review._formats import escaped, markdown_table
 from otel_connector.review._noise import BATCHES
 
 _NAME_LIMIT = 200  # characters of a name from a log
@@ -170,13 +170,16 @@ def markdown(comparison: Comparison) -> str:
 
 
 def _markdown_table(first: str, groups: Sequence[tuple[str, Sequence[Difference]]]) -> Iterator[str]:
-    yield f"| {first} | Before | After | Difference | Change | Noise | p | Verdict |"
-    yield "|---|--:|--:|--:|--:|--:|--:|---|"
-    for group, rows in groups:
-        for row in rows:
-            what = f"{name(group)}: {label(row).strip()}" if group or first != "Figure" else label(row).strip()
-            cells = [what, *figures(row), difference(row), change(row), noise(row), p_value(row), verdict(row)]
-            yield "| " + " | ".join(map(escaped, cells)) + " |"
+    rows = (
+        [
+            f"{f'{name(group)}: ' if group or first != 'Figure' else ''}{label(row).strip()}",
+            *(*figures(row), difference(row), change(row), noise(row), p_value(row), verdict(row)),
+        ]
+        for group, differences in groups
+        for row in differences
+    )
+    head = (first, "Before", "After", "Difference", "Change", "Noise", "p", "Verdict")
+    return markdown_table(head, rows, texts=(0, 7))
 
 
 def figures(row: Difference) -> tuple[str, str]:

@@ -37,7 +37,7 @@ def condition(
     return " AND ".join(parts) or EVERYTHING
 
 
-def moment(text: str, now: datetime | None) -> datetime:
+def parse_moment(text: str, now: datetime | None) -> datetime:
     """Parse a time: ISO 8601 (UTC if it has no zone), Unix seconds, or an age (``90s``, ``30m``, ``2h``).
 
     Args:

@@ -60,7 +60,7 @@ def as_csv(summary: Summary) -> str:
     for of, each in _every_group(summary):
         latency = [getattr(each.latency, name) for name in _LATENCIES]
         figures = [each.calls, each.failed, each.error_rate, each.rate, *latency, each.bytes]
-        times = [moment.isoformat() + "Z" if moment else "" for moment in (each.start, each.end)]
+        times = [time.isoformat() + "Z" if time else "" for time in (each.start, each.end)]
         writer.writerow([of, guarded(each.name), *("" if math.isnan(figure) else figure for figure in figures), *times])
     return text.getvalue()
 
@@ -100,11 +100,11 @@ def _figures(of: str, each: Group) -> tuple[str, ...]:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: Sequence[int] = (0,)) -> Iterator[str]:
-    """Yield the lines of a table. The columns in `texts` contain texts, which are escaped; the others numbers."""
+    """Yield the lines of a table. The columns in `texts` contain texts, the others numbers."""
     yield f"| {' | '.join(head)} |"
     yield f"|{'|'.join('---' if number in texts else '--:' for number in range(len(head)))}|"
     for row in rows:
-        yield f"| {' | '.join(escaped(cell) if number in texts else cell for number, cell in enumerate(row))} |"
+        yield f"| {' | '.join(map(escaped, row))} |"
 
 
 def escaped(text: str) -> str:

@@ -45,7 +45,7 @@ NOW = datetime(2026, 11, 25, 12, tzinfo=timezone.utc)
     ],
 )
 def test_a_time_is_parsed_from_a_date_a_unix_time_or_an_age(text: str, time: datetime) -> None:
-    assert _filters.moment(text, NOW) == time
+    assert _filters.parse_moment(text, NOW) == time
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_time_is_parsed_from_a_date_a_unix_time_or_an_age(text: str, time: dat
 )
 def test_text_that_is_not_a_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a time; examples"):
-        _filters.moment(text, NOW)
+        _filters.parse_moment(text, NOW)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def test_fail_if_decides_the_exit_code_and_reports_the_reason(
 
 def test_an_age_is_refused_where_only_fixed_times_are_allowed() -> None:
     with pytest.raises(ValueError, match=r"examples: 2026-11-25, '2026-11-25 08:30', 1790000000$"):
-        _filters.moment("2h", None)
+        _filters.parse_moment("2h", None)
 
 
 @pytest.mark.parametrize("condition", ["p99 > 1%", "error_rate > 2s", "succeeded < 100%", "calls > 1ms"])
