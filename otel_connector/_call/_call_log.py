@@ -60,11 +60,9 @@ class CallLogger:
 
     def _log(self, host: str, level: int, line: str, *values: object, error: BaseException | None = None) -> None:
         """Log a line about a host, unless there were too many recently."""
-        try:
+        with self._guard.guarded("logging"):  # runs the application's log handlers and filters
             if _logger.isEnabledFor(level) and (suppressed := self._admit(host, level)) is not None:
                 _logger.log(level, line, *values, suppressed, exc_info=error)
-        except BaseException as problem:  # noqa: BLE001 - raised by the application's log handler or filter
-            self._guard.swallow(problem, "logging")
 
     def _admit(self, host: str, level: int) -> str | None:
         """Return the text to append to the line; None if the line must not be logged."""
