@@ -43,7 +43,7 @@ ROW = encode_row(BLANK._replace(project="P", url="http://a/?b=1", response_code=
 QUOTED = encode_row(BLANK._replace(project='a "b", c', error="E: \u00e9\n"))
 LOG = HEADER + ROW + QUOTED
 TAIL = ROW[:-9]
-NOBODY = 65_534
+UNPRIVILEGED = 65_534
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root has other users")
 
 
@@ -619,7 +619,7 @@ def test_repair_refuses_a_torn_file_that_is_a_link_or_not_a_regular_file(
 def test_repair_refuses_a_torn_file_of_another_user(path: Path) -> None:
     path.write_bytes(LOG + TAIL)
     torn_of(path).touch()
-    os.chown(torn_of(path), NOBODY, NOBODY)
+    os.chown(torn_of(path), UNPRIVILEGED, UNPRIVILEGED)
 
     with pytest.raises(PermissionError, match="another user's"):
         repair(path)
@@ -631,9 +631,9 @@ def test_repair_refuses_a_torn_file_of_another_user(path: Path) -> None:
 def test_a_torn_file_made_by_root_belongs_to_the_owner_of_the_log(path: Path) -> None:
     for tail in (TAIL, b"abc"):
         path.write_bytes(LOG + tail)
-        os.chown(path, NOBODY, NOBODY)
+        os.chown(path, UNPRIVILEGED, UNPRIVILEGED)
         assert repair(path) == len(tail)
-    assert torn_of(path).stat().st_uid == NOBODY
+    assert torn_of(path).stat().st_uid == UNPRIVILEGED
 
 
 @contextlib.contextmanager
@@ -645,8 +645,8 @@ def folder_of_an_unprivileged_user(mode: int) -> Iterator[Path]:
         (folder / "logs.csv").write_bytes(LOG + TAIL)
         if user == 0:
             for each in (folder, folder / "logs.csv"):
-                os.chown(each, NOBODY, NOBODY)
-            os.seteuid(NOBODY)
+                os.chown(each, UNPRIVILEGED, UNPRIVILEGED)
+            os.seteuid(UNPRIVILEGED)
         folder.chmod(mode)
         yield folder
     finally:

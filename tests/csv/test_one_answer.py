@@ -73,7 +73,7 @@ Answer = tuple[list[int], int]
 
 
 class Sizes(SpanExporter):
-    """Collects the response size of each span, by which the calls of this test are told apart."""
+    """Collects the response size of each span, which identifies a call in this test."""
 
     def __init__(self) -> None:
         self.found: list[int] = []

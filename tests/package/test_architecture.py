@@ -226,24 +226,24 @@ HEAVY = ("altair", "duckdb", "grpc", "opentelemetry.exporter", "opentelemetry.sd
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the plan has a file: its wing, and its number in the wing's list."""
+class Position:
+    """The position of a file in the plan: its subpackage, and its number in the list of files there."""
 
     wing: Wing
     number: int
     never: tuple[str, ...]
 
 
-def plan() -> dict[str, Place]:
+def plan() -> dict[str, Position]:
     """Return the dotted name of each file in the plan; a subpackage stands for its `__init__`, which is the last."""
-    places: dict[str, Place] = {}
+    positions: dict[str, Position] = {}
     for wing in WINGS:
         prefix = f"{PACKAGE}.{wing.name}".rstrip(".")
         for number, (file, never) in enumerate(wing.files.items()):
-            places[f"{prefix}.{file}"] = Place(wing, number, wing.never + never)
+            positions[f"{prefix}.{file}"] = Position(wing, number, wing.never + never)
         if wing.name:
-            places[prefix] = Place(wing, len(wing.files), wing.never)
-    return places
+            positions[prefix] = Position(wing, len(wing.files), wing.never)
+    return positions
 
 
 PLAN = plan()
@@ -341,10 +341,10 @@ def within(name: str, parent: str) -> bool:
 
 def broken_rules(module: str, imported: Import) -> Iterator[str]:
     """Describe what an import of `module` breaks in the plan."""
-    place = PLAN[module]
+    position = PLAN[module]
     where = f"{module}:{imported.line} imports {imported.name}"
     if not imported.typing_only:
-        yield from (f"{where}: never {name} here" for name in place.never if within(imported.name, name))
+        yield from (f"{where}: never {name} here" for name in position.never if within(imported.name, name))
     if not within(imported.name, PACKAGE):
         return
     theirs = PLAN.get(imported.name)
@@ -352,11 +352,11 @@ def broken_rules(module: str, imported: Import) -> Iterator[str]:
         yield f"{where}: that is for users; import the file"
     elif theirs is None:
         yield f"{where}: it is not in the plan"
-    elif theirs.wing is place.wing and place.wing.name:
-        if theirs.number >= place.number:
-            yield f"{where}: it is not listed above in {place.wing.name}"
-    elif theirs.wing.layer >= place.wing.layer:
-        yield f"{where}: layer {theirs.wing.layer} is not below layer {place.wing.layer}"
+    elif theirs.wing is position.wing and position.wing.name:
+        if theirs.number >= position.number:
+            yield f"{where}: it is not listed above in {position.wing.name}"
+    elif theirs.wing.layer >= position.wing.layer:
+        yield f"{where}: layer {theirs.wing.layer} is not below layer {position.wing.layer}"
 
 
 def test_the_plan_lists_every_file_and_no_other() -> None:

@@ -1,9 +1,9 @@
-/* Makes the system calls on the files below one folder fail, fall short or kill the process, at the call one names.
+/* Makes one system call on the files in a folder fail, do less than requested, or kill the process.
 
-   Preloaded into the processes that failing_calls.py starts, where it is told what to do by `failing_calls_arm`, or by
-   the environment: FAILING_CALLS_PREFIX, _ONLY, _NTH, _TIMES, _ACTION, _VALUE, which mean what the arguments of
-   `failing_calls_arm` do. A call counts when the path it names, or the one its descriptor leads to, starts with the
-   prefix: a renamed file, a duplicated descriptor and one inherited over a fork are the same file still. */
+   failing_calls.py preloads this library into the processes that it starts. `failing_calls_arm`, or the environment
+   (FAILING_CALLS_PREFIX, _ONLY, _NTH, _TIMES, _ACTION, _VALUE, with the meaning of the arguments of
+   `failing_calls_arm`) selects the call. A call counts if its path, or the path of its descriptor, starts with the
+   prefix. A renamed file, a duplicated descriptor and an inherited one still refer to the same file. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
