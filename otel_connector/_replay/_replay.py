@@ -273,9 +273,8 @@ class Replay:
             self._replayed.damaged += 1
         if len(self._replayed.damage) < DAMAGE_LIMIT:
             length = line.end - line.offset - line.ended
-            self._replayed.damage += (
-                (log, DamagedLine(line=line.number, offset=line.offset, length=length, what=what)),
-            )
+            found = DamagedLine(line=line.number, offset=line.offset, length=length, what=what)
+            self._replayed.damage += ((log, found),)
 
     def _send(self, batch: _Batch, position: Position) -> Position:
         """Send a batch when the rate allows it. Return the position of the next one."""

@@ -140,10 +140,7 @@ class Instruments:
 
     def _create_histogram(self, meter: Meter) -> None:
         self._duration = meter.create_histogram(
-            DURATION.name,
-            DURATION.unit,
-            DURATION.description,
-            explicit_bucket_boundaries_advisory=_DURATION_BUCKETS,
+            DURATION.name, DURATION.unit, DURATION.description, explicit_bucket_boundaries_advisory=_DURATION_BUCKETS
         )
 
     def _create_counters(self, meter: Meter) -> None:

@@ -161,12 +161,7 @@ RETRIES: Final = Metric(
     "otel_connector.retries", "counter", "{retry}", "Attempts after the first of a call.", (REASON,), OURS
 )
 PAUSED: Final = Metric(
-    "otel_connector.host.paused",
-    "up-down counter",
-    "{host}",
-    "Hosts that are paused, because they requested it.",
-    (),
-    OURS,
+    "otel_connector.host.paused", "up-down counter", "{host}", "Hosts that are paused at their request.", (), OURS
 )
 QUEUE_TIME: Final = Metric(
     "otel_connector.queue.time",
@@ -182,14 +177,4 @@ ROWS_WAITING: Final = Metric(
 )
 ROWS_LOST: Final = Metric("otel_connector.rows.lost", "counter", "{row}", "Rows that were lost.", (), OURS)
 
-METRICS: Final = (
-    DURATION,
-    ACTIVE,
-    RECEIVED,
-    RETRIES,
-    PAUSED,
-    QUEUE_TIME,
-    ROWS_WRITTEN,
-    ROWS_WAITING,
-    ROWS_LOST,
-)
+METRICS: Final = (DURATION, ACTIVE, RECEIVED, RETRIES, PAUSED, QUEUE_TIME, ROWS_WRITTEN, ROWS_WAITING, ROWS_LOST)
