@@ -444,4 +444,4 @@ def _open_exporter(logfile: Any, *, overwrite: bool) -> tuple[CSVSpanExporter | 
     try:
         return CSVSpanExporter(path, overwrite=overwrite), True
     except (OSError, ValueError) as error:  # its cause is the same error without the name of the exporter's argument
-        raise named_error("logfile", error.__cause__) from error
+        raise named_error("logfile", error.__cause__, path) from error

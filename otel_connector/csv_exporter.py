@@ -11,16 +11,17 @@ import os
 import threading
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from otel_connector._arguments import checked_path
+from otel_connector._arguments import checked_instance, checked_path
 from otel_connector._csv._background import BackgroundRows
 from otel_connector._csv._format import HEADER, encode_row
 from otel_connector._csv._options import BACKLOG_BYTES, LogOptions
 from otel_connector._csv._writer import RowWriter
+from otel_connector._recent_calls import RecentCalls
 from otel_connector._record import CallRecord, Fields, RowCounts
 from otel_connector._telemetry._attributes import FIELD_NAMES
 from otel_connector._telemetry._call_ids import call_id_of
@@ -46,38 +47,20 @@ _NUMBER = (float, int)
 _REMEMBERED_CALLS = 4_096
 
 
-class _WrittenCalls:
-    """The calls that were recently written to one log. It has no lock: a fork could leave it locked in the child."""
-
-    def __init__(self) -> None:
-        self._calls: dict[tuple[str, int | None], tuple[str, int | None]] = {}
-        self._before: dict[tuple[str, int | None], tuple[str, int | None]] = {}
-
-    def add(self, call: tuple[str, int | None]) -> bool:
-        """Remember a call; False if it is remembered already."""
-        calls = self._calls
-        if call in self._before or calls.setdefault(call, call) is not call:  # atomic
-            return False
-        if len(calls) >= _REMEMBERED_CALLS:
-            # Removing the first entry each time would be slow: a dictionary keeps the places of removed entries
-            self._before, self._calls = calls, {}
-        return True
-
-
 class _Registry:
     """The calls written to each log, by its path: two exporters may write one log, which may be rotated."""
 
     def __init__(self) -> None:
-        self._by_path: weakref.WeakValueDictionary[str, _WrittenCalls] = weakref.WeakValueDictionary()
+        self._by_path: weakref.WeakValueDictionary[str, RecentCalls] = weakref.WeakValueDictionary()
         self.reset_lock()
 
     def reset_lock(self) -> None:
         """Replace the lock: in the child of a fork, no thread is left that could release it."""
         self._lock = threading.Lock()
 
-    def calls_of(self, path: str) -> _WrittenCalls:
+    def calls_of(self, path: str) -> RecentCalls:
         with self._lock:
-            return self._by_path.setdefault(os.path.realpath(path), _WrittenCalls())
+            return self._by_path.setdefault(os.path.realpath(path), RecentCalls(_REMEMBERED_CALLS))
 
 
 _registry = _Registry()
@@ -133,7 +116,7 @@ class CSVSpanExporter(SpanExporter):
         backlog_bytes: int = BACKLOG_BYTES,
         permissions: int = 0o600,
     ) -> None:
-        if _as_object(mode) not in {"call", "background"}:
+        if cast("object", mode) not in {"call", "background"}:
             raise ValueError(f"mode must be 'call' or 'background', not {mode!r}")
         argument = "path"
         if path is None:
@@ -151,7 +134,7 @@ class CSVSpanExporter(SpanExporter):
         try:
             writer = RowWriter(self._path, HEADER, options)
         except (OSError, ValueError) as error:
-            raise named_error(argument, error) from error
+            raise named_error(argument, error, self._path) from error
         self._rows: RowWriter | BackgroundRows = writer
         if mode == "background":
             self._rows = BackgroundRows(writer, backlog_bytes, self._path)
@@ -266,9 +249,7 @@ class CSVSpanProcessor(SpanProcessor):
     """
 
     def __init__(self, exporter: CSVSpanExporter) -> None:
-        if not isinstance(_as_object(exporter), CSVSpanExporter):
-            raise TypeError(f"exporter must be a CSVSpanExporter, not {type(exporter).__name__}")
-        self._exporter = exporter
+        self._exporter = checked_instance("exporter", exporter, CSVSpanExporter)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Do nothing: a row is written when a span ends."""
@@ -286,15 +267,10 @@ class CSVSpanProcessor(SpanProcessor):
         return self._exporter.force_flush(timeout_millis)
 
 
-def _as_object(value: object) -> object:
-    """Return an argument without its declared type, before it is checked."""
-    return value
-
-
-def named_error(argument: str, error: BaseException | None) -> OSError | ValueError:
+def named_error(argument: str, error: BaseException | None, path: str) -> OSError | ValueError:
     """Return an error of the writer with the name of the argument that the caller gave the path in."""
     if isinstance(error, OSError):
-        return OSError(error.errno, f"{argument}: {error.strerror}", error.filename)
+        return OSError(error.errno, f"{argument}: {error.strerror}", path)
     return ValueError(f"{argument}: {error}")
 
 

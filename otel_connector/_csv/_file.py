@@ -23,6 +23,7 @@ from otel_connector._csv._torn_tail import (
     count_lines,
     cut_torn_tail,
     last_row_end,
+    open_regular,
     refuse_strangers_links,
     sync_folder,
 )
@@ -72,7 +73,7 @@ class AppendFile:
         self._writing_at: int | None = None  # where the rows of the last `append` begin, once they are being written
         self._rows = 0  # counted only if `_most_rows` is set
         self._others_end = 0  # bytes that other writers wrote, or may have written, lie before this offset
-        self._fd = _open_log(path, options.permissions)
+        self._fd = open_regular(path, os.O_RDWR | os.O_APPEND, _open_or_create, options.permissions)
         self._closing = weakref.finalize(self, _close, self._fd)
         self._closing.atexit = False  # pending rows are written at exit, and the system closes the file
         try:
@@ -85,10 +86,7 @@ class AppendFile:
                 self.unlock()
             if options.fsync_interval is not None:  # then the name of the file has to survive a power failure, too
                 sync_folder(path)
-        except OSError as error:
-            self._closing()
-            raise _with_path(error, path) from error
-        except ValueError:
+        except (OSError, ValueError):
             self._closing()
             raise
 
@@ -160,21 +158,21 @@ class AppendFile:
         finally:
             self.unlock()
 
-    def sync(self) -> int:
+    def sync(self) -> None:
         """Call fsync.
-
-        Returns:
-            Where the file ended before the call.
 
         Raises:
             OSError: Everything written since the last successful fsync must be treated as lost.
         """
         end = self.end
         _sync(self._fd)
-        return end
+        self.synced = end
 
     def sync_concurrently(self) -> int | None:
-        """Call fsync from another thread while rows are appended; None if it could not even be tried.
+        """Call fsync from another thread while rows are appended; the caller sets `synced`.
+
+        Returns:
+            Where the file ended before the call; None if fsync could not even be called.
 
         Raises:
             OSError: As with `sync`.
@@ -380,27 +378,6 @@ def absolute(path: str) -> str:
         raise OSError(errno.ENOENT, "the current folder is gone", path) from error
 
 
-def _open_log(path: str, permissions: int) -> int:
-    # O_NONBLOCK: opening a FIFO without a reader would block for ever. It has no effect on a regular file
-    flags = os.O_RDWR | os.O_APPEND | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    flags |= getattr(os, "O_BINARY", 0)
-    try:
-        fd = _open_or_create(path, flags, permissions)
-        try:
-            regular = stat.S_ISREG(os.fstat(fd).st_mode)
-        except BaseException:
-            os.close(fd)
-            raise
-    except OSError as error:
-        raise _with_path(error, path) from error
-    except ValueError as error:  # a NUL or a lone surrogate in the path
-        raise OSError(errno.EINVAL, str(error), path) from error
-    if not regular:
-        os.close(fd)
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    return fd
-
-
 def _open_or_create(path: str, flags: int, permissions: int) -> int:
     for _ in range(_OPENING_TRIES):
         with suppress(FileExistsError):
@@ -438,8 +415,3 @@ def _close(fd: int) -> OSError | None:
 def _read_at(fd: int, start: int, size: int) -> bytes:
     os.lseek(fd, start, os.SEEK_SET)  # appending writes go to the end, whatever the position is
     return os.read(fd, size)
-
-
-def _with_path(error: OSError, path: str) -> OSError:
-    number = error.errno or errno.EIO
-    return OSError(number, error.strerror or os.strerror(number), path)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 TORN_SUFFIX = ".torn"
 """Suffix of the file beside a log that keeps its unfinished lines."""
@@ -79,16 +79,31 @@ def count_lines(fd: int, start: int, end: int) -> int:
     return sum(block.count(b"\n") for block in blocks(fd, start, end))
 
 
-def open_regular(path: str, flags: int) -> int:
-    """Open an existing regular file, and refuse anything else without blocking."""
-    # O_NONBLOCK: opening a FIFO without a writer would block for ever. It has no effect on a regular file
+def open_regular(path: str, flags: int, open_file: Callable[[str, int, int], int] = os.open, mode: int = 0o600) -> int:
+    """Open a regular file, and refuse anything else without blocking.
+
+    Args:
+        path: The file.
+        flags: Those of `os.open`.
+        open_file: Called instead of `os.open`.
+        mode: Permissions of a file that is created.
+
+    Raises:
+        OSError: It cannot be opened, or is not a regular file.
+    """
+    # O_NONBLOCK: opening a FIFO with no process at its other end would block for ever. No effect on a regular file
     flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
-        fd = os.open(path, flags, 0o600)
+        fd = open_file(path, flags, mode)
     except ValueError as error:  # a NUL or a lone surrogate in the path
         raise OSError(errno.EINVAL, str(error), path) from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
+    regular = False
+    try:
+        regular = stat.S_ISREG(os.fstat(fd).st_mode)
+    finally:
+        if not regular:
+            os.close(fd)
+    if not regular:
         raise OSError(errno.EINVAL, "not a regular file", path)
     return fd
 

@@ -387,7 +387,7 @@ class RowWriter:
 
     def _sync_now(self, log: AppendFile) -> bool:
         try:
-            log.synced = log.sync()
+            log.sync()
         except OSError as error:
             self._write_again(log, error)
             return False

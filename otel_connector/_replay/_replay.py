@@ -43,6 +43,7 @@ from otel_connector._csv._lines import (
     open_log,
 )
 from otel_connector._csv._parts import log_files
+from otel_connector._recent_calls import RecentCalls
 from otel_connector._record import CallRecord, one_line
 from otel_connector._redact import Redactor
 from otel_connector._replay._checkpoint import Checkpoint
@@ -201,7 +202,7 @@ class Replay:
         names = {log.path: shared or log.path + CHECKPOINT_SUFFIX for log in self._logs}
         checkpoints = {name: Checkpoint(name, key, ignore_checkpoint=ignore_checkpoint) for name in set(names.values())}
         self._checkpoints = {path: checkpoints[name] for path, name in names.items()}
-        self._sent_calls = _RecentCalls()
+        self._sent_calls = RecentCalls(REMEMBERED)
         self._replayed = Replayed(size=sum(log.size for log in self._logs))
 
     def replayed(self) -> Replayed:
@@ -346,23 +347,6 @@ class _RateLimiter:
         if (wait := self._next - self._monotonic()) > 0:
             self._sleep(wait)
         self._next = max(self._next, self._monotonic()) + count / self._rate
-
-
-class _RecentCalls:
-    """The ids of the last calls, at least `REMEMBERED` of them."""
-
-    def __init__(self) -> None:
-        self._calls: set[int] = set()
-        self._before: set[int] = set()
-
-    def add(self, call: int) -> bool:
-        """Add a call. Return False if it is already there."""
-        if call in self._calls or call in self._before:
-            return False
-        if len(self._calls) >= REMEMBERED:
-            self._before, self._calls = self._calls, set()
-        self._calls.add(call)
-        return True
 
 
 class _Messages(logging.Handler):

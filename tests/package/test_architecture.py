@@ -213,6 +213,7 @@ WINGS = [
             "_errors": AIOHTTP_INSIDES,
             "_log_throttle": ("aiohttp", "asyncio"),
             "_percentile": ("aiohttp",),
+            "_recent_calls": ("aiohttp",),
             "_record": ("aiohttp",),
             "_redact": ("aiohttp",),
             "_units": ("aiohttp",),
