@@ -1,4 +1,7 @@
-"""The options that select calls of a log, shared by ``review`` and ``replay``."""
+"""The options that select calls of a log, shared by ``review`` and ``replay``.
+
+Does not know how the calls are selected.
+"""
 
 from __future__ import annotations
 

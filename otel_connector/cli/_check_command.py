@@ -1,4 +1,7 @@
-"""``otel-connector check``: its options and its output."""
+"""``otel-connector check``: its options and its output.
+
+Does not know how a log is read or repaired: `_csv/_check` does that.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``otel-connector demo``: its options and its output."""
+"""``otel-connector demo``: its options and its output.
+
+Does not know which calls are made, nor how they are summarised: `_demo` does that.
+"""
 
 from __future__ import annotations
 

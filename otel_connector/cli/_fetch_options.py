@@ -1,4 +1,7 @@
-"""The options of ``otel-connector fetch``, with their help texts."""
+"""The options of ``otel-connector fetch``, with their help texts.
+
+Does not know what their values are used for.
+"""
 
 from __future__ import annotations
 

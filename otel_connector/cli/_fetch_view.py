@@ -1,6 +1,7 @@
 """The output of ``otel-connector fetch``: a live display on a terminal, otherwise one line every few seconds.
 
-Threads draw it: a stopped terminal (Ctrl-S) or a pipe that is not read blocks no call.
+Threads draw it: a stopped terminal (Ctrl-S) or a pipe that is not read blocks no call. Does not know how URLs are
+fetched.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""``otel-connector replay``: its options, its progress and its output."""
+"""``otel-connector replay``: its options, its progress and its output.
+
+Does not know how rows become spans, nor how they are sent: `_replay/_replay` does that.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``otel-connector review``: from its options to what is printed and written."""
+"""``otel-connector review``: from its options to the printed summary and the written files.
+
+Does not know how figures are computed (`review`), nor how they look on a terminal (`_review_view`).
+"""
 
 from __future__ import annotations
 
