@@ -8,16 +8,7 @@ from otel_connector.review._comparison import Compared, Comparison, Difference, 
 from otel_connector.review._load import Calls, LogFile, load
 from otel_connector.review._pictures import figures, save_pictures
 from otel_connector.review._report import html_report
-from otel_connector.review._summary import (
-    Bursts,
-    ErrorClass,
-    Group,
-    Latency,
-    ListedCall,
-    Quiet,
-    Summary,
-    summarize,
-)
+from otel_connector.review._summary import Bursts, ErrorClass, Group, Latency, ListedCall, Quiet, Summary, summarize
 
 __all__ = [
     "Bursts",

@@ -114,21 +114,13 @@ def _between_gaps(over_time: Sequence[Point]) -> Iterator[Point]:
 def _rate(points: Points, style: Style) -> Figure:
     unit, factor = _rate_unit(points)
     outcomes = ["failed", "succeeded"]
-    bars = (
+    rates = (
         alt.Chart(_INTERVALS)
         .transform_calculate(succeeded="datum.calls - datum.failed")
         .transform_fold(outcomes, as_=["outcome", "number"])
         .transform_calculate(rate=f"datum.number * {factor}", order="datum.outcome == 'failed' ? 0 : 1")
-        .transform_stack(**_stacked("rate", "t"))
-        .mark_rect()
-        .encode(
-            x=_time(points=points),
-            x2="end",
-            y=_stacked_rate(unit),
-            y2="top",
-            color=_colour("outcome", outcomes, (style.failed, style.succeeded)),
-        )
     )
+    bars = _stacked_rates(rates, points, unit, _colour("outcome", outcomes, (style.failed, style.succeeded)))
     return _over_time(
         alt.layer(bars, _hover(points, style)).properties(height=_LOW),
         "Rate over time",
@@ -184,20 +176,9 @@ def _heatmap(points: Points, style: Style) -> Figure:
 def _statuses(points: Points, style: Style) -> Figure:
     unit, factor = _rate_unit(points)
     by_status = _ordered(points.by_status, "status", points.statuses)
-    bars = (
-        alt.Chart(alt.NamedData("by_status"))
-        .transform_calculate(rate=f"datum.calls * {factor}", **_INTERVAL_TEXTS)
-        .transform_stack(**_stacked("rate", "t"))
-        .mark_rect()
-        .encode(
-            x=_time(points=points),
-            x2="end",
-            y=_stacked_rate(unit),
-            y2="top",
-            color=_colour("status", points.statuses, tuple(_status_colours(points.statuses, style))),
-            tooltip=_tooltip("from_", "to", "status", "calls"),
-        )
-    )
+    rates = alt.Chart(alt.NamedData("by_status")).transform_calculate(rate=f"datum.calls * {factor}", **_INTERVAL_TEXTS)
+    colours = _colour("status", points.statuses, tuple(_status_colours(points.statuses, style)))
+    bars = _stacked_rates(rates, points, unit, colours).encode(tooltip=_tooltip("from_", "to", "status", "calls"))
     return _over_time(
         alt.layer(_hover(points, style), bars).properties(height=_LOW),
         "Status codes over time",
@@ -286,8 +267,12 @@ def _stacked(number: str, groups: str) -> dict[str, Any]:
     return {"stack": number, "groupby": [groups], "sort": [alt.SortField("order")], "as_": ["bottom", "top"]}
 
 
-def _stacked_rate(unit: str) -> alt.Y:
-    return alt.Y("bottom:Q", title=f"calls/{unit}", axis=alt.Axis(minExtent=_AXIS, maxExtent=_AXIS))
+def _stacked_rates(chart: alt.Chart, points: Points, unit: str, colour: alt.Color) -> alt.Chart:
+    """Draw the field ``rate`` as bars over time, stacked in the order of the field ``order``."""
+    y = alt.Y("bottom:Q", title=f"calls/{unit}", axis=alt.Axis(minExtent=_AXIS, maxExtent=_AXIS))
+    stacked = chart.transform_stack(**_stacked("rate", "t")).mark_rect()
+    bars: alt.Chart = stacked.encode(x=_time(points=points), x2="end", y=y, y2="top", color=colour)
+    return bars
 
 
 def _tooltip(*fields: str) -> list[alt.Tooltip]:

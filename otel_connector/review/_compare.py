@@ -225,14 +225,14 @@ def _tested(task: _Task, groups: Iterable[tuple[str, _Measured, _Measured]]) -> 
     for name, before, after in groups:
         errors, more = _most_frequent(before, after)
         tables.append((name, list(_rows(task, (before, after), errors)), more))
-    ps = [row.significance.p for _, rows, _ in tables for row in rows if row.significance]
+    ps = [significance.p for _, rows, _ in tables for _, significance in rows if significance]
     levels = iter(_noise.holm(ps, 1 - task.confidence))
     return tuple(
         Compared(
             name=name,
             differences=tuple(
-                _judged(task, row.difference, row.significance, next(levels)) if row.significance else row.difference
-                for row in rows
+                _judged(task, difference, significance, next(levels)) if significance else difference
+                for difference, significance in rows
             ),
             more_errors=more,
         )
@@ -250,21 +250,14 @@ def _most_frequent(before: _Measured, after: _Measured) -> tuple[list[str], int]
     return ordered[:ERRORS], len(ordered[ERRORS:])
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A figure, and the result of its own test."""
-
-    difference: Difference
-    significance: Significance | None = None
-
-
+_Row: TypeAlias = tuple[Difference, Significance | None]  # a figure, and the result of its own test
 _Runs: TypeAlias = tuple[_Measured, _Measured]
 
 
 def _rows(task: _Task, runs: _Runs, errors: Sequence[str]) -> Iterator[_Row]:
     """Test each figure of one group."""
     before, after = runs
-    yield _Row(_figure("calls", "{call}", [before.calls, after.calls]))
+    yield _figure("calls", "{call}", [before.calls, after.calls]), None
     reason = before.too_few() or after.too_few()
     speed = _figure("calls_per_second", "{call}/s", (_ratio(run.calls, run.seconds) for run in runs))
     rates = [_noise.rate(run.per_batch, run.seconds) for run in runs if not reason]
@@ -281,8 +274,8 @@ def _rows(task: _Task, runs: _Runs, errors: Sequence[str]) -> Iterator[_Row]:
 
 def _row(row: Difference, test: str, significance: Significance | None, reason: str) -> _Row:
     if significance is None:
-        return _Row(dataclasses.replace(row, verdict="too few to tell", reason=reason))
-    return _Row(dataclasses.replace(row, p=significance.p, test=test), significance)
+        return dataclasses.replace(row, verdict="too few to tell", reason=reason), None
+    return dataclasses.replace(row, p=significance.p, test=test), significance
 
 
 def _figure(figure: str, unit: str, values: Iterable[float], error: str = "") -> Difference:
