@@ -86,7 +86,7 @@ class Outcomes(AsyncIterator[Outcome]):
         self._outcomes = self._workers.outcomes()
 
     @property
-    def passed_over(self) -> int:
+    def skipped(self) -> int:
         """Number of URLs skipped so far, because the log has a success for them."""
         return self._workers.skipped
 

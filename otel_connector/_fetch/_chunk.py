@@ -82,14 +82,14 @@ class ChunkReport:
     Attributes:
         succeeded: Number of URLs that were fetched in this run.
         failed: Number of URLs that failed in this run; another run tries them again.
-        passed_over: Number of URLs that were skipped, because an earlier run had fetched them.
+        skipped: Number of URLs that were skipped, because an earlier run had fetched them.
         log: The chunk's log.
         results: The chunk's results file, or None.
     """
 
     succeeded: int
     failed: int
-    passed_over: int
+    skipped: int
     log: str
     results: str | None
 
@@ -134,5 +134,6 @@ async def fetch_chunk(chunk: Chunk) -> ChunkReport:
     finally:
         if results is not None:
             await results.aclose()
-    skipped = outcomes.passed_over
-    return ChunkReport(succeeded=succeeded, failed=failed, passed_over=skipped, log=chunk.log, results=chunk.results)
+    return ChunkReport(
+        succeeded=succeeded, failed=failed, skipped=outcomes.skipped, log=chunk.log, results=chunk.results
+    )

@@ -36,7 +36,7 @@ CONDITION_NAMES = {
     "failed": "number",
     "error_rate": "share",
     "retries": "number",
-    "passed_over": "number",
+    "skipped": "number",
 }
 """The names that ``--fail-if`` accepts, and the kind of each value."""
 
@@ -241,12 +241,12 @@ class Fetch:
             "failed": self._failed,
             "error_rate": self._failed / calls if calls else float("nan"),
             "retries": self._connector.stats().retries,
-            "passed_over": self._skipped,
+            "skipped": self._skipped,
         }
 
     @property
     def _skipped(self) -> int:
-        return self._repeated + (0 if self._outcomes is None else self._outcomes.passed_over)
+        return self._repeated + (0 if self._outcomes is None else self._outcomes.skipped)
 
     def _count(self, outcome: Outcome) -> None:
         if outcome.error is None:

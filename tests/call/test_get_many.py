@@ -116,7 +116,7 @@ def test_every_kind_of_iterable_is_accepted(run: Callable[[Any], None], ordered:
                 outcomes = subject.get_many(session, iterable, "P", max_concurrency=5, ordered=ordered)
                 found = [str(outcome.url) async for outcome in outcomes]
                 assert (found if ordered else sorted(found, key=given.index)) == given
-                assert outcomes.passed_over == 0
+                assert outcomes.skipped == 0
 
     run(main())
 
@@ -561,7 +561,7 @@ async def test_resume_skips_the_urls_with_a_successful_call_of_the_same_project(
         outcomes = subject.get_many(session, given, "P", ordered=True, resume=number > 0)
         found = [outcome.url async for outcome in outcomes]
         assert found == given or number > 0
-        assert outcomes.passed_over == (5 if number else 0)
+        assert outcomes.skipped == (5 if number else 0)
         if number:
             assert set(found) == set(given[5:])
     others = connector(log).get_many(session, given[:5], "Another", resume=True)
@@ -584,7 +584,7 @@ async def test_resume_reads_all_parts_of_a_rotated_log_and_the_given_logs(
     for subject in (connector(elsewhere), connector(None)):
         outcomes = subject.get_many(session, given, "P", resume=[*parts[:-1], log.path])
         assert [outcome.url async for outcome in outcomes] == []
-        assert outcomes.passed_over == 7
+        assert outcomes.skipped == 7
 
 
 async def test_resume_compares_urls_as_they_are_logged(
@@ -617,7 +617,7 @@ async def test_skipping_many_urls_does_not_block_the_event_loop(session: aiohttp
     counting = asyncio.ensure_future(count())
     assert [outcome async for outcome in outcomes] == []
     counting.cancel()
-    assert outcomes.passed_over == 5_000
+    assert outcomes.skipped == 5_000
     assert iterations > 5
 
 

@@ -64,12 +64,12 @@ def test_chunks_run_in_other_processes_and_a_second_run_skips_completed_urls(api
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         reports = list(pool.map(run, parts))
         again = list(pool.map(run, parts))
-    assert [(report.succeeded, report.failed, report.passed_over) for report in reports] == [
+    assert [(report.succeeded, report.failed, report.skipped) for report in reports] == [
         (10, 1, 0),
         (10, 0, 0),
         (10, 0, 0),
     ]
-    assert [(report.succeeded, report.failed, report.passed_over) for report in again] == [
+    assert [(report.succeeded, report.failed, report.skipped) for report in again] == [
         (0, 1, 10),
         (0, 0, 10),
         (0, 0, 10),
@@ -103,7 +103,7 @@ async def test_urls_whose_results_file_was_deleted_are_fetched_again(api: FaultS
     assert chunk.results is not None
     await asyncio.to_thread(Path(chunk.results).unlink)
     report = await fetch_chunk(chunk)
-    assert (report.succeeded, report.passed_over) == (10, 0)
+    assert (report.succeeded, report.skipped) == (10, 0)
     assert len(await asyncio.to_thread(lines, chunk.results)) == 10
 
 
@@ -149,7 +149,7 @@ def test_a_chunk_killed_midway_is_completed_by_the_next_run(api: FaultServer, tm
     process.join()
     report = run(chunk)
     assert report.failed == 0
-    assert report.succeeded + report.passed_over == 800
+    assert report.succeeded + report.skipped == 800
     assert {line["url"] for line in lines(chunk.results)} == set(urls)
 
 

@@ -84,6 +84,7 @@ IDENTIFIERS = {
     "at_once": "max_concurrency",
     "resends": "retries",
     "standing_out": "calls_with_text",
+    "passed_over": "skipped",
     "_mend": "_repair",
     "_in_hand": "_pending",
     "told": "messages, reported",
