@@ -70,8 +70,8 @@ def error_for(error: Exception, request: Request, exchange: Exchange, timeout: a
     """
     exchange.out_of_time = isinstance(error, asyncio.TimeoutError) and not isinstance(error, aiohttp.ServerTimeoutError)
     stage, failure = stage_of(error, exchange), _Failure(error, request, exchange, timeout)
-    row = next(row for row in _TABLE if isinstance(error, row.theirs) and row.stage in {None, stage})
-    return row.ours(row.message.format(failure).rstrip())
+    rule = next(rule for rule in _TABLE if isinstance(error, rule.theirs) and rule.stage in {None, stage})
+    return rule.ours(rule.message.format(failure).rstrip())
 
 
 def without_quotations(message: str) -> str:
@@ -82,7 +82,7 @@ def without_quotations(message: str) -> str:
 class _Failure(NamedTuple):
     """One failed attempt, and the parts of messages about it."""
 
-    error: Any  # an instance of `_Row.theirs`
+    error: Any  # an instance of `_Rule.theirs`
     request: Request
     exchange: Exchange
     timeout: aiohttp.ClientTimeout
@@ -130,7 +130,7 @@ class _Failure(NamedTuple):
         return f"{problem} within {round(self.timeout.total or 0.0, 3):g} s{read}"
 
 
-class _Row(NamedTuple):
+class _Rule(NamedTuple):
     theirs: type[Exception] | tuple[type[Exception], ...]
     stage: Stage | None
     ours: type[Exception]
@@ -138,24 +138,24 @@ class _Row(NamedTuple):
 
 
 _TABLE = [
-    _Row(asyncio.TimeoutError, None, AttemptTimeout, "{0.time}"),
-    _Row(_CERTIFICATE, None, CertificateRejected, "{0.text}"),
-    _Row(aiohttp.TooManyRedirects, None, RedirectRefused, "more than {0.redirects} redirects"),
-    _Row(aiohttp.InvalidUrlRedirectClientError, None, RedirectRefused, "{0.url}"),
-    _Row(aiohttp.NonHttpUrlRedirectClientError, None, RedirectRefused, "{0.redacted}"),  # aiohttp's message is the URL
-    _Row(aiohttp.InvalidURL, None, InvalidURL, "{0.url}"),
-    _Row(aiohttp.NonHttpUrlClientError, None, InvalidURL, "{0.redacted}"),
+    _Rule(asyncio.TimeoutError, None, AttemptTimeout, "{0.time}"),
+    _Rule(_CERTIFICATE, None, CertificateRejected, "{0.text}"),
+    _Rule(aiohttp.TooManyRedirects, None, RedirectRefused, "more than {0.redirects} redirects"),
+    _Rule(aiohttp.InvalidUrlRedirectClientError, None, RedirectRefused, "{0.url}"),
+    _Rule(aiohttp.NonHttpUrlRedirectClientError, None, RedirectRefused, "{0.redacted}"),  # aiohttp's message is the URL
+    _Rule(aiohttp.InvalidURL, None, InvalidURL, "{0.url}"),
+    _Rule(aiohttp.NonHttpUrlClientError, None, InvalidURL, "{0.redacted}"),
     # Host (IDNA) and userinfo (Latin-1) of a URL are encoded only when it is requested
-    _Row(UnicodeError, Stage.REDIRECT, RedirectRefused, "redirect not followed: its host cannot be encoded"),
-    _Row(UnicodeError, None, InvalidURL, "url has a host or userinfo that cannot be encoded"),
+    _Rule(UnicodeError, Stage.REDIRECT, RedirectRefused, "redirect not followed: its host cannot be encoded"),
+    _Rule(UnicodeError, None, InvalidURL, "url has a host or userinfo that cannot be encoded"),
     # At a redirect, its Location is the reason: the options of the call were accepted for the first request
-    _Row(_ARGUMENT, Stage.REDIRECT, RedirectRefused, "redirect not followed: {0.quoting_nothing}"),
-    _Row(TypeError, None, TypeError, "{0.options}: {0.error}"),
-    _Row(_ARGUMENT, None, ValueError, "{0.options}: {0.error}"),
-    _Row(Exception, Stage.BODY, BodyTruncated, "the body ended after {0.exchange.size} bytes: {0.text}"),
-    _Row(Exception, Stage.PROXY, ProxyRefused, "proxy answered {0.error.status} {0.error.message}"),
-    _Row(_CONNECTION, None, ConnectFailed, "{0.text}"),
+    _Rule(_ARGUMENT, Stage.REDIRECT, RedirectRefused, "redirect not followed: {0.quoting_nothing}"),
+    _Rule(TypeError, None, TypeError, "{0.options}: {0.error}"),
+    _Rule(_ARGUMENT, None, ValueError, "{0.options}: {0.error}"),
+    _Rule(Exception, Stage.BODY, BodyTruncated, "the body ended after {0.exchange.size} bytes: {0.text}"),
+    _Rule(Exception, Stage.PROXY, ProxyRefused, "proxy answered {0.error.status} {0.error.message}"),
+    _Rule(_CONNECTION, None, ConnectFailed, "{0.text}"),
     # aiohttp's parser gives a response that it cannot read a status of its own
-    _Row(aiohttp.ClientResponseError, None, MalformedResponse, "{0.message}"),
-    _Row(Exception, None, ConnectorError, "{0.error.__class__.__name__}: {0.text}"),
+    _Rule(aiohttp.ClientResponseError, None, MalformedResponse, "{0.message}"),
+    _Rule(Exception, None, ConnectorError, "{0.error.__class__.__name__}: {0.text}"),
 ]
