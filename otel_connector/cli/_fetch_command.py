@@ -22,6 +22,7 @@ from otel_connector._connector import AsyncConnector
 from otel_connector._fetch._fetch import CONDITION_NAMES, Fetch, FetchOptions, StoppableLimiter
 from otel_connector._fetch._results import ResultsFile
 from otel_connector._fetch._url_lists import urls_from
+from otel_connector._optional_module import optional_module
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS, REDACTED, Redactor
 from otel_connector._units import counted
 from otel_connector.cli import _fetch_options as options
@@ -132,14 +133,11 @@ def _headers(texts: Sequence[str]) -> list[tuple[str, str]]:
 
 def _limiter(rate: float) -> StoppableLimiter:
     """Return a limiter of `rate` attempts per second, which allows bursts of a tenth of a second's attempts."""
-    try:
-        from aiolimiter import AsyncLimiter
-    except ImportError:
-        raise ImportError("--rate needs aiolimiter: pip install 'otel-connector[cli]'") from None
+    aiolimiter = optional_module("aiolimiter", needed_by="--rate", install="'otel-connector[cli]'")
     if not 0 < rate <= sys.float_info.max:
         raise ValueError(f"--rate must be above 0, and finite, not {rate:g}")
     burst = max(1.0, rate / 10)
-    return StoppableLimiter(AsyncLimiter(burst, burst / rate))
+    return StoppableLimiter(aiolimiter.AsyncLimiter(burst, burst / rate))
 
 
 def _event_loop() -> tuple[str, Callable[[Coroutine[Any, Any, None]], None]]:
