@@ -195,7 +195,7 @@ class AsyncConnector:
             tracer_provider,
             meter_provider,
             log=self._exporter,
-            pace=admission,
+            paused_hosts=admission,
             monotonic_ns=clock.monotonic_ns,
             attempt_spans=attempt_spans,
         )

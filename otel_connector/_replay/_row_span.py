@@ -9,7 +9,8 @@ without them. This file knows neither files nor collectors.
 from __future__ import annotations
 
 import builtins
-from decimal import Decimal
+from contextlib import suppress
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -78,12 +79,10 @@ def read_row(line: bytes) -> Row:
 
 
 def _nanoseconds(column: str, cell: str) -> int:
-    try:
+    with suppress(InvalidOperation):  # an exponent that Decimal cannot represent; as a float the number is 0
         seconds = Decimal(cell)
-        if 0 <= seconds < _END_OF_TIME:
+        if seconds < _END_OF_TIME:
             return int((seconds * 10**9).to_integral_value())
-    except ArithmeticError:  # not a number
-        pass
     raise ValueError(f"{column} is not a time that a span can have")
 
 

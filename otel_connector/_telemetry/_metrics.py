@@ -81,7 +81,7 @@ class Log(Protocol):
         ...
 
 
-class Pace(Protocol):
+class PausedHosts(Protocol):
     """Knows which hosts are paused."""
 
     def paused(self) -> Collection[str]:
@@ -127,8 +127,8 @@ class Instruments:
         self._retired = CallCounts()
         self._logs: weakref.WeakKeyDictionary[Log, RowCounter] = weakref.WeakKeyDictionary()
         self._retired_rows = RowCounts(0, 0, 0)
-        # Weak: a pace refers to the application's limiter, which may refer to the connector
-        self._paces: weakref.WeakSet[Pace] = weakref.WeakSet()
+        # Weak: the object refers to the application's limiter, which may refer to the connector
+        self._paused_hosts: weakref.WeakSet[PausedHosts] = weakref.WeakSet()
         self._hosts: set[Host] = set()
         self._projects: set[str] = set()
         self._duration: Histogram | None = None
@@ -185,10 +185,10 @@ class Instruments:
         with self._lock:
             self._live.add(counts)
 
-    def watch_pace(self, pace: Pace) -> None:
-        """Report the paused hosts of `pace` from now on, as long as it exists."""
+    def watch_paused_hosts(self, paused_hosts: PausedHosts) -> None:
+        """Report the paused hosts from now on, as long as the object exists."""
         with self._lock:
-            self._paces.add(pace)
+            self._paused_hosts.add(paused_hosts)
 
     def watch(self, log: Log) -> None:
         """Report the rows of a log from now on; once, also if several connectors write to it."""
@@ -265,8 +265,8 @@ class Instruments:
 
     def _observe_paused(self, _: CallbackOptions) -> Iterable[Observation]:
         with self._lock:
-            paces = list(self._paces)
-        return [Observation(len({host for pace in paces for host in pace.paused()}))]
+            sources = list(self._paused_hosts)
+        return [Observation(len({host for source in sources for host in source.paused()}))]
 
 
 def _host_labels(host: Host) -> dict[str, AttributeValue]:

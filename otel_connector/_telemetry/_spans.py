@@ -30,7 +30,16 @@ from otel_connector._telemetry._attributes import (
     outcome_attributes,
 )
 from otel_connector._telemetry._call_ids import call_id_of, new_call_id
-from otel_connector._telemetry._metrics import SCHEMA_URL, SCOPE, Active, CallCounts, Host, Log, Pace, instruments_of
+from otel_connector._telemetry._metrics import (
+    SCHEMA_URL,
+    SCOPE,
+    Active,
+    CallCounts,
+    Host,
+    Log,
+    PausedHosts,
+    instruments_of,
+)
 from otel_connector._telemetry._names import (
     ATTEMPT_EVENT,
     CALL_NAME,
@@ -112,7 +121,7 @@ class CallTelemetry:
         tracer_provider: Provides the tracer. Default: the global provider, also if it is set later.
         meter_provider: Provides the meter. Default: the global provider, also if it is set later.
         log: The log whose rows the metrics count; None if there is none.
-        pace: Reports the paused hosts to the metrics.
+        paused_hosts: Knows the paused hosts, for the metrics.
         monotonic_ns: The clock that limits how often broken telemetry is logged.
         attempt_spans: Make the call's span INTERNAL, with a CLIENT span below it for each attempt: the other form that
             the conventions allow. The call's span then has no HTTP attributes, and attempts are not events.
@@ -124,7 +133,7 @@ class CallTelemetry:
         meter_provider: MeterProvider | None = None,
         *,
         log: Log | None = None,
-        pace: Pace | None = None,
+        paused_hosts: PausedHosts | None = None,
         monotonic_ns: Callable[[], int] = time.perf_counter_ns,
         attempt_spans: bool = False,
     ) -> None:
@@ -140,8 +149,8 @@ class CallTelemetry:
         self._instruments.add(self.counts)
         if log is not None:
             self._instruments.watch(log)
-        if pace is not None:
-            self._instruments.watch_pace(pace)
+        if paused_hosts is not None:
+            self._instruments.watch_paused_hosts(paused_hosts)
         weakref.finalize(self, self._instruments.retire, self.counts).atexit = False
         self.attempt_spans = attempt_spans
 

@@ -245,6 +245,7 @@ def cells_with(column: str, cell: str) -> bytes:
         ("t", "-0.5", "t is -0.5, and must be from 0"),
         ("t", "1e999999", "t is inf, and must be"),
         ("t", "9223372036.854775808", "t is not a time that a span can have"),
+        ("t", "1e-99999999999999999999", "t is not a time that a span can have"),
         ("delta_t", "-0.000001", "delta_t is -1e-06, and must be"),
         ("delta_t", "inf", "delta_t is inf, and must be"),
         ("delta_t", "7600000000", "delta_t is 7600000000.0, and must be"),
