@@ -7,13 +7,10 @@ log alone. Does not know the terminal.
 from __future__ import annotations
 
 import asyncio
-import csv
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from io import TextIOWrapper
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +19,7 @@ import aiohttp
 import otel_connector.testing as faults
 from otel_connector._call._retry import RetryPolicy
 from otel_connector._connector import AsyncConnector, ConnectorStats
-from otel_connector._csv._format import decode_row
+from otel_connector._csv._lines import lines, read_line
 from otel_connector._errors import ConnectorError
 from otel_connector._percentile import percentile
 from otel_connector._record import CallRecord
@@ -253,18 +250,15 @@ class Demo:
         async with self._servers.closed:
             pass  # from now on its port is known and refuses connections
         async with self._servers.faulty, self._servers.untrusted, aiohttp.ClientSession() as session, self._connector:
-            waiting = iter(self._calls)
-            running = self._start(session, islice(waiting, _CONCURRENCY))
+            limit = asyncio.Semaphore(_CONCURRENCY)
+            tasks = [asyncio.create_task(self._make(session, call, limit)) for call in self._calls]
             try:
-                while running:
-                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                    running |= self._start(session, islice(waiting, len(done)))
-                    for task in done:
-                        yield task.result()
+                for next_result in asyncio.as_completed(tasks):
+                    yield await next_result
             finally:
-                for task in running:
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(*running, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     def report(self) -> DemoReport:
         """Read the rows of this run from the file and summarise them.
@@ -285,21 +279,19 @@ class Demo:
             example=next((row for row in rows if row.url in recovered), rows[0] if rows else None),
         )
 
-    def _start(self, session: aiohttp.ClientSession, calls: Iterable[PlannedCall]) -> set[asyncio.Task[DemoResult]]:
-        return {asyncio.create_task(self._make(session, call)) for call in calls}
-
-    async def _make(self, session: aiohttp.ClientSession, call: PlannedCall) -> DemoResult:
-        self._servers.faulty.script(call.path, call.kind.script(call))
-        url = call.kind.url(self._servers, call.path)
-        try:
-            if call.kind.cancelled:
-                get = self._connector.get(session, url, call.project, timeout=_NEVER)
-                await asyncio.wait_for(get, _CANCEL_AFTER)
-            else:
-                await self._connector.get(session, url, call.project)
-        except (ConnectorError, asyncio.TimeoutError):
-            return DemoResult(kind=call.kind.name, succeeded=False)
-        return DemoResult(kind=call.kind.name, succeeded=True)
+    async def _make(self, session: aiohttp.ClientSession, call: PlannedCall, limit: asyncio.Semaphore) -> DemoResult:
+        async with limit:
+            self._servers.faulty.script(call.path, call.kind.script(call))
+            url = call.kind.url(self._servers, call.path)
+            try:
+                if call.kind.cancelled:
+                    get = self._connector.get(session, url, call.project, timeout=_NEVER)
+                    await asyncio.wait_for(get, _CANCEL_AFTER)
+                else:
+                    await self._connector.get(session, url, call.project)
+            except (ConnectorError, asyncio.TimeoutError):
+                return DemoResult(kind=call.kind.name, succeeded=False)
+            return DemoResult(kind=call.kind.name, succeeded=True)
 
 
 def read_rows(log: Path, start: int = 0) -> Iterator[CallRecord]:
@@ -310,11 +302,12 @@ def read_rows(log: Path, start: int = 0) -> Iterator[CallRecord]:
     Raises:
         OSError: The file cannot be read.
     """
-    with log.open("rb") as file, TextIOWrapper(file, encoding="utf-8", newline="") as text:
+    with log.open("rb") as file:
         file.seek(start)
-        for cells in csv.reader(text):
-            with suppress(ValueError):
-                yield decode_row(cells)
+        for line in lines(file):
+            if line.what is None:
+                with suppress(ValueError):
+                    yield read_line(line.content)[1]
 
 
 def summarise(rows: Sequence[CallRecord]) -> DemoSummary:

@@ -464,6 +464,7 @@ def test_the_example_of_an_outcome_is_its_first_message() -> None:
 
 def test_lines_that_are_not_rows_are_skipped(tmp_path: Path) -> None:
     log = tmp_path / "logs.csv"
-    log.write_bytes(HEADER + encode_row(ROW) + b"torn,1\n" + b"," * (len(COLUMNS) - 1) + b"\n" + encode_row(ROW))
+    damaged = b"torn,1\n" + b"," * (len(COLUMNS) - 1) + b"\n"
+    log.write_bytes(HEADER + encode_row(ROW) + damaged + encode_row(ROW) + encode_row(ROW).removesuffix(b"\n"))
     assert rows_of(log) == [ROW, ROW]
     assert list(read_rows(log, len(HEADER) + len(encode_row(ROW)))) == [ROW]
