@@ -34,7 +34,7 @@ class Style:
         percentiles: The lines of p50, p90 and p99.
         categories: Projects.
         heat: The scale of a heat map, from few to many calls.
-        statuses: Shades by the first character of a status.
+        statuses: Shades by the first character of a status. The others have the last colour of `categories`.
     """
 
     background: str
@@ -65,8 +65,6 @@ LIGHT = Style(
         "4": ("#e0a100", "#f2cc5c", "#b07c00", "#ffe6a3"),
         "5": ("#c84a00", "#ec8a4d", "#8f3500", "#f5b38a"),
         "n": ("#6b4c9a",),
-        "o": ("#8d96a5",),
-        "1": ("#8d96a5",),
     },
 )
 DARK = Style(
@@ -85,8 +83,6 @@ DARK = Style(
         "4": ("#f0b429", "#b8860b", "#ffd978", "#7a5a08"),
         "5": ("#ff8546", "#c2551c", "#ffb48c", "#8a3a10"),
         "n": ("#b493e6",),
-        "o": ("#8c96a6",),
-        "1": ("#8c96a6",),
     },
 )
 

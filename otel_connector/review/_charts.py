@@ -192,7 +192,7 @@ def _statuses(points: Points, style: Style) -> Figure:
 def _status_colours(statuses: Sequence[str], style: Style) -> Iterator[str]:
     used = dict[str, int]()
     for name in statuses:
-        shades = style.statuses[name[0]]
+        shades = style.statuses.get(name[0], style.categories[-1:])
         yield shades[used.setdefault(name[0], 0) % len(shades)]
         used[name[0]] += 1
 

@@ -287,7 +287,8 @@ def _read(connection: duckdb.DuckDBPyConnection, sources: list[_Source], where: 
         wrong = _read_wrong(connection, sources, where, large=large)
         if not wrong:
             break
-    texts = ", ".join(f"split_part(texts, {_SEPARATOR}, {number}) AS {name}" for number, name in enumerate(_TEXTS, 1))
+    part = f"CASE WHEN texts IS NOT NULL THEN split_part(texts, {_SEPARATOR}, {{}}) END AS {{}}"  # '' in DuckDB 1.1
+    texts = ", ".join(part.format(number, name) for number, name in enumerate(_TEXTS, 1))
     for view, condition in (("calls_compact", "kept"), ("calls_with_text", "kept AND texts IS NOT NULL")):
         connection.execute(
             f"CREATE VIEW {view} AS SELECT * EXCLUDE (texts, authority, kept), {_HOST}, {texts} "
