@@ -138,6 +138,7 @@ class CallTelemetry:
         attempt_spans: bool = False,
     ) -> None:
         self._guard = TelemetryGuard(monotonic_ns)
+        # Created once, because every call enters them
         self._starting = self._guard.guarded("starting the call's span")
         self._ending = self._guard.guarded("ending the call's span")
         self._recording = self._guard.guarded("recording the metrics")
