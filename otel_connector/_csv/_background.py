@@ -56,7 +56,7 @@ class BackgroundRows:
         self._limit = limit
         self._name = name
         self._closed = False
-        self._taken = 0  # rows ever queued
+        self._received = 0  # rows ever queued
         self._refused = 0  # rows for which there was no room, or that came after `close`
         self._parents = 0  # rows that were queued when this process was forked; the parent writes them
         self._reset()
@@ -68,7 +68,6 @@ class BackgroundRows:
         self._bytes = 0  # of the queued rows and those that the thread is writing
         self._running = False
         self._busy = False  # whether the thread is writing
-        self._idle = False  # whether the thread waits for rows
         self._no_gathering = threading.Event()
 
     def write(self, rows: Sequence[bytes]) -> bool:
@@ -82,20 +81,19 @@ class BackgroundRows:
                 else:
                     self._queue.append(row)
                     self._bytes += len(row)
-                    self._taken += 1
-            if self._idle:
-                self._state.notify_all()
-            elif not self._running and self._queue:
+                    self._received += 1
+            self._state.notify_all()
+            if not self._running and self._queue:
                 self._start_thread()
         return complete
 
     def flush(self, seconds: float) -> bool:
         """Wait until every row is in the file, for at most `seconds`; True if they are."""
-        give_up = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         self._no_gathering.set()
         with self._state:
             while self._running and (self._queue or self._busy):
-                if not self._state.wait(max(give_up - time.monotonic(), 0.0)):
+                if not self._state.wait(max(deadline - time.monotonic(), 0.0)):
                     return False
             rows = list(self._queue)  # no thread could be started for these
             self._queue.clear()
@@ -123,7 +121,7 @@ class BackgroundRows:
             self._closed = True
             hangs = self._busy
             self._refused += len(self._queue)
-            self._taken -= len(self._queue)
+            self._received -= len(self._queue)
             self._queue.clear()
             self._no_gathering.set()
             self._state.notify_all()
@@ -134,7 +132,7 @@ class BackgroundRows:
     def counts(self) -> RowCounts:
         """Return the numbers of written, waiting and lost rows. Never blocks, not even while a disk hangs."""
         written, _, lost = self._rows.counts()
-        waiting = self._taken - written - lost
+        waiting = self._received - written - lost
         return RowCounts(written=written + self._parents, waiting=waiting, lost=lost + self._refused)
 
     def _start_thread(self) -> None:
@@ -171,9 +169,7 @@ class BackgroundRows:
         """Take rows from the queue; none if the thread must end."""
         with self._state:
             if not self._queue and not self._closed:
-                self._idle = True
                 self._state.wait(_IDLE)
-                self._idle = False
             rows = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
             self._busy = self._running = bool(rows)
             return rows
@@ -182,7 +178,7 @@ class BackgroundRows:
         """Continue in the child of a fork, without the queued rows, which the parent writes."""
         self._rows.start_over()
         waiting = self.counts().waiting
-        self._taken -= waiting
+        self._received -= waiting
         self._parents += waiting
         self._reset()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ from otel_connector._csv._lines import (
     read_line,
 )
 from otel_connector._csv._lock import try_lock
-from otel_connector._csv._torn_tail import TORN_SUFFIX, blocks, cut_torn_tail, open_regular, refuse_strangers_links
+from otel_connector._csv._torn_tail import TORN_SUFFIX, blocks, cut_torn_tail, open_regular, refuse_links_of_other_users
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,18 +102,18 @@ class _Scan:
     more: int = 0
     rest: bytes = b""  # the beginning of the next line
     dropped: int = 0  # bytes of the next line that are not kept, because it is longer than any row
-    _hollow: bool = False  # whether there are NUL bytes among them
+    _has_nul: bool = False  # whether there are NUL bytes among them
 
     @property
     def unfinished(self) -> DamagedLine | None:
         """The line without a line end, if there is one."""
         length = self.dropped + len(self.rest)
-        what = HOLE if self._hollow or b"\0" in self.rest else UNFINISHED
+        what = HOLE if self._has_nul or b"\0" in self.rest else UNFINISHED
         return DamagedLine(line=self.number + 1, offset=self.offset, length=length, what=what) if length else None
 
     def feed(self, block: bytes) -> None:
         if self.dropped and b"\n" not in block:  # a hole of gigabytes needs nothing else
-            self._hollow = self._hollow or b"\0" in block
+            self._has_nul = self._has_nul or b"\0" in block
             self.dropped += len(block)
             return
         pieces = (self.rest + block).split(b"\n")
@@ -120,14 +121,14 @@ class _Scan:
         for piece in pieces:
             self.end_line(piece, self.dropped + len(piece))
         if self.dropped or len(self.rest) > LINE_LIMIT:
-            self._hollow = self._hollow or b"\0" in self.rest
+            self._has_nul = self._has_nul or b"\0" in self.rest
             self.dropped += len(self.rest)
             self.rest = b""
 
     def end_line(self, line: bytes, length: int) -> None:
         """Check a line; if it is longer than any row, `line` may be a piece of it."""
         if length > LINE_LIMIT:
-            what: str | None = HOLE if self._hollow or b"\0" in line else TOO_LONG
+            what: str | None = HOLE if self._has_nul or b"\0" in line else TOO_LONG
         elif self.number == 0 and is_header(line):
             what = None if line + b"\n" == HEADER else _CHANGED
         else:
@@ -137,7 +138,7 @@ class _Scan:
                 what = _NO_HEADER
         self.note(length, what)
         self.offset += length + 1
-        self.dropped, self._hollow = 0, False
+        self.dropped, self._has_nul = 0, False
 
     def note(self, length: int, what: str | None) -> None:
         """Count a line, and what is wrong with it."""
@@ -159,7 +160,9 @@ def _what_is_wrong(line: bytes) -> str | None:
     return None if encode_row(record) == line + b"\n" else _CHANGED
 
 
-def check(path: str | os.PathLike[str], progress: Callable[[int, int], object] | None = None) -> CheckReport:
+def check(
+    path: str | os.PathLike[str], progress: Callable[[int, int], object] = lambda _done, _size: None
+) -> CheckReport:
     """Read a log and report which lines are whole. Nothing is changed, no writer waits, and memory is bounded.
 
     Not found are rows that are missing as a whole, and letters that were changed inside a text.
@@ -177,24 +180,22 @@ def check(path: str | os.PathLike[str], progress: Callable[[int, int], object] |
         read_head(file)
         size = os.fstat(raw.fileno()).st_size
         if file is raw:
-            _scan_plain(raw.fileno(), scan, size, progress or _ignore)
+            _scan_plain(raw.fileno(), scan, size, progress)
         else:
-            _scan_gzip(raw, file, scan, size, progress or _ignore)
+            _scan_gzip(raw, file, scan, size, progress)
         changed = os.fstat(raw.fileno()).st_size != size
-    unfinished = scan.unfinished
+    unfinished, torn = scan.unfinished, None
+    with suppress(OSError):
+        torn = os.lstat(name + TORN_SUFFIX).st_size
     return CheckReport(
         size=scan.offset + (unfinished.length if unfinished else 0),
         rows=scan.rows,
         damage=tuple(scan.damage),
         more=scan.more,
         unfinished=unfinished,
-        torn=_size_of(name + TORN_SUFFIX),
+        torn=torn,
         changed=changed,
     )
-
-
-def _ignore(_done: int, _size: int) -> None:
-    """Report no progress."""
 
 
 def _scan_plain(fd: int, scan: _Scan, size: int, progress: Callable[[int, int], object]) -> None:
@@ -236,7 +237,7 @@ def repair(path: str | os.PathLike[str]) -> int:
         ValueError: It is not a log as it was written; nothing is changed.
     """
     name = os.fspath(path)
-    refuse_strangers_links(name)
+    refuse_links_of_other_users(name)
     fd = open_regular(name, os.O_RDWR)
     try:
         head = b"".join(blocks(fd, 0, LINE_LIMIT))
@@ -247,10 +248,3 @@ def repair(path: str | os.PathLike[str]) -> int:
         return cut_torn_tail(fd, name)
     finally:
         os.close(fd)
-
-
-def _size_of(path: str) -> int | None:
-    try:
-        return os.lstat(path).st_size
-    except (OSError, ValueError):
-        return None

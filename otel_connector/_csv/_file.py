@@ -20,11 +20,11 @@ from otel_connector._csv._options import LogOptions
 from otel_connector._csv._parts import next_part
 from otel_connector._csv._torn_tail import (
     TORN_SUFFIX,
-    count_lines,
+    blocks,
     cut_torn_tail,
     last_row_end,
     open_regular,
-    refuse_strangers_links,
+    refuse_links_of_other_users,
     sync_folder,
 )
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _HEAD_LIMIT = 4_096  # bytes read to compare a header: more than ours has, less than a wrong file may contain
-_BEHEADED_LIMIT = 2**20  # bytes of rows that come between a truncation and its detection: far more than ever do
+_TRUNCATED_LIMIT = 2**20  # bytes of rows that come between a truncation and its detection: far more than ever do
 _OPENING_TRIES = 100  # one fails only if the file is renamed at the same moment
-_OPENING_PATIENCE = 5.0  # seconds; a program that holds the lock for longer is not a writer of this package
+_OPENING_TIMEOUT = 5.0  # seconds; a program that holds the lock for longer is not a writer of this package
 
 # Errors that pass. The rows behind an unfinished line wait, because ending that line would leave a broken line for ever
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO})
@@ -64,7 +64,7 @@ class AppendFile:
 
     def __init__(self, path: str, header: bytes, options: LogOptions, *, overwrite: bool = False) -> None:
         self._path = path
-        self._named = Path(path)
+        self._as_path = Path(path)
         self._header = header
         self._most_rows, self._most_bytes = options.rotate_rows, options.rotate_bytes
         self.torn = self.end = self.synced = 0
@@ -79,7 +79,7 @@ class AppendFile:
         try:
             status = os.fstat(self._fd)
             self.identity = (status.st_dev, status.st_ino)
-            lock(self._fd, _OPENING_PATIENCE)
+            lock(self._fd, _OPENING_TIMEOUT)
             try:
                 self._prepare(overwrite=overwrite)
             finally:
@@ -96,12 +96,12 @@ class AppendFile:
         if not self._closing.alive:
             return True
         try:
-            status = self._named.stat()
+            status = self._as_path.stat()
         except OSError:
             return True
         return (status.st_dev, status.st_ino) != self.identity
 
-    def append(self, rows: bytes, patience: float) -> int:
+    def append(self, rows: bytes, timeout: float) -> int:
         """Append whole rows.
 
         If the disk refuses some of them, `refusal` states why, and the beginning of a row is removed again. If that is
@@ -110,7 +110,7 @@ class AppendFile:
 
         Args:
             rows: Whole rows.
-            patience: Seconds to wait for a process that holds the lock.
+            timeout: Seconds to wait for a process that holds the lock.
 
         Returns:
             Bytes of the rows that are in the file as whole rows.
@@ -120,7 +120,7 @@ class AppendFile:
         """
         self._writing_at = None
         if not try_lock(self._fd):
-            lock(self._fd, patience)
+            lock(self._fd, timeout)
         try:
             if os.lseek(self._fd, 0, os.SEEK_END) != self.end:  # another process wrote, or emptied the file
                 self._repair()
@@ -150,7 +150,7 @@ class AppendFile:
         Raises:
             OSError: The file has its old name.
         """
-        lock(self._fd, _OPENING_PATIENCE)
+        lock(self._fd, _OPENING_TIMEOUT)
         try:
             if not self.moved:
                 real = os.path.realpath(self._path)
@@ -188,7 +188,7 @@ class AppendFile:
             os.close(fd)
         return end
 
-    def landed(self, rows: Sequence[bytes]) -> int:
+    def count_written(self, rows: Sequence[bytes]) -> int:
         """Return how many of the rows are in the file, after an `append` of them that was interrupted.
 
         If the file cannot be read, the answer is 0, and the rows are written again: twice is better than never.
@@ -218,7 +218,7 @@ class AppendFile:
         """
         if self._others_end > self.synced:
             return False
-        lock(self._fd, _OPENING_PATIENCE)
+        lock(self._fd, _OPENING_TIMEOUT)
         try:
             if os.lseek(self._fd, 0, os.SEEK_END) != self.end:
                 return False
@@ -274,7 +274,7 @@ class AppendFile:
         self.torn = 0
         if end == 0:  # new, or emptied by another program
             self._write_header(b"")
-        elif end < min(known, _BEHEADED_LIMIT) and self._lacks_header():
+        elif end < min(known, _TRUNCATED_LIMIT) and self._lacks_header():
             rows = _read_at(self._fd, 0, end)
             os.ftruncate(self._fd, 0)
             self._write_header(rows)
@@ -284,7 +284,7 @@ class AppendFile:
         if self._most_rows is not None:
             known = known if len(self._header) <= known <= self.end else 0
             before = self._rows if known else -1  # the header is not a row
-            self._rows = before + count_lines(self._fd, known, self.end)
+            self._rows = before + sum(block.count(b"\n") for block in blocks(self._fd, known, self.end))
 
     def _lacks_header(self) -> bool:
         """Whether the file starts with a row: it was emptied between a check and a write (logrotate's copytruncate)."""
@@ -396,7 +396,7 @@ def _open_or_create(path: str, flags: int, permissions: int) -> int:
 def _open_existing(path: str, flags: int, permissions: int) -> int:
     if not stat.S_ISLNK(os.lstat(path).st_mode):
         return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
-    refuse_strangers_links(path)
+    refuse_links_of_other_users(path)
     return os.open(path, flags | os.O_CREAT, permissions)
 
 

@@ -39,30 +39,28 @@ class Flusher:
 
     Args:
         interval: Seconds between two flushes.
+
+    Attributes:
+        current: The event that ends the current thread; None if there is no thread.
     """
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
-        self._stopped: threading.Event | None = None  # of the current thread
-
-    @property
-    def current(self) -> threading.Event | None:
-        """The event that ends the current thread; None if there is no thread."""
-        return self._stopped
+        self.current: threading.Event | None = None
 
     def run_while(self, pending: bool, writer: Flushable) -> None:
         """Start the thread if rows are pending, and end it if none is."""
         if not pending:
             with_pending_rows.discard(writer)
-            if self._stopped is not None:
-                self._stopped.set()
-                self._stopped = None
-        elif self._stopped is None:
+            if self.current is not None:
+                self.current.set()
+                self.current = None
+        elif self.current is None:
             keep_until_flushed(writer)
-            self._stopped = threading.Event()
+            self.current = threading.Event()
             with suppress(RuntimeError):  # no thread can be started any more, because the process ends
                 threading.Thread(
-                    target=_run, args=(writer, self._stopped, self._interval), name="otel_connector.log", daemon=True
+                    target=_run, args=(writer, self.current, self._interval), name="otel_connector.log", daemon=True
                 ).start()
 
 

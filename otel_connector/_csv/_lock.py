@@ -42,16 +42,16 @@ def try_lock(fd: int) -> bool:
     return True
 
 
-def lock(fd: int, patience: float) -> None:
-    """Lock a file, and wait up to `patience` seconds for the process that holds it.
+def lock(fd: int, timeout: float) -> None:
+    """Lock a file, and wait up to `timeout` seconds for the process that holds it.
 
     Raises:
         BlockingIOError: The other process still holds it.
         OSError: As `try_lock`.
     """
-    give_up = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while not try_lock(fd):
-        if time.monotonic() >= give_up:
+        if time.monotonic() >= deadline:
             raise BlockingIOError(errno.EWOULDBLOCK, "locked by another program")
         time.sleep(_PAUSE)
 

@@ -74,11 +74,6 @@ def last_row_end(fd: int) -> int:
     return 0
 
 
-def count_lines(fd: int, start: int, end: int) -> int:
-    r"""Return how many ``\n`` there are from `start` to `end`."""
-    return sum(block.count(b"\n") for block in blocks(fd, start, end))
-
-
 def open_regular(path: str, flags: int, open_file: Callable[[str, int, int], int] = os.open, mode: int = 0o600) -> int:
     """Open a regular file, and refuse anything else without blocking.
 
@@ -108,7 +103,7 @@ def open_regular(path: str, flags: int, open_file: Callable[[str, int, int], int
     return fd
 
 
-def refuse_strangers_links(path: str) -> None:
+def refuse_links_of_other_users(path: str) -> None:
     """Raise unless every symbolic link from `path` to the file belongs to this user or to root.
 
     In a folder that other users may write, they could use a link to make this program write to a file of its user.

@@ -12,12 +12,12 @@ A row is in exactly one of these states:
 - *written*: whole in the file. With an fsync interval it is also in `_unsynced` until an fsync succeeds.
 - *lost*: the backlog was full, or the writer was closed. Lost rows are counted.
 
-`_taken` counts all rows that ever came, so the number of written rows is `_taken` minus new, waiting and lost rows.
+`_received` counts all rows, so the number of written rows is `_received` minus new, waiting and lost rows.
 
 One write, under `_lock`:
 
 1. `_recover`, if an earlier write was interrupted.
-2. Take the rows: set `_new` and `_taken`.
+2. Take the rows: set `_new` and `_received`.
 3. Write the waiting rows, some at a time. If the disk refuses them, go to step 5.
 4. Write the new rows. `_tried` names the rows that are being appended, from before the system call until they are
    accounted for. `AppendFile.append` holds the lock of the file during the call.
@@ -78,7 +78,7 @@ _FLUSH_INTERVAL = 1.0  # seconds between two attempts to write waiting rows when
 _PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EWOULDBLOCK})
 
 # Seconds that a row waits for the lock of the file, and seconds for the rows after one that waited without success
-_PATIENCE, _SHORT_PATIENCE = 1.0, 0.002
+_LOCK_TIMEOUT, _SHORT_LOCK_TIMEOUT = 1.0, 0.002
 
 _writers: weakref.WeakSet[RowWriter] = weakref.WeakSet()
 
@@ -112,7 +112,7 @@ class RowWriter:
         self._monotonic = monotonic
         self._closed = False
         self._throttle = LogThrottle()
-        self._taken = self._lost = 0
+        self._received = self._lost = 0
         self._reset()
         self._log: AppendFile | None = self._open(overwrite=options.overwrite)
         _writers.add(self)
@@ -123,7 +123,7 @@ class RowWriter:
         # The lock has no public way to ask for its owner; `threading.Condition` uses the same method
         self._is_owned: Callable[[], bool] = cast("Any", self._lock)._is_owned  # noqa: SLF001
         self._failure: Exception | None = None  # not logged yet
-        self._patience = _PATIENCE
+        self._lock_timeout = _LOCK_TIMEOUT
         self._new: Sequence[bytes] = ()
         self._tried: Sequence[bytes] = ()  # new rows, or the first of the backlog
         self._backlog = Backlog(self._options.backlog_bytes)
@@ -148,13 +148,13 @@ class RowWriter:
         interrupts = self._is_owned()
         with self._lock:
             if self._closed:
-                self._taken += len(rows)
+                self._received += len(rows)
                 self._lost += len(rows)
                 self._failure = OSError(errno.EBADF, "it was closed; the rows are lost")
                 complete = False
             elif interrupts:
                 for row in rows:
-                    self._taken += 1
+                    self._received += 1
                     self._buffer(row)
                 complete = False
             else:
@@ -168,7 +168,7 @@ class RowWriter:
         try:
             if self._tried or self._new:
                 self._recover()
-            self._new, self._taken = rows, self._taken + len(rows)  # one statement: see the theory of operation
+            self._new, self._received = rows, self._received + len(rows)  # one statement: see the theory of operation
             if self._backlog.rows:
                 self._drain()
             if not self._backlog.rows:
@@ -195,7 +195,7 @@ class RowWriter:
     def _recover(self) -> None:
         """Complete the accounting of a write that an exception from a signal handler interrupted."""
         if self._tried:
-            self._account(0 if self._log is None else self._log.landed(self._tried))
+            self._account(0 if self._log is None else self._log.count_written(self._tried))
         self._buffer_new()
 
     def flush(self) -> bool:
@@ -246,7 +246,7 @@ class RowWriter:
     def counts(self) -> RowCounts:
         """Return the numbers of written, waiting and lost rows. Never blocks, not even while a disk hangs."""
         waiting, lost = len(self._backlog.rows) + len(self._new), self._lost
-        return RowCounts(written=self._taken - waiting - lost, waiting=waiting, lost=lost)
+        return RowCounts(written=self._received - waiting - lost, waiting=waiting, lost=lost)
 
     def _try(self, rows: Sequence[bytes]) -> int:
         """Write `_new`, or the first rows of the backlog; return how many, or 0 if the disk refuses them."""
@@ -262,7 +262,7 @@ class RowWriter:
             self._tried = ()  # after `_new`: see the theory of operation
         else:
             self._account(done)
-        self._patience = _PATIENCE
+        self._lock_timeout = _LOCK_TIMEOUT
         if self._options.fsync_interval is not None and (log := self._log) is not None:
             must_sync = self._unsynced.add(rows[:done])
             return 0 if must_sync and not self._sync_now(log) else done
@@ -279,7 +279,7 @@ class RowWriter:
     def _note_refusal(self, error: Exception) -> None:
         self._failure = error
         number = error.errno if isinstance(error, OSError) else None
-        self._patience = _SHORT_PATIENCE if number == errno.EWOULDBLOCK else _PATIENCE
+        self._lock_timeout = _SHORT_LOCK_TIMEOUT if number == errno.EWOULDBLOCK else _LOCK_TIMEOUT
         if number not in _PASSING and self._log is not None:
             # The path may lead to a usable file now: the disk was replaced, or the server came back (ESTALE)
             self._close_log(self._log)
@@ -290,10 +290,10 @@ class RowWriter:
         log = self._log
         if log is None or self._monotonic() >= self._check_path_at:
             log = self._current()
-        whole = log.append(data, self._patience)
+        whole = log.append(data, self._lock_timeout)
         while log.full:
             log = self._after_rotation(log)
-            whole = log.append(data, self._patience)
+            whole = log.append(data, self._lock_timeout)
         if whole == len(data):
             return len(rows)
         done = 0

@@ -28,7 +28,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from otel_connector._csv._lock import try_lock
-from otel_connector._csv._torn_tail import open_regular, refuse_strangers_links
+from otel_connector._csv._torn_tail import open_regular, refuse_links_of_other_users
 from otel_connector._fetch._result_formats import format_of
 from otel_connector._fetch._result_line import call_ids, result_line
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
@@ -231,7 +231,7 @@ def _open(path: str) -> int:
     except OSError as error:
         if error.errno not in _IS_LINK:
             raise
-    refuse_strangers_links(path)
+    refuse_links_of_other_users(path)
     return open_regular(path, flags)
 
 

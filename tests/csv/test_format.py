@@ -54,7 +54,7 @@ def test_a_row_has_the_documented_format() -> None:
 
 
 def cell_by_cell(record: CallRecord) -> bytes:
-    """Encode a record without the fast path: every cell is checked and escaped."""
+    """Encode a record cell by cell."""
     texts = [cell(record.call_id), cell(record.project), f"{record.t:.6f}", f"{record.delta_t:.6f}"]
     texts += [cell(record.url, URL_LIMIT), cell(record.redirect_url, URL_LIMIT), str(record.response_size)]
     texts += ["" if record.response_code is None else str(record.response_code), str(record.success)]
@@ -62,18 +62,18 @@ def cell_by_cell(record: CallRecord) -> bytes:
 
 
 @given(RECORDS)
-def test_the_fast_path_gives_the_same_bytes_as_encoding_each_cell(record: CallRecord) -> None:
+def test_a_row_is_its_encoded_cells(record: CallRecord) -> None:
     assert encode_row(record) == cell_by_cell(record)
 
 
-def test_the_fast_path_escapes_and_truncates_like_the_slow_one() -> None:
+def test_unusual_texts_are_escaped_and_truncated_in_each_cell() -> None:
     lengths = (BLANK._replace(url="u" * length) for length in range(1_900, 2_100))
     for record in (*NASTY_RECORDS, *lengths):
         assert encode_row(record) == cell_by_cell(record)
 
 
 @pytest.mark.parametrize("text", ["{}", "a{}b", "'{}"])
-def test_the_fast_path_for_plain_rows_escapes_every_special_character(text: str) -> None:
+def test_every_special_character_is_escaped(text: str) -> None:
     characters = [chr(code) for code in (*range(0x300), 0x61C, *range(0x2000, 0x2070), 0xFEFF, *range(0xFF00, 0xFF30))]
     for column in ("call_id", "project", "url", "redirect_url", "error"):
         records = [BLANK._replace(**{column: text.format(each)}) for each in characters]  # type: ignore[arg-type]

@@ -481,9 +481,9 @@ def test_an_emptied_file_gets_its_header_again(path: Path) -> None:
 
 
 def test_rows_wait_while_another_program_locks_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_PATIENCE", "_SHORT_PATIENCE"):
+    for name in ("_LOCK_TIMEOUT", "_SHORT_LOCK_TIMEOUT"):
         monkeypatch.setattr(_writer, name, 0.0)
-    monkeypatch.setattr(_file, "_OPENING_PATIENCE", 0.0)
+    monkeypatch.setattr(_file, "_OPENING_TIMEOUT", 0.0)
     writer = RowWriter(path, HEADER)
     with path.open("rb") as theirs:
         fcntl.flock(theirs, fcntl.LOCK_EX)
@@ -907,7 +907,7 @@ def test_an_interrupt_after_a_row_was_recorded_does_not_record_it_again(path: Pa
     writer, first, second = RowWriter(path, HEADER), row(1), row(2)
     assert writer.write([first])
     writer._tried = [first]
-    writer._taken += 1
+    writer._received += 1
     writer._buffer(second)
     writer._new = [second]
     assert writer.flush()
@@ -949,8 +949,8 @@ def test_interrupted_rows_count_as_not_written_when_the_file_cannot_be_read(
     assert writer._log is not None
     with monkeypatch.context() as patch:
         patch.setattr(os, "read", unreadable)
-        assert writer._log.landed([row(1)]) == 0
-    assert writer._log.landed([row(1), row(2)]) == 1
+        assert writer._log.count_written([row(1)]) == 0
+    assert writer._log.count_written([row(1), row(2)]) == 1
     assert writer.close()
 
 
