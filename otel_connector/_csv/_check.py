@@ -16,20 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from otel_connector._csv import _lines
 from otel_connector._csv._format import HEADER, encode_row
-from otel_connector._csv._lines import (
-    HOLE,
-    LINE_LIMIT,
-    TOO_LONG,
-    UNFINISHED,
-    is_header,
-    is_plain_row,
-    lines,
-    not_a_log,
-    open_log,
-    read_head,
-    read_line,
-)
 from otel_connector._csv._lock import try_lock
 from otel_connector._csv._torn_tail import TORN_SUFFIX, blocks, cut_torn_tail, open_regular, refuse_links_of_other_users
 
@@ -108,7 +96,7 @@ class _Scan:
     def unfinished(self) -> DamagedLine | None:
         """The line without a line end, if there is one."""
         length = self.dropped + len(self.rest)
-        what = HOLE if self._has_nul or b"\0" in self.rest else UNFINISHED
+        what = _lines.HOLE if self._has_nul or b"\0" in self.rest else _lines.UNFINISHED
         return DamagedLine(line=self.number + 1, offset=self.offset, length=length, what=what) if length else None
 
     def feed(self, block: bytes) -> None:
@@ -120,16 +108,16 @@ class _Scan:
         self.rest = pieces.pop()
         for piece in pieces:
             self.end_line(piece, self.dropped + len(piece))
-        if self.dropped or len(self.rest) > LINE_LIMIT:
+        if self.dropped or len(self.rest) > _lines.LINE_LIMIT:
             self._has_nul = self._has_nul or b"\0" in self.rest
             self.dropped += len(self.rest)
             self.rest = b""
 
     def end_line(self, line: bytes, length: int) -> None:
         """Check a line; if it is longer than any row, `line` may be a piece of it."""
-        if length > LINE_LIMIT:
-            what: str | None = HOLE if self._has_nul or b"\0" in line else TOO_LONG
-        elif self.number == 0 and is_header(line):
+        if length > _lines.LINE_LIMIT:
+            what: str | None = _lines.HOLE if self._has_nul or b"\0" in line else _lines.TOO_LONG
+        elif self.number == 0 and _lines.is_header(line):
             what = None if line + b"\n" == HEADER else _CHANGED
         else:
             what = _what_is_wrong(line)
@@ -151,10 +139,10 @@ class _Scan:
 
 def _what_is_wrong(line: bytes) -> str | None:
     """Return why a line is not a row as it was written, or None if it is one."""
-    if is_plain_row(line):
+    if _lines.is_plain_row(line):
         return None
     try:
-        _, record = read_line(line)
+        _, record = _lines.read_line(line)
     except ValueError as error:
         return str(error)
     return None if encode_row(record) == line + b"\n" else _CHANGED
@@ -176,8 +164,8 @@ def check(
         ValueError: It is not a log: empty, compressed otherwise, binary, or with another header; states which.
     """
     name, scan = os.fspath(path), _Scan()
-    with open_log(name) as (raw, file):
-        read_head(file)
+    with _lines.open_log(name) as (raw, file):
+        _lines.read_head(file)
         size = os.fstat(raw.fileno()).st_size
         if file is raw:
             _scan_plain(raw.fileno(), scan, size, progress)
@@ -215,10 +203,10 @@ def _scan_gzip(
     file.seek(0)
     done = 0
     # Line by line, as all readers do: how much can be read before damage depends on the sizes of the reads
-    for line in lines(file):
+    for line in _lines.lines(file):
         if line.ended:
             scan.end_line(line.content, line.end - line.offset - 1)
-        elif line.what == UNFINISHED:
+        elif line.what == _lines.UNFINISHED:
             scan.rest, scan.dropped = line.content, line.end - line.offset - len(line.content)
         else:
             scan.note(line.end - line.offset, line.what)
@@ -240,9 +228,9 @@ def repair(path: str | os.PathLike[str]) -> int:
     refuse_links_of_other_users(name)
     fd = open_regular(name, os.O_RDWR)
     try:
-        head = b"".join(blocks(fd, 0, LINE_LIMIT))
+        head = b"".join(blocks(fd, 0, _lines.LINE_LIMIT))
         if not head.startswith(HEADER):  # before the lock: a file that is not ours is not locked either
-            raise not_a_log(head)
+            raise _lines.not_a_log(head)
         if not try_lock(fd):
             raise BlockingIOError(errno.EWOULDBLOCK, "a program is writing it: try again, or end that first", name)
         return cut_torn_tail(fd, name)

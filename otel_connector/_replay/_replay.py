@@ -29,19 +29,8 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELR
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from otel_connector._arguments import checked_seconds
+from otel_connector._csv import _lines
 from otel_connector._csv._check import DAMAGE_LIMIT, DamagedLine
-from otel_connector._csv._lines import (
-    UNFINISHED,
-    Line,
-    Log,
-    Position,
-    go_to,
-    hash_of,
-    is_header,
-    lines,
-    look_at,
-    open_log,
-)
 from otel_connector._csv._parts import log_files
 from otel_connector._recent_calls import RecentCalls
 from otel_connector._record import CallRecord, one_line
@@ -196,7 +185,7 @@ class Replay:
         self._exporter, self._to = exporter, to
         self._row_filter = row_filter or RowFilter()
         self._resource = _resource(service_name)
-        self._logs = [look_at(path) for path in log_files(os.fspath(log) for log in logs)]
+        self._logs = [_lines.look_at(path) for path in log_files(os.fspath(log) for log in logs)]
         shared = None if checkpoint is None else os.fspath(checkpoint)
         key = {"to": to, "service": str(self._resource.attributes[SERVICE_NAME]), "wanted": self._row_filter.key()}
         names = {log.path: shared or log.path + CHECKPOINT_SUFFIX for log in self._logs}
@@ -226,18 +215,20 @@ class Replay:
                 yield self.replayed()
             before += log.size
 
-    def _replay(self, log: Log) -> Generator[int]:
+    def _replay(self, log: _lines.Log) -> Generator[int]:
         """Send the rows of one log. Yield how many of its bytes are processed."""
         checkpoint = self._checkpoints[log.path]
-        with open_log(log.path) as (raw, file):
-            position = go_to(file, checkpoint.position(log.identity))
+        with _lines.open_log(log.path) as (raw, file):
+            position = _lines.go_to(file, checkpoint.position(log.identity))
             checkpoint.save(log.identity, position)  # if this fails, nothing has been sent
             self._replayed.skipped += position.sent
             end, batch = (log.size if file is raw else None), _Batch()
-            for line in lines(file, position, end):
+            for line in _lines.lines(file, position, end):
                 self._add(log.path, line, batch)
                 if line.ended:
-                    position = Position(line.end, line.number, position.sent, line.offset, hash_of(line.content))
+                    position = _lines.Position(
+                        line.end, line.number, position.sent, line.offset, _lines.hash_of(line.content)
+                    )
                 if len(batch.spans) >= self._batch_rows or batch.size >= _BATCH_BYTES or batch.lines >= _BATCH_LINES:
                     position = self._send(batch, position)
                     checkpoint.save(log.identity, position)
@@ -246,13 +237,13 @@ class Replay:
             checkpoint.save(log.identity, self._send(batch, position))
         yield log.size
 
-    def _add(self, log: str, line: Line, batch: _Batch) -> None:
+    def _add(self, log: str, line: _lines.Line, batch: _Batch) -> None:
         """Add the span of a line to the batch, or count why there is none."""
         batch.lines += 1
         if line.what is not None:
             self._count_damage(log, line, line.what)
             return
-        if line.number == 1 and is_header(line.content):
+        if line.number == 1 and _lines.is_header(line.content):
             return
         try:
             row = read_row(line.content)
@@ -267,8 +258,8 @@ class Replay:
             batch.spans.append(span_of(row, self._resource))
             batch.size += 2 * len(line.content) + _SPAN_BYTES
 
-    def _count_damage(self, log: str, line: Line, what: str) -> None:
-        if what == UNFINISHED:
+    def _count_damage(self, log: str, line: _lines.Line, what: str) -> None:
+        if what == _lines.UNFINISHED:
             self._replayed.unfinished += 1
         else:
             self._replayed.damaged += 1
@@ -277,7 +268,7 @@ class Replay:
             found = DamagedLine(line=line.number, offset=line.offset, length=length, what=what)
             self._replayed.damage += ((log, found),)
 
-    def _send(self, batch: _Batch, position: Position) -> Position:
+    def _send(self, batch: _Batch, position: _lines.Position) -> _lines.Position:
         """Send a batch when the rate allows it. Return the position of the next one."""
         count = len(batch.spans)
         if not count:
