@@ -27,8 +27,7 @@ _STYLES = {"worse": "bold red", "better": "bold green", "more": "bold cyan", "le
 def show_comparison(console: Console, comparison: Comparison) -> None:
     """Print a comparison."""
     print_lines(console, f"before  {words.run(comparison.before)}", f"after   {words.run(comparison.after)}", "")
-    console.print(Text(words.headline(comparison), style="bold"))
-    print_lines(console, "")
+    console.print(Text(words.headline(comparison), style="bold"), "", sep="\n")
     console.print(_table(console, "All calls", [("", comparison.total.differences)]))
     if comparison.total.more_errors:
         print_lines(console, f"and {comparison.total.more_errors:,} rarer error classes")
@@ -41,8 +40,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
             console.print(Text(title, style="bold"))
         for what, names in words.rest(groups):
             console.print(Text(f"{what}: {names}"))
-    print_lines(console, "")
-    console.print(Text(words.method(comparison), style="dim"))
+    console.print("", Text(words.method(comparison), style="dim"), sep="\n")
 
 
 def _table(console: Console, title: str, groups: Iterable[tuple[str, Sequence[Difference]]]) -> Table:
@@ -64,8 +62,7 @@ def _table(console: Console, title: str, groups: Iterable[tuple[str, Sequence[Di
 
 
 def _cells(row: Difference, *, indent: str, wide: bool) -> list[Text]:
-    cells = [indent + words.label(row), *words.figures(row)]
-    cells += [words.difference(row), words.change(row), words.noise(row), words.p_value(row)] if wide else []
-    cells += [] if wide else [words.change(row)]
+    statistics = (words.difference, words.change, words.noise, words.p_value) if wide else (words.change,)
+    cells = (indent + words.label(row), *words.figures(row), *(text(row) for text in statistics))
     verdict = Text(row.verdict, style=_STYLES.get(row.verdict, ""))
     return [*map(Text, cells), verdict, *([Text(row.reason or row.test)] if wide else [])]

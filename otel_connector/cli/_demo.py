@@ -154,7 +154,6 @@ class ProjectSummary:
         project: The name of the project.
         calls: Number of rows.
         succeeded: Number of successful calls.
-        failed: Number of failed calls.
         p50: Median of delta_t in seconds.
         p95: 95th percentile of delta_t in seconds.
     """
@@ -162,7 +161,6 @@ class ProjectSummary:
     project: str
     calls: int
     succeeded: int
-    failed: int
     p50: float
     p95: float
 
@@ -327,13 +325,11 @@ def summarise(rows: Sequence[CallRecord]) -> DemoSummary:
 
 
 def _project(project: str, rows: list[CallRecord]) -> ProjectSummary:
-    succeeded = sum(row.success for row in rows)
     times = sorted(row.delta_t for row in rows)
     return ProjectSummary(
         project=project,
         calls=len(rows),
-        succeeded=succeeded,
-        failed=len(rows) - succeeded,
+        succeeded=sum(row.success for row in rows),
         p50=percentile(times, 0.5),
         p95=percentile(times, 0.95),
     )

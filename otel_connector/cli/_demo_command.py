@@ -106,7 +106,7 @@ async def _make_calls(run: Demo, calls: int, console: Console) -> None:
 def _show_summary(console: Console, summary: DemoSummary) -> None:
     projects = table("Project", "Calls", "Succeeded", "Failed", "p50 delta_t", "p95 delta_t")
     for each in summary.projects:
-        counts = (str(each.calls), str(each.succeeded), str(each.failed))
+        counts = (str(each.calls), str(each.succeeded), str(each.calls - each.succeeded))
         projects.add_row(Text(each.project), *counts, duration(each.p50), duration(each.p95))
     outcomes = table("Outcome", "Calls")
     outcomes.expand = True
