@@ -226,9 +226,8 @@ class Replay:
             for line in _lines.lines(file, position, end):
                 self._add(log.path, line, batch)
                 if line.ended:
-                    position = _lines.Position(
-                        line.end, line.number, position.sent, line.offset, _lines.hash_of(line.content)
-                    )
+                    proof = _lines.hash_of(line.content)
+                    position = _lines.Position(line.end, line.number, position.sent, line.offset, proof)
                 if len(batch.spans) >= self._batch_rows or batch.size >= _BATCH_BYTES or batch.lines >= _BATCH_LINES:
                     position = self._send(batch, position)
                     checkpoint.save(log.identity, position)
