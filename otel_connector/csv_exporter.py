@@ -31,14 +31,11 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import Span
-    from opentelemetry.util.types import AttributeValue
 
 PATH_VARIABLE = "OTEL_CONNECTOR_CSV_PATH"
 """Environment variable with the path of the file, used if the exporter is created without a path, as the SDK does."""
 
 DEFAULT_PATH = "otel_connector.csv"
-
-_CALL_ID, _PROJECT, _T, _DELTA_T, _URL, _REDIRECT_URL, _SIZE, _CODE, _SUCCESS, _ERROR = FIELD_NAMES
 
 _NUMBER = (float, int)
 
@@ -202,34 +199,22 @@ class CSVSpanExporter(SpanExporter):
             mapping = mapping.copy()
         except AttributeError:  # of another kind of mapping
             mapping = attributes
-        get: Callable[[str], AttributeValue | None] = mapping.get
-        t, delta_t, size, code = get(_T), get(_DELTA_T), get(_SIZE), get(_CODE)
+        recorded, project, t, delta_t, url, redirect_url, size, code, success, error = map(mapping.get, FIELD_NAMES)
         if (
-            _CALL_ID not in mapping
+            recorded is None
             or not isinstance(t, _NUMBER)
             or not isinstance(delta_t, _NUMBER)
             or not isinstance(size, int)
             or (code is not None and not isinstance(code, int))
         ):
             return None
-        project, url, redirect_url, error = get(_PROJECT), get(_URL), get(_REDIRECT_URL), get(_ERROR)
         try:
             # Not the attribute: the SDK may truncate it (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT), and ids would collide
             call_id = call_id_of(context)
-            fields = (
-                call_id,
-                project if type(project) is str else str(project or ""),  # half the cost of `str`, nearly always
-                t,
-                delta_t,
-                url if type(url) is str else str(url or ""),
-                "" if redirect_url is None else str(redirect_url or ""),
-                size,
-                code,
-                get(_SUCCESS) is True,
-                "" if error is None else str(error or ""),
-            )
+            project, url, redirect_url, error = [str(text or "") for text in (project, url, redirect_url, error)]
         except (TypeError, ValueError):  # ids that are not integers, or a text that is a number of thousands of digits
             return None
+        fields = (call_id, project, t, delta_t, url, redirect_url, size, code, success is True, error)
         # With the start time, because ids repeat in a program that seeds `random`, which the SDK uses for them
         return fields if self._written_calls.add((call_id, span.start_time)) else None
 
