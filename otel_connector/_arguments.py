@@ -145,10 +145,10 @@ def checked_urls(value: Any) -> Any:
     return cast("Any", value)
 
 
-def checked_path(name: str, value: object) -> str:
-    """Return a path as text."""
+def checked_path(name: str, value: object, expected: str = "a path") -> str:
+    """Return a path as text; `expected` describes the accepted types in the message."""
     if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name} must be a path, not {type(value).__name__}")
+        raise TypeError(f"{name} must be {expected}, not {type(value).__name__}")
     text: object = os.fspath(cast("os.PathLike[Any]", value))
     if isinstance(text, bytes):
         raise TypeError(f"{name} must be a path of text, not of bytes: {value!r}")

@@ -438,9 +438,7 @@ def _open_exporter(logfile: Any, *, overwrite: bool) -> tuple[CSVSpanExporter | 
         if overwrite:
             raise ValueError("overwrite_log requires a path; pass overwrite=True to the CSVSpanExporter instead")
         return logfile, False
-    if not isinstance(logfile, (str, os.PathLike)):
-        raise TypeError(f"logfile must be a path, a CSVSpanExporter or None, not {type(logfile).__name__}")
-    path = checked_path("logfile", logfile)
+    path = checked_path("logfile", logfile, "a path, a CSVSpanExporter or None")
     try:
         return CSVSpanExporter(path, overwrite=overwrite), True
     except (OSError, ValueError) as error:  # its cause is the same error without the name of the exporter's argument
