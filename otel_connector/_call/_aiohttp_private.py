@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from abc import abstractmethod
 from contextlib import suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -94,18 +93,18 @@ def request_function(session: aiohttp.ClientSession) -> Callable[..., Awaitable[
 
 
 class PausableHandler(ResponseHandler):
-    """A connection of aiohttp, with methods to stop and continue reading from its transport."""
+    """A connection of aiohttp whose transport stays paused while its subclass holds data or waits."""
+
+    _pending = memoryview(b"")  # data that is not parsed yet
+    _next_step: asyncio.Handle | None = None
+    _reader_full = False
 
     def pause_transport(self) -> None:
         """Stop reading from the transport."""
         self._pause_transport_reading()
 
-    @abstractmethod
-    def may_read(self) -> bool:
-        """Return whether the transport may be read from when aiohttp wants to continue."""
-
     def _resume_transport_reading(self) -> None:
-        if self.may_read():
+        if self._next_step is None and not self._pending and not self._reader_full:
             super()._resume_transport_reading()
 
     resume_transport = _resume_transport_reading

@@ -142,7 +142,7 @@ class Call:
         self._started_us = self._started_ns = self._sent = self.attempts = self.retries = 0
         try:
             check_call(session, project, decode, options)
-            self._target = target = settings.target(session, url, options.pop("params", None))
+            self._target = target = settings.target(session, url, options.pop("params", None) if options else None)
             self._request = Request(
                 session,
                 target.url,
@@ -150,7 +150,7 @@ class Call:
                 loads if decode is json.loads else decode,
                 settings.max_body_bytes,
                 settings.redactor.url,
-                own_headers(options.pop("headers", None)),
+                own_headers(options.pop("headers", None)) if options else None,
                 options,
             )
             self._url, self._host = target.shown, target.host
@@ -219,7 +219,7 @@ class Call:
         """
         settings, span = self._settings, self._span or self._opened()
         self._failure = None  # its traceback refers to this call
-        if self._paid is not None and self._waiting and settings.quotas is not None:
+        if self._paid is not None and self._permit is not None and self._permit.waiting and settings.quotas is not None:
             settings.quotas.put_back(self._host, self._paid)  # the retry was not made
         stopped_ns = settings.clock.monotonic_ns() if self._stopped_ns is None else self._stopped_ns
         delta_us = (stopped_ns - self._started_ns) // 1_000
@@ -242,11 +242,6 @@ class Call:
             queued=self._queued,
         )
         return record
-
-    @property
-    def _waiting(self) -> bool:
-        """Whether the call waits for its next attempt, and not during an attempt or after the last one."""
-        return self._permit is not None and self._permit.waiting
 
     async def _enter(self, permit: Permit, session: aiohttp.ClientSession) -> None:
         """Wait until the attempt may start; before the first one, this is not part of the call's time."""
@@ -358,7 +353,7 @@ class Call:
         if self._span is None:
             clock, telemetry, target = self._settings.clock, self._settings.telemetry, self._target
             self._started_us, self._started_ns = clock.time_ns() // 1_000, clock.monotonic_ns()
-            if self._waiting:  # the call ends before its first attempt
+            if self._permit is not None and self._permit.waiting:  # the call ends before its first attempt
                 self._queued = (self._started_ns - self._accepted_ns) / 1e9
                 telemetry.counts.queued += self._queued
             url_telemetry = telemetry.for_url(self._url, None, None) if target is None else target.url_telemetry

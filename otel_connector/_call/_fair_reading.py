@@ -50,9 +50,6 @@ class FairResponseHandler(PausableHandler):
         super().__init__(loop)
         self._event_loop = loop
         self._unmeasured = 0  # bytes parsed since the time was last measured
-        self._pending = _NOTHING
-        self._next_step: asyncio.Handle | None = None
-        self._reader_full = False
 
     def data_received(self, data: bytes) -> None:
         """Parse `data` now if it is little, otherwise as far as the time allows."""
@@ -98,10 +95,6 @@ class FairResponseHandler(PausableHandler):
                 return
             else:
                 size = min(2 * size, _LARGEST_PIECE)
-
-    def may_read(self) -> bool:
-        """Return whether all data is parsed, so that the transport may deliver more."""
-        return self._next_step is None and not self._pending and not self._reader_full
 
     def pause_reading(self) -> None:
         """Stop parsing and reading: the reader of the body has enough."""

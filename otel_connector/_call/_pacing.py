@@ -165,7 +165,7 @@ class AdmissionControl:
         self.adaptive = adaptive_concurrency
         self._redact = redact
         self._fair_reading = fair_reading
-        self._hosts: OrderedDict[str, _HostState] = OrderedDict()
+        self.hosts: OrderedDict[str, _HostState] = OrderedDict()
         self._throttle = LogThrottle()
         # The pool that was used last: a lookup in a dictionary of weak keys costs ten times as much
         self._pool: _Pool | None = None
@@ -177,21 +177,21 @@ class AdmissionControl:
     def paused(self) -> list[str]:
         """Return the hosts that asked for a pause which has not ended; may be called in any thread."""
         now = self.now()
-        hosts = self._hosts.copy()  # atomic, whereas the thread of the event loop may add hosts during an iteration
+        hosts = self.hosts.copy()  # atomic, whereas the thread of the event loop may add hosts during an iteration
         return [name for name, host in hosts.items() if host.paused_until > now]
 
     def pause_of(self, host: str) -> float:
         """Return the remaining seconds of the pause that the server asked for."""
-        state = self._hosts.get(host)
+        state = self.hosts.get(host)
         return 0.0 if state is None else max(state.paused_until - self.now(), 0.0)
 
     def state_of(self, host: str) -> _HostState:
         """Return the state of a host; create it if there is none."""
-        state = self._hosts.get(host)
+        state = self.hosts.get(host)
         if state is None:
             self._remove_idle_hosts()
-            state = self._hosts[host] = _HostState(ResizableLimiter(self.adaptive))
-        self._hosts.move_to_end(host)
+            state = self.hosts[host] = _HostState(ResizableLimiter(self.adaptive))
+        self.hosts.move_to_end(host)
         return state
 
     def pool_limiters(self, session: aiohttp.ClientSession, host: str) -> Sequence[ResizableLimiter]:
@@ -224,7 +224,7 @@ class AdmissionControl:
 
     def succeeded(self, host: str) -> None:
         """Note that the server answered without throttling."""
-        if self.adaptive and (state := self._hosts.get(host)) is not None:
+        if self.adaptive and (state := self.hosts.get(host)) is not None:
             limiter = state.limiter
             limiter.limit = min(float(self.adaptive), limiter.limit + 1 / limiter.limit)
             limiter.grant()
@@ -238,14 +238,14 @@ class AdmissionControl:
 
     def _remove_idle_hosts(self) -> None:
         """Make room for one more host."""
-        excess = max(len(self._hosts) + 1 - _HOST_LIMIT, 0)
-        for name in list(islice(self._hosts, excess * _EXAMINED_HOSTS)):
-            if len(self._hosts) < _HOST_LIMIT:
+        excess = max(len(self.hosts) + 1 - _HOST_LIMIT, 0)
+        for name in list(islice(self.hosts, excess * _EXAMINED_HOSTS)):
+            if len(self.hosts) < _HOST_LIMIT:
                 return
-            if self._hosts[name].limiter.idle:
-                del self._hosts[name]
+            if self.hosts[name].limiter.idle:
+                del self.hosts[name]
             else:
-                self._hosts.move_to_end(name)
+                self.hosts.move_to_end(name)
 
 
 class Permit:
@@ -279,7 +279,7 @@ class Permit:
             SessionClosed: The session has no open pool.
         """
         admission, host = self._admission, self._host
-        if admission.rate_limiter is not None or admission.pause_of(host):
+        if admission.rate_limiter is not None or (admission.hosts and admission.pause_of(host)):
             return False
         limiters = admission.pool_limiters(self._session, host)
         if not limiters:

@@ -45,7 +45,7 @@ async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientT
     try:
         response = await _send(request, exchange, timeout)
         try:
-            if not exchange.sent:
+            if not exchange.sent and session_middlewares(request.session) is None:
                 exchange.note_response(response)
             body = body_received(response, request, exchange)
             if body is None:

@@ -150,7 +150,7 @@ def assert_everything_released(subject: AsyncConnector, connector: aiohttp.BaseC
     pool = _pools[connector]
     assert all(limiter.idle for limiter in [pool._total, *pool._hosts.values()])
     admission = subject._settings.admission
-    assert all(host.limiter.idle for host in admission._hosts.values())
+    assert all(host.limiter.idle for host in admission.hosts.values())
     limiter: Any = admission.rate_limiter
     assert limiter is None or limiter._value == 1
     assert subject.stats().calls_active == 0

@@ -260,7 +260,7 @@ async def test_a_pause_that_begins_while_the_call_is_queued_fails_the_call(
         await held.arrived
         with_deadline = AsyncConnector(log.path, deadline=5, **sdk.providers)
         # As if it were the same connector
-        with_deadline._settings.admission._hosts = subject._settings.admission._hosts
+        with_deadline._settings.admission.hosts = subject._settings.admission.hosts
         queued = asyncio.create_task(with_deadline.get(session, server.url("/x"), "P"))
         await asyncio.sleep(0)
         held.release()

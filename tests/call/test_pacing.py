@@ -544,7 +544,7 @@ def test_the_least_recently_used_idle_host_is_forgotten(monkeypatch: pytest.Monk
     assert admission.state_of("c").limiter.acquire_nowait()
     admission.state_of("a")
     admission.state_of("d")
-    assert list(admission._hosts) == ["c", "d"], "a host with calls in flight is kept"
+    assert list(admission.hosts) == ["c", "d"], "a host with calls in flight is kept"
 
 
 # The adaptive limit.
@@ -611,7 +611,7 @@ async def test_a_growing_limit_admits_a_waiting_call(session: aiohttp.ClientSess
         await permit.leave()
     assert admission.state_of("h:1").limiter.idle
     admission.succeeded("never:1")
-    assert list(admission._hosts) == ["h:1"]
+    assert list(admission.hosts) == ["h:1"]
 
 
 async def test_throttling_lowers_the_concurrency_of_one_host_and_all_calls_succeed(
@@ -650,7 +650,7 @@ def test_idle_hosts_are_forgotten_while_a_busy_host_is_kept(clock: FakeClock, mo
     assert admission.state_of("busy:1").limiter.acquire_nowait()
     for number in range(10):
         admission.state_of(f"{number}:1")
-    assert set(admission._hosts) == {"busy:1", "8:1", "9:1"}
+    assert set(admission.hosts) == {"busy:1", "8:1", "9:1"}
 
 
 @pytest.mark.parametrize("spelling", ["LOCALHOST", "localhost."])
