@@ -237,12 +237,10 @@ class AsyncConnector:
         """
         if self._closed:
             raise RuntimeError(_CLOSED)
-        call = Call(
-            self._settings, session=session, url=url, project=project_name, decode=decode, options=aiohttp_options
-        )
+        call = Call(self._settings, session, url, project_name)
         self._started += 1
         try:
-            value = await call.run()
+            value = await call.run(decode, aiohttp_options)
         except BaseException as error:
             self._end(call, error)
             if not isinstance(default, _Raise) and isinstance(error, ConnectorError):
@@ -298,7 +296,7 @@ class AsyncConnector:
         """
         self._check_many(session, project_name, decode, ordered, aiohttp_options)
         logs = self._logs_to_resume(resume)
-        shared = {"session": session, "project": project_name, "decode": decode, "options": aiohttp_options}
+        shared = session, project_name, decode, aiohttp_options
         fetch = partial(self._outcome, checked_hook("sink", sink, awaited=True), shared)
 
         async def read_logs() -> Resumed | None:
@@ -339,16 +337,20 @@ class AsyncConnector:
             return False  # not a URL: its call fails and reports it
 
     async def _outcome(
-        self, sink: Callable[[Outcome], Awaitable[object] | object] | None, shared: dict[str, Any], url: str | URL
+        self,
+        sink: Callable[[Outcome], Awaitable[object] | object] | None,
+        shared: tuple[aiohttp.ClientSession, str, Callable[[bytes], Any], dict[str, Any]],
+        url: str | URL,
     ) -> Outcome:
-        """Make one call of a `get_many`; `shared` are the arguments of its calls, except for the URL."""
+        """Make one call of a `get_many`; `shared` are the arguments of all its calls."""
+        session, project, decode, options = shared
         if self._closed:
             raise RuntimeError(_CLOSED)
-        call = Call(self._settings, url=url, **{**shared, "options": shared["options"].copy()})
+        call = Call(self._settings, session, url, project)
         self._started += 1
         in_sink = False
         try:
-            value = await call.run()
+            value = await call.run(decode, options.copy())
             if sink is not None:
                 in_sink = True
                 result = sink(Outcome(url, value, None, call.stop()))

@@ -106,30 +106,18 @@ class Target:
 
 
 class Call:
-    """One call: `run` it, then `end` it, whatever its result is.
+    """One call: `run` it once, then `end` it, whatever its result is.
 
     Args:
         settings: The settings of the connector.
         session: The session to send with.
         url: The URL to request.
         project: The project that the call belongs to.
-        decode: Converts the bytes of the body to the value.
-        options: Options of ``aiohttp.ClientSession.get``; this object changes and keeps them.
     """
 
-    def __init__(
-        self,
-        settings: CallSettings,
-        *,
-        session: aiohttp.ClientSession,
-        url: str | URL,
-        project: str,
-        decode: Callable[[bytes], Any],
-        options: dict[str, Any],
-    ) -> None:
-        self._settings = settings
+    def __init__(self, settings: CallSettings, session: aiohttp.ClientSession, url: str | URL, project: str) -> None:
+        self._settings, self._session, self._given_url, self._given_project = settings, session, url, project
         self._accepted_ns = settings.clock.monotonic_ns()
-        self._request: Request | Exception | None
         self._target: Target | None = None
         self._span: CallSpan | None = None
         self._exchange: Exchange | None = None
@@ -137,36 +125,20 @@ class Call:
         self._failure: ConnectorError | None = None
         self._paid: int | None = None  # tokens of the last retry
         self._stopped_ns: int | None = None
-        self._host = self._last_failure = ""
+        self._url = self._host = self._last_failure = ""
         self._queued = 0.0
         self._started_us = self._started_ns = self._sent = self.attempts = self.retries = 0
-        try:
-            check_call(session, project, decode, options)
-            self._target = target = settings.target(session, url, options.pop("params", None) if options else None)
-            self._request = Request(
-                session,
-                target.url,
-                checked_timeout(options.pop("timeout")) if "timeout" in options else settings.timeout,
-                loads if decode is json.loads else decode,
-                settings.max_body_bytes,
-                settings.redactor.url,
-                own_headers(options.pop("headers", None)) if options else None,
-                options,
-            )
-            self._url, self._host = target.shown, target.host
-        except Exception as error:  # noqa: BLE001 - an argument may raise anything; `run` raises it, so that it has a row
-            self._request, project = error, _text(project)
-            resolved = self._target
-            self._url = one_line(settings.redactor.url(_text(url)), URL_LIMIT) if resolved is None else resolved.shown
         # For a subclass of str, such as an Enum's member, the text that it holds
         self._project = one_line(project if type(project) is str else _text(project))
 
-    async def run(self) -> Any:
-        """Attempt, decide and wait, until the call has its value or fails."""
-        request, settings = self._request, self._settings
-        if not isinstance(request, Request):
-            del request  # otherwise the error would refer to this frame, and this frame to the error
-            raise self._refused()
+    async def run(self, decode: Callable[[bytes], Any], options: dict[str, Any]) -> Any:
+        """Attempt, decide and wait, until the call has its value or fails.
+
+        Args:
+            decode: Converts the bytes of the body to the value.
+            options: Options of ``aiohttp.ClientSession.get``; this object changes and keeps them.
+        """
+        settings, request = self._settings, self._prepared(decode, options)
         permit = self._permit = Permit(settings.admission, request.session, self._host)
         while True:
             try:
@@ -193,10 +165,27 @@ class Call:
             await settings.clock.sleep(wait)
             self.retries += 1
 
-    def _refused(self) -> Exception:
-        """Return the error of the arguments, once."""
-        error, self._request = self._request, None
-        return error if isinstance(error, Exception) else RuntimeError("a call runs once")
+    def _prepared(self, decode: Callable[[bytes], Any], options: dict[str, Any]) -> Request:
+        """Check the arguments and return the request; an error of an argument has a row, too."""
+        settings, session = self._settings, self._session
+        try:
+            check_call(session, self._given_project, decode, options)
+            params = options.pop("params", None) if options else None
+            self._target = target = settings.target(session, self._given_url, params)
+            self._url, self._host = target.shown, target.host
+            return Request(
+                session,
+                target.url,
+                checked_timeout(options.pop("timeout")) if "timeout" in options else settings.timeout,
+                loads if decode is json.loads else decode,
+                settings.max_body_bytes,
+                settings.redactor.url,
+                own_headers(options.pop("headers", None)) if options else None,
+                options,
+            )
+        finally:
+            if self._target is None:
+                self._url = one_line(settings.redactor.url(_text(self._given_url)), URL_LIMIT)
 
     def stop(self) -> CallRecord:
         """Freeze the end time: what the caller does with the value before `end` does not count.

@@ -248,27 +248,31 @@ class AdmissionControl:
                 self.hosts.move_to_end(name)
 
 
+@dataclass(slots=True, eq=False)
 class Permit:
     """The permission for one attempt. It is entered once and left once.
 
-    Args:
+    Attributes:
         admission: Grants it.
         session: The session whose pool the attempt uses.
         host: ``host:port``.
-
-    Attributes:
+        limiters: Those of which it has a slot.
+        rate_limiter: The rate limiter that it has entered.
         waiting: Whether the attempt may not start yet.
-        entered: When it was allowed to start, in monotonic seconds.
+        waited: Whether something was not available immediately.
+        entered: When the attempt was allowed to start, in monotonic seconds.
         queued: Seconds that it waited.
     """
 
-    def __init__(self, admission: AdmissionControl, session: aiohttp.ClientSession, host: str) -> None:
-        self._admission, self._session, self._host = admission, session, host
-        self._limiters: Sequence[ResizableLimiter] = ()
-        self._rate_limiter: AbstractAsyncContextManager[Any, Any] | None = None
-        self._waited = False
-        self.waiting = True
-        self.entered = self.queued = 0.0
+    admission: AdmissionControl
+    session: aiohttp.ClientSession
+    host: str
+    limiters: Sequence[ResizableLimiter] = ()
+    rate_limiter: AbstractAsyncContextManager[Any, Any] | None = None
+    waiting: bool = True
+    waited: bool = False
+    entered: float = 0.0
+    queued: float = 0.0
 
     def enter_nowait(self) -> bool:
         """Enter if nothing has to be waited for; return whether it was entered.
@@ -278,10 +282,10 @@ class Permit:
         Raises:
             SessionClosed: The session has no open pool.
         """
-        admission, host = self._admission, self._host
+        admission, host = self.admission, self.host
         if admission.rate_limiter is not None or (admission.hosts and admission.pause_of(host)):
             return False
-        limiters = admission.pool_limiters(self._session, host)
+        limiters = admission.pool_limiters(self.session, host)
         if not limiters:
             raise session_closed()
         if admission.adaptive:
@@ -291,7 +295,8 @@ class Permit:
                 for acquired in limiters[:count]:
                     acquired.release()
                 return False
-        self._limiters, self.entered, self.waiting = limiters, admission.now(), False
+        self.limiters, self.waiting = limiters, False
+        self.entered = admission.clock.monotonic_ns() / 1e9
         return True
 
     async def enter(self, until: float = math.inf) -> None:
@@ -304,18 +309,18 @@ class Permit:
             DeadlineExceeded: The pause of the host ends after `until`.
             RateLimiterFailed: The rate limiter raised.
         """
-        admission, host = self._admission, self._host
+        admission, host = self.admission, self.host
         started = admission.now()
         try:
             while True:
                 await self._wait_for_pause(until)
                 if admission.rate_limiter is not None:
-                    self._rate_limiter = await _entered(admission.rate_limiter, host)
-                    self._waited = True
+                    self.rate_limiter = await _entered(admission.rate_limiter, host)
+                    self.waited = True
                 if admission.adaptive:
                     await self._acquire(admission.state_of(host).limiter)
                 # Looked up only now: while this task waits, a pool may remove the limiter of a host that is idle
-                for limiter in admission.pool_limiters(self._session, host):
+                for limiter in admission.pool_limiters(self.session, host):
                     await self._acquire(limiter)
                 if not admission.pause_of(host):
                     break
@@ -324,14 +329,14 @@ class Permit:
             await self.leave(until - admission.now())
             raise
         self.entered, self.waiting = admission.now(), False
-        self.queued = self.entered - started if self._waited else 0.0
+        self.queued = self.entered - started if self.waited else 0.0
 
     def leave_nowait(self) -> bool:
         """Return the slots; return whether this was all, and `leave` need not be awaited."""
-        for limiter in self._limiters:
+        for limiter in self.limiters:
             limiter.release()
-        self._limiters = ()
-        return self._rate_limiter is None
+        self.limiters = ()
+        return self.rate_limiter is None
 
     async def leave(self, remaining: float = math.inf) -> None:
         """Return the slots and exit the rate limiter; raises nothing but a cancellation.
@@ -340,28 +345,28 @@ class Permit:
             remaining: Seconds that are left of the call. The limiter has at least `_MIN_EXIT_SECONDS`: one that is
                 reached over a network would stay occupied.
         """
-        if self.leave_nowait() or (limiter := self._rate_limiter) is None:
+        if self.leave_nowait() or (limiter := self.rate_limiter) is None:
             return
-        self._rate_limiter = None
+        self.rate_limiter = None
         try:
             async with time_limit(None if remaining == math.inf else max(remaining, _MIN_EXIT_SECONDS)):
                 await limiter.__aexit__(None, None, None)
         except Exception as error:  # noqa: BLE001 - raised by application code
-            self._admission.limiter_failed(error)
+            self.admission.limiter_failed(error)
 
     async def _wait_for_pause(self, until: float) -> None:
-        admission, host = self._admission, self._host
+        admission, host = self.admission, self.host
         while pause := admission.pause_of(host):
             if admission.now() + pause >= until:
                 raise DeadlineExceeded(f"{host} asked for {pause:g} s without calls, which is past the deadline")
-            self._waited = True
+            self.waited = True
             await admission.clock.sleep(pause)
 
     async def _acquire(self, limiter: ResizableLimiter) -> None:
         if not limiter.acquire_nowait():
-            self._waited = True
+            self.waited = True
             await limiter.acquire()
-        self._limiters = (*self._limiters, limiter)
+        self.limiters = (*self.limiters, limiter)
 
 
 def session_closed() -> SessionClosed:

@@ -340,7 +340,7 @@ async def test_a_closed_session_is_not_waited_for(session: aiohttp.ClientSession
     with pytest.raises(SessionClosed, match=r"^session is closed"):
         Permit(admission, session, "h:1").enter_nowait()
     permit = await entered(admission, session, "h:1")
-    assert not permit._limiters
+    assert not permit.limiters
     await permit.leave()
 
 
