@@ -36,6 +36,9 @@ _HANDLER_NAMES = _TRANSPORT + _READING + _CLOSING
 _MISSING_HANDLER_NAMES = [name for name in _HANDLER_NAMES if not hasattr(ResponseHandler, name)]
 _FACTORY = "_factory"
 
+# Called without `super()`, which would cost 1 % more instructions of a bare call: every response passes here
+_resume_transport_reading: Any = getattr(ResponseHandler, "_resume_transport_reading", None)
+
 # Another library may have replaced `get` before this import, for example to record traffic; it is then called
 _aiohttp_get: object = getattr(aiohttp.ClientSession, "get", None)
 if getattr(_aiohttp_get, "__module__", None) != aiohttp.ClientSession.__module__:
@@ -105,7 +108,7 @@ class PausableHandler(ResponseHandler):
 
     def _resume_transport_reading(self) -> None:
         if self._next_step is None and not self._pending and not self._reader_full:
-            super()._resume_transport_reading()
+            _resume_transport_reading(self)
 
     resume_transport = _resume_transport_reading
 

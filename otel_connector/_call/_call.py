@@ -73,15 +73,12 @@ class CallSettings:
 
     def target(self, session: aiohttp.ClientSession, url: Any, params: Any) -> Target:
         """Return the target of a call; raises what `resolve_url` raises."""
-        # Only for a str: a subclass may define equality. Only for absolute URLs: they are the same in every session
-        cacheable = type(url) is str and params is None
-        if cacheable and (known := self.targets.get(url)) is not None:
-            return known
         resolved = resolve_url(session, url, params)
         shown = one_line(self.redactor.url(str(resolved)), URL_LIMIT)
         url_telemetry = self.telemetry.for_url(shown, resolved.host, resolved.port)
         target = Target(resolved, shown, host_of(resolved), url_telemetry)
-        if cacheable and URL(url).absolute:
+        # Only a str: a subclass may define equality. Only absolute URLs: they are the same in every session
+        if type(url) is str and params is None and URL(url).absolute:
             if len(self.targets) >= _TARGET_LIMIT:
                 self.targets.clear()
             self.targets[url] = target
@@ -167,11 +164,12 @@ class Call:
 
     def _prepared(self, decode: Callable[[bytes], Any], options: dict[str, Any]) -> Request:
         """Check the arguments and return the request; an error of an argument has a row, too."""
-        settings, session = self._settings, self._session
+        settings, session, url = self._settings, self._session, self._given_url
         try:
             check_call(session, self._given_project, decode, options)
             params = options.pop("params", None) if options else None
-            self._target = target = settings.target(session, self._given_url, params)
+            target = settings.targets.get(url) if type(url) is str and params is None else None
+            self._target = target = target or settings.target(session, url, params)
             self._url, self._host = target.shown, target.host
             return Request(
                 session,
@@ -185,7 +183,7 @@ class Call:
             )
         finally:
             if self._target is None:
-                self._url = one_line(settings.redactor.url(_text(self._given_url)), URL_LIMIT)
+                self._url = one_line(settings.redactor.url(_text(url)), URL_LIMIT)
 
     def stop(self) -> CallRecord:
         """Freeze the end time: what the caller does with the value before `end` does not count.

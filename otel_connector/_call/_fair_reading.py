@@ -16,7 +16,7 @@ except that `connection_lost` parses the rest first, because the response may be
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from otel_connector._call._aiohttp_private import PausableHandler, replace_connection_class
 
@@ -39,8 +39,9 @@ _QUICK_SECONDS = 0.0005
 
 _NOTHING = memoryview(b"")
 
-# Called directly, not through `super()`: every response passes here, which saves 1 % of the instructions of a bare call
+# Called without `super()`, which would cost 1 % more instructions of a bare call: every response passes here
 _parse = PausableHandler.data_received
+_resume_reading: Any = getattr(PausableHandler, "resume_reading", None)
 
 
 class FairResponseHandler(PausableHandler):
@@ -104,7 +105,7 @@ class FairResponseHandler(PausableHandler):
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Continue with the pending data before anything new is read."""
         self._reader_full = False
-        super().resume_reading(resume_parser)
+        _resume_reading(self, resume_parser)
         if self._pending and self._next_step is None and not self._reader_full:
             self._next_step = self._event_loop.call_soon(self._continue)
 
