@@ -22,9 +22,9 @@ from otel_connector import _errors
 from otel_connector._csv._lines import read_line
 from otel_connector._errors import class_name
 from otel_connector._record import COLUMNS, CallRecord
-from otel_connector._telemetry._attributes import error_status, field_attributes, http_attributes
+from otel_connector._telemetry._attributes import error_status, field_attributes, http_attributes, outcome_attributes
 from otel_connector._telemetry._metrics import SCHEMA_URL, SCOPE
-from otel_connector._telemetry._names import CALL_NAME, ERROR_TYPE, STATUS_CODE
+from otel_connector._telemetry._names import CALL_NAME
 from otel_connector._version import __version__
 
 if TYPE_CHECKING:
@@ -90,11 +90,7 @@ def span_of(row: Row, resource: Resource) -> ReadableSpan:
     """Return the span of a row, always the same, with all attributes of the live span that the row contains."""
     record, error_type = row.record, error_type_of(row.record)
     attributes = http_attributes(record.url, *_host_and_port(record.url))
-    attributes.update(field_attributes(record))
-    if record.response_code is not None:
-        attributes[STATUS_CODE] = record.response_code
-    if error_type is not None:
-        attributes[ERROR_TYPE] = error_type
+    attributes |= field_attributes(record) | outcome_attributes(record.response_code, error_type)
     return ReadableSpan(
         CALL_NAME,
         context=SpanContext(row.trace_id, row.span_id, is_remote=False, trace_flags=_SAMPLED),

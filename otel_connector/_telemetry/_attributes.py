@@ -1,4 +1,4 @@
-"""Convert a call's values to the attributes and the status of its span.
+"""Convert a call's values to the attributes of its span and metrics, and to the status of the span.
 
 Source: OpenTelemetry semantic conventions 1.44, "HTTP client span". This file does not know when a span starts or ends,
 or how it is exported.
@@ -11,27 +11,14 @@ from typing import TYPE_CHECKING
 from opentelemetry.trace import Status, StatusCode
 
 from otel_connector._record import COLUMNS
-from otel_connector._telemetry._names import (
-    ATTEMPT_DURATION,
-    ATTEMPT_NUMBER,
-    ATTEMPT_REASON,
-    ATTEMPT_WAIT,
-    ERROR_TYPE,
-    FIELD_PREFIX,
-    METHOD,
-    PROTOCOL_VERSION,
-    SERVER_ADDRESS,
-    SERVER_PORT,
-    STATUS_CODE,
-    URL_FULL,
-)
+from otel_connector._telemetry import _names
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from otel_connector._record import Attempt, CallRecord
 
-FIELD_NAMES = tuple(FIELD_PREFIX + name for name in COLUMNS)
+FIELD_NAMES = tuple(_names.FIELD_PREFIX + name for name in COLUMNS)
 """The names of the ten fields as attributes, in the order of the columns."""
 
 
@@ -42,40 +29,40 @@ def field_attributes(record: CallRecord) -> dict[str, AttributeValue]:
 
 def http_attributes(url: str, host: str | None, port: int | None) -> dict[str, AttributeValue]:
     """Return the attributes that an HTTP span has from its start. `url` is redacted."""
-    attributes: dict[str, AttributeValue] = {METHOD: "GET", URL_FULL: url}
+    attributes: dict[str, AttributeValue] = {_names.METHOD: "GET", _names.URL_FULL: url}
     if host is not None:
-        attributes[SERVER_ADDRESS] = host
+        attributes[_names.SERVER_ADDRESS] = host
     if port is not None:
-        attributes[SERVER_PORT] = port
+        attributes[_names.SERVER_PORT] = port
     return attributes
 
 
 def outcome_attributes(
-    status: int | None, http_version: tuple[int, int] | None, error_type: str | None
+    status: int | None, error_type: str | None, http_version: tuple[int, int] | None = None, resend_count: int = 0
 ) -> dict[str, AttributeValue]:
-    """Return the attributes of the last response and of the error, as far as there are any."""
+    """Return the attributes of the last request and response and of the error, as far as there are any."""
     attributes: dict[str, AttributeValue] = {}
     if status is not None:
-        attributes[STATUS_CODE] = status
+        attributes[_names.STATUS_CODE] = status
     if http_version is not None:
-        attributes[PROTOCOL_VERSION] = f"{http_version[0]}.{http_version[1]}"
+        attributes[_names.PROTOCOL_VERSION] = f"{http_version[0]}.{http_version[1]}"
     if error_type is not None:
-        attributes[ERROR_TYPE] = error_type
+        attributes[_names.ERROR_TYPE] = error_type
+    if resend_count:
+        attributes[_names.RESEND_COUNT] = resend_count
     return attributes
 
 
 def event_attributes(attempt: Attempt) -> dict[str, AttributeValue]:
     """Return the attributes of the event of a failed attempt."""
     attributes: dict[str, AttributeValue] = {
-        ATTEMPT_NUMBER: attempt.number,
-        ATTEMPT_DURATION: attempt.duration,
-        ATTEMPT_REASON: attempt.reason,
-        ERROR_TYPE: attempt.error_type,
+        _names.ATTEMPT_NUMBER: attempt.number,
+        _names.ATTEMPT_DURATION: attempt.duration,
+        _names.ATTEMPT_REASON: attempt.reason,
+        **outcome_attributes(attempt.status, attempt.error_type),
     }
-    if attempt.status is not None:
-        attributes[STATUS_CODE] = attempt.status
     if attempt.wait is not None:
-        attributes[ATTEMPT_WAIT] = attempt.wait
+        attributes[_names.ATTEMPT_WAIT] = attempt.wait
     return attributes
 
 

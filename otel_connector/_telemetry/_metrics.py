@@ -20,31 +20,14 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from otel_connector._record import RowCounts
-from otel_connector._telemetry._names import (
-    ACTIVE,
-    DURATION,
-    ERROR_TYPE,
-    METHOD,
-    PAUSED,
-    PROJECT,
-    QUEUE_TIME,
-    REASON,
-    RECEIVED,
-    RETRIES,
-    ROWS_LOST,
-    ROWS_WAITING,
-    ROWS_WRITTEN,
-    SERVER_ADDRESS,
-    SERVER_PORT,
-    STATUS_CODE,
-    SUCCESS,
-)
+from otel_connector._telemetry import _names
+from otel_connector._telemetry._attributes import outcome_attributes
 from otel_connector._version import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.metrics import Histogram, Meter, MeterProvider
-    from opentelemetry.util.types import AttributeValue
+    from opentelemetry.util.types import Attributes, AttributeValue
 
     from otel_connector._guard import TelemetryGuard
     from otel_connector._record import CallRecord
@@ -66,8 +49,6 @@ PROJECT_LIMIT = 50
 OTHER: Final = "_other"
 
 RowCounter: TypeAlias = Callable[[], RowCounts]
-"""Counts the rows of a log."""
-
 _Label = TypeVar("_Label", bound=Hashable)
 _Observe: TypeAlias = Callable[[CallbackOptions], Iterable[Observation]]
 
@@ -90,13 +71,6 @@ class PausedHosts(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Active:
-    """The number of calls in flight to one host."""
-
-    calls: int = 0
-
-
-@dataclass(slots=True, eq=False)
 class CallCounts:
     """The counters of one connector. One event loop at a time writes them; the instruments read them in any thread.
 
@@ -107,7 +81,7 @@ class CallCounts:
         queued: Seconds that calls waited for a permit.
     """
 
-    active: dict[Host, Active] = field(default_factory=dict[Host, Active])
+    active: Counter[Host] = field(default_factory=Counter[Host])
     received: Counter[str] = field(default_factory=Counter[str])
     retries: Counter[str] = field(default_factory=Counter[str])
     queued: float = 0.0
@@ -131,35 +105,31 @@ class Instruments:
         self._paused_hosts: weakref.WeakSet[PausedHosts] = weakref.WeakSet()
         self._hosts: set[Host] = set()
         self._projects: set[str] = set()
-        self._duration: Histogram | None = None
+        self._duration: Histogram = metrics.NoOpHistogram(_names.DURATION.name)
         with guard.guarded("getting a meter"):
-            meter = metrics.get_meter(SCOPE, __version__, provider, SCHEMA_URL)
-            for create in (self._create_histogram, self._create_counters, self._create_up_down_counters):
-                with guard.guarded("creating an instrument"):  # the meter may fail for one kind only
-                    create(meter)
+            self._create(metrics.get_meter(SCOPE, __version__, provider, SCHEMA_URL), guard)
 
-    def _create_histogram(self, meter: Meter) -> None:
-        self._duration = meter.create_histogram(
-            DURATION.name, DURATION.unit, DURATION.description, explicit_bucket_boundaries_advisory=_DURATION_BUCKETS
-        )
-
-    def _create_counters(self, meter: Meter) -> None:
+    def _create(self, meter: Meter, guard: TelemetryGuard) -> None:
+        creating = guard.guarded("creating an instrument")  # one at a time: the meter may fail for one kind only
+        metric = _names.DURATION
+        with creating:
+            self._duration = meter.create_histogram(
+                metric.name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=_DURATION_BUCKETS
+            )
         for metric, observe in (
-            (RECEIVED, self._sum_of(lambda counts: counts.received, PROJECT)),
-            (RETRIES, self._sum_of(lambda counts: counts.retries, REASON)),
-            (QUEUE_TIME, self._observe_queued),
-            (ROWS_WRITTEN, self._rows("written")),
-            (ROWS_LOST, self._rows("lost")),
+            (_names.RECEIVED, self._sum_of(lambda counts: counts.received, lambda project: {_names.PROJECT: project})),
+            (_names.RETRIES, self._sum_of(lambda counts: counts.retries, lambda reason: {_names.REASON: reason})),
+            (_names.ACTIVE, self._sum_of(lambda counts: counts.active, _request_labels)),
+            (_names.QUEUE_TIME, self._observe_queued),
+            (_names.PAUSED, self._observe_paused),
+            (_names.ROWS_WRITTEN, self._rows("written")),
+            (_names.ROWS_LOST, self._rows("lost")),
+            (_names.ROWS_WAITING, self._rows("waiting")),
         ):
-            meter.create_observable_counter(metric.name, [observe], metric.unit, metric.description)
-
-    def _create_up_down_counters(self, meter: Meter) -> None:
-        for metric, observe in (
-            (ACTIVE, self._observe_active),
-            (PAUSED, self._observe_paused),
-            (ROWS_WAITING, self._rows("waiting")),
-        ):
-            meter.create_observable_up_down_counter(metric.name, [observe], metric.unit, metric.description)
+            with creating:
+                is_counter = metric.kind == "counter"
+                create = meter.create_observable_counter if is_counter else meter.create_observable_up_down_counter
+                create(metric.name, [observe], metric.unit, metric.description)
 
     def record(self, record: CallRecord, host: Host, project: str, error_type: str | None, context: Context) -> None:
         """Record a call that has ended.
@@ -171,13 +141,8 @@ class Instruments:
             error_type: The value of ``error.type``, if the call is an error.
             context: The context with the call's span, so that an exemplar refers to it.
         """
-        if self._duration is None:
-            return
-        labels = {METHOD: "GET", PROJECT: project, SUCCESS: record.success, **_host_labels(host)}
-        if record.response_code is not None:
-            labels[STATUS_CODE] = record.response_code
-        if error_type is not None:
-            labels[ERROR_TYPE] = error_type
+        labels = _request_labels(host) | outcome_attributes(record.response_code, error_type)
+        labels |= {_names.PROJECT: project, _names.SUCCESS: record.success}
         self._duration.record(record.delta_t, labels, context=context)
 
     def add(self, counts: CallCounts) -> None:
@@ -233,14 +198,16 @@ class Instruments:
         with self._lock:
             return [*self._live, self._retired]
 
-    def _sum_of(self, counter: Callable[[CallCounts], Counter[str]], label: str) -> _Observe:
-        """Return a callback that adds up one counter of all connectors."""
+    def _sum_of(
+        self, counter: Callable[[CallCounts], Counter[_Label]], labels: Callable[[_Label], Attributes]
+    ) -> _Observe:
+        """Return a callback that adds up one counter of all connectors. The counter's keys give the labels."""
 
         def observe(_: CallbackOptions) -> Iterable[Observation]:
-            total: Counter[str] = Counter()
+            total: Counter[_Label] = Counter()
             for counts in self._all_counts():
                 total.update(counter(counts).copy())  # a copy: the event loop may add a key at any time
-            return [Observation(number, {label: value}) for value, number in total.items()]
+            return [Observation(number, labels(key)) for key, number in total.items()]
 
         return observe
 
@@ -254,12 +221,6 @@ class Instruments:
 
         return observe
 
-    def _observe_active(self, _: CallbackOptions) -> Iterable[Observation]:
-        active: Counter[Host] = Counter()
-        for counts in self._all_counts():
-            active.update({host: level.calls for host, level in counts.active.copy().items()})
-        return [Observation(number, {METHOD: "GET", **_host_labels(host)}) for host, number in active.items()]
-
     def _observe_queued(self, _: CallbackOptions) -> Iterable[Observation]:
         return [Observation(sum(counts.queued for counts in self._all_counts()))]
 
@@ -269,11 +230,14 @@ class Instruments:
         return [Observation(len({host for source in sources for host in source.paused()}))]
 
 
-def _host_labels(host: Host) -> dict[str, AttributeValue]:
+def _request_labels(host: Host) -> dict[str, AttributeValue]:
     address, port = host
-    if not address:
-        return {}
-    return {SERVER_ADDRESS: address} if port is None else {SERVER_ADDRESS: address, SERVER_PORT: port}
+    labels: dict[str, AttributeValue] = {_names.METHOD: "GET"}
+    if address:
+        labels[_names.SERVER_ADDRESS] = address
+        if port is not None:
+            labels[_names.SERVER_PORT] = port
+    return labels
 
 
 class _GlobalProvider:
@@ -294,8 +258,7 @@ def instruments_of(provider: MeterProvider | None, guard: TelemetryGuard) -> Ins
     with guard.guarded("looking up the meter provider"):  # it may raise, or be no key of a dictionary
         key = _GlobalProvider if provider is None or provider is metrics.get_meter_provider() else provider
         with _instruments_lock:
-            found = _instruments.get(key)
-            if found is None:
-                found = _instruments[key] = Instruments(provider, guard)
-            return found
+            if key not in _instruments:
+                _instruments[key] = Instruments(provider, guard)
+            return _instruments[key]
     return Instruments(provider, guard)

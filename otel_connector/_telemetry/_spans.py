@@ -22,6 +22,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, SpanKind
 
 from otel_connector._guard import TelemetryGuard
+from otel_connector._telemetry import _names
 from otel_connector._telemetry._attributes import (
     error_status,
     event_attributes,
@@ -30,23 +31,7 @@ from otel_connector._telemetry._attributes import (
     outcome_attributes,
 )
 from otel_connector._telemetry._call_ids import call_id_of, new_call_id
-from otel_connector._telemetry._metrics import (
-    SCHEMA_URL,
-    SCOPE,
-    Active,
-    CallCounts,
-    Host,
-    Log,
-    PausedHosts,
-    instruments_of,
-)
-from otel_connector._telemetry._names import (
-    ATTEMPT_EVENT,
-    CALL_NAME,
-    CALL_WITH_ATTEMPT_SPANS_NAME,
-    QUEUE_DURATION,
-    RESEND_COUNT,
-)
+from otel_connector._telemetry._metrics import SCHEMA_URL, SCOPE, CallCounts, Host, Log, PausedHosts, instruments_of
 from otel_connector._telemetry._propagation import headers_for, suppressed
 from otel_connector._version import __version__
 
@@ -68,12 +53,10 @@ class UrlTelemetry:
     Attributes:
         http: The attributes that an HTTP span starts with. Pass a copy: a sampler may change it.
         host: The host labels of the metrics, limited in number.
-        active: The number of calls in flight to that host.
     """
 
     http: dict[str, AttributeValue]
     host: Host
-    active: Active
 
 
 @dataclass(slots=True, eq=False)
@@ -163,8 +146,7 @@ class CallTelemetry:
             host: Its host, None if it has none.
             port: Its port.
         """
-        labels = self._instruments.host(host or "", port)
-        return UrlTelemetry(http_attributes(url, host, port), labels, self.counts.active.setdefault(labels, Active()))
+        return UrlTelemetry(http_attributes(url, host, port), self._instruments.host(host or "", port))
 
     def start(self, url_telemetry: UrlTelemetry, project: str, start_time: int) -> CallSpan:
         """Start the call's span and make it the current span until `end`.
@@ -182,7 +164,7 @@ class CallTelemetry:
             call = started
         if call is None:
             call = self._start_without_span(url_telemetry, label)
-        url_telemetry.active.calls += 1
+        self.counts.active[url_telemetry.host] += 1
         return call
 
     def _start(self, url_telemetry: UrlTelemetry, label: str, start_time: int) -> CallSpan:
@@ -190,9 +172,9 @@ class CallTelemetry:
         if not current and self._no_sdk():
             # The API would return the invalid span. To skip it saves 4 % of the instructions of a call without an SDK
             return CallSpan(url_telemetry, label, new_call_id(), INVALID_SPAN, suppressed(current), "", recorded=False)
-        name, kind, attributes = CALL_NAME, SpanKind.CLIENT, url_telemetry.http.copy()
+        name, kind, attributes = _names.CALL_NAME, SpanKind.CLIENT, url_telemetry.http.copy()
         if self.attempt_spans:
-            name, kind, attributes = CALL_WITH_ATTEMPT_SPANS_NAME, SpanKind.INTERNAL, {}
+            name, kind, attributes = _names.CALL_WITH_ATTEMPT_SPANS_NAME, SpanKind.INTERNAL, {}
         span = self._tracer.start_span(name, kind=kind, attributes=attributes, start_time=start_time)
         own, recording = span.get_span_context(), span.is_recording()
         # Another class than the API's may start to record later
@@ -236,10 +218,10 @@ class CallTelemetry:
         """
         attributes = call.url_telemetry.http.copy()
         if resend_count:
-            attributes[RESEND_COUNT] = resend_count
+            attributes[_names.RESEND_COUNT] = resend_count
         with self._guard.guarded("starting the attempt's span"):
             span = self._tracer.start_span(
-                CALL_NAME, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_time
+                _names.CALL_NAME, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_time
             )
             context = trace.set_span_in_context(span)
             return AttemptSpan(span, context, otel_context.attach(context))
@@ -271,10 +253,7 @@ class CallTelemetry:
         with self._guard.guarded("ending the attempt's span"):
             otel_context.detach(attempt.token)
             if attempt.span.is_recording():
-                attributes = outcome_attributes(status, http_version, error_type)
-                if resend_count:
-                    attributes[RESEND_COUNT] = resend_count
-                attempt.span.set_attributes(attributes)
+                attempt.span.set_attributes(outcome_attributes(status, error_type, http_version, resend_count))
                 if error_type is not None:
                     attempt.span.set_status(error_status(error_type, error))
             attempt.span.end(end_time)
@@ -296,7 +275,7 @@ class CallTelemetry:
             return
         with self._guard.guarded("adding an event"):
             if call.span.is_recording():
-                call.span.add_event(ATTEMPT_EVENT, event_attributes(attempt), timestamp)
+                call.span.add_event(_names.ATTEMPT_EVENT, event_attributes(attempt), timestamp)
 
     def end(
         self,
@@ -321,7 +300,7 @@ class CallTelemetry:
             http_version: Major and minor HTTP version of the last response.
             queued: Seconds that the call waited for a permit before it started.
         """
-        call.url_telemetry.active.calls -= 1
+        self.counts.active[call.url_telemetry.host] -= 1
         self.counts.received[call.project] += record.response_size
         with self._ending:
             if call.token is not None:
@@ -329,13 +308,11 @@ class CallTelemetry:
             if call.span.is_recording():
                 attributes = field_attributes(record)
                 if self.attempt_spans:
-                    attributes.update(outcome_attributes(None, None, error_type))
+                    attributes |= outcome_attributes(None, error_type)
                 else:
-                    attributes.update(outcome_attributes(record.response_code, http_version, error_type))
-                    if resend_count:
-                        attributes[RESEND_COUNT] = resend_count
+                    attributes |= outcome_attributes(record.response_code, error_type, http_version, resend_count)
                 if queued:
-                    attributes[QUEUE_DURATION] = queued
+                    attributes[_names.QUEUE_DURATION] = queued
                 call.span.set_attributes(attributes)
                 if error_type is not None:
                     call.span.set_status(error_status(error_type, record.error))
