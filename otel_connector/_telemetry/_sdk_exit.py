@@ -236,11 +236,8 @@ class Telemetry:
         timeout = min(timeout, threading.TIMEOUT_MAX)
         if self._closing:
             return False
-        before = self._failures()
-        jobs = {signal.name: signal.executor.submit(partial(signal.flush, timeout)) for signal in self._signals}
-        wait(jobs.values(), timeout)
-        lost = self._failed_signals(jobs, before)
-        for future in jobs.values():
+        jobs, lost = self._deliver(_Signal.flush, timeout, timeout)
+        for future in jobs:
             future.cancel()  # it has not started if an earlier flush hangs
         return not lost
 
@@ -273,12 +270,9 @@ class Telemetry:
 
     def _finish(self, seconds: float) -> None:
         time_to_stop = min(_STOP_SECONDS, seconds * _STOP_SHARE)
-        before = self._failures()
-        lost = dict.fromkeys(before, "interrupted")  # stays if Ctrl-C ends the wait
+        lost = {signal.name: "interrupted" for signal in self._signals}  # stays if Ctrl-C ends the wait
         try:
-            jobs = {s.name: s.executor.submit(partial(s.finish, seconds)) for s in self._signals}
-            wait(jobs.values(), seconds - time_to_stop)
-            lost = self._failed_signals(jobs, before)
+            jobs, lost = self._deliver(_Signal.finish, seconds, seconds - time_to_stop)
         finally:
             stopped = [self._stopper.submit(signal.stop) for signal in self._signals if signal.name in lost]
             for executor in self._executors:
@@ -286,21 +280,26 @@ class Telemetry:
             self._delivered = not lost
             if lost:
                 _logger.warning(_LOST, ", ".join(f"{name} ({why})" for name, why in lost.items()), self._exit_timeout)
-        remaining: list[Future[Any]] = [*jobs.values(), *stopped]
+        remaining: list[Future[Any]] = [*jobs, *stopped]
         wait(remaining, max(0.0, self._deadline - time.monotonic()))
 
-    def _failures(self) -> dict[str, int]:
-        return {signal.name: signal.failed for signal in self._signals}
+    def _deliver(
+        self, job: Callable[[_Signal, float], object], timeout: float, wait_for: float
+    ) -> tuple[list[Future[object]], dict[str, str]]:
+        """Start a job with a timeout for each signal, and wait `wait_for` seconds.
 
-    def _failed_signals(self, jobs: Mapping[str, Future[object]], before: Mapping[str, int]) -> dict[str, str]:
-        """Return the reason for each signal that was not delivered."""
-        after = self._failures()
+        Returns:
+            The futures, and the reason for each signal that was not delivered by then.
+        """
+        before = [signal.failed for signal in self._signals]
+        jobs = [signal.executor.submit(partial(job, signal, timeout)) for signal in self._signals]
+        wait(jobs, wait_for)
         lost: dict[str, str] = {}
-        for name, future in jobs.items():
+        for signal, failed_before, future in zip(self._signals, before, jobs, strict=True):
             if not future.done():
-                lost[name] = "no answer in time"
+                lost[signal.name] = "no answer in time"
             elif error := future.exception():
-                lost[name] = f"{type(error).__name__}: {error}"
-            elif future.result() is False or after[name] > before[name]:
-                lost[name] = "export failed"
-        return lost
+                lost[signal.name] = f"{type(error).__name__}: {error}"
+            elif future.result() is False or signal.failed > failed_before:
+                lost[signal.name] = "export failed"
+        return jobs, lost
