@@ -7,14 +7,13 @@ know the command line, nor how chunks are distributed.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import aiohttp
 
-from otel_connector._arguments import checked_int
+from otel_connector._arguments import checked_int, checked_path
 from otel_connector._connector import AsyncConnector
 from otel_connector._fetch._results import ResultsFile, ResultsSink
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS
@@ -54,9 +53,9 @@ class Chunk:
         if isinstance(urls, (str, bytes)) or not isinstance(urls, Iterable):
             raise TypeError(f"urls must be URLs, not {type(urls).__name__}")
         object.__setattr__(self, "urls", tuple(cast("Iterable[str]", urls)))
-        object.__setattr__(self, "log", _checked_path("log", self.log))
+        object.__setattr__(self, "log", checked_path("log", self.log))
         if self.results is not None:
-            object.__setattr__(self, "results", _checked_path("results", self.results))
+            object.__setattr__(self, "results", checked_path("results", self.results))
         if self.results == self.log:
             raise ValueError("results must be another file than log")
         checked_int("max_concurrency", self.max_concurrency)
@@ -67,12 +66,6 @@ class Chunk:
             if name in self.connector:
                 raise ValueError(f"connector must not have {name}: a chunk appends to its own log")
         AsyncConnector(None, **self.connector)
-
-
-def _checked_path(name: str, value: object) -> str:
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name} must be a path, not {type(value).__name__}")
-    return os.fsdecode(cast("str", value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -51,23 +52,23 @@ class _Plain:
         return blocks(fd, 0, os.fstat(fd).st_size)
 
 
-class _Compressed(ABC):
-    """Members one after the other, each with the lines of one batch. The methods are those of `_Plain`."""
+@dataclass(frozen=True, slots=True)
+class _Compressed:
+    """Members one after the other, each with the lines of one batch. The methods are those of `_Plain`.
+
+    Attributes:
+        name: The name of the format.
+        error: What the decoder raises.
+        pack: Returns one member with some lines.
+        decoder: Makes a decoder for one member.
+        unpacked: Decompresses data in bounded pieces with a decoder, up to the end of the member.
+    """
 
     name: str
-    errors: tuple[type[Exception], ...]
-
-    @abstractmethod
-    def pack(self, lines: bytes) -> bytes:
-        """Return one member."""
-
-    @abstractmethod
-    def decoder(self) -> Any:
-        """Return a decoder for one member."""
-
-    @abstractmethod
-    def unpacked(self, decoder: Any, data: bytes) -> Iterator[bytes]:
-        """Decompress `data` in bounded pieces, up to the end of the member."""
+    error: type[Exception]
+    pack: Callable[[bytes], bytes]
+    decoder: Callable[[], Any]
+    unpacked: Callable[[Any, bytes], Iterator[bytes]]
 
     def repair(self, fd: int) -> int:
         """Cut an unfinished member at the end, and return how many bytes were cut.
@@ -82,7 +83,7 @@ class _Compressed(ABC):
                 first, last = first or text[:1], text[-1:] or last
                 if member_end:
                     end, end_byte = member_end, last
-        except self.errors as error:
+        except self.error as error:
             # Damaged, not torn: complete members may follow, so nothing is cut
             raise ValueError(
                 f"is damaged after its first {end} bytes ({error}); to continue without the rest: truncate -s {end}"
@@ -117,53 +118,40 @@ class _Compressed(ABC):
                     yield b"", offset - len(data)
 
 
-class _Gzip(_Compressed):
-    """gzip members (RFC 1952)."""
-
-    name = "gzip"
-    errors = (zlib.error,)
-
-    def pack(self, lines: bytes) -> bytes:
-        packer = zlib.compressobj(wbits=_GZIP)
-        return packer.compress(lines) + packer.flush()
-
-    def decoder(self) -> Any:
-        return zlib.decompressobj(wbits=_GZIP)
-
-    def unpacked(self, decoder: Any, data: bytes) -> Iterator[bytes]:
-        while data and not decoder.eof:
-            yield decoder.decompress(data, _PIECE)
-            data = decoder.unconsumed_tail
+def _gzip() -> _Compressed:
+    """Return the format of gzip members (RFC 1952)."""
+    return _Compressed("gzip", zlib.error, _gzipped, partial(zlib.decompressobj, _GZIP), _gunzipped)
 
 
-class _Zstd(_Compressed):
-    """zstd frames (RFC 8878), with a checksum.
+def _gzipped(lines: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=_GZIP)
+    return packer.compress(lines) + packer.flush()
+
+
+def _gunzipped(decoder: Any, data: bytes) -> Iterator[bytes]:
+    while data and not decoder.eof:
+        yield decoder.decompress(data, _PIECE)
+        data = decoder.unconsumed_tail
+
+
+def _zstd() -> _Compressed:
+    """Return the format of zstd frames (RFC 8878) with a checksum.
 
     Raises:
         ImportError: No zstd library is installed.
     """
+    names = ("compression.zstd", "backports.zstd")  # the standard library (Python 3.14 and later), and its backport
+    library = optional_module(*names, needed_by="a results file that ends in .zst", install="'otel-connector[cli]'")
+    parameters = library.CompressionParameter
+    options = {parameters.compression_level: _ZSTD_LEVEL, parameters.checksum_flag: 1}
+    pack = partial(library.compress, options=options)
+    return _Compressed("zstd", library.ZstdError, pack, library.ZstdDecompressor, _decompressed_zstd)
 
-    name = "zstd"
 
-    def __init__(self) -> None:
-        names = ("compression.zstd", "backports.zstd")  # the standard library (Python 3.14 and later), and its backport
-        needed_by, install = "a results file that ends in .zst", "'otel-connector[cli]'"
-        self._library = optional_module(*names, needed_by=needed_by, install=install)
-        self.errors = (self._library.ZstdError,)
-        parameters = self._library.CompressionParameter
-        self._options = {parameters.compression_level: _ZSTD_LEVEL, parameters.checksum_flag: 1}
-
-    def pack(self, lines: bytes) -> bytes:
-        packed: bytes = self._library.compress(lines, options=self._options)
-        return packed
-
-    def decoder(self) -> Any:
-        return self._library.ZstdDecompressor()
-
-    def unpacked(self, decoder: Any, data: bytes) -> Iterator[bytes]:
-        yield decoder.decompress(data, _PIECE)
-        while not decoder.eof and not decoder.needs_input:
-            yield decoder.decompress(b"", _PIECE)
+def _decompressed_zstd(decoder: Any, data: bytes) -> Iterator[bytes]:
+    yield decoder.decompress(data, _PIECE)
+    while not decoder.eof and not decoder.needs_input:
+        yield decoder.decompress(b"", _PIECE)
 
 
 ResultFormat: TypeAlias = _Plain | _Compressed
@@ -176,7 +164,7 @@ def format_of(path: str) -> ResultFormat:
         ImportError: The format is zstd, and no library for it is installed.
     """
     extension = Path(path).suffix.lower()
-    return _Gzip() if extension == ".gz" else _Zstd() if extension == ".zst" else _Plain(path)
+    return _gzip() if extension == ".gz" else _zstd() if extension == ".zst" else _Plain(path)
 
 
 def _check_first_byte(first: bytes) -> None:
