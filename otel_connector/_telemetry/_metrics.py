@@ -145,20 +145,19 @@ class Instruments:
         labels |= {_names.PROJECT: project, _names.SUCCESS: record.success}
         self._duration.record(record.delta_t, labels, context=context)
 
-    def add(self, counts: CallCounts) -> None:
-        """Report these counts from now on."""
+    def add(self, counts: CallCounts, log: Log | None, paused_hosts: PausedHosts | None) -> None:
+        """Report what belongs to one connector from now on.
+
+        Args:
+            counts: Its counters, until they are passed to `retire`.
+            log: Its log. The rows are reported once, also if several connectors write to it.
+            paused_hosts: Its paused hosts, as long as the object exists.
+        """
         with self._lock:
             self._live.add(counts)
-
-    def watch_paused_hosts(self, paused_hosts: PausedHosts) -> None:
-        """Report the paused hosts from now on, as long as the object exists."""
-        with self._lock:
-            self._paused_hosts.add(paused_hosts)
-
-    def watch(self, log: Log) -> None:
-        """Report the rows of a log from now on; once, also if several connectors write to it."""
-        with self._lock:
-            if log not in self._logs:
+            if paused_hosts is not None:
+                self._paused_hosts.add(paused_hosts)
+            if log is not None and log not in self._logs:
                 self._logs[log] = log.row_counter
                 weakref.finalize(log, self._retire_log, log.row_counter).atexit = False
 

@@ -53,7 +53,7 @@ class Attribute(NamedTuple):
     type: str
     unit: str
     when: str
-    source: str
+    source: str = OURS
 
 
 class Metric(NamedTuple):
@@ -72,8 +72,8 @@ class Metric(NamedTuple):
     kind: str
     unit: str
     description: str
-    labels: tuple[str, ...]
-    source: str
+    labels: tuple[str, ...] = ()
+    source: str = OURS
 
 
 _ERROR_TYPE = Attribute(
@@ -100,27 +100,25 @@ HTTP_ATTRIBUTES: Final = (
 
 CALL_ATTRIBUTES: Final = (
     _ERROR_TYPE,
-    Attribute(FIELD_PREFIX + "call_id", "string", "", "always", OURS),
-    Attribute(PROJECT, "string", "", "unless empty", OURS),
-    Attribute(FIELD_PREFIX + "t", "double", "s", "always", OURS),
-    Attribute(FIELD_PREFIX + "delta_t", "double", "s", "always", OURS),
-    Attribute(FIELD_PREFIX + "url", "string", "", "unless empty", OURS),
-    Attribute(FIELD_PREFIX + "redirect_url", "string", "", "the final URL differs", OURS),
-    Attribute(FIELD_PREFIX + "response_size", "int", "By", "always", OURS),
-    Attribute(FIELD_PREFIX + "response_code", "int", "", "there was a response", OURS),
-    Attribute(SUCCESS, "boolean", "", "always", OURS),
-    Attribute(FIELD_PREFIX + "error", "string", "", "the call did not succeed", OURS),
-    Attribute(QUEUE_DURATION, "double", "s", "the call waited for a permit before it started", OURS),
+    Attribute(FIELD_PREFIX + "call_id", "string", "", "always"),
+    Attribute(PROJECT, "string", "", "unless empty"),
+    Attribute(FIELD_PREFIX + "t", "double", "s", "always"),
+    Attribute(FIELD_PREFIX + "delta_t", "double", "s", "always"),
+    Attribute(FIELD_PREFIX + "url", "string", "", "unless empty"),
+    Attribute(FIELD_PREFIX + "redirect_url", "string", "", "the final URL differs"),
+    Attribute(FIELD_PREFIX + "response_size", "int", "By", "always"),
+    Attribute(FIELD_PREFIX + "response_code", "int", "", "there was a response"),
+    Attribute(SUCCESS, "boolean", "", "always"),
+    Attribute(FIELD_PREFIX + "error", "string", "", "the call did not succeed"),
+    Attribute(QUEUE_DURATION, "double", "s", "the call waited for a permit before it started"),
 )
 """On the call's span, set at its end: the ten fields, as in the log, and two more."""
 
 EVENT_ATTRIBUTES: Final = (
-    Attribute(ATTEMPT_NUMBER, "int", "", "always; from 1", OURS),
-    Attribute(ATTEMPT_DURATION, "double", "s", "always", OURS),
-    Attribute(
-        ATTEMPT_REASON, "string", "", "always: the reason of the retry, or of the failure, e.g. status_503", OURS
-    ),
-    Attribute(ATTEMPT_WAIT, "double", "s", "another attempt follows", OURS),
+    Attribute(ATTEMPT_NUMBER, "int", "", "always; from 1"),
+    Attribute(ATTEMPT_DURATION, "double", "s", "always"),
+    Attribute(ATTEMPT_REASON, "string", "", "always: the reason of the retry, or of the failure, e.g. status_503"),
+    Attribute(ATTEMPT_WAIT, "double", "s", "another attempt follows"),
     _STATUS_CODE,
     Attribute(ERROR_TYPE, "string", "", "always: the status, or the exception's qualified class name", CONVENTIONS),
 )
@@ -132,9 +130,9 @@ LABELS: Final = (
     Attribute(SERVER_PORT, "int", "", "the URL has a port and the host is not _other", CONVENTIONS),
     _STATUS_CODE,
     _ERROR_TYPE,
-    Attribute(PROJECT, "string", "", "always; after 50 projects _other", OURS),
-    Attribute(SUCCESS, "boolean", "", "always", OURS),
-    Attribute(REASON, "string", "", "always: the reason of the retry, e.g. status_503 or connection", OURS),
+    Attribute(PROJECT, "string", "", "always; after 50 projects _other"),
+    Attribute(SUCCESS, "boolean", "", "always"),
+    Attribute(REASON, "string", "", "always: the reason of the retry, e.g. status_503 or connection"),
 )
 """On the metrics that list them."""
 
@@ -155,26 +153,24 @@ ACTIVE: Final = Metric(
     IN_DEVELOPMENT,
 )
 RECEIVED: Final = Metric(
-    "otel_connector.received", "counter", "By", "Bytes of body read, after content decoding.", (PROJECT,), OURS
+    "otel_connector.received", "counter", "By", "Bytes of body read, after content decoding.", (PROJECT,)
 )
 RETRIES: Final = Metric(
-    "otel_connector.retries", "counter", "{retry}", "Attempts after the first of a call.", (REASON,), OURS
+    "otel_connector.retries", "counter", "{retry}", "Attempts after the first of a call.", (REASON,)
 )
 PAUSED: Final = Metric(
-    "otel_connector.host.paused", "up-down counter", "{host}", "Hosts that are paused at their request.", (), OURS
+    "otel_connector.host.paused", "up-down counter", "{host}", "Hosts that are paused at their request."
 )
 QUEUE_TIME: Final = Metric(
     "otel_connector.queue.time",
     "counter",
     "s",
     "Time that calls waited for a permit: for a connection of the pool, a limiter, or the end of a host's pause.",
-    (),
-    OURS,
 )
-ROWS_WRITTEN: Final = Metric("otel_connector.rows.written", "counter", "{row}", "Rows written to the log.", (), OURS)
+ROWS_WRITTEN: Final = Metric("otel_connector.rows.written", "counter", "{row}", "Rows written to the log.")
 ROWS_WAITING: Final = Metric(
-    "otel_connector.rows.waiting", "up-down counter", "{row}", "Rows in memory that are not written yet.", (), OURS
+    "otel_connector.rows.waiting", "up-down counter", "{row}", "Rows in memory that are not written yet."
 )
-ROWS_LOST: Final = Metric("otel_connector.rows.lost", "counter", "{row}", "Rows that were lost.", (), OURS)
+ROWS_LOST: Final = Metric("otel_connector.rows.lost", "counter", "{row}", "Rows that were lost.")
 
 METRICS: Final = (DURATION, ACTIVE, RECEIVED, RETRIES, PAUSED, QUEUE_TIME, ROWS_WRITTEN, ROWS_WAITING, ROWS_LOST)

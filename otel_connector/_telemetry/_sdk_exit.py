@@ -18,7 +18,6 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
-from types import TracebackType
 from typing import Any, Protocol, cast, final
 
 from otel_connector._arguments import checked_seconds
@@ -208,9 +207,7 @@ class Telemetry:
         """Return this object."""
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Shut down. An exception propagates."""
         self.shutdown()
 

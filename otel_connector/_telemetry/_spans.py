@@ -130,11 +130,7 @@ class CallTelemetry:
             self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider, SCHEMA_URL)
         self._instruments = instruments_of(meter_provider, self._guard)
         self.counts = CallCounts()
-        self._instruments.add(self.counts)
-        if log is not None:
-            self._instruments.watch(log)
-        if paused_hosts is not None:
-            self._instruments.watch_paused_hosts(paused_hosts)
+        self._instruments.add(self.counts, log, paused_hosts)
         weakref.finalize(self, self._instruments.retire, self.counts).atexit = False
         self.attempt_spans = attempt_spans
 
