@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from otel_connector._csv._lock import try_lock
@@ -36,9 +37,6 @@ from otel_connector._serial_executor import SerialExecutor
 
 if TYPE_CHECKING:
     from otel_connector._bulk import Outcome
-
-# The errors of O_NOFOLLOW on a symbolic link: POSIX, and FreeBSD
-_IS_LINK = frozenset({errno.ELOOP, errno.EMLINK})
 
 _Batch: TypeAlias = "dict[asyncio.Future[OSError | None], bytes]"
 """Lines, each under the future its caller awaits. The future's result is the error, or None if the line is written."""
@@ -226,11 +224,8 @@ def _close(fd: int, executor: SerialExecutor) -> OSError | None:
 
 def _open(path: str) -> int:
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
-    try:
+    if not Path(path).is_symlink():
         return open_regular(path, flags | getattr(os, "O_NOFOLLOW", 0))
-    except OSError as error:
-        if error.errno not in _IS_LINK:
-            raise
     refuse_links_of_other_users(path)
     return open_regular(path, flags)
 
