@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from http import HTTPStatus
+from http.client import responses
 from typing import Any
 
 from otel_connector._arguments import checked_instance, checked_int
@@ -27,7 +27,12 @@ def head(status: int, headers: Headers = (), *, content_type: str | None = JSON,
         pairs.append(("Content-Type", content_type))
     if length is not None and "content-length" not in names:
         pairs.append(("Content-Length", str(length)))
-    lines = [f"HTTP/1.1 {status} {_phrase(status)}", *(f"{name}: {value}" for name, value in pairs), "", ""]
+    lines = [
+        f"HTTP/1.1 {status} {responses.get(status, 'Unassigned')}",
+        *(f"{name}: {value}" for name, value in pairs),
+        "",
+        "",
+    ]
     return "\r\n".join(lines).encode("latin-1")
 
 
@@ -44,13 +49,6 @@ def _checked_headers(headers: Any) -> list[tuple[str, str]]:
             raise ValueError(f"headers: a name must be a token (RFC 9110, section 5.1), not {name!r}")
         check_header(f"headers: {name}", value)
     return pairs
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Unassigned"
 
 
 def check_header(name: str, value: object) -> None:

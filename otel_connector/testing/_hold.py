@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 from collections.abc import Generator
+from operator import methodcaller
 
 from otel_connector._arguments import checked_instance, checked_int, checked_seconds
 from otel_connector.testing._answers import ok_in_halves
@@ -110,8 +111,4 @@ def hold_in_body(*, arrivals: int = 1) -> Hold:
         TypeError, ValueError: `arrivals` is not such a number.
     """
     first, rest = ok_in_halves()
-
-    async def finish(connection: Connection) -> None:
-        await connection.send(rest)
-
-    return Hold(first, Step(name="rest of body", play=finish), arrivals, "hold_in_body()")
+    return Hold(first, Step(name="rest of body", play=methodcaller("send", rest)), arrivals, "hold_in_body()")

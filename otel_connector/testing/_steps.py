@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from operator import methodcaller
 from typing import Any, Protocol
 
 from otel_connector._arguments import checked_instance, checked_int, checked_seconds
@@ -98,10 +99,7 @@ def respond(status: int = 200, body: bytes = b"", headers: Headers = (), content
         raise ValueError(f"body must be empty with status {status}")
     data = head(status, headers, content_type=content_type, length=None if without_body else len(body)) + body
 
-    async def play(connection: Connection) -> None:
-        await connection.send(data)
-
-    return Step(name=f"respond({status})", play=play)
+    return Step(name=f"respond({status})", play=methodcaller("send", data))
 
 
 def json_body(value: Any) -> Step:
