@@ -14,9 +14,11 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from logging.handlers import BufferingHandler
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.environment_variables import (
@@ -177,11 +179,13 @@ class Replay:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        limit = math.inf
+        self._rate, self._next = math.inf, -math.inf  # spans per second, and when the next one may be sent
         if rate is not None:
-            limit = checked_seconds("rate", rate, positive=True, unit="spans a second", hint="; None sets no limit")
-        self._limiter = _RateLimiter(limit, monotonic, sleep)
-        self._batch_rows = int(max(1, min(limit, _BATCH_ROWS)))
+            self._rate = checked_seconds(
+                "rate", rate, positive=True, unit="spans a second", hint="; None sets no limit"
+            )
+        self._monotonic, self._sleep = monotonic, sleep
+        self._batch_rows = int(max(1, min(self._rate, _BATCH_ROWS)))
         self._exporter, self._to = exporter, to
         self._row_filter = row_filter or RowFilter()
         self._resource = _resource(service_name)
@@ -272,21 +276,28 @@ class Replay:
         count = len(batch.spans)
         if not count:
             return position
-        self._limiter.wait_for(count)
-        with _logged_by_exporters() as messages:
+        self._wait_for(count)
+        accepted, reason = False, "it gave no reason"
+        with _logged_by_exporters() as logged:
             try:
                 accepted = self._exporter.export(batch.spans) is SpanExportResult.SUCCESS
+                if logged:
+                    reason = logged[-1].getMessage()
             except Exception as error:  # noqa: BLE001 - each exporter raises errors of its own
-                messages.append(f"{type(error).__name__}: {error}")
-                accepted = False
+                reason = f"{type(error).__name__}: {error}"
         if not accepted:
-            reason = one_line(Redactor().text(messages[-1])) if messages else "it gave no reason"
             raise CollectorRefused(
-                f"{self._to} did not accept a batch of {count}: {reason}. Spans sent before it:"
-                f" {self._replayed.sent}; the next run continues after those"
+                f"{self._to} did not accept a batch of {count}: {one_line(Redactor().text(reason))}."
+                f" Spans sent before it: {self._replayed.sent}; the next run continues after those"
             )
         self._replayed.sent += count
         return position._replace(sent=position.sent + count)
+
+    def _wait_for(self, count: int) -> None:
+        """Wait until the rate allows `count` spans. Unused time is not saved up for later."""
+        if (wait := self._next - self._monotonic()) > 0:
+            self._sleep(wait)
+        self._next = max(self._next, self._monotonic()) + count / self._rate
 
 
 def open_otlp() -> tuple[SpanExporter, str]:
@@ -325,37 +336,13 @@ def _resource(service_name: str | None) -> Resource:
     return Resource({**attributes, REPLAYED: True}, detected.schema_url)
 
 
-class _RateLimiter:
-    """Limits the rate of spans. Unused time is not saved up for later."""
-
-    def __init__(self, rate: float, monotonic: Callable[[], float], sleep: Callable[[float], object]) -> None:
-        self._rate, self._monotonic, self._sleep = rate, monotonic, sleep
-        self._next = -math.inf
-
-    def wait_for(self, count: int) -> None:
-        """Wait until `count` spans may be sent."""
-        if (wait := self._next - self._monotonic()) > 0:
-            self._sleep(wait)
-        self._next = max(self._next, self._monotonic()) + count / self._rate
-
-
-class _Messages(logging.Handler):
-    """Keeps log messages."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
-
-
 @contextmanager
-def _logged_by_exporters() -> Generator[list[str]]:
+def _logged_by_exporters() -> Generator[list[logging.LogRecord]]:
     """Collect what the SDK's exporters log. They give the reason of a failure in no other way."""
-    handler, logger = _Messages(), logging.getLogger("opentelemetry.exporter")
+    handler, logger = BufferingHandler(sys.maxsize), logging.getLogger("opentelemetry.exporter")
+    handler.setLevel(logging.WARNING)
     logger.addHandler(handler)
     try:
-        yield handler.texts
+        yield handler.buffer
     finally:
         logger.removeHandler(handler)
