@@ -16,7 +16,7 @@ import string
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from otel_connector._serial_executor import SerialExecutor
 
@@ -30,19 +30,6 @@ _BATCH = 1_000  # URLs of a range in one batch
 _RANGE = re.compile(r"(-?\d+):(-?\d+)(?::([1-9]\d*))?")
 
 
-class UrlList(Protocol):
-    """URLs in batches."""
-
-    @property
-    def total(self) -> int | None:
-        """The number of URLs; None if it is not known in advance."""
-        ...
-
-    def batches(self) -> AsyncGenerator[list[str]]:
-        """Yield the URLs in batches."""
-        ...
-
-
 class UrlLines:
     """The lines of a file or of standard input, except blank lines and comments (``#`` first).
 
@@ -50,6 +37,9 @@ class UrlLines:
 
     Args:
         path: The file; ``-`` is standard input.
+
+    Attributes:
+        total: The number of URLs; None if it is not known in advance.
 
     Raises:
         OSError: The file cannot be read.
@@ -136,6 +126,9 @@ class OneUrl:
     async def batches(self) -> AsyncGenerator[list[str]]:
         """Yield the URL."""
         yield [self.url]
+
+
+UrlList: TypeAlias = UrlLines | UrlRange | OneUrl
 
 
 def urls_from(source: str, numbers: str | None) -> UrlList:
