@@ -200,13 +200,12 @@ def _otlp_by_default() -> Generator[None, None, None]:
     from opentelemetry.environment_variables import OTEL_METRICS_EXPORTER, OTEL_TRACES_EXPORTER
 
     before = {name: os.environ.get(name) for name in (OTEL_TRACES_EXPORTER, OTEL_METRICS_EXPORTER)}
-    unset = [name for name, value in before.items() if not value]
+    unset = {name: value for name, value in before.items() if not value}
     os.environ.update(dict.fromkeys(unset, "otlp"))
     try:
         yield
     finally:
-        for name in unset:
-            if (value := before[name]) is None:
-                os.environ.pop(name, None)
-            else:
+        for name, value in unset.items():
+            os.environ.pop(name, None)
+            if value is not None:
                 os.environ[name] = value

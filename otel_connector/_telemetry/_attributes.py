@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from otel_connector._record import Attempt, CallRecord
 
 FIELD_NAMES = tuple(_names.FIELD_PREFIX + name for name in COLUMNS)
-"""The names of the ten fields as attributes, in the order of the columns."""
 
 
 def field_attributes(record: CallRecord) -> dict[str, AttributeValue]:

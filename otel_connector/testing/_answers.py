@@ -75,4 +75,3 @@ def chunk_of(data: bytes) -> bytes:
 
 
 CHUNKED_HEAD = head(200, [("Transfer-Encoding", "chunked")])
-"""The bytes before a chunked body."""
