@@ -1,4 +1,4 @@
-"""Convert a call's values to the attributes of its span and metrics, and to the status of the span.
+"""Convert a call's values to the attributes and the status of its span.
 
 Source: OpenTelemetry semantic conventions 1.44, "HTTP client span". This file does not know when a span starts or ends,
 or how it is exported.

@@ -21,7 +21,6 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from otel_connector._record import RowCounts
 from otel_connector._telemetry import _names
-from otel_connector._telemetry._attributes import outcome_attributes
 from otel_connector._version import __version__
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class CallCounts:
         queued: Seconds that calls waited for a permit.
     """
 
-    active: Counter[Host] = field(default_factory=Counter[Host])
+    active: dict[Host, int] = field(default_factory=dict[Host, int])
     received: Counter[str] = field(default_factory=Counter[str])
     retries: Counter[str] = field(default_factory=Counter[str])
     queued: float = 0.0
@@ -141,8 +140,14 @@ class Instruments:
             error_type: The value of ``error.type``, if the call is an error.
             context: The context with the call's span, so that an exemplar refers to it.
         """
-        labels = _request_labels(host) | outcome_attributes(record.response_code, error_type)
-        labels |= {_names.PROJECT: project, _names.SUCCESS: record.success}
+        # One by one: to merge dictionaries would cost 0.9 % of the instructions of a bare aiohttp request
+        labels = _request_labels(host)
+        labels[_names.PROJECT] = project
+        labels[_names.SUCCESS] = record.success
+        if record.response_code is not None:
+            labels[_names.STATUS_CODE] = record.response_code
+        if error_type is not None:
+            labels[_names.ERROR_TYPE] = error_type
         self._duration.record(record.delta_t, labels, context=context)
 
     def add(self, counts: CallCounts, log: Log | None, paused_hosts: PausedHosts | None) -> None:
@@ -198,7 +203,7 @@ class Instruments:
             return [*self._live, self._retired]
 
     def _sum_of(
-        self, counter: Callable[[CallCounts], Counter[_Label]], labels: Callable[[_Label], Attributes]
+        self, counter: Callable[[CallCounts], dict[_Label, int]], labels: Callable[[_Label], Attributes]
     ) -> _Observe:
         """Return a callback that adds up one counter of all connectors. The counter's keys give the labels."""
 

@@ -142,7 +142,9 @@ class CallTelemetry:
             host: Its host, None if it has none.
             port: Its port.
         """
-        return UrlTelemetry(http_attributes(url, host, port), self._instruments.host(host or "", port))
+        labels = self._instruments.host(host or "", port)
+        self.counts.active.setdefault(labels, 0)
+        return UrlTelemetry(http_attributes(url, host, port), labels)
 
     def start(self, url_telemetry: UrlTelemetry, project: str, start_time: int) -> CallSpan:
         """Start the call's span and make it the current span until `end`.

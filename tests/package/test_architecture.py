@@ -168,8 +168,8 @@ WINGS = [
         (*SDK, "aiohttp"),
         {
             "_names": (OTEL,),
-            "_attributes": (),
             "_metrics": (),
+            "_attributes": (),
             "_call_ids": (),
             "_propagation": (),
             "_spans": (),
