@@ -158,6 +158,8 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "urls is an int": ({"urls": 1}, TypeError, "urls must be URLs, not int"),
     "log is an int": ({"log": 1}, TypeError, "not int"),
     "log is None": ({"log": None}, TypeError, "log must be a path, not NoneType"),
+    "log is empty": ({"log": ""}, ValueError, "log must be a path of at least one character"),
+    "results is empty": ({"results": ""}, ValueError, "results must be a path of at least one character"),
     "results is the same file as log": ({"results": "logs.csv"}, ValueError, "results must be another file than log"),
     "connector is an AsyncConnector": (
         {"connector": AsyncConnector(None)},
