@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_connector._arguments import checked_instance, checked_path
@@ -25,12 +27,6 @@ from otel_connector._recent_calls import RecentCalls
 from otel_connector._record import CallRecord, Fields, RowCounts
 from otel_connector._telemetry._attributes import FIELD_NAMES
 from otel_connector._telemetry._call_ids import call_id_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import Span
 
 PATH_VARIABLE = "OTEL_CONNECTOR_CSV_PATH"
 """Environment variable with the path of the file, used if the exporter is created without a path, as the SDK does."""
@@ -44,26 +40,14 @@ _NUMBER = (float, int)
 _REMEMBERED_CALLS = 4_096
 
 
-class _Registry:
-    """The calls written to each log, by its path: two exporters may write one log, which may be rotated."""
+# The calls written to each log, by its path: two exporters may write one log, which may be rotated
+_calls_by_path: weakref.WeakValueDictionary[str, RecentCalls] = weakref.WeakValueDictionary()
+_registry_lock = threading.RLock()
 
-    def __init__(self) -> None:
-        self._by_path: weakref.WeakValueDictionary[str, RecentCalls] = weakref.WeakValueDictionary()
-        self.reset_lock()
-
-    def reset_lock(self) -> None:
-        """Replace the lock: in the child of a fork, no thread is left that could release it."""
-        self._lock = threading.Lock()
-
-    def calls_of(self, path: str) -> RecentCalls:
-        with self._lock:
-            return self._by_path.setdefault(os.path.realpath(path), RecentCalls(_REMEMBERED_CALLS))
-
-
-_registry = _Registry()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_registry.reset_lock)
+if hasattr(os, "register_at_fork"):  # held during a fork: in the child, no other thread is left that could release it
+    os.register_at_fork(
+        before=_registry_lock.acquire, after_in_parent=_registry_lock.release, after_in_child=_registry_lock.release
+    )
 
 
 class CSVSpanExporter(SpanExporter):
@@ -135,7 +119,9 @@ class CSVSpanExporter(SpanExporter):
         self._rows: RowWriter | BackgroundRows = writer
         if mode == "background":
             self._rows = BackgroundRows(writer, backlog_bytes, self._path)
-        self._written_calls = _registry.calls_of(self._path)
+        real_path = os.path.realpath(self._path)
+        with _registry_lock:
+            self._written_calls = _calls_by_path.setdefault(real_path, RecentCalls(_REMEMBERED_CALLS))
 
     @property
     def path(self) -> str:
@@ -144,7 +130,13 @@ class CSVSpanExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Write a row for each span that has the fields; FAILURE if a row is not in the file yet."""
-        rows = _encoded(fields for span in spans if (fields := self._fields(span)) is not None)
+        rows: list[bytes] = []
+        for span in spans:
+            # One row that cannot be written must not lose the others: ids of another type, or a number that is too
+            # large for a float, or has thousands of digits
+            with suppress(OverflowError, TypeError, ValueError):
+                if (fields := self._fields(span)) is not None:
+                    rows.append(encode_row(fields))
         return SpanExportResult.SUCCESS if self._rows.write(rows) else SpanExportResult.FAILURE
 
     def export_record(self, record: CallRecord, start_time: int | None) -> None:
@@ -208,12 +200,9 @@ class CSVSpanExporter(SpanExporter):
             or (code is not None and not isinstance(code, int))
         ):
             return None
-        try:
-            # Not the attribute: the SDK may truncate it (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT), and ids would collide
-            call_id = call_id_of(context)
-            project, url, redirect_url, error = [str(text or "") for text in (project, url, redirect_url, error)]
-        except (TypeError, ValueError):  # ids that are not integers, or a text that is a number of thousands of digits
-            return None
+        # Not the attribute: the SDK may truncate it (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT), and ids would collide
+        call_id = call_id_of(context)
+        project, url, redirect_url, error = [str(text or "") for text in (project, url, redirect_url, error)]
         fields = (call_id, project, t, delta_t, url, redirect_url, size, code, success is True, error)
         # With the start time, because ids repeat in a program that seeds `random`, which the SDK uses for them
         return fields if self._written_calls.add((call_id, span.start_time)) else None
@@ -257,12 +246,3 @@ def named_error(argument: str, error: BaseException | None, path: str) -> OSErro
     if isinstance(error, OSError):
         return OSError(error.errno, f"{argument}: {error.strerror}", path)
     return ValueError(f"{argument}: {error}")
-
-
-def _encoded(records: Iterable[Fields]) -> list[bytes]:
-    """Return the rows of records. One with a number that cannot be written is left out, so the others are not lost."""
-    rows: list[bytes] = []
-    for record in records:
-        with suppress(OverflowError, ValueError):  # an integer too large for a float, or of thousands of digits
-            rows.append(encode_row(record))
-    return rows

@@ -14,13 +14,11 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from otel_connector._exit._before_exit import EXIT_TIMEOUT, finish_before_exit
 from otel_connector._record import RowCounts
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _logger = logging.getLogger("otel_connector")
 
@@ -50,6 +48,8 @@ class BackgroundRows:
         limit: Bytes that may be queued; further rows are lost.
         name: The name of the file in log lines.
     """
+
+    busy = False  # signal handlers interrupt the main thread, not the writer thread
 
     def __init__(self, rows: Rows, limit: int, name: str) -> None:
         self._rows = rows
@@ -102,11 +102,6 @@ class BackgroundRows:
         self._rows.write(rows)
         # Rows that the disk refused wait in the destination. The disk did not hang a moment ago
         return self._rows.flush()
-
-    @property
-    def busy(self) -> bool:
-        """False: signal handlers interrupt the main thread, not the writer thread."""
-        return False
 
     def finish(self, seconds: float) -> None:
         """Write the queued rows before the process ends."""

@@ -12,22 +12,17 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from io import BufferedIOBase, BufferedReader
 
 from otel_connector._csv import _lines
 from otel_connector._csv._format import HEADER, encode_row
 from otel_connector._csv._lock import try_lock
 from otel_connector._csv._torn_tail import TORN_SUFFIX, blocks, cut_torn_tail, open_regular, refuse_links_of_other_users
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from io import BufferedIOBase, BufferedReader
-
-DAMAGE_LIMIT = 20
-"""Number of damaged lines that are described; the others are counted."""
-
+DAMAGE_LIMIT = 20  # damaged lines that are described; the others are counted
 _BLOCK = 2**18  # bytes read at a time: larger is no faster, and this fits into a processor's cache
 _CHANGED = "it is not as it was written: something changed it"
 _NO_HEADER = "the header is missing; the line itself is a whole row"

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Generator, Iterable
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
 from otel_connector._csv._format import cell
 from otel_connector._csv._lines import is_plain_row, lines, open_log, read_head, read_line
 from otel_connector._csv._parts import log_files
 from otel_connector._record import COLUMNS, one_line
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
 
 _PROJECT, _URL, _SUCCESS = (COLUMNS.index(name) for name in ("project", "url", "success"))
 

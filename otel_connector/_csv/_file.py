@@ -11,15 +11,14 @@ import errno
 import os
 import stat
 import weakref
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from otel_connector._csv._lock import lock, try_lock, unlock
 from otel_connector._csv._options import LogOptions
 from otel_connector._csv._parts import next_part
 from otel_connector._csv._torn_tail import (
-    TORN_SUFFIX,
     blocks,
     cut_torn_tail,
     last_row_end,
@@ -27,9 +26,6 @@ from otel_connector._csv._torn_tail import (
     refuse_links_of_other_users,
     sync_folder,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _HEAD_LIMIT = 4_096  # bytes read to compare a header: more than ours has, less than a wrong file may contain
 _TRUNCATED_LIMIT = 2**20  # bytes of rows that come between a truncation and its detection: far more than ever do
@@ -50,7 +46,6 @@ class AppendFile:
         overwrite: Empty the file first.
 
     Attributes:
-        identity: Device and inode.
         end: Where the file ends, as far as this writer knows.
         torn: Bytes at the end that are the beginning of a row.
         synced: Where the file ended at the last successful fsync.
@@ -77,13 +72,9 @@ class AppendFile:
         self._closing = weakref.finalize(self, _close, self._fd)
         self._closing.atexit = False  # pending rows are written at exit, and the system closes the file
         try:
-            status = os.fstat(self._fd)
-            self.identity = (status.st_dev, status.st_ino)
-            lock(self._fd, _OPENING_TIMEOUT)
-            try:
+            self._status = os.fstat(self._fd)
+            with self._locked():
                 self._prepare(overwrite=overwrite)
-            finally:
-                self.unlock()
             if options.fsync_interval is not None:  # then the name of the file has to survive a power failure, too
                 sync_folder(path)
         except (OSError, ValueError):
@@ -96,10 +87,9 @@ class AppendFile:
         if not self._closing.alive:
             return True
         try:
-            status = self._as_path.stat()
+            return not os.path.samestat(self._as_path.stat(), self._status)
         except OSError:
             return True
-        return (status.st_dev, status.st_ino) != self.identity
 
     def append(self, rows: bytes, timeout: float) -> int:
         """Append whole rows.
@@ -150,13 +140,10 @@ class AppendFile:
         Raises:
             OSError: The file has its old name.
         """
-        lock(self._fd, _OPENING_TIMEOUT)
-        try:
+        with self._locked():
             if not self.moved:
-                real = os.path.realpath(self._path)
-                Path(real).rename(next_part(real))
-        finally:
-            self.unlock()
+                real = Path(os.path.realpath(self._path))
+                real.rename(next_part(real))
 
     def sync(self) -> None:
         """Call fsync.
@@ -164,9 +151,8 @@ class AppendFile:
         Raises:
             OSError: Everything written since the last successful fsync must be treated as lost.
         """
-        end = self.end
         _sync(self._fd)
-        self.synced = end
+        self.synced = self.end
 
     def sync_concurrently(self) -> int | None:
         """Call fsync from another thread while rows are appended; the caller sets `synced`.
@@ -200,32 +186,22 @@ class AppendFile:
         except OSError:
             return 0
         done = end = 0
-        for row in rows:
-            if not found.startswith(row, end):
-                break
-            end += len(row)
+        while done < len(rows) and found.startswith(rows[done], end):
+            end += len(rows[done])
             done += 1
         return done
 
-    def truncate_to_synced(self) -> bool:
+    def truncate_to_synced(self) -> None:
         """Cut the file to its length at the last successful fsync, if only this writer has written since.
-
-        Returns:
-            Whether it was cut.
 
         Raises:
             OSError: It could not be cut.
         """
         if self._others_end > self.synced:
-            return False
-        lock(self._fd, _OPENING_TIMEOUT)
-        try:
-            if os.lseek(self._fd, 0, os.SEEK_END) != self.end:
-                return False
-            os.ftruncate(self._fd, self.synced)
-            return True
-        finally:
-            self.unlock()
+            return
+        with self._locked():
+            if os.lseek(self._fd, 0, os.SEEK_END) == self.end:
+                os.ftruncate(self._fd, self.synced)
 
     @property
     def has_name(self) -> bool:
@@ -255,6 +231,14 @@ class AppendFile:
             unlock(self._fd)
         except OSError:  # no other process could write any more; closing the file releases the lock, too
             self._closing()
+
+    @contextmanager
+    def _locked(self) -> Generator[None]:
+        lock(self._fd, _OPENING_TIMEOUT)
+        try:
+            yield
+        finally:
+            self.unlock()
 
     def _prepare(self, *, overwrite: bool) -> None:
         if overwrite:
@@ -309,8 +293,7 @@ class AppendFile:
                 cut = cut_torn_tail(self._fd, self._path) > 0
             except OSError as error:
                 if error.errno in _NO_ROOM:
-                    why = f"its unfinished last line cannot be moved to {self._path}{TORN_SUFFIX}: {error.strerror}"
-                    raise OSError(error.errno, why) from error
+                    raise
         if not cut:
             start = last_row_end(self._fd)
             line = _read_at(self._fd, start, _HEAD_LIMIT * 16)
@@ -337,21 +320,18 @@ class AppendFile:
         """Write the rows without their first `done` bytes; return how many bytes are written then."""
         before, size = done, len(rows)
         try:
-            while True:
+            while done < size:
                 written = os.write(self._fd, rows[done:] if done else rows)
                 done += written
                 self.end += written
-                if done == size:
-                    return done
                 if not written:  # some file systems write nothing and report no error; do not retry for ever
+                    self.refusal = OSError(errno.EIO, "the file system took a part of it")
                     break
         except OSError as error:
             if done == before:
                 self.torn = before
                 raise
             self.refusal = error
-        if self.refusal is None:
-            self.refusal = OSError(errno.EIO, "the file system took a part of it")
         return done
 
     def _without_torn_end(self, rows: bytes, done: int) -> int:
@@ -388,16 +368,12 @@ def _open_or_create(path: str, flags: int, permissions: int) -> int:
             return fd
         # The file exists, or it existed a moment ago and another writer has renamed it since
         with suppress(FileNotFoundError):
-            return _open_existing(path, flags, permissions)
+            if not stat.S_ISLNK(os.lstat(path).st_mode):
+                return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
+            refuse_links_of_other_users(path)
+            return os.open(path, flags | os.O_CREAT, permissions)
     why = "a symbolic link that leads nowhere" if Path(path).is_symlink() else "it comes and goes"
     raise FileNotFoundError(errno.ENOENT, why)
-
-
-def _open_existing(path: str, flags: int, permissions: int) -> int:
-    if not stat.S_ISLNK(os.lstat(path).st_mode):
-        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
-    refuse_links_of_other_users(path)
-    return os.open(path, flags | os.O_CREAT, permissions)
 
 
 def _sync(fd: int) -> None:

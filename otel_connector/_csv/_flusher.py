@@ -17,15 +17,13 @@ class Flushable(Unfinished, Protocol):
 
     def flush_periodically(self, stopped: threading.Event) -> None:
         """Flush; called by the flusher thread that ends with this event."""
-        ...
 
     def close(self) -> bool:
         """Write what is pending, and close the file."""
-        ...
 
 
+# Writers that must not be collected, although nothing else may refer to them
 with_pending_rows: set[Flushable] = set()
-"""Writers that must not be collected, although nothing else may refer to them."""
 
 
 def keep_until_flushed(writer: Flushable) -> None:

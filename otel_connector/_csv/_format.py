@@ -10,27 +10,21 @@ Together with `_lines`, this file is the only grammar of a row. It does not know
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from otel_connector._record import COLUMNS, TEXT_LIMIT, URL_LIMIT, CallRecord, Fields, one_line
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 _Number = TypeVar("_Number", int, float)
 
 HEADER = (",".join(COLUMNS) + "\n").encode()
-"""The first line of every log."""
 
-LATEST = 253_402_300_799
-"""Largest ``t`` of a row, in seconds: the end of the year 9999. Dates of Python and SQL end there."""
+LATEST = (
+    253_402_300_799  # largest `t` of a row, in seconds: the end of the year 9999. Dates of Python and SQL end there
+)
+LONGEST = 10**9  # largest `delta_t` of a row, in seconds: thirty years
 
-LONGEST = 10**9
-"""Largest ``delta_t`` of a row, in seconds: thirty years."""
-
-CALL_ID_LENGTH = 49
-"""Characters of a ``call_id``: 32 of the trace, a hyphen, 16 of the span."""
-
+CALL_ID_LENGTH = 49  # characters of a `call_id`: 32 of the trace, a hyphen, 16 of the span
 CALL_ID = re.compile("[0-9a-f]{32}-[0-9a-f]{16}")
 
 # Characters with which a spreadsheet starts a formula (OWASP, "CSV Injection"), and the full-width forms that some
@@ -54,17 +48,16 @@ def encode_row(record: Fields) -> bytes:
     status = "" if code is None else int(code)
     row = _ROW % (call_id, project, t, delta_t, url, redirect_url, size, status, success, error)
     # Few texts need quotes or an escape. One check of the whole row takes half the time of encoding each text
-    if (
+    if not (
         len(row) <= TEXT_LIMIT
         and row.isprintable()
         and row.count(",") == _COMMAS
         and '"' not in row
         and _ESCAPED_STARTS.isdisjoint((call_id[:1], project[:1], url[:1], redirect_url[:1], error[:1]))
     ):
-        return f"{row}\n".encode()
-    call_id, project, error = cell(call_id), cell(project), cell(error)
-    url, redirect_url = cell(url, URL_LIMIT), cell(redirect_url, URL_LIMIT)
-    row = _ROW % (call_id, project, t, delta_t, url, redirect_url, size, status, success, error)
+        call_id, project, error = cell(call_id), cell(project), cell(error)
+        url, redirect_url = cell(url, URL_LIMIT), cell(redirect_url, URL_LIMIT)
+        row = _ROW % (call_id, project, t, delta_t, url, redirect_url, size, status, success, error)
     return f"{row}\n".encode()
 
 

@@ -8,10 +8,7 @@ after a failure they have to be written again. This file does not know the file,
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from collections.abc import Sequence
 
 
 class UnsyncedRows:

@@ -16,26 +16,23 @@ import gzip
 import os
 import re
 import zlib
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple
+from io import BufferedIOBase, BufferedReader
+from typing import NamedTuple
 
 from otel_connector._csv._format import CALL_ID, HEADER, decode_row
 from otel_connector._csv._torn_tail import open_regular
 from otel_connector._record import COLUMNS, TEXT_LIMIT, CallRecord, one_line
 
-if TYPE_CHECKING:
-    from collections.abc import Generator
-    from io import BufferedIOBase, BufferedReader
-
+# Largest length of a line, in bytes. The longest row has some 90 kB: two texts of 8,192 and three of 2,048 characters
+# of 4 bytes
 LINE_LIMIT = 2**20
-"""Largest length of a line, in bytes. The longest row has some 90 kB: two texts of 8,192 and three of 2,048 characters
-of 4 bytes."""
 
 HOLE = "there are NUL bytes in it: a hole, as a crash of the machine leaves"
 TOO_LONG = "it is longer than any row"
-UNFINISHED = "it has no line end"
-"""Why a last line cannot be read that is torn, or is being written."""
+UNFINISHED = "it has no line end"  # torn, or being written
 
 BOM = b"\xef\xbb\xbf"
 BAD_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
@@ -270,9 +267,8 @@ def lines(file: BufferedIOBase, start: Position = _START, end: int | None = None
                 piece = file.readline(LINE_LIMIT)
                 offset += len(piece)
         except BAD_GZIP as error:
-            yield Line(
-                number, begin, offset, b"", one_line(f"from here on it cannot be unpacked: {error}"), ended=False
-            )
+            damage = one_line(f"from here on it cannot be unpacked: {error}")
+            yield Line(number, begin, offset, b"", damage, ended=False)
             return
         if not first:
             return

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from otel_connector._arguments import check_bool, checked_int, checked_seconds
 
-BACKLOG_BYTES = 64 * 2**20
-"""Default of `LogOptions.backlog_bytes`: some 300,000 rows of a usual length."""
+BACKLOG_BYTES = 64 * 2**20  # some 300,000 rows of a usual length
 
 _OWNER_MODE, _FULL_MODE = 0o600, 0o777
 

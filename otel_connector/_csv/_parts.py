@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import errno
 import glob
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _COMPRESSED = r"(?:\.(?:gz|zst|xz|bz2))?"  # readers refuse all but gzip with a message; ignored, they would lose rows
 
@@ -40,16 +38,11 @@ def log_files(names: Iterable[str]) -> list[str]:
     """
     files: dict[tuple[int, int], str] = {}
     for name in names:
-        for log in [name] if _exists(name) else _matches(name):
+        for log in [name] if os.path.lexists(name) else _matches(name):
             for path in (*_parts_of(Path(log)), log):
                 status = Path(path).stat()
                 files.setdefault((status.st_dev, status.st_ino), path)
     return list(files.values())
-
-
-def _exists(path: str) -> bool:
-    """Return whether there is such a file, or a link of that name that leads nowhere."""
-    return Path(path).exists() or Path(path).is_symlink()
 
 
 def _matches(pattern: str) -> list[str]:
@@ -83,8 +76,8 @@ def _numbered_parts(log: Path) -> dict[int, str]:
     return parts
 
 
-def next_part(log: str) -> str:
-    """Return the name for the next part of a log, behind all its parts, compressed or not.
+def next_part(log: Path) -> Path:
+    """Return the path for the next part of a log, behind all its parts, compressed or not.
 
     Args:
         log: The file, not a link to it.
@@ -92,6 +85,5 @@ def next_part(log: str) -> str:
     Raises:
         OSError: Its folder cannot be listed.
     """
-    path = Path(log)
-    number = max(_numbered_parts(path), default=0) + 1
-    return str(path.with_name(f"{path.stem}.{number:06d}{path.suffix}"))
+    number = max(_numbered_parts(log), default=0) + 1
+    return log.with_name(f"{log.stem}.{number:06d}{log.suffix}")

@@ -10,15 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-TORN_SUFFIX = ".torn"
-"""Suffix of the file beside a log that keeps its unfinished lines."""
+TORN_SUFFIX = ".torn"  # of the file beside a log that keeps its unfinished lines
 
 _BLOCK = 2**18  # bytes read at a time: larger is no faster, and this fits into a processor's cache
 _LAST_BLOCK = 4_096  # bytes that nearly always contain the end of the last row
@@ -183,11 +179,10 @@ def _torn_file(log_path: str, fd: int, log: os.stat_result) -> Generator[int]:
         yield torn
     except BaseException:
         with suppress(OSError):  # the first error matters; bytes that stay in both files are not lost
-            uncut = os.fstat(fd).st_size >= log.st_size
-            if uncut:
+            if os.fstat(fd).st_size >= log.st_size:  # not cut
                 os.ftruncate(torn, size)
-            if uncut and new:
-                Path(path).unlink()
+                if new:
+                    Path(path).unlink()
         raise
     finally:
         os.close(torn)

@@ -52,8 +52,9 @@ import os
 import threading
 import time
 import weakref
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, cast
 
 from otel_connector._csv._backlog import Backlog
 from otel_connector._csv._file import AppendFile, absolute
@@ -63,9 +64,6 @@ from otel_connector._csv._options import LogOptions
 from otel_connector._guard import pass_on
 from otel_connector._log_throttle import LogThrottle
 from otel_connector._record import RowCounts
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
 
 _logger = logging.getLogger("otel_connector")
 
@@ -185,13 +183,6 @@ class RowWriter:
             self._start_or_stop_flusher()
         return not self._backlog.rows
 
-    @contextmanager
-    def _recovered(self) -> Generator[None]:
-        """Hold the lock, with no write left interrupted."""
-        with self._lock:
-            self._recover()
-            yield
-
     def _recover(self) -> None:
         """Complete the accounting of a write that an exception from a signal handler interrupted."""
         if self._tried:
@@ -206,7 +197,8 @@ class RowWriter:
         """
         if self.busy:
             return False
-        with self._recovered():
+        with self._lock:
+            self._recover()
             self._drain()
             if self._log is not None and self._unsynced.rows:
                 self._sync_now(self._log)
@@ -218,9 +210,7 @@ class RowWriter:
     def finish(self, seconds: float) -> None:
         """Write the waiting rows before the process ends. Waits for a disk that hangs, whatever `seconds` is."""
         del seconds
-        if self.busy:
-            return
-        if not self.flush() and not self._closed:
+        if not self.busy and not self.flush() and not self._closed:
             _logger.warning("%s: %d rows are lost, because the disk refused them", self.path, self.counts().waiting)
 
     def close(self) -> bool:
@@ -232,7 +222,8 @@ class RowWriter:
         if self.busy:
             return False
         complete = self.flush()
-        with self._recovered():
+        with self._lock:
+            self._recover()
             self._closed = True
             self._lost += self._backlog.clear()
             self._unsynced.take()
@@ -408,7 +399,8 @@ class RowWriter:
 
     def flush_periodically(self, stopped: threading.Event) -> None:
         """Write the waiting rows, and call fsync without blocking a write; only for the current flusher."""
-        with self._recovered():
+        with self._lock:
+            self._recover()
             if self._flusher.current is not stopped:
                 return
             self._drain()
@@ -419,7 +411,8 @@ class RowWriter:
                 end = log.sync_concurrently()
         except OSError as error:
             failure = error
-        with self._recovered():
+        with self._lock:
+            self._recover()
             if self._flusher.current is not stopped:
                 return
             if log is not None and log is self._log and unsynced:

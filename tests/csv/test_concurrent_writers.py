@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -26,7 +27,7 @@ from support import failing_calls
 from support.failing_calls import WRITES, Children, Fault, Say, children, export, fork, joined, numbers
 from support.logs import Log
 
-from otel_connector import AsyncConnector, CSVSpanExporter
+from otel_connector import AsyncConnector, CSVSpanExporter, csv_exporter
 from otel_connector.testing import FaultServer, ok
 
 in_processes = pytest.mark.skipif(bool(failing_calls.MISSING), reason=failing_calls.MISSING)
@@ -404,3 +405,30 @@ def test_a_child_forked_while_another_thread_writes_can_write(
     found = numbers(path)
     assert len(found) == len(set(found))
     assert set(found) == {*range(1, rows + 1), *range(1_000_000, 1_000_000 + forks)}
+
+
+def fork_while_a_thread_creates_an_exporter(say: Say, path: str) -> None:
+    """Fork while another thread holds the lock that all exporters of the process use when they are created."""
+    locked = threading.Event()
+
+    def hold() -> None:
+        with csv_exporter._registry_lock:
+            locked.set()
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    locked.wait()
+    joined(fork(lambda: export(CSVSpanExporter(path), 1), seconds=5))
+    thread.join()
+    export(CSVSpanExporter(path), 2)
+    say("written")
+
+
+@in_processes
+def test_a_child_forked_while_another_thread_creates_an_exporter_can_create_one(
+    child_processes: Children, tmp_path: Path
+) -> None:
+    path = tmp_path / "logs.csv"
+    assert run_in_child(child_processes, fork_while_a_thread_creates_an_exporter, path=str(path)) == ["written"]
+    assert numbers(path) == [1, 2]

@@ -456,14 +456,14 @@ def test_a_torn_tail_stays_and_rows_wait_while_there_is_no_room_to_move_it(
     with path.open("ab") as file:
         file.write(b'9,"half')
 
-    def full(fd: int, path: str) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(_file, "cut_torn_tail", full)
+        patch.setattr(os, "fsync", full)  # called for the torn file before the line is cut
         assert not writer.write([row(2)])
         assert path.read_bytes() == HEADER + row(1) + b'9,"half'
-        with pytest.raises(OSError, match=r"its unfinished last line cannot be moved to .*: No space"):
+        with pytest.raises(OSError, match=r"the unfinished last line cannot be moved to .*: No space"):
             RowWriter(path, HEADER)
     assert writer.write([row(3)])
     assert path.read_bytes() == HEADER + row(1) + row(2) + row(3)
