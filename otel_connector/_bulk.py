@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
     from yarl import URL
 
@@ -111,9 +108,7 @@ class Outcomes(AsyncIterator[Outcome]):
         """Return itself."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         """Close."""
         await self.aclose()
 
@@ -124,50 +119,43 @@ class _WorkerPool:
     def __init__(self, urls: Iterable[str | URL] | AsyncIterable[str | URL], work: Work) -> None:
         self.skipped = 0
         self.resumed: Resumed | None = None
-        self._urls = urls
+        self._urls = urls if isinstance(urls, AsyncIterable) else _as_async(urls)
         self._work = work
-        self._next: Callable[[], Any]
-        self._is_async = isinstance(urls, AsyncIterable)
+        self._iterator: Any  # of the URLs; asynchronous
         self._taking = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._exhausted = False  # there are no further URLs
         self._failure: BaseException | None = None
-        self._taken = self._in_order = self._delivered = 0
+        self._taken = self._in_order = 0
         self._ready: deque[Outcome] = deque()
         self._early: dict[int, Outcome] = {}  # if `ordered`, outcomes that wait for an earlier one, by number
-        self._consumer: asyncio.Future[None] | None = None  # waits until an outcome is ready
-        self._room: asyncio.Future[None] | None = None  # a worker waits until an outcome is taken
+        self._room = asyncio.Semaphore(2 * work.max_concurrency)  # calls in progress, and as many outcomes
+        self._changed = asyncio.Event()  # an outcome is ready, or a worker has ended
 
     async def outcomes(self) -> AsyncGenerator[Outcome]:
         """Start the run and yield the outcomes; at the end, cancel the workers and wait for them."""
-        iterator: Any = None
+        self.resumed = await self._work.begin()
+        self._iterator = aiter(self._urls)
         try:
-            self.resumed = await self._work.begin()
-            if self._is_async:
-                iterator = aiter(cast("AsyncIterable[str | URL]", self._urls))
-                self._next = iterator.__anext__
-            else:
-                self._next = partial(next, iter(cast("Iterable[str | URL]", self._urls)), _END)
             self._add_worker()
             while True:
                 if self._ready:
-                    self._delivered += 1
-                    _wake(self._room)
+                    self._room.release()
                     yield self._ready.popleft()
                 elif self._failure is not None:
                     raise self._failure
                 elif not self._tasks:
                     return
                 else:
-                    self._consumer = asyncio.get_running_loop().create_future()
-                    await self._consumer
+                    self._changed.clear()
+                    await self._changed.wait()
         finally:
             self._failure = None  # its traceback refers to this object
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            if hasattr(iterator, "aclose"):
-                await iterator.aclose()
+            if hasattr(self._iterator, "aclose"):
+                await self._iterator.aclose()
 
     def _add_worker(self) -> None:
         task = asyncio.create_task(self._run_worker())
@@ -180,16 +168,13 @@ class _WorkerPool:
         if failure is not None:
             self._exhausted = True
             self._failure = self._failure or failure
-        _wake(self._consumer)
+        self._changed.set()
 
     async def _run_worker(self) -> None:
         """Take a URL, request it and deliver the outcome, until no URL is left."""
-        limit = 2 * self._work.max_concurrency  # calls in progress, and as many outcomes
         while True:
             async with self._taking:
-                while not self._exhausted and self._taken - self._delivered >= limit:
-                    self._room = asyncio.get_running_loop().create_future()
-                    await self._room
+                await self._room.acquire()
                 url: Any = _END if self._exhausted else await self._take()
             if url is _END:
                 self._exhausted = True
@@ -204,10 +189,10 @@ class _WorkerPool:
         """Return the next URL that is not done, `_END` after the last."""
         while True:
             try:
-                url = await self._next() if self._is_async else self._next()
+                url = await anext(self._iterator)
             except StopAsyncIteration:
                 return _END
-            if url is _END or self.resumed is None or not self.resumed.is_done(url):
+            if self.resumed is None or not self.resumed.is_done(url):
                 return url
             self.skipped += 1
             if self.skipped % _YIELD_EVERY == 0:
@@ -221,9 +206,9 @@ class _WorkerPool:
             while self._in_order in self._early:
                 self._ready.append(self._early.pop(self._in_order))
                 self._in_order += 1
-        _wake(self._consumer)
+        self._changed.set()
 
 
-def _wake(waiter: asyncio.Future[None] | None) -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
+async def _as_async(urls: Iterable[str | URL]) -> AsyncGenerator[str | URL]:
+    for url in urls:
+        yield url
