@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
-NONE = "-"
-"""Text for a figure that does not exist."""
+NONE = "-"  # the text of a figure that does not exist
 
 MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 SHORT_DURATIONS = (("us", 1e6), ("ms", 1e3), ("s", 1))

@@ -22,8 +22,7 @@ from otel_connector.review import _vega
 from otel_connector.review._chart_style import DARK, LIGHT, Figure, Style, styled
 from otel_connector.review._points import NO_RESPONSE, SHORTEST, Point, Points
 
-OVER_TIME = ("latency", "rate", "heatmap", "statuses")
-"""The charts that share a time axis."""
+OVER_TIME = ("latency", "rate", "heatmap", "statuses")  # the charts that share a time axis
 
 _INTERVALS = alt.NamedData("over_time")
 _WIDTH, _HEIGHT, _LOW = 880, 230, 190  # pixels

@@ -34,18 +34,11 @@ WELCH = f"Welch's t-test, errors from {BATCHES} batches of each run"
 WOODRUFF = f"Woodruff's intervals from {BATCHES} batches of each run, Welch's t-test"
 FISHER = f"Fisher's exact test, counts divided by their design effect in {BATCHES} batches"
 
-FEWEST_CALLS = 100
-"""Fewest calls of a run that is tested: three per batch."""
-
-SHORTEST = 10.0
-"""Fewest seconds of a run that is tested.
-
-In a shorter run, one retransmitted TCP segment (0.2 s at the earliest on Linux) would fill a whole batch.
-"""
-
-ERRORS = 10
-"""The number of error classes that are compared in each group: those with the most calls."""
-
+_FEWEST_CALLS = 100  # of a run that is tested: three per batch
+# Fewest seconds of a run that is tested. In a shorter run, one retransmitted TCP segment (0.2 s at the earliest on
+# Linux) would fill a whole batch
+_SHORTEST = 10.0
+_MOST_ERRORS = 10  # error classes that are compared in each group: those with the most calls
 _FEWEST_BATCHES = 10  # with calls; the minimum of Schmeiser
 _FEWEST_SLOWER = 10  # calls that are slower than a tested percentile
 _COIN = 0.5  # a confidence that needs no test
@@ -140,10 +133,10 @@ class _Measured:
 
     def too_few(self) -> str:
         """Return why the calls cannot be compared; empty if they can."""
-        if self.calls < FEWEST_CALLS:
-            return f"fewer than {FEWEST_CALLS} calls in a run"
-        if self.seconds < SHORTEST:
-            return f"a run shorter than {SHORTEST:.0f} s"
+        if self.calls < _FEWEST_CALLS:
+            return f"fewer than {_FEWEST_CALLS} calls in a run"
+        if self.seconds < _SHORTEST:
+            return f"a run shorter than {_SHORTEST:.0f} s"
         if self.seconds < BATCHES * self.percentile(0.5):
             return f"a run shorter than {BATCHES} sequential calls"
         if _noise.effective_batches(self.per_batch) < _FEWEST_BATCHES:
@@ -247,7 +240,7 @@ def _most_frequent(before: _Measured, after: _Measured) -> tuple[list[str], int]
         return sum(sum(run.errors.get(error, ())) / max(run.calls, 1) for run in (before, after))
 
     ordered = sorted({*before.errors, *after.errors}, key=lambda error: (-rate(error), error))
-    return ordered[:ERRORS], len(ordered[ERRORS:])
+    return ordered[:_MOST_ERRORS], len(ordered[_MOST_ERRORS:])
 
 
 _Row: TypeAlias = tuple[Difference, Significance | None]  # a figure, and the result of its own test

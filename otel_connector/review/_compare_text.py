@@ -11,7 +11,7 @@ from pathlib import Path
 
 from otel_connector._record import one_line
 from otel_connector._units import NONE, duration, moment, rate, share, size
-from otel_connector.review._comparison import Compared, Comparison, Difference, Groups, OnlyIn, Run
+from otel_connector.review._comparison import LARGER_THAN_NOISE, Compared, Comparison, Difference, Groups, OnlyIn, Run
 from otel_connector.review._formats import escaped, markdown_table
 from otel_connector.review._noise import BATCHES
 
@@ -81,11 +81,10 @@ def p_value(row: Difference) -> str:
 def headline(comparison: Comparison) -> str:
     """Return one line with everything that became better or worse for all calls."""
     rows = comparison.total.differences
-    parts = [
-        f"{verdict}: " + ", ".join(f"{label(row).strip()} {change(row)}" for row in rows if row.verdict == verdict)
-        for verdict in ("worse", "better", "more", "less")
-        if any(row.verdict == verdict for row in rows)
-    ]
+    parts = list[str]()
+    for verdict in LARGER_THAN_NOISE:
+        if found := [f"{label(row).strip()} {change(row)}" for row in rows if row.verdict == verdict]:
+            parts.append(f"{verdict}: {', '.join(found)}")
     if parts:
         text = "; ".join(parts)
         return text[0].upper() + text[1:]
@@ -105,19 +104,14 @@ def run(which: Run) -> str:
 
 def method(comparison: Comparison) -> str:
     """Return how noise and differences were told apart."""
-    tests = {row.test for group in _all_groups(comparison) for row in group.differences if row.test}
+    groups = (comparison.total, *comparison.projects.compared, *comparison.hosts.compared)
+    tests = {row.test for group in groups for row in group.differences if row.test}
     return (
         f"Noise is how much a figure differs between {BATCHES} batches of its own run: equal intervals of time. "
         f"A difference is larger than noise at {comparison.confidence * 100:.4g} % confidence for each table as a "
         f"whole (Holm's correction), and if it is {comparison.minimum * 100:.3g} % or more. "
         f"Tests: {'; '.join(sorted(tests)) or 'none, because there are too few calls'}."
     )
-
-
-def _all_groups(comparison: Comparison) -> Iterator[Compared]:
-    yield comparison.total
-    yield from comparison.projects.compared
-    yield from comparison.hosts.compared
 
 
 def tables(comparison: Comparison) -> Iterator[tuple[str, str, Groups]]:

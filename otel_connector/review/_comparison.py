@@ -25,7 +25,7 @@ Verdict: TypeAlias = Literal[
 ]
 """The verdict on a figure. "more" and "less" are for figures of which neither is better."""
 
-LARGER_THAN_NOISE: tuple[Verdict, ...] = ("better", "worse", "more", "less")
+LARGER_THAN_NOISE: tuple[Verdict, ...] = ("worse", "better", "more", "less")  # in the order of a headline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

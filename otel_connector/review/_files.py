@@ -14,8 +14,6 @@ from otel_connector._csv._format import HEADER
 from otel_connector._csv._lines import LINE_LIMIT, open_log, read_head
 from otel_connector._csv._torn_tail import TORN_SUFFIX, blocks, last_row_end, open_regular
 
-_BLOCK = 2**20
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundLog:
@@ -40,7 +38,7 @@ class FoundLog:
     def grown(self) -> int:
         r"""Count the ``\n`` that were written since."""
         size = Path(self.path).stat().st_size
-        return 0 if size == self.size else self._lines_between(self.size, size) or 0
+        return self._lines_between(self.size, size) or 0
 
     def _lines_between(self, start: int, end: int) -> int | None:
         lines = 0
@@ -96,7 +94,7 @@ def find_torn_file(path: str) -> TornFile | None:
         with os.fdopen(open_regular(torn, os.O_RDONLY), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             lines, end = 0, b"\n"
-            for block in iter(lambda: file.read(_BLOCK), b""):
+            for block in blocks(file.fileno(), 0, size):
                 lines, end = lines + block.count(b"\n"), block[-1:]
     except OSError:
         return None

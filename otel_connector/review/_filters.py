@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
-EVERYTHING = "TRUE"
-"""The condition that every call matches."""
+EVERYTHING = "TRUE"  # the condition that every call matches
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)", re.IGNORECASE)
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}

@@ -11,6 +11,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from otel_connector._csv._format import guarded
 from otel_connector._record import one_line
@@ -18,23 +19,15 @@ from otel_connector._units import duration, moment, rate, share, size
 from otel_connector.review._json import plain
 from otel_connector.review._summary import Group, Summary
 
-CONDITION_NAMES = {
-    "bytes": "number",
-    "calls": "number",
-    "damaged": "number",
-    "error_rate": "share",
-    "failed": "number",
-    "max": "seconds",
-    "p50": "seconds",
-    "p90": "seconds",
-    "p95": "seconds",
-    "p99": "seconds",
-    "rate": "number",
-    "succeeded": "number",
-}
+_LATENCIES = ("p50", "p90", "p95", "p99", "max")
+_NUMBERS = ("bytes", "calls", "failed", "rate", "succeeded")
+_KINDS = (
+    dict.fromkeys((*_NUMBERS, "damaged"), "number") | dict.fromkeys(_LATENCIES, "seconds") | {"error_rate": "share"}
+)
+
+CONDITION_NAMES = dict(sorted(_KINDS.items()))
 """The names that a condition can use, with the kind of each; rate is calls per second."""
 
-_LATENCIES = ("p50", "p90", "p95", "p99", "max")
 _HEAD = ("of", "name", "calls", "failed", "error_rate", "rate", *_LATENCIES, "bytes", "start", "end")
 _ESCAPED_IN_MARKDOWN = {ord(char): f"\\{char}" for char in "\\`*_[]<>|~&"}
 
@@ -43,7 +36,7 @@ def values(summary: Summary) -> dict[str, float]:
     """Return the values that a condition can use; NaN if there are no calls."""
     total = summary.total
     found = {name: getattr(total.latency, name) for name in _LATENCIES}
-    found |= {name: getattr(total, name) for name in ("bytes", "calls", "failed", "succeeded", "error_rate", "rate")}
+    found |= {name: getattr(total, name) for name in (*_NUMBERS, "error_rate")}
     return {**{name: float(value) for name, value in found.items()}, "damaged": float(summary.damaged)}
 
 
@@ -54,14 +47,21 @@ def as_json(summary: Summary) -> str:
 
 def as_csv(summary: Summary) -> str:
     """Return the total, the projects, the hosts and the quarters as CSV, one line each."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_HEAD)
+    rows = list[list[Any]]()
     for of, each in _every_group(summary):
         latency = [getattr(each.latency, name) for name in _LATENCIES]
         figures = [each.calls, each.failed, each.error_rate, each.rate, *latency, each.bytes]
         times = [time.isoformat() + "Z" if time else "" for time in (each.start, each.end)]
-        writer.writerow([of, guarded(each.name), *("" if math.isnan(figure) else figure for figure in figures), *times])
+        rows.append([of, each.name, *("" if math.isnan(figure) else figure for figure in figures), *times])
+    return csv_text(_HEAD, rows)
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return CSV with a header. None is an empty cell, and a formula gets a leading ``'``."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows([guarded(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     return text.getvalue()
 
 
@@ -86,10 +86,8 @@ def as_markdown(summary: Summary) -> str:
         lines += ["", *markdown_table(("Slowest", "URL", "call_id"), slow, texts=(1, 2))]
     for file in summary.files:
         if file.problem or file.damaged:
-            lines += [
-                "",
-                f"{escaped(file.path)}: {escaped(file.problem) or f'damaged lines, not counted: {file.damaged:,}'}",
-            ]
+            problem = escaped(file.problem) or f"damaged lines, not counted: {file.damaged:,}"
+            lines += ["", f"{escaped(file.path)}: {problem}"]
     return "\n".join(lines) + "\n"
 
 

@@ -14,9 +14,7 @@ from typing import Any
 
 from otel_connector._record import one_line
 
-TEXT_LIMIT = 300
-"""The largest number of characters of a URL or a message that are shown."""
-
+_TEXT_LIMIT = 300  # characters of a URL or a message that are shown
 _SCRIPT_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 
@@ -41,7 +39,7 @@ class Column:
     number: bool = False
 
 
-def text(value: str, limit: int = TEXT_LIMIT) -> str:
+def text(value: str, limit: int = _TEXT_LIMIT) -> str:
     """Return a text as HTML: escaped, in one line, and with at most `limit` characters."""
     return html.escape(one_line(value, limit))
 

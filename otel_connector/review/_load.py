@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from os import PathLike, fsdecode
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from otel_connector._csv._format import CALL_ID_LENGTH, FORMULA_STARTS, LATEST, LONGEST
@@ -151,9 +150,7 @@ class Calls:
         """Return the calls."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the calls."""
         self.close()
 
@@ -193,14 +190,17 @@ def load(*paths: str | PathLike[str], where: str = EVERYTHING) -> Calls:
     for path in paths:
         if not isinstance(cast("object", path), (str, bytes, PathLike)):
             raise TypeError(f"paths must be paths, one after the other as in load(*paths), not {type(path).__name__}")
-    files = log_files([fsdecode(path) for path in paths])
+    found = [_inspected(path) for path in log_files([fsdecode(path) for path in paths])]
+    sources = [each for each in found if isinstance(each, _Source)]
+    if not sources:
+        problems = (f"{one_line(each.path)}: {each.problem}" for each in found if isinstance(each, LogFile))
+        raise ValueError("; ".join(problems))
     folder = _temporary_folder()
     calls = Calls(duckdb.connect(), folder)
     try:
         _set_up(calls.connection, folder)
-        sources, problems = _inspect(files)
-        _read(calls.connection, list(sources.values()), where, folder)
-        calls.files = tuple(_log_file(path, sources.get(path), problems.get(path, "")) for path in files)
+        _read(calls.connection, sources, where, folder)
+        calls.files = tuple(each if isinstance(each, LogFile) else _log_file(each) for each in found)
     except (duckdb.BinderException, duckdb.ConversionException, duckdb.ParserException) as error:
         calls.close()
         raise ValueError(f"where={where!r}: {_first_line(error)}") from None
@@ -237,36 +237,25 @@ def _set_up(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
     connection.execute("SET checkpoint_threshold='100GB'")
 
 
-def _inspect(files: Sequence[str]) -> tuple[dict[str, _Source], dict[str, str]]:
-    """Return the files that are logs, and what is wrong with each of the others."""
-    found = {path: _found_or_problem(path) for path in files}
-    sources = {path: _Source(log, path) for path, log in found.items() if isinstance(log, FoundLog)}
-    problems = {path: problem for path, problem in found.items() if isinstance(problem, str)}
-    if not sources:
-        raise ValueError("; ".join(f"{one_line(path)}: {problem}" for path, problem in problems.items()))
-    return sources, problems
-
-
-def _found_or_problem(path: str) -> FoundLog | str:
+def _inspected(path: str) -> _Source | LogFile:
+    """Return a log to read, or why the file cannot be read as a log."""
     try:
-        return inspect_log(path)
+        return _Source(inspect_log(path), path)
     except OSError as error:
-        return error.strerror or str(error)
+        problem = error.strerror or str(error)
     except ValueError as error:
-        return str(error)
+        problem = str(error)
+    return LogFile(path=path, problem=problem, torn=find_torn_file(path))
 
 
-def _log_file(path: str, source: _Source | None, problem: str) -> LogFile:
-    torn = find_torn_file(path)
-    if source is None:
-        return LogFile(path=path, problem=problem, torn=torn)
+def _log_file(source: _Source) -> LogFile:
     report = source.report
     return LogFile(
-        path=path,
+        path=source.log.path,
         damaged=report.damaged,
         damage=tuple(report.described),
         unfinished=report.unfinished or bool(source.log.tail),
-        torn=torn,
+        torn=find_torn_file(source.log.path),
     )
 
 

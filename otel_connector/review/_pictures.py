@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from otel_connector.review._chart_style import Figure
 
 MISSING = "charts need altair and vl-convert-python: pip install 'otel-connector[review]'"
-"""The message if they are not installed."""
-
 _SCALE = 2  # pixels of a PNG per pixel of the chart
 
 

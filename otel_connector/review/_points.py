@@ -18,8 +18,7 @@ from otel_connector.review._load import Calls
 Point = dict[str, Any]
 """One point of a chart: times in milliseconds since 1970 (as in JavaScript), latencies in seconds."""
 
-NO_RESPONSE = "no response"
-"""The status of a call that got no response."""
+NO_RESPONSE = "no response"  # the status of a call without a response
 
 SHORTEST = 1e-4
 """Seconds of the lowest latency in a chart: an axis of logarithms has no zero."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from typing import TYPE_CHECKING, Any
 
-from otel_connector._csv._format import guarded
-from otel_connector.review._formats import markdown_table
+from otel_connector.review._formats import csv_text, markdown_table
 from otel_connector.review._json import plain
 
 if TYPE_CHECKING:
@@ -44,11 +41,7 @@ class Answer:
 
     def as_csv(self) -> str:
         """Return CSV with a header. NULL is an empty cell, and a formula gets a leading ``'``."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows([guarded(cell) if isinstance(cell, str) else cell for cell in row] for row in self.rows)
-        return text.getvalue()
+        return csv_text(self.columns, self.rows)
 
     def as_markdown(self) -> str:
         """Return a table in Markdown."""

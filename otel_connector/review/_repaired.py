@@ -15,8 +15,7 @@ from otel_connector._csv._format import HEADER
 from otel_connector._csv._lines import UNFINISHED, is_header, is_plain_row, lines, open_log, read_line
 from otel_connector.review._files import FoundLog
 
-DESCRIBED = 20
-"""The number of damaged lines that are described; further ones are only counted."""
+_DESCRIBED = 20  # damaged lines that are described; further ones are only counted
 
 
 @dataclass(slots=True)
@@ -26,7 +25,7 @@ class CopyReport:
     Attributes:
         rows: The number of lines that are rows.
         damaged: The number of lines that are not.
-        described: The line number, from 1, and the defect of each of the first `DESCRIBED` of these.
+        described: The line number, from 1, and the defect of each of the first 20 of these.
         unfinished: Whether the last line has no line end: it is torn, or being written.
     """
 
@@ -38,7 +37,7 @@ class CopyReport:
     def add_damage(self, line: int, defect: str) -> None:
         """Count a damaged line, and describe it if it is one of the first."""
         self.damaged += 1
-        if len(self.described) < DESCRIBED:
+        if len(self.described) < _DESCRIBED:
             self.described.append((line, defect))
 
 
@@ -63,8 +62,7 @@ def copy_good_rows(log: FoundLog, target: IO[str]) -> CopyReport:
                     report.add_damage(line.number, str(error))
                 else:
                     # The texts of the record lack their guards, which the reader of the copy would remove again
-                    _, project, *_, error_text = cells
-                    url, redirect_url = cells[4:6]
+                    _, project, _, _, url, redirect_url, *_, error_text = cells
                     writer.writerow(
                         record._replace(project=project, url=url, redirect_url=redirect_url, error=error_text)
                     )

@@ -66,9 +66,9 @@ def html_report(calls: Calls, summary: Summary, *, title: str = "Calls", trace_u
         scheme: {name: figure.to_dict(validate=False) for name, figure in figures.items()}
         for scheme, figures in schemes.items()
     }
-    drawn = _Charts(specs)
-    body = "\n".join(_sections(calls, summary, traces, drawn, OVER_TIME))
-    return _page(title, _period(summary), body, script_json(drawn.data()), library)
+    datasets, figures = _separated(specs)
+    body = "\n".join(_sections(calls, summary, traces, figures, OVER_TIME))
+    return _page(title, _period(summary), body, script_json({"datasets": datasets, "charts": specs}), library)
 
 
 @cache
@@ -79,48 +79,37 @@ def _library() -> str:
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
-class _Charts:
-    """The charts of the page: their data once, and a specification of each for the light and the dark scheme."""
+def _separated(specs: dict[str, dict[str, dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Move the data and the titles out of the specifications, of which each chart has one for each colour scheme.
 
-    def __init__(self, specs: dict[str, dict[str, dict[str, Any]]]) -> None:
-        self._datasets = dict[str, Any]()
-        self._specs = specs
-        self._titles = dict[str, tuple[str, str]]()
-        for by_name in specs.values():
-            for name, spec in by_name.items():
-                self._datasets |= spec.pop("datasets")  # a name means the same data in all charts
-                title = spec.pop("title")
-                self._titles[name] = title["text"], title["subtitle"]
-                spec |= {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
-
-    def data(self) -> dict[str, Any]:
-        return {"datasets": self._datasets, "charts": self._specs}
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._titles
-
-    def html(self, name: str) -> str:
-        """Return the figure in which `report.js` draws a chart, with its title."""
-        title, subtitle = self._titles[name]
-        return (
-            f"<figure><figcaption><h3>{html.escape(title)}</h3><p>{html.escape(subtitle)}</p></figcaption>"
-            f'<div class="chart" id="chart-{name}"></div></figure>'
-        )
+    Returns:
+        The data, which the page contains once, and the figures, by chart, in which `report.js` draws.
+    """
+    datasets, figures = dict[str, Any](), dict[str, str]()
+    for by_name in specs.values():
+        for name, spec in by_name.items():
+            datasets |= spec.pop("datasets")  # a name means the same data in all charts
+            title = spec.pop("title")
+            head = f"<h3>{html.escape(title['text'])}</h3><p>{html.escape(title['subtitle'])}</p>"
+            chart = f'<div class="chart" id="chart-{name}"></div>'
+            figures[name] = f"<figure><figcaption>{head}</figcaption>{chart}</figure>"
+            spec |= {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+    return datasets, figures
 
 
 def _sections(
-    calls: Calls, summary: Summary, traces: TraceURL | None, charts: _Charts, over_time: Sequence[str]
+    calls: Calls, summary: Summary, traces: TraceURL | None, figures: dict[str, str], over_time: Sequence[str]
 ) -> Iterator[str]:
     yield _files(summary.files)
     if not summary.total.calls:
         yield _section("nothing", "No calls", "<p>The files contain no calls that match.</p>")
         return
     yield _section("overview", "Overview", _cards(summary) + _remarks(summary))
-    linked = "".join(map(charts.html, over_time))
+    linked = "".join(figures[name] for name in over_time)
     yield _section(
         "over-time", "Over time", f'<div id="moves" class="moves" hidden></div><div class="card">{linked}</div>'
     )
-    rest = "".join(f'<div class="card">{charts.html(name)}</div>' for name in _BESIDE if name in charts)
+    rest = "".join(f'<div class="card">{figures[name]}</div>' for name in _BESIDE if name in figures)
     yield _section("what", "Latency and errors", f'<div class="pair">{rest}</div>{_errors(summary, traces)}')
     yield _section("projects", "Projects", _groups("Project", summary.projects, summary.more_projects, "projects"))
     yield _section("hosts", "Hosts", _groups("Host", summary.hosts, summary.more_hosts, "hosts"))

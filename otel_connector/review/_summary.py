@@ -9,16 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 from otel_connector.review._load import Calls, LogFile
 
-SLOWEST = 10
-"""How many of the slowest calls are listed."""
-
-QUIET = 10
-"""How many quiet periods are listed."""
-
+_SLOWEST = 10  # of the slowest calls are listed
+_QUIET = 10  # quiet periods are listed
 _QUIET_SHARE = 0.01  # of the whole period: the shortest quiet period
 _QUIET_GAPS = 20  # times the mean time between two calls: the same
 _BURST = 3.0  # times the median rate of the seconds with calls
@@ -250,29 +246,20 @@ def _errors(calls: Calls, total: int) -> tuple[ErrorClass, ...]:
     examples = dict[str, dict[str, Any]](
         calls.rows(f"SELECT error_type, max_by({_CALL}, t) FROM calls_with_text WHERE NOT success GROUP BY 1")
     )
+    for name in {name for name, _ in counts} - examples.keys():  # no texts of these classes are in memory
+        query = f"SELECT {_CALL} FROM calls WHERE NOT success AND error_type = ? LIMIT 1"
+        ((examples[name],),) = calls.rows(query, [name])
     return tuple(
-        ErrorClass(
-            name=name,
-            calls=count,
-            share=count / total,
-            example=ListedCall(**(examples.get(name) or _example_from_files(calls, name))),
-        )
+        ErrorClass(name=name, calls=count, share=count / total, example=ListedCall(**examples[name]))
         for name, count in counts
     )
 
 
-def _example_from_files(calls: Calls, error_type: str) -> dict[str, Any]:
-    """Return an example of a class of which no texts are in memory."""
-    query = f"SELECT {_CALL} FROM calls WHERE NOT success AND error_type = ? LIMIT 1"
-    ((found,),) = calls.rows(query, [error_type])
-    return cast("dict[str, Any]", found)
-
-
 def _slowest(calls: Calls) -> tuple[ListedCall, ...]:
     """Return the slowest call of each of the slowest URLs."""
-    query = f"SELECT max_by({_CALL}, delta_t) FROM {{}} GROUP BY url ORDER BY max(delta_t) DESC, url LIMIT {SLOWEST}"
+    query = f"SELECT max_by({_CALL}, delta_t) FROM {{}} GROUP BY url ORDER BY max(delta_t) DESC, url LIMIT {_SLOWEST}"
     found = [ListedCall(**row) for (row,) in calls.rows(query.format("calls_with_text"))]
-    cutoff = found[-1].delta_t if len(found) == SLOWEST else -1.0
+    cutoff = found[-1].delta_t if len(found) == _SLOWEST else -1.0
     ((unknown,),) = calls.rows("SELECT count(*) FROM calls_compact WHERE delta_t > ? AND call_id IS NULL", [cutoff])
     if unknown:
         # The texts in memory are not sufficient: the first calls of a large log were slower than the rest
@@ -292,7 +279,7 @@ def _quiet(calls: Calls, total: Group) -> tuple[Quiet, ...]:
             SELECT last, (epoch_us(lead(first) OVER (ORDER BY second)) - epoch_us(last)) / 1e6 AS gap FROM seconds
         )
         SELECT last, gap FROM gaps WHERE gap >= ? ORDER BY gap DESC, last LIMIT ?""",
-        [shortest, QUIET],
+        [shortest, _QUIET],
     )
     return tuple(Quiet(start=start, seconds=seconds) for start, seconds in rows)
 

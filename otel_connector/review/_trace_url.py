@@ -26,13 +26,12 @@ class TraceURL:
             raise ValueError(f"trace_url={template!r}: {error}") from None
         if parts.scheme not in {"http", "https"} or not parts.netloc:
             raise ValueError(f"trace_url={template!r}: it has to begin with http:// or https:// and a host")
+        known = "{trace_id}, {span_id}, {call_id}"
         names = _PLACEHOLDER.findall(template)
         if unknown := [name for name in names if name not in _NAMES]:
-            raise ValueError(
-                f"trace_url={template!r}: {{{unknown[0]}}} is none of {{trace_id}}, {{span_id}}, {{call_id}}"
-            )
+            raise ValueError(f"trace_url={template!r}: {{{unknown[0]}}} is none of {known}")
         if not names:
-            raise ValueError(f"trace_url={template!r}: it has none of {{trace_id}}, {{span_id}}, {{call_id}} in it")
+            raise ValueError(f"trace_url={template!r}: it has none of {known} in it")
         self._template = template
 
     def of(self, call_id: str) -> str:
