@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -89,12 +88,10 @@ class BackgroundRows:
 
     def flush(self, seconds: float) -> bool:
         """Wait until every row is in the file, for at most `seconds`; True if they are."""
-        deadline = time.monotonic() + seconds
         self._no_gathering.set()
         with self._state:
-            while self._running and (self._queue or self._busy):
-                if not self._state.wait(max(deadline - time.monotonic(), 0.0)):
-                    return False
+            if not self._state.wait_for(lambda: not (self._running and (self._queue or self._busy)), seconds):
+                return False
             rows = list(self._queue)  # no thread could be started for these
             self._queue.clear()
             self._bytes -= sum(map(len, rows))

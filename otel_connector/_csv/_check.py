@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BufferedIOBase, BufferedReader
@@ -23,9 +23,7 @@ from otel_connector._csv._lock import try_lock
 from otel_connector._csv._torn_tail import TORN_SUFFIX, blocks, cut_torn_tail, open_regular, refuse_links_of_other_users
 
 DAMAGE_LIMIT = 20  # damaged lines that are described; the others are counted
-_BLOCK = 2**18  # bytes read at a time: larger is no faster, and this fits into a processor's cache
 _CHANGED = "it is not as it was written: something changed it"
-_NO_HEADER = "the header is missing; the line itself is a whole row"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +116,7 @@ class _Scan:
             what = _what_is_wrong(line)
             self.rows += what is None
             if self.number == 0 and what is None:
-                what = _NO_HEADER
+                what = "the header is missing; the line itself is a whole row"
         self.note(length, what)
         self.offset += length + 1
         self.dropped, self._has_nul = 0, False
@@ -162,10 +160,8 @@ def check(
     with _lines.open_log(name) as (raw, file):
         _lines.read_head(file)
         size = os.fstat(raw.fileno()).st_size
-        if file is raw:
-            _scan_plain(raw.fileno(), scan, size, progress)
-        else:
-            _scan_gzip(raw, file, scan, size, progress)
+        for done in _scan_plain(raw.fileno(), scan, size) if file is raw else _scan_gzip(raw, file, scan):
+            progress(done, size)
         changed = os.fstat(raw.fileno()).st_size != size
     unfinished, torn = scan.unfinished, None
     with suppress(OSError):
@@ -181,20 +177,20 @@ def check(
     )
 
 
-def _scan_plain(fd: int, scan: _Scan, size: int, progress: Callable[[int, int], object]) -> None:
+def _scan_plain(fd: int, scan: _Scan, size: int) -> Generator[int]:
+    """Scan a file up to `size`, and the rest of its last line; yield the bytes read so far."""
     done = 0
     for block in blocks(fd, 0, size, skip_holes=True):
         scan.feed(block)
         done += len(block)
-        progress(done, size)
+        yield done
     os.lseek(fd, done, os.SEEK_SET)
-    while scan.unfinished is not None and (block := os.read(fd, _BLOCK)):  # a row that is being written
+    while scan.unfinished is not None and (block := os.read(fd, _lines.LINE_LIMIT)):  # a row that is being written
         scan.feed(block[: block.find(b"\n") + 1] or block)
 
 
-def _scan_gzip(
-    raw: BufferedReader, file: BufferedIOBase, scan: _Scan, size: int, progress: Callable[[int, int], object]
-) -> None:
+def _scan_gzip(raw: BufferedReader, file: BufferedIOBase, scan: _Scan) -> Generator[int]:
+    """Scan the content of a compressed file; yield the compressed bytes read so far."""
     file.seek(0)
     done = 0
     # Line by line, as all readers do: how much can be read before damage depends on the sizes of the reads
@@ -207,7 +203,7 @@ def _scan_gzip(
             scan.note(line.end - line.offset, line.what)
         if (now := raw.tell()) > done:
             done = now
-            progress(done, size)
+            yield done
 
 
 def repair(path: str | os.PathLike[str]) -> int:

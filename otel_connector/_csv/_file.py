@@ -72,7 +72,8 @@ class AppendFile:
         self._closing = weakref.finalize(self, _close, self._fd)
         self._closing.atexit = False  # pending rows are written at exit, and the system closes the file
         try:
-            self._status = os.fstat(self._fd)
+            status = os.fstat(self._fd)
+            self._identity = (status.st_dev, status.st_ino)
             with self._locked():
                 self._prepare(overwrite=overwrite)
             if options.fsync_interval is not None:  # then the name of the file has to survive a power failure, too
@@ -87,9 +88,10 @@ class AppendFile:
         if not self._closing.alive:
             return True
         try:
-            return not os.path.samestat(self._as_path.stat(), self._status)
+            status = self._as_path.stat()
         except OSError:
             return True
+        return (status.st_dev, status.st_ino) != self._identity
 
     def append(self, rows: bytes, timeout: float) -> int:
         """Append whole rows.

@@ -174,11 +174,8 @@ def open_log(path: str) -> Generator[tuple[BufferedReader, BufferedIOBase]]:
         The file, and the object from which its content is read: the same, or its decompressed content.
     """
     with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as raw:
-        if raw.peek(len(_GZIP))[: len(_GZIP)] == _GZIP:
-            with gzip.GzipFile(fileobj=raw) as file:
-                yield raw, file
-        else:
-            yield raw, raw
+        compressed = raw.peek(len(_GZIP)).startswith(_GZIP)
+        yield raw, gzip.GzipFile(fileobj=raw) if compressed else raw
 
 
 def look_at(path: str) -> Log:

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 TORN_SUFFIX = ".torn"  # of the file beside a log that keeps its unfinished lines
@@ -88,14 +88,11 @@ def open_regular(path: str, flags: int, open_file: Callable[[str, int, int], int
         fd = open_file(path, flags, mode)
     except ValueError as error:  # a NUL or a lone surrogate in the path
         raise OSError(errno.EINVAL, str(error), path) from error
-    regular = False
-    try:
-        regular = stat.S_ISREG(os.fstat(fd).st_mode)
-    finally:
-        if not regular:
-            os.close(fd)
-    if not regular:
-        raise OSError(errno.EINVAL, "not a regular file", path)
+    with ExitStack() as on_error:
+        on_error.callback(os.close, fd)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        on_error.pop_all()
     return fd
 
 

@@ -320,8 +320,7 @@ class RowWriter:
         if error is None or (suffix := self._throttle.admit(self._monotonic())) is None:
             return
         try:
-            waiting = self.counts().waiting
-            _logger.warning("%s cannot be written, %d rows wait: %s%s", self.path, waiting, error, suffix)
+            _logger.warning("%s cannot be written, %d rows wait: %s%s", self.path, self.counts().waiting, error, suffix)
         except BaseException as problem:  # noqa: BLE001 - of a log handler of the application; the call must go on
             pass_on(problem)
 
@@ -370,7 +369,6 @@ class RowWriter:
             log.rename_to_part()
         except OSError as error:
             self._failure = error
-            log.lift_limits()
         new = self._current()
         if new is log:
             log.lift_limits()
