@@ -20,6 +20,7 @@ class Flushable(Unfinished, Protocol):
 
     def close(self) -> bool:
         """Write what is pending, and close the file."""
+        ...
 
 
 # Writers that must not be collected, although nothing else may refer to them
