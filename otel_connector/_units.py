@@ -17,12 +17,8 @@ SHORT_DURATIONS = (("us", 1e6), ("ms", 1e3), ("s", 1))
 LONG_DURATIONS = ((_DAY, _HOUR, ("d", "h")), (_HOUR, MINUTE, ("h", "min")), (MINUTE, 1, ("min", "s")))
 """The pairs of units of longer durations: the seconds of both, and their names."""
 
-STEP = 1_000
-"""The factor between two units of bytes, or of durations below a second."""
-
-LEAST_SHARE = 0.0001
-"""The smallest share that two decimals of a percentage can show."""
-
+STEP = 1_000  # the factor between two units of bytes, or of durations below a second
+LEAST_SHARE = 0.0001  # the smallest share that two decimals of a percentage can show
 _PERIODS = (("s", 1), ("min", MINUTE), ("h", _HOUR))
 _SIZES = ("B", "kB", "MB", "GB", "TB", "PB")  # powers of 1,000
 _TWO_PLACES, _ONE_PLACE = 9.995, 99.95  # below these, a number is rounded to two or one decimals: three digits in all

@@ -48,9 +48,7 @@ def amount(value: float, unit: str) -> str:
 
 def difference(row: Difference) -> str:
     """Return `after` minus `before` with a sign; for shares in percentage points."""
-    text = amount(row.absolute, row.unit)
-    if row.unit == "1":
-        text = text.replace("%", "pp")
+    text = amount(row.absolute, row.unit).replace("%", "pp")
     return f"+{text}" if row.absolute > 0 else text
 
 

@@ -37,8 +37,7 @@ class FoundLog:
 
     def grown(self) -> int:
         r"""Count the ``\n`` that were written since."""
-        size = Path(self.path).stat().st_size
-        return self._lines_between(self.size, size) or 0
+        return self._lines_between(self.size, Path(self.path).stat().st_size) or 0
 
     def _lines_between(self, start: int, end: int) -> int | None:
         lines = 0

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from os import PathLike, fsdecode
 from pathlib import Path
@@ -197,19 +198,17 @@ def load(*paths: str | PathLike[str], where: str = EVERYTHING) -> Calls:
         raise ValueError("; ".join(problems))
     folder = _temporary_folder()
     calls = Calls(duckdb.connect(), folder)
-    try:
-        _set_up(calls.connection, folder)
-        _read(calls.connection, sources, where, folder)
+    with ExitStack() as on_error:
+        on_error.push(calls)
+        try:
+            _set_up(calls.connection, folder)
+            _read(calls.connection, sources, where, folder)
+        except (duckdb.BinderException, duckdb.ConversionException, duckdb.ParserException) as error:
+            raise ValueError(f"where={where!r}: {_first_line(error)}") from None
+        except duckdb.Error as error:
+            raise OSError(f"the logs cannot be reviewed: {_first_line(error)}") from None
         calls.files = tuple(each if isinstance(each, LogFile) else _log_file(each) for each in found)
-    except (duckdb.BinderException, duckdb.ConversionException, duckdb.ParserException) as error:
-        calls.close()
-        raise ValueError(f"where={where!r}: {_first_line(error)}") from None
-    except duckdb.Error as error:
-        calls.close()
-        raise OSError(f"the logs cannot be reviewed: {_first_line(error)}") from None
-    except BaseException:
-        calls.close()
-        raise
+        on_error.pop_all()
     return calls
 
 
