@@ -151,7 +151,8 @@ class Call:
                     if wait is None:
                         raise
                 else:
-                    settings.admission.succeeded(self._host)
+                    if settings.admission.adaptive:
+                        settings.admission.succeeded(self._host)
                     if settings.quotas is not None:
                         settings.quotas.put_back(self._host, self._paid)
                     return value

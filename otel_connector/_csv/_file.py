@@ -59,7 +59,6 @@ class AppendFile:
 
     def __init__(self, path: str, header: bytes, options: LogOptions, *, overwrite: bool = False) -> None:
         self._path = path
-        self._as_path = Path(path)
         self._header = header
         self._most_rows, self._most_bytes = options.rotate_rows, options.rotate_bytes
         self.torn = self.end = self.synced = 0
@@ -88,7 +87,7 @@ class AppendFile:
         if not self._closing.alive:
             return True
         try:
-            status = self._as_path.stat()
+            status = os.stat(self._path)  # noqa: PTH116 - Path.stat would take longer than the system call
         except OSError:
             return True
         return (status.st_dev, status.st_ino) != self._identity

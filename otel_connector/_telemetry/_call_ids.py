@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 
-from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext
+from opentelemetry.trace import SpanContext
 
 # A generator of our own: a program that calls `random.seed` must not get the same ids again. Not `SystemRandom`, which
 # makes a system call for each id
@@ -26,11 +26,11 @@ def call_id_of(context: SpanContext) -> str:
     return f"{context.trace_id:032x}-{context.span_id:016x}"
 
 
-def new_call_id(parent: SpanContext = INVALID_SPAN_CONTEXT) -> str:
+def new_call_id(parent: SpanContext | None = None) -> str:
     """Return the call_id of a call that has no span of its own: the trace id of a valid parent, otherwise random ids.
 
     Args:
-        parent: The context of the caller's span.
+        parent: The context of the caller's span, if there is one.
     """
     call_id = _random.getrandbits(192).to_bytes(24, "big").hex("-", -16)
-    return f"{parent.trace_id:032x}{call_id[32:]}" if parent.is_valid else call_id
+    return f"{parent.trace_id:032x}{call_id[32:]}" if parent is not None and parent.is_valid else call_id
