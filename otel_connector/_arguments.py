@@ -25,9 +25,12 @@ def check_call(session: Any, project: Any, decode: Any, options: dict[str, Any])
     """Check the arguments of a call, and those of its options that the connector uses."""
     if not isinstance(session, aiohttp.ClientSession):
         raise TypeError(f"session must be an aiohttp.ClientSession, not {type(session).__name__}")
-    checked_instance("project_name", project, str)
+    if not isinstance(project, str):
+        raise TypeError(f"project_name must be a str, not {type(project).__name__}")
     if not callable(decode):
         raise TypeError(f"decode must be callable, not {type(decode).__name__}")
+    if not options:
+        return
     if "max_redirects" in options:
         checked_int("max_redirects", options["max_redirects"], least=0)
     if "read_bufsize" in options:  # with 0, a body would never be read to its end

@@ -225,7 +225,7 @@ class Call:
             record,
             end_time=(self._started_us + delta_us) * 1_000,
             error_type=error_type,
-            resend_count=max(self._sent - 1, 0),
+            resend_count=self._sent - 1 if self._sent else 0,
             http_version=None if self._exchange is None else self._exchange.version,
             queued=self._queued,
         )

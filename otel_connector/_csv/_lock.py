@@ -16,6 +16,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+_EXCLUSIVE = 0 if fcntl is None else fcntl.LOCK_EX | fcntl.LOCK_NB
 _PAUSE = 0.0001  # seconds between two attempts; a writer holds the lock for less than that
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})  # the file system has no locks
 
@@ -33,7 +34,7 @@ def try_lock(fd: int) -> bool:
     """
     if fcntl is not None:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, _EXCLUSIVE)
         except BlockingIOError:
             return False
         except OSError as error:

@@ -182,8 +182,8 @@ class CallTelemetry:
             # Without an SDK the API returns the caller's span
             parent = trace.get_current_span(current).get_span_context()
             call_id = new_call_id(parent) if own.span_id == parent.span_id else own_id
-        context = trace.set_span_in_context(span, suppressed(current))
-        known = not own.trace_state and not get_baggage(current)
+        context = trace.set_span_in_context(span, suppressed(current) if current else ONLY_SUPPRESSED)
+        known = not own.trace_state and not (current and get_baggage(current))
         traceparent = f"00-{own_id}-{own.trace_flags:02x}" if known else None
         return CallSpan(url_telemetry, label, call_id, span, context, traceparent, recorded)
 
@@ -295,18 +295,19 @@ class CallTelemetry:
         try:
             if call.token is not None:
                 otel_context.detach(call.token)
-            if call.span is not INVALID_SPAN and call.span.is_recording():
-                attributes = field_attributes(record)
-                if self.attempt_spans:
-                    attributes |= outcome_attributes(None, error_type)
-                else:
-                    attributes |= outcome_attributes(record.response_code, error_type, http_version, resend_count)
-                if queued:
-                    attributes[_names.QUEUE_DURATION] = queued
-                call.span.set_attributes(attributes)
-                if error_type is not None:
-                    call.span.set_status(error_status(error_type, record.error))
-            call.span.end(end_time)
+            if call.span is not INVALID_SPAN:
+                if call.span.is_recording():
+                    attributes = field_attributes(record)
+                    if self.attempt_spans:
+                        attributes |= outcome_attributes(None, error_type)
+                    else:
+                        attributes |= outcome_attributes(record.response_code, error_type, http_version, resend_count)
+                    if queued:
+                        attributes[_names.QUEUE_DURATION] = queued
+                    call.span.set_attributes(attributes)
+                    if error_type is not None:
+                        call.span.set_status(error_status(error_type, record.error))
+                call.span.end(end_time)
         except BaseException as error:  # noqa: BLE001 - a processor, exporter or context of the application
             self._guard.swallow(error, "ending the call's span")
         try:
