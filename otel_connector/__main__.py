@@ -1,6 +1,8 @@
 """The entry point of ``otel-connector`` and ``python -m otel_connector``.
 
 It knows only how to start the command line, or to report that its dependencies are not installed.
+
+Used by the command ``otel-connector``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 Each check returns the argument in the form that the package uses, or raises a `TypeError` or `ValueError` whose message
 starts with the name of the argument. This file does not know what the arguments are used for; it opens, sends and waits
 for nothing.
+
+Used by ``_call``, ``_connector``, ``_csv``, ``_fetch``, ``_replay``, ``_telemetry``, ``csv_exporter``, ``providers``
+and ``testing``.
 """
 
 from __future__ import annotations

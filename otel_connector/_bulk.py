@@ -2,6 +2,8 @@
 
 The function that requests a URL is passed in. At most as many URLs and outcomes are kept as may be in progress, never
 the whole list. This file does not know the connector, files or progress bars.
+
+Used by ``__init__``, ``_connector``, ``_fetch._fetch``, ``_fetch._results`` and ``cli._fetch_view``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A call uses a `Clock` for all three. A test replaces it with ``otel_connector.testing.FakeClock`` and never sleeps. This
 file does not know HTTP, retries or telemetry.
+
+Used by ``_arguments``, ``_call._body``, ``_call._call``, ``_call._pacing``, ``_connector`` and ``testing._fake_clock``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """`AsyncConnector`, the main class of the package: its parameters, its lifecycle, and where its rows are written.
 
 A call itself is in ``_call``. This file does not know files, nor the internals of exporters.
+
+Used by ``__init__``, ``_fetch._chunk``, ``_fetch._fetch``, ``cli._demo`` and ``cli._fetch_command``.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ There is a class for each failure that a caller may want to handle differently; 
 A call also raises errors that are not in the tree: `TypeError` and `ValueError` for an invalid argument, and
 `asyncio.CancelledError`. This file does not know how an error is detected (``_aiohttp_errors``), nor whether it is
 retried (``_retry``).
+
+Used by ``__init__``, ``_call``, ``_connector``, ``_fetch``, ``_replay`` and ``cli``.
 """
 
 from __future__ import annotations

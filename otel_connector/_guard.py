@@ -3,6 +3,9 @@
 Span processors, exporters, samplers, propagators, log handlers and hooks belong to the application. What they raise is
 logged, and the call continues. Two kinds of exception do not belong to them and are raised again: Ctrl-C, and what the
 handler of a signal raised. This file does not know which code it guards.
+
+Used by ``_call._call_log``, ``_csv._writer``, ``_telemetry._metrics``, ``_telemetry._propagation`` and
+``_telemetry._spans``.
 """
 
 from __future__ import annotations

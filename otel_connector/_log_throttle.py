@@ -1,6 +1,8 @@
 """Limits how often a warning is logged, and counts the lines that were left out.
 
 Otherwise a failing server or disk would cause one line per call. This file does not know what is logged, nor where.
+
+Used by ``_call._call_log``, ``_call._pacing``, ``_csv._writer`` and ``_guard``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Imports packages that only some features need, with one message if they are missing. Does not know the features."""
+"""Imports packages that only some features need, with one message if they are missing. Does not know the features.
+
+Used by ``_fetch._result_formats``, ``cli._fetch_command``, ``testing._encodings`` and ``testing._server``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Defines what a percentile is. Imports nothing of the package."""
+"""Defines what a percentile is. Imports nothing of the package.
+
+Used by ``cli._demo``.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Remembers the calls that were seen recently, to recognize one that arrives twice.
 
 This file knows neither what identifies a call nor how it arrives.
+
+Used by ``_replay._replay`` and ``csv_exporter``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 `CallRecord` holds the ten fields of the span, the CSV row and the API. It is created once, at the end of a call, and
 never changed. Its texts are escaped here, so that all three show the same characters. This file does not know how a
 record is written or sent.
+
+Used by ``__init__``, ``_bulk``, ``_call``, ``_connector``, ``_csv``, ``_guard``, ``_replay``, ``_telemetry``, ``cli``,
+``csv_exporter`` and ``review``.
 """
 
 from __future__ import annotations

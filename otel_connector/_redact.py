@@ -2,6 +2,8 @@
 
 One `Redactor` is used for the fields url and redirect_url, error messages, span attributes and events. It changes only
 secrets, and nothing else. This file does not know HTTP libraries or telemetry.
+
+Used by ``__init__``, ``_call``, ``_connector``, ``_fetch``, ``_replay`` and ``cli``.
 """
 
 from __future__ import annotations

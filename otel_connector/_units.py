@@ -1,6 +1,8 @@
 """Formats figures for people: durations, sizes, shares, rates, times and counts, each with its unit.
 
 The one place that decides how these are written. Imports nothing of the package.
+
+Used by ``cli`` and ``review``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The connector passes its calls directly to a `CSVSpanExporter`, so no sampler, queue or span limit affects a row. The
 same class is an ordinary exporter that can be added to any tracer provider next to OTLP. This file does not know how a
 call is made.
+
+Used by applications, ``__init__`` and ``_connector``.
 """
 
 from __future__ import annotations

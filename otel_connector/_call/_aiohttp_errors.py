@@ -2,6 +2,8 @@
 
 It is one ordered table. aiohttp's classes overlap, so the first row that matches counts; where the class is not enough,
 the stage at which the attempt failed decides. This file does not know retries, telemetry or the log.
+
+Used by ``_call._transport``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
 """Every private name of aiohttp that the package uses, each with a fallback.
 
 aiohttp may rename a private name in any release. The package must then still import and make its calls: slower, without
-fair reading, or with less detail. A warning is logged once for each missing name. This file does not know calls,
+protection of the event loop against many small chunks, or with less detail. A warning is logged once for each feature
+that is lost. This file does not know calls,
 attempts or errors.
+
+Used by ``_call._fair_reading`` and ``_call._transport``.
 """
 
 from __future__ import annotations
@@ -36,10 +39,10 @@ _HANDLER_NAMES = _TRANSPORT + _READING + _CLOSING
 _MISSING_HANDLER_NAMES = [name for name in _HANDLER_NAMES if not hasattr(ResponseHandler, name)]
 _FACTORY = "_factory"
 
-# Called without `super()`, which would cost 1 % more instructions of a bare call: every response passes here
-_resume_transport_reading: Any = getattr(ResponseHandler, "_resume_transport_reading", None)
+# Called without `super()`, which would cost 1 % more instructions of a bare call: it runs for every response
+_aiohttp_resume: Any = getattr(ResponseHandler, "_resume_transport_reading", None)
 
-# Another library may have replaced `get` before this import, for example to record traffic; it is then called
+# If another library has replaced `get` before this import, for example to record traffic, its `get` is called
 _aiohttp_get: object = getattr(aiohttp.ClientSession, "get", None)
 if getattr(_aiohttp_get, "__module__", None) != aiohttp.ClientSession.__module__:
     _aiohttp_get = object()
@@ -67,7 +70,10 @@ def build_url(session: aiohttp.ClientSession, url: str | URL) -> URL:
 
 
 def session_middlewares(session: aiohttp.ClientSession) -> Sequence[aiohttp.ClientMiddlewareType] | None:
-    """Return the session's own middlewares; None if they are not known, and so none may be passed for a request."""
+    """Return the session's own middlewares; None if they cannot be read.
+
+    In that case none may be passed with a request, because they would replace those of the session.
+    """
     middlewares: Sequence[aiohttp.ClientMiddlewareType] | None = getattr(session, "_middlewares", None)
     if middlewares is None:
         _warn_once(
@@ -96,7 +102,10 @@ def request_function(session: aiohttp.ClientSession) -> Callable[..., Awaitable[
 
 
 class PausableHandler(ResponseHandler):
-    """A connection of aiohttp whose transport stays paused while its subclass holds data or waits."""
+    """A connection of aiohttp that does not resume reading while one of the three attributes below forbids it.
+
+    A subclass sets them.
+    """
 
     _pending = memoryview(b"")  # data that is not parsed yet
     _next_step: asyncio.Handle | None = None
@@ -108,7 +117,7 @@ class PausableHandler(ResponseHandler):
 
     def _resume_transport_reading(self) -> None:
         if self._next_step is None and not self._pending and not self._reader_full:
-            _resume_transport_reading(self)
+            _aiohttp_resume(self)
 
     resume_transport = _resume_transport_reading
 

@@ -2,6 +2,8 @@
 
 A response with an error status is raised as `HTTPStatusError`. This file does not know how requests are sent, nor
 retries, telemetry or the log.
+
+Used by ``_call._call`` and ``_call._transport``.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ gzip, deflate, brotli and zstd are decoded, alone or several in sequence. Pieces
 of compression. The end of each stream is checked, so that a truncated body is never taken for a complete one. aiohttp
 decodes these codings as well, but it does not report where a stream ended, and the server can choose the memory of the
 decoder. This file knows bytes only, not connections, responses or limits.
+
+Used by ``_call._body``.
 """
 
 from __future__ import annotations

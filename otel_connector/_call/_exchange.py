@@ -3,6 +3,8 @@
 `Request` is shared by all attempts of a call. Each attempt has its own `Exchange`, which is filled in step by step, so
 that it is complete to the point where the attempt ended. This file does not know how errors are mapped, nor retries,
 telemetry or the log.
+
+Used by ``_call._aiohttp_errors``, ``_call._body``, ``_call._call`` and ``_call._transport``.
 """
 
 from __future__ import annotations

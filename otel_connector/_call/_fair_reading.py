@@ -11,6 +11,8 @@ transport is paused, so `_pending` never exceeds what the loop delivers in one i
 when there are none. `_reader_full` is set between `pause_reading` and `resume_reading` of aiohttp: the reader of the
 body has enough, so nothing is parsed until aiohttp resumes. A lost or closed connection discards what is pending,
 except that `connection_lost` parses the rest first, because the response may be complete.
+
+Used by ``_call._pacing``.
 """
 
 from __future__ import annotations

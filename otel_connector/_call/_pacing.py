@@ -7,6 +7,8 @@ nor how an attempt is made.
 A `Permit` is entered and left once. Its parts are acquired in this order, so that no waiter holds a scarcer resource:
 pause of the host, rate limiter, adaptive limit of the host, connections of the pool. A pause may begin while a permit
 waits for the other parts. It then returns them and waits again.
+
+Used by ``_call._call`` and ``_connector``.
 """
 
 from __future__ import annotations

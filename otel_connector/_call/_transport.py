@@ -2,6 +2,8 @@
 
 Whatever goes wrong leaves this file as an error of this package, chained to the error of aiohttp. This file does not
 know retries, telemetry or the log.
+
+Used by ``_call._call`` and ``_connector``.
 """
 
 from __future__ import annotations

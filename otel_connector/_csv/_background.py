@@ -4,6 +4,8 @@ Rows are queued in memory, within a limit, and written some milliseconds later, 
 process loses the queued rows. This file knows neither files nor what a row means.
 
 `SerialExecutor` does not fit here: its queue has no limit, and its thread does not end while it is idle.
+
+Used by ``csv_exporter``.
 """
 
 from __future__ import annotations

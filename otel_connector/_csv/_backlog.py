@@ -1,6 +1,8 @@
 """Rows that could not be written yet: in order, bounded, and written before anything newer.
 
 This file does not know why the rows wait, nor where they are written.
+
+Used by ``_csv._writer``.
 """
 
 from __future__ import annotations

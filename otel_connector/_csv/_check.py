@@ -6,6 +6,8 @@ cut, after they were saved elsewhere. This file does not know open writers and t
 
 Readers accept a row that another program saved in another notation (`_lines`). Here it is reported, because the bytes
 are not those that were written.
+
+Used by ``_replay._replay`` and ``cli._check_command``.
 """
 
 from __future__ import annotations

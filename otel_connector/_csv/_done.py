@@ -1,6 +1,8 @@
 """Which URLs of a project have a success row in a log, so that `resume` can skip them.
 
 Logs of any length are read. Of each success only a number of eight bytes is kept. This file does not know requests.
+
+Used by ``_connector``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The thread that flushes a writer while it has pending rows, and keeps the writer alive until then.
 
 This file does not know what is flushed.
+
+Used by ``_csv._writer``.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ One row is one physical line, because its texts contain no line breaks (`one_lin
 crash need no reader that understands quotes.
 
 Together with `_lines`, this file is the only grammar of a row. It does not know files.
+
+Used by ``_csv``, ``cli``, ``csv_exporter`` and ``review``.
 """
 
 from __future__ import annotations
@@ -32,9 +34,9 @@ CALL_ID = re.compile("[0-9a-f]{32}-[0-9a-f]{16}")
 FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _ESCAPED_STARTS = frozenset((*FORMULA_STARTS, "'"))
 
-# A record as a line, if its texts need nothing; .0 prints no character of None
-_LINE = "%s,%s,%.6f,%.6f,%s,%s,%d,%d,%s,%s\n"
-_LINE_WITHOUT_STATUS = "%s,%s,%.6f,%.6f,%s,%s,%d,%.0s,%s,%s\n"
+# A record as a line, if its texts need nothing; %f has 6 decimals, and .0 prints no character of None
+_LINE = "%s,%s,%f,%f,%s,%s,%d,%d,%s,%s\n"
+_LINE_WITHOUT_STATUS = "%s,%s,%f,%f,%s,%s,%d,%.0s,%s,%s\n"
 
 # Of these bytes, such a line has only its commas and its end
 _SPECIAL = bytes((*range(0x20), 0x7F, *b',"'))

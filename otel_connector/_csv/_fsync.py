@@ -3,6 +3,8 @@
 After a failed fsync the kernel may drop the pages and mark them as clean. The next fsync then succeeds, although the
 rows are gone (https://wiki.postgresql.org/wiki/Fsync_Errors). So all rows since the last successful fsync are kept, and
 after a failure they have to be written again. This file does not know the file, nor who calls fsync.
+
+Used by ``_csv._writer``.
 """
 
 from __future__ import annotations

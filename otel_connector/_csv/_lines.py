@@ -7,6 +7,8 @@ reader does with a row nor who writes the log.
 
 Another program may have saved a log again: with a byte order mark, with CR LF as line end, with more quotes, or with
 numbers in another notation. Its rows still count, because they say the same. Only `_check` reports the difference.
+
+Used by ``_csv``, ``_replay``, ``cli`` and ``review``.
 """
 
 from __future__ import annotations

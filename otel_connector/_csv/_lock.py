@@ -1,7 +1,9 @@
-"""Which process holds a file: an exclusive advisory lock (flock) on an open file.
+"""Lock an open file against other processes, with an exclusive advisory lock (flock).
 
-Windows and some file systems have no such locks. There every attempt succeeds, and only one process may write a file
-(see the README). Knows neither what is in the file nor why it is locked.
+Windows and some file systems have no such locks. There every attempt succeeds, so the user has to make sure that only
+one process writes a file (see the README). This file does not know what is in the locked file or why it is locked.
+
+Used by ``_csv._check``, ``_csv._file`` and ``_fetch._results``.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def try_lock(fd: int) -> bool:
         Whether this process holds the file now.
 
     Raises:
-        OSError: The system cannot say whether the file is locked.
+        OSError: flock failed for another reason than that the lock is held.
     """
     if fcntl is not None:
         try:
@@ -53,7 +55,7 @@ def lock(fd: int, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while not try_lock(fd):
         if time.monotonic() >= deadline:
-            raise BlockingIOError(errno.EWOULDBLOCK, "locked by another program")
+            raise BlockingIOError(errno.EWOULDBLOCK, "locked by another process")
         time.sleep(_PAUSE)
 
 
@@ -61,7 +63,7 @@ def unlock(fd: int) -> None:
     """Release the lock; nothing happens if it is not held.
 
     Raises:
-        OSError: It cannot be released. Closing the file releases it, too.
+        OSError: The lock cannot be released. Closing the file then releases it.
     """
     if fcntl is not None:
         try:

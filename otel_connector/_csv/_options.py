@@ -1,6 +1,8 @@
 """How a log is written: the options that the exporter passes to its writer and its file, as one value.
 
 This file only checks them. It does not know who uses them.
+
+Used by ``_csv._file``, ``_csv._writer`` and ``csv_exporter``.
 """
 
 from __future__ import annotations

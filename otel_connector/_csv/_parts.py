@@ -2,6 +2,8 @@
 
 Review, replay, resume and check all ask here, so they read the same files. Looks at names only: this file knows neither
 what a log contains nor how it is written.
+
+Used by ``_csv._done``, ``_csv._file``, ``_replay._replay``, ``cli._check_command`` and ``review._load``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@ r"""The end of a log: where its last whole row ends, and how the bytes after it 
 A row is one physical line, so only the bytes after the last ``\n`` can be left behind by a killed writer. Only these
 are ever cut, after they were saved in another file. Files are read in blocks, so their size does not matter. This file
 knows neither which process writes a log nor what a row means.
+
+Used by ``_csv``, ``_fetch``, ``_replay``, ``cli`` and ``review``.
 """
 
 from __future__ import annotations

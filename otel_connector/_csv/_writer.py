@@ -42,6 +42,8 @@ What may interrupt these steps:
   rows may be in the file twice.
 
 While rows wait or are not synced, a thread flushes them and keeps the writer alive (`_flusher`).
+
+Used by ``csv_exporter``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Objects that keep rows in memory register here. They are asked to write them at the end of the program or of a
 ``multiprocessing`` child, or when a signal arrives. This file does not know what the work is.
+
+Used by ``_csv._background``, ``_csv._flusher`` and ``providers``.
 """
 
 from __future__ import annotations

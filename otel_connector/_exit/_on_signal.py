@@ -1,6 +1,8 @@
 """Finish work when a signal arrives, before the signal has its usual effect.
 
 The previous handler, or the default action, runs afterwards. This file does not know what the work is.
+
+Used by ``providers``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A `Chunk` and the function `fetch_chunk` can be pickled. Each chunk has its own log and its own results file. Does not
 know the command line, nor how chunks are distributed.
+
+Used by ``__init__``.
 """
 
 from __future__ import annotations

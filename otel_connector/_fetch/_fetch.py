@@ -1,6 +1,8 @@
 """One run of ``otel-connector fetch``: the calls for a list of URLs, their counts, and the progress.
 
 Does not know the command line and the terminal.
+
+Used by ``cli._fetch_command``, ``cli._fetch_options`` and ``cli._fetch_view``.
 """
 
 from __future__ import annotations

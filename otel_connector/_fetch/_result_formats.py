@@ -3,6 +3,8 @@
 In a compressed file each batch of lines is a complete gzip member or zstd frame (both are called member here). So all
 earlier batches can be read at any time, and what a killed process left unfinished is recognized and cut. Does not know
 the content of a line, locks or threads.
+
+Used by ``_fetch._results``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 r"""The JSON line of one result: how it is written, and how its ``call_id`` is found again.
 
 A line is one line to every reader, whatever the URL and the body contain. Does not know files, compression or calls.
+
+Used by ``_fetch._results``.
 """
 
 from __future__ import annotations

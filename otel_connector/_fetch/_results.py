@@ -13,6 +13,8 @@ fails too, or the process is killed during the append, the file ends with a part
 resumes recognizes and cuts it. No `write` of a line of that batch has returned.
 
 This file does not know how calls are made, nor the log.
+
+Used by ``_fetch._chunk``, ``_fetch._fetch`` and ``cli._fetch_command``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 URLs are read in batches, never all at once. Files and pipes are read in a thread, so that a slow disk or a pipe without
 data does not block the event loop. Does not know calls.
+
+Used by ``_fetch._fetch`` and ``cli._fetch_command``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A file that stores how far each log has been sent. This file knows neither collectors nor what a log contains."""
+"""A file that stores how far each log has been sent. This file knows neither collectors nor what a log contains.
+
+Used by ``_replay._replay``.
+"""
 
 from __future__ import annotations
 

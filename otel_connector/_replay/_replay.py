@@ -7,6 +7,8 @@ uses the ids as keys. This file does not know the terminal.
 
 Not every loss is visible here: the SDK's exporter reports a partial success as a success, and a backend may drop spans
 that it has acknowledged (Tempo does beyond its limits). Therefore the rate is limited.
+
+Used by ``cli._replay_command``.
 """
 
 from __future__ import annotations
@@ -119,7 +121,7 @@ class Replayed:
         filtered_out: Rows that the filter excludes.
         duplicates: Rows of calls that this run has already sent.
         damaged: Lines that are not rows, and rows that cannot be converted to a span.
-        unfinished: Logs whose last line has no line end: it is torn, or it is being written. It is not sent.
+        unfinished: Logs whose last line is incomplete: it is torn, or it is being written. That line is not sent.
         damage: The first `DAMAGE_LIMIT` damaged or unfinished lines, each with its log. Offsets are those of the
             uncompressed text.
     """

@@ -4,6 +4,8 @@ The ids of the span are in ``call_id``, and the times of the row have the span's
 does not contain is omitted: the parent, the events of failed attempts, ``network.protocol.version``,
 ``http.request.resend_count`` and ``otel_connector.queue.duration``. A call with attempt spans gets the form of a call
 without them. This file knows neither files nor collectors.
+
+Used by ``_replay._replay``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Source: OpenTelemetry semantic conventions 1.44, "HTTP client span". This file does not know when a span starts or ends,
 or how it is exported.
+
+Used by ``_replay._row_span``, ``_telemetry._spans`` and ``csv_exporter``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The id of a call: from the ids of its span, or generated if it has no span of its own.
 
 This file does not know how a span is started.
+
+Used by ``_telemetry._spans`` and ``csv_exporter``.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ metrics are collected: a recording costs about 20 us of a call, an increment 0.1
 here. This file does not know spans, the SDK or aiohttp.
 
 Source: OpenTelemetry semantic conventions 1.44, "HTTP client metrics".
+
+Used by ``_replay._row_span`` and ``_telemetry._spans``.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ class Instruments:
     """
 
     def __init__(self, provider: MeterProvider | None, guard: TelemetryGuard) -> None:
-        # Reentrant: `retire` and `_retire_log` are called by the garbage collector, also in the thread with the lock
+        # Reentrant: the garbage collector may call `retire` and `_retire_log` in the thread that holds the lock
         self._lock = threading.RLock()
         self._live: set[CallCounts] = set()
         self._retired = CallCounts()
@@ -153,7 +155,7 @@ class Instruments:
         self._duration.record(record.delta_t, labels, context=context)
 
     def add(self, counts: CallCounts, log: Log | None, paused_hosts: PausedHosts | None) -> None:
-        """Report what belongs to one connector from now on.
+        """From now on, report the metrics of this connector.
 
         Args:
             counts: Its counters, until they are passed to `retire`.
@@ -176,7 +178,7 @@ class Instruments:
             self._retired_rows = RowCounts(retired.written + written, 0, retired.lost + waiting + lost)
 
     def retire(self, counts: CallCounts) -> None:
-        """Keep the sums of a connector that is gone: a counter must not decrease."""
+        """Keep the totals of a connector that no longer exists: a counter must not decrease."""
         with self._lock:
             self._live.discard(counts)
             self._retired.received.update(counts.received)
@@ -247,7 +249,7 @@ def _request_labels(host: Host) -> dict[str, AttributeValue]:
 
 
 class _GlobalProvider:
-    """The key of the instruments of the global meter provider, whichever it is at the time."""
+    """The key that stands for the global meter provider, also if the application sets it later."""
 
 
 _instruments: weakref.WeakKeyDictionary[Any, Instruments] = weakref.WeakKeyDictionary()
@@ -261,7 +263,7 @@ def instruments_of(provider: MeterProvider | None, guard: TelemetryGuard) -> Ins
         provider: The application's provider. None is the global one, also if it is set later.
         guard: Receives its exceptions. Metrics whose instrument cannot be created are then not reported.
     """
-    with guard.guarded("looking up the meter provider"):  # it may raise, or be no key of a dictionary
+    with guard.guarded("looking up the meter provider"):  # the lookup may raise, or the provider may not be hashable
         key = _GlobalProvider if provider is None or provider is metrics.get_meter_provider() else provider
         with _instruments_lock:
             if key not in _instruments:

@@ -3,6 +3,9 @@
 The code takes the names from here, and the README's reference is generated from here (``python -m support.reference``,
 in ``tests``). A test checks that nothing else is sent, and nothing with another type. This file does not know
 OpenTelemetry.
+
+Used by ``_replay._replay``, ``_replay._row_span``, ``_telemetry._attributes``, ``_telemetry._metrics`` and
+``_telemetry._spans``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The headers are those of the global propagator, which belongs to the application: what it raises goes to the
 `TelemetryGuard`, and a header that would change or break the request is omitted. This file does not know spans or how a
 request is sent.
+
+Used by ``_telemetry._spans``.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ def headers_for(context: Context, traceparent: str | None, guard: TelemetryGuard
         if traceparent is not None and (kinds := _w3c_kinds(propagator)) is not None:
             # The propagators would write the same, for 5 % of the time of a call
             return {"traceparent": traceparent} if traceparent and TraceContextTextMapPropagator in kinds else headers
-        propagator.inject(headers, context=context)
+        propagate.inject(headers, context=context)
     except BaseException as error:  # noqa: BLE001 - a propagator of the application
         guard.swallow(error, "injecting the trace context")
     return _valid(headers, guard)

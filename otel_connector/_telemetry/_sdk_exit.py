@@ -3,6 +3,8 @@
 By itself, the SDK delays the end of a program by 7 to 41 s if no collector answers, and does not report what was lost.
 Here a daemon thread per signal flushes and shuts down, with one deadline for all, and a watch on each exporter counts
 the failed exports. This file imports nothing of the SDK. It does not know aiohttp or the connector.
+
+Used by ``providers``.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ call continues. A processor that blocks also blocks the event loop, because the 
 know the SDK or aiohttp.
 
 Source: OpenTelemetry semantic conventions 1.44, "HTTP client span", the form with one span for the top-most operation.
+
+Used by ``_call._call`` and ``_connector``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The command line: one file per command, with its view. The functions behind the commands are in lower layers.
 
 Only ``__main__`` imports this subpackage.
+
+Used by the command and ``__main__``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The options that select calls of a log, shared by ``review`` and ``replay``.
 
 Does not know how the calls are selected.
+
+Used by ``cli._replay_command`` and ``cli._review_command``.
 """
 
 from __future__ import annotations

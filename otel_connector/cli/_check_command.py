@@ -1,6 +1,8 @@
 """``otel-connector check``: its options and its output.
 
 Does not know how a log is read or repaired: `_csv/_check` does that.
+
+Used by ``cli``.
 """
 
 from __future__ import annotations

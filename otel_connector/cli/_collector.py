@@ -1,6 +1,8 @@
 """Selects the collector that telemetry is sent to: one named by the environment, or one that listens on this machine.
 
 Does not know what is sent, nor the terminal.
+
+Used by ``cli._demo_command`` and ``cli._replay_command``.
 """
 
 from __future__ import annotations

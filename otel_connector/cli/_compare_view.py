@@ -1,6 +1,8 @@
 """The terminal output of ``otel-connector review --compare``: tables of the figures of two runs.
 
 Verdicts are words, so the output can be read without colours. Does not know how differences are tested.
+
+Used by ``cli._review_command``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Plans the calls and what the server does to each, makes them with bounded concurrency, and computes the summary from the
 log alone. Does not know the terminal.
+
+Used by ``cli._demo_command``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """``otel-connector demo``: its options and its output.
 
 Does not know which calls are made, nor how they are summarised: `_demo` does that.
+
+Used by ``cli``.
 """
 
 from __future__ import annotations

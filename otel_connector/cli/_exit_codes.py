@@ -1,6 +1,9 @@
 """The exit codes of all commands, and the messages that explain them.
 
 Does not know what the commands do.
+
+Used by ``cli._check_command``, ``cli._demo_command``, ``cli._fetch_command``, ``cli._replay_command`` and
+``cli._review_command``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A condition consists of comparisons of a name with a number, joined by ``and`` and ``or``. It is parsed, never executed.
 Does not know what the names mean, nor where their values come from.
+
+Used by ``cli._exit_codes``, ``cli._fetch_command`` and ``cli._review_command``.
 """
 
 from __future__ import annotations

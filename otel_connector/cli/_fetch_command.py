@@ -1,6 +1,8 @@
 """``otel-connector fetch``: from its options to a run, which ends by itself or by Ctrl-C, and its exit code.
 
 Does not know how URLs are fetched (`_fetch/_fetch`), nor how the progress is shown (`_fetch_view`).
+
+Used by ``cli``.
 """
 
 from __future__ import annotations

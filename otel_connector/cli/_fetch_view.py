@@ -2,6 +2,8 @@
 
 Threads draw it: a stopped terminal (Ctrl-S) or a pipe that is not read blocks no call. Does not know how URLs are
 fetched.
+
+Used by ``cli._fetch_command``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """``otel-connector replay``: its options, its progress and its output.
 
 Does not know how rows become spans, nor how they are sent: `_replay/_replay` does that.
+
+Used by ``cli``.
 """
 
 from __future__ import annotations

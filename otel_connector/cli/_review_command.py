@@ -1,6 +1,8 @@
 """``otel-connector review``: from its options to the printed summary and the written files.
 
 Does not know how figures are computed (`review`), nor how they look on a terminal (`_review_view`).
+
+Used by ``cli``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The options of ``otel-connector review``, with their help texts.
 
 Does not know what their values are used for.
+
+Used by ``cli._review_command``.
 """
 
 from __future__ import annotations

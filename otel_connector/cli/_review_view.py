@@ -1,6 +1,8 @@
 """The terminal output of ``otel-connector review``: a summary that fits the screen, and the result of a query.
 
 Every colour has words beside it. Does not know where the figures come from.
+
+Used by ``cli._review_command``.
 """
 
 from __future__ import annotations

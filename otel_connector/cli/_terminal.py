@@ -1,6 +1,8 @@
 """Prints lines, tables and progress to a terminal, a pipe or a file, also if its reader has gone away.
 
 Does not know what is printed.
+
+Used by ``cli``.
 """
 
 from __future__ import annotations

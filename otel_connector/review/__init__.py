@@ -1,6 +1,8 @@
 """Analyses logs: `load` reads them, `summarize` and `compare` return figures, `html_report` returns a page.
 
 Needs the extra ``review`` (DuckDB; Altair and vl-convert for charts). Knows neither OpenTelemetry nor aiohttp.
+
+Used by applications, ``cli._review_command`` and ``cli._review_view``.
 """
 
 from otel_connector.review._compare import compare

@@ -2,6 +2,8 @@
 
 Colours follow M. Okabe and K. Ito, "Color Universal Design", 2008, which colour-blind people can tell apart. Knows
 nothing of the data.
+
+Used by ``review._charts`` and ``review._pictures``.
 """
 
 # pyright: reportUnknownMemberType=false

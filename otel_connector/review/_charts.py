@@ -3,6 +3,8 @@
 Altair with vl-convert, because a page with such charts needs only 0.9 MB of JavaScript, which runs without `eval`, and
 both come from PyPI. Reports of bokeh have 1.5 MB and those of plotly 5 MB, and both need a browser to make a PNG. No
 chart uses colour alone: shape, dashes or position show the same. Knows neither DuckDB nor files.
+
+Used by ``review._pictures`` and ``review._report``.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false

@@ -14,6 +14,8 @@ The tests, and the reasons for them (their sources are in `_noise`):
 - If a run is too short, or its noise could hide a difference of half the figure, the verdict says so instead of "same".
 
 The number of calls is not tested, because the user decides on it. Knows nothing of how a comparison is shown.
+
+Used by ``review``.
 """
 
 from __future__ import annotations

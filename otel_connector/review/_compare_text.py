@@ -1,6 +1,8 @@
 """Formats a comparison as text: figures with their units, changes, verdicts, and a report in Markdown.
 
 Knows nothing of how a comparison is computed, and nothing of terminals.
+
+Used by ``cli._compare_view`` and ``cli._review_command``.
 """
 
 from __future__ import annotations

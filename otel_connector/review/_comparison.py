@@ -1,6 +1,8 @@
 """Defines the result of a comparison of two runs: frozen values.
 
 Knows nothing of how they are computed (`_compare`) and how they are shown (`_compare_text`).
+
+Used by ``cli._compare_view``, ``review``, ``review._compare`` and ``review._compare_text``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 It opens regular files only, changes none, and reads their first line and their end. Damage in the middle is found when
 the whole file is read (`_load`, `_repaired`). Does not know how rows are read.
+
+Used by ``review._load`` and ``review._repaired``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Turns the filters of a review into one condition in SQL, and reads times as users type them. Knows no database."""
+"""Turns the filters of a review into one condition in SQL, and reads times as users type them. Knows no database.
+
+Used by ``cli._call_filters``, ``cli._review_command`` and ``review._load``.
+"""
 
 from __future__ import annotations
 

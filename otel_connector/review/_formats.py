@@ -2,6 +2,8 @@
 
 Numbers are in base units (seconds, bytes, shares of 1). Only Markdown, which people read, has rounded ones. Knows
 neither DuckDB nor terminals.
+
+Used by ``cli._review_command``, ``review._compare_text`` and ``review._query``.
 """
 
 from __future__ import annotations

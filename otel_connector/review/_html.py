@@ -2,6 +2,8 @@
 
 Servers choose the texts of a log, so they are hostile input. Only `text` turns a text into HTML. Knows nothing of what
 the tables show.
+
+Used by ``review._report``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Converts results to values for JSON: dataclasses to dicts, times to ISO 8601, NaN and infinity to None.
 
 Knows no particular result.
+
+Used by ``review._comparison``, ``review._formats`` and ``review._query``.
 """
 
 from __future__ import annotations

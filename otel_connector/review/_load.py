@@ -4,6 +4,8 @@ DuckDB reads the files at its own speed. Its grammar is wider than ours (`_csv/_
 and the number of rows is compared with the number of line ends: one physical line is one row. If anything differs,
 `_repaired` reads the file with our grammar and writes a copy, which DuckDB reads instead. So each line is either a row,
 or it is counted and described. Knows neither summaries nor reports.
+
+Used by ``review``.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ than a batch), they count as fewer.
 
 The standard library has the normal distribution; the rest is short. SciPy would add 100 MB for two functions. Knows
 neither DuckDB nor calls.
+
+Used by ``review._compare`` and ``review._compare_text``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Returns the charts of a log for a notebook, or writes them to files. Knows nothing of how they are drawn.
 
 Altair and vl-convert are loaded when they are used.
+
+Used by ``review`` and ``review._report``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 The number of points is bounded, whatever the number of calls: time is divided into intervals of a common width, and
 latency into bins of a constant ratio. Does not know how charts look.
+
+Used by ``review._charts``, ``review._pictures`` and ``review._report``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Runs a query in SQL and formats its result in the same formats as a summary. Knows nothing of terminals."""
+"""Runs a query in SQL and formats its result in the same formats as a summary. Knows nothing of terminals.
+
+Used by ``cli._review_command`` and ``cli._review_view``.
+"""
 
 from __future__ import annotations
 

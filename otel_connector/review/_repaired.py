@@ -3,6 +3,8 @@
 A row is one physical line, so each line is judged by itself: a torn line damages no other, even if it opens a quote.
 This takes some microseconds per line. It is done only for logs that are damaged, compressed, or saved by another
 program. Knows nothing of DuckDB.
+
+Used by ``review._load``.
 """
 
 from __future__ import annotations

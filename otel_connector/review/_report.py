@@ -3,6 +3,8 @@
 vl-convert provides the JavaScript of the charts, which the page contains once; `report.js` is our own. The Content
 Security Policy of the page allows only these two scripts and no requests. So a hostile text that `_html` did not escape
 would still have no effect. Does not know how figures and charts are computed.
+
+Used by ``review``.
 """
 
 from __future__ import annotations

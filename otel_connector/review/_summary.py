@@ -2,6 +2,8 @@
 
 Percentiles are exact (see `_percentile`, whose definition DuckDB's ``quantile_cont`` shares). Does not know how figures
 are shown.
+
+Used by ``review``, ``review._formats`` and ``review._report``.
 """
 
 from __future__ import annotations

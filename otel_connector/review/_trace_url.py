@@ -1,4 +1,7 @@
-"""Fills in the user's template for the URL of a trace. Knows nothing of logs."""
+"""Fills in the user's template for the URL of a trace. Knows nothing of logs.
+
+Used by ``review._report``.
+"""
 
 from __future__ import annotations
 

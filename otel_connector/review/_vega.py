@@ -1,6 +1,8 @@
 """Builds Vega expressions: texts of values with units, and the ticks and labels of a time axis.
 
 Vega evaluates them where a chart is drawn. The texts are those of `_units`. Knows neither Altair nor the data.
+
+Used by ``review._charts``.
 """
 
 from __future__ import annotations

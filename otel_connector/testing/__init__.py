@@ -23,6 +23,8 @@ or the server closes::
 
 ``FaultServer(tls=True)`` and the brotli and zstd bodies need ``pip install 'otel-connector[testing]'``. This package
 does not know test frameworks or OpenTelemetry, and of the connector it knows only the interface of the clock.
+
+Used by applications and ``cli._demo``.
 """
 
 from otel_connector.testing._fake_clock import FakeClock

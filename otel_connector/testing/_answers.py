@@ -1,4 +1,7 @@
-"""The bytes of a response: status line, headers and the framing of the body. Does not know connections and steps."""
+"""The bytes of a response: status line, headers and the framing of the body. Does not know connections and steps.
+
+Used by ``testing._hold`` and ``testing._steps``.
+"""
 
 from __future__ import annotations
 

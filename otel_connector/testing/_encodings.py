@@ -1,4 +1,7 @@
-"""Content codings: compresses a body, and makes small bodies that decompress to large ones. Does not know HTTP."""
+"""Content codings: compresses a body, and makes small bodies that decompress to large ones. Does not know HTTP.
+
+Used by ``testing._steps``.
+"""
 
 from __future__ import annotations
 

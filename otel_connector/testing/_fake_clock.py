@@ -1,4 +1,7 @@
-"""A `Clock` with virtual time and given random numbers. Does not know servers and HTTP."""
+"""A `Clock` with virtual time and given random numbers. Does not know servers and HTTP.
+
+Used by ``testing``.
+"""
 
 from __future__ import annotations
 

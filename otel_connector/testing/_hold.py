@@ -1,6 +1,8 @@
 """Steps that stop at a known point until the test releases them, so that no test waits for a fixed time.
 
 Does not know the server and its scripts.
+
+Used by ``testing``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""One client connection: reads requests, sends bytes, ends by FIN or RST. Does not know scripts and steps."""
+"""One client connection: reads requests, sends bytes, ends by FIN or RST. Does not know scripts and steps.
+
+Used by ``testing._server``.
+"""
 
 from __future__ import annotations
 

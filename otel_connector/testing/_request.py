@@ -1,4 +1,7 @@
-"""The parsed head of one HTTP/1.x request. Does not know sockets, scripts and responses."""
+"""The parsed head of one HTTP/1.x request. Does not know sockets, scripts and responses.
+
+Used by ``testing``, ``testing._peer``, ``testing._server`` and ``testing._steps``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The server: its thread, its scripts and its log of requests. Does not know what the steps of a script do."""
+"""The server: its thread, its scripts and its log of requests. Does not know what the steps of a script do.
+
+Used by ``testing``.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """The steps of a script: what the server does with one request, from a plain response to a decompression bomb.
 
-A step knows the `Connection`. It does not know the server, the script and the client.
+A step knows the `Connection`. It does not know the server, the script or the client.
+
+Used by ``testing``, ``testing._hold`` and ``testing._server``.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from otel_connector.testing._request import ReceivedRequest
 
 
 class Connection(Protocol):
-    """The server's end of one client connection, as a step uses it. The request has been read, and nothing is sent.
+    """The server's end of one client connection, as a step uses it.
+
+    The request has been read, and nothing has been sent yet.
 
     If a step returns without `close` or `abort`, the connection waits for the next request.
     """

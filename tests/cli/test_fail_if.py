@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from otel_connector.cli._fail_if import Comparison, Condition, parse
 
-NAMES = dict.fromkeys(("calls", "failed", "error_rate", "p99", "x"), "any")
+NAMES: dict[str, str] = dict.fromkeys(("calls", "failed", "error_rate", "p99", "x"), "any")
 VALUES: dict[str, float] = {"calls": 90, "failed": 3, "error_rate": 0.034, "p99": 3.2}
 
 SIGNS: dict[str, Callable[[float, float], bool]] = {

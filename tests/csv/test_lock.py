@@ -32,7 +32,7 @@ def test_a_file_is_held_by_one_opener_at_a_time(descriptors: tuple[int, int]) ->
     assert try_lock(first)
     assert try_lock(first), "the holder may ask again"
     assert not try_lock(second)
-    with pytest.raises(BlockingIOError, match="locked by another program"):
+    with pytest.raises(BlockingIOError, match="locked by another process"):
         lock(second, 0.001)
     unlock(first)
     lock(second, 0.0)

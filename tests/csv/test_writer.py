@@ -487,7 +487,7 @@ def test_rows_wait_while_another_program_locks_the_file(path: Path, monkeypatch:
     writer = RowWriter(path, HEADER)
     with path.open("rb") as theirs:
         fcntl.flock(theirs, fcntl.LOCK_EX)
-        with pytest.raises(OSError, match=r"locked by another program"):
+        with pytest.raises(OSError, match=r"locked by another process"):
             RowWriter(path, HEADER)
         assert not writer.write([row(1)])
         assert not writer.write([row(2)])

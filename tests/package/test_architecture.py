@@ -360,6 +360,40 @@ def broken_rules(module: str, imported: Import) -> Iterator[str]:
         yield f"{where}: layer {theirs.wing.layer} is not below layer {position.wing.layer}"
 
 
+FEW_USERS = 6
+"""The number of files that a docstring names. If there are more, it names their parts of the package."""
+
+
+def users_of(module: str) -> list[str]:
+    """Return the files that import `module`, without the package's name; a subpackage stands for its `__init__`."""
+    users = {
+        name_of(file).partition(".")[2] or "__init__"
+        for file in FILES
+        for imported in imports_in(file)
+        if imported.name == module and name_of(file) != module
+    }
+    return sorted(users)
+
+
+def users_sentence(module: str) -> str:
+    """Return the last sentence of a module's docstring: what uses the module."""
+    users = users_of(module)
+    if len(users) > FEW_USERS:
+        users = sorted({user.partition(".")[0] for user in users})
+    names = [f"``{user}``" for user in users]
+    if not any(part.startswith("_") or part == "cli" for part in module.split(".")[1:]) or module == f"{PACKAGE}.cli":
+        names.insert(0, "the command" if module in {f"{PACKAGE}.__main__", f"{PACKAGE}.cli"} else "applications")
+    if module == f"{PACKAGE}.__main__":
+        names = ["the command ``otel-connector``"]
+    return f"Used by {', '.join(names[:-1])} and {names[-1]}." if len(names) > 1 else f"Used by {names[0]}."
+
+
+@pytest.mark.parametrize("file", [file for file in PLANNED if (FOLDER / file).stat().st_size], ids=str)
+def test_the_docstring_of_a_module_ends_with_what_uses_it(file: Path) -> None:
+    docstring = ast.get_docstring(ast.parse((FOLDER / file).read_text(encoding="utf-8"))) or ""
+    assert " ".join(docstring.rpartition("\n\n")[2].split()) == users_sentence(name_of(file))
+
+
 def test_the_plan_lists_every_file_and_no_other() -> None:
     assert PLAN.keys() == MODULES - {PACKAGE}
 

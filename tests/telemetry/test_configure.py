@@ -104,6 +104,7 @@ def start(program: str, env: Mapping[str, str] | None = None, *, warnings: str =
     return Program(
         ["-W", warnings, "-c", PRELUDE + program],
         env={**clean, **(env or {})},
+        stdin=subprocess.PIPE,  # open until `communicate`, so that a program can wait for it
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
