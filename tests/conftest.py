@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -185,8 +186,14 @@ def blocking_calls() -> BlockBuster:
         function.can_block_in("otel_connector/csv_exporter.py", {"__init__", "force_flush", "shutdown"})
         # The constructor imports the SDK when the first log is opened
         function.can_block_in("otel_connector/_connector.py", {"_open_exporter"})
-    # coverage.py uses a lock
-    guard.functions["threading.Lock.acquire"].can_block_in("coverage/collector.py", {"lock_data"})
+    # coverage.py takes a lock of its own when a thread runs a function for the first time
+    running = coverage.Coverage.current() if (coverage := sys.modules.get("coverage")) is not None else None
+    lock_of_coverage = getattr(getattr(running, "_collector", None), "data_lock", None)
+    acquire = guard.functions["threading.Lock.acquire"]
+    may_block = acquire.can_block_predicate
+    acquire.can_block_predicate = lambda lock, *arguments, **options: (
+        lock is lock_of_coverage or may_block(lock, *arguments, **options)
+    )
     return guard
 
 
