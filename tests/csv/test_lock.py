@@ -67,7 +67,9 @@ def test_every_attempt_succeeds_without_fcntl(descriptors: tuple[int, int], monk
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
-def test_a_file_system_without_locks_is_told_from_a_failing_one(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_distinguished_from_a_failing_one(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 

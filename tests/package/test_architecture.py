@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -329,6 +330,7 @@ def imports_of(tree: ast.AST, module: str, *, is_package: bool = False, typing_o
             yield from imports_of(node, module, is_package=is_package, typing_only=typing_only)
 
 
+@cache
 def imports_in(file: Path) -> list[Import]:
     """Return the imports of one file of the package."""
     tree = ast.parse((FOLDER / file).read_text(encoding="utf-8"))

@@ -97,9 +97,9 @@ SUFFIXES = {".py", ".md", ".js", ".css", ".html", ".c", ".yml", ".yaml", ".json"
 FOLDERS = ("otel_connector", "tests", "examples")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
-BREAK = r"[\s#]+"  # a phrase may continue behind a line end, the indentation and the sign of a comment
+BREAK = r"[\s#_]+"  # names, too; a phrase may continue behind a line end, the indentation and the sign of a comment
 PATTERNS = {
-    phrase: re.compile(rf"(?<![\w-]){BREAK.join(map(re.escape, phrase.split()))}(?![\w-])", re.IGNORECASE)
+    phrase: re.compile(rf"(?<![A-Za-z0-9-]){BREAK.join(map(re.escape, phrase.split()))}(?![A-Za-z0-9-])", re.IGNORECASE)
     for phrase in PHRASES
 }
 
