@@ -622,7 +622,7 @@ def test_a_failed_rename_is_logged_and_rows_stay_in_the_old_file(
         raise PermissionError(errno.EPERM, "not today")
 
     writer = RowWriter(path, HEADER, LogOptions(rotate_rows=1))
-    monkeypatch.setattr(os, "rename", refuse)
+    monkeypatch.setattr(Path, "rename", refuse)  # before Python 3.11 it does not look up os.rename
     for number in range(3):
         assert writer.write([row(number)])
     assert path.read_bytes() == HEADER + row(0) + row(1) + row(2)

@@ -250,15 +250,15 @@ def test_load_without_a_path_or_with_a_list_of_paths_is_refused(log: Path) -> No
 
 
 INTERRUPTED = """
-import os
+from pathlib import Path
 from otel_connector import review
 
-mkdir = os.mkdir
+mkdir = Path.mkdir
 def interrupted(path, mode=0o777):
     mkdir(path, mode)
     raise KeyboardInterrupt
 
-os.mkdir = interrupted
+Path.mkdir = interrupted
 review.load("logs.csv")
 """
 
