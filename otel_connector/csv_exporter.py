@@ -211,7 +211,7 @@ class CSVSpanExporter(SpanExporter):
 
 
 class CSVSpanProcessor(SpanProcessor):
-    """Passes every ended span to a `CSVSpanExporter` at once, sampled or only recorded.
+    """Passes every ended span to a `CSVSpanExporter` immediately, sampled or only recorded.
 
     Unlike the processors of the SDK it queues nothing, so nothing is lost when the process is stopped, and its
     `force_flush` returns the true result. A span that the sampler drops reaches no processor; the `logfile` of a

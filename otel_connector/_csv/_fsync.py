@@ -17,7 +17,7 @@ class UnsyncedRows:
     """Rows written since the last successful fsync. Not thread-safe: its writer has a lock.
 
     Args:
-        interval: Seconds after which rows have to be on the disk; 0 for each row at once, None for never.
+        interval: Seconds after which rows have to be on the disk; 0 for each row, None for never.
         limit: Bytes of rows that may be kept.
 
     Attributes:
@@ -31,7 +31,7 @@ class UnsyncedRows:
         self._bytes = 0
 
     def add(self, rows: Sequence[bytes]) -> bool:
-        """Add rows that were written; True if fsync has to be called at once."""
+        """Add rows that were written; True if fsync has to be called now."""
         if self._interval is None:
             return False
         self.rows.extend(rows)

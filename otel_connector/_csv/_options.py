@@ -24,7 +24,7 @@ class LogOptions:
         overwrite: Empty the file first.
         permissions: Mode of a file that is created, whatever the umask.
         backlog_bytes: Bytes of rows that may wait while they cannot be written; further rows are lost.
-        fsync_interval: Seconds after which written rows are on the disk; 0 for each row at once, None for never.
+        fsync_interval: Seconds after which written rows are on the disk; 0 for each row, None for never.
         rotate_rows: Rows that a file may contain; None for any number.
         rotate_bytes: Bytes that a file may have, unless a single row is longer; None for any size.
 

@@ -9,7 +9,8 @@ A row is in exactly one of these states:
 - *new*: passed to `RowWriter.write`, in `_new`, until it is written or buffered.
 - *waiting*: in `_backlog`, because a row before it, or the row itself, could not be written. The first waiting row may
   be in the file in part; no other row is written before its rest.
-- *written*: whole in the file. With an fsync interval it is also in `_unsynced` until an fsync succeeds.
+- *written*: whole in the file. With an fsync interval it is also in `_unsynced` until an fsync succeeds; after an
+  interrupted write it may be missing there (see below).
 - *lost*: the backlog was full, or the writer was closed. Lost rows are counted.
 
 `_received` counts all rows, so the number of written rows is `_received` minus new, waiting and lost rows.
@@ -25,19 +26,21 @@ One write, under `_lock`:
 
 What may interrupt these steps:
 
-- *An error of the disk* ends step 3 or 4. After an error other than a full disk or a held lock the file is closed, and
-  the next write opens the path again.
+- *An error of the disk* ends step 3 or 4. If some of the rows were written, the others are tried once more. After an
+  error other than a full disk or a held lock the file is closed, and the next write opens the path again.
 - *An exception from a signal handler* (Ctrl-C, ``sys.exit``). Python runs handlers at function calls and backward
   jumps, so not between two assignments of one statement: step 2 is one statement. Step 4 resets `_new` before `_tried`.
   If `_tried` is still set, it is not known whether these rows were written, and `_recover` searches the file for them.
-  The backlog compares row objects, so removing and buffering can be repeated. The pending rows are written by the next
-  write, by the flusher thread, or at exit.
+  The backlog compares row objects, so removing and buffering rows can be repeated; its count of bytes may be too high
+  afterwards. The pending rows are written by the next write, by the flusher thread, or at exit. Rows that `_recover`
+  finds in the file are not added to `_unsynced`: if the next fsync fails, they may be lost although they are counted as
+  written.
 - *A signal handler that calls the writer* while its own thread is inside a write: its rows are buffered, because the
   interrupted write must end first. Its `flush` and `close` return False.
 - *A fork*: the child forgets all pending rows, which the parent writes, and opens the file again.
 - *kill -9*: rows whose `write` returned are in the file. The beginning of a row may be left behind; the next writer
   moves it to the torn file (`AppendFile`).
-- *A failed fsync*: all rows since the last successful one are treated as lost and wait again, and fsync is not retried
+- *A failed fsync*: all rows in `_unsynced` are treated as lost and wait again, and fsync is not retried
   on this descriptor (see `_fsync`). The file is first cut back if no other process has written since. Otherwise the
   rows may be in the file twice.
 

@@ -1,7 +1,7 @@
 """The sources of URLs of ``otel-connector fetch``: a file, a pipe, a template with a range, or a single URL.
 
-URLs are read in batches, never all at once. Files and pipes are read in a thread, so that a slow disk or a pipe without
-data does not block the event loop. Does not know calls.
+URLs are read in batches and are never all in memory. Files and pipes are read in a thread, so that a slow disk or a
+pipe without data does not block the event loop. Does not know calls.
 
 Used by ``_fetch._fetch`` and ``cli._fetch_command``.
 """
