@@ -8,7 +8,7 @@ Used by ``_csv._writer``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import islice
 
 
@@ -18,22 +18,23 @@ class Backlog:
     Args:
         limit: Bytes of rows that may wait. The first row is always accepted: the file may already contain its
             beginning, and the next row would be joined to it.
+        rows: The rows that wait from the start, whatever their size.
 
     Attributes:
         rows: The rows, oldest first. Of the first, the file may contain the beginning.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.rows: deque[bytes] = deque()
+    def __init__(self, limit: int, rows: Iterable[bytes] = ()) -> None:
+        self.rows = deque(rows)
         self._limit = limit
-        self._bytes = 0
+        self.count_bytes()
 
     def add(self, row: bytes) -> bool:
         """Append a row; False if there is no room, and the row is lost."""
         if self.rows and self._bytes + len(row) > self._limit:
             return False
-        self._bytes += len(row)
         self.rows.append(row)
+        self._bytes += len(row)
         return True
 
     def first(self, count: int) -> list[bytes]:
@@ -50,14 +51,6 @@ class Backlog:
             if self.rows and self.rows[0] is row:
                 self._bytes -= len(self.rows.popleft())
 
-    def put_back(self, rows: Sequence[bytes]) -> None:
-        """Insert rows that came before all others, whatever their size."""
-        self.rows.extendleft(reversed(rows))
-        self._bytes += sum(map(len, rows))
-
-    def clear(self) -> int:
-        """Forget all rows; return their number."""
-        count = len(self.rows)
-        self.rows.clear()
-        self._bytes = 0
-        return count
+    def count_bytes(self) -> None:
+        """Count the bytes of the rows again, after a change that was interrupted."""
+        self._bytes = sum(map(len, self.rows))

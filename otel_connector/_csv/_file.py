@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 import weakref
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -69,6 +70,8 @@ class AppendFile:
         self._writing_at: int | None = None  # where the rows of the last `append` begin, once they are being written
         self._rows = 0  # counted only if `_most_rows` is set
         self._others_end = 0  # bytes that other writers wrote, or may have written, lie before this offset
+        self._sync_lock = threading.Lock()
+        self._sync_failed = False  # the kernel reports an error only once
         self._fd = open_regular(path, os.O_RDWR | os.O_APPEND, _open_or_create, options.permissions)
         self._closing = weakref.finalize(self, _close, self._fd)
         self._closing.atexit = False  # pending rows are written at exit, and the system closes the file
@@ -154,7 +157,7 @@ class AppendFile:
         Raises:
             OSError: Everything written since the last successful fsync must be treated as lost.
         """
-        _sync(self._fd)
+        self._sync(self._fd)
         self.synced = self.end
 
     def sync_concurrently(self) -> int | None:
@@ -172,10 +175,18 @@ class AppendFile:
         except OSError:  # no free descriptor, or closed already: this says nothing about the disk
             return None
         try:
-            _sync(fd)
+            self._sync(fd)
         finally:
             os.close(fd)
         return end
+
+    def _sync(self, fd: int) -> None:
+        with self._sync_lock:  # of two concurrent calls, only one would get the error
+            if self._sync_failed:
+                raise OSError(errno.EIO, "an fsync of this file has failed")
+            self._sync_failed = True  # until it has succeeded: a signal handler may raise before its error is handled
+            getattr(os, "fdatasync", os.fsync)(fd)
+            self._sync_failed = False
 
     def count_written(self, rows: Sequence[bytes]) -> int:
         """Return how many of the rows are in the file, after an `append` of them that was interrupted.
@@ -377,10 +388,6 @@ def _open_or_create(path: str, flags: int, permissions: int) -> int:
             return os.open(path, flags | os.O_CREAT, permissions)
     why = "a symbolic link that leads nowhere" if Path(path).is_symlink() else "it comes and goes"
     raise FileNotFoundError(errno.ENOENT, why)
-
-
-def _sync(fd: int) -> None:
-    getattr(os, "fdatasync", os.fsync)(fd)
 
 
 def _close(fd: int) -> OSError | None:

@@ -8,7 +8,6 @@ Used by ``_csv._writer``.
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from typing import Protocol
 
 from otel_connector._exit._before_exit import Unfinished, finish_before_exit
@@ -58,11 +57,17 @@ class Flusher:
                 self.current = None
         elif self.current is None:
             keep_until_flushed(writer)
-            self.current = threading.Event()
-            with suppress(RuntimeError):  # no thread can be started any more, because the process ends
+            self.current = stopped = threading.Event()
+            try:
                 threading.Thread(
-                    target=_run, args=(writer, self.current, self._interval), name="otel_connector.log", daemon=True
+                    target=_run, args=(writer, stopped, self._interval), name="otel_connector.log", daemon=True
                 ).start()
+            except RuntimeError:  # no thread can be started any more, because the process ends
+                pass
+            except BaseException:  # of a signal handler: the next write starts another thread
+                stopped.set()
+                self.current = None
+                raise
 
 
 def _run(writer: Flushable, stopped: threading.Event, interval: float) -> None:

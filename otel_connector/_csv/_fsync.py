@@ -31,21 +31,25 @@ class UnsyncedRows:
         self._bytes = 0
 
     def add(self, rows: Sequence[bytes]) -> bool:
-        """Add rows that were written; True if fsync has to be called now."""
+        """Add rows that were written, unless they are the last ones already: an interrupted call can be repeated.
+
+        Returns:
+            Whether fsync has to be called now.
+        """
         if self._interval is None:
             return False
-        self.rows.extend(rows)
-        self._bytes += sum(map(len, rows))
+        if rows and not (self.rows and self.rows[-1] is rows[-1]):
+            self.rows.extend(rows)
+            self._bytes += sum(map(len, rows))
         return self._interval == 0 or self._bytes > self._limit
 
-    def synced(self, count: int) -> None:
-        """Forget the first rows, at most `count`: they are on the disk."""
-        for _ in range(min(count, len(self.rows))):
-            self._bytes -= len(self.rows.popleft())
+    def synced(self, last: bytes) -> None:
+        """Forget the rows up to this very object: they are on the disk. Does nothing if it is not among them."""
+        if any(row is last for row in self.rows):
+            while self.rows.popleft() is not last:
+                pass
+        self.count_bytes()
 
-    def take(self) -> list[bytes]:
-        """Return all rows and forget them: they have to be written again."""
-        rows = list(self.rows)
-        self.rows.clear()
-        self._bytes = 0
-        return rows
+    def count_bytes(self) -> None:
+        """Count the bytes of the rows again, after a change that was interrupted."""
+        self._bytes = sum(map(len, self.rows))

@@ -9,8 +9,7 @@ A row is in exactly one of these states:
 - *new*: passed to `RowWriter.write`, in `_new`, until it is written or buffered.
 - *waiting*: in `_backlog`, because a row before it, or the row itself, could not be written. The first waiting row may
   be in the file in part; no other row is written before its rest.
-- *written*: whole in the file. With an fsync interval it is also in `_unsynced` until an fsync succeeds; after an
-  interrupted write it may be missing there (see below).
+- *written*: whole in the file. With an fsync interval it is also in `_unsynced` until an fsync succeeds.
 - *lost*: the backlog was full, or the writer was closed. Lost rows are counted.
 
 `_received` counts all rows, so the number of written rows is `_received` minus new, waiting and lost rows.
@@ -29,20 +28,18 @@ What may interrupt these steps:
 - *An error of the disk* ends step 3 or 4. If some of the rows were written, the others are tried once more. After an
   error other than a full disk or a held lock the file is closed, and the next write opens the path again.
 - *An exception from a signal handler* (Ctrl-C, ``sys.exit``). Python runs handlers at function calls and backward
-  jumps, so not between two assignments of one statement: step 2 is one statement. Step 4 resets `_new` before `_tried`.
-  If `_tried` is still set, it is not known whether these rows were written, and `_recover` searches the file for them.
-  The backlog compares row objects, so removing and buffering rows can be repeated; its count of bytes may be too high
-  afterwards. The pending rows are written by the next write, by the flusher thread, or at exit. Rows that `_recover`
-  finds in the file are not added to `_unsynced`: if the next fsync fails, they may be lost although they are counted as
-  written.
+  jumps, so not between two assignments of one statement: step 2 is one statement, and so is each move of rows from one
+  state to another. If `_tried` is still set, it is not known whether these rows were written, and `_recover` searches
+  the file for them. `_backlog` and `_unsynced` compare row objects, so adding and removing rows can be repeated; their
+  bytes are counted again. The pending rows are written by the next write, by the flusher thread, or at exit.
 - *A signal handler that calls the writer* while its own thread is inside a write: its rows are buffered, because the
   interrupted write must end first. Its `flush` and `close` return False.
 - *A fork*: the child forgets all pending rows, which the parent writes, and opens the file again.
 - *kill -9*: rows whose `write` returned are in the file. The beginning of a row may be left behind; the next writer
   moves it to the torn file (`AppendFile`).
-- *A failed fsync*: all rows in `_unsynced` are treated as lost and wait again, and fsync is not retried
-  on this descriptor (see `_fsync`). The file is first cut back if no other process has written since. Otherwise the
-  rows may be in the file twice.
+- *A failed fsync*: all rows in `_unsynced` are treated as lost and wait again (see `_fsync`). fsync is not retried on
+  this descriptor: `AppendFile` repeats the error, also if an exception interrupted the handling of the first one. The
+  file is first cut back if no other process has written since. Otherwise the rows may be in the file twice.
 
 While rows wait or are not synced, a thread flushes them and keeps the writer alive (`_flusher`).
 
@@ -59,6 +56,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, cast
 
 from otel_connector._csv._backlog import Backlog
@@ -130,7 +128,7 @@ class RowWriter:
         self._new: Sequence[bytes] = ()
         self._tried: Sequence[bytes] = ()  # new rows, or the first of the backlog
         self._backlog = Backlog(self._options.backlog_bytes)
-        self._unsynced = UnsyncedRows(self._options.fsync_interval, self._options.backlog_bytes)
+        self._unsynced = self._no_unsynced_rows()
         self._flusher = Flusher(self._options.fsync_interval or _FLUSH_INTERVAL)
         self._check_path_at = 0.0
 
@@ -192,6 +190,8 @@ class RowWriter:
         """Complete the accounting of a write that an exception from a signal handler interrupted."""
         if self._tried:
             self._account(0 if self._log is None else self._log.count_written(self._tried))
+            self._unsynced.count_bytes()
+            self._backlog.count_bytes()
         self._buffer_new()
 
     def flush(self) -> bool:
@@ -230,8 +230,7 @@ class RowWriter:
         with self._lock:
             self._recover()
             self._closed = True
-            self._lost += self._backlog.clear()
-            self._unsynced.take()
+            self._forget_pending()
             self._start_or_stop_flusher()
             if self._log is not None:
                 self._failure = self._log.close()
@@ -253,24 +252,22 @@ class RowWriter:
             self._tried = ()
             self._note_refusal(error)
             return 0
-        if done == len(rows) and rows is self._new:  # nearly always
-            self._new = ()
-            self._tried = ()  # after `_new`: see the theory of operation
-        else:
-            self._account(done)
         self._lock_timeout = _LOCK_TIMEOUT
-        if self._options.fsync_interval is not None and (log := self._log) is not None:
-            must_sync = self._unsynced.add(rows[:done])
-            return 0 if must_sync and not self._sync_now(log) else done
+        if done == len(rows) and rows is self._new and self._options.fsync_interval is None:  # nearly always
+            self._new, self._tried = (), ()
+        elif self._account(done) and (log := self._log) is not None and not self._sync_now(log):
+            return 0
         return done
 
-    def _account(self, done: int) -> None:
-        """Record that the first `done` of the tried rows are in the file."""
+    def _account(self, done: int) -> bool:
+        """Record that the first `done` of the tried rows are in the file; True if fsync has to be called now."""
+        must_sync = self._unsynced.add(self._tried[:done])
         if self._tried is self._new:
-            self._new = self._new[done:]
+            self._new, self._tried = self._new[done:], ()
         else:
             self._backlog.remove(self._tried[:done])
-        self._tried = ()
+            self._tried = ()
+        return must_sync
 
     def _note_refusal(self, error: Exception) -> None:
         self._failure = error
@@ -385,7 +382,7 @@ class RowWriter:
         except OSError as error:
             self._write_again(log, error)
             return False
-        self._unsynced.take()
+        self._unsynced = self._no_unsynced_rows()
         return True
 
     def _write_again(self, log: AppendFile, error: OSError) -> None:
@@ -393,9 +390,19 @@ class RowWriter:
         self._failure = error
         with suppress(OSError):
             log.truncate_to_synced()
+        backlog = Backlog(self._options.backlog_bytes, chain(self._unsynced.rows, self._backlog.rows))
+        unsynced = self._no_unsynced_rows()
+        self._backlog, self._unsynced, self._log = backlog, unsynced, None  # one statement: see the theory of operation
         log.close()
-        self._log = None
-        self._backlog.put_back(self._unsynced.take())
+
+    def _no_unsynced_rows(self) -> UnsyncedRows:
+        return UnsyncedRows(self._options.fsync_interval, self._options.backlog_bytes)
+
+    def _forget_pending(self) -> None:
+        """Count the waiting rows as lost, because the file is closed."""
+        lost, backlog = self._lost + len(self._backlog.rows), Backlog(self._options.backlog_bytes)
+        self._lost, self._backlog = lost, backlog
+        self._unsynced = self._no_unsynced_rows()
 
     def _start_or_stop_flusher(self) -> None:
         self._flusher.run_while(bool(self._backlog.rows or self._unsynced.rows), self)
@@ -407,10 +414,11 @@ class RowWriter:
             if self._flusher.current is not stopped:
                 return
             self._drain()
-            log, unsynced = self._log, len(self._unsynced.rows)
+            log, unsynced = self._log, self._unsynced.rows
+            last = unsynced[-1] if unsynced else None
         end, failure = None, None
         try:
-            if log is not None and unsynced:
+            if log is not None and last is not None:
                 end = log.sync_concurrently()
         except OSError as error:
             failure = error
@@ -418,12 +426,12 @@ class RowWriter:
             self._recover()
             if self._flusher.current is not stopped:
                 return
-            if log is not None and log is self._log and unsynced:
+            if log is not None and log is self._log and last is not None:
                 if failure is not None:
                     self._write_again(log, failure)
                 elif end is not None:
-                    log.synced = end
-                    self._unsynced.synced(unsynced)
+                    log.synced = max(log.synced, end)  # another fsync may have succeeded meanwhile
+                    self._unsynced.synced(last)
             self._start_or_stop_flusher()
         self._warn()
 

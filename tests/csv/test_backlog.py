@@ -38,19 +38,17 @@ def test_removed_rows_make_room_and_removing_them_again_does_nothing() -> None:
     assert backlog.add(B)
 
 
-def test_rows_that_are_put_back_come_first_and_count() -> None:
-    backlog = Backlog(20)
-    backlog.add(C)
-    backlog.put_back([A, B])
+def test_rows_that_wait_from_the_start_count_whatever_their_size() -> None:
+    backlog = Backlog(20, [A, B, C])
     assert backlog.first(9) == [A, B, C]
+    backlog.remove([A])
     assert not backlog.add(A)
-    backlog.remove([A, B])
+    backlog.remove([B])
     assert backlog.add(A)
 
 
-def test_clearing_counts_the_rows() -> None:
-    backlog = Backlog(20)
-    backlog.put_back([A, B])
-    assert [backlog.clear(), backlog.clear()] == [2, 0]
-    assert backlog.add(A)
-    assert backlog.add(B)
+def test_bytes_can_be_counted_again_after_an_interrupted_change() -> None:
+    backlog = Backlog(20, [A, B])
+    backlog.rows.popleft()  # `remove`, interrupted before it counts
+    backlog.count_bytes()
+    assert backlog.add(C)

@@ -26,16 +26,24 @@ def test_fsync_is_due_for_each_row_or_when_too_many_bytes_are_kept(
 def test_rows_are_forgotten_when_they_are_on_the_disk() -> None:
     unsynced = UnsyncedRows(60.0, 25)
     unsynced.add([A, B])
-    unsynced.synced(1)
+    unsynced.synced(A)
     assert list(unsynced.rows) == [B]
     assert not unsynced.add([C])
-    unsynced.synced(9)
+    unsynced.synced(C)
     assert not unsynced.rows
 
 
-def test_rows_are_returned_in_order_when_they_must_be_written_again() -> None:
+def test_rows_that_another_fsync_has_covered_take_no_later_row_with_them() -> None:
     unsynced = UnsyncedRows(60.0, 25)
-    unsynced.add([A, B])
-    assert unsynced.take() == [A, B]
-    assert unsynced.take() == []
-    assert not unsynced.add([A, B])
+    unsynced.add([B])
+    unsynced.synced(A)
+    assert list(unsynced.rows) == [B]
+
+
+def test_adding_the_same_rows_again_after_an_interruption_does_nothing() -> None:
+    unsynced = UnsyncedRows(60.0, 25)
+    for _ in range(2):
+        assert not unsynced.add([A, B])
+        unsynced.count_bytes()
+    assert list(unsynced.rows) == [A, B]
+    assert unsynced.add([C])

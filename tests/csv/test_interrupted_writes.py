@@ -1,10 +1,12 @@
 """Tests of writes that are interrupted by an exception from a signal handler.
 
-The exception is raised before every line of the writer's code in turn. Every row must be in the file exactly once.
+The exception is raised before every line of the writer's code in turn. Every row must be in the file exactly once, also
+if the next fsync fails and the kernel forgets what was written since the last one.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import linecache
 import logging
@@ -12,6 +14,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +25,7 @@ from support.failing_calls import without_coverage
 from support.processes import clean_environment
 
 from otel_connector._csv import _backlog, _file, _flusher, _fsync, _lock, _writer
+from otel_connector._csv._options import LogOptions
 from otel_connector._csv._writer import RowWriter
 
 HEADER = b"a,b\n"
@@ -83,9 +87,58 @@ def writer_without_waiting_rows(path: Path) -> RowWriter:
     return writer
 
 
+class Disk:
+    """Replaces `os.fdatasync`. When it fails, what was written since the last success is lost, as in the kernel."""
+
+    def __init__(self) -> None:
+        self.fails = 0
+        self._sizes: dict[str, int] = {}
+        os.fdatasync = self  # type: ignore[assignment]
+
+    def __call__(self, fd: int) -> None:
+        path, size = str(Path(f"/proc/self/fd/{fd}").readlink()), os.fstat(fd).st_size
+        if not self.fails:
+            self._sizes[path] = size
+            return
+        self.fails -= 1
+        begin = self._sizes.get(path, len(HEADER))
+        with Path(path).open("r+b") as file:
+            file.seek(begin)
+            file.write(bytes(size - begin))
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def writer_with_fsync(path: Path, interval: float, *, failing: bool) -> RowWriter:
+    """Return a writer with four rows in the file. The next fsync may fail."""
+    disk = Disk()
+    writer = RowWriter(path, HEADER, LogOptions(fsync_interval=interval))
+    for number in range(4):
+        writer.write([row(number)])
+    disk.fails = int(failing)
+    return writer
+
+
+WRITERS: dict[str, Callable[[Path], RowWriter]] = {
+    "rows wait": writer_with_waiting_rows,
+    "no row waits": writer_without_waiting_rows,
+    "fsync after each row": partial(writer_with_fsync, interval=0, failing=False),
+    "a failing fsync after each row": partial(writer_with_fsync, interval=0, failing=True),
+    "a failing fsync later": partial(writer_with_fsync, interval=3_600, failing=True),
+}
+
+
+def write_of_another_process(path: Path) -> bool:
+    """Return whether another writer can write. Its row is removed, so that the file is this writer's alone."""
+    other = RowWriter(path, HEADER)
+    written = other.write([row(9)])
+    other.close()
+    os.truncate(path, path.read_bytes().find(row(9)))
+    return written
+
+
 def main(folder: Path, kind: str) -> None:
     """Interrupt a write at its first line, its second, and so on. Print what the files contained."""
-    make = {"waiting": writer_with_waiting_rows, "nothing": writer_without_waiting_rows}[kind]
+    make = WRITERS[kind]
     logging.disable()  # the warnings about the full disk
     endings, nth, interrupted = Counter[str](), 0, True
     while interrupted:
@@ -100,14 +153,13 @@ def main(folder: Path, kind: str) -> None:
             pass
         finally:
             sys.settrace(None)
-        other = RowWriter(path, HEADER)
-        if not other.write([row(9)]):
+        if not write_of_another_process(path):
             endings["the lock was kept"] += 1
-        other.close()
         writer.write([row(5)])
+        while not writer.flush():
+            pass
         writer.close()
         lines = path.read_bytes().splitlines(keepends=True)
-        lines.remove(row(9))
         taken = [row(number) for number in range(6)]
         if row(4) not in lines:  # the write was interrupted before it took the row
             taken.remove(row(4))
@@ -116,7 +168,7 @@ def main(folder: Path, kind: str) -> None:
     print(json.dumps([nth, endings]))  # noqa: T201 - read by the test
 
 
-@pytest.mark.parametrize("kind", ["waiting", "nothing"])
+@pytest.mark.parametrize("kind", WRITERS)
 def test_a_write_interrupted_at_any_line_neither_loses_nor_repeats_rows(kind: str, tmp_path: Path) -> None:
     environment = without_coverage(clean_environment())  # coverage uses a trace function, too
     done = processes.run(

@@ -830,6 +830,40 @@ def test_an_fsync_that_keeps_failing_does_not_block_writes(path: Path, monkeypat
     assert writer.close()
 
 
+def test_an_fsync_that_fails_in_the_flusher_thread_is_not_hidden_by_a_flush_at_the_same_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel reports an error once for an open file, so the second of two calls would succeed."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def fails_once(fd: int) -> None:
+        del fd
+        if not entered.is_set():
+            entered.set()
+            assert go_on.wait(5)
+            raise OSError(errno.EIO, "Input/output error")
+
+    writer = RowWriter(path, HEADER, LogOptions(fsync_interval=3_600))
+    assert writer.write([row(1)])
+    monkeypatch.setattr(os, "fdatasync", fails_once)
+    identity = writer._log
+    flusher = threading.Thread(target=writer.flush_periodically, args=[writer._flusher.current])
+    flushed: list[bool] = []
+    flush = threading.Thread(target=lambda: flushed.append(writer.flush()))
+    flusher.start()
+    assert entered.wait(5)
+    flush.start()
+    while flush.is_alive() and writer._lock.acquire(blocking=False):  # until the flush has taken the lock
+        writer._lock.release()
+    go_on.set()
+    for thread in (flusher, flush):
+        thread.join(5)
+    assert writer.flush()
+    assert writer._log is not identity, "the rows were written again"
+    assert (path.read_bytes(), writer.counts()) == (HEADER + row(1), (1, 0, 0))
+    assert writer.close()
+
+
 def test_a_missing_free_descriptor_does_not_count_as_a_failed_fsync(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1182,7 +1216,7 @@ def test_closing_does_not_truncate_a_partial_row_that_another_writer_moved(
     assert path.read_bytes() == HEADER + row(2)
 
 
-def test_an_outdated_flusher_syncs_nothing_and_a_concurrent_flush_is_harmless(
+def test_an_outdated_flusher_syncs_nothing_and_a_flush_during_a_flushers_fsync_is_harmless(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     syncs = Syncs(monkeypatch)
@@ -1192,15 +1226,18 @@ def test_an_outdated_flusher_syncs_nothing_and_a_concurrent_flush_is_harmless(
     assert not syncs.sizes
     stopped = writer._flusher.current
     assert stopped is not None
-    fdatasync = os.fdatasync
+    close = os.close
 
-    def meanwhile(_: int) -> None:
-        monkeypatch.setattr(os, "fdatasync", fdatasync)
+    def meanwhile(fd: int) -> None:
+        """Flush and write between the flusher's fsync and its accounting."""
+        monkeypatch.setattr(os, "close", close)
+        close(fd)
         assert writer.flush()
+        assert writer.write([row(2)])
 
-    monkeypatch.setattr(os, "fdatasync", meanwhile)
+    monkeypatch.setattr(os, "close", meanwhile)
     writer.flush_periodically(stopped)
-    assert writer.counts() == (1, 0, 0)
+    assert (writer.counts(), list(writer._unsynced.rows)) == ((2, 0, 0), [row(2)])
     assert writer.close()
 
 
@@ -1227,13 +1264,18 @@ def test_a_rename_during_the_flushers_fsync_loses_no_row(path: Path, monkeypatch
     stopped = writer._flusher.current
     assert stopped is not None
 
+    close = os.close
+
     def meanwhile(fd: int) -> None:
-        monkeypatch.setattr(os, "fdatasync", syncs)
+        """Rename and write between the flusher's fsync and its accounting."""
+        monkeypatch.setattr(os, "close", close)
+        close(fd)
         path.rename(path.with_suffix(".1"))
         assert writer.write([row(2)])
 
-    monkeypatch.setattr(os, "fdatasync", meanwhile)
+    monkeypatch.setattr(os, "close", meanwhile)
     writer.flush_periodically(stopped)
+    assert len(syncs.sizes) == 2
     assert path.read_bytes() == HEADER + row(2)
     assert writer.close()
     assert writer.counts() == (2, 0, 0)
