@@ -35,9 +35,9 @@ from otel_connector._arguments import (
 from otel_connector._bulk import Outcome, Outcomes, Resumed, Work
 from otel_connector._call._call import Call, CallSettings
 from otel_connector._call._call_log import CallLogger
+from otel_connector._call._options import repeatable
 from otel_connector._call._pacing import AdmissionControl, RateLimiter
 from otel_connector._call._retry import RetryBudget, RetryPolicy, RetryQuotas
-from otel_connector._call._transport import own_headers
 from otel_connector._clock import Clock, SystemClock
 from otel_connector._csv._done import CompletedUrls, read_done
 from otel_connector._errors import ConnectorError, SessionClosed
@@ -298,6 +298,7 @@ class AsyncConnector:
         """
         self._check_many(session, project_name, decode, ordered, aiohttp_options)
         logs = self._logs_to_resume(resume)
+        aiohttp_options = repeatable(aiohttp_options)
         shared = session, project_name, decode, aiohttp_options
         fetch = partial(self._outcome, checked_hook("sink", sink, awaited=True), shared)
 
@@ -319,7 +320,6 @@ class AsyncConnector:
         check_bool("ordered", ordered)
         if "default" in options:
             raise TypeError("default is not an option of get_many: a failed call is an outcome")
-        own_headers(options.get("headers"))
         if "timeout" in options:
             checked_timeout(options["timeout"])
 
@@ -352,7 +352,7 @@ class AsyncConnector:
         self._started += 1
         in_sink = False
         try:
-            value = await call.run(decode, options.copy())
+            value = await call.run(decode, options)
             if sink is not None:
                 in_sink = True
                 result = sink(Outcome(url, value, None, call.stop()))

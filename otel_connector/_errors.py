@@ -30,6 +30,7 @@ Used by ``__init__``, ``_call``, ``_connector``, ``_fetch``, ``_replay`` and ``c
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -38,9 +39,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
 def class_name(kind: type[BaseException]) -> str:
     """Return the qualified name of a class for ``error.type``, without the module if it is a built-in class."""
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def message_of(error: BaseException) -> str:
+    """Return the text of an error without addresses of objects in memory, so that equal failures have equal texts."""
+    text = str(error)
+    return _ADDRESS.sub("", text) if " at 0x" in text else text
 
 
 class ConnectorError(aiohttp.ClientError):

@@ -15,6 +15,7 @@ from http.cookies import CookieError
 from typing import Any, NamedTuple
 
 import aiohttp
+from aiohttp.http_exceptions import LineTooLong
 
 from otel_connector._call._exchange import REDIRECTS, Exchange, Request
 from otel_connector._errors import (
@@ -31,6 +32,9 @@ from otel_connector._errors import (
 
 # RFC 9110, section 15.5: the request is at fault, except for the three that may be answered differently a moment later
 _REFUSALS = frozenset(range(400, 500)) - {408, 425, 429}
+
+_TOO_MANY_HEADERS = "Too many headers received"
+_HEAD_LIMITS = "options of aiohttp.ClientSession and get set the limits: max_line_size, max_field_size, max_headers"
 
 _QUOTED = re.compile(r"'.*'|\".*\"", re.DOTALL)
 
@@ -98,7 +102,13 @@ class _Failure(NamedTuple):
 
     @property
     def message(self) -> str:
-        return self.error.message or self.text
+        cause: BaseException | None = self.error
+        while cause is not None and not isinstance(cause, LineTooLong):
+            cause = cause.__cause__
+        if cause is not None:  # aiohttp's message shows the line, which may be a cookie
+            return f"a line of the head of the response is longer than {cause.args[1]} bytes; {_HEAD_LIMITS}"
+        message = self.error.message or self.text
+        return f"{message}; {_HEAD_LIMITS}" if message == _TOO_MANY_HEADERS else message
 
     @property
     def quoting_nothing(self) -> str:

@@ -20,9 +20,10 @@ from yarl import URL
 from otel_connector._arguments import check_call, checked_timeout
 from otel_connector._call._body import loads
 from otel_connector._call._exchange import Exchange, Request
+from otel_connector._call._options import repeatable
 from otel_connector._call._pacing import Permit, session_closed
 from otel_connector._call._retry import THROTTLING_STATUSES, parse_retry_after
-from otel_connector._call._transport import attempt, bounded_by, own_headers, resolve_url
+from otel_connector._call._transport import attempt, bounded_by, forget_address, resolve_url
 from otel_connector._clock import time_limit
 from otel_connector._errors import (
     AttemptTimeout,
@@ -31,6 +32,7 @@ from otel_connector._errors import (
     HTTPStatusError,
     RetryBudgetExhausted,
     class_name,
+    message_of,
 )
 from otel_connector._record import TEXT_LIMIT, URL_LIMIT, Attempt, CallRecord, one_line
 
@@ -135,7 +137,7 @@ class Call:
 
         Args:
             decode: Converts the bytes of the body to the value.
-            options: Options of ``aiohttp.ClientSession.get``; this object changes and keeps them.
+            options: Options of ``aiohttp.ClientSession.get``; this object keeps a copy.
         """
         settings, request = self._settings, self._prepared(decode, options)
         permit = self._permit = Permit(settings.admission, request.session, self._host)
@@ -170,6 +172,8 @@ class Call:
         settings, session, url = self._settings, self._session, self._given_url
         try:
             check_call(session, self._given_project, decode, options)
+            if options:
+                options = repeatable(options)
             params = options.pop("params", None) if options else None
             target = settings.targets.get(url) if type(url) is str and params is None else None
             self._target = target = target or settings.target(session, url, params)
@@ -181,7 +185,7 @@ class Call:
                 loads if decode is json.loads else decode,
                 settings.max_body_bytes,
                 settings.redactor.url,
-                own_headers(options.pop("headers", None)) if options else None,
+                options.pop("headers", None) if options else None,
                 options,
             )
         finally:
@@ -214,7 +218,7 @@ class Call:
         stopped_ns = settings.clock.monotonic_ns() if self._stopped_ns is None else self._stopped_ns
         delta_us = (stopped_ns - self._started_ns) // 1_000
         if isinstance(error, ConnectorError):
-            error.args = (one_line(settings.redactor.text(str(error))),)
+            error.args = (one_line(settings.redactor.text(message_of(error))),)
             error.call_id, error.url, error.attempts = span.call_id, self._url, self.attempts
         record, error_type = self._record(span, error, delta_us), None
         write(record, self._started_us * 1_000 if span.recorded else None)
@@ -335,6 +339,7 @@ class Call:
             raise RetryBudgetExhausted(f"the retry budget of {self._host} is exhausted: {error}") from error
         if wait is not None:
             self._failure = error
+            forget_address(self._session, exchange, error)
             settings.call_logger.retrying(self._host, failed)
         return wait
 
@@ -363,7 +368,7 @@ class Call:
     def _described(self, error: BaseException | None) -> str:
         if error is None:
             return ""
-        message = self._settings.redactor.text(str(error))
+        message = self._settings.redactor.text(message_of(error))
         return one_line(f"{type(error).__name__}: {message}" if message else type(error).__name__, TEXT_LIMIT)
 
     def _record(self, span: CallSpan, error: BaseException | None, delta_us: int) -> CallRecord:

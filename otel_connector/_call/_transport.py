@@ -3,13 +3,13 @@
 Whatever goes wrong leaves this file as an error of this package, chained to the error of aiohttp. This file does not
 know retries, telemetry or the log.
 
-Used by ``_call._call`` and ``_connector``.
+Used by ``_call._call``.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp.hdrs import METH_GET
@@ -22,7 +22,7 @@ from otel_connector._call._body import body_received, decoded, read_body
 from otel_connector._errors import ConnectorError, InvalidURL
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from otel_connector._call._exchange import Exchange, Request
 
@@ -91,23 +91,17 @@ def resolve_url(session: aiohttp.ClientSession, url: Any, params: Any) -> URL:
         raise type(error)(message) from error
 
 
-def own_headers(headers: Any) -> CIMultiDict[str] | None:
-    """Return a copy of a call's own headers, None if there are none.
-
-    Raises:
-        TypeError: `headers` is neither a mapping nor pairs of names and values.
-        ValueError: A pair has another length.
-    """
-    if not headers:
-        return None
-    try:
-        own = CIMultiDict[str](headers)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"headers: {error}") from error
-    for name, value in cast("Iterable[tuple[str, object]]", own.items()):
-        if not isinstance(value, str):
-            raise TypeError(f"headers: {name} must be a str, not {type(value).__name__}")
-    return own
+def forget_address(session: aiohttp.ClientSession, exchange: Exchange, error: ConnectorError) -> None:
+    """Have the next attempt look up the host that could not be reached; aiohttp keeps its address for 10 s."""
+    forget: Callable[[str, int], None] | None = getattr(session.connector, "clear_dns_cache", None)
+    if forget is None or exchange.answered:
+        return
+    cause, url = error.__cause__, exchange.final_url or exchange.requested
+    host, port = url.raw_host, url.port
+    if isinstance(cause, aiohttp.ClientConnectorError):  # it may be the host of a proxy
+        host, port = cause.host, cause.port
+    if host is not None and port is not None:
+        forget(host, port)
 
 
 def bounded_by(limit: aiohttp.ClientTimeout, total: float) -> aiohttp.ClientTimeout:

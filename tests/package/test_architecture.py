@@ -125,6 +125,7 @@ WINGS = [
             "_fair_reading": (),
             "_pacing": (),
             "_exchange": ("asyncio",),
+            "_options": ("asyncio",),
             "_aiohttp_errors": (),
             "_body": (),
             "_transport": ("otel_connector._call._retry",),
