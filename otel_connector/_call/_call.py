@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from multidict import CIMultiDict
 from yarl import URL
 
 from otel_connector._arguments import check_call, checked_timeout
@@ -22,7 +23,7 @@ from otel_connector._call._body import loads
 from otel_connector._call._exchange import Exchange, Request
 from otel_connector._call._options import repeatable
 from otel_connector._call._pacing import Permit, session_closed
-from otel_connector._call._retry import THROTTLING_STATUSES, parse_retry_after
+from otel_connector._call._retry import THROTTLING_STATUSES, retry_after_of
 from otel_connector._call._transport import attempt, bounded_by, forget_address, resolve_url
 from otel_connector._clock import time_limit
 from otel_connector._errors import (
@@ -302,8 +303,8 @@ class Call:
     def _after_failure(self, error: ConnectorError, exchange: Exchange, started: float) -> float | None:
         """Note a failed attempt, and return the seconds to wait before the next one; None if there is none."""
         settings, now_ns = self._settings, self._settings.clock.monotonic_ns()
-        if isinstance(error, HTTPStatusError) and "Retry-After" in error.headers:
-            error.retry_after = parse_retry_after(error.headers["Retry-After"], settings.clock.time_ns() / 1e9)
+        if isinstance(error, HTTPStatusError):
+            error.retry_after = retry_after_of(CIMultiDict(error.headers), settings.clock.time_ns() / 1e9)
         if isinstance(error, HTTPStatusError) and error.status in THROTTLING_STATUSES:
             # The host that answered throttles, and after a redirect that may be another one
             answered_by = self._host if exchange.final_url is None else host_of(exchange.final_url)

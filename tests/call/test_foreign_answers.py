@@ -148,6 +148,7 @@ class RetryAfterCase:
 
 URLLIB3 = "urllib3 2.8.0, test/test_retry.py"
 BOTOCORE = "botocore 1.44.5, tests/unit/retries/test_standard.py"
+FRACTIONS = "Shopify, SpaceTraders (urllib3#2861) and Sentry (sentry#7919)"
 RFC9110 = "RFC 9110, sections 5.6.7 and 10.2.3"
 JUNE = at(2019, 6, 3, 11)
 NOVEMBER = at(1994, 11, 6, 8, 48, 37)
@@ -157,7 +158,9 @@ RETRY_AFTER_CASES = [
         RetryAfterCase(URLLIB3, value, wait)
         for value, wait in [("0", 0), ("1000", 1000), ("\t42 ", 42), ("3600", 3600)]
     ],
-    *[RetryAfterCase(URLLIB3, value, None) for value in ("-1", "+1", "1.0", "\xb2")],
+    *[RetryAfterCase(URLLIB3, value, None) for value in ("-1", "+1", "\xb2")],
+    # urllib3 raises InvalidHeader for these; curl waits for the seconds before the point, and we round up
+    *[RetryAfterCase(FRACTIONS, value, wait) for value, wait in [("2.0", 2), ("0.493", 1), ("292.052427053", 293)]],
     RetryAfterCase(URLLIB3, "Mon, 3 Jun 2019 12:00:00 UTC", 3600, JUNE),
     RetryAfterCase(URLLIB3, "Mon, 3 Jun 2019 11:00:00 UTC", 0, JUNE),
     RetryAfterCase(URLLIB3, "Mon, 03 Jun 2019 11:30:12 GMT", 1812, JUNE),
@@ -185,6 +188,55 @@ async def test_retry_after_is_obeyed_as_by_other_clients(
     assert result.value == {"ok": True}
     # For 0 the backoff applies, as in urllib3, whose sleep_for_retry then does not sleep
     assert result.sleeps == [pytest.approx(case.wait or BACKOFF, abs=1e-3)]
+
+
+FRIDAY, THURSDAY = "Fri, 31 Dec 1999 23:59:59 GMT", "Thursday, 30-Dec-99 23:59:59 GMT"
+DATES = {
+    # Date, Age, seconds from the server's clock to ours: RFC 9110, section 6.6.1; RFC 9111, section 4.2.3
+    "server 30 s behind": (["Fri, 31 Dec 1999 23:59:49 GMT"], None, 30, 10),
+    "server 8 s ahead": (["Fri, 31 Dec 1999 23:59:49 GMT"], None, -8, 10),
+    "rfc850-date": (["Friday, 31-Dec-99 23:59:49 GMT"], None, 30, 10),
+    "asctime-date": (["Fri Dec 31 23:59:49 1999"], None, 30, 10),
+    "from a cache": (["Fri, 31 Dec 1999 23:59:39 GMT"], "10", 30, 10),
+    "invalid Age": (["Fri, 31 Dec 1999 23:59:49 GMT"], "-10", 30, 10),
+    "no Date": ([], None, 3, 7),
+    "invalid Date": (["yesterday"], None, 3, 7),
+    "two dates": (["Fri, 31 Dec 1999 23:59:49 GMT", "Fri, 31 Dec 1999 23:59:40 GMT"], None, 3, 7),
+    "empty Date": ([""], None, 3, 7),
+}
+
+
+@pytest.mark.parametrize("value", [FRIDAY, "Friday, 31-Dec-99 23:59:59 GMT", "Fri Dec 31 23:59:59 1999"])
+@pytest.mark.parametrize("case", DATES)
+async def test_a_date_is_compared_with_the_clock_of_the_server(
+    case: str, value: str, server: FaultServer, log: Log, sdk: SDK
+) -> None:
+    """Without a valid Date, it is compared with our clock."""
+    dates, age, ahead, wait = DATES[case]
+    headers = [*(("Date", date) for date in dates), ("Retry-After", value), *([("Age", age)] if age else [])]
+    now = at(1999, 12, 31, 23, 59, 49) + ahead
+    async with checked_connector(server, log, sdk, now, retry=RetryPolicy(retry_after_cap=SIX_HOURS)) as subject:
+        result = await subject.call_with_response([respond(503, headers=headers), ok])
+
+    assert result.value == {"ok": True}
+    assert result.sleeps == [pytest.approx(wait, abs=1e-3)]
+
+
+@pytest.mark.parametrize(
+    ("values", "wait"),
+    [(["2", "7"], 7), (["7", "2"], 7), (["soon", "7"], 7), ([THURSDAY, "7"], 7), (["soon", ""], None)],
+)
+async def test_of_several_values_the_longest_wait_counts(
+    values: list[str], wait: float | None, server: FaultServer, log: Log, sdk: SDK
+) -> None:
+    """Each value is a minimum (RFC 9110, section 10.2.3); curl uses the last one, which may be too short."""
+    async with checked_connector(server, log, sdk) as subject:
+        result = await subject.call_with_response(
+            [respond(503, headers=[("Retry-After", value) for value in values]), ok]
+        )
+
+    assert result.value == {"ok": True}
+    assert result.sleeps == [wait or BACKOFF]
 
 
 @pytest.mark.parametrize("seconds", [SIX_HOURS + 1, 10**400], ids=["a second", "beyond float"])

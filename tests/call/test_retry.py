@@ -170,10 +170,42 @@ def test_the_three_http_date_formats_are_parsed_as_gmt_in_every_time_zone(
             ("9" * 20, 1e20),
             ("9" * 400, math.inf),
             ("9" * 9_999, math.inf),
+            # A fraction is rounded up: waiting longer is allowed, waiting less is not
+            ("2.0", 2.0),
+            ("2.", 2.0),
+            ("2.001", 3.0),
+            (".5", 1.0),
+            ("0.0", 0.0),
+            ("00.10", 1.0),
+            ("9" * 400 + ".5", math.inf),
         ],
         *[
             (text, None)
-            for text in ("", " ", "-1", "+1", "1.5", "1e3", "1 2", "0x10", "1_0", "²", "\u0663", "soon", ",")
+            for text in (
+                "",
+                " ",
+                "-1",
+                "-1.5",
+                "+1",
+                "1e3",
+                ".",
+                "1.2.3",
+                "1,5",
+                "2, 5",
+                "2s",
+                "2 seconds",
+                '"2"',
+                "2;",
+                "inf",
+                "1 2",
+                "0x10",
+                "1_0",
+                "²",
+                "\u0663",
+                "soon",
+                ",",
+                "1994-11-06T08:49:47Z",
+            )
         ],
         *[
             (f"Sun, {text} GMT", None)
