@@ -286,8 +286,9 @@ class AsyncConnector:
                 of further logs to read. URLs that differ only in redacted values count as the same.
             sink: Called with each success before its row is written, and awaited if it returns an awaitable. So every
                 success in the log has passed through it, possibly twice. If it raises, the run stops. If it has a
-                method ``holds``, this is called in a thread with the ``call_id`` of each success that `resume` finds;
-                if it returns False, the URL is requested again.
+                method ``holds``, this is called in a thread with ``call_id`` and ``t`` of each success that `resume`
+                finds; if it returns False, the URL is requested again. ``call_id`` alone may repeat: the SDK draws its
+                ids from `random`, which the program may seed.
             decode: As for `get`.
             aiohttp_options: As for `get`, the same for all.
 

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias, cast
 from otel_connector._arguments import checked_seconds
 from otel_connector._exit._before_exit import finish, interrupted
 from otel_connector._exit._on_signal import checked_signals, finish_on
+from otel_connector._telemetry._call_ids import new_span_id, new_trace_id
 from otel_connector._telemetry._sdk_exit import Provider, Telemetry
 
 __all__ = ["AttributeValue", "Telemetry", "configure"]
@@ -149,18 +150,36 @@ def _set_up(attributes: Mapping[str, AttributeValue]) -> dict[str, Provider]:
     class Configurator(_OTelSDKConfigurator):  # its docstring requires a subclass
         pass
 
+    options: dict[str, object] = {}
     old = _api_providers()
     detected = Resource.create().attributes
-    added = {key: value for key, value in attributes.items() if not _is_set(detected, key)}
+    if added := {key: value for key, value in attributes.items() if not _is_set(detected, key)}:
+        options["resource_attributes"] = added
+    if not os.environ.get("OTEL_PYTHON_ID_GENERATOR") and not os.environ.get("OTEL_CONFIG_FILE"):
+        options["id_generator"] = _id_generator()
     try:
         with _otlp_by_default():
             configurator: Any = cast("Any", Configurator)()
-            configurator.configure(**({"resource_attributes": added} if added else {}))
+            configurator.configure(**options)
     except BaseException:
         for provider in _new_providers(old).values():
             provider.shutdown()
         raise
     return _new_providers(old)
+
+
+def _id_generator() -> object:
+    """Return a generator of ids that `random.seed` does not influence; that of the SDK draws from `random`."""
+    from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+
+    class OwnIds(RandomIdGenerator):
+        def generate_trace_id(self) -> int:
+            return new_trace_id()
+
+        def generate_span_id(self) -> int:
+            return new_span_id()
+
+    return OwnIds()
 
 
 def _is_set(detected: Mapping[str, object], key: str) -> bool:

@@ -17,7 +17,7 @@ from otel_connector._csv._lines import is_plain_row, lines, open_log, read_head,
 from otel_connector._csv._parts import log_files
 from otel_connector._record import COLUMNS, one_line
 
-_PROJECT, _URL, _SUCCESS = (COLUMNS.index(name) for name in ("project", "url", "success"))
+_PROJECT, _T, _URL, _SUCCESS = (COLUMNS.index(name) for name in ("project", "t", "url", "success"))
 
 _CUT = re.compile(rb"\.\.\.\[\+\d+\]$")  # the mark of `one_line` for truncated text
 
@@ -59,7 +59,7 @@ class CompletedUrls:
 
 
 def read_done(
-    log: str | None, others: Iterable[str], project: str, holds: Callable[[str], bool] | None = None
+    log: str | None, others: Iterable[str], project: str, holds: Callable[[str, float], bool] | None = None
 ) -> CompletedUrls:
     """Read logs, and return the URLs of a project that have a success.
 
@@ -69,8 +69,8 @@ def read_done(
         log: The connector's own log.
         others: Further logs: paths, or patterns. The parts of all logs are read, too.
         project: The project whose rows count.
-        holds: Returns whether the result of a ``call_id`` of the own log exists; a success without a result does not
-            count. None if this is unknown. The results of further logs are elsewhere.
+        holds: Returns whether the result of a call of the own log, given by ``call_id`` and ``t``, exists; a success
+            without a result does not count. None if this is unknown. The results of further logs are elsewhere.
 
     Raises:
         OSError: A log cannot be read, or is not a regular file.
@@ -82,19 +82,20 @@ def read_done(
     own_files = len(log_files(own))
     for number, path in enumerate(log_files([*own, *others])):
         has_result = holds if number < own_files else None
+        t: bytes | float
         for line in _whole_lines(path):
             if is_plain_row(line):
                 cells = line.split(b",")
-                call_id, url = cells[0].decode(), cells[_URL]
+                call_id, t, url = cells[0].decode(), cells[_T], cells[_URL]
                 ours, success = cells[_PROJECT] == project_cell, cells[_SUCCESS] == b"True"
             else:
                 try:
                     _, record = read_line(line)
                 except ValueError:
                     continue
-                call_id, url = record.call_id, record.url.encode()
+                call_id, t, url = record.call_id, record.t, record.url.encode()
                 ours, success = record.project == project, record.success
-            completed = ours and success and (has_result is None or has_result(call_id))
+            completed = ours and success and (has_result is None or has_result(call_id, float(t)))
             done.note(url, ours=ours, completed=completed)
     return done
 

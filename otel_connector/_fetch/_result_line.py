@@ -1,4 +1,4 @@
-r"""The JSON line of one result: how it is written, and how its ``call_id`` is found again.
+r"""The JSON line of one result: how it is written, and how the call that it belongs to is found again.
 
 A line is one line to every reader, whatever the URL and the body contain. Does not know files, compression or calls.
 
@@ -18,11 +18,11 @@ _LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\
 _TO_SPACES = str.maketrans("\r\n", "  ")
 
 # As `result_line` writes it. The URL before it cannot contain this text, because its quotes are escaped
-_CALL_ID = re.compile(rb'","call_id":"([0-9a-f]+-[0-9a-f]+)","status":')
-_MAX_HEAD_BYTES = 2**17  # the part of a line in which the call_id is searched; URLs are shorter
+_CALL = re.compile(rb'","call_id":"([0-9a-f]+-[0-9a-f]+)",(?:"t":([0-9]+\.[0-9]{6}),)?"status":')
+_MAX_HEAD_BYTES = 2**17  # the part of a line in which the call is searched; URLs are shorter
 
 
-def result_line(url: str, call_id: str, status: int | None, body: bytes) -> bytes:
+def result_line(url: str, call_id: str, t: float, status: int | None, body: bytes) -> bytes:
     r"""Return the JSON line of one result, with its ``\n``: the body under ``json``, ``text`` or ``base64``.
 
     The text of JSON is copied, so that numbers keep every digit and objects keep their order. Only line breaks, which
@@ -32,10 +32,11 @@ def result_line(url: str, call_id: str, status: int | None, body: bytes) -> byte
     Args:
         url: The requested URL. Lone surrogates, which strict readers reject, are written as in the log: ``\ud800``.
         call_id: The id of its row.
+        t: The start of the call, as in its row. Ids repeat in a program that seeds `random` before the SDK draws them.
         status: The HTTP status, or None if there is none.
         body: The body, undecoded.
     """
-    head = f'"url":{_quoted(url)},"call_id":{_quoted(call_id)},"status":{json.dumps(status)}'
+    head = f'"url":{_quoted(url)},"call_id":{_quoted(call_id)},"t":{t:.6f},"status":{json.dumps(status)}'
     return f"{{{head},{_content(body)}}}\n".encode()
 
 
@@ -73,12 +74,14 @@ def _quoted(text: str) -> str:
     return json.dumps(encodable, ensure_ascii=False).translate(_LINE_ENDS)
 
 
-def call_ids(pieces: Iterable[bytes]) -> Iterator[str]:
-    """Yield the ``call_id`` of each line of a file that is read in pieces; lines without one are skipped.
+def calls(pieces: Iterable[bytes]) -> Iterator[tuple[str, float | None]]:
+    """Yield ``call_id`` and ``t`` of each line of a file that is read in pieces; lines without an id are skipped.
+
+    Lines that version 0.1 wrote have no ``t``.
 
     Memory is bounded: of a long line, only the beginning is kept.
     """
-    head, searching = b"", True  # the beginning of the current line, and whether its call_id is still searched
+    head, searching = b"", True  # the beginning of the current line, and whether its call is still searched
     for data in pieces:
         for number, piece in enumerate(data.split(b"\n")):
             if number:
@@ -86,6 +89,6 @@ def call_ids(pieces: Iterable[bytes]) -> Iterator[str]:
             if not searching:
                 continue
             head += piece
-            if (found := _CALL_ID.search(head)) is not None:
-                yield found[1].decode()
+            if (found := _CALL.search(head)) is not None:
+                yield found[1].decode(), None if found[2] is None else float(found[2])
             searching = found is None and len(head) <= _MAX_HEAD_BYTES

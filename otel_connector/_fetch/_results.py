@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from otel_connector._csv._lock import try_lock
 from otel_connector._csv._torn_tail import open_regular, refuse_links_of_other_users
 from otel_connector._fetch._result_formats import format_of
-from otel_connector._fetch._result_line import call_ids, result_line
+from otel_connector._fetch._result_line import calls, result_line
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
 from otel_connector._serial_executor import SerialExecutor
 
@@ -88,9 +88,9 @@ class ResultsFile:
         self._waiting: _Batch = {}
         self._busy = False  # whether a batch is being written; its end starts the next batch
 
-    def call_ids(self) -> Iterator[str]:
-        """Read the file from its beginning, and yield the ``call_id`` of each result. Blocks, as the constructor."""
-        return call_ids(self._format.lines(self._fd))
+    def calls(self) -> Iterator[tuple[str, float | None]]:
+        """Read the file, and yield ``call_id`` and ``t`` of each result. Blocks, as the constructor."""
+        return calls(self._format.lines(self._fd))
 
     async def write(self, line: bytes) -> None:
         r"""Append a line. It is in the file when this returns; only a power failure can still lose it.
@@ -245,16 +245,16 @@ class ResultsSink:
         self._redact = Redactor(frozenset(redacted)).url
         self._stored: set[int] | None = None
 
-    def holds(self, call_id: str) -> bool:
+    def holds(self, call_id: str, t: float) -> bool:
         """Return whether the file had the result of a call at the first call of this method, which reads the file."""
         if self._stored is None:
             # Hashes of 64 bits take a third of the memory of the ids
-            self._stored = {hash(each) for each in self._results.call_ids()}
-        return hash(call_id) in self._stored
+            self._stored = {hash(each) for each in self._results.calls()}
+        return hash((call_id, t)) in self._stored or hash((call_id, None)) in self._stored
 
     async def __call__(self, outcome: Outcome) -> None:
         """Write the outcome of one successful call."""
         record = outcome.record
         body: bytes = outcome.value or b""  # 204 and similar responses have no body
         url = self._redact(str(outcome.url))
-        await self._results.write(result_line(url, record.call_id, record.response_code, body))
+        await self._results.write(result_line(url, record.call_id, record.t, record.response_code, body))

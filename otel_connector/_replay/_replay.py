@@ -257,7 +257,7 @@ class Replay:
             return
         if not self._row_filter(row.record):
             self._replayed.filtered_out += 1
-        elif not self._sent_calls.add(row.trace_id << 64 | row.span_id):
+        elif not self._sent_calls.add((row.trace_id << 64 | row.span_id) << 64 | row.start):  # the ids may repeat
             self._replayed.duplicates += 1
         else:
             batch.spans.append(span_of(row, self._resource))

@@ -1,8 +1,8 @@
-"""The id of a call: from the ids of its span, or generated if it has no span of its own.
+"""The id of a call: from the ids of its span, or generated. `random.seed` does not influence generated ids.
 
 This file does not know how a span is started.
 
-Used by ``_telemetry._spans`` and ``csv_exporter``.
+Used by ``_telemetry._spans``, ``csv_exporter`` and ``providers``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,16 @@ def call_id_of(context: SpanContext) -> str:
         TypeError, ValueError: An id is not an integer; the id generator of an application can return anything.
     """
     return f"{context.trace_id:032x}-{context.span_id:016x}"
+
+
+def new_trace_id() -> int:
+    """Return a random id of a trace: 128 bits, not 0."""
+    return _random.getrandbits(128) or 1
+
+
+def new_span_id() -> int:
+    """Return a random id of a span: 64 bits, not 0."""
+    return _random.getrandbits(64) or 1
 
 
 def new_call_id(parent: SpanContext | None = None) -> str:

@@ -36,7 +36,7 @@ from otel_connector.providers import configure
 
 # \b is the escape of click for a paragraph that must not be wrapped
 EPILOG = """\b
-The results are JSON lines: url, call_id (identifies the row in the log, and the trace), status, and the
+The results are JSON lines: url, call_id and t (identify the row in the log, and the trace), status, and the
 body as json, as text, or as base64. The log has a row for every call, including failed calls.
 
 \b

@@ -386,13 +386,13 @@ class StoringSink:
     """A sink that reports which results it has stored."""
 
     def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
+        self.values: dict[tuple[str, float], Any] = {}
 
     def __call__(self, outcome: Outcome) -> None:
-        self.values[outcome.record.call_id] = outcome.value
+        self.values[outcome.record.call_id, outcome.record.t] = outcome.value
 
-    def holds(self, call_id: str) -> bool:
-        return call_id in self.values
+    def holds(self, call_id: str, t: float) -> bool:
+        return (call_id, t) in self.values
 
 
 async def test_resume_repeats_the_calls_whose_results_the_sink_has_lost(
@@ -403,7 +403,7 @@ async def test_resume_repeats_the_calls_whose_results_the_sink_has_lost(
     assert await all_of(connector(log).get_many(session, given, "P", sink=sink, resume=True)) == []
     lost = [record for record in log.records() if "q=" in record.url or record.url.endswith("n=2")]
     for record in lost:
-        del sink.values[record.call_id]
+        del sink.values[record.call_id, record.t]
     again = await all_of(connector(log).get_many(session, given, "P", sink=sink, resume=True))
     assert {outcome.url for outcome in again} == {given[2], given[4]}
     assert len(sink.values) == 5

@@ -118,7 +118,13 @@ def test_a_template_with_a_range_writes_a_row_and_a_result_for_each_url(
     found = {line["url"]: line for line in results(tmp_path / f"r.{ending}")}
     assert set(found) == {api.url(f"/ok?n={number:03}") for number in range(1, 21)}
     for row in rows(tmp_path):
-        assert found[row["url"]] == {"url": row["url"], "call_id": row["call_id"], "status": 200, "json": VALUE}
+        assert found[row["url"]] == {
+            "url": row["url"],
+            "call_id": row["call_id"],
+            "t": float(row["t"]),
+            "status": 200,
+            "json": VALUE,
+        }
         assert row["project"] == "P"
 
 

@@ -52,6 +52,7 @@ UNPACK: dict[str, Callable[[bytes], bytes]] = {
 }
 PACK: dict[str, Callable[[bytes], bytes]] = {".jsonl": bytes, ".gz": gzip.compress, ".zst": zstd.compress}
 ID = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
+T = 1_795_951_041.860568
 OTHER_USER = 65_534
 CALLERS = 24
 KILLS = 6  # at random times, and as many again in the middle of a write
@@ -70,7 +71,7 @@ def plain(tmp_path: Path) -> Path:
 
 
 def line_of(number: int, length: int = 0) -> bytes:
-    return result_line(f"http://a/?n={number}", ID, 200, b'{"x": "%b"}' % (b"x" * length))
+    return result_line(f"http://a/?n={number}", ID, T, 200, b'{"x": "%b"}' % (b"x" * length))
 
 
 def content_of(path: Path) -> bytes:
@@ -189,21 +190,24 @@ def parsed(line: bytes) -> dict[str, Any]:
     ],
 )
 def test_a_body_is_stored_as_json_text_or_base64(body: bytes, content: bytes) -> None:
-    line = result_line("http://a/", ID, 200, body)
+    line = result_line("http://a/", ID, T, 200, body)
 
-    assert line == b'{"url":"http://a/","call_id":"%b","status":200,%b}\n' % (ID.encode(), content)
+    assert line == b'{"url":"http://a/","call_id":"%b","t":1795951041.860568,"status":200,%b}\n' % (
+        ID.encode(),
+        content,
+    )
     parsed(line)
 
 
 def test_a_number_with_more_digits_than_python_parses_is_stored_as_text() -> None:
     digits = b"1" * 5_000
-    assert json.loads(result_line("u", ID, 200, digits))["text"] == digits.decode()
+    assert json.loads(result_line("u", ID, T, 200, digits))["text"] == digits.decode()
 
 
 def test_special_characters_in_urls_are_escaped() -> None:
-    line = result_line('http://\u00e9/"\\\n\u2028\ud800', ID, None, b"1")
+    line = result_line('http://\u00e9/"\\\n\u2028\ud800', ID, T, None, b"1")
     assert line == '{"url":"http://\u00e9/\\"\\\\\\n\\u2028\\\\ud800","call_id":"'.encode() + ID.encode() + (
-        b'","status":null,"json":1}\n'
+        b'","t":1795951041.860568,"status":null,"json":1}\n'
     )
     assert parsed(line)["status"] is None
 
@@ -229,7 +233,7 @@ def test_json_bodies_are_copied_unchanged_apart_from_encoding(
         body = text.encode(encoding)
     except UnicodeEncodeError:  # a lone surrogate that is not escaped
         return
-    line = result_line("u", ID, 200, body)
+    line = result_line("u", ID, T, 200, body)
 
     assert json.loads(line)["json"] == value
     assert parsed(line)["json"] == json.loads(text, parse_float=str, parse_int=str)
@@ -238,9 +242,9 @@ def test_json_bodies_are_copied_unchanged_apart_from_encoding(
 @given(st.text(), st.binary() | st.text('[]{}",:0eE.- \n\u2028\\u').map(str.encode))
 @example("\udfff", b"\x00\x00\xfe\xff")
 def test_every_body_can_be_restored_from_its_line(url: str, body: bytes) -> None:
-    line = parsed(result_line(url, ID, 200, body))
+    line = parsed(result_line(url, ID, T, 200, body))
 
-    (kind,) = line.keys() - {"url", "call_id", "status"}
+    (kind,) = line.keys() - {"url", "call_id", "t", "status"}
     if kind == "json":
         assert line["json"] == json.loads(body, parse_float=str, parse_int=str)
     else:
@@ -714,7 +718,7 @@ async def failures(file: ResultsFile, lines: list[bytes]) -> list[OSError]:
 
 def incompressible_line(number: int) -> bytes:
     """Return a line that compression cannot make smaller than a kilobyte."""
-    return result_line(f"http://a/?n={number}", ID, 200, random.Random(number).randbytes(2_000))
+    return result_line(f"http://a/?n={number}", ID, T, 200, random.Random(number).randbytes(2_000))
 
 
 def test_a_short_write_removes_its_batch_and_every_caller_gets_the_error(path: Path) -> None:
@@ -863,15 +867,20 @@ def write_ten_batches(say: Say, path: str, fault: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
-async def test_call_ids_lists_the_calls_in_the_file(ending: str, tmp_path: Path) -> None:
-    """Long lines before it, and URLs or bodies that contain the same text, make no difference."""
+async def test_calls_lists_the_calls_in_the_file(ending: str, tmp_path: Path) -> None:
+    """Long lines before it, and URLs or bodies that contain the same text, make no difference.
+
+    Lines of version 0.1 have no start.
+    """
     path, odd = tmp_path / f"r.{ending}", 'http://a/","call_id":"1-1","status":'
     file = await asyncio.to_thread(ResultsFile, path, resume=False)
     ids = [f"{number:032x}-{number:016x}" for number in range(1, 30)]
     for number, call_id in enumerate(ids):
         body = b'{"x":"' + b"y" * (300_000 * (number % 3)) + b'","call_id":"2-2","status":1}'
-        await file.write(result_line(odd, call_id, 200, body))
+        await file.write(result_line(odd, call_id, T + number, 200, body))
+    await file.write(b'{"url":"u","call_id":"%b","status":200,"json":1}\n' % ID.encode())
     await file.write(b'{"a": "' + b"z" * 400_000 + b'"}\n')
     await file.write(b'{"another": "tool"}\n')
-    assert await asyncio.to_thread(lambda: list(file.call_ids())) == ids
+    expected = [*((call_id, round(T + number, 6)) for number, call_id in enumerate(ids)), (ID, None)]
+    assert await asyncio.to_thread(lambda: list(file.calls())) == expected
     await file.aclose()
