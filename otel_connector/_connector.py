@@ -35,7 +35,7 @@ from otel_connector._arguments import (
 from otel_connector._bulk import Outcome, Outcomes, Resumed, Work
 from otel_connector._call._call import Call, CallSettings
 from otel_connector._call._call_log import CallLogger
-from otel_connector._call._options import repeatable
+from otel_connector._call._options import shared_options
 from otel_connector._call._pacing import AdmissionControl, RateLimiter
 from otel_connector._call._retry import RetryBudget, RetryPolicy, RetryQuotas
 from otel_connector._clock import Clock, SystemClock
@@ -299,7 +299,7 @@ class AsyncConnector:
         """
         self._check_many(session, project_name, decode, ordered, aiohttp_options)
         logs = self._logs_to_resume(resume)
-        aiohttp_options = repeatable(aiohttp_options)
+        aiohttp_options = shared_options(aiohttp_options)
         shared = session, project_name, decode, aiohttp_options
         fetch = partial(self._outcome, checked_hook("sink", sink, awaited=True), shared)
 

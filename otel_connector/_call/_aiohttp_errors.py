@@ -35,9 +35,11 @@ _REFUSALS = frozenset(range(400, 500)) - {408, 425, 429}
 
 _TOO_MANY_HEADERS = "Too many headers received"
 _HEAD_LIMITS = "options of aiohttp.ClientSession and get set the limits: max_line_size, max_field_size, max_headers"
+_REFUSED = "redirect not followed: "
 
 _QUOTED = re.compile(r"'.*'|\".*\"", re.DOTALL)
 
+_AUTHORIZATION = "Authorization"
 _CERTIFICATE = (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)
 _CONNECTION = (aiohttp.ClientConnectionError, aiohttp.ClientHttpProxyError, OSError)
 _ARGUMENT = (TypeError, ValueError, CookieError)
@@ -46,6 +48,7 @@ _ARGUMENT = (TypeError, ValueError, CookieError)
 class Stage(Enum):
     """How far an attempt had come when it failed."""
 
+    URL = "the first request was prepared, and its URL is the reason"
     REQUEST = "the first request was prepared or sent"
     REDIRECT = "a redirect was answered, and its target was not"
     PROXY = "a proxy refused the connection"
@@ -76,8 +79,19 @@ def error_for(error: Exception, request: Request, exchange: Exchange, timeout: a
     """
     exchange.out_of_time = isinstance(error, asyncio.TimeoutError) and not isinstance(error, aiohttp.ServerTimeoutError)
     stage, failure = stage_of(error, exchange), _Failure(error, request, exchange, timeout)
+    if stage is Stage.REQUEST and isinstance(error, ValueError) and _conflicts_with_authorization(request):
+        stage = Stage.URL
     rule = next(rule for rule in _TABLE if isinstance(error, rule.theirs) and rule.stage in {None, stage})
     return rule.ours(rule.message.format(failure).rstrip())
+
+
+def _conflicts_with_authorization(request: Request) -> bool:
+    """Return whether the URL, or .netrc for its host, has credentials in addition to those of the call or session."""
+    session, options = request.session, request.options
+    has_header = _AUTHORIZATION in (request.headers or {}) or _AUTHORIZATION in session.headers
+    if request.url.raw_user is not None or request.url.raw_password is not None:
+        return has_header or options.get("auth") is not None
+    return has_header and session.trust_env and options.get("auth") is None and session.auth is None
 
 
 def without_quotations(message: str) -> str:
@@ -115,6 +129,14 @@ class _Failure(NamedTuple):
         return without_quotations(str(self.error))
 
     @property
+    def requested(self) -> str:
+        return self.request.redact(str(self.request.url))
+
+    @property
+    def location(self) -> str:
+        return self.request.redact(self.exchange.location)
+
+    @property
     def redirects(self) -> int:
         return len(self.error.history) - 1  # without the one that was refused
 
@@ -124,9 +146,11 @@ class _Failure(NamedTuple):
 
     @property
     def url(self) -> str:
+        """The URL that aiohttp rejects, the reason, and the URL of the call if it is another one."""
         url, reason = str(self.error.url), self.error.description
         prefix = "proxy is not a URL: " if url == str(self.request.options.get("proxy")) else ""
-        return f"{prefix}{self.request.redact(url)}{f' - {without_quotations(reason)}' if reason else ''}"
+        suffix = "" if prefix or url == str(self.request.url) else f": {self.location or self.requested}"
+        return f"{prefix}{self.request.redact(url)}{f' - {without_quotations(reason)}' if reason else ''}{suffix}"
 
     @property
     def options(self) -> str:
@@ -155,13 +179,15 @@ _TABLE = [
     _Rule(aiohttp.TooManyRedirects, None, RedirectRefused, "more than {0.redirects} redirects"),
     _Rule(aiohttp.InvalidUrlRedirectClientError, None, RedirectRefused, "{0.url}"),
     _Rule(aiohttp.NonHttpUrlRedirectClientError, None, RedirectRefused, "{0.redacted}"),  # aiohttp's message is the URL
+    _Rule(aiohttp.InvalidURL, Stage.REDIRECT, RedirectRefused, "{0.url}"),
     _Rule(aiohttp.InvalidURL, None, InvalidURL, "{0.url}"),
     _Rule(aiohttp.NonHttpUrlClientError, None, InvalidURL, "{0.redacted}"),
     # Host (IDNA) and userinfo (Latin-1) of a URL are encoded only when it is requested
-    _Rule(UnicodeError, Stage.REDIRECT, RedirectRefused, "redirect not followed: its host cannot be encoded"),
-    _Rule(UnicodeError, None, InvalidURL, "url has a host or userinfo that cannot be encoded"),
+    _Rule(UnicodeError, Stage.REDIRECT, RedirectRefused, f"{_REFUSED}its host cannot be encoded: {{0.location}}"),
+    _Rule(UnicodeError, None, InvalidURL, "url has a host or userinfo that cannot be encoded: {0.requested}"),
     # At a redirect, its Location is the reason: the options of the call were accepted for the first request
-    _Rule(_ARGUMENT, Stage.REDIRECT, RedirectRefused, "redirect not followed: {0.quoting_nothing}"),
+    _Rule(_ARGUMENT, Stage.REDIRECT, RedirectRefused, f"{_REFUSED}{{0.quoting_nothing}}: {{0.location}}"),
+    _Rule(_ARGUMENT, Stage.URL, InvalidURL, "{0.quoting_nothing}: {0.requested}"),
     _Rule(TypeError, None, TypeError, "{0.options}: {0.error}"),
     _Rule(_ARGUMENT, None, ValueError, "{0.options}: {0.error}"),
     _Rule(Exception, Stage.BODY, BodyTruncated, "the body ended after {0.exchange.size} bytes: {0.text}"),

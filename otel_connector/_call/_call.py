@@ -14,6 +14,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlunsplit
 
 from multidict import CIMultiDict
 from yarl import URL
@@ -31,6 +32,7 @@ from otel_connector._errors import (
     ConnectorError,
     DeadlineExceeded,
     HTTPStatusError,
+    InvalidURL,
     RetryBudgetExhausted,
     class_name,
     message_of,
@@ -189,9 +191,12 @@ class Call:
                 options.pop("headers", None) if options else None,
                 options,
             )
-        finally:
+        except BaseException as error:
             if self._target is None:
                 self._url = one_line(settings.redactor.url(_text(url)), URL_LIMIT)
+            if isinstance(error, InvalidURL):
+                error.args = (f"{error}: {self._url}",)
+            raise
 
     def stop(self) -> CallRecord:
         """Freeze the end time: what the caller does with the value before `end` does not count.
@@ -405,4 +410,7 @@ def _text(value: object) -> str:
     """Return the text of a URL or a project; an empty text for any other type."""
     if isinstance(value, str):
         return str.__str__(value)  # a subclass may override it
-    return str(value) if isinstance(value, URL) else ""
+    if not isinstance(value, URL):
+        return ""
+    # Not `str`, which raises an error if a URL that was built with encoded=True has no valid port
+    return urlunsplit((value.scheme, value.raw_authority, value.raw_path, value.raw_query_string, value.raw_fragment))

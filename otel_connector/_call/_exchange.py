@@ -12,14 +12,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from otel_connector._call._urls import redirect_target
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import aiohttp
     from yarl import URL
 
-# Credentials and the caller's trace: not for another origin (RFC 9110, section 15.4; W3C Trace Context)
-_SAME_ORIGIN_ONLY = ("Authorization", "Proxy-Authorization", "traceparent", "tracestate", "baggage")
+# The caller's trace and its credentials for a proxy: not for another origin (W3C Trace Context; RFC 9110, section 15.4)
+_SAME_ORIGIN_ONLY = ("Proxy-Authorization", "traceparent", "tracestate", "baggage")
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 """The statuses whose Location aiohttp follows."""
@@ -54,8 +56,9 @@ class Request:
 class Exchange:
     """What one attempt has learned so far.
 
-    It is passed to aiohttp as a client middleware. Only a middleware sees every request that is really sent: each step
-    of a redirect, and the request that aiohttp sends again by itself when a connection breaks.
+    It is passed to aiohttp as the last client middleware. Only a middleware sees every request that is really sent:
+    each step of a redirect, and the request that aiohttp sends again by itself when a connection breaks. If there are
+    other middlewares, `first` is passed as the first one, so that they see the request after a redirect as it is sent.
 
     Attributes:
         requested: The URL that the call requests.
@@ -70,6 +73,10 @@ class Exchange:
         repeats: Number of these that aiohttp sent by itself because the connection broke before the response.
         version: HTTP version of the last response.
         out_of_time: Whether the attempt as a whole took too long, and not one step of it.
+        follows: Whether redirects are followed.
+        is_first: Whether there is no other middleware.
+        location: The target of the last redirect, as it was sent; empty if there was none.
+        target: The same, parsed; None if aiohttp refuses it.
     """
 
     requested: URL
@@ -84,6 +91,10 @@ class Exchange:
     repeats: int = 0
     version: aiohttp.HttpVersion | None = None
     out_of_time: bool = False
+    follows: bool = True
+    is_first: bool = True
+    location: str = ""
+    target: URL | None = None
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -95,16 +106,51 @@ class Exchange:
             elif self.status in REDIRECTS:
                 self.redirects += 1
         self.sent += 1
-        if self.redirects:
+        if self.target is not None:
+            if self.is_first:
+                self._prepare(request, self.target)
             self._note_target(request.url)
-            if request.url.origin() != self.requested.origin():
-                # aiohttp removes the call's own credentials, but adds those of the session again at every step
-                for name in (*_SAME_ORIGIN_ONLY, *(self.context or ())):
-                    request.headers.popall(name, None)
         self.answered = False
         response = await handler(request)
         self.answered, self.status, self.version = True, response.status, response.version
+        if self.follows and response.status in REDIRECTS:
+            try:
+                self._note_location(request.url, response.headers)
+            except ValueError:
+                response.close()
+                raise
         return response
+
+    async def first(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        """Prepare a request after a redirect for the other middlewares."""
+        if self.target is not None:
+            self._prepare(request, self.target)
+        return await handler(request)
+
+    def _prepare(self, request: aiohttp.ClientRequest, target: URL) -> None:
+        """Set the exact URL of a request after a redirect, and remove what is for the first origin only."""
+        origin = request.url.origin()
+        if origin == target.origin():  # aiohttp has parsed the same target, but encodes its path in another form
+            request.url = target
+        if origin == self.requested.origin():
+            return
+        for name in (*_SAME_ORIGIN_ONLY, *(self.context or ())):
+            request.headers.popall(name, None)
+        # aiohttp removes the call's own credentials, but adds those of the session again at every step. Others are for
+        # the new origin: from .netrc or the target
+        auth = request.session.auth
+        if auth is not None and request.headers.get("Authorization") == auth.encode():
+            del request.headers["Authorization"]
+
+    def _note_location(self, current: URL, headers: Mapping[str, str]) -> None:
+        """Parse the target of a redirect before aiohttp does.
+
+        Raises:
+            ValueError: It is not a URL, or cannot be requested.
+        """
+        self.location, self.target = headers.get("Location") or headers.get("URI") or "", None
+        if self.location:  # without it, aiohttp takes the response for the final one
+            self.target = redirect_target(current, self.location)
 
     def note_response(self, response: aiohttp.ClientResponse) -> None:
         """Note the final response where aiohttp did not use this object as a middleware."""

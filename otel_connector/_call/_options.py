@@ -16,6 +16,11 @@ from typing import Any, cast
 
 import aiohttp
 from multidict import CIMultiDict, MultiDict, MultiMapping
+from yarl import URL
+
+from otel_connector._call._urls import with_params
+
+_ANY_URL = URL("http://localhost/")
 
 _WHOLE = frozenset({str, bytes, bytearray, memoryview})
 _READ_ONCE: tuple[type, ...] = (io.IOBase, Iterator, AsyncIterable, aiohttp.Payload, aiohttp.FormData)
@@ -29,6 +34,19 @@ def repeatable(options: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: A pair of `headers` has another length.
     """
     return {name: _COPIES[name](value) if name in _COPIES else value for name, value in options.items()}
+
+
+def shared_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a `repeatable` copy of the options of many calls, of which each call then makes its own.
+
+    Raises:
+        TypeError: As `repeatable`, or `params` has a type that aiohttp does not accept.
+        ValueError: As `repeatable`, or `params` has a value that a URL cannot hold.
+    """
+    copy = repeatable(options)
+    if copy.get("params"):
+        with_params(_ANY_URL, copy["params"])
+    return copy
 
 
 def own_headers(headers: Any) -> CIMultiDict[str] | None:

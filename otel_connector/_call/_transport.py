@@ -19,6 +19,7 @@ from yarl import URL
 from otel_connector._call._aiohttp_errors import error_for, without_quotations
 from otel_connector._call._aiohttp_private import build_url, request_function, session_middlewares
 from otel_connector._call._body import body_received, decoded, read_body
+from otel_connector._call._urls import check_url, parsed_url, with_params
 from otel_connector._errors import ConnectorError, InvalidURL
 
 if TYPE_CHECKING:
@@ -75,20 +76,17 @@ def resolve_url(session: aiohttp.ClientSession, url: Any, params: Any) -> URL:
     if not isinstance(url, (str, URL)):
         raise TypeError(f"url must be a str or a yarl.URL, not {type(url).__name__}")
     try:
-        resolved = build_url(session, url)
+        resolved = build_url(session, parsed_url(url) if isinstance(url, str) else url)
     except ValueError as error:
         raise InvalidURL(f"url is not a URL: {without_quotations(str(error))}") from error
     try:
-        host = resolved.host
+        check_url(resolved)
+        resolved.host  # noqa: B018 - decoded here for the first time
     except UnicodeError:
         raise InvalidURL("url has a host that cannot be decoded") from None
-    if resolved.scheme not in {"http", "https"} or not host:
-        raise InvalidURL("url must be an absolute http or https URL with a host")
-    try:
-        return resolved.extend_query(params) if params else resolved
-    except (TypeError, ValueError) as error:
-        message = f"params: {error}"
-        raise type(error)(message) from error
+    except ValueError as error:
+        raise InvalidURL(str(error)) from None
+    return with_params(resolved, params) if params else resolved
 
 
 def forget_address(session: aiohttp.ClientSession, exchange: Exchange, error: ConnectorError) -> None:
@@ -124,7 +122,10 @@ def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) 
     others = session_middlewares(request.session) if own is None else own
     middlewares: Sequence[aiohttp.ClientMiddlewareType] | None = None
     if others is not None:
-        middlewares = (*others, exchange)  # last, so that it sees what the others send
+        # Last, so that it sees what the others send; and first, so that they see the request as it is sent
+        middlewares = (exchange.first, *others, exchange) if others else (exchange,)
+        exchange.is_first = not others
+        exchange.follows = bool(options.get("allow_redirects", True))
         if context and headers is None:
             headers = context
         elif context and headers is not None:

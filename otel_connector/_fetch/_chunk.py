@@ -16,6 +16,7 @@ from typing import Any, cast
 import aiohttp
 
 from otel_connector._arguments import checked_int, checked_path
+from otel_connector._call._urls import listed_url
 from otel_connector._connector import AsyncConnector
 from otel_connector._fetch._results import ResultsFile, ResultsSink
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS
@@ -114,7 +115,7 @@ async def fetch_chunk(chunk: Chunk) -> ChunkReport:
         async with connector, aiohttp.ClientSession() as session:
             outcomes = connector.get_many(
                 session,
-                chunk.urls,
+                map(listed_url, chunk.urls),
                 chunk.project,
                 max_concurrency=chunk.max_concurrency,
                 resume=True,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import aiohttp
 
+from otel_connector._call._urls import listed_url
 from otel_connector._connector import AsyncConnector
 from otel_connector._errors import HTTPStatusError
 from otel_connector._fetch._results import ResultsSink
@@ -268,7 +269,7 @@ class Fetch:
                     if self._stop.is_set():
                         return
                     if not self._is_repeated(url):
-                        yield url
+                        yield listed_url(url)
 
     def _is_repeated(self, url: str) -> bool:
         if not self.options.dedupe:

@@ -124,6 +124,7 @@ WINGS = [
             "_aiohttp_private": (),
             "_fair_reading": (),
             "_pacing": (),
+            "_urls": ("aiohttp", "asyncio"),
             "_exchange": ("asyncio",),
             "_options": ("asyncio",),
             "_aiohttp_errors": (),
