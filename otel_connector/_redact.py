@@ -1,17 +1,28 @@
 """Removes credentials from URLs and texts before they are written or exported.
 
-One `Redactor` is used for the fields url and redirect_url, error messages, span attributes and events. It changes only
-secrets, and nothing else. This file does not know HTTP libraries or telemetry.
+One `Redactor` is used for the fields url and redirect_url, error messages, span attributes and events. It replaces only
+secrets: the rest stays as it was sent, byte for byte, also around a secret in a URL within a URL. This file does not
+know HTTP libraries or telemetry.
+
+How a secret is found at every level of encoding:
+
+1. The names, values and userinfo of one level are found by patterns that take linear time.
+2. A part with percent-escapes is decoded once, with the offset of each character, and searched in the same way.
+3. What is found there is replaced at its offsets, so that the escapes around it do not change.
+
+The levels are limited to `_LEVELS`; what is encoded more often is replaced as a whole. Texts are cut first.
 
 Used by ``__init__``, ``_call``, ``_connector``, ``_fetch``, ``_replay`` and ``cli``.
 """
 
 from __future__ import annotations
 
-import re
 import unicodedata
-from typing import TYPE_CHECKING
+from bisect import bisect_left
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote_plus
+
+from otel_connector import _secret_patterns as patterns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,42 +30,230 @@ if TYPE_CHECKING:
 REDACTED = "REDACTED"
 """The replacement of a secret (OpenTelemetry semantic conventions 1.44, url.full)."""
 
-# The signatures in the semantic conventions (url registry)
-_AWS = {"X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "AWSAccessKeyId", "Signature"}
-_AZURE_AND_GOOGLE = {"sig", "X-Goog-Signature"}
-# Common names of secrets in APIs
-_TOKENS = {"token", "access_token", "id_token", "refresh_token", "jwt", "auth"}
-_KEYS = {"api_key", "apikey", "key", "password", "secret", "client_secret"}
+_CONVENTIONS = {  # the signatures in the semantic conventions (url registry)
+    *("X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "AWSAccessKeyId", "Signature"),
+    *("sig", "X-Goog-Signature"),
+}
+_OAUTH = {  # RFC 5849 (oauth_), RFC 6749, RFC 6750, RFC 7521 (client_assertion), OpenID Connect Core 1.0 (id_token)
+    *("oauth_token", "oauth_signature", "access_token", "refresh_token", "client_secret", "client_assertion"),
+    *("id_token", "id_token_hint", "password"),
+}
+_FILTERED_ELSEWHERE = {  # by the defaults of Sentry, of Elastic APM and of Datadog's tracers
+    *("passwd", "pwd", "passphrase", "secret", "token", "auth", "authorization", "credentials", "jwt", "bearer"),
+    *("api_key", "access_key", "private_key", "secret_key", "consumer_secret", "session_id", "csrf_token"),
+}
+_PRODUCTS = {
+    *("key", "x_api_key"),  # Google Cloud API keys; AWS API Gateway
+    *("subscription-key", "ocp-apim-subscription-key"),  # Azure API Management
+    *("private_token", "job_token", "auth_token", "api_token", "session_token"),  # GitLab; names in many APIs
+    *("x-auth-token", "x-access-token", "X-Goog-Credential", "security-token"),  # OpenStack; Google, Alibaba Cloud
+    *("jsessionid", "PHPSESSID"),  # Jakarta Servlet 6.0, section 7.1.3; PHP's session.use_trans_sid
+}
 
-DEFAULT_REDACTED_PARAMS: frozenset[str] = frozenset(_AWS | _AZURE_AND_GOOGLE | _TOKENS | _KEYS)
-"""Query parameters whose values are redacted by default; see `redact_params`. Compared without case."""
+DEFAULT_REDACTED_PARAMS: frozenset[str] = frozenset(_CONVENTIONS | _OAUTH | _FILTERED_ELSEWHERE | _PRODUCTS)
+"""Query parameters whose values are redacted by default; see `redact_params`. Compared without case, ``-`` and ``_``.
 
-# The parts of RFC 3986 that are needed: scheme, userinfo up to the last @ of the authority, host with an optional
-# port. Backslashes and white space do not match, because clients disagree about where the authority ends
-_URL = re.compile(
-    r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.\-]*://)?"
-    r"(?P<authority>(?(scheme)(?:(?P<user>[^/?#\\\s]*)@)?(?:\[[^\[\]@/?#\\\s]*\]|[^\[\]@:/?#\\\s]*)(?::[0-9]*)?))"
-    r"(?P<path>[^?#]*)(?P<rest>.*)",
-    re.DOTALL,
-)
-_IGNORED_BY_PARSERS = re.compile(r"[\t\r\n]")  # WHATWG URL, section 4.4: removed everywhere
+``code`` is not among them: it is a secret in an OAuth redirect, and something else in nearly every other URL.
+"""
 
-# Names, and where their values end. The lookbehinds let a name start at its first character only. Otherwise a long run
-# of characters would be tried from each of them, and a redirect of 8 kB would block the event loop for a second
-_NAME = re.compile(r"(?<![^?&;#=])([^?&;#=]+)=")
-_VALUE = re.compile(r"[^&#]*")
-_ENCODED_VALUE = re.compile(r"(?<==)[^&#=%]*%[^&#=]*(?=[&#]|$)")
-_NESTED_USERINFO = re.compile(r"(?<=//)[^/?#&\s<>]*@")
-_TEXT_NAME = re.compile(r"(?<![^?&;#=\s\"'<>(,])([^?&;#=\s\"'<>(,]+)=[\"']?")
-_TEXT_VALUE = re.compile(r"[^&#\s\"<>]*(?<!['),.\]}])")  # without punctuation of the surrounding text
-_TEXT_USERINFO = re.compile(
-    r"(?<=//)[^/?#\s<>]*[@\uff20]|(?<![^/?#\s<>])[^:/?#\s<>]*:[^/?#\s<>]*[@\uff20]"  # \uff20 is folded to @
-)
-_TEXT_ENCODED_VALUE = re.compile(r"(?<==)[^&#=%\s\"'<>]*%[^&#=\s\"'<>]*")
+_LEVELS = 8  # levels of percent-encoding that are decoded
+_URL_LIMIT = 16_384  # characters that are read of a URL: twice as many as a row shows
+_TEXT_LIMIT = 8_192  # characters that are read of another text: four times as many as a row shows
+_KNOWN_NAMES, _NAME_LIMIT = 1_024, 64  # names of parameters that are remembered, and their characters
+
+# Where a secret starts and ends, and the parameter that it is the value of (empty for userinfo, and for what could not
+# be decoded). A plain tuple, because a hostile URL has thousands
+_UNSURE = " "  # the name of what may be userinfo or something else, so that it is decoded as well
+_Found: TypeAlias = "tuple[int, int, str]"
 
 
-# The form of nearly every URL, which cannot contain a secret
-_PLAIN = re.compile(r"https?://[a-zA-Z0-9.\-]+(?::[0-9]+)?(?:/[a-zA-Z0-9/._~%+\-]*)?")
+class Redactor:
+    """Redacts userinfo and the values of the given parameters.
+
+    Args:
+        params: Names of the query (or fragment) parameters whose values are secret, compared decoded, and without case,
+            ``-`` and ``_``.
+    """
+
+    def __init__(self, params: Iterable[str] = DEFAULT_REDACTED_PARAMS) -> None:
+        self._secret = frozenset(map(_comparable, params))
+        self._known: dict[str, bool] = {}
+
+    def url(self, url: str) -> str:
+        """Return `url` without its secrets; beyond 16,384 characters it is cut, and marked as `one_line` does.
+
+        A text that looks like a URL but cannot be parsed as one becomes ``REDACTED`` as a whole. So does any other text
+        that may contain a secret, because it contains ``@`` or ``=``.
+        """
+        if len(url) <= _URL_LIMIT and (plain := patterns.PLAIN.fullmatch(url)):
+            if plain[1] is None or not self._has_secret_name(plain[1]):
+                return url
+            return _replaced(url, self._values(url, plain.start(1), patterns.IN_QUERY))
+        secrets, cut = self.secrets(url), url[:_URL_LIMIT]
+        return REDACTED if secrets is None else _marked(_replaced(cut, secrets), url, _URL_LIMIT)
+
+    def text(self, text: str) -> str:
+        """Return `text`, such as an error message, without the secrets of the URLs and ``name=value`` pairs in it.
+
+        Beyond 8,192 characters it is cut, and marked as `one_line` does.
+        """
+        # Looking for one character first: without any of them, a text takes a fiftieth of the time of the patterns
+        if len(text) > _TEXT_LIMIT:
+            found = self._found(_ended(text, _TEXT_LIMIT), patterns.IN_TEXT, 0)
+            cut = [(start, min(end, _TEXT_LIMIT), name) for start, end, name in found]
+            return _marked(_replaced(text[:_TEXT_LIMIT], cut), text, _TEXT_LIMIT)
+        if "=" in text or "@" in text or "%" in text or not text.isascii():
+            return _replaced(text, self._found(_ended(text, _TEXT_LIMIT), patterns.IN_TEXT, 0))
+        return text
+
+    def secrets(self, url: str) -> list[_Found] | None:
+        """Return where the secrets of a URL are; None if it cannot be parsed, so that it may be secret as a whole."""
+        whole, limit = len(url), min(len(url), _URL_LIMIT)
+        url = _ended(url, limit)
+        if not any(mark in url for mark in ("@", "=", "://", "%", "\ufe6b", "\uff20")):
+            return []
+        match = patterns.URL.fullmatch(url)
+        if match is None or patterns.IGNORED_BY_PARSERS.search(url) or _looks_different_folded(url):
+            return None
+        head, authority, user, path = match["scheme"] or "", match["authority"], match["user"], match["path"]
+        if not head and ("@" in path or "=" in path):
+            return None
+        # The end of the authority is ambiguous
+        if head and ((path and path[0] != "/") or (not authority and "@" in path)):
+            return None
+        secrets: list[_Found] = []
+        if user:
+            has_host = authority[len(user) + 1 :].partition(":")[0]
+            if not has_host and ("@" in url[match.start("path") :] or "%40" in url):
+                return None  # the password contains an @ before a / or ? or #, and what follows belongs to it
+            secrets += _user_and_password(url, len(head), len(head) + len(user))
+        if "@" in path or "%" in path or ";" in path:
+            secrets += _moved(self._in_path(path, 0), match.start("path"))
+        if rest := match["rest"]:
+            secrets += _moved(self._found(rest, patterns.IN_QUERY, 0), match.start("rest"))
+        return secrets if limit == whole else [(start, min(end, limit), name) for start, end, name in secrets]
+
+    def _in_path(self, path: str, level: int) -> list[_Found]:
+        """Return the secrets of a path, and of the query that follows it in a path that was decoded."""
+        query = patterns.QUERY_START.search(path)
+        end = len(path) if query is None else query.start()
+        found = _userinfo(_folded(path[:end]), patterns.IN_PATH)
+        found += self._in_segments(path, end)
+        if "%" in path:
+            found += self._deeper(path[:end], found, patterns.IN_PATH, level, in_path=True)
+        if query is not None:
+            found += _moved(self._found(path[end:], patterns.IN_DECODED, level), end)
+        return found
+
+    def _in_segments(self, path: str, end: int) -> list[_Found]:
+        """Return the values of secret parameters of path segments, such as ``;jsessionid=``."""
+        found: list[_Found] = []
+        segment = encoded_url = 0
+        inner_url = path.find("//", 0, end)
+        for match in patterns.MATRIX_NAME.finditer(path, 0, end):
+            start, begin = match.span()
+            if segment <= (slash := path.rfind("/", segment, start)):
+                segment, stop = slash + 1, path.find("/", start, end)
+                encoded = patterns.ENCODED_URL.search(path, segment, end if stop < 0 else stop)
+                encoded_url = end if encoded is None else encoded.start()
+            if encoded_url < start or not self._is_secret(match[1]):
+                continue  # a part of a URL that has to be decoded, or not secret
+            value = patterns.MATRIX_VALUE.match(path, begin, end)
+            if value and value[0]:
+                mark = 0 <= inner_url < segment and patterns.ENCODED_QUESTION_MARK.search(path, *value.span())
+                found.append((begin, mark.start() if mark else value.end(), unquote_plus(match[1])))
+        return found
+
+    def _found(self, text: str, kind: patterns.Patterns, level: int) -> list[_Found]:
+        """Return the secrets of a text that was decoded `level` times."""
+        found: list[_Found] = []
+        folded = _folded(text)
+        if "@" in folded:
+            found += _userinfo(folded, kind)
+            found += _users(folded, kind)
+        if "=" in text:
+            found += self._values(text, 0, kind)
+        if "%" in text:
+            found += self._deeper(text, found, kind, level, in_path=False)
+        return found
+
+    def _values(self, text: str, start: int, kind: patterns.Patterns) -> list[_Found]:
+        found: list[_Found] = []
+        kept, fragment = start, text.find("#") if kind is patterns.IN_QUERY else -1
+        for match in kind.name.finditer(text, start):
+            begin = match.end()
+            if begin <= kept or not self._is_secret(match[1]):
+                continue  # part of a redacted value, or not secret; another pair may start in its value
+            value = (patterns.FRAGMENT_VALUE if 0 <= fragment < begin else kind.value).match(text, begin)
+            if value and value[0]:
+                kept = value.end()
+                if _in_inner_path(text, match.start()) and (matrix := patterns.MATRIX_VALUE.match(text, begin, kept)):
+                    kept = matrix.end()
+                found.append((value.start(), kept, unquote_plus(match[1])))
+        return found
+
+    def _deeper(
+        self, text: str, shallow: list[_Found], kind: patterns.Patterns, level: int, *, in_path: bool
+    ) -> list[_Found]:
+        """Return the secrets of the parts that have to be decoded, `shallow` are those that need no decoding."""
+        found: list[_Found] = []
+        masks = _without_overlaps(shallow)
+        for part in kind.part.finditer(text):
+            start, end = part.span()
+            if not patterns.STRUCTURE.search(text, start, end):
+                continue
+            if level == _LEVELS:
+                if deep := patterns.TOO_DEEP.search(text, start, end):
+                    found.append((*deep.span(), ""))
+                continue
+            decoded, offsets = _decoded(text, start, end, masks)
+            inner = (
+                self._in_path(decoded, level + 1) if in_path else self._found(decoded, patterns.IN_DECODED, level + 1)
+            )
+            found += [(offsets[begin], offsets[stop], name) for begin, stop, name in inner]
+        return found
+
+    def _has_secret_name(self, query: str) -> bool:
+        return any(map(self._is_secret, patterns.IN_QUERY.name.findall(query)))
+
+    def _is_secret(self, name: str) -> bool:
+        """Return whether a parameter is secret; its name may be encoded, or that of a list (``token[]``)."""
+        known = self._known.get(name)
+        if known is None:
+            plain = _comparable(unquote_plus(name).strip())
+            known = plain in self._secret or plain.partition("[")[0] in self._secret
+            if len(self._known) >= _KNOWN_NAMES:
+                self._known.clear()
+            if len(name) <= _NAME_LIMIT:
+                self._known[name] = known
+        return known
+
+
+def _in_inner_path(text: str, name: int) -> bool:
+    """Return whether the name at an offset is one of a path segment, in a URL that is a part of the text."""
+    if name == 0 or text[name - 1] != ";":
+        return False
+    slashes = text.rfind("//", 0, name)
+    return slashes >= 0 and not patterns.QUERY_START.search(text, slashes, name)
+
+
+def _comparable(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _ended(text: str, limit: int) -> str:
+    """Return a text of at most `limit` characters. What is cut may have been a password, so an ``@`` follows it."""
+    text = text if len(text) <= limit else f"{text[:limit]}@"
+    return text if text.isascii() else text.replace(patterns.BARRIER, "\ud801")
+
+
+def _marked(shown: str, text: str, limit: int) -> str:
+    return shown if len(text) <= limit else f"{shown}...[+{len(text) - limit}]"
+
+
+def _folded(text: str) -> str:
+    """Return a text of the same length, with an ``@`` for each character that is folded to it in a host (NFKC)."""
+    return text if text.isascii() else text.replace("\ufe6b", "@").replace("\uff20", "@")
 
 
 def _looks_different_folded(url: str) -> bool:
@@ -65,75 +264,142 @@ def _looks_different_folded(url: str) -> bool:
     return any(folded.count(mark) != url.count(mark) for mark in "@:/?#=")
 
 
-class Redactor:
-    """Redacts userinfo and the values of the given parameters.
-
-    Args:
-        params: Names of the query (or fragment) parameters whose values are secret, compared without case and decoded.
-    """
-
-    def __init__(self, params: Iterable[str] = DEFAULT_REDACTED_PARAMS) -> None:
-        self._secret = frozenset(name.lower() for name in params)
-
-    def url(self, url: str) -> str:
-        """Return `url` without its secrets.
-
-        A text that looks like a URL but cannot be parsed as one becomes ``REDACTED`` as a whole. So does any other text
-        that may contain a secret, because it contains ``@`` or ``=``.
-        """
-        if _PLAIN.fullmatch(url) or not any(mark in url for mark in ("@", "=", "://", "\uff20")):
-            return url
-        match = _URL.fullmatch(url)
-        if match is None or _IGNORED_BY_PARSERS.search(url) or _looks_different_folded(url):
-            return REDACTED
-        head, authority, user, path = match["scheme"] or "", match["authority"], match["user"], match["path"]
-        if not head and ("@" in path or "=" in path):
-            return REDACTED
-        # The end of the authority is ambiguous
-        if head and ((path and path[0] != "/") or (not authority and "@" in path)):
-            return REDACTED
-        if user:
-            shown = f"{REDACTED}:{REDACTED}" if ":" in user else REDACTED
-            authority = f"{shown}{authority[len(user) :]}"
-        if "@" in path:  # a URL in the path, as in those of proxies and archives
-            path = _NESTED_USERINFO.sub(f"{REDACTED}:{REDACTED}@", path)
-        rest = match["rest"]
-        if "@" in rest:  # a URL in a parameter
-            rest = _NESTED_USERINFO.sub(f"{REDACTED}:{REDACTED}@", rest)
-        if "%" in rest:
-            rest = _ENCODED_VALUE.sub(self._encoded, rest)
-        return f"{head}{authority}{path}{self._values(rest, _NAME, _VALUE)}"
-
-    def text(self, text: str) -> str:
-        """Return `text`, such as an error message, without the secrets of the URLs and ``name=value`` pairs in it."""
-        # Looking for one character first: without any of them, a text takes a fiftieth of the time of the patterns
-        if "@" in text or "\uff20" in text:
-            text = _TEXT_USERINFO.sub(f"{REDACTED}:{REDACTED}@", text)
-        if "%" in text:
-            text = _TEXT_ENCODED_VALUE.sub(self._encoded, text)
-        if "=" in text:
-            text = self._values(text, _TEXT_NAME, _TEXT_VALUE)
+def _replaced(text: str, secrets: list[_Found]) -> str:
+    """Return a text with its secrets replaced; those that overlap are replaced by one word."""
+    if not secrets:
         return text
+    pieces: list[str] = []
+    kept = 0
+    for start, end, _ in sorted(secrets):
+        if start > kept or not pieces:
+            pieces += text[kept:start], REDACTED
+            kept = end
+        else:
+            kept = max(kept, end)
+    return "".join(pieces) + text[kept:]
 
-    def _values(self, text: str, name: re.Pattern[str], value: re.Pattern[str]) -> str:
-        pieces: list[str] = []
-        kept = 0
-        for match in name.finditer(text):
-            start = match.end()
-            if start <= kept or not self._is_secret(match[1]):
-                continue  # part of a redacted value, or not secret; another pair may start in its value
-            found = value.match(text, start)
-            if found and found[0]:
-                pieces += text[kept:start], REDACTED
-                kept = found.end()
-        return "".join(pieces) + text[kept:]
 
-    def _is_secret(self, name: str) -> bool:
-        """Return whether a parameter is secret; its name may be encoded, or that of a list (``token[]``)."""
-        plain = unquote_plus(name).strip().lower()
-        return plain in self._secret or plain.partition("[")[0] in self._secret
+def _moved(secrets: list[_Found], offset: int) -> list[_Found]:
+    return [(start + offset, end + offset, name) for start, end, name in secrets]
 
-    def _encoded(self, match: re.Match[str]) -> str:
-        """Redact a percent-encoded value if it is a URL or a query that contains a secret."""
-        plain = unquote_plus(match[0])
-        return match[0] if self.text(plain) == plain else REDACTED
+
+def _user_and_password(text: str, start: int, end: int, name: str = "") -> list[_Found]:
+    colon = text.find(":", start, end)
+    if colon < 0:
+        return [(start, end, name)] if start < end else []
+    return [(start, colon, name), (colon + 1, end, name)]
+
+
+def _userinfo(text: str, kind: patterns.Patterns) -> list[_Found]:
+    """Return the userinfo between ``//`` and the last ``@`` of each authority.
+
+    If there is no host behind the ``@``, or no number behind the colon, the password has unencoded delimiters. It then
+    extends to the last ``@`` before the end of the URL.
+    """
+    found: list[_Found] = []
+    done = end = last = 0
+    if "@" not in text:
+        return found
+    query = text.find("?")
+    for match in kind.authority.finditer(text):
+        start, stop = match.span()
+        if start < done:
+            continue
+        if 0 <= query < start and (separator := text.find("&", start, stop)) >= 0:
+            stop = separator
+        at = text.rfind("@", start, stop)
+        colon = text.find(":", start, stop)
+        no_port = at < 0 <= colon and text[start] != "[" and not patterns.PORT.fullmatch(text, colon, stop)
+        if no_port or at == stop - 1:
+            if stop > end:  # once for all authorities in it
+                after = kind.end.search(text, stop)
+                end = len(text) if after is None else after.start()
+                last = text.rfind("@", stop, end)
+            at = max(at, last if last >= stop else -1)
+        if at >= 0:
+            query_mark = patterns.ENCODED_QUESTION_MARK.search(text, start, at)
+            unsure = query_mark is not None and "=" in text[query_mark.end() : at]
+            found += _user_and_password(text, start, at, _UNSURE if unsure else "")
+            done = at
+    return found
+
+
+def _users(text: str, kind: patterns.Patterns) -> list[_Found]:
+    """Return each ``user:password`` before an ``@`` that follows no ``//``, as in the settings of proxies."""
+    found: list[_Found] = []
+    for match in kind.user.finditer(text):
+        start, at = match.start(), match.end() - 1
+        colon = text.find(":", start, at)
+        if colon >= 0:
+            start = max(start, text.rfind("&", start, max(start, text.rfind("=", start, at))) + 1)  # of this parameter
+            colon = text.find(":", start, at)
+        if colon >= 0:
+            start = max(start, *(text.rfind(mark, start, colon) + 1 for mark in patterns.BEFORE_USER))
+            if text[start:colon].lower() not in patterns.NO_USER:
+                found += _user_and_password(
+                    text, start, at, _UNSURE if patterns.ENCODED_PAIR.search(text, start, at) else ""
+                )
+    return found
+
+
+def _without_overlaps(found: list[_Found]) -> list[_Found]:
+    merged: list[_Found] = []
+    for start, end, name in sorted(found):
+        if name == _UNSURE:
+            continue
+        if merged and start < merged[-1][1]:
+            begin, before, other = merged[-1]
+            merged[-1] = begin, max(end, before), name or other
+        elif start < end:
+            merged.append((start, end, name))
+    return merged
+
+
+def _barriers(text: str, start: int, end: int) -> list[int]:
+    """Return the offsets where a secret that has to be decoded starts or ends, because they are not encoded."""
+    barriers = [offset for own in patterns.SEGMENT.finditer(text, start, end) for offset in own.span()]
+    # A URL that is not encoded as a whole: what is encoded in its path ends before its query
+    if (slashes := text.find("//", start, end)) >= 0 and (query := text.find("?", slashes, end)) >= 0:
+        barriers.append(query)
+    return barriers
+
+
+def _decoded(text: str, start: int, end: int, masks: list[_Found]) -> tuple[str, list[int]]:
+    """Return a part of a text decoded once, and the offset of each of its characters, and of its end, in `text`.
+
+    A secret of `masks` becomes one letter, because what it contains must not be taken for a delimiter. No other secret
+    crosses a barrier.
+    """
+    pieces: list[str] = []
+    offsets: list[int] = []
+    events = [(offset, offset, patterns.BARRIER) for offset in _barriers(text, start, end)]
+    first = bisect_left(masks, (start, 0, ""))
+    for begin, stop, name in masks[first:]:
+        if begin >= end:
+            break
+        events.append((begin, min(stop, end), f"x{patterns.BARRIER}" if name else "x"))
+    kept = start
+    for begin, stop, instead in [*sorted(events), (end, end, "")]:
+        if begin < kept:
+            continue  # a barrier in a masked secret
+        _decode(text, kept, begin, pieces, offsets)
+        pieces.append(instead)
+        offsets += (begin, stop)[-len(instead) :] if instead else ()
+        kept = stop
+    offsets.append(end)
+    return "".join(pieces), offsets
+
+
+def _decode(text: str, start: int, end: int, pieces: list[str], offsets: list[int]) -> None:
+    """Append what is between two offsets, decoded."""
+    for match in patterns.ESCAPES.finditer(text, start, end):
+        begin, stop = match.span()
+        plain = bytes.fromhex(match[0].replace("%", "")).decode("utf-8", "surrogateescape")
+        pieces += text[start:begin], plain
+        offsets += range(start, begin)
+        for char in plain:
+            offsets.append(begin)
+            begin += 3 * len(char.encode("utf-8", "surrogateescape"))
+        start = stop
+    pieces.append(text[start:end])
+    offsets += range(start, end)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from urllib.parse import parse_qsl, urlsplit
+import time
+from collections.abc import Callable
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import aiohttp
 import pytest
@@ -34,14 +36,109 @@ def percent_encoded(text: str) -> str:
     return "".join(f"%{ord(char):02x}" for char in text)
 
 
-@pytest.mark.parametrize("name", SECRET_NAMES)
-@pytest.mark.parametrize("form", [str, str.upper, str.lower, str.swapcase, percent_encoded])
-@pytest.mark.parametrize("mark", ["?", "#", "?a=1&", "#a=1&", "?a=1;", "#/route?", "?next=http://h/?"])
-def test_a_secret_parameter_is_redacted(name: str, form: type[str], mark: str) -> None:
-    before, after = f"https://host/p{mark}{form(name)}=", "&z=%20+é"
+def with_hyphens(name: str) -> str:
+    return name.replace("_", "-")
 
-    assert REDACTOR.url(f"{before}{CANARY}=={after}") == f"{before}REDACTED{after}"
-    assert REDACTOR.text(f"no: {before}{CANARY}=={after} !") == f"no: {before}REDACTED{after} !"
+
+@pytest.mark.parametrize("form", [str, str.upper, str.lower, str.swapcase, with_hyphens, percent_encoded])
+@pytest.mark.parametrize("mark", ["?", "#", "?a=1&", "#a=1&", "?a=1;", "#/route?", "?next=http://h/?"])
+def test_a_secret_parameter_is_redacted(form: type[str], mark: str) -> None:
+    for name in SECRET_NAMES:
+        before, after = f"https://host/p{mark}{form(name)}=", "&z=%20+é"
+        assert REDACTOR.url(f"{before}{CANARY}=={after}") == f"{before}REDACTED{after}"
+        assert REDACTOR.text(f"no: {before}{CANARY}=={after} !") == f"no: {before}REDACTED{after} !"
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("passwd", "Sentry, Elastic APM and Datadog filter it by default"),
+        ("pwd", "Elastic APM and Datadog filter it by default"),
+        ("passphrase", "Datadog filters it by default"),
+        ("access_key", "Datadog filters it by default"),
+        ("secret-key", "Datadog filters it by default"),
+        ("privateKey", "Sentry and Datadog filter it by default"),
+        ("authorization", "Sentry and Datadog filter it by default"),
+        ("sessionid", "Sentry filters it by default; Django's session cookie"),
+        ("csrftoken", "Sentry filters it by default"),
+        ("api-key", "header of Azure OpenAI and New Relic, and Sentry's api_key"),
+        ("x-api-key", "Amazon API Gateway"),
+        ("subscription-key", "Azure API Management, as a parameter"),
+        ("Ocp-Apim-Subscription-Key", "Azure API Management, as a header"),
+        ("private_token", "GitLab REST API, authentication"),
+        ("x-auth-token", "OpenStack Identity API"),
+        ("oauth_token", "RFC 5849, section 3.5.3"),
+        ("oauth_signature", "RFC 5849, section 3.5.3"),
+        ("client_assertion", "RFC 7521, section 4.2"),
+        ("id_token_hint", "OpenID Connect RP-Initiated Logout 1.0, section 2"),
+        ("accessToken", "RFC 6750, section 2.3, in another spelling"),
+        ("X-Goog-Credential", "Google Cloud Storage, signed URLs"),
+        ("jsessionid", "Jakarta Servlet 6.0, section 7.1.3"),
+        ("PHPSESSID", "PHP, session.use_trans_sid"),
+    ],
+)
+def test_the_default_names_are_those_that_others_redact(name: str, source: str) -> None:
+    assert REDACTOR.url(f"http://h/?a=1&{name}={CANARY}#z") == f"http://h/?a=1&{name}=REDACTED#z", source
+
+
+def test_names_that_are_rarely_secret_are_not_redacted() -> None:
+    url = "http://h/?code=1&state=2&page=3&id=4&session=5&user=6&keyword=7&monkey=8&author=9&client_id=10&nonce=11"
+    assert REDACTOR.url(url) == url
+
+
+def encoded(text: str, times: int) -> str:
+    for _ in range(times):
+        text = quote(text, safe="")
+    return text
+
+
+@pytest.mark.parametrize(
+    ("before", "secret", "shown", "after"),
+    [
+        ("http://a.example/p?key=", CANARY, "REDACTED", "&x=1#z"),
+        ("http://a.example/p?x=1&key=", f"{CANARY}+{CANARY}", "REDACTED", ""),
+        ("http://", f"u:{CANARY}", "REDACTED:REDACTED", "@a.example/p?x=1"),
+        ("http://", CANARY, "REDACTED", "@a.example/@me"),
+        ("http://", f"u:{CANARY}@{CANARY}", "REDACTED:REDACTED", "@a.example"),
+        ("http://", f"u:{CANARY}@#{CANARY}", "REDACTED:REDACTED", "@a.example/"),  # curl, WHATWG: no host
+        ("http://", f"u:{CANARY}/?{CANARY}", "REDACTED:REDACTED", "@a.example/"),  # curl, WHATWG: bad port
+        ("http://a.example/s;jsessionid=", CANARY, "REDACTED", "/t?x=1"),
+        ("http://a.example/;x=1;token=", CANARY, "REDACTED", ";y=1"),
+        ("http:/", f"u:{CANARY}", "REDACTED:REDACTED", "@a.example/"),  # a server has merged the slashes
+        ("//", f"u:{CANARY}", "REDACTED:REDACTED", "@a.example/"),
+    ],
+)
+@pytest.mark.parametrize("place", ["http://h/f?url={}&y=2", "http://h/f?x=%20&u=a&url={}#z", "http://h/f#url={}&y=2"])
+def test_only_the_secret_of_a_url_in_a_url_is_redacted(
+    place: str, before: str, secret: str, shown: str, after: str
+) -> None:
+    """RFC 3986, section 2.4: a URL that is data in another one is encoded once for each level."""
+    inner = f"{before}{secret}{after}"
+    for times in range(1 if "#" in inner or "&" in inner else 0, 9):  # else a part of it would be one of the outer URL
+        url = place.format(encoded(inner, times))
+        assert REDACTOR.url(url) == place.format(encoded(f"{before}{shown}{after}", times))
+        assert CANARY not in REDACTOR.text(f"at {url}, x")
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("place", ["http://h/proxy/{}", "http://h/p/{}/tail?y=1", "http://h/p/{}?y=1", "http://h/{}#z"])
+@pytest.mark.parametrize("safe", ["", ":", "?=@", "!'()*~"])
+def test_only_the_secret_of_a_url_in_a_path_is_redacted(safe: str, place: str, times: int) -> None:
+    def nested(userinfo: str, token: str) -> str:
+        url = f"http://{userinfo}@a.example:80/p?x=1&token={token}&z=%20"
+        for _ in range(times):
+            url = quote(url, safe=safe)
+        return url if "?" not in url else url.replace("?", "%3F")
+
+    url = place.format(nested(f"u:{CANARY}", f"{CANARY}"))
+    assert REDACTOR.url(url) == place.format(nested("REDACTED:REDACTED", "REDACTED"))
+
+
+def test_what_is_encoded_too_often_is_redacted_as_a_whole() -> None:
+    for times in (9, 10, 100, 2_000):
+        nested = "%" + "25" * times + "3D"
+        assert REDACTOR.url(f"http://h/?a=1&b=token{nested}{CANARY}&c=2#d") == "http://h/?a=1&b=REDACTED&c=2#d"
+        assert CANARY not in REDACTOR.text(f"at http://h/?b=token{nested}{CANARY}&c=2")
 
 
 @pytest.mark.parametrize(
@@ -61,10 +158,23 @@ def test_a_secret_parameter_is_redacted(name: str, form: type[str], mark: str) -
         (f"?token={CANARY}", "?token=REDACTED"),
         # no secrets: unchanged
         ("", ""),
-        ("https://host/@me;v=1?q=a%2Fb+c&tokens=1&x-token=2&mytoken=3#frag", None),
+        ("https://host/@me;v=1/group%2Fname/a:b@c?q=a%2Fb+c&tokens=1&x-token=2&mytoken=3#frag", None),
         ("https://h/?token=&sig&key", None),
         ("HTTPS://h:/%zz?é=\ud800&&;;==#?", None),
         ("no url at all", None),
+        ("https://h//@me/x?r=http://@h/&resource=acct:me@host&to=mailto%3Ame%40host&e=%2525", None),  # RFC 7565, 6068
+        ("https://h/?url=http%3A%2F%2Fb.example%2F%3Fx%3D1&q=a%26b%3Dc", None),
+        # a user and a password without a scheme, as in the settings of proxies
+        (f"https://h/?proxy=u:{CANARY}@h:80&y", "https://h/?proxy=REDACTED:REDACTED@h:80&y"),
+        (f"https://h/?proxy=u%3A{CANARY}%40h%3A80&y", "https://h/?proxy=REDACTED%3AREDACTED%40h%3A80&y"),
+        # parameters of a path segment (RFC 3986, section 3.3)
+        (f"https://h/a;jsessionid={CANARY};v=1/b?c", "https://h/a;jsessionid=REDACTED;v=1/b?c"),
+        # no host, because the password has unencoded delimiters
+        (f"http://user:p@#{CANARY}@h/", "REDACTED"),
+        (f"http://user:p@/{CANARY}@h/", "REDACTED"),
+        (f"http://user:p@?{CANARY}@h/", "REDACTED"),
+        (f"http://user:p@:80/{CANARY}@h/", "REDACTED"),
+        (f"http://user:{CANARY}@/", "http://REDACTED:REDACTED@/"),
         # not a URL, or the end of its authority is ambiguous
         (f"u:{CANARY}@host/p", "REDACTED"),
         (f"//u:{CANARY}@host/p", "REDACTED"),
@@ -119,7 +229,7 @@ def test_redaction_never_raises_and_is_idempotent(text: str) -> None:
 
 @given(
     user=st.sampled_from([("", ""), ("u:{}@", "REDACTED:REDACTED@"), ("{}@", "REDACTED@")]),
-    path=st.sampled_from(["", "/", "/a@b/c;token=1/%20é"]),
+    path=st.sampled_from(["", "/", "/a@b/c;v=1/%20é"]),
     pairs=st.lists(
         st.tuples(st.sampled_from(["q", "Q_2", "tokens", "é%20", "a[b]"]), st.sampled_from(["", "1", "é%3d+"]))
     ),
@@ -144,13 +254,17 @@ def test_everything_but_the_credentials_stays_unchanged(
         (f"url='https://h/?token={CANARY}'", "url='https://h/?token=REDACTED'"),
         (f"url=https://h/?token={CANARY}, x", "url=https://h/?token=REDACTED, x"),
         (f"(token={CANARY})", "(token=REDACTED)"),
-        (f"at ftp://h/?a=%26token%3D{CANARY} x", "at ftp://h/?a=REDACTED x"),
-        (f"ftp://h/?next=http%3A%2F%2Fu%3A{CANARY}%40z", "ftp://h/?next=REDACTED"),
+        (f"at ftp://h/?a=%26token%3D{CANARY} x", "at ftp://h/?a=%26token%3DREDACTED x"),
+        (f"ftp://h/?next=http%3A%2F%2Fu%3A{CANARY}%40z", "ftp://h/?next=http%3A%2F%2FREDACTED%3AREDACTED%40z"),
+        (f"'ftp://h/?next=%3Ftoken%3D{CANARY}'.", "'ftp://h/?next=%3Ftoken%3DREDACTED'."),
+        (f"http://u:{CANARY}/?{CANARY}@h/, x", "http://REDACTED:REDACTED@h/, x"),
+        (f"http://u:{CANARY}@#{CANARY}@h/, x", "http://REDACTED:REDACTED@h/, x"),
         ("ftp://h/?next=http%3A%2F%2Fz", None),
-        (f"http://u:{CANARY}\uff20h/", "http://REDACTED:REDACTED@h/"),
+        (f"http://u:{CANARY}\uff20h/", "http://REDACTED:REDACTED\uff20h/"),
+        (f"http://u:{CANARY}\ufe6bh/", "http://REDACTED:REDACTED\ufe6bh/"),
         (f'token="{CANARY}", x', 'token="REDACTED", x'),
         # yarl's message about a host that it cannot normalise
-        (f"netloc 'u:{CANARY}@ho\u2100st' contains", "netloc REDACTED:REDACTED@ho\u2100st' contains"),
+        (f"netloc 'u:{CANARY}@ho\u2100st' contains", "netloc 'REDACTED:REDACTED@ho\u2100st' contains"),
         ("a = b, c == d; see http://host/@x and me@host.org", None),
         ("", None),
     ],
@@ -194,11 +308,53 @@ def test_response_errors_of_aiohttp_reveal_no_credential() -> None:
         assert CANARY not in REDACTOR.text(str(error))
 
 
+# A server chooses the reason phrase, the redirect target and the body that an error quotes
+HOSTILE_PIECES = [
+    *("a", "?", "=", "&", ":", "//", "@", "'", "token", "a=", "//a:", "token='", "%", "=%", "%E9", ";a=", ";token=1"),
+    *(
+        "%25" * 5,
+        "%3D",
+        "a=%3D",
+        "//a:p",
+        "a:=",
+        "%2F%2Fa%3Ap",
+        "%40",
+        "//a@/",
+        "/%2F",
+        "&token%3D%26",
+        "//x?",
+        "é\ud800",
+    ),
+    "http%3A%2F%2Fu%3Ap%40h%2F%3Ftoken%3D1%26",
+]
+
+
 @pytest.mark.parametrize("redact", [REDACTOR.url, REDACTOR.text])
-@pytest.mark.parametrize("piece", ["a", "?", "=", "&", ":", "//", "@", "'", "token", "a=", "//a:", "token='"])
-def test_redaction_takes_linear_time(redact: type[str], piece: str) -> None:
-    """A server chooses the reason phrase and the redirect target. In quadratic time, this test would take an hour."""
-    redact(f"https://h/?@&=&{piece * 200_000}")
+@pytest.mark.parametrize("piece", HOSTILE_PIECES)
+@pytest.mark.parametrize("before", ["", "https://h/?@&=&", "https://h/"])
+def test_no_text_blocks_the_event_loop(redact: Callable[[str], str], piece: str, before: str) -> None:
+    """Nothing takes more than 50 ms of processor time; in quadratic time, it would be minutes (CWE-400)."""
+    text = before + piece * (4_000_000 // len(piece))
+    if before:
+        text = text[:8_000] + "@h" + text[8_000:]
+    begun = time.thread_time()
+    shown = redact(text)
+    assert time.thread_time() - begun < 0.05
+    assert len(shown) < 200_000
+
+
+@pytest.mark.parametrize("redact", [REDACTOR.url, REDACTOR.text])
+@pytest.mark.parametrize(
+    "secret", [f"u:{CANARY}@h", f"u%3A{CANARY}%40h", f"?token={CANARY}", f"?a=%3Ftoken%3D{CANARY}"]
+)
+def test_a_secret_at_the_cut_of_a_long_text_is_redacted(redact: Callable[[str], str], secret: str) -> None:
+    for limit in (8_192, 16_384):
+        for cut in range(len(secret)):
+            text = f"http://h/?b=//{secret}&"
+            text = text.replace("/?", f"/{'x' * (limit - cut - len('http://h/?b=//'))}?") + "z" * 9_000
+            shown = redact(text)
+            assert CANARY[:3] not in shown, shown[-60:]
+            assert shown.endswith("]"), shown[-60:]
 
 
 def test_custom_parameter_names_replace_the_default_ones() -> None:
