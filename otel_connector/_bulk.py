@@ -1,7 +1,12 @@
-"""Requests many URLs: workers take them one by one, and outcomes are yielded as they arrive.
+"""Requests many URLs: one task takes them one by one and starts a task for each; outcomes are yielded as they arrive.
 
 The function that requests a URL is passed in. At most as many URLs and outcomes are kept as may be in progress, never
 the whole list. This file does not know the connector, files or progress bars.
+
+Only one task, the feeder, runs the iterator of the URLs: each step, its end and its closing. A generator may hold what
+belongs to a task or to a context, such as a span, a context variable that it resets, or a cancel scope of anyio. The
+context is a copy of the one in which the first outcome is awaited. As in a plain loop over the URLs, what the
+generator has changed in it applies to the calls that start after that, so a span that it holds is their parent.
 
 Used by ``__init__``, ``_connector``, ``_fetch._fetch``, ``_fetch._results`` and ``cli._fetch_view``.
 """
@@ -10,7 +15,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+)
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -81,25 +95,33 @@ class Outcomes(AsyncIterator[Outcome]):
     """
 
     def __init__(self, urls: Iterable[str | URL] | AsyncIterable[str | URL], work: Work) -> None:
-        self._workers = _WorkerPool(urls, work)
-        self._outcomes = self._workers.outcomes()
+        self._calls = _CallPool(urls, work)
+        self._outcomes = self._calls.outcomes()
 
     @property
     def skipped(self) -> int:
         """Number of URLs skipped so far, because the log has a success for them."""
-        return self._workers.skipped
+        return self._calls.skipped
 
     @property
     def resumed(self) -> Resumed | None:
         """What `resume` found in the logs, once they are read; None without `resume`."""
-        return self._workers.resumed
+        return self._calls.resumed
 
     def __aiter__(self) -> Self:
         """Return itself."""
         return self
 
     def __anext__(self) -> Awaitable[Outcome]:
-        """Return the next outcome."""
+        """Return the next outcome.
+
+        Raises:
+            RuntimeError: The run belongs to another event loop. As with asyncio's own objects, this is an error even if
+                that loop has ended and has closed the run; otherwise the outcomes would seem to be complete.
+        """
+        loop = self._calls.loop
+        if loop is not None and loop is not asyncio.get_running_loop():
+            raise RuntimeError(f"{self!r} is bound to a different event loop")
         return self._outcomes.__anext__()
 
     async def aclose(self) -> None:
@@ -115,31 +137,31 @@ class Outcomes(AsyncIterator[Outcome]):
         await self.aclose()
 
 
-class _WorkerPool:
-    """The workers of one run, and the outcomes that are not taken yet."""
+class _CallPool:
+    """The calls of one run, and the outcomes that are not taken yet."""
 
     def __init__(self, urls: Iterable[str | URL] | AsyncIterable[str | URL], work: Work) -> None:
         self.skipped = 0
         self.resumed: Resumed | None = None
-        self._urls = urls if isinstance(urls, AsyncIterable) else _as_async(urls)
+        self.loop: asyncio.AbstractEventLoop | None = None  # set when the run starts
+        self._urls: Any = urls if isinstance(urls, AsyncIterable) else _as_async(urls)
         self._work = work
-        self._iterator: Any  # of the URLs; asynchronous
-        self._taking = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._exhausted = False  # there are no further URLs
+        self._tasks: set[asyncio.Task[None]] = set()  # the feeder, and the calls in progress
+        self._stopped = False  # start no further calls
         self._failure: BaseException | None = None
-        self._taken = self._in_order = 0
+        self._in_order = 0
         self._ready: deque[Outcome] = deque()
         self._early: dict[int, Outcome] = {}  # if `ordered`, outcomes that wait for an earlier one, by number
+        self._free = asyncio.Semaphore(work.max_concurrency)  # calls that may start
         self._room = asyncio.Semaphore(2 * work.max_concurrency)  # calls in progress, and as many outcomes
-        self._changed = asyncio.Event()  # an outcome is ready, or a worker has ended
+        self._changed = asyncio.Event()  # an outcome is ready, or a task has ended
 
     async def outcomes(self) -> AsyncGenerator[Outcome]:
-        """Start the run and yield the outcomes; at the end, cancel the workers and wait for them."""
+        """Start the run and yield the outcomes; at the end, cancel the tasks and wait for them."""
+        self.loop = asyncio.get_running_loop()
         self.resumed = await self._work.begin()
-        self._iterator = aiter(self._urls)
+        feeder = self._start(self._feed())
         try:
-            self._add_worker()
             while True:
                 if self._ready:
                     self._room.release()
@@ -152,46 +174,56 @@ class _WorkerPool:
                     self._changed.clear()
                     await self._changed.wait()
         finally:
-            self._failure = None  # its traceback refers to this object
+            # Its traceback refers to this object, so it is not kept
+            failure, self._failure, self._stopped = self._failure, None, True
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            if hasattr(self._iterator, "aclose"):
-                await self._iterator.aclose()
+            closing = None if feeder.cancelled() else feeder.exception()
+            try:
+                if closing is not None and failure is None:
+                    raise closing  # the iterator of the URLs raised when it was closed
+            finally:
+                del failure, closing
 
-    def _add_worker(self) -> None:
-        task = asyncio.create_task(self._run_worker())
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        # A task factory may run the task here, up to its first wait or its end, so nothing depends on when it starts
+        task = asyncio.create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._worker_ended)
+        task.add_done_callback(self._ended)
+        return task
 
-    def _worker_ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         failure = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if failure is not None:
-            self._exhausted = True
-            self._failure = self._failure or failure
+        if failure is not None and not self._stopped:
+            self._stopped, self._failure = True, failure
         self._changed.set()
 
-    async def _run_worker(self) -> None:
-        """Take a URL, request it and deliver the outcome, until no URL is left."""
-        while True:
-            async with self._taking:
+    async def _feed(self) -> None:
+        """Take the URLs one by one, when there is room for their outcomes, and start their calls."""
+        iterator: Any = aiter(self._urls)
+        self._urls = None  # if this is the last reference, a generator ends in this task
+        number = 0
+        try:
+            while True:
                 await self._room.acquire()
-                url: Any = _END if self._exhausted else await self._take()
-            if url is _END:
-                self._exhausted = True
-                return
-            number = self._taken
-            self._taken += 1
-            if len(self._tasks) < self._work.max_concurrency:
-                self._add_worker()
-            self._deliver(number, await self._work.fetch(url))
+                await self._free.acquire()
+                url: Any = _END if self._stopped else await self._take(iterator)
+                if url is _END or self._stopped:
+                    return
+                _ = self._start(self._call(number, url))
+                number += 1
+                await asyncio.sleep(0)  # other tasks run between two URLs, even if nothing has to be waited for
+        finally:
+            if hasattr(iterator, "aclose"):
+                await iterator.aclose()
 
-    async def _take(self) -> Any:
+    async def _take(self, iterator: AsyncIterator[str | URL]) -> Any:
         """Return the next URL that is not done, `_END` after the last."""
         while True:
             try:
-                url = await anext(self._iterator)
+                url = await anext(iterator)
             except StopAsyncIteration:
                 return _END
             if self.resumed is None or not self.resumed.is_done(url):
@@ -199,6 +231,12 @@ class _WorkerPool:
             self.skipped += 1
             if self.skipped % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
+
+    async def _call(self, number: int, url: str | URL) -> None:
+        """Request a URL and deliver the outcome. If that raises, no further URL is taken."""
+        outcome = await self._work.fetch(url)
+        self._free.release()
+        self._deliver(number, outcome)
 
     def _deliver(self, number: int, outcome: Outcome) -> None:
         if not self._work.ordered:
@@ -212,5 +250,10 @@ class _WorkerPool:
 
 
 async def _as_async(urls: Iterable[str | URL]) -> AsyncGenerator[str | URL]:
-    for url in urls:
-        yield url
+    iterator = iter(urls)
+    try:
+        for url in iterator:
+            yield url
+    finally:
+        if isinstance(iterator, Generator):  # like an asynchronous one, so that it ends in the task that has run it
+            iterator.close()

@@ -278,7 +278,8 @@ class AsyncConnector:
 
         Args:
             session: As for `get`. The limit of its connector (100 by default) limits the calls in progress, too.
-            urls: An iterable or async iterable, possibly endless. A plain one must not block the event loop.
+            urls: An iterable or async iterable, possibly endless. A plain one must not block the event loop. One task
+                runs all its steps, in the context of the caller. A generator is closed at the end.
             project_name: As for `get`.
             max_concurrency: Maximum number of calls in progress. Calls wait while as many outcomes are not taken yet.
             ordered: Yield the outcomes in the order of `urls`; a slow call then delays those after it.

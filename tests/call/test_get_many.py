@@ -176,7 +176,12 @@ async def test_max_concurrency_bounds_the_calls_in_flight(server: FaultServer, s
             most = max(most, subject.stats().calls_active)
             yield url
 
-    async for _ in subject.get_many(session, counted_urls(), "P", max_concurrency=7):
+    def count(body: bytes) -> bytes:
+        nonlocal most
+        most = max(most, subject.stats().calls_active)
+        return body
+
+    async for _ in subject.get_many(session, counted_urls(), "P", max_concurrency=7, decode=count):
         most = max(most, subject.stats().calls_active)
     assert most == 7
 
