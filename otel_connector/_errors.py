@@ -84,7 +84,7 @@ def _rebuild(cls: type[ConnectorError], args: tuple[Any, ...], state: dict[str, 
 
 
 class HTTPStatusError(ConnectorError):
-    """The response had a 4xx or 5xx status.
+    """The response had a 4xx or 5xx status, or one from 600 to 999, which RFC 9110, section 15, treats like a 5xx.
 
     Attributes:
         status: The status code.
@@ -127,7 +127,7 @@ class BodyError(ConnectorError):
 
 
 class BodyTruncated(BodyError):
-    """The connection ended before the end of the body."""
+    """The connection ended before the end of the body, or a 206 has less than the request asked for."""
 
 
 class BodyTooLarge(BodyError):
@@ -147,7 +147,7 @@ class DecodeFailed(BodyError, ValueError):
 
 
 class MalformedResponse(ConnectorError):
-    """The response is not HTTP, or exceeds its limits."""
+    """The response is not HTTP/1, exceeds its limits, or is a 206 with another range than the requested one."""
 
 
 class RedirectRefused(ConnectorError):

@@ -1,17 +1,19 @@
 """Every private name of aiohttp that the package uses, each with a fallback.
 
 aiohttp may rename a private name in any release. The package must then still import and make its calls: slower, without
-protection of the event loop against many small chunks, or with less detail. A warning is logged once for each feature
-that is lost. This file does not know calls,
-attempts or errors.
+protection of the event loop against many small chunks, without the checks of `CheckedHandler`, or with less detail. A
+warning is logged once for each feature that is lost. This file does not know calls, attempts or the package's errors.
 
-Used by ``_call._fair_reading`` and ``_call._transport``.
+Used by ``_call._aiohttp_errors``, ``_call._body``, ``_call._fair_reading``, ``_call._pacing`` and ``_call._transport``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import select
+import ssl
 from contextlib import suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -20,27 +22,49 @@ import aiohttp
 from yarl import URL
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from aiohttp.client_proto import ResponseHandler
+    from aiohttp.http import HttpProcessingError, HttpResponseParser
 else:
     try:
         from aiohttp.client_proto import ResponseHandler
+        from aiohttp.http import HttpProcessingError, HttpResponseParser
     except ImportError:
         ResponseHandler = asyncio.Protocol  # lacks the names below, so no connection is made of it
+        HttpProcessingError = HttpResponseParser = type("Missing", (Exception,), {})
 
 _logger = logging.getLogger("otel_connector")
 
-# What `PausableHandler` and its subclass use of aiohttp's class, none of which is documented
+# What the classes of connections below use of aiohttp's class, none of which is documented
 _TRANSPORT = ("_pause_transport_reading", "_resume_transport_reading")
-_READING = ("pause_reading", "resume_reading", "exception", "upgraded")
-_CLOSING = ("abort", "close", "connected", "should_close")
+_READING = ("pause_reading", "resume_reading", "exception", "upgraded", "set_response_params", "set_exception")
+_CLOSING = ("abort", "close", "connected", "is_connected", "should_close")
 _HANDLER_NAMES = _TRANSPORT + _READING + _CLOSING
 _MISSING_HANDLER_NAMES = [name for name in _HANDLER_NAMES if not hasattr(ResponseHandler, name)]
+_STATE = ("_buffer", "_parser", "_payload")  # of an instance
 _FACTORY = "_factory"
 
-# Called without `super()`, which would cost 1 % more instructions of a bare call: it runs for every response
+_UNCHECKED = "errors in a response can be missed, and a server that sends many small chunks can block the event loop"
+
+# Called without `super()`, which would cost 1 % more instructions of a bare call: they run for every response
 _aiohttp_resume: Any = getattr(ResponseHandler, "_resume_transport_reading", None)
+_aiohttp_data_received: Any = getattr(ResponseHandler, "data_received", None)
+_aiohttp_is_connected: Any = getattr(ResponseHandler, "is_connected", None)
+
+# aiohttp uses this parser where its C extension is not installed, or if AIOHTTP_NO_EXTENSIONS is set
+_PARSER_IS_PYTHON = HttpResponseParser.__module__ == "aiohttp.http_parser"
+
+# The beginning of nearly every response. Others are parsed line by line
+_begins_final_response = re.compile(rb"HTTP/1\.[01] [2-9]").match
+
+# As curl does. llhttp, the parser of aiohttp, accepts HTTP/0.9, RTSP/1.0 and ICE/1.0 as well. HTTP/2.0 occurs in the
+# responses of misconfigured servers, which curl reads, too
+_VERSIONS = frozenset({b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0"})
+_VERSION_LENGTH = 8  # bytes
+
+_FIRST_FINAL_STATUS = 200
+_SWITCHING_PROTOCOLS = 101
 
 # If another library has replaced `get` before this import, for example to record traffic, its `get` is called
 _aiohttp_get: object = getattr(aiohttp.ClientSession, "get", None)
@@ -101,7 +125,185 @@ def request_function(session: aiohttp.ClientSession) -> Callable[..., Awaitable[
     return get
 
 
-class PausableHandler(ResponseHandler):
+class MalformedBody(aiohttp.ClientPayloadError):
+    """A body turned out not to be in the chunked coding after its head had been received."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__("the body is not in the chunked coding")  # the parser's message would quote the body
+
+
+MALFORMED_BODY = (MalformedBody, HttpProcessingError)
+"""What a reader of a malformed body gets. The parser in Python raises its own error for most of them."""
+
+
+class CheckedHandler(ResponseHandler):
+    """A connection of aiohttp that reports every error in a response, and never takes excess bytes for a response.
+
+    aiohttp ends a body without a length at a reset as at its end, does not report an error in a chunked body to the
+    reader of that body, discards a complete response with the excess bytes after it, and takes bytes that arrive on an
+    idle connection for the next response.
+    """
+
+    _requests = 1  # sent on this connection; 1 also for a connection whose class was replaced
+    _params: dict[str, Any]  # of the current request
+    _begun = True  # whether the response to the current request has begun
+    _headed = True  # whether the head of that response is complete
+    _whole: bytes | None = None  # a response whose head and body are parsed in one go
+    _version = b""  # the beginning of a status line that is parsed line by line
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._requests = 0
+
+    def set_response_params(self, **params: Any) -> None:
+        """Prepare for the response to the next request."""
+        self._params, self._begun, self._headed, self._version = params, False, False, b""
+        self._requests += 1
+        super().set_response_params(**params)
+        if _PARSER_IS_PYTHON:  # the class of its errors in a body
+            setattr(self._parser, "payload_exception", MalformedBody)  # noqa: B010 - the C parser does not have it
+
+    def data_received(self, data: bytes) -> None:
+        """Parse `data`."""
+        if self._headed or not data or self._parser is None:
+            _aiohttp_data_received(self, data)
+        elif self._begun or not _begins_final_response(data):
+            self._begun = True
+            self._parse_by_line(data)
+        else:
+            self._begun, self._whole = True, data
+            _aiohttp_data_received(self, data)
+            self._whole = None
+            if self._buffer:
+                self._head_received()
+            else:  # the rest of the head follows
+                self._version = data[:_VERSION_LENGTH]
+
+    def _parse_by_line(self, data: bytes) -> None:
+        """Parse lines up to the end of the head, and then the rest.
+
+        So aiohttp has received the head before an error in the bytes after it.
+        """
+        start = 0
+        while start < len(data) and not self._headed:
+            end = data.find(b"\n", start) + 1 or len(data)
+            line, start, interim = data[start:end], end, len(self._buffer)
+            if len(self._version) < _VERSION_LENGTH and (self._version or line not in {b"\r\n", b"\n"}):
+                self._version += line[: _VERSION_LENGTH - len(self._version)]
+                complete = len(self._version) == _VERSION_LENGTH or line.endswith(b"\n")
+                if complete and self._version not in _VERSIONS:
+                    self._reject(f"Bad status line: it begins with {self._version!r}, which is not HTTP/1")
+            if self.exception() is not None:
+                return
+            _aiohttp_data_received(self, line)
+            if len(self._buffer) > interim:
+                self._version = b""
+                self._head_received()
+        if start < len(data):
+            _aiohttp_data_received(self, data[start:])
+
+    def _head_received(self) -> None:
+        (message, _), _ = self._buffer[-1]
+        self._headed = message.code >= _FIRST_FINAL_STATUS or message.code == _SWITCHING_PROTOCOLS
+        if _PARSER_IS_PYTHON:
+            for (message, _), _ in self._buffer:
+                # RFC 9112, section 6.3: different lengths are an unrecoverable error. The C parser detects them
+                if len(set(message.headers.getall("Content-Length", ()))) > 1:
+                    self._buffer.clear()
+                    self._reject("different values of Content-Length")
+                    break
+
+    def _reject(self, message: str) -> None:
+        if self.transport is not None:
+            self.transport.close()
+        self.set_exception(HttpProcessingError(code=400, message=message))
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
+        """Report an error to the waiting request, or to the reader of the body."""
+        if isinstance(exc, HttpProcessingError):
+            if self._whole is not None:
+                # aiohttp has discarded the head with the error, but it may be complete, and so may be the body
+                data, self._whole = self._whole, None
+                super().set_response_params(**self._params)
+                self._parse_by_line(data)
+                return
+            if not self._headed and self._requests > 1:
+                # Probably excess bytes of the response before. At this error, aiohttp sends the request again on
+                # another connection (RFC 9112, section 9.3.1)
+                exc_cause = exc
+                exc = aiohttp.ServerDisconnectedError("the connection carried bytes that belong to no response")
+            elif self._headed and self._payload is not None and not self._payload.is_eof():
+                malformed = MalformedBody()
+                malformed.__cause__ = exc
+                self._payload.set_exception(malformed)
+        if exc_cause is None:
+            super().set_exception(exc)
+        else:
+            super().set_exception(exc, exc_cause)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Report the end of the connection to the reader of the body, unless the body may end here."""
+        payload = self._payload
+        if payload is not None and not payload.is_eof():
+            reason = self._cut_off(exc)
+            if reason is not None and payload.exception() is None:
+                cut_off = aiohttp.ClientPayloadError(reason)
+                cut_off.__cause__ = exc
+                payload.set_exception(cut_off)
+            if payload.exception() is not None:
+                self._payload = None  # otherwise aiohttp would replace the first error
+        super().connection_lost(exc)
+
+    def _cut_off(self, exc: BaseException | None) -> str | None:
+        """Return why the end of the connection is not the end of a body without a length; None if it is."""
+        ssl_object = None if self.transport is None else self.transport.get_extra_info("ssl_object")
+        if ssl_object is None:
+            return None if exc is None else str(exc) or type(exc).__name__
+        # RFC 9112, section 9.8: such a body is complete only if TLS was closed in order
+        try:
+            if not ssl_object.read(1):
+                return None
+        except ssl.SSLZeroReturnError:
+            return None
+        except (OSError, ValueError):
+            pass  # there is no close_notify
+        return "the connection ended without a close_notify of TLS" if exc is None else str(exc) or type(exc).__name__
+
+    def is_connected(self) -> bool:
+        """Whether the connection is open and, if no request is in progress, has received no excess bytes."""
+        if not _aiohttp_is_connected(self):
+            return False
+        if self._buffer and self._headed:
+            return False
+        in_progress = not self._headed or self._payload is None or not self._payload.is_eof()
+        return in_progress or not (self._parser_in_message() or self._readable())
+
+    def _parser_in_message(self) -> bool:
+        """Return whether the parser has received a part of a message after the last one."""
+        parser: Any = self._parser
+        if _PARSER_IS_PYTHON:
+            return bool(getattr(parser, "_tail", b"") or getattr(parser, "_lines", ()))
+        try:
+            return parser is not None and parser.feed_eof() is not None
+        except Exception:  # noqa: BLE001 - of the partial message
+            return True
+
+    def _readable(self) -> bool:
+        """Return whether bytes, or the end of the connection, have arrived that the event loop has not read yet.
+
+        urllib3, httpcore and curl check this as well before they use a connection again.
+        """
+        connection = None if self.transport is None else self.transport.get_extra_info("socket")
+        if connection is None:
+            return False
+        if not hasattr(select, "poll"):  # Windows
+            return bool(select.select([connection], [], [], 0)[0])
+        poller = select.poll()
+        poller.register(connection, select.POLLIN)
+        return bool(poller.poll(0))
+
+
+class PausableHandler(CheckedHandler):
     """A connection of aiohttp that does not resume reading while one of the three attributes below forbids it.
 
     A subclass sets them.
@@ -122,13 +324,34 @@ class PausableHandler(ResponseHandler):
     resume_transport = _resume_transport_reading
 
 
-def replace_connection_class(connector: aiohttp.BaseConnector, replacement: type[PausableHandler]) -> None:
-    """Make `connector` create its connections from `replacement`, unless it uses a class of the application."""
+def replace_connection_class(connector: aiohttp.BaseConnector, replacement: type[CheckedHandler]) -> None:
+    """Make `connector` use `replacement` for its connections, also for the open ones.
+
+    If it uses a class of the application, nothing is changed.
+    """
     missing = [f"ResponseHandler.{name}" for name in _MISSING_HANDLER_NAMES]
     factory: Any = getattr(connector, _FACTORY, None)
-    if factory is None:
+    if not hasattr(connector, _FACTORY):
         missing.append("BaseConnector._factory")
+    if not missing:
+        if getattr(factory, "func", None) not in {ResponseHandler, CheckedHandler}:
+            return
+        missing = [f"ResponseHandler.{name}" for name in _STATE if not hasattr(factory(), name)]
     if missing:
-        _warn_once(missing[0], "a server that sends many small chunks can block the event loop")
-    elif isinstance(factory, partial) and factory.func is ResponseHandler:
-        setattr(connector, _FACTORY, partial(replacement, *factory.args, **factory.keywords))
+        _warn_once(missing[0], _UNCHECKED)
+        return
+    setattr(connector, _FACTORY, partial(replacement, *factory.args, **factory.keywords))
+    for connection in _open_connections(connector):
+        if type(connection) in {ResponseHandler, CheckedHandler} and connection.transport is not None:
+            connection.__class__ = replacement
+            connection.transport.set_protocol(connection)  # uvloop keeps the methods of the old class
+
+
+def _open_connections(connector: aiohttp.BaseConnector) -> Sequence[ResponseHandler]:
+    idle: dict[Any, Iterable[tuple[ResponseHandler, float]]] | None = getattr(connector, "_conns", None)
+    acquired: set[ResponseHandler] | None = getattr(connector, "_acquired", None)
+    if idle is None or acquired is None:
+        name = "_conns" if idle is None else "_acquired"
+        _warn_once(f"BaseConnector.{name}", "errors in responses on connections that were open before can be missed")
+        return ()
+    return [*acquired, *(connection for each in idle.values() for connection, _ in each)]

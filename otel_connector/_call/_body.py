@@ -20,7 +20,9 @@ import aiohttp
 from aiohttp.hdrs import CONTENT_ENCODING
 from multidict import CIMultiDict
 
+from otel_connector._call._aiohttp_private import MALFORMED_BODY
 from otel_connector._call._content_coding import ContentCodings, content_codings
+from otel_connector._call._ranges import check_range, check_size
 from otel_connector._clock import time_limit
 from otel_connector._errors import BodyTooLarge, DecodeFailed, HTTPStatusError, MalformedResponse
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 _OK = 200
 _FIRST_FINAL_STATUS = 200  # RFC 9110, section 15: 1xx are interim responses, and there is nothing below
+_PARTIAL_CONTENT = 206
 _FIRST_ERROR_STATUS = 400  # RFC 9110, section 15: 4xx and 5xx are errors
 
 # RFC 9110: these responses have no content, so there is nothing to decode
@@ -69,7 +72,7 @@ async def read_body(response: aiohttp.ClientResponse, request: Request, exchange
 
     Raises:
         HTTPStatusError: The status is an error.
-        MalformedResponse: The status is not that of a final response.
+        MalformedResponse: The status is not that of a final response, or it is 206 with another range than requested.
         BodyError: The body is truncated, too large, or not in its coding.
     """
     status, limit = response.status, request.max_body_bytes
@@ -84,7 +87,13 @@ async def read_body(response: aiohttp.ClientResponse, request: Request, exchange
     if decompress is None:
         decompress = request.session.auto_decompress
     codings = content_codings(response.headers.getall(CONTENT_ENCODING, ())) if decompress else ()
-    return await _read(response, exchange, limit, codings)
+    if status != _PARTIAL_CONTENT:
+        return await _read(response, exchange, limit, codings)
+    expected = check_range(response.request_info.headers, response.headers)
+    body = await _read(response, exchange, limit, codings)
+    if expected is not None:
+        check_size(expected, response.headers, exchange.size)
+    return body
 
 
 def decoded(request: Request, exchange: Exchange, body: bytes) -> Any:
@@ -169,7 +178,7 @@ async def _pieces(response: aiohttp.ClientResponse, codings: Sequence[str]) -> A
 async def _status_error(response: aiohttp.ClientResponse, exchange: Exchange) -> HTTPStatusError:
     """Read some of the body, so that the connection can be reused, and return the error."""
     # The status is the error; a body that is long, late or broken does not change it
-    with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
+    with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError, *MALFORMED_BODY):
         async with time_limit(_ERROR_BODY_SECONDS):
             await _read(response, exchange, _ERROR_BODY_LIMIT)
     return HTTPStatusError(

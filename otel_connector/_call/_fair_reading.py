@@ -17,14 +17,13 @@ Used by ``_call._pacing``.
 
 from __future__ import annotations
 
+import asyncio
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from otel_connector._call._aiohttp_private import PausableHandler, replace_connection_class
 
 if TYPE_CHECKING:
-    import asyncio
-
     import aiohttp
 
 _FIRST_PIECE = 4 * 1024
@@ -49,10 +48,7 @@ _resume_reading: Any = getattr(PausableHandler, "resume_reading", None)
 class FairResponseHandler(PausableHandler):
     """A connection that parses for some milliseconds at a time, however much has arrived."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self._event_loop = loop
-        self._unmeasured = 0  # bytes parsed since the time was last measured
+    _unmeasured = 0  # bytes parsed since the time was last measured
 
     def data_received(self, data: bytes) -> None:
         """Parse `data` now if it is little, otherwise as far as the time allows."""
@@ -71,7 +67,7 @@ class FairResponseHandler(PausableHandler):
             self._parse_pending(started)
             if not self._pending and perf_counter() - started < _QUICK_SECONDS:
                 return
-            self._next_step = self._event_loop.call_soon(self._continue)
+            self._next_step = asyncio.get_running_loop().call_soon(self._continue)
         # Also if nothing is pending: otherwise uvloop would deliver the next piece in the same iteration
         self.pause_transport()
 
@@ -82,7 +78,7 @@ class FairResponseHandler(PausableHandler):
             return
         self._parse_pending(perf_counter())
         if not self._reader_full:  # otherwise `resume_reading` continues
-            self._next_step = self._event_loop.call_soon(self._continue)
+            self._next_step = asyncio.get_running_loop().call_soon(self._continue)
 
     def _parse_pending(self, started: float) -> None:
         self._unmeasured, size = 0, _FIRST_PIECE
@@ -109,7 +105,7 @@ class FairResponseHandler(PausableHandler):
         self._reader_full = False
         _resume_reading(self, resume_parser)
         if self._pending and self._next_step is None and not self._reader_full:
-            self._next_step = self._event_loop.call_soon(self._continue)
+            self._next_step = asyncio.get_running_loop().call_soon(self._continue)
 
     @property
     def should_close(self) -> bool:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from otel_connector._call._aiohttp_private import CheckedHandler, replace_connection_class
 from otel_connector._call._fair_reading import read_fairly
 from otel_connector._clock import time_limit
 from otel_connector._errors import DeadlineExceeded, RateLimiterFailed, SessionClosed
@@ -206,6 +207,8 @@ class AdmissionControl:
             pool = self._pool = _pools.setdefault(connector, _Pool(connector))
             if self._fair_reading:
                 read_fairly(connector)
+            else:
+                replace_connection_class(connector, CheckedHandler)
         return pool.limiters(host)
 
     def throttled(self, host: str, entered: float, pause: float | None) -> None:

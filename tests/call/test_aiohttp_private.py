@@ -20,18 +20,25 @@ from support import processes
 
 from otel_connector import AsyncConnector
 from otel_connector._call import _aiohttp_private
+from otel_connector._call._aiohttp_private import CheckedHandler
+from otel_connector._call._fair_reading import FairResponseHandler
 from otel_connector.testing import FaultServer, ok, redirect
 
 SESSION_NAMES = ["_build_url", "_base_url", "_middlewares", "_request"]
 HANDLER_NAMES = list(_aiohttp_private._HANDLER_NAMES)
-FAIRNESS = "so a server that sends many small chunks can block the event loop"
+MODULE_NAMES = ["client_proto", "http"]
+STATE_NAMES = list(_aiohttp_private._STATE)
+CONNECTOR_NAMES = ["_factory", "_conns", "_acquired"]
+UNCHECKED = "so errors in a response can be missed, and a server that sends many small chunks can block the event loop"
 WARNINGS = {
     "_build_url": "no ClientSession._build_url, so relative URLs are joined",
     "_middlewares": "no ClientSession._middlewares, so requests carry no trace context",
     "_request": "no ClientSession._request, so requests are sent with ClientSession.get",
-    "_factory": f"no BaseConnector._factory, {FAIRNESS}",
-    "client_proto": f"no ResponseHandler._pause_transport_reading, {FAIRNESS}",
-    **{name: f"no ResponseHandler.{name}, {FAIRNESS}" for name in HANDLER_NAMES},
+    "_factory": f"no BaseConnector._factory, {UNCHECKED}",
+    **dict.fromkeys(MODULE_NAMES, f"no ResponseHandler._pause_transport_reading, {UNCHECKED}"),
+    "_conns": "no BaseConnector._conns, so errors in responses on connections that were open before",
+    "_acquired": "no BaseConnector._acquired, so errors in responses on connections that were open before",
+    **{name: f"no ResponseHandler.{name}, {UNCHECKED}" for name in HANDLER_NAMES + STATE_NAMES},
 }
 
 
@@ -49,11 +56,11 @@ def hide_from_the_package(cls: type[Any], name: str) -> None:
 @contextmanager
 def without(name: str) -> Iterator[None]:
     """Import the package without an attribute of `ResponseHandler`, or without its module."""
-    if name == "client_proto":
-        module = sys.modules.pop("aiohttp.client_proto")
-        sys.modules["aiohttp.client_proto"] = None  # type: ignore[assignment] # makes the import fail
+    if name in MODULE_NAMES:
+        module = sys.modules.pop(f"aiohttp.{name}")
+        sys.modules[f"aiohttp.{name}"] = None  # type: ignore[assignment] # makes the import fail
         yield
-        sys.modules["aiohttp.client_proto"] = module
+        sys.modules[f"aiohttp.{name}"] = module
         return
     owners = {cls: vars(cls)[name] for cls in ResponseHandler.__mro__ if name in vars(cls)}
     for cls in owners:
@@ -90,18 +97,19 @@ def child(name: str, url: str) -> None:
     logging.basicConfig(format="%(message)s", force=True)
     for module in [each for each in sys.modules if each.startswith("otel_connector")]:
         del sys.modules[module]
-    if name in {"client_proto", *HANDLER_NAMES}:
+    if name in {*MODULE_NAMES, *HANDLER_NAMES}:
         with without(name):
             import otel_connector
     else:
         import otel_connector
     globals()["AsyncConnector"] = otel_connector.AsyncConnector
-    hide_from_the_package(aiohttp.BaseConnector if name == "_factory" else aiohttp.ClientSession, name)
+    owner = ResponseHandler if name in STATE_NAMES else aiohttp.ClientSession
+    hide_from_the_package(aiohttp.BaseConnector if name in CONNECTOR_NAMES else owner, name)
     asyncio.run(calls(url))
     check_log(url)
 
 
-@pytest.mark.parametrize("name", [*SESSION_NAMES, "_factory", "client_proto", *HANDLER_NAMES])
+@pytest.mark.parametrize("name", [*SESSION_NAMES, *CONNECTOR_NAMES, *MODULE_NAMES, *HANDLER_NAMES, *STATE_NAMES])
 def test_calls_work_without_a_private_name_and_a_warning_is_logged_once(
     name: str, server: FaultServer, tmp_path: Path
 ) -> None:
@@ -118,8 +126,14 @@ def test_calls_work_without_a_private_name_and_a_warning_is_logged_once(
 
 async def test_fair_reading_can_be_switched_off(server: FaultServer) -> None:
     server.script("/x", ok)
-    for fair_reading in (False, True):
-        async with aiohttp.ClientSession() as session:
-            factory = session.connector._factory  # type: ignore[union-attr]
+    async with aiohttp.ClientSession() as session:
+        for fair_reading, expected in [
+            (False, CheckedHandler),
+            (True, FairResponseHandler),
+            (False, FairResponseHandler),
+        ]:
             await AsyncConnector(None, fair_reading=fair_reading).get(session, server.url("/x"), "P")
-            assert (session.connector._factory is not factory) is fair_reading  # type: ignore[union-attr]
+            assert session.connector is not None
+            assert session.connector._factory.func is expected
+            ((connection, _),) = next(iter(session.connector._conns.values()))
+            assert type(connection) is expected

@@ -121,6 +121,7 @@ WINGS = [
             "_retry": ("aiohttp", "asyncio", "time"),
             "_call_log": ("aiohttp", "asyncio"),
             "_content_coding": ("aiohttp", "asyncio"),
+            "_ranges": ("asyncio",),
             "_aiohttp_private": (),
             "_fair_reading": (),
             "_pacing": (),
