@@ -77,6 +77,8 @@ def resolve_url(session: aiohttp.ClientSession, url: Any, params: Any) -> URL:
         raise TypeError(f"url must be a str or a yarl.URL, not {type(url).__name__}")
     try:
         resolved = build_url(session, parsed_url(url) if isinstance(url, str) else url)
+    except UnicodeError:
+        raise InvalidURL("url has a host that cannot be encoded") from None
     except ValueError as error:
         raise InvalidURL(f"url is not a URL: {without_quotations(str(error))}") from error
     try:

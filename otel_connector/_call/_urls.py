@@ -29,7 +29,7 @@ _BYTES = range(0xDC80, 0xDD00)  # the surrogates that stand for bytes (PEP 383)
 
 # RFC 3986, appendix B
 _PARTS = re.compile(r"(?:([^:/?#]+):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
-_FUTURE_ADDRESS = re.compile(r"[^/?#]*//(?:[^/?#]*@)?\[[vV]")  # yarl takes it for a name
+_BRACKETS = re.compile(r"[^/?#]*//(?:[^/?#]*@)?\[")  # yarl takes http://[a:80]/ for http://a:80/
 _NO_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 _ALLOWED = "%!$&'()*+,-./:;=?@[]_~"  # with letters and digits: all that a URI may contain (RFC 3986, section 2)
 _CHANGED = re.compile(r"[% \[\]]")  # what yarl encodes in another way
@@ -60,13 +60,13 @@ def parsed_url(text: str) -> URL:
         ValueError: The text is not a URL. The message starts with a lower-case letter and may quote the URL.
     """
     given = _lossless(text)
-    if _FUTURE_ADDRESS.match(given):
-        raise ValueError("its host is in brackets, but a kind of address that is not known")
     _check_length_of_host(given)
     try:
         url = URL(given)
     except IndexError:
         raise ValueError("Invalid IPv6 URL") from None
+    if "[" not in url.raw_authority and _BRACKETS.match(given):
+        raise ValueError("its host is in brackets, but not an IPv6 address")
     return _exact(url, given) if isinstance(text, ExactURL) else url
 
 
@@ -76,8 +76,11 @@ def check_url(url: URL) -> None:
     Raises:
         ValueError: It cannot be requested. The message does not quote the URL.
     """
-    host, path_and_query = url.raw_host or "", url.raw_path_qs
-    if url.scheme not in {"http", "https"} or not host or url.port is None:
+    try:
+        host, _ = url.raw_host, url.port
+    except ValueError as error:  # built with encoded=True
+        raise ValueError(f"url is not a URL: {error}") from None
+    if url.scheme not in {"http", "https"} or not host:
         raise ValueError("url must be an absolute http or https URL with a host")
     if len(host.removesuffix(".")) > _MAX_HOST:
         raise ValueError(f"url has a host of more than {_MAX_HOST} characters")
@@ -85,7 +88,7 @@ def check_url(url: URL) -> None:
         raise ValueError("url has a character in its host that a host name cannot have")
     if host.startswith(".") or ".." in host:
         raise ValueError("url has a host with an empty label")
-    if not path_and_query.isprintable() or " " in path_and_query:  # of a yarl.URL that was built with encoded=True
+    if not url.raw_path_qs.isprintable() or " " in url.raw_path_qs:  # built with encoded=True
         raise ValueError("url has a character that must be percent-encoded")
     if "@" in url.raw_authority:
         _check_userinfo(url)

@@ -133,7 +133,11 @@ INVALID = {
     "http://caf\udce9/": "character in its host",
     "http://ex%41mple.com/": "character in its host",
     "http://a|b/": "character in its host",
-    "http://[v1.fe]/": "a kind of address",  # RFC 3986, section 3.2.2; yarl takes it for the name v1.fe
+    "http://[v1.fe]/": "not an IPv6 address",  # RFC 3986, section 3.2.2; yarl takes it for the name v1.fe
+    "http://[127.0.0.1:80]/": "not a URL",
+    "http://[a:80]/": "not an IPv6 address",
+    "http://u@[0:80]/": "not an IPv6 address",
+    "http://\ufdd0zyx.com/": "cannot be encoded",
     "http://a..b/": "empty label",  # RFC 1035, section 2.3.1
     "https://.example.com/": "empty label",
     "http://u%3Ax:p@h/": "user name with a colon",  # RFC 7617, section 2

@@ -159,6 +159,39 @@ def test_a_list_skips_blank_lines_and_comments_and_an_invalid_url_is_a_failed_ca
     assert Counter(row["url"] for row in rows(tmp_path)) == {api.url("/ok"): 2, "no url": 1, api.url("/missing"): 1}
 
 
+def test_a_list_in_latin_1_requests_each_of_its_urls(api: FaultServer, tmp_path: Path) -> None:
+    """As wget does; the results have the URLs as given."""
+    api.script("/caf%E9", json_body(VALUE))
+    api.script("/caf%E8", json_body(VALUE))
+    (tmp_path / "urls").write_bytes(f"{api.url('/')}caf\xe9\n{api.url('/')}caf\xe8\n".encode("latin-1"))
+    assert fetch(tmp_path, "urls", "--out", "r.jsonl")[0] == 0
+    assert sorted(request.path for request in api.requests) == ["/caf%E8", "/caf%E9"]
+    assert sorted(row["url"][-7:] for row in rows(tmp_path)) == ["/caf%E8", "/caf%E9"]
+    assert sorted(line["url"][-10:] for line in results(tmp_path / "r.jsonl")) == ["/caf\\udce8", "/caf\\udce9"]
+    assert fetch(tmp_path, "urls", "--out", "r.jsonl", "--resume")[0] == 0
+    assert len(rows(tmp_path)) == 2
+
+
+def test_escapes_are_sent_as_they_are_and_recognized_on_resume(api: FaultServer, tmp_path: Path) -> None:
+    """A signature may hold for the exact text only."""
+    api.script("/%7Ea%2f", json_body(VALUE))
+    (tmp_path / "urls").write_text(f"{api.url('/%7Ea%2f?x=%27%28')}\n")
+    for options in ([], ["--resume"]):
+        assert fetch(tmp_path, "urls", *options)[0] == 0
+    assert [(request.path, request.query) for request in api.requests] == [("/%7Ea%2f", "x=%27%28")]
+
+
+def test_a_url_with_a_user_in_addition_to_an_authorization_header_fails_alone(api: FaultServer, tmp_path: Path) -> None:
+    with_user = api.url("/ok").replace("//", "//user:hush@")
+    (tmp_path / "urls").write_text(f"{with_user}\n{api.url('/ok')}\n")
+    for options in ([], ["--resume"]):
+        code, out, _ = fetch(tmp_path, "urls", "-H", "Authorization: Bearer x", *options)
+        assert code == 1
+        assert re.search(r"^InvalidURL +1$", out, re.MULTILINE)
+    assert Counter(row["success"] for row in rows(tmp_path)) == {"True": 1, "False": 2}
+    assert "hush" not in (tmp_path / "logs.csv").read_text()
+
+
 def test_a_dash_is_standard_input_even_if_a_file_has_that_name(api: FaultServer, tmp_path: Path) -> None:
     (tmp_path / "-").write_text("not a URL\n")
     code, out, error = piped(tmp_path, "-", text=api.url("/ok"))
