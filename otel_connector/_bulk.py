@@ -1,7 +1,7 @@
-"""Requests many URLs: one task takes them one by one and starts a task for each; outcomes are yielded as they arrive.
+"""The tasks behind `AsyncConnector.get_many`: one takes the URLs and starts a task for each; outcomes are yielded.
 
-The function that requests a URL is passed in. At most as many URLs and outcomes are kept as may be in progress, never
-the whole list. This file does not know the connector, files or progress bars.
+The function that requests a URL is passed in. Memory is bounded: of a long list, only the URLs in progress and a
+limited number of outcomes are kept. This file does not know the connector, files or progress bars.
 
 Only one task, the feeder, runs the iterator of the URLs: each step, its end and its closing. A generator may hold what
 belongs to a task or to a context, such as a span, a context variable that it resets, or a cancel scope of anyio. The
@@ -89,9 +89,9 @@ class Work(NamedTuple):
 class Outcomes(AsyncIterator[Outcome]):
     """The outcomes of many URLs, in the order in which they arrive; the run starts when the first one is awaited.
 
-    At most `max_concurrency` calls are in progress, and as many outcomes wait to be taken; then the calls wait. Leaving
-    the loop early cancels the calls in progress, and each has its row. After ``break`` alone, that happens a moment
-    later; an ``async with`` around the loop, or `aclose`, waits for it.
+    At most `max_concurrency` calls are in progress. No further call starts while as many outcomes have not been taken.
+    Leaving the loop early cancels the calls in progress; each of them writes its row. After ``break`` alone, this
+    happens a moment later. To wait for it, use ``async with`` around the loop, or `aclose`.
     """
 
     def __init__(self, urls: Iterable[str | URL] | AsyncIterable[str | URL], work: Work) -> None:

@@ -1,4 +1,4 @@
-"""Remembers the calls that were seen recently, to recognize one that arrives twice.
+"""Remembers the calls that were seen recently, to recognize one that is written or sent a second time.
 
 This file knows neither what identifies a call nor how it arrives.
 
@@ -14,7 +14,7 @@ class RecentCalls:
     """The last calls. Thread-safe without a lock, which a fork could leave locked in the child.
 
     Args:
-        count: Number of calls that are remembered at least; at most twice as many.
+        count: Minimum number of calls that are remembered. The maximum is twice as large.
     """
 
     def __init__(self, count: int) -> None:

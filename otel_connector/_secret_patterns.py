@@ -1,6 +1,6 @@
 """Patterns of the places in URLs and texts where a secret starts and ends.
 
-Each takes linear time, whatever the text is. This file does not know which names are secret.
+Each takes linear time for any text. This file does not know which names are secret.
 
 Used by ``_redact``.
 """

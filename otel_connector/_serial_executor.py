@@ -38,7 +38,7 @@ class SerialExecutor:
         """Start the thread, unless it is running. Call this before `submit`, from one thread at a time.
 
         In the child of a fork this starts a new thread with an empty queue: the parent's thread runs the parent's jobs.
-        Start early what has to run at exit: since Python 3.12 the interpreter starts no thread once it is exiting.
+        If jobs have to run at exit, start early: since Python 3.12 an exiting interpreter starts no further thread.
 
         Raises:
             RuntimeError: The interpreter is exiting, or the system allows no further thread.

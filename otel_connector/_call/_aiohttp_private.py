@@ -31,12 +31,12 @@ else:
         from aiohttp.client_proto import ResponseHandler
         from aiohttp.http import HttpProcessingError, HttpResponseParser
     except ImportError:
-        ResponseHandler = asyncio.Protocol  # lacks the names below, so no connection is made of it
+        ResponseHandler = asyncio.Protocol  # lacks the names below, so it is not used for connections
         HttpProcessingError = HttpResponseParser = type("Missing", (Exception,), {})
 
 _logger = logging.getLogger("otel_connector")
 
-# What the classes of connections below use of aiohttp's class, none of which is documented
+# The undocumented names of aiohttp's class that the classes of connections below use
 _TRANSPORT = ("_pause_transport_reading", "_resume_transport_reading")
 _READING = ("pause_reading", "resume_reading", "exception", "upgraded", "set_response_params", "set_exception")
 _CLOSING = ("abort", "close", "connected", "is_connected", "should_close")
@@ -148,7 +148,7 @@ class CheckedHandler(ResponseHandler):
     _params: dict[str, Any]  # of the current request
     _begun = True  # whether the response to the current request has begun
     _headed = True  # whether the head of that response is complete
-    _whole: bytes | None = None  # a response whose head and body are parsed in one go
+    _whole: bytes | None = None  # a response whose head and body are parsed in one step
     _version = b""  # the beginning of a status line that is parsed line by line
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -45,8 +45,8 @@ _ERROR_BODY_LIMIT = 64 * 1024
 
 _ERROR_BODY_SECONDS = 1.0  # longer than most bodies take to arrive, and short enough not to delay a failed call
 
-# Bytes that have arrived are read without waiting, and a decompressor may make many of them; so often, other tasks run
-_YIELD_EVERY = 2**20  # bytes
+# Bytes that have already arrived are read without a pause, and decompression may multiply them
+_YIELD_EVERY = 2**20  # bytes after which other tasks run
 
 _JSON_STARTS = (b"{", b"[")
 _JSON_SPACE = " \t\n\r"  # RFC 8259, section 2
@@ -159,7 +159,7 @@ async def _pieces(response: aiohttp.ClientResponse, codings: Sequence[str]) -> A
         while received := await response.content.readany():
             pieces = decoder.decode(received)
             while True:
-                # A large window is filled in one go, which would block the event loop for too long. The thread is our
+                # A large window is filled in one step, which would block the event loop for too long. The thread is our
                 # own: the loop's default executor has several, and each keeps an arena of memory
                 if decoder.window:
                     worker = worker or ThreadPoolExecutor(1, "otel_connector.decoder")

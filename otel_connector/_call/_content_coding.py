@@ -1,9 +1,9 @@
 """Decodes the content codings of a body, piece by piece.
 
-gzip, deflate, brotli and zstd are decoded, alone or several in sequence. Pieces have a bounded size, whatever the ratio
-of compression. The end of each stream is checked, so that a truncated body is never taken for a complete one. aiohttp
-decodes these codings as well, but it does not report where a stream ended, and the server can choose the memory of the
-decoder. This file knows bytes only, not connections, responses or limits.
+gzip, deflate, brotli and zstd are decoded, alone or several in sequence. The size of a piece is bounded for every
+compression ratio. The end of each stream is checked, so that a truncated body is never mistaken for a complete one.
+aiohttp decodes these codings as well, but it does not report where a stream ended, and the server can choose the memory
+of the decoder. This file knows bytes only, not connections, responses or limits.
 
 Used by ``_call._body``.
 """
@@ -105,7 +105,7 @@ class ContentCodings:
 def content_codings(values: Sequence[str]) -> list[str]:
     """Return the codings in the values of ``Content-Encoding``; none if one of them is unknown.
 
-    Some servers write other words (``utf-8``, ``none``). As in browsers, the body is then not decoded at all.
+    Some servers write other words (``utf-8``, ``none``). As in browsers, the body is then not decoded.
     """
     names = [name for value in values for each in value.split(",") if (name := each.strip().lower())]
     names = [name.removeprefix("x-") for name in names if name != "identity"]  # x-gzip: RFC 9110, section 8.4.1.3

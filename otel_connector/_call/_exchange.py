@@ -1,4 +1,4 @@
-"""What one attempt sends, and what it has learned about the requests and responses so far.
+"""What one attempt sends, and what is known about its requests and responses so far.
 
 `Request` is shared by all attempts of a call. Each attempt has its own `Exchange`, which is filled in step by step, so
 that it is complete to the point where the attempt ended. This file does not know how errors are mapped, nor retries,
@@ -54,7 +54,7 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """What one attempt has learned so far.
+    """What is known about one attempt so far.
 
     It is passed to aiohttp as the last client middleware. Only a middleware sees every request that is really sent:
     each step of a redirect, and the request that aiohttp sends again by itself when a connection breaks. If there are

@@ -1,7 +1,7 @@
 """Connections that parse a few milliseconds at a time, so that the loop's other tasks can run.
 
 An event loop delivers what has arrived in pieces of up to 256 KiB, uvloop several of them in one iteration, and aiohttp
-parses each piece in one go. If a hostile server sends the smallest chunks or many interim responses (1xx), that takes
+parses each piece in one step. If a hostile server sends the smallest chunks or many interim responses (1xx), that takes
 80 ms with asyncio and up to two seconds with uvloop (measured), and nothing else in the program runs meanwhile. This
 file knows the protocol class of aiohttp's connections, but not calls.
 
@@ -68,7 +68,7 @@ class FairResponseHandler(PausableHandler):
             if not self._pending and perf_counter() - started < _QUICK_SECONDS:
                 return
             self._next_step = asyncio.get_running_loop().call_soon(self._continue)
-        # Also if nothing is pending: otherwise uvloop would deliver the next piece in the same iteration
+        # Even if nothing is pending: otherwise uvloop would deliver the next piece in the same iteration
         self.pause_transport()
 
     def _continue(self) -> None:
@@ -83,7 +83,7 @@ class FairResponseHandler(PausableHandler):
     def _parse_pending(self, started: float) -> None:
         self._unmeasured, size = 0, _FIRST_PIECE
         while self._pending and not self._reader_full:
-            # Removed before it is parsed: at the end of a response, aiohttp asks whether the connection can be reused
+            # Removed before it is parsed: at the end of a response, aiohttp checks whether the connection can be reused
             piece, self._pending = self._pending[:size], self._pending[size:]
             _parse(self, bytes(piece))
             if self.exception() is not None:  # the parser failed, or the request has ended

@@ -1,7 +1,7 @@
 """One attempt: send the request, read the body within bounds, decode it, release the connection.
 
-Whatever goes wrong leaves this file as an error of this package, chained to the error of aiohttp. This file does not
-know retries, telemetry or the log.
+Every failure is raised as an error of this package, chained to the error of aiohttp. This file does not know retries,
+telemetry or the log.
 
 Used by ``_call._call``.
 """
@@ -37,11 +37,11 @@ async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientT
 
     Args:
         request: What to send.
-        exchange: Filled with what is learned.
+        exchange: Filled with what is known about the attempt.
         timeout: For this attempt, including the body.
 
     Raises:
-        ConnectorError: The attempt failed; the class tells how.
+        ConnectorError: The attempt failed; the class states how.
         TypeError: aiohttp does not accept one of the options, or its value.
         ValueError: As `TypeError`.
     """

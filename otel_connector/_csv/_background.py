@@ -59,7 +59,7 @@ class BackgroundRows:
         self._closed = False
         self._received = 0  # rows ever queued
         self._refused = 0  # rows for which there was no room, or that came after `close`
-        self._parents = 0  # rows that were queued when this process was forked; the parent writes them
+        self._parents = 0  # rows that were queued when this process was forked, and that the parent writes
         self._reset()
         _queues.add(self)
 
@@ -99,7 +99,7 @@ class BackgroundRows:
             self._bytes -= sum(map(len, rows))
             _without_thread.discard(self)
         self._rows.write(rows)
-        # Rows that the disk refused wait in the destination. The disk did not hang a moment ago
+        # The destination may keep rows that the disk refused. The disk does not hang: the thread has ended its write
         return self._rows.flush()
 
     def finish(self, seconds: float) -> None:
@@ -135,7 +135,7 @@ class BackgroundRows:
         try:
             threading.Thread(target=self._run, name="otel_connector.log", daemon=True).start()
             self._running = True
-        except RuntimeError:  # no thread can be started any more, because the process ends; `finish` writes the rows
+        except RuntimeError:  # the process ends and starts no further thread; `finish` writes the rows
             _without_thread.add(self)
 
     def _run(self) -> None:

@@ -18,7 +18,7 @@ class Backlog:
     Args:
         limit: Bytes of rows that may wait. The first row is always accepted: the file may already contain its
             beginning, and the next row would be joined to it.
-        rows: The rows that wait from the start, whatever their size.
+        rows: The rows that wait from the start, regardless of their size.
 
     Attributes:
         rows: The rows, oldest first. Of the first, the file may contain the beginning.
@@ -42,7 +42,7 @@ class Backlog:
         return list(islice(self.rows, count))
 
     def ends_with(self, row: bytes) -> bool:
-        """Return whether this very object is the last row."""
+        """Return whether `row` is the last row: the same object, not an equal one."""
         return bool(self.rows) and self.rows[-1] is row
 
     def remove(self, rows: Iterable[bytes]) -> None:

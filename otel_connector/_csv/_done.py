@@ -26,8 +26,8 @@ class CompletedUrls:
     """The URLs that have a success, as the log shows them.
 
     They are kept as keyed hashes of 64 bits, which take some 70 bytes each in Python. If 10 million URLs are looked up
-    among 10 million, one is mistaken for another in one of 200,000 runs. The key is random, so no one can choose URLs
-    that collide.
+    among 10 million, one is mistaken for another in one of 200,000 runs. The key is random, so an attacker cannot
+    choose URLs that collide.
 
     Attributes:
         rows: Number of rows that were read.

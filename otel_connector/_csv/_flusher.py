@@ -62,7 +62,7 @@ class Flusher:
                 threading.Thread(
                     target=_run, args=(writer, stopped, self._interval), name="otel_connector.log", daemon=True
                 ).start()
-            except RuntimeError:  # no thread can be started any more, because the process ends
+            except RuntimeError:  # the process ends and starts no further thread
                 pass
             except BaseException:  # of a signal handler: the next write starts another thread
                 stopped.set()

@@ -2,7 +2,7 @@
 
 After a failed fsync the kernel may drop the pages and mark them as clean. The next fsync then succeeds, although the
 rows are gone (https://wiki.postgresql.org/wiki/Fsync_Errors). So all rows since the last successful fsync are kept, and
-after a failure they have to be written again. This file does not know the file, nor who calls fsync.
+after a failure they have to be written again. This file knows neither the log nor what calls fsync.
 
 Used by ``_csv._writer``.
 """
@@ -44,7 +44,7 @@ class UnsyncedRows:
         return self._interval == 0 or self._bytes > self._limit
 
     def synced(self, last: bytes) -> None:
-        """Forget the rows up to this very object: they are on the disk. Does nothing if it is not among them."""
+        """Forget the rows up to the object `last`: they are on the disk. Does nothing if it is not among them."""
         if any(row is last for row in self.rows):
             while self.rows.popleft() is not last:
                 pass

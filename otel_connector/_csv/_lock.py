@@ -24,15 +24,15 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})  # the fil
 
 
 def try_lock(fd: int) -> bool:
-    """Lock a file if no other process holds it.
+    """Lock a file if no other process has locked it.
 
     The lock ends with `unlock`, when the last copy of the descriptor is closed, or with the process.
 
     Returns:
-        Whether this process holds the file now.
+        Whether this process has the lock now.
 
     Raises:
-        OSError: flock failed for another reason than that the lock is held.
+        OSError: flock failed, and not because another process has the lock.
     """
     if fcntl is not None:
         try:
@@ -46,10 +46,10 @@ def try_lock(fd: int) -> bool:
 
 
 def lock(fd: int, timeout: float) -> None:
-    """Lock a file, and wait up to `timeout` seconds for the process that holds it.
+    """Lock a file, and wait up to `timeout` seconds for the process that has the lock.
 
     Raises:
-        BlockingIOError: The other process still holds it.
+        BlockingIOError: The other process still has it.
         OSError: As `try_lock`.
     """
     deadline = time.monotonic() + timeout

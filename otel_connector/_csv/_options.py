@@ -1,6 +1,6 @@
 """How a log is written: the options that the exporter passes to its writer and its file, as one value.
 
-This file only checks them. It does not know who uses them.
+This file only checks them. It does not know what they are used for.
 
 Used by ``_csv._file``, ``_csv._writer`` and ``csv_exporter``.
 """
@@ -22,7 +22,7 @@ class LogOptions:
 
     Attributes:
         overwrite: Empty the file first.
-        permissions: Mode of a file that is created, whatever the umask.
+        permissions: Mode of a file that is created, regardless of the umask.
         backlog_bytes: Bytes of rows that may wait while they cannot be written; further rows are lost.
         fsync_interval: Seconds after which written rows are on the disk; 0 for each row, None for never.
         rotate_rows: Rows that a file may contain; None for any number.

@@ -1,7 +1,7 @@
 """Work that must be finished before a process ends.
 
-Objects that keep rows in memory register here. They are asked to write them at the end of the program or of a
-``multiprocessing`` child, or when a signal arrives. This file does not know what the work is.
+Objects that keep rows in memory register here. Their method `finish` is called at the end of the program or of a
+``multiprocessing`` child, and when a signal arrives. This file does not know what the work is.
 
 Used by ``_csv._background``, ``_csv._flusher`` and ``providers``.
 """
@@ -26,7 +26,7 @@ class Unfinished(Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether the current thread is in the middle of the work. In a signal handler: whether it interrupted it."""
+        """Whether the current thread is doing the work. In a signal handler: whether the signal interrupted it."""
         ...
 
     def finish(self, seconds: float) -> None:

@@ -49,7 +49,7 @@ def finish_on(signals: Iterable[signal.Signals], finish: Callable[[], bool]) -> 
     `finish` returns False if the signal has interrupted the work. Then the signal is raised again a moment later.
 
     A handler that the program installs later replaces this one. A handler that was installed before runs after
-    `finish`, also one of the event loop (`loop.add_signal_handler`).
+    `finish`, including one of the event loop (`loop.add_signal_handler`).
     """
     for number in signals:
         signal.signal(number, partial(_finish, finish, signal.getsignal(number)))

@@ -1,6 +1,7 @@
 r"""The JSON line of one result: how it is written, and how the call that it belongs to is found again.
 
-A line is one line to every reader, whatever the URL and the body contain. Does not know files, compression or calls.
+Every reader sees one line, regardless of the characters in the URL and the body. Does not know files, compression or
+calls.
 
 Used by ``_fetch._results``.
 """
@@ -13,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
-# Some readers take these characters for the end of a line. In JSON they are ordinary characters
+# Some readers treat these characters as the end of a line. In JSON they are ordinary characters
 _LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 _TO_SPACES = str.maketrans("\r\n", "  ")
 
@@ -69,7 +70,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _quoted(text: str) -> str:
-    """Return `text` as a JSON string that every reader takes for one line."""
+    """Return `text` as a JSON string that every reader treats as one line."""
     encodable = text.encode("utf-8", "backslashreplace").decode()
     return json.dumps(encodable, ensure_ascii=False).translate(_LINE_ENDS)
 

@@ -101,7 +101,7 @@ def show_result(run: Fetch, log: Path, out: Path | None) -> None:
 
 
 def resumed_line(found: Resumed, project: str) -> str:
-    """Return what the log contains of a list whose fetch is resumed."""
+    """Return how much of the list the log contains, for a fetch that is resumed."""
     if found.rows and not found.of_project:
         return f"The log has {found.rows:,} rows, but none of the project {project!r}: no URL is skipped"
     return f"The log has {found.of_project:,} rows of the project {project!r}; URLs with a success: {found.done:,}"

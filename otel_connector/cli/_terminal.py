@@ -1,4 +1,4 @@
-"""Prints lines, tables and progress to a terminal, a pipe or a file, also if its reader has gone away.
+"""Prints lines, tables and progress to a terminal, a pipe or a file, even if its reader has gone away.
 
 Does not know what is printed.
 

@@ -335,7 +335,7 @@ def _legend(symbol: str) -> alt.Legend:
 
 
 def _hover(points: Points, style: Style) -> alt.Chart:
-    """Return an invisible bar over each interval, whose tooltip shows all its figures."""
+    """Return an invisible bar over each interval. Its tooltip shows all figures of the interval."""
     here = alt.selection_point(name="here", on="pointerover", clear="pointerout", fields=["t"], empty=False)
     unit, factor = _rate_unit(points)
     bars: alt.Chart = (

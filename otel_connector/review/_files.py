@@ -1,4 +1,4 @@
-"""Inspects the files of a review: whether each is a log, and what was cut off it before.
+"""Inspects the files of a review: whether each is a log, and which lines were cut off it earlier.
 
 It opens regular files only, changes none, and reads their first line and their end. Damage in the middle is found when
 the whole file is read (`_load`, `_repaired`). Does not know how rows are read.
@@ -53,7 +53,7 @@ class FoundLog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TornFile:
-    """The file ``<logfile>.torn`` beside a log: unfinished lines that were cut off it.
+    """The file ``<logfile>.torn``, with the unfinished lines that were cut off a log.
 
     Attributes:
         path: The file.
@@ -71,7 +71,7 @@ def inspect_log(path: str) -> FoundLog:
 
     Raises:
         OSError: It cannot be read, or is not a regular file.
-        ValueError: It is not a log; says what it is.
+        ValueError: It is not a log; the message says why.
     """
     try:
         path.encode()

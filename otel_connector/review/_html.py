@@ -47,7 +47,7 @@ def text(value: str, limit: int = _TEXT_LIMIT) -> str:
 
 
 def words(value: str) -> Cell:
-    """Return a cell with a text, whose writing direction does not affect its surroundings."""
+    """Return a cell with a text. The writing direction of the text does not affect its surroundings."""
     return Cell(f"<bdi>{text(value)}</bdi>" if value else '<span class="faint">(none)</span>')
 
 

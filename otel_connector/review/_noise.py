@@ -129,7 +129,7 @@ def rate(calls: Sequence[int], seconds: float) -> Estimate:
 
 
 def _estimate(value: float, residuals: Sequence[float], weights: Sequence[int], divisor: float) -> Estimate:
-    """Return an estimate whose standard error is that of the sum of the residuals, divided by `divisor`."""
+    """Return an estimate. Its standard error is that of the sum of the residuals, divided by `divisor`."""
     variance, batches = _variance_of_sum(residuals, weights)
     error = math.sqrt(variance) / divisor
     return Estimate(value=value, below=error, above=error, freedom=batches - 1)

@@ -1,7 +1,7 @@
 """Computes the points of the charts in DuckDB: counts and percentiles by time, latency, status and project.
 
-The number of points is bounded, whatever the number of calls: time is divided into intervals of a common width, and
-latency into bins of a constant ratio. Does not know how charts look.
+The number of points is bounded for any number of calls: time is divided into intervals of a common width, and latency
+into bins of a constant ratio. Does not know how charts look.
 
 Used by ``review._charts``, ``review._pictures`` and ``review._report``.
 """
@@ -28,7 +28,7 @@ SHORTEST = 1e-4
 _FAILED_FIRST = "543no12"  # first characters of statuses, in the order they are stacked: failures at the bottom
 _MOST_INTERVALS, _FEWEST_INTERVALS = 240, 24
 _MOST_COLUMNS = 120  # of the heat map
-_CALLS_PER_INTERVAL = 10  # on average, before there are more intervals: fewer calls would show mostly chance
+_CALLS_PER_INTERVAL = 10  # on average, before there are more intervals: with fewer calls, noise would dominate
 _MOST_NAMES = 6  # projects, or statuses, that have their own colour
 _MOST_ERRORS = 12
 _NAME_LIMIT = 60  # characters

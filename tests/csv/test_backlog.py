@@ -16,7 +16,7 @@ def test_rows_are_kept_in_order_up_to_the_limit() -> None:
     assert not backlog.ends_with(bytes(bytearray(B))), "an equal row is another row"
 
 
-def test_the_first_row_is_kept_whatever_its_size() -> None:
+def test_the_first_row_is_kept_regardless_of_its_size() -> None:
     backlog = Backlog(1)
     assert backlog.add(A)
     assert not backlog.add(B)
@@ -38,7 +38,7 @@ def test_removed_rows_make_room_and_removing_them_again_does_nothing() -> None:
     assert backlog.add(B)
 
 
-def test_rows_that_wait_from_the_start_count_whatever_their_size() -> None:
+def test_rows_that_wait_from_the_start_count_regardless_of_their_size() -> None:
     backlog = Backlog(20, [A, B, C])
     assert backlog.first(9) == [A, B, C]
     backlog.remove([A])

@@ -1,6 +1,6 @@
 """Tests of calls and rows while a real disk fails, and after it has recovered.
 
-Whatever the disk does, no call may fail, and no line may be broken or merged with another. Every call must be in the
+However the disk fails, no call may fail, and no line may be broken or merged with another. Every call must be in the
 file once or be counted as waiting or lost, and the accounting must add up at every moment.
 """
 

@@ -1,6 +1,6 @@
 """Tests of writes that are interrupted by an exception from a signal handler.
 
-The exception is raised before every line of the writer's code in turn. Every row must be in the file exactly once, also
+The exception is raised before every line of the writer's code in turn. Every row must be in the file exactly once, even
 if the next fsync fails and the kernel forgets what was written since the last one.
 """
 

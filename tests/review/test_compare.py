@@ -1,6 +1,6 @@
 """Tests of the comparison of two runs: which differences are marked, and which are not.
 
-Both kinds of error are measured: marks without a real difference, also if the calls of a run are correlated, and real
+Both kinds of error are measured: marks without a real difference, even if the calls of a run are correlated, and real
 differences that are not marked.
 """
 

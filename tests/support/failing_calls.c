@@ -109,7 +109,7 @@ static long hit_fd(const char *name, int fd) {
     return hit(name, path);
 }
 
-/* Whether a call that is no write fails; errno says with what. */
+/* Whether a call other than write fails; errno has the reason. */
 static int refused(long number) {
     if (!number || plan.action == SHORT) return 0;
     if (plan.action == TORN) die();

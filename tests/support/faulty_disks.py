@@ -96,7 +96,7 @@ def run(*command: str | os.PathLike[str]) -> str:
 
 
 def _unmount(folder: Path) -> None:
-    """Unmount everything on the folder; a mount that is in use goes as soon as it is no longer used."""
+    """Unmount everything on the folder; a mount that is in use is removed as soon as it is no longer used."""
     while _mounts_on(folder):  # os.path.ismount fails for a FUSE mount whose process has exited
         run("umount", "--lazy", folder)
 

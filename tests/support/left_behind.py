@@ -18,7 +18,7 @@ import psutil
 MARK = "OTEL_CONNECTOR_TEST_RUN"
 
 EXIT_CODE = 6
-"""The exit code of a run that left something behind. It is none of pytest's, so that `.ci/run` does not rerun tests."""
+"""The exit code of a run that left something behind. pytest does not use it, so `.ci/run` does not rerun the tests."""
 
 # Chromium creates its socket and crash reports there, and is killed before it can remove them
 _IGNORED = (".org.chromium.", "org.chromium.", ".com.google.", "playwright")
