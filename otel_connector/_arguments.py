@@ -4,14 +4,15 @@ Each check returns the argument in the form that the package uses, or raises a `
 starts with the name of the argument. This file does not know what the arguments are used for; it opens, sends and waits
 for nothing.
 
-Used by ``_call``, ``_connector``, ``_csv``, ``_fetch``, ``_replay``, ``_telemetry``, ``csv_exporter``, ``providers``
-and ``testing``.
+Used by ``_call``, ``_connector``, ``_csv``, ``_fetch``, ``_replay``, ``_telemetry``, ``cli``, ``csv_exporter``,
+``providers``, ``review`` and ``testing``.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import AsyncIterable, Iterable
 from typing import Any, TypeVar, cast
@@ -20,6 +21,8 @@ import aiohttp
 from yarl import URL
 
 from otel_connector._clock import Clock
+
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2: the name of a header
 
 _Kind = TypeVar("_Kind")
 
@@ -46,6 +49,19 @@ def check_bool(name: str, value: object) -> None:
     """Reject a value that is neither True nor False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r}")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Reject a value that is not one of some texts."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")
+
+
+def checked_text(name: str, value: object) -> str:
+    """Return a text that contains more than white space."""
+    if not checked_instance(name, value, str).strip():
+        raise ValueError(f"{name} must not be empty")
+    return str(value)
 
 
 def checked_instance(name: str, value: object, kind: type[_Kind]) -> _Kind:
@@ -84,6 +100,13 @@ def checked_int(name: str, value: object, least: int = 1) -> int:
     return value
 
 
+def checked_number(name: str, value: object, of: str = "", hint: str = "") -> float:
+    """Return an int or a float, and not a bool; `of` tells what it counts, `hint` is appended to the message."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number{of}, not {value!r}{hint}")
+    return value
+
+
 def checked_seconds(
     name: str, value: object, *, positive: bool = False, unit: str = "seconds", hint: str = ""
 ) -> float:
@@ -96,12 +119,11 @@ def checked_seconds(
         unit: What the number counts, if not seconds.
         hint: Appended to the message, for example how to set no limit.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of {unit}, not {value!r}{hint}")
-    if not 0 <= value <= sys.float_info.max or (positive and value == 0):
+    number = checked_number(name, value, f" of {unit}", hint)
+    if not 0 <= number <= sys.float_info.max or (positive and number == 0):
         least = "more than 0" if positive else "0 or more"
         raise ValueError(f"{name} must be {least} {unit}, and finite, not {value!r}{hint}")
-    return float(value)
+    return float(number)
 
 
 def checked_timeout(value: object) -> aiohttp.ClientTimeout:

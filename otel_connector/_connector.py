@@ -80,7 +80,7 @@ class ConnectorStats:
         calls_failed: Calls that raised, or returned their `default`, including cancelled ones.
         retries: Attempts that the connector made after the first of a call; not those that aiohttp makes by itself.
         bytes_received: Bytes of the body that the last attempts of completed calls read, after content decoding.
-        hosts_paused: The ``host:port`` of servers that asked for a pause which has not ended.
+        hosts_paused: The ``host:port`` of servers that asked for a pause that has not ended.
         rows_written: Rows in the log.
         rows_waiting: Rows kept in memory because they could not be written yet.
         rows_lost: Rows that were discarded.
@@ -134,8 +134,8 @@ class AsyncConnector:
         fair_reading: Whether connections parse large or hostile responses in steps of some milliseconds, so that other
             tasks can run. The connector of each session is changed to use a subclass of aiohttp's connection class;
             with False, one that only checks the responses.
-        tracer_provider: Provider for the spans; default the global provider, also if it is set later.
-        meter_provider: Provider for the metrics; default the global provider, also if it is set later.
+        tracer_provider: Provider for the spans. Default: the global provider, even if it is set later.
+        meter_provider: Provider for the metrics. Default: the global provider, even if it is set later.
         clock: Time, waits and random numbers; with ``otel_connector.testing.FakeClock``, waits take no time.
 
     Raises:
@@ -231,7 +231,7 @@ class AsyncConnector:
 
         Raises:
             HTTPStatusError: 4xx or 5xx; if the status is retried, after the last attempt.
-            ConnectorError: Any other failure; the subclass tells which.
+            ConnectorError: Any other failure, by subclass.
             TypeError: An argument has the wrong type, or aiohttp does not accept an option.
             ValueError: The value of an option is out of range.
             RuntimeError: The connector is closed; only this case has no row.
@@ -281,7 +281,7 @@ class AsyncConnector:
             urls: An iterable or async iterable, possibly endless. A plain one must not block the event loop. One task
                 runs all its steps, in the context of the caller. A generator is closed at the end.
             project_name: As for `get`.
-            max_concurrency: Maximum number of calls in progress. Calls wait while as many outcomes are not taken yet.
+            max_concurrency: Maximum number of calls in progress, and of outcomes that have not been taken.
             ordered: Yield the outcomes in the order of `urls`; a slow call then delays those after it.
             resume: Skip URLs that have a success of this project in the log; failed ones are requested again. Or paths
                 of further logs to read. URLs that differ only in redacted values count as the same.
@@ -448,4 +448,4 @@ def _open_exporter(logfile: Any, *, overwrite: bool) -> tuple[CSVSpanExporter | 
     try:
         return CSVSpanExporter(path, overwrite=overwrite), True
     except (OSError, ValueError) as error:  # its cause is the same error without the name of the exporter's argument
-        raise named_error("logfile", error.__cause__, path) from error
+        raise named_error("logfile", error.__cause__, path) from error.__cause__

@@ -2,7 +2,7 @@
 
 The one place that decides how these are written. Imports nothing of the package.
 
-Used by ``cli`` and ``review``.
+Used by ``_call``, ``_telemetry``, ``cli``, ``review`` and ``testing``.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ def duration(seconds: float) -> str:
     whole = round(seconds)
     larger, smaller, names = next(each for each in LONG_DURATIONS if whole >= each[0])
     return f"{whole // larger} {names[0]} {whole % larger // smaller} {names[1]}"
+
+
+def exact_duration(seconds: float) -> str:
+    """Format a duration that a user has set, in seconds with the digits that it needs: ``5 s``, ``0.25 s``."""
+    return f"{seconds:.6f}".rstrip("0").rstrip(".") + " s"
 
 
 def size(count: float) -> str:

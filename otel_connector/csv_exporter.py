@@ -4,7 +4,7 @@ The connector passes its calls directly to a `CSVSpanExporter`, so no sampler, q
 same class is an ordinary exporter that can be added to any tracer provider next to OTLP. This file does not know how a
 call is made.
 
-Used by applications, ``__init__`` and ``_connector``.
+Used by applications, ``__init__``, ``_connector`` and ``_fetch._chunk``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from otel_connector._arguments import checked_instance, checked_path
+from otel_connector._arguments import check_choice, checked_instance, checked_path
 from otel_connector._csv._background import BackgroundRows
 from otel_connector._csv._format import HEADER, encode_row
 from otel_connector._csv._options import BACKLOG_BYTES, LogOptions
@@ -79,7 +79,7 @@ class CSVSpanExporter(SpanExporter):
         rotate_bytes: Size in bytes that the file does not exceed, unless a single row is longer; it is renamed before.
             Default None: any size.
         backlog_bytes: Bytes of rows that may wait in memory, default 64 MiB. Further rows are lost and counted.
-        permissions: Mode of a file that is created, whatever the umask. Default: 0600.
+        permissions: Mode of a file that is created, regardless of the umask. Default: 0600.
 
     Raises:
         TypeError: An argument has the wrong type; the message names it.
@@ -99,8 +99,7 @@ class CSVSpanExporter(SpanExporter):
         backlog_bytes: int = BACKLOG_BYTES,
         permissions: int = 0o600,
     ) -> None:
-        if cast("object", mode) not in {"call", "background"}:
-            raise ValueError(f"mode must be 'call' or 'background', not {mode!r}")
+        check_choice("mode", mode, ("call", "background"))
         argument = "path"
         if path is None:
             path = os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
@@ -134,8 +133,8 @@ class CSVSpanExporter(SpanExporter):
         """Write a row for each span that has the fields; FAILURE if a row is not in the file yet."""
         rows: list[bytes] = []
         for span in spans:
-            # One row that cannot be written must not lose the others: ids of another type, or a number that is too
-            # large for a float, or has thousands of digits
+            # A span that cannot be a row (ids of another type, a number that is too large for a float, or one with
+            # thousands of digits) must not prevent the other rows
             with suppress(OverflowError, TypeError, ValueError):
                 if (fields := self._fields(span)) is not None:
                     rows.append(encode_row(fields))
@@ -244,7 +243,7 @@ class CSVSpanProcessor(SpanProcessor):
 
 
 def named_error(argument: str, error: BaseException | None, path: str) -> OSError | ValueError:
-    """Return an error of the writer with the name of the argument that the caller gave the path in."""
+    """Return an error of the writer with the path, and the name of the argument, as the caller gave them."""
     if isinstance(error, OSError):
         return OSError(error.errno, f"{argument}: {error.strerror}", path)
-    return ValueError(f"{argument}: {error}")
+    return ValueError(f"{argument}: {path!r}: {error}")

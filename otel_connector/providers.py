@@ -19,7 +19,7 @@ from functools import partial
 from signal import Signals
 from typing import Any, TypeAlias, cast
 
-from otel_connector._arguments import checked_seconds
+from otel_connector._arguments import checked_seconds, checked_text
 from otel_connector._exit._before_exit import finish, interrupted
 from otel_connector._exit._on_signal import checked_signals, finish_on
 from otel_connector._telemetry._call_ids import new_span_id, new_trace_id
@@ -60,10 +60,10 @@ def configure(
         exit_timeout: Maximum number of seconds, above 0, that the export may delay the end of the program.
         resource_attributes: Further attributes of the process. The operator's override them, too. A configuration file
             has a resource of its own: the SDK then ignores these and `service_name`, and logs that.
-        signals: Signals, such as ``(signal.SIGTERM, signal.SIGHUP)``, before whose usual effect all rows in memory are
-            written and all spans are sent, within `exit_timeout`. Afterwards the previous handler runs, or the program
-            ends. Default: none. Only in the main thread. A handler that the program installs later replaces this, so
-            call `configure` after that.
+        signals: Signals, such as ``(signal.SIGTERM, signal.SIGHUP)``. When one arrives, all rows in memory are written
+            and all spans are sent, within `exit_timeout`. Then the previous handler runs, or the program ends. Default:
+            none. Only in the main thread. A handler that the program installs later replaces this one, so call
+            `configure` after that.
 
     Returns:
         The `Telemetry`. Use it in ``with``, keep it for `Telemetry.force_flush`, or ignore it.
@@ -116,11 +116,8 @@ def _check_attributes(service_name: object, resource_attributes: object) -> dict
             raise TypeError(f"resource_attributes[{key!r}] must be str, bool, int or float, not {type(value).__name__}")
         attributes[key] = value
     if service_name is not None:
-        if not isinstance(service_name, str):
-            raise TypeError(f"service_name must be str or None, not {type(service_name).__name__}")
-        if not service_name.strip():
-            raise ValueError("service_name must not be empty")
-        if attributes.setdefault("service.name", service_name) != service_name:
+        name = checked_text("service_name", service_name)
+        if attributes.setdefault("service.name", name) != name:
             raise ValueError("service_name and resource_attributes['service.name'] differ; give one of them")
     return attributes
 

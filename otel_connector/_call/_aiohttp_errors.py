@@ -30,6 +30,7 @@ from otel_connector._errors import (
     ProxyRefused,
     RedirectRefused,
 )
+from otel_connector._units import exact_duration
 
 # RFC 9110, section 15.5: the request is at fault, except for the three that may be answered differently a moment later
 _REFUSALS = frozenset(range(400, 500)) - {408, 425, 429}
@@ -47,7 +48,7 @@ _ARGUMENT = (TypeError, ValueError, CookieError)
 
 
 class Stage(Enum):
-    """How far an attempt had come when it failed."""
+    """The stage at which an attempt failed."""
 
     URL = "the first request was prepared, and its URL is the reason"
     REQUEST = "the first request was prepared or sent"
@@ -72,7 +73,7 @@ def error_for(error: Exception, request: Request, exchange: Exchange, timeout: a
     Args:
         error: What aiohttp raised.
         request: What was sent.
-        exchange: What was learned; `out_of_time` is set.
+        exchange: What is known about the attempt; `out_of_time` is set.
         timeout: The limit of the attempt.
 
     Returns:
@@ -155,7 +156,7 @@ class _Failure(NamedTuple):
 
     @property
     def options(self) -> str:
-        """The names of all options of the call: aiohttp's message does not tell which one it means."""
+        """The names of all options of the call: aiohttp's message does not name the option."""
         return ", ".join([*(["headers"] if self.request.headers else []), *self.request.options]) or "session"
 
     @property
@@ -164,7 +165,7 @@ class _Failure(NamedTuple):
         if not self.exchange.out_of_time:  # one of ClientTimeout's finer limits; aiohttp's message names it
             return f"{self.error}{read}"
         problem = "body not complete" if read else "no response"
-        return f"{problem} within {round(self.timeout.total or 0.0, 3):g} s{read}"
+        return f"{problem} within {exact_duration(round(self.timeout.total or 0.0, 3))}{read}"
 
 
 class _Rule(NamedTuple):

@@ -23,7 +23,7 @@ from otel_connector._arguments import check_call, checked_timeout
 from otel_connector._call._body import loads
 from otel_connector._call._exchange import Exchange, Request
 from otel_connector._call._options import repeatable
-from otel_connector._call._pacing import Permit, session_closed
+from otel_connector._call._pacing import Permit
 from otel_connector._call._retry import THROTTLING_STATUSES, retry_after_of
 from otel_connector._call._transport import attempt, bounded_by, forget_address, resolve_url
 from otel_connector._clock import time_limit
@@ -38,6 +38,7 @@ from otel_connector._errors import (
     message_of,
 )
 from otel_connector._record import TEXT_LIMIT, URL_LIMIT, Attempt, CallRecord, one_line
+from otel_connector._units import exact_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +111,7 @@ class Target:
 
 
 class Call:
-    """One call: `run` it once, then `end` it, whatever its result is.
+    """One call: `run` it once, then `end` it, regardless of its result.
 
     Args:
         settings: The settings of the connector.
@@ -149,7 +150,7 @@ class Call:
                 if settings.deadline is not None and self._remaining() <= 0:
                     raise self._deadline_exceeded(f"before attempt {self.attempts + 1}")
                 if not permit.enter_nowait():
-                    await self._enter(permit, request.session)
+                    await self._enter(permit)
                 exchange = self._exchange = Exchange(request.url)
                 try:
                     value = await self._attempt(request, exchange)
@@ -243,7 +244,7 @@ class Call:
         )
         return record
 
-    async def _enter(self, permit: Permit, session: aiohttp.ClientSession) -> None:
+    async def _enter(self, permit: Permit) -> None:
         """Wait until the attempt may start; before the first one, this is not part of the call's time."""
         remaining = self._remaining()
         try:
@@ -255,15 +256,13 @@ class Call:
             raise
         except asyncio.TimeoutError as error:
             raise self._deadline_exceeded("in the queue") from error
-        if session.closed:  # checked here, where no time limit applies when the rate limiter is left
-            permit.waiting = True
-            raise session_closed()
+        permit.check_session()  # here, where no time limit applies when the rate limiter is left
         self._queued += permit.queued
         self._settings.telemetry.counts.queued += permit.queued
 
     def _deadline_exceeded(self, where: str) -> DeadlineExceeded:
         after = f", after {self._last_failure}" if self._last_failure else ""
-        return DeadlineExceeded(f"{self._settings.deadline:g} s passed {where}{after}")
+        return DeadlineExceeded(f"{exact_duration(self._settings.deadline or 0.0)} passed {where}{after}")
 
     async def _attempt(self, request: Request, exchange: Exchange) -> Any:
         """Make one attempt, with its own span if `attempt_spans` is set."""
@@ -285,7 +284,7 @@ class Call:
             failure = error
             if not (bounded and exchange.out_of_time):
                 raise
-            failure = DeadlineExceeded(f"{settings.deadline:g} s passed: {error}")
+            failure = DeadlineExceeded(f"{exact_duration(settings.deadline or 0.0)} passed: {error}")
             raise failure from error
         except BaseException as error:
             failure = error

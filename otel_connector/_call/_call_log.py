@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from otel_connector._guard import TelemetryGuard, pass_on
 from otel_connector._log_throttle import LogThrottle
+from otel_connector._units import counted, duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,8 +46,8 @@ class CallLogger:
 
     def retrying(self, host: str, attempt: Attempt) -> None:
         """Log that another attempt follows this one."""
-        values = attempt.url, attempt.number, attempt.wait, attempt.error, attempt.call_id
-        self._log(host, logging.INFO, "GET %s: attempt %d failed, next in %.3f s: %s (call_id %s)%s", *values)
+        values = attempt.url, attempt.number, duration(attempt.wait or 0.0), attempt.error, attempt.call_id
+        self._log(host, logging.INFO, "GET %s: attempt %d failed, next in %s: %s (call_id %s)%s", *values)
         if self._on_retry is None:
             return
         try:
@@ -57,8 +58,8 @@ class CallLogger:
 
     def failed(self, host: str, record: CallRecord, attempts: int) -> None:
         """Log that a call failed."""
-        values = record.url, attempts, record.delta_t, record.error, record.call_id
-        self._log(host, logging.WARNING, "GET %s failed after %d attempts in %.3f s: %s (call_id %s)%s", *values)
+        values = record.url, counted(attempts, "attempt"), duration(record.delta_t), record.error, record.call_id
+        self._log(host, logging.WARNING, "GET %s failed after %s in %s: %s (call_id %s)%s", *values)
 
     def _log(self, host: str, level: int, line: str, *values: object, error: BaseException | None = None) -> None:
         """Log a line about a host, unless there were too many recently."""

@@ -30,6 +30,7 @@ from otel_connector._call._fair_reading import read_fairly
 from otel_connector._clock import time_limit
 from otel_connector._errors import DeadlineExceeded, RateLimiterFailed, SessionClosed
 from otel_connector._log_throttle import LogThrottle
+from otel_connector._units import duration
 
 if TYPE_CHECKING:
     import aiohttp
@@ -292,7 +293,7 @@ class Permit:
             return False
         limiters = admission.pool_limiters(self.session, host)
         if not limiters:
-            raise session_closed()
+            raise _session_closed()
         if admission.adaptive:
             limiters = (admission.state_of(host).limiter, *limiters)
         for count, limiter in enumerate(limiters):
@@ -336,6 +337,12 @@ class Permit:
         self.entered, self.waiting = admission.now(), False
         self.queued = self.entered - started if self.waited else 0.0
 
+    def check_session(self) -> None:
+        """Raise `SessionClosed` if the session was closed while this waited. The attempt then does not start."""
+        if self.session.closed:
+            self.waiting = True
+            raise _session_closed()
+
     def leave_nowait(self) -> bool:
         """Return the slots; return whether this was all, and `leave` need not be awaited."""
         for limiter in self.limiters:
@@ -363,7 +370,7 @@ class Permit:
         admission, host = self.admission, self.host
         while pause := admission.pause_of(host):
             if admission.now() + pause >= until:
-                raise DeadlineExceeded(f"{host} asked for {pause:g} s without calls, which is past the deadline")
+                raise DeadlineExceeded(f"{host} asked for a pause that ends in {duration(pause)}, after the deadline")
             self.waited = True
             await admission.clock.sleep(pause)
 
@@ -374,7 +381,7 @@ class Permit:
         self.limiters = (*self.limiters, limiter)
 
 
-def session_closed() -> SessionClosed:
+def _session_closed() -> SessionClosed:
     """Return the error of an attempt whose session is closed."""
     return SessionClosed("session is closed; pass an open aiohttp.ClientSession")
 

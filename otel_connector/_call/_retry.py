@@ -39,7 +39,7 @@ THROTTLING_STATUSES: frozenset[int] = frozenset({429, 503})
 """Statuses with which a server asks its callers to slow down."""
 
 _HOST_LIMIT = 10_000
-"""Hosts whose used tokens are kept; beyond that, the host that failed first has all its tokens again."""
+"""Hosts whose used tokens are kept; beyond that, the bucket of the host that failed first is full again."""
 
 # RFC 9110, section 10.2.3: delay-seconds = 1*DIGIT. Shopify ("2.0"), Sentry, Microsoft Graph and others send a fraction
 _DELAY_SECONDS = re.compile(r"[0-9]+\.?[0-9]*|\.[0-9]+")
@@ -90,7 +90,7 @@ class RetryPolicy:
         """Check the fields; the message names the field."""
         for name in ("backoff", "backoff_cap", "retry_after_cap"):
             checked_seconds(name, getattr(self, name))
-        object.__setattr__(self, "statuses", _checked_statuses(self.statuses))
+        object.__setattr__(self, "statuses", checked_statuses("statuses", self.statuses))
 
     def decide(
         self,
@@ -223,15 +223,16 @@ class RetryQuotas:
             self._spent.pop(host, None)
 
 
-def _checked_statuses(statuses: Any) -> frozenset[int]:
+def checked_statuses(name: str, statuses: Any) -> frozenset[int]:
+    """Return HTTP statuses of errors as a set; `name` is the argument or option, for messages."""
     if isinstance(statuses, (str, bytes)) or not isinstance(statuses, Iterable):
-        raise TypeError(f"statuses must be HTTP status codes, not {statuses!r}")
+        raise TypeError(f"{name} must be HTTP status codes, not {statuses!r}")
     checked: set[int] = set()
     for status in cast("Iterable[object]", statuses):
         if isinstance(status, bool) or not isinstance(status, int):
-            raise TypeError(f"statuses must be HTTP status codes, not {status!r}")
+            raise TypeError(f"{name} must be HTTP status codes, not {status!r}")
         if status not in _ERROR_STATUSES:
-            raise ValueError(f"statuses must be codes from 400 to 599, not {status!r}")
+            raise ValueError(f"{name} must be codes from 400 to 599, not {status!r}")
         checked.add(status)
     return frozenset(checked)
 

@@ -4,7 +4,7 @@ A log is read in blocks, so its size does not matter, and without a lock, so its
 physical line: only the bytes after the last ``\n`` can be left behind by a writer that was killed. Only these are ever
 cut, after they were saved elsewhere. This file does not know open writers and their rows in memory.
 
-Readers accept a row that another program saved in another notation (`_lines`). Here it is reported, because the bytes
+Readers accept a row that another program saved in another notation (`_lines`). This file reports it, because the bytes
 are not those that were written.
 
 Used by ``_replay._replay`` and ``cli._check_command``.
@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from io import BufferedIOBase, BufferedReader
+from io import BufferedIOBase, BufferedReader, BytesIO
 
 from otel_connector._csv import _lines
 from otel_connector._csv._format import HEADER, encode_row
@@ -25,7 +25,7 @@ from otel_connector._csv._lock import try_lock
 from otel_connector._csv._torn_tail import TORN_SUFFIX, blocks, cut_torn_tail, open_regular, refuse_links_of_other_users
 
 DAMAGE_LIMIT = 20  # damaged lines that are described; the others are counted
-_CHANGED = "it is not as it was written: something changed it"
+_CHANGED = "another program has changed the line: its values can be read, but it is not as it was written"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ class _Scan:
     more: int = 0
     rest: bytes = b""  # the beginning of the next line
     dropped: int = 0  # bytes of the next line that are not kept, because it is longer than any row
-    _has_nul: bool = False  # whether there are NUL bytes among them
+    _has_nul: bool = False  # whether the dropped bytes contain NUL
 
     @property
     def unfinished(self) -> DamagedLine | None:
@@ -148,7 +148,7 @@ def check(
 ) -> CheckReport:
     """Read a log and report which lines are whole. Nothing is changed, no writer waits, and memory is bounded.
 
-    Not found are rows that are missing as a whole, and letters that were changed inside a text.
+    Rows that are missing as a whole, and letters that were changed inside a text, are not detected.
 
     Args:
         path: The file, plain or gzip. It may be written meanwhile; then it is checked as it was at the start.
@@ -156,7 +156,7 @@ def check(
 
     Raises:
         OSError: It cannot be read, or is not a regular file.
-        ValueError: It is not a log: empty, compressed otherwise, binary, or with another header; states which.
+        ValueError: It is not a log: empty, in another compression, binary, or with another header; the message says so.
     """
     name, scan = os.fspath(path), _Scan()
     with _lines.open_log(name) as (raw, file):
@@ -215,17 +215,17 @@ def repair(path: str | os.PathLike[str]) -> int:
 
     Raises:
         OSError: It cannot be opened or changed, a writer holds it, or the line cannot be saved. The log is unchanged.
-        ValueError: It is not a log as it was written; nothing is changed.
+        ValueError: It is not a log, or is compressed; nothing is changed.
     """
     name = os.fspath(path)
     refuse_links_of_other_users(name)
     fd = open_regular(name, os.O_RDWR)
     try:
-        head = b"".join(blocks(fd, 0, _lines.LINE_LIMIT))
-        if not head.startswith(HEADER):  # before the lock: a file that is not ours is not locked either
-            raise _lines.not_a_log(head)
+        # Before the lock: a file that is not a log is not locked either
+        _lines.read_head(BytesIO(b"".join(blocks(fd, 0, _lines.LINE_LIMIT))))
         if not try_lock(fd):
-            raise BlockingIOError(errno.EWOULDBLOCK, "a program is writing it: try again, or end that first", name)
+            why = "another process is writing this file; end that process first, or try again later"
+            raise BlockingIOError(errno.EWOULDBLOCK, why, name)
         return cut_torn_tail(fd, name)
     finally:
         os.close(fd)

@@ -31,11 +31,11 @@ from otel_connector._csv._torn_tail import (
 )
 
 _HEAD_LIMIT = 4_096  # bytes read to compare a header: more than ours has, less than a wrong file may contain
-_TRUNCATED_LIMIT = 2**20  # bytes of rows that come between a truncation and its detection: far more than ever do
+_TRUNCATED_LIMIT = 2**20  # bytes of rows between a truncation and its detection: more than are written in that time
 _OPENING_TRIES = 100  # one fails only if the file is renamed at the same moment
 _OPENING_TIMEOUT = 5.0  # seconds; a program that holds the lock for longer is not a writer of this package
 
-# Errors that pass. The rows behind an unfinished line wait, because ending that line would leave a broken line for ever
+# Temporary errors. The rows after an unfinished line wait, because ending that line would leave it in the log
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO})
 
 
@@ -191,7 +191,7 @@ class AppendFile:
     def count_written(self, rows: Sequence[bytes]) -> int:
         """Return how many of the rows are in the file, after an `append` of them that was interrupted.
 
-        If the file cannot be read, the answer is 0, and the rows are written again: twice is better than never.
+        If the file cannot be read, return 0. The rows are then written again: a duplicate is better than a lost row.
         """
         if self._writing_at is None or not self._closing.alive:
             return 0
@@ -262,7 +262,7 @@ class AppendFile:
             os.ftruncate(self._fd, 0)  # half a header, of a program that was killed at that moment
         elif head and not head.startswith(self._header):
             found = head.split(b"\n", 1)[0][:200].decode(errors="replace")
-            raise ValueError(f"{self._path!r} has another header: {found!r}; choose another file, or overwrite it")
+            raise ValueError(f"the file has another header: {found!r}; choose another file, or empty this one")
         self._repair()
         self.synced = self.end
 
@@ -291,7 +291,7 @@ class AppendFile:
 
     def _write_header(self, rows: bytes) -> None:
         done = os.write(self._fd, self._header + rows)
-        if done < len(self._header):  # half a header would make the file useless for ever
+        if done < len(self._header):  # with half a header, the file would not be a log
             os.ftruncate(self._fd, 0)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -338,8 +338,8 @@ class AppendFile:
                 written = os.write(self._fd, rows[done:] if done else rows)
                 done += written
                 self.end += written
-                if not written:  # some file systems write nothing and report no error; do not retry for ever
-                    self.refusal = OSError(errno.EIO, "the file system took a part of it")
+                if not written:  # some file systems write nothing and report no error; do not retry without end
+                    self.refusal = OSError(errno.EIO, "the file system wrote only a part of the rows")
                     break
         except OSError as error:
             if done == before:
@@ -386,7 +386,8 @@ def _open_or_create(path: str, flags: int, permissions: int) -> int:
                 return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
             refuse_links_of_other_users(path)
             return os.open(path, flags | os.O_CREAT, permissions)
-    why = "a symbolic link that leads nowhere" if Path(path).is_symlink() else "it comes and goes"
+    renamed = "the file was renamed or removed during each attempt to open it"
+    why = "the target of the symbolic link is missing" if Path(path).is_symlink() else renamed
     raise FileNotFoundError(errno.ENOENT, why)
 
 
@@ -399,5 +400,5 @@ def _close(fd: int) -> OSError | None:
 
 
 def _read_at(fd: int, start: int, size: int) -> bytes:
-    os.lseek(fd, start, os.SEEK_SET)  # appending writes go to the end, whatever the position is
+    os.lseek(fd, start, os.SEEK_SET)  # appending writes go to the end, regardless of the position
     return os.read(fd, size)

@@ -38,7 +38,7 @@ _ESCAPED_STARTS = frozenset((*FORMULA_STARTS, "'"))
 _LINE = "%s,%s,%f,%f,%s,%s,%d,%d,%s,%s\n"
 _LINE_WITHOUT_STATUS = "%s,%s,%f,%f,%s,%s,%d,%.0s,%s,%s\n"
 
-# Of these bytes, such a line has only its commas and its end
+# Such a line contains none of these bytes but its commas and its line end
 _SPECIAL = bytes((*range(0x20), 0x7F, *b',"'))
 _SPECIAL_IN_A_LINE = len(COLUMNS)
 
@@ -84,7 +84,7 @@ def guarded(text: str) -> str:
 
 
 def _is_formula(text: str) -> bool:
-    # A text that already starts with ' and a formula gets another one. Otherwise decoding would remove its own
+    # A text that already starts with ' and a formula gets another '. Otherwise decoding would remove its own
     return text.lstrip("'").startswith(FORMULA_STARTS)
 
 
@@ -105,9 +105,9 @@ def decode_row(cells: Sequence[str]) -> CallRecord:
     call_id, project, t, delta_t, url, redirect_url, size, code, success, error = cells
     # A row that was torn in its first cell, and the next row joined to it, have ten cells together
     if not CALL_ID.fullmatch(call_id):
-        raise ValueError(f"call_id is no id but {call_id!r}; parts of two rows, maybe")
+        raise ValueError(f"call_id {call_id!r} is not an id; the line may contain parts of two rows")
     if success not in {"True", "False"}:
-        raise ValueError(f"success is True or False, not {success!r}")
+        raise ValueError(f"success must be True or False, not {success!r}")
     return CallRecord(
         call_id=call_id,
         project=_unguarded(project),
@@ -130,7 +130,7 @@ def _number(column: str, cell: str, kind: Callable[[str], _Number], most: int) -
     try:
         number = kind(cell if _NUMBER.fullmatch(cell) else "")
     except ValueError:
-        raise ValueError(f"{column} is a number, not {cell!r}") from None
+        raise ValueError(f"{column} must be a number, not {cell!r}") from None
     if not 0 <= number <= most:
-        raise ValueError(f"{column} is {number}, and must be from 0 to {most}")
+        raise ValueError(f"{column} must be from 0 to {most}, not {number}")
     return number

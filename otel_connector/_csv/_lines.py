@@ -1,12 +1,12 @@
 """How a log is read: line by line, compressed with gzip or not, from any line on, in bounded memory.
 
-A row is one physical line, so each line is judged by itself. Lines that cannot be read (too long, without an end,
-behind damage in the compressed data) are returned with the reason, so that a reader can count them. Together with
+A row is one physical line, so each line is checked by itself. Lines that cannot be read (too long, without a line end,
+after damage in the compressed data) are returned with the reason, so that a reader can count them. Together with
 `_format`, this file is the only grammar of a row: check, replay, resume and review use it. It knows neither what a
-reader does with a row nor who writes the log.
+reader does with a row nor which program writes the log.
 
 Another program may have saved a log again: with a byte order mark, with CR LF as line end, with more quotes, or with
-numbers in another notation. Its rows still count, because they say the same. Only `_check` reports the difference.
+numbers in another notation. Its rows still count, because their values are the same. Only `_check` reports the change.
 
 Used by ``_csv``, ``_replay``, ``cli`` and ``review``.
 """
@@ -32,9 +32,9 @@ from otel_connector._record import COLUMNS, TEXT_LIMIT, CallRecord, one_line
 # of 4 bytes
 LINE_LIMIT = 2**20
 
-HOLE = "there are NUL bytes in it: a hole, as a crash of the machine leaves"
-TOO_LONG = "it is longer than any row"
-UNFINISHED = "it has no line end"  # torn, or being written
+HOLE = "the line contains NUL bytes, as after a crash of the machine"
+TOO_LONG = "the line is longer than any row"
+UNFINISHED = "the line has no line end"  # torn, or being written
 
 BOM = b"\xef\xbb\xbf"
 BAD_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
@@ -50,14 +50,14 @@ _PLAIN_ROW = re.compile(
     % (CALL_ID.pattern.encode(), _PLAIN_TEXT, _PLAIN_TIME, _PLAIN_TIME, _PLAIN_TEXT, _PLAIN_TEXT, _PLAIN_TEXT)
 )
 
-# How files begin that take the place of a log: compressed by logrotate, or saved by a spreadsheet
+# The first bytes of files that users name instead of a log: compressed by logrotate, or saved by a spreadsheet
 _MAGIC = {
-    _GZIP: "it is compressed (gzip): unpack it first",
-    b"\x28\xb5\x2f\xfd": "it is compressed (zstd): unpack it first",
-    b"\xfd7zXZ\x00": "it is compressed (xz): unpack it first",
-    b"BZh": "it is compressed (bzip2): unpack it first",
-    b"PK\x03\x04": "it is a zip archive or a spreadsheet",
-    b"\x00": "it begins with NUL bytes, as a file whose beginning was lost in a crash of the machine",
+    _GZIP: "the file is compressed (gzip); unpack it first",
+    b"\x28\xb5\x2f\xfd": "the file is compressed (zstd); unpack it first",
+    b"\xfd7zXZ\x00": "the file is compressed (xz); unpack it first",
+    b"BZh": "the file is compressed (bzip2); unpack it first",
+    b"PK\x03\x04": "the file is a zip archive or a spreadsheet",
+    b"\x00": "the file begins with NUL bytes, as after a crash of the machine",
 }
 
 
@@ -69,7 +69,7 @@ class Line(NamedTuple):
         offset: Where it begins, in bytes of the uncompressed content.
         end: Where the next line begins, in the same.
         content: Its bytes without the line end; of a line that is too long only the first of them.
-        what: Why it cannot be read; None if it can.
+        what: Why the line cannot be read; None if it can be read.
         ended: Whether it has a line end.
     """
 
@@ -81,12 +81,12 @@ class Line(NamedTuple):
     ended: bool
 
 
-class Log(NamedTuple):
-    """A log that will be read.
+class LogHead(NamedTuple):
+    """What is known about a log before its rows are read.
 
     Attributes:
         path: The file.
-        identity: A hash of its first row, by which the log is recognized wherever it is moved, compressed or not.
+        identity: A hash of its first row. It identifies the log even after it was moved or compressed.
         size: Bytes on the disk.
     """
 
@@ -125,7 +125,7 @@ def is_plain_row(line: bytes) -> bool:
 
 
 def is_header(line: bytes) -> bool:
-    """Return whether a line without its end is the header, also if another program saved it again."""
+    """Return whether a line without its end is the header, even if another program has saved it again."""
     names = line.removeprefix(BOM).rstrip(b"\r\n").decode(errors="replace").split(",")
     return tuple(name.strip('" ') for name in names) == COLUMNS
 
@@ -142,24 +142,24 @@ def read_line(line: bytes) -> tuple[list[str], CallRecord]:
     if b"\0" in line:
         raise ValueError(HOLE)
     if is_header(line):
-        raise ValueError("it is a header: files were joined")
+        raise ValueError("the line is a header: files were joined")
     try:
         cells = next(csv.reader([line.decode()], strict=True), list[str]())
         return cells, decode_row(cells)
     except UnicodeDecodeError as error:
-        raise ValueError(f"it is not UTF-8 from its byte {error.start} on") from None
+        raise ValueError(f"the line is not UTF-8 from byte {error.start} on") from None
     except csv.Error as error:
-        raise ValueError(f"its quotes or line ends are not those of a row: {error}") from None
+        raise ValueError(f"the quotes or line ends are not those of a row: {error}") from None
     except ValueError as error:
         raise ValueError(one_line(str(error), _REASON_LIMIT)) from None
 
 
 def not_a_log(head: bytes) -> ValueError:
-    """Return the error that says what a file is that begins with `head` and is not a log."""
+    """Return the error for a file that begins with `head` and is not a log. The message says what it seems to be."""
     if not head:
-        why = "it is empty"
+        why = "the file is empty"
     elif HEADER.startswith(head):
-        why = "it holds the beginning of a header and no row; it can be deleted"
+        why = "the file contains only the beginning of a header; it can be deleted"
     else:
         line = head.partition(b"\n")[0]
         found = line[: 4 * _REASON_LIMIT].decode(errors="replace")[:_REASON_LIMIT]
@@ -180,8 +180,8 @@ def open_log(path: str) -> Generator[tuple[BufferedReader, BufferedIOBase]]:
         yield raw, gzip.GzipFile(fileobj=raw) if compressed else raw
 
 
-def look_at(path: str) -> Log:
-    """Return what is known of a log before it is read.
+def read_log_head(path: str, *, may_be_empty: bool = False) -> LogHead:
+    """Return what is known about a log before its rows are read. `may_be_empty` is that of `read_head`.
 
     Raises:
         OSError: It cannot be read.
@@ -189,11 +189,11 @@ def look_at(path: str) -> Log:
     """
     with open_log(path) as (raw, file):
         try:
-            first, second = read_head(file)
+            first, second = read_head(file, may_be_empty=may_be_empty)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         size = os.fstat(raw.fileno()).st_size
-    return Log(path, hash_of(second if is_header(first) else first), size)
+    return LogHead(path, hash_of(second if is_header(first) else first), size)
 
 
 def read_head(file: BufferedIOBase, *, may_be_empty: bool = False) -> tuple[bytes, bytes]:
@@ -209,7 +209,7 @@ def read_head(file: BufferedIOBase, *, may_be_empty: bool = False) -> tuple[byte
     try:
         first, second = file.readline(LINE_LIMIT), file.readline(LINE_LIMIT)
     except BAD_GZIP as error:
-        raise ValueError(f"not a log: it cannot be unpacked: {error}") from None
+        raise ValueError(f"not a log: the file cannot be unpacked: {error}") from None
     if first.endswith(b"\n"):
         if is_header(first):
             return first, second
@@ -249,7 +249,7 @@ def _skip(file: BufferedIOBase, start: int, end: int) -> None:
 
 
 def lines(file: BufferedIOBase, start: Position = _START, end: int | None = None) -> Generator[Line]:
-    """Yield the lines of a log, whatever their content is.
+    """Yield all lines of a log, rows or not.
 
     Args:
         file: The uncompressed content, at `start`.
@@ -266,7 +266,7 @@ def lines(file: BufferedIOBase, start: Position = _START, end: int | None = None
                 piece = file.readline(LINE_LIMIT)
                 offset += len(piece)
         except BAD_GZIP as error:
-            damage = one_line(f"from here on it cannot be unpacked: {error}")
+            damage = one_line(f"the file cannot be unpacked from here on: {error}")
             yield Line(number, begin, offset, b"", damage, ended=False)
             return
         if not first:

@@ -1,9 +1,10 @@
 """Which files form one log: its rotated parts, compressed or not, and the log itself.
 
-Review, replay, resume and check all ask here, so they read the same files. Looks at names only: this file knows neither
-what a log contains nor how it is written.
+Review, replay, resume and check use this file, so they read the same files of a log. It knows only names, neither what
+a log contains nor how it is written.
 
-Used by ``_csv._done``, ``_csv._file``, ``_replay._replay``, ``cli._check_command`` and ``review._load``.
+Used by ``_csv._done``, ``_csv._file``, ``_replay._replay``, ``cli._check_command``, ``cli._fetch_command`` and
+``review._load``.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-_COMPRESSED = r"(?:\.(?:gz|zst|xz|bz2))?"  # readers refuse all but gzip with a message; ignored, they would lose rows
+_COMPRESSED = r"(?:\.(?:gz|zst|xz|bz2))?"  # all but gzip are refused with a message; skipping them would lose rows
 
-# Files that are written beside a log; `<stem>.attempts<suffix>` is rotated as the log is
+_NO_MATCH = "no file matches this pattern"
+
+# Files that are written in addition to a log; `<stem>.attempts<suffix>` is rotated as the log is
 _SIDE_FILE = re.compile(
     rf"(?P<log>.+)\.(?:torn|replayed)|(?P<stem>.+)\.attempts(?:\.\d{{6,}})?(?P<suffix>\.[^.]+){_COMPRESSED}"
 )
@@ -26,13 +29,13 @@ _SIDE_FILE = re.compile(
 def log_files(names: Iterable[str]) -> list[str]:
     """Return the files of some logs in order: of each log its parts, oldest first, then the log itself.
 
-    A part of ``logs.csv`` is ``logs.000001.csv``, also compressed (``logs.000001.csv.gz``). The parts of a symbolic
-    link lie beside its target, because the writer renames the target. Each file is returned once, under the name by
-    which it was found first. A pattern does not stand for the files that are written beside a log
+    A part of ``logs.csv`` is ``logs.000001.csv``, plain or compressed (``logs.000001.csv.gz``). The parts of a symbolic
+    link are in the folder of its target, because the writer renames the target. Each file is returned once, under the
+    name by which it was found first. A pattern does not match the files that are written in addition to a log
     (``logs.csv.torn``, ``logs.csv.replayed``, ``logs.attempts.csv``), unless it matches nothing else.
 
     Args:
-        names: Paths, or patterns such as ``logs*.csv``. A path that exists is never taken for a pattern.
+        names: Paths, or patterns such as ``logs*.csv``. A path that exists is never treated as a pattern.
 
     Raises:
         FileNotFoundError: A path does not exist, or a pattern matches nothing.
@@ -50,12 +53,13 @@ def log_files(names: Iterable[str]) -> list[str]:
 def _matches(pattern: str) -> list[str]:
     found = sorted(glob.glob(pattern))  # noqa: PTH207 - Path.glob takes no absolute pattern
     if not found:
-        raise FileNotFoundError(errno.ENOENT, "no such file", pattern)
+        is_pattern = any(sign in pattern for sign in "*?[")
+        raise FileNotFoundError(errno.ENOENT, _NO_MATCH if is_pattern else os.strerror(errno.ENOENT), pattern)
     return [path for path in found if not _is_side_file(path)] or found
 
 
 def _is_side_file(path: str) -> bool:
-    """Return whether a file belongs to a log beside it. A log of its own may have such a name, too."""
+    """Return whether a file belongs to a log in the same folder. An independent log may have such a name, too."""
     found = _SIDE_FILE.fullmatch(path)
     return found is not None and Path(found["log"] or found["stem"] + found["suffix"]).exists()
 
@@ -79,7 +83,7 @@ def _numbered_parts(log: Path) -> dict[int, str]:
 
 
 def next_part(log: Path) -> Path:
-    """Return the path for the next part of a log, behind all its parts, compressed or not.
+    """Return the path for the next part of a log. Its number is higher than those of all parts, compressed or not.
 
     Args:
         log: The file, not a link to it.

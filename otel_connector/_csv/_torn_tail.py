@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-TORN_SUFFIX = ".torn"  # of the file beside a log that keeps its unfinished lines
+TORN_SUFFIX = ".torn"  # of the file, in the folder of a log, that keeps its unfinished lines
 
 _BLOCK = 2**18  # bytes read at a time: larger is no faster, and this fits into a processor's cache
 _LAST_BLOCK = 4_096  # bytes that nearly always contain the end of the last row
@@ -84,7 +84,7 @@ def open_regular(path: str, flags: int, open_file: Callable[[str, int, int], int
     Raises:
         OSError: It cannot be opened, or is not a regular file.
     """
-    # O_NONBLOCK: opening a FIFO with no process at its other end would block for ever. No effect on a regular file
+    # O_NONBLOCK: opening a FIFO with no process at its other end would block forever. No effect on a regular file
     flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
         fd = open_file(path, flags, mode)
@@ -92,7 +92,10 @@ def open_regular(path: str, flags: int, open_file: Callable[[str, int, int], int
         raise OSError(errno.EINVAL, str(error), path) from error
     with ExitStack() as on_error:
         on_error.callback(os.close, fd)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):  # opened for reading; for writing, `open_file` has raised the same error
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
         on_error.pop_all()
     return fd
@@ -197,7 +200,7 @@ def _open_torn(path: str, log: os.stat_result) -> tuple[int, bool]:
         status = os.fstat(fd)
         if status.st_nlink != 1 or status.st_uid not in {log.st_uid, 0, getattr(os, "geteuid", int)()}:
             os.close(fd)
-            raise OSError(errno.EPERM, "another user's file, or linked from elsewhere", path) from None
+            raise OSError(errno.EPERM, "a file of another user, or one with another hard link", path) from None
         return fd, False
     with suppress(AttributeError, OSError):  # if root repairs a log, its owner must be able to read and extend the file
         os.fchown(fd, log.st_uid, log.st_gid)

@@ -1,4 +1,4 @@
-"""Writes the rows of one log without losing one, whatever the disk does.
+"""Writes the rows of one log, and keeps those that the disk refuses until it accepts them.
 
 This file knows neither what a row means nor what calls it.
 
@@ -38,7 +38,7 @@ What may interrupt these steps:
 - *kill -9*: rows whose `write` returned are in the file. The beginning of a row may be left behind; the next writer
   moves it to the torn file (`AppendFile`).
 - *A failed fsync*: all rows in `_unsynced` are treated as lost and wait again (see `_fsync`). fsync is not retried on
-  this descriptor: `AppendFile` repeats the error, also if an exception interrupted the handling of the first one. The
+  this descriptor: `AppendFile` repeats the error, even if an exception interrupted the handling of the first one. The
   file is first cut back if no other process has written since. Otherwise the rows may be in the file twice.
 
 While rows wait or are not synced, a thread flushes them and keeps the writer alive (`_flusher`).
@@ -121,7 +121,7 @@ class RowWriter:
     def _reset(self) -> None:
         """Start without pending rows: in the constructor, and in the child of a fork."""
         self._lock = threading.RLock()  # reentrant: a signal handler may interrupt `write` and call it
-        # The lock has no public way to ask for its owner; `threading.Condition` uses the same method
+        # The lock has no public method for this; `threading.Condition` uses the same one
         self._is_owned: Callable[[], bool] = cast("Any", self._lock)._is_owned  # noqa: SLF001
         self._failure: Exception | None = None  # not logged yet
         self._lock_timeout = _LOCK_TIMEOUT
@@ -151,7 +151,7 @@ class RowWriter:
             if self._closed:
                 self._received += len(rows)
                 self._lost += len(rows)
-                self._failure = OSError(errno.EBADF, "it was closed; the rows are lost")
+                self._failure = OSError(errno.EBADF, "the log is closed; the rows are lost")
                 complete = False
             elif interrupts:
                 for row in rows:
@@ -213,7 +213,7 @@ class RowWriter:
         return complete
 
     def finish(self, seconds: float) -> None:
-        """Write the waiting rows before the process ends. Waits for a disk that hangs, whatever `seconds` is."""
+        """Write the waiting rows before the process ends. Waits for a disk that hangs, regardless of `seconds`."""
         del seconds
         if not self.busy and not self.flush() and not self._closed:
             _logger.warning("%s: %d rows are lost, because the disk refused them", self.path, self.counts().waiting)
@@ -351,7 +351,7 @@ class RowWriter:
         self._close_log(log)
         self._log = new
         if len(self._backlog.rows) > waiting:
-            raise OSError(errno.EIO, "it has another name now, and its last rows could not be fsynced")
+            raise OSError(errno.EIO, "the file was renamed, and the fsync of its last rows failed")
 
     def _close_log(self, log: AppendFile) -> None:
         """Close the file. If its rows must be on the disk and fsync fails, they wait to be written again."""

@@ -15,11 +15,12 @@ from typing import Any, cast
 
 import aiohttp
 
-from otel_connector._arguments import checked_int, checked_path
+from otel_connector._arguments import checked_instance, checked_int, checked_path
 from otel_connector._call._urls import listed_url
 from otel_connector._connector import AsyncConnector
 from otel_connector._fetch._results import ResultsFile, ResultsSink
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS
+from otel_connector.csv_exporter import named_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,8 @@ class Chunk:
         """Check the arguments here, and not only where the chunk runs."""
         urls: Any = self.urls
         if isinstance(urls, (str, bytes)) or not isinstance(urls, Iterable):
-            raise TypeError(f"urls must be URLs, not {type(urls).__name__}")
+            raise TypeError(f"urls must be an iterable of URLs, not {type(urls).__name__}")
+        checked_instance("project", self.project, str)
         object.__setattr__(self, "urls", tuple(cast("Iterable[str]", urls)))
         object.__setattr__(self, "log", checked_path("log", self.log))
         if self.results is not None:
@@ -68,6 +70,9 @@ class Chunk:
         for name in ("logfile", "overwrite_log"):
             if name in self.connector:
                 raise ValueError(f"connector must not have {name}: a chunk appends to its own log")
+        for name in ("session", "urls", "project_name", "max_concurrency", "resume", "sink", "decode"):
+            if name in self.options:
+                raise ValueError(f"options must not have {name}: fetch_chunk sets it")
         AsyncConnector(None, **self.connector)
 
 
@@ -90,6 +95,13 @@ class ChunkReport:
     results: str | None
 
 
+def _open_log(chunk: Chunk) -> AsyncConnector:
+    try:
+        return AsyncConnector(chunk.log, **chunk.connector)
+    except (OSError, ValueError) as error:  # its cause is the same error without the name of the connector's argument
+        raise named_error("log", error.__cause__ or error, chunk.log) from error.__cause__
+
+
 async def fetch_chunk(chunk: Chunk) -> ChunkReport:
     """Fetch the URLs of a chunk that have no success in its log, or no result in its results file.
 
@@ -105,12 +117,14 @@ async def fetch_chunk(chunk: Chunk) -> ChunkReport:
 
     Raises:
         OSError: A file cannot be written, or another run of the chunk is writing it (`BlockingIOError`).
+        TypeError: `chunk` is not a `Chunk`.
         ValueError: The log or the results file is a file of another kind.
     """
+    checked_instance("chunk", chunk, Chunk)
     results = None if chunk.results is None else await asyncio.to_thread(ResultsFile, chunk.results, resume=True)
     succeeded = failed = 0
     try:
-        connector = await asyncio.to_thread(AsyncConnector, chunk.log, **chunk.connector)
+        connector = await asyncio.to_thread(_open_log, chunk)
         redacted = chunk.connector.get("redact_params", DEFAULT_REDACTED_PARAMS)
         async with connector, aiohttp.ClientSession() as session:
             outcomes = connector.get_many(

@@ -6,13 +6,13 @@ How a line gets into the file:
 2. If no batch is in progress, all waiting lines form one. A thread packs and appends it, so a slow disk does not block
    the event loop. Lines that arrive meanwhile form the next batch; so a thousand concurrent callers cost a few writes.
 3. When the write of a batch has returned, the loop starts the next batch and completes the futures of this one. So a
-   line whose `write` has returned is in the file, also after ``kill -9``.
+   line whose `write` has returned is in the file, even after ``kill -9``.
 
 If an append fails, the file is truncated to the end of the last complete batch, and all further writes fail. If this
 fails too, or the process is killed during the append, the file ends with a part of a batch. The next `ResultsFile` that
 resumes recognizes and cuts it. No `write` of a line of that batch has returned.
 
-This file does not know how calls are made, nor the log.
+This file knows neither how calls are made nor the log.
 
 Used by ``_fetch._chunk``, ``_fetch._fetch`` and ``cli._fetch_command``.
 """
@@ -40,7 +40,7 @@ from otel_connector._serial_executor import SerialExecutor
 if TYPE_CHECKING:
     from otel_connector._bulk import Outcome
 
-_Batch: TypeAlias = "dict[asyncio.Future[OSError | None], bytes]"
+_LineBatch: TypeAlias = "dict[asyncio.Future[OSError | None], bytes]"
 """Lines, each under the future its caller awaits. The future's result is the error, or None if the line is written."""
 
 
@@ -85,7 +85,7 @@ class ResultsFile:
         self._closed: Future[OSError | None] | None = None
         self._failure: OSError | None = None  # set by the thread only
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: _Batch = {}
+        self._waiting: _LineBatch = {}
         self._busy = False  # whether a batch is being written; its end starts the next batch
 
     def calls(self) -> Iterator[tuple[str, float | None]]:
@@ -123,7 +123,7 @@ class ResultsFile:
         self._raise(failure)
 
     async def aclose(self) -> None:
-        """Write the queued lines, close the file and end the thread. Safe to call again, and after a cancellation.
+        """Write the queued lines, close the file and end the thread. May be called again, and after a cancellation.
 
         Raises:
             OSError: The system call ``close`` failed, as it does on some file systems that are full.
@@ -132,7 +132,7 @@ class ResultsFile:
         self._raise(await asyncio.shield(asyncio.wrap_future(self._start_close())))
 
     def close(self) -> None:
-        """Do the same without a running loop. Safe to call again.
+        """Do the same without a running event loop. May be called again.
 
         Raises:
             OSError: As with `aclose`.
@@ -142,12 +142,12 @@ class ResultsFile:
     def _prepare(self, fd: int, *, resume: bool) -> None:
         """Lock the file, and cut an unfinished end."""
         if not try_lock(fd):
-            why = "another process is writing it; end that process first, or use another name"
+            why = "another process is writing this file; end that process first, or use another name"
             raise BlockingIOError(errno.EWOULDBLOCK, why, self.path)
         if os.fstat(fd).st_size == 0:
             return
         if not resume:
-            why = "it already has results; continue it (--resume), or use another name"
+            why = "this file already has results; continue it (--resume), or use another name"
             raise FileExistsError(errno.EEXIST, why, self.path)
         try:
             self.cut = self._format.repair(fd)
@@ -176,7 +176,7 @@ class ResultsFile:
         batch, self._waiting, self._busy = self._waiting, {}, True
         self._executor.submit(partial(self._write_batch, loop, batch))
 
-    def _end_batch(self, loop: asyncio.AbstractEventLoop, batch: _Batch, failure: OSError | None) -> None:
+    def _end_batch(self, loop: asyncio.AbstractEventLoop, batch: _LineBatch, failure: OSError | None) -> None:
         """Start the next batch first, so that the disk is busy while the callers continue."""
         self._busy = False
         if self._waiting:
@@ -191,7 +191,7 @@ class ResultsFile:
 
     # In the thread
 
-    def _write_batch(self, loop: asyncio.AbstractEventLoop, batch: _Batch) -> None:
+    def _write_batch(self, loop: asyncio.AbstractEventLoop, batch: _LineBatch) -> None:
         if self._failure is None:
             try:
                 self._append(self._format.pack(b"".join(batch.values())))

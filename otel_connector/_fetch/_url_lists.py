@@ -29,6 +29,7 @@ _BLOCK = 65_536  # bytes read at a time
 _MAX_LINE = 2**20  # characters; a file with a longer line is not a list of URLs
 _BATCH = 1_000  # URLs of a range in one batch
 
+_MAX_DIGITS = 18  # of a number of a range: the length of the range then fits into 64 bits, as Python requires
 _RANGE = re.compile(r"(-?\d+):(-?\d+)(?::([1-9]\d*))?")
 
 
@@ -79,7 +80,7 @@ class UrlLines:
             executor.stop()
 
     def _parsed(self) -> Iterator[list[str]]:
-        """Read to the end; a file from its beginning, a pipe from where it is."""
+        """Read to the end: a file from its beginning, a pipe from its present position."""
         if self._rereadable:
             os.lseek(self._fd, 0, os.SEEK_SET)
         decode, rest = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape").decode, ""
@@ -145,11 +146,14 @@ def urls_from(source: str, numbers: str | None) -> UrlList:
         ValueError: The template or the range is invalid, or the file is not a list of URLs.
     """
     if numbers is not None:
-        return UrlRange(_checked_template(source), _parsed_range(numbers))
-    if source.startswith(("http://", "https://")):
+        parsed = _parsed_range(numbers)
+        return UrlRange(_checked_template(source, parsed), parsed)
+    if source.lower().startswith(("http://", "https://")):
         if "{" in source:
             raise ValueError(f"{source} is a template: give its numbers with --range, for example 1:1000")
         return OneUrl(source)
+    if "://" in source:
+        raise ValueError(f"{source} must start with http:// or https://")
     return UrlLines(source)
 
 
@@ -157,16 +161,18 @@ def _parsed_range(text: str) -> range:
     match = _RANGE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"--range {text!r} must be FIRST:LAST or FIRST:LAST:STEP, both included, as in 1:1000")
+    if any(len(number or "") > _MAX_DIGITS for number in match.groups()):
+        raise ValueError(f"--range {text!r} must have numbers of at most {_MAX_DIGITS} characters")
     first, last, step = int(match[1]), int(match[2]), int(match[3] or 1)
     return range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
 
 
-def _checked_template(template: str) -> str:
+def _checked_template(template: str, numbers: range) -> str:
     try:
-        fields = [(name, spec) for _, name, spec, _ in string.Formatter().parse(template) if name is not None]
-        if [name for name, _ in fields] == [""]:
-            template.format(1)
+        if [name for _, name, _, _ in string.Formatter().parse(template) if name is not None] == [""]:
+            for number in (numbers[0], numbers[-1]):  # {:c} refuses some numbers
+                template.format(number)
             return template
-    except ValueError as error:
+    except (OverflowError, ValueError) as error:
         raise ValueError(f"{template!r} is not a template: {error}") from None
     raise ValueError(f"{template!r} is not a template: it must have one {{}}, for the numbers of --range")

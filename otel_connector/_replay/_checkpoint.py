@@ -5,6 +5,7 @@ Used by ``_replay._replay``.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -24,12 +25,11 @@ class Checkpoint:
 
     Args:
         path: The file. It is created by the first `save`.
-        key: What was sent where. A file with another key is ignored, and replaced by the first `save`.
+        key: What was sent, and to which endpoint. A file with another key is ignored, and replaced by the first `save`.
         ignore_checkpoint: Ignore the file in any case.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: The file is not a checkpoint. It is not changed.
+        OSError: The file cannot be read, or is not a checkpoint. It is not changed.
     """
 
     def __init__(self, path: str, key: Mapping[str, str], *, ignore_checkpoint: bool) -> None:
@@ -45,19 +45,28 @@ class Checkpoint:
         """Store how far a log has been sent. After a crash the file has its old or its new content.
 
         There is no fsync: if a power failure empties the file, the log is sent again, which changes nothing.
+
+        Raises:
+            OSError: The file cannot be written.
         """
         self._positions[identity] = position
         content = {_MARK: 1, **self._key, "logs": {name: each._asdict() for name, each in self._positions.items()}}
-        target = Path(self._path)
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f"{target.name}.", delete=False) as file:
-            new = Path(file.name)
-            try:
-                json.dump(content, file, indent=1)
-                file.close()
-                new.replace(target)
-            except BaseException:
-                new.unlink()
-                raise
+        try:
+            _replace(Path(self._path), json.dumps(content, indent=1))
+        except OSError as error:  # it names the new file, which the caller does not know
+            raise OSError(error.errno, error.strerror, self._path) from error
+
+
+def _replace(target: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f"{target.name}.", delete=False) as file:
+        new = Path(file.name)
+        try:
+            file.write(text)
+            file.close()
+            new.replace(target)
+        except BaseException:
+            new.unlink()
+            raise
 
 
 def _read(path: str, key: Mapping[str, str]) -> dict[str, Position]:
@@ -77,7 +86,7 @@ def _read(path: str, key: Mapping[str, str]) -> dict[str, Position]:
         is_checkpoint = same_key = False
         found = {}
     if not is_checkpoint:
-        raise ValueError(f"{path}: not a checkpoint of a replay; delete it, or name another file")
+        raise OSError(errno.EINVAL, "not a checkpoint of a replay; delete it, or name another file", path)
     return found if same_key else {}
 
 

@@ -62,7 +62,7 @@ REPLAYED = f"{FIELD_PREFIX}replayed"
 """Resource attribute of replayed spans. It is not a span attribute, so the span equals the live one."""
 
 REMEMBERED = 2**19
-"""Minimum number of calls that duplicates are detected among. At most twice as many are kept, in about 100 MB. A call
+"""Duplicates are detected among at least this number of calls. At most twice as many are kept, in about 100 MB. A call
 is sent twice if its rows are further apart, or if an earlier run has sent it."""
 
 _BATCH_ROWS = 512  # as the SDK's batch processor (OTEL_BSP_MAX_EXPORT_BATCH_SIZE)
@@ -138,7 +138,7 @@ class Replayed:
 
 
 @dataclass(slots=True)
-class _Batch:
+class _SpanBatch:
     spans: list[ReadableSpan] = field(default_factory=list["ReadableSpan"])
     size: int = 0
     lines: int = 0
@@ -163,8 +163,8 @@ class Replay:
 
     Raises:
         TypeError, ValueError: `rate` is not a number, or not above 0.
-        ValueError: A file is not a log, or the checkpoint is not a checkpoint. The message names the file.
-        OSError: A file cannot be read, or is not a regular file.
+        ValueError: A file is not a log. The message names it.
+        OSError: A file cannot be read, or is not a regular file, or the checkpoint is another kind of file.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class Replay:
         self._exporter, self._to = exporter, to
         self._row_filter = row_filter or RowFilter()
         self._resource = _resource(service_name)
-        self._logs = [_lines.look_at(path) for path in log_files(os.fspath(log) for log in logs)]
+        self._logs = [_lines.read_log_head(path) for path in log_files(os.fspath(log) for log in logs)]
         shared = None if checkpoint is None else os.fspath(checkpoint)
         key = {"to": to, "service": str(self._resource.attributes[SERVICE_NAME]), "wanted": self._row_filter.key()}
         names = {log.path: shared or log.path + CHECKPOINT_SUFFIX for log in self._logs}
@@ -221,14 +221,14 @@ class Replay:
                 yield self.replayed()
             before += log.size
 
-    def _replay(self, log: _lines.Log) -> Generator[int]:
+    def _replay(self, log: _lines.LogHead) -> Generator[int]:
         """Send the rows of one log. Yield how many of its bytes are processed."""
         checkpoint = self._checkpoints[log.path]
         with _lines.open_log(log.path) as (raw, file):
             position = _lines.go_to(file, checkpoint.position(log.identity))
             checkpoint.save(log.identity, position)  # if this fails, nothing has been sent
             self._replayed.skipped += position.sent
-            end, batch = (log.size if file is raw else None), _Batch()
+            end, batch = (log.size if file is raw else None), _SpanBatch()
             for line in _lines.lines(file, position, end):
                 self._add(log.path, line, batch)
                 if line.ended:
@@ -238,11 +238,11 @@ class Replay:
                     position = self._send(batch, position)
                     checkpoint.save(log.identity, position)
                     yield position.offset if file is raw else raw.tell()
-                    batch = _Batch()
+                    batch = _SpanBatch()
             checkpoint.save(log.identity, self._send(batch, position))
         yield log.size
 
-    def _add(self, log: str, line: _lines.Line, batch: _Batch) -> None:
+    def _add(self, log: str, line: _lines.Line, batch: _SpanBatch) -> None:
         """Add the span of a line to the batch, or count why there is none."""
         batch.lines += 1
         if line.what is not None:
@@ -273,7 +273,7 @@ class Replay:
             found = DamagedLine(line=line.number, offset=line.offset, length=length, what=what)
             self._replayed.damage += ((log, found),)
 
-    def _send(self, batch: _Batch, position: _lines.Position) -> _lines.Position:
+    def _send(self, batch: _SpanBatch, position: _lines.Position) -> _lines.Position:
         """Send a batch when the rate allows it. Return the position of the next one."""
         count = len(batch.spans)
         if not count:

@@ -2,7 +2,7 @@
 
 The ids of the span are in ``call_id``, and the times of the row have the span's precision of microseconds. What a row
 does not contain is omitted: the parent, the events of failed attempts, ``network.protocol.version``,
-``http.request.resend_count`` and ``otel_connector.queue.duration``. A call with attempt spans gets the form of a call
+``http.request.resend_count`` and ``otel_connector.queue.duration``. A call that had attempt spans is sent
 without them. This file knows neither files nor collectors.
 
 Used by ``_replay._replay``.
@@ -64,7 +64,7 @@ class Row(NamedTuple):
 
 
 def read_row(line: bytes) -> Row:
-    """Parse a line without its line end. Another program may have rewritten it, if its values are unchanged.
+    """Parse a line without its line end. Another program may have saved it again, with the same values.
 
     Raises:
         ValueError: It is not a row, or the row cannot be converted to a span. The message is one line.
@@ -76,7 +76,7 @@ def read_row(line: bytes) -> Row:
     if not (trace_id and span_id):
         raise ValueError("call_id contains an id of zeros, which is invalid")
     if t + delta_t >= _INT64:
-        raise ValueError("it ends later than a span can end")
+        raise ValueError("the call ends later than a span can end")
     return Row(record, trace_id, span_id, t, t + delta_t)
 
 

@@ -24,10 +24,11 @@ from typing import Any, Protocol, cast, final
 
 from otel_connector._arguments import checked_seconds
 from otel_connector._serial_executor import SerialExecutor
+from otel_connector._units import exact_duration
 
 _logger = logging.getLogger("otel_connector")
 _LOST = (
-    "telemetry was lost at the end of the program: %s (exit_timeout=%g s). Check that a collector listens at"
+    "telemetry was lost at the end of the program: %s (exit_timeout=%s). Check that a collector listens at"
     " OTEL_EXPORTER_OTLP_ENDPOINT (default http://localhost:4317 for grpc, http://localhost:4318 for http/protobuf),"
     " and that OTEL_EXPORTER_OTLP_PROTOCOL (default grpc) is its protocol"
 )
@@ -37,10 +38,10 @@ _LOST = (
 _STOP_SECONDS = 0.5
 _STOP_SHARE = 0.1
 
-_SECONDS_AFTER_TIMEOUT = 0.1  # for a collector that has not answered a moment ago
+_SECONDS_AFTER_TIMEOUT = 0.1  # for a collector that did not answer a moment ago
 
-# Where the SDK keeps its exporters. There is no public way to them, or to the result of an export. If a path is gone,
-# the exporters below it have no time to stop, and their failures are not counted. A test checks all paths
+# Where the SDK keeps its exporters. It has no public access to them, nor to the result of an export. If a path does not
+# exist, its exporters are not stopped in time, and their failures are not counted. A test checks all paths
 _PIPELINES = (
     attrgetter("_active_span_processor._span_processors"),
     attrgetter("_metric_readers"),
@@ -96,8 +97,8 @@ class _ExporterWatch:
     def shutdown(self, *args: Any, **kwargs: Any) -> None:
         """Interrupt an export that waits for its next try, and prevent further exports. Only the first call counts.
 
-        A shutdown follows when the time is over, another one when the SDK itself shuts down, and the reader of a forked
-        child collects once more. Without this the exporters would log a warning each time.
+        Further calls come at the time limit, when the SDK itself shuts down, and from the reader of a forked child. The
+        exporter would log a warning for each of them.
         """
         self._stopped = True
         if self._shutdown_claim.acquire(blocking=False):
@@ -278,7 +279,8 @@ class Telemetry:
                 executor.stop()
             self._delivered = not lost
             if lost:
-                _logger.warning(_LOST, ", ".join(f"{name} ({why})" for name, why in lost.items()), self._exit_timeout)
+                signals = ", ".join(f"{name} ({why})" for name, why in lost.items())
+                _logger.warning(_LOST, signals, exact_duration(self._exit_timeout))
         remaining: list[Future[Any]] = [*jobs, *stopped]
         wait(remaining, max(0.0, self._deadline - time.monotonic()))
 

@@ -33,7 +33,15 @@ from otel_connector._telemetry._attributes import (
     outcome_attributes,
 )
 from otel_connector._telemetry._call_ids import call_id_of, new_call_id
-from otel_connector._telemetry._metrics import SCHEMA_URL, SCOPE, CallCounts, Host, Log, PausedHosts, instruments_of
+from otel_connector._telemetry._metrics import (
+    SCHEMA_URL,
+    SCOPE,
+    CallCounts,
+    CountedLog,
+    Host,
+    PausedHosts,
+    instruments_of,
+)
 from otel_connector._telemetry._propagation import ONLY_SUPPRESSED, headers_for, suppressed
 from otel_connector._version import __version__
 
@@ -103,8 +111,8 @@ class CallTelemetry:
     that up later, and it would then report some of the calls.
 
     Args:
-        tracer_provider: Provides the tracer. Default: the global provider, also if it is set later.
-        meter_provider: Provides the meter. Default: the global provider, also if it is set later.
+        tracer_provider: Provides the tracer. Default: the global provider, even if it is set later.
+        meter_provider: Provides the meter. Default: the global provider, even if it is set later.
         log: The log whose rows the metrics count; None if there is none.
         paused_hosts: Knows the paused hosts, for the metrics.
         monotonic_ns: The clock that limits how often broken telemetry is logged.
@@ -117,7 +125,7 @@ class CallTelemetry:
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
         *,
-        log: Log | None = None,
+        log: CountedLog | None = None,
         paused_hosts: PausedHosts | None = None,
         monotonic_ns: Callable[[], int] = time.perf_counter_ns,
         attempt_spans: bool = False,
@@ -166,14 +174,14 @@ class CallTelemetry:
     def _start(self, url_telemetry: UrlTelemetry, label: str, start_time: int) -> CallSpan:
         current = otel_context.get_current()
         if not current and self._is_proxy and getattr(trace, "_TRACER_PROVIDER", self) is None:
-            # No SDK is set: the API would return the invalid span. To skip it saves 4 % of the instructions of a call
+            # No SDK is set: the API would return the invalid span. Skipping it saves 4 % of the instructions of a call
             return CallSpan(url_telemetry, label, new_call_id(), INVALID_SPAN, ONLY_SUPPRESSED, "", recorded=False)
         name, kind, attributes = _names.CALL_NAME, SpanKind.CLIENT, url_telemetry.http.copy()
         if self.attempt_spans:
             name, kind, attributes = _names.CALL_WITH_ATTEMPT_SPANS_NAME, SpanKind.INTERNAL, {}
         span = self._tracer.start_span(name, kind=kind, attributes=attributes, start_time=start_time)
         own, recording = span.get_span_context(), span.is_recording()
-        # Another class than the API's may start to record later
+        # A span of another class than the API's may start to record later
         recorded = recording or type(span) is not trace.NonRecordingSpan
         if not own.is_valid:  # not put into the context: it would hide the caller's span from the propagator
             call_id = new_call_id(trace.get_current_span(current).get_span_context())
@@ -253,7 +261,7 @@ class CallTelemetry:
     def inject(self, call: CallSpan, attempt: AttemptSpan | None) -> dict[str, str]:
         """Return the headers with the trace context and the baggage, as the global propagator writes them.
 
-        Generated ids are never injected: their trace is not sampled, so the services behind would drop their spans.
+        Generated ids are never injected: their trace is not sampled, so the called services would drop their spans.
         """
         if attempt is None:
             return headers_for(call.context, call.traceparent, self._guard)
@@ -288,7 +296,7 @@ class CallTelemetry:
             end_time: Unix time in nanoseconds: the start plus ``record.delta_t``.
             error_type: The value of ``error.type``; None if the call is not an error (it succeeded, or the caller
                 cancelled it).
-            resend_count: Requests sent after the first, for whatever reason.
+            resend_count: Requests sent after the first, for any reason.
             http_version: Major and minor HTTP version of the last response.
             queued: Seconds that the call waited for a permit before it started.
         """

@@ -19,6 +19,7 @@ from otel_connector._csv._parts import log_files
 from otel_connector._csv._torn_tail import TORN_SUFFIX
 from otel_connector._record import one_line
 from otel_connector.cli._exit_codes import USAGE, WRONG
+from otel_connector.cli._option_errors import described
 from otel_connector.cli._terminal import output_console, print_errors, print_lines, progress_bar
 
 # \b is the escape of click for a paragraph that must not be wrapped
@@ -55,28 +56,32 @@ def check(
     writes it. Without --repair, no file is changed.
     """
     console = output_console()
-    worst = 0
-    for path in dict.fromkeys(path for file in files for path in _log_files(file)):
-        name = one_line(path)
-        try:
-            moved = _check.repair(path) if repair else 0
-            report = _scan(console, path)
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) and error.strerror else error
-            print_errors(f"otel-connector check: {name}: {why}")
-            worst = USAGE
-            continue
-        print_lines(console, *_report_lines(name, report, moved))
-        worst = max(worst, 0 if report.whole else WRONG)
-    raise typer.Exit(worst)
+    paths = dict.fromkeys(path for file in files for path in _log_files(file))
+    codes = [USAGE if path is None else _check_file(console, path, repair=repair) for path in paths]
+    raise typer.Exit(max(codes))
 
 
-def _log_files(file: str) -> list[str]:
-    """Return the files of a log: its parts, then the log. A file that does not exist is returned, to be reported."""
+def _log_files(file: str) -> list[str | None]:
+    """Return the files of a log: its parts, then the log. If they cannot be found, print why and return None."""
     try:
-        return log_files([file])
-    except FileNotFoundError:
-        return [file]
+        return [*log_files([file])]
+    except OSError as error:
+        print_errors(f"otel-connector check: {described(error)}")
+        return [None]
+
+
+def _check_file(console: Console, path: str, *, repair: bool) -> int:
+    """Check one file, print the result, and return the exit code."""
+    name = one_line(path)
+    try:
+        moved = _check.repair(path) if repair else 0
+        report = _scan(console, path)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        print_errors(f"otel-connector check: {name}: {why}")
+        return USAGE
+    print_lines(console, *_report_lines(name, report, moved))
+    return 0 if report.whole else WRONG
 
 
 def _scan(console: Console, path: str) -> _check.CheckReport:

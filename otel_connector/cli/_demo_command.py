@@ -24,6 +24,7 @@ from otel_connector._units import duration
 from otel_connector.cli._collector import select_collector
 from otel_connector.cli._demo import DEFAULT_CALLS, Demo, DemoReport, DemoSummary
 from otel_connector.cli._exit_codes import INTERRUPTED, WRONG, fail
+from otel_connector.cli._option_errors import naming_log, path_option
 from otel_connector.cli._terminal import output_console, print_lines, progress_bar, table
 from otel_connector.providers import configure
 
@@ -42,7 +43,7 @@ Examples:
 
 
 def demo(
-    log: Annotated[Path, typer.Option(metavar="PATH", help="CSV file; rows are appended.")] = Path("logs.csv"),
+    log: Annotated[Path, path_option(text="CSV file; rows are appended.")] = Path("logs.csv"),
     calls: Annotated[int, typer.Option(metavar="N", min=1, help="Number of calls.")] = DEFAULT_CALLS,
     otlp: Annotated[
         bool | None,
@@ -60,7 +61,8 @@ def demo(
     """
     console = output_console()
     try:
-        run = Demo(log, calls)
+        with naming_log(log):
+            run = Demo(log, calls)
         endpoint = None if otlp is False else select_collector(os.environ) or (_DEFAULT_ENDPOINT if otlp else None)
         telemetry = configure("otel-connector-demo", exit_timeout=_EXIT_TIMEOUT) if endpoint else None
     except (ImportError, OSError, RuntimeError, ValueError) as error:

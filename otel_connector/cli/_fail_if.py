@@ -40,7 +40,7 @@ _EXACT_LIMIT = 1e15  # whole numbers below this are shown with all digits
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class LimitComparison:
     """One comparison of a value with a limit.
 
     Attributes:
@@ -80,7 +80,7 @@ class Condition:
     """
 
     text: str
-    alternatives: tuple[tuple[Comparison, ...], ...]
+    alternatives: tuple[tuple[LimitComparison, ...], ...]
 
     def check(self, values: Mapping[str, float]) -> list[str]:
         """Return descriptions of the comparisons that make the condition hold; empty if it does not hold.
@@ -122,7 +122,7 @@ class _Parser:
         self._at = 0
         self._next(_SPACE)
 
-    def comparison(self) -> Comparison:
+    def comparison(self) -> LimitComparison:
         start, name = self._at, self._next(_NAME)
         if name is None or name[1] not in self._names:
             raise self._error("expected a name") if name is None else self._error("unknown name", start)
@@ -144,7 +144,7 @@ class _Parser:
         limit = float(f"{number[2]}e{int(number[3] or 0) + _UNITS[unit]}")
         if math.isinf(limit):
             raise self._error("too large a number", start)
-        return Comparison(name[1], sign[1], limit, number[1], unit)
+        return LimitComparison(name[1], sign[1], limit, number[1], unit)
 
     def connective(self) -> str:
         """Return the next ``and`` or ``or``; an empty string at the end."""

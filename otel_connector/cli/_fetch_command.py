@@ -12,15 +12,18 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from otel_connector._call._retry import RETRIED_STATUSES, RetryPolicy
+from otel_connector._arguments import TOKEN, checked_seconds
+from otel_connector._call._retry import RETRIED_STATUSES, RetryPolicy, checked_statuses
 from otel_connector._connector import AsyncConnector
+from otel_connector._csv._lines import read_log_head
+from otel_connector._csv._parts import log_files
 from otel_connector._fetch._fetch import CONDITION_NAMES, Fetch, FetchOptions, StoppableLimiter
 from otel_connector._fetch._results import ResultsFile
 from otel_connector._fetch._url_lists import urls_from
@@ -31,6 +34,7 @@ from otel_connector.cli import _fetch_options as options
 from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, code_of_condition, fail
 from otel_connector.cli._fail_if import Condition, parse
 from otel_connector.cli._fetch_view import FetchView, show_result, show_start
+from otel_connector.cli._option_errors import naming, naming_log
 from otel_connector.cli._terminal import can_animate, print_errors, tolerant_console
 from otel_connector.providers import configure
 
@@ -89,38 +93,59 @@ def fetch(
         condition = parse(fail_if, CONDITION_NAMES)
         urls = urls_from(source, numbers)
         limiter = None if rate is None else _limiter(rate)
-        connector = AsyncConnector(
-            log,
-            n_tries=tries,
-            timeout=timeout,
-            deadline=deadline,
-            retry=RetryPolicy(statuses=RETRIED_STATUSES | frozenset(retry_status or ())),
-            rate_limiter=limiter,
-            adaptive_concurrency=per_host,
-        )
+        done = _checked_logs(resume_from or ()) or resume
+        _check_seconds({"--timeout": timeout, "--deadline": deadline})
+        policy = RetryPolicy(statuses=RETRIED_STATUSES | checked_statuses("--retry-status", retry_status or ()))
+        args = {"headers": _headers(header)} if header else {}
+        _check_out(out, log)
+        with naming_log(log):
+            connector = AsyncConnector(
+                log,
+                n_tries=tries,
+                timeout=timeout,
+                deadline=deadline,
+                retry=policy,
+                rate_limiter=limiter,
+                adaptive_concurrency=per_host,
+            )
         with nullcontext() if out is None else closing(_results_file(out, resume=resume)) as results:
             fetch_options = FetchOptions(
-                project=project,
-                concurrency=concurrency,
-                resume=[os.fspath(path) for path in resume_from] if resume_from else resume,
-                dedupe=dedupe,
-                call_options={"headers": _headers(header)} if header else {},
-                results=results,
+                project=project, concurrency=concurrency, resume=done, dedupe=dedupe, call_options=args, results=results
             )
             run = Fetch(connector, urls, fetch_options, limiter=limiter)
             _run(run, quiet=quiet)
     except (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
-        fail("fetch", error)
+        fail("fetch", error, {"--out": out})
     code = exit_code(run, condition, log)
     if not quiet:
         show_result(run, log, out)
     raise typer.Exit(code)
 
 
-def _results_file(path: Path, *, resume: bool) -> ResultsFile:
-    if path == Path("-"):
+def _check_out(out: Path | None, log: Path) -> None:
+    if out == Path("-"):
         raise ValueError("--out must be a file, not -: --resume needs the file to continue a killed run")
-    return ResultsFile(path, resume=resume)
+    if out is not None and os.path.realpath(out) == os.path.realpath(log):
+        raise ValueError(f"--out must be another file than --log, not {out}")
+
+
+def _results_file(out: Path, *, resume: bool) -> ResultsFile:
+    with naming("--out"):
+        return ResultsFile(out, resume=resume)
+
+
+def _check_seconds(options: Mapping[str, float | None]) -> None:
+    for option, seconds in options.items():
+        if seconds is not None:
+            checked_seconds(option, seconds, positive=True)
+
+
+def _checked_logs(resume_from: Sequence[Path]) -> list[str]:
+    logs = [os.fspath(path) for path in resume_from]
+    with naming("--resume-from"):
+        for path in log_files(logs):
+            read_log_head(path, may_be_empty=True)
+    return logs
 
 
 def _headers(texts: Sequence[str]) -> list[tuple[str, str]]:
@@ -128,6 +153,8 @@ def _headers(texts: Sequence[str]) -> list[tuple[str, str]]:
     for name, colon, value in pairs:
         if not colon or not name.strip():
             raise ValueError(f"--header {name!r} must be 'NAME: VALUE'")
+        if not TOKEN.fullmatch(name.strip()):
+            raise ValueError(f"--header {name!r} is not the name of a header (RFC 9110, section 5.6.2)")
         if not value.isprintable():  # the value is not shown: it may be a secret
             raise ValueError(f"--header {name!r} must be one line, without control characters")
     return [(name.strip(), value.strip()) for name, _, value in pairs]
@@ -135,9 +162,8 @@ def _headers(texts: Sequence[str]) -> list[tuple[str, str]]:
 
 def _limiter(rate: float) -> StoppableLimiter:
     """Return a limiter of `rate` attempts per second, which allows bursts of a tenth of a second's attempts."""
+    checked_seconds("--rate", rate, positive=True, unit="attempts a second")
     aiolimiter = optional_module("aiolimiter", needed_by="--rate", install="'otel-connector[cli]'")
-    if not 0 < rate <= sys.float_info.max:
-        raise ValueError(f"--rate must be above 0, and finite, not {rate:g}")
     burst = max(1.0, rate / 10)
     return StoppableLimiter(aiolimiter.AsyncLimiter(burst, burst / rate))
 

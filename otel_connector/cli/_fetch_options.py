@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from otel_connector._fetch._fetch import CONDITION_NAMES
+from otel_connector.cli._option_errors import path_option
 
 Source = Annotated[
     str,
@@ -30,8 +31,8 @@ Numbers = Annotated[
     ),
 ]
 Project = Annotated[str, typer.Option(metavar="NAME", help="Project of the calls in the log.")]
-Log = Annotated[Path, typer.Option(metavar="PATH", help="CSV file; rows are appended.")]
-Out = Annotated[Path | None, typer.Option(metavar="PATH", help="JSON lines file; a name in .gz or .zst is compressed.")]
+Log = Annotated[Path, path_option(text="CSV file; rows are appended.")]
+Out = Annotated[Path | None, path_option(text="JSON lines file; a name in .gz or .zst is compressed.")]
 Concurrency = Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of calls in flight.")]
 Rate = Annotated[float | None, typer.Option(metavar="N", help="Maximum attempts per second.")]
 PerHost = Annotated[
@@ -44,7 +45,8 @@ Deadline = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Limit for a call, including all attempts and waits.")
 ]
 RetryStatus = Annotated[
-    list[int] | None, typer.Option(metavar="STATUS", help="Retry this status, in addition to the usual. Repeatable.")
+    list[int] | None,
+    typer.Option(metavar="STATUS", help="Retry this status, in addition to the default ones. Repeatable."),
 ]
 Header = Annotated[
     list[str] | None, typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="Request header. Repeatable.")
@@ -54,14 +56,15 @@ Resume = Annotated[
     typer.Option("--resume", help="Skip URLs with a success in the log and, with --out, a result; append to both."),
 ]
 ResumeFrom = Annotated[
-    list[Path] | None, typer.Option(metavar="LOG", help="Also skip URLs that have a success in this log. Repeatable.")
+    list[Path] | None, path_option(text="Also skip URLs that have a success in this log. Repeatable.", metavar="LOG")
 ]
 Dedupe = Annotated[bool, typer.Option("--dedupe", help="Fetch a repeated URL only once. All URLs are kept in memory.")]
 FailIf = Annotated[
     str,
     typer.Option(
         metavar="CONDITION",
-        help=f"Exit with 1 if it holds, e.g. 'error_rate > 1% or calls < 100'. Names: {', '.join(CONDITION_NAMES)}.",
+        help="Exit with 1 if this condition holds, e.g. 'error_rate > 1% or calls < 100'. Names: "
+        f"{', '.join(CONDITION_NAMES)}.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]

@@ -14,11 +14,13 @@ from typing import Annotated
 
 import typer
 
+from otel_connector._arguments import checked_seconds, checked_text
 from otel_connector._record import one_line
 from otel_connector._replay import _replay as replays
 from otel_connector.cli import _call_filters as filters
 from otel_connector.cli._collector import select_collector
 from otel_connector.cli._exit_codes import INTERRUPTED, WRONG, fail
+from otel_connector.cli._option_errors import path_option
 from otel_connector.cli._terminal import output_console, print_lines, progress_bar, tolerant_console
 
 # \b is the escape of click for a paragraph that must not be wrapped
@@ -53,7 +55,7 @@ FailedOnly = Annotated[bool, typer.Option("--failed-only", help="Only failed cal
 ServiceName = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"Default: OTEL_SERVICE_NAME, or {replays.DEFAULT_SERVICE}.")
 ]
-Checkpoint = Annotated[Path | None, typer.Option(metavar="PATH", help="Checkpoint file. Default: LOG.replayed.")]
+Checkpoint = Annotated[Path | None, path_option(text="Checkpoint file. Default: LOG.replayed.")]
 IgnoreCheckpoint = Annotated[
     bool, typer.Option("--ignore-checkpoint", help="Send all rows, also those that were sent before.")
 ]
@@ -79,6 +81,10 @@ def replay(
     """
     del otlp
     try:
+        checked_seconds("--rate", rate, positive=True, unit="spans a second")
+        if service_name is not None:
+            checked_text("--service-name", service_name)
+        row_filter = _row_filter(project, since, until, failed_only=failed_only)
         select_collector(os.environ)
         exporter, to = replays.open_otlp()
         run = replays.Replay(
@@ -86,7 +92,7 @@ def replay(
             exporter,
             to=to,
             service_name=service_name,
-            row_filter=_row_filter(project, since, until, failed_only=failed_only),
+            row_filter=row_filter,
             rate=rate,
             checkpoint=checkpoint,
             ignore_checkpoint=ignore_checkpoint,
@@ -99,7 +105,7 @@ def replay(
         finally:
             exporter.shutdown()
     except (replays.CollectorRefused, ImportError, OSError, TypeError, ValueError) as error:
-        fail("replay", error)
+        fail("replay", error, {"--checkpoint": checkpoint})
     replayed = run.replayed()
     _show_result(replayed, to)
     raise typer.Exit(WRONG if replayed.damaged else 0)
@@ -109,9 +115,7 @@ def _row_filter(
     projects: list[str] | None, since: str | None, until: str | None, *, failed_only: bool
 ) -> replays.RowFilter:
     # Ages such as 2h are refused: they would select other rows in a rerun, which could not use the checkpoint
-    start, end = filters.parse_time("--since", since, None), filters.parse_time("--until", until, None)
-    if start is not None and end is not None and start >= end:
-        raise ValueError("--since must be before --until")
+    start, end = filters.parse_period(since, until, None)
     return replays.RowFilter(
         projects=tuple(projects or ()),
         since=float("-inf") if start is None else start.timestamp(),

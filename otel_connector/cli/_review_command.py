@@ -7,6 +7,7 @@ Used by ``cli``.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from otel_connector._arguments import checked_text
 from otel_connector._csv._format import HEADER
 from otel_connector._record import one_line
 from otel_connector.cli import _call_filters as filters
@@ -32,14 +34,16 @@ from otel_connector.cli import _review_options as options
 from otel_connector.cli._compare_view import show_comparison
 from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, code_of_condition, fail
 from otel_connector.cli._fail_if import Condition, parse
+from otel_connector.cli._option_errors import InvalidOption, naming
 from otel_connector.cli._review_view import answer_table, file_lines, summary_view
 from otel_connector.cli._terminal import can_animate, output_console, print_errors, print_lines, tolerant_console
 from otel_connector.review import Calls, Comparison, Summary, html_report, load, save_pictures, summarize
 from otel_connector.review import compare as compare_logs
 from otel_connector.review._compare_text import markdown as markdown_of
-from otel_connector.review._filters import condition
+from otel_connector.review._filters import InvalidCondition, condition
 from otel_connector.review._formats import CONDITION_NAMES, as_csv, as_json, as_markdown, values
 from otel_connector.review._query import Answer
+from otel_connector.review._trace_url import TraceURL
 
 # \b is the escape of click for a paragraph that must not be wrapped
 EPILOG = f"""\b
@@ -99,34 +103,36 @@ def review(
     linearly interpolated between the two nearest calls. Times are UTC.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # removes the temporary files, as Ctrl-C does
+    targets = {"--html": html, "--png": png, "--svg": svg}
+    outputs = {**targets, "--trace-url": trace_url}
     try:
         form = _form(json=json, csv=csv, markdown=markdown)
         read = partial(load, where=_condition(project, since, until, where))
         console = output_console()
         if compare:
-            others = {"--csv": csv, "--follow": follow, "--html": html, "--png": png, "--svg": svg, "--sql": sql}
-            _refuse(others, beside="--compare")
+            _refuse({"--csv": csv, "--follow": follow, **outputs, "--sql": sql}, beside="--compare")
             raise typer.Exit(_compare(console, files, read, form, fail_if))
         failing = None if fail_if is None else parse(fail_if, CONDITION_NAMES)
         if follow:
-            _refuse({"--html": html, "--png": png, "--svg": svg, "--sql": sql, "--fail-if": fail_if}, beside="--follow")
+            _refuse({f"--{form}": form != "text", **outputs, "--sql": sql, "--fail-if": fail_if}, beside="--follow")
             _follow(console, partial(read, *files), top)
         if sql is not None:
-            _refuse({"--html": html, "--png": png, "--svg": svg, "--fail-if": fail_if}, beside="--sql")
-        _refuse_log_as_report(html, files)
+            _refuse({**outputs, "--fail-if": fail_if}, beside="--sql")
+        _check_report(html, trace_url, files)
         with read(*files) as calls:
             if form != "text" or sql is not None:
                 print_errors(*file_lines(calls.files))
             if sql is not None:
-                _print_answer(console, Answer(calls, sql), form)
-                raise typer.Exit(USAGE if any(file.problem for file in calls.files) else 0)
+                raise typer.Exit(_print_answer(console, calls, sql, form))
             summary = summarize(calls, top=top)
             written = _write(calls, summary, html, png, svg, trace_url)
         _print_summary(console, summary, form)
         print_lines(console if form == "text" else tolerant_console(sys.stderr), *written)
         raise typer.Exit(_exit_code(summary, failing))
+    except InvalidCondition as error:
+        fail("review", InvalidOption(f"--where {where!r} is not a valid condition: {error.reason}"))
     except (ImportError, MemoryError, OSError, ValueError) as error:
-        fail("review", error)
+        fail("review", error, targets)
     except (KeyboardInterrupt, RuntimeError) as error:
         # DuckDB reports Ctrl-C as a RuntimeError with this word
         if isinstance(error, RuntimeError) and "interrupt" not in str(error).lower():
@@ -136,18 +142,24 @@ def review(
 
 def _refuse(options: Mapping[str, object], *, beside: str) -> None:
     """Refuse options that have no effect beside another one."""
-    if given := [name for name, value in options.items() if value]:
+    if given := [name for name, value in options.items() if value is not None and value is not False]:
         raise ValueError(f"{beside} cannot be combined with {' and '.join(given)}")
 
 
-def _refuse_log_as_report(html: Path | None, files: Sequence[str]) -> None:
-    """Refuse to replace a log by a report. ``--html *.csv``, expanded by the shell, would do that."""
+def _check_report(html: Path | None, trace_url: str | None, files: Sequence[str]) -> None:
+    """Refuse a folder, and to replace a log by a report: ``--html *.csv``, expanded by the shell, would do that."""
+    if trace_url is not None:
+        if html is None:
+            raise ValueError("--trace-url needs --html")
+        TraceURL(trace_url, "--trace-url")
+    if html is not None and html.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(html))
     if html is None or not html.is_file():
         return
     with html.open("rb") as file:
         is_log = file.read(len(HEADER)) == HEADER
     if is_log or any(Path(each).exists() and html.samefile(each) for each in files):
-        raise ValueError(f"--html {html}: this file is a log; name another file for the report")
+        raise ValueError(f"--html: {html}: this file is a log; name another file for the report")
 
 
 def _compare(
@@ -198,11 +210,10 @@ def _write(
             unfinished.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(html)) from None
         written.append(f"Report: {html.absolute()}")
-    elif trace_url is not None:
-        raise ValueError("--trace-url needs --html")
     for path, form in ((png, "png"), (svg, "svg")):
         if path is not None:
-            written += [f"Picture: {picture.absolute()}" for picture in save_pictures(calls, path, form)]
+            with naming(f"--{form}"):
+                written += [f"Picture: {picture.absolute()}" for picture in save_pictures(calls, path, form)]
     return written
 
 
@@ -216,8 +227,9 @@ def _form(**requested: bool) -> str:
 
 def _condition(projects: Sequence[str] | None, since: str | None, until: str | None, where: str | None) -> str:
     """Return the condition of the filter options in SQL."""
-    now = datetime.now(timezone.utc)
-    start, end = filters.parse_time("--since", since, now), filters.parse_time("--until", until, now)
+    if where is not None:
+        checked_text("--where", where)
+    start, end = filters.parse_period(since, until, datetime.now(timezone.utc))
     return condition(projects=projects or (), since=start, until=end, where=where)
 
 
@@ -235,12 +247,16 @@ def _screen(console: Console, summary: Summary) -> Group:
     return Group(*about_files, summary_view(summary, width=console.width, lines=lines))
 
 
-def _print_answer(console: Console, answer: Answer, form: str) -> None:
+def _print_answer(console: Console, calls: Calls, sql: str, form: str) -> int:
+    """Print the result of a query, and return the exit code."""
+    with naming("--sql"):
+        answer = Answer(calls, sql)
     if form == "text":
         console.print(answer_table(answer))
     else:
         forms = {"json": answer.as_json, "csv": answer.as_csv, "markdown": answer.as_markdown}
         typer.echo(forms[form]().rstrip("\n"))
+    return USAGE if any(file.problem for file in calls.files) else 0
 
 
 def _follow(console: Console, read: Callable[[], Calls], top: int) -> NoReturn:

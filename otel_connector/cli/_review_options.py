@@ -12,15 +12,15 @@ from typing import Annotated
 
 import typer
 
+from otel_connector.cli._option_errors import path_option
+
 Files = Annotated[
-    list[str], typer.Argument(metavar="FILES...", help="Logs, plain or gzip, also during writing; or quoted patterns.")
+    list[str],
+    typer.Argument(metavar="FILES...", help="Logs, plain or gzip, complete or being written; or quoted patterns."),
 ]
-Html = Annotated[Path | None, typer.Option("--html", metavar="PATH", help="Write an HTML report, a single file.")]
-Png = Annotated[
-    Path | None,
-    typer.Option("--png", metavar="PATH", help="Write charts: night.png gives night-latency.png and so on."),
-]
-Svg = Annotated[Path | None, typer.Option("--svg", metavar="PATH", help="Write the charts as SVG.")]
+Html = Annotated[Path | None, path_option("--html", text="Write an HTML report, a single file.")]
+Png = Annotated[Path | None, path_option("--png", text="Write charts: night.png gives night-latency.png and so on.")]
+Svg = Annotated[Path | None, path_option("--svg", text="Write the charts as SVG.")]
 TraceUrl = Annotated[
     str | None,
     typer.Option(metavar="TEMPLATE", help="Link traces in the report, e.g. 'http://localhost:16686/trace/{trace_id}'."),
@@ -29,7 +29,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the result as Markdown.")]
 FailIf = Annotated[
-    str | None, typer.Option(metavar="CONDITION", help="Exit with 1 if it holds, e.g. 'p99 > 2s or error_rate > 1%'.")
+    str | None,
+    typer.Option(metavar="CONDITION", help="Exit with 1 if this condition holds, e.g. 'p99 > 2s or error_rate > 1%'."),
 ]
 Compare = Annotated[bool, typer.Option("--compare", help="Compare two logs: FILES are before and after.")]
 Since = Annotated[

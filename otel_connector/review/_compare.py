@@ -27,6 +27,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
 
+from otel_connector._arguments import checked_instance, checked_int, checked_number
+from otel_connector._units import exact_duration
 from otel_connector.review import _noise
 from otel_connector.review._comparison import Compared, Comparison, Difference, Groups, OnlyIn, Run, Verdict
 from otel_connector.review._load import Calls
@@ -73,14 +75,16 @@ def compare(
         groups: The number of projects, and of hosts, that are compared: those with the most calls.
 
     Raises:
-        ValueError: An argument is out of range; names it.
+        TypeError: An argument has the wrong type; the message names it.
+        ValueError: An argument is out of range; the message names it.
     """
-    if not _COIN <= confidence < 1:
+    checked_instance("before", before, Calls)
+    checked_instance("after", after, Calls)
+    if not _COIN <= checked_number("confidence", confidence) < 1:
         raise ValueError(f"confidence must be from {_COIN} to below 1, not {confidence!r}")
-    if not 0 <= minimum < math.inf:
-        raise ValueError(f"minimum must be 0 or more, not {minimum!r}")
-    if groups < 0:
-        raise ValueError(f"groups must be 0 or more, not {groups!r}")
+    if not 0 <= checked_number("minimum", minimum) < math.inf:
+        raise ValueError(f"minimum must be 0 or more, and finite, not {minimum!r}")
+    checked_int("groups", groups, least=0)
     first, second = (_measured(run, "''", [""]).get("", _NOTHING) for run in (before, after))
     task = _Task(runs=((before, first), (after, second)), confidence=confidence, minimum=minimum)
     (total,) = _tested(task, [("", first, second)])
@@ -138,7 +142,7 @@ class _Measured:
         if self.calls < _FEWEST_CALLS:
             return f"fewer than {_FEWEST_CALLS} calls in a run"
         if self.seconds < _SHORTEST:
-            return f"a run shorter than {_SHORTEST:.0f} s"
+            return f"a run shorter than {exact_duration(_SHORTEST)}"
         if self.seconds < BATCHES * self.percentile(0.5):
             return f"a run shorter than {BATCHES} sequential calls"
         if _noise.effective_batches(self.per_batch) < _FEWEST_BATCHES:
@@ -216,7 +220,7 @@ def _groups(task: _Task, by: str, most: int) -> Groups:
 
 def _tested(task: _Task, groups: Iterable[tuple[str, _Measured, _Measured]]) -> tuple[Compared, ...]:
     """Test all figures of one table, and correct for their number."""
-    tables: list[tuple[str, list[_Row], int]] = []
+    tables: list[tuple[str, list[_TestedFigure], int]] = []
     for name, before, after in groups:
         errors, more = _most_frequent(before, after)
         tables.append((name, list(_rows(task, (before, after), errors)), more))
@@ -245,11 +249,11 @@ def _most_frequent(before: _Measured, after: _Measured) -> tuple[list[str], int]
     return ordered[:_MOST_ERRORS], len(ordered[_MOST_ERRORS:])
 
 
-_Row: TypeAlias = tuple[Difference, Significance | None]  # a figure, and the result of its own test
+_TestedFigure: TypeAlias = tuple[Difference, Significance | None]  # a figure, and the result of its own test
 _Runs: TypeAlias = tuple[_Measured, _Measured]
 
 
-def _rows(task: _Task, runs: _Runs, errors: Sequence[str]) -> Iterator[_Row]:
+def _rows(task: _Task, runs: _Runs, errors: Sequence[str]) -> Iterator[_TestedFigure]:
     """Test each figure of one group."""
     before, after = runs
     yield _figure("calls", "{call}", [before.calls, after.calls]), None
@@ -267,7 +271,7 @@ def _rows(task: _Task, runs: _Runs, errors: Sequence[str]) -> Iterator[_Row]:
     yield _row(size, WELCH, _noise.welch(*sizes) if sizes else None, reason)
 
 
-def _row(row: Difference, test: str, significance: Significance | None, reason: str) -> _Row:
+def _row(row: Difference, test: str, significance: Significance | None, reason: str) -> _TestedFigure:
     if significance is None:
         return dataclasses.replace(row, verdict="too few to tell", reason=reason), None
     return dataclasses.replace(row, p=significance.p, test=test), significance
@@ -278,7 +282,7 @@ def _figure(figure: str, unit: str, values: Iterable[float], error: str = "") ->
     return Difference(figure=figure, error=error, unit=unit, before=before, after=after)
 
 
-def _share(figure: str, error: str, runs: _Runs, counts: Sequence[Sequence[int]], reason: str) -> _Row:
+def _share(figure: str, error: str, runs: _Runs, counts: Sequence[Sequence[int]], reason: str) -> _TestedFigure:
     row = _figure(figure, "1", (_ratio(sum(each), run.calls) for each, run in zip(counts, runs, strict=True)), error)
     if reason:
         return _row(row, "", None, reason)
@@ -288,7 +292,7 @@ def _share(figure: str, error: str, runs: _Runs, counts: Sequence[Sequence[int]]
     return _row(row, WELCH, _noise.welch(before.estimate, after.estimate), "")
 
 
-def _latency(task: _Task, runs: _Runs, number: int, reason: str) -> _Row:
+def _latency(task: _Task, runs: _Runs, number: int, reason: str) -> _TestedFigure:
     level = _PERCENTILES[number]
     found: list[Estimate] = []
     for run in () if reason else runs:

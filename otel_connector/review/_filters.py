@@ -15,6 +15,18 @@ _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)", re.IGNORECASE)
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
 
 
+class InvalidCondition(ValueError):
+    """A condition in SQL that DuckDB does not accept.
+
+    Attributes:
+        reason: The message of DuckDB.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"where {where!r} is not a valid condition: {reason}")
+        self.reason = reason
+
+
 def condition(
     *,
     projects: Sequence[str] = (),

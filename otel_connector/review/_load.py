@@ -23,12 +23,13 @@ from os import PathLike, fsdecode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from otel_connector._arguments import checked_text
 from otel_connector._csv._format import CALL_ID_LENGTH, FORMULA_STARTS, LATEST, LONGEST
 from otel_connector._csv._lines import LINE_LIMIT
 from otel_connector._csv._parts import log_files
 from otel_connector._record import COLUMNS, one_line
 from otel_connector.review._files import FoundLog, TornFile, find_torn_file, inspect_log
-from otel_connector.review._filters import EVERYTHING, quoted
+from otel_connector.review._filters import EVERYTHING, InvalidCondition, quoted
 from otel_connector.review._repaired import CopyReport, copy_good_rows
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class LogFile:
         damaged: The number of lines that are not rows.
         damage: The line number, from 1, and the defect of each of the first 20 of them.
         unfinished: Whether its last line has no line end: it is torn, or being written. It is not counted as a call.
-        torn: The file beside it that contains lines that were cut off it, if there is one.
+        torn: The file with the lines that were cut off the log, if there is one.
     """
 
     path: str
@@ -182,17 +183,18 @@ def load(*paths: str | PathLike[str], where: str = EVERYTHING) -> Calls:
         ImportError: DuckDB is not installed; names the extra that installs it.
         OSError: DuckDB fails, for example because there is no space for temporary files.
         TypeError: A path has another type.
-        ValueError: None of the files is a log, or `where` is invalid.
+        ValueError: The files contain no log, or `where` is not a condition.
     """
     try:
         import duckdb
     except ImportError:
         raise ImportError("a review needs duckdb: pip install 'otel-connector[review]'") from None
     if not paths:
-        raise ValueError("paths: name at least one log, or a pattern")
+        raise ValueError("paths must name at least one log, or a pattern")
     for path in paths:
         if not isinstance(cast("object", path), (str, bytes, PathLike)):
             raise TypeError(f"paths must be paths, one after the other as in load(*paths), not {type(path).__name__}")
+    checked_text("where", where)
     found = [_inspected(path) for path in log_files([fsdecode(path) for path in paths])]
     sources = [each for each in found if isinstance(each, _Source)]
     if not sources:
@@ -205,8 +207,8 @@ def load(*paths: str | PathLike[str], where: str = EVERYTHING) -> Calls:
         try:
             _set_up(calls.connection, folder)
             _read(calls.connection, sources, where, folder)
-        except (duckdb.BinderException, duckdb.ConversionException, duckdb.ParserException) as error:
-            raise ValueError(f"where={where!r}: {_first_line(error)}") from None
+        except (duckdb.DataError, duckdb.NotSupportedError, duckdb.ProgrammingError) as error:
+            raise InvalidCondition(where, _first_line(error)) from None
         except duckdb.Error as error:
             raise OSError(f"the logs cannot be reviewed: {_first_line(error)}") from None
         calls.files = tuple(each if isinstance(each, LogFile) else _log_file(each) for each in found)
@@ -353,7 +355,7 @@ def _unguarded(column: str) -> str:
 
 def _table_sql(connection: duckdb.DuckDBPyConnection, where: str, *, large: bool) -> str:
     texts = f"CASE WHEN has_texts THEN concat_ws({_SEPARATOR}, {', '.join(_TEXTS)}) END AS texts"
-    # A row that is not valid has no t, and `kept` exists only if needed: two more columns take 10 % more time
+    # An invalid row has no t, and `kept` exists only if it is needed: two more columns take 10 % more time
     return f"""
         CREATE OR REPLACE TABLE stored.everything AS
         SELECT CASE WHEN is_row THEN t END AS t,

@@ -7,10 +7,12 @@ Used by ``review`` and ``review._report``.
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from otel_connector._arguments import check_bool, check_choice, checked_instance, checked_path
 from otel_connector.review._load import Calls
 from otel_connector.review._points import points
 
@@ -31,11 +33,14 @@ def figures(calls: Calls, *, dark: bool = False) -> dict[str, Figure]:
     Returns:
         The charts by name: ``latency``, ``rate``, ``heatmap``, ``statuses`` (these over time, in UTC),
         ``distribution``, and ``errors`` if a call failed; empty if there are no calls. A chart has at most some
-        thousand numbers, whatever the number of calls, and no URLs.
+        thousand numbers, for any number of calls, and no URLs.
 
     Raises:
+        TypeError: An argument has the wrong type; the message names it.
         ImportError: Altair is not installed; names the extra that installs it.
     """
+    checked_instance("calls", calls, Calls)
+    check_bool("dark", dark)
     try:
         from otel_connector.review._charts import charts
     except ImportError:
@@ -60,15 +65,17 @@ def save_pictures(calls: Calls, path: str | os.PathLike[str], form: str, *, dark
     Raises:
         ImportError: Altair or vl-convert is not installed; names the extra that installs them.
         OSError: A file cannot be written.
-        ValueError: `form` has another value.
+        TypeError: An argument has the wrong type; the message names it.
+        ValueError: `form` has another value, or `path` is empty.
     """
-    if form not in {"png", "svg"}:
-        raise ValueError(f"form={form!r}: it is 'png' or 'svg'")
+    check_choice("form", form, ("png", "svg"))
     try:
         import vl_convert
     except ImportError:
         raise ImportError(MISSING) from None
-    base = Path(path)
+    base = Path(checked_path("path", path))
+    if base.is_dir():  # the charts would be written beside it
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(base))
     stem = base.stem if base.suffix.lower() == f".{form}" else base.name
     written = list[Path]()
     for name, figure in figures(calls, dark=dark).items():

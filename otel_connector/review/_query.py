@@ -23,7 +23,7 @@ class Answer:
         query: One statement in DuckDB's SQL.
 
     Raises:
-        ValueError: DuckDB cannot run it.
+        ValueError: DuckDB cannot run the query.
     """
 
     def __init__(self, calls: Calls, query: str) -> None:
@@ -35,7 +35,7 @@ class Answer:
             self.columns = [str(column[0]) for column in found or ()]
             self.rows: list[tuple[Any, ...]] = cursor.fetchall() if found else []
         except (AttributeError, duckdb.Error) as error:  # AttributeError: it contains no statement
-            raise ValueError(f"--sql: {'there is no query' if isinstance(error, AttributeError) else error}") from None
+            raise ValueError("the query is empty" if isinstance(error, AttributeError) else str(error)) from None
 
     def as_json(self) -> str:
         """Return a JSON list with one object per row."""

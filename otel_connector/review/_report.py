@@ -19,6 +19,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from otel_connector._arguments import checked_instance
 from otel_connector._units import NONE, counted, duration, moment, rate, share, size
 from otel_connector._version import __version__
 from otel_connector.review._html import Cell, Column, script_json, table, text, words
@@ -52,9 +53,13 @@ def html_report(calls: Calls, summary: Summary, *, title: str = "Calls", trace_u
             ``http://localhost:16686/trace/{trace_id}``. Without it, calls have no links.
 
     Raises:
+        TypeError: An argument has the wrong type; the message names it.
         ImportError: Altair or vl-convert is not installed; names the extra that installs them.
         ValueError: `trace_url` is not an http or https URL, or has other placeholders.
     """
+    checked_instance("calls", calls, Calls)
+    checked_instance("summary", summary, Summary)
+    checked_instance("title", title, str)
     traces = None if trace_url is None else TraceURL(trace_url)
     try:
         from otel_connector.review._charts import OVER_TIME, charts

@@ -1,7 +1,7 @@
 """Summarizes calls: figures as frozen values, which a terminal, a page, JSON or a condition can use.
 
-Percentiles are exact (see `_percentile`, whose definition DuckDB's ``quantile_cont`` shares). Does not know how figures
-are shown.
+Percentiles are exact, as defined in `_percentile`; DuckDB's ``quantile_cont`` has the same definition. Does not know
+how figures are shown.
 
 Used by ``review``, ``review._formats`` and ``review._report``.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
+from otel_connector._arguments import checked_instance, checked_int
 from otel_connector.review._load import Calls, LogFile
 
 _SLOWEST = 10  # of the slowest calls are listed
@@ -199,8 +200,14 @@ def summarize(calls: Calls, *, top: int = 20) -> Summary:
 
     Args:
         calls: The result of `load`.
-        top: The largest number of projects, hosts and error classes; those with the most calls are listed.
+        top: Maximum number of projects, of hosts and of error classes; those with the most calls are listed.
+
+    Raises:
+        TypeError: An argument has the wrong type; the message names it.
+        ValueError: `top` is negative.
     """
+    checked_instance("calls", calls, Calls)
+    checked_int("top", top, least=0)
     total = _group("", calls.rows(f"SELECT {_FIGURES} FROM calls_compact")[0])
     projects, more_projects = _groups(calls, "project", top)
     hosts, more_hosts = _groups(calls, "host", top)

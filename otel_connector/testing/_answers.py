@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping
 from http.client import responses
 from typing import Any
 
-from otel_connector._arguments import checked_instance, checked_int
+from otel_connector._arguments import TOKEN, checked_instance, checked_int
 
 JSON = "application/json"
 OK_BODY = b'{"ok": true}'
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"[\t -~\x80-\xff]*")
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
@@ -46,9 +45,12 @@ def ok_in_halves() -> tuple[bytes, bytes]:
 
 
 def _checked_headers(headers: Any) -> list[tuple[str, str]]:
-    pairs: list[Any] = list(headers.items() if hasattr(headers, "items") else headers)
+    try:
+        pairs = [(name, value) for name, value in (headers.items() if hasattr(headers, "items") else headers)]
+    except (TypeError, ValueError):
+        raise TypeError(f"headers must be a mapping, or pairs of names and values, not {headers!r}") from None
     for name, value in pairs:
-        if not _TOKEN.fullmatch(checked_instance("headers: a name", name, str)):
+        if not TOKEN.fullmatch(checked_instance("headers: a name", name, str)):
             raise ValueError(f"headers: a name must be a token (RFC 9110, section 5.1), not {name!r}")
         check_header(f"headers: {name}", value)
     return pairs

@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import cast
 
-from otel_connector._arguments import checked_seconds
+from otel_connector._arguments import checked_number, checked_seconds
 from otel_connector._clock import Clock
 
 _NS = 1_000_000_000
@@ -40,7 +40,7 @@ class FakeClock(Clock):
                 `random.Random`. The numbers are in [0, 1).
 
         Raises:
-            TypeError: `start` is not a number, or `randoms` is none of the three.
+            TypeError: `start` is not a number, or `randoms` has another type.
             ValueError: `start` is negative or not finite, or `randoms` is a number outside [0, 1).
         """
         self.sleeps: list[float] = []
@@ -67,9 +67,10 @@ class FakeClock(Clock):
             delay: Seconds.
 
         Raises:
+            TypeError: `delay` is not a number.
             ValueError: `delay` is infinite or NaN; such a sleep would never end.
         """
-        if not math.isfinite(delay):
+        if not math.isfinite(checked_number("delay", delay, " of seconds")):
             raise ValueError(f"delay must be a finite number of seconds, not {delay}")
         self.sleeps.append(delay)
         due = self._elapsed_ns + max(0, round(delay * _NS))

@@ -14,6 +14,7 @@ from collections.abc import Generator
 from operator import methodcaller
 
 from otel_connector._arguments import checked_instance, checked_int, checked_seconds
+from otel_connector._units import exact_duration
 from otel_connector.testing._answers import ok_in_halves
 from otel_connector.testing._steps import Connection, Step, ok
 
@@ -50,7 +51,7 @@ class Arrival:
         try:
             self._future.result(checked_seconds("timeout", timeout))
         except concurrent.futures.TimeoutError:  # a class of its own before Python 3.11
-            raise TimeoutError(f"the event did not happen within {timeout} s") from None
+            raise TimeoutError(f"the event did not happen within {exact_duration(timeout)}") from None
 
     def happen(self) -> None:
         """Set the event. Further calls do nothing."""
@@ -59,7 +60,7 @@ class Arrival:
 
 
 class Hold:
-    """A step that stops at a known point, with the event that it got there and the means to release it.
+    """A step that stops at a known point: an event reports that it has stopped, and `release` lets it continue.
 
     Made by `hold` and `hold_in_body`. The step can serve many requests: each is held until `release`, and none after.
 

@@ -1,4 +1,6 @@
-"""One client connection: reads requests, sends bytes, ends by FIN or RST. Does not know scripts and steps.
+"""One connection of a client to the `FaultServer`: reads requests, sends bytes unchanged, and ends with FIN or RST.
+
+Does not know scripts and steps.
 
 Used by ``testing._server``.
 """
@@ -24,7 +26,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([0-9]{3})")
 
 
 @dataclass(slots=True)
-class Exchange:
+class ServedRequest:
     """One request and the status of its response; None if no status line has been sent."""
 
     request: ReceivedRequest
@@ -45,7 +47,7 @@ class Peer(asyncio.Protocol):
 
     def __init__(self, number: int, peers: set[Peer], serve: Callable[[Peer], Coroutine[None, None, None]]) -> None:
         self.number = number
-        self.exchange: Exchange | None = None
+        self.served: ServedRequest | None = None
         self._peers = peers
         self._serve = serve
         self._received = bytearray()
@@ -91,16 +93,16 @@ class Peer(asyncio.Protocol):
     @property
     def request(self) -> ReceivedRequest:
         """The request to answer."""
-        if self.exchange is None:
+        if self.served is None:
             raise RuntimeError("no request has been read on this connection")
-        return self.exchange.request
+        return self.served.request
 
     async def send(self, data: bytes) -> None:
         """Send bytes unchanged, and wait until the operating system has accepted them."""
         if self._transport.is_closing():
             raise ConnectionResetError("the connection is closed")
-        if self.exchange is not None and self.exchange.status is None:
-            self.exchange.status = _status_of(data)
+        if self.served is not None and self.served.status is None:
+            self.served.status = _status_of(data)
         self._transport.write(data)
         # A step that only sends must also let other tasks run
         await asyncio.sleep(0)
@@ -130,7 +132,7 @@ class Peer(asyncio.Protocol):
         Raises:
             BadRequest: It is not an HTTP/1.x request, or its head is too large.
         """
-        self.exchange = None
+        self.served = None
         while (end := self._received.find(b"\r\n\r\n")) < 0 and len(self._received) <= MAX_HEAD_BYTES:
             await self._receive_more()
         if not 0 <= end <= MAX_HEAD_BYTES:

@@ -19,7 +19,8 @@ from urllib.parse import urlencode
 
 from otel_connector._arguments import checked_instance
 from otel_connector._optional_module import optional_module
-from otel_connector.testing._peer import Exchange, Peer
+from otel_connector._units import exact_duration
+from otel_connector.testing._peer import Peer, ServedRequest
 from otel_connector.testing._request import BadRequest, ReceivedRequest
 from otel_connector.testing._steps import Connection, Step, bare_status
 
@@ -63,7 +64,7 @@ class FaultServer:
             self._trustme = optional_module("trustme", needed_by="FaultServer(tls=True)", install=extra)
         self._client_ssl: ssl.SSLContext | None = None
         self._scripts: dict[str, Iterator[tuple[int, Step]]] = {}  # the steps that follow, with their numbers
-        self._log: list[Exchange] = []
+        self._log: list[ServedRequest] = []
         self._failures: list[tuple[str, Exception]] = []
         self._numbers = count(1)
         self._peers: set[Peer] = set()
@@ -104,7 +105,7 @@ class FaultServer:
     @property
     def requests(self) -> list[ReceivedRequest]:
         """All requests that were read, in this order. A request is listed before it is answered."""
-        return [exchange.request for exchange in list(self._log)]
+        return [served.request for served in list(self._log)]
 
     def received(self, path: str) -> list[ReceivedRequest]:
         """Return the requests for one path, in the order in which they were read."""
@@ -115,7 +116,7 @@ class FaultServer:
 
         The status is None if no status line has been sent: for example after a reset, or if the bytes are not HTTP.
         """
-        return [exchange.status for exchange in list(self._log) if path in {None, exchange.request.path}]
+        return [served.status for served in list(self._log) if path in {None, served.request.path}]
 
     def reset_log(self) -> None:
         """Clear the log of requests. Scripts continue where they are."""
@@ -225,7 +226,9 @@ class FaultServer:
             self._running.loop.call_soon_threadsafe(self._running.stop.set)
             self._thread.join(_CLOSE_TIMEOUT)
             if self._thread.is_alive():
-                raise RuntimeError(f"a step prevents the FaultServer from closing within {_CLOSE_TIMEOUT} s")
+                raise RuntimeError(
+                    f"a step prevents the FaultServer from closing within {exact_duration(_CLOSE_TIMEOUT)}"
+                )
 
     # In the server's thread
 
@@ -268,7 +271,7 @@ class FaultServer:
 
     async def _serve(self, peer: Peer) -> None:
         try:
-            while not peer.closing and await self._exchange(peer):
+            while not peer.closing and await self._answer(peer):
                 pass
             peer.close()
         except ConnectionError:
@@ -277,7 +280,7 @@ class FaultServer:
             self._failures.append((peer.request.path, error))
             peer.abort()
 
-    async def _exchange(self, peer: Peer) -> bool:
+    async def _answer(self, peer: Peer) -> bool:
         """Answer one request; return whether another may follow."""
         try:
             request = await peer.read_request()
@@ -285,8 +288,8 @@ class FaultServer:
             await bare_status(error.status).play(peer)
             return False
         number, step = next(self._scripts.get(request.path, _NO_SCRIPT))
-        peer.exchange = Exchange(replace(request, step=number))
-        self._log.append(peer.exchange)
+        peer.served = ServedRequest(replace(request, step=number))
+        self._log.append(peer.served)
         await step.play(peer)
         return request.keeps_alive
 

@@ -301,8 +301,8 @@ empty = respond(200, content_type=None)
 reset = _send_and_end("reset", b"", abort=True)
 """Reset the connection (RST) before the first byte of a response.
 
-After a GET that ends in this way, aiohttp by itself sends the request once more, and does not tell its caller. So one
-call takes two steps of the script.
+After a GET that ends in this way, aiohttp by itself sends the request once more, without reporting it to its caller. So
+one call takes two steps of the script.
 """
 
 disconnect = _send_and_end("disconnect", b"")

@@ -54,16 +54,22 @@ def test_a_retry_is_logged_as_info_and_a_failed_call_as_warning(
     call_logger = CallLogger(None, clock.monotonic_ns)
     call_logger.retrying("h:80", ATTEMPT)
     call_logger.failed("h:80", RECORD, 3)
+    call_logger.failed("h:80", RECORD, 1)
     assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
         (
             "otel_connector.calls",
             "INFO",
-            "GET http://h/x: attempt 2 failed, next in 0.250 s: HTTPStatusError: 503 (call_id c)",
+            "GET http://h/x: attempt 2 failed, next in 250 ms: HTTPStatusError: 503 (call_id c)",
         ),
         (
             "otel_connector.calls",
             "WARNING",
-            "GET http://h/x failed after 3 attempts in 1.500 s: ConnectFailed: refused (call_id c)",
+            "GET http://h/x failed after 3 attempts in 1.50 s: ConnectFailed: refused (call_id c)",
+        ),
+        (
+            "otel_connector.calls",
+            "WARNING",
+            "GET http://h/x failed after 1 attempt in 1.50 s: ConnectFailed: refused (call_id c)",
         ),
     ]
 
@@ -142,7 +148,7 @@ async def test_the_hook_gets_every_attempt_that_is_retried(
     assert [each.duration for each in seen] == [0, 0, 0], "measured by the clock of the connector, without the waits"
     assert [entry.levelname for entry in caplog.records] == ["INFO"] * 3
     assert caplog.messages[1] == (
-        f"GET {record.url}: attempt 2 failed, next in 7.000 s: {seen[1].error} (call_id {record.call_id})"
+        f"GET {record.url}: attempt 2 failed, next in 7.00 s: {seen[1].error} (call_id {record.call_id})"
     )
     assert "hunter2" not in caplog.text
 
@@ -158,7 +164,7 @@ async def test_the_last_attempt_is_logged_and_not_passed_to_the_hook(
     assert [each.number for each in seen] == [1, 2]
     assert [entry.levelname for entry in caplog.records] == ["INFO", "INFO", "WARNING"]
     assert caplog.messages[2] == (
-        f"GET {server.url('/x')} failed after 3 attempts in 0.750 s: HTTPStatusError: {caught.value} "
+        f"GET {server.url('/x')} failed after 3 attempts in 750 ms: HTTPStatusError: {caught.value} "
         f"(call_id {caught.value.call_id})"
     )
 

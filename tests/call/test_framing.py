@@ -90,7 +90,7 @@ CASES = {
     "reset, after the head": Case((OK + b"\r\n", CSV), TRUNCATED, "reset", 2),
     "reset, a length": reset(OK + b"Content-Length: 18\r\n\r\n"),
     "reset, chunks": reset(CHUNKED, b"2\r\n{}\r\n"),
-    # The status is the error, whatever happens to its body
+    # The status is the error, even if its body is broken
     "reset, status 404": Case((b"HTTP/1.1 404 x\r\n\r\nno",), "HTTPStatusError", "reset"),
     # RFC 9112, section 6.3: the length is complete, so the reset is of no interest
     "reset, a complete length": Case((OK + b"Content-Length: 17\r\n\r\n" + CSV,), CSV.decode(), "reset"),

@@ -673,7 +673,7 @@ def test_an_empty_log_has_no_completed_urls_and_a_file_that_is_not_a_log_is_refu
         read_completed(path, b"url,when\nhttp://a/1,now\n")
     with pytest.raises(FileNotFoundError, match=r"none.csv"):
         read_done(None, [str(tmp_path / "none.csv")], "P")
-    with pytest.raises(OSError, match="not a regular file"):
+    with pytest.raises(IsADirectoryError):
         read_done(None, [str(tmp_path)], "P")
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_connector.cli._fail_if import Comparison, Condition, parse
+from otel_connector.cli._fail_if import Condition, LimitComparison, parse
 
 NAMES: dict[str, str] = dict.fromkeys(("calls", "failed", "error_rate", "p99", "x"), "any")
 VALUES: dict[str, float] = {"calls": 90, "failed": 3, "error_rate": 0.034, "p99": 3.2}
@@ -194,7 +194,7 @@ def test_any_text_is_parsed_or_refused_with_the_known_names(text: str) -> None:
 
 def test_conditions_are_comparable_hashable_and_immutable() -> None:
     condition = parse("x > 1%", NAMES)
-    assert condition == Condition("x > 1%", ((Comparison("x", ">", 0.01, "1", "%"),),))
+    assert condition == Condition("x > 1%", ((LimitComparison("x", ">", 0.01, "1", "%"),),))
     assert hash(condition) == hash(parse("x > 1%", NAMES))
     with pytest.raises(AttributeError):
         condition.text = "y"  # type: ignore[misc]

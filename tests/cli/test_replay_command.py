@@ -55,7 +55,7 @@ def test_rows_that_are_not_sent_are_reported(received: Received, endpoint: str, 
     assert done.code == 1
     assert done.out.splitlines() == [
         "logs.csv: line 4: a row has 10 cells, this one has 1",
-        "logs.csv: line 5: it has no line end",
+        "logs.csv: line 5: the line has no line end",
         f"Spans sent to {endpoint}: 1; duplicates: 1; damaged lines: 1; unfinished last lines: 1",
     ]
     assert (tmp_path / "here").is_file()
@@ -64,7 +64,7 @@ def test_rows_that_are_not_sent_are_reported(received: Received, endpoint: str, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nothing.csv",), "nothing.csv: no such file"),
+        (("nothing.csv",), "nothing.csv: No such file or directory"),
         (("logs.csv", "--since", "2h"), "--since: '2h' is not a time"),
         (("other.csv",), "other.csv: not a log"),
         (("logs.csv", "--since", "never"), "--since: 'never' is not a time"),

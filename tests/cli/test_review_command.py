@@ -306,7 +306,7 @@ def test_sql_results_are_printed_in_every_form(example_log: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nothing.csv",), "nothing.csv: no such file"),
+        (("nothing.csv",), "nothing.csv: No such file or directory"),
         (("--json", "--csv"), "only one output format is possible, not --json and --csv"),
         (("--since", "never"), "--since: 'never' is not a time"),
         (("--where", "oops"), "where"),
@@ -445,7 +445,11 @@ def test_follow_of_a_missing_file_or_of_a_file_that_is_not_a_log_exits_with_2(tm
     assert (done.code, done.out) == (2, "")
     assert "not a log" in done.error
     done = run_here(tmp_path, "review", "nothing.csv", "--follow")
-    assert (done.code, done.out, done.error) == (2, "", "otel-connector review: nothing.csv: no such file\n")
+    assert (done.code, done.out, done.error) == (
+        2,
+        "",
+        "otel-connector review: nothing.csv: No such file or directory\n",
+    )
 
 
 def test_follow_redraws_the_summary_on_a_terminal(tmp_path: Path) -> None:

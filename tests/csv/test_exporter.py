@@ -191,7 +191,9 @@ def test_messages_name_the_argument_in_which_the_path_was_given(
         with pytest.raises(IsADirectoryError, match=rf"\[Errno 21\] {name}: Is a directory: '{folder}'"):
             make(folder)
     for kind, name in ((CSVSpanExporter, "path"), (AsyncConnector, "logfile")):
-        with pytest.raises(ValueError, match=rf"^{name}: '{other}' has another header: 'a,b'; choose another"):
+        with pytest.raises(
+            ValueError, match=rf"^{name}: '{other}': the file has another header: 'a,b'; choose another"
+        ):
             kind(other)
     wrong: Any
     for wrong in ("", 3, type("BytesPath", (), {"__fspath__": lambda _: b"logs.csv"})()):

@@ -117,7 +117,7 @@ def test_a_formula_in_any_text_column_is_escaped_and_decoded(column: str) -> Non
 def test_a_cell_of_the_wrong_type_is_refused_with_its_column(column: str, cell: str) -> None:
     cells = encode_row(BLANK).decode().rstrip("\n").split(",")
     cells[COLUMNS.index(column)] = cell
-    with pytest.raises(ValueError, match=f"^{column} is .*{cell!r}"):
+    with pytest.raises(ValueError, match=f"^{column} must be .*, not {cell!r}"):
         decode_row(cells)
 
 

@@ -154,8 +154,8 @@ def test_a_chunk_killed_midway_is_completed_by_the_next_run(api: FaultServer, tm
 
 
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "urls is one URL": ({"urls": "http://a/"}, TypeError, "urls must be URLs, not str"),
-    "urls is an int": ({"urls": 1}, TypeError, "urls must be URLs, not int"),
+    "urls is one URL": ({"urls": "http://a/"}, TypeError, "urls must be an iterable of URLs, not str"),
+    "urls is an int": ({"urls": 1}, TypeError, "urls must be an iterable of URLs, not int"),
     "log is an int": ({"log": 1}, TypeError, "not int"),
     "log is None": ({"log": None}, TypeError, "log must be a path, not NoneType"),
     "log is empty": ({"log": ""}, ValueError, "log must be a path of at least one character"),

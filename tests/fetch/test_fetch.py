@@ -279,8 +279,11 @@ BAD: dict[str, tuple[list[str], str]] = {
     "a broken template": (["http://a/{", "--range", "1:2"], "is not a template: "),
     "an invalid range": (["http://a/{}", "--range", "1-2"], "--range '1-2' must be FIRST:LAST or FIRST:LAST:STEP"),
     "an invalid header": (["http://a/", "-H", "secret"], "--header 'secret' must be 'NAME: VALUE'"),
-    "a rate of 0": (["http://a/", "--rate", "0"], "--rate must be above 0, and finite, not 0"),
-    "an infinite rate": (["http://a/", "--rate", "inf"], "--rate must be above 0, and finite, not inf"),
+    "a rate of 0": (["http://a/", "--rate", "0"], "--rate must be more than 0 attempts a second, and finite, not 0.0"),
+    "an infinite rate": (
+        ["http://a/", "--rate", "inf"],
+        "--rate must be more than 0 attempts a second, and finite, not inf",
+    ),
     "results to standard output": (["http://a/", "--out", "-"], "--out must be a file, not -"),
     "a header of two lines": (["http://a/", "-H", "a: b\nc: d"], "--header 'a' must be one line"),
     "a timeout of 0": (["http://a/", "--timeout", "0"], "timeout must be more than 0 seconds"),
@@ -288,7 +291,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "an invalid condition": (["http://a/", "--fail-if", "p99 > 1"], "p99"),
     "a binary file": (["binary"], "binary is not a list of URLs: a line is longer than"),
     "another tool's log": (["http://a/", "--log", "other.csv"], "other.csv"),
-    "a results file that has results": (["http://a/", "--out", "there.jsonl"], "there.jsonl: it already has results"),
+    "a results file that has results": (
+        ["http://a/", "--out", "there.jsonl"],
+        "--out: there.jsonl: this file already has results",
+    ),
     "results in a missing folder": (["http://a/", "--out", "none/r.jsonl"], "none/r.jsonl: No such file or directory"),
     "resume from a file that is not a log": (
         ["http://127.0.0.1:9/", "--resume-from", "other.csv"],
@@ -332,7 +338,7 @@ def test_a_call_whose_result_cannot_be_written_fails_and_resume_fetches_it(api: 
     with start(tmp_path, "urls", "--out", "r.jsonl", "--concurrency", "2", preexec_fn=limit_file_size) as process:
         _, error = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "otel-connector fetch: r.jsonl: File too large" in error
+    assert "otel-connector fetch: --out: r.jsonl: File too large" in error
     kept = {line["url"] for line in results(tmp_path / "r.jsonl")}
     assert 1 <= len(kept) <= 2
     assert {row["url"] for row in rows(tmp_path) if row["success"] == "True"} == kept

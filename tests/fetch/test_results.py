@@ -665,7 +665,7 @@ def test_two_programs_cannot_write_one_file(path: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == b"\n"
         for resume in (False, True):
-            with pytest.raises(BlockingIOError, match="another process is writing it") as caught:
+            with pytest.raises(BlockingIOError, match="another process is writing this file") as caught:
                 ResultsFile(path, resume=resume)
             assert caught.value.filename == str(path)
         other.kill()

@@ -56,6 +56,7 @@ WINGS = [
         {
             "_fail_if": ("aiohttp", "asyncio", *TERMINAL),
             "_terminal": ("aiohttp", "asyncio", "typer"),
+            "_option_errors": ("aiohttp", "asyncio", "rich"),
             "_exit_codes": ("aiohttp", "asyncio"),
             "_collector": ("aiohttp", "asyncio", *TERMINAL),
             "_demo": TERMINAL,
@@ -475,6 +476,17 @@ def test_no_file_has_a_meaningless_name(file: Path) -> None:
 def test_every_module_has_a_docstring(file: Path) -> None:
     docstring = ast.get_docstring(ast.parse((FOLDER / file).read_text(encoding="utf-8")))
     assert docstring, f"{file} has no docstring"
+
+
+def test_two_types_have_different_names() -> None:
+    """A name means one thing in the whole package. The annotations of `cli` have the names of the options."""
+    files: dict[str, set[str]] = {}
+    for file in FILES:
+        for node in ast.walk(ast.parse((FOLDER / file).read_text(encoding="utf-8"))):
+            match node:
+                case ast.ClassDef(name) | ast.AnnAssign(ast.Name(name), ast.Name("TypeAlias")):
+                    files.setdefault(name.lstrip("_"), set()).add(str(file))
+    assert {name: sorted(found) for name, found in files.items() if len(found) > 1} == {}
 
 
 def test_importing_the_package_loads_no_heavy_module() -> None:

@@ -6,6 +6,7 @@ import gzip
 import math
 import os
 import random
+import re
 import sys
 import threading
 from datetime import datetime, timedelta
@@ -96,18 +97,28 @@ DAMAGE: dict[str, tuple[bytes, int, int, str]] = {
     "garbage": (b"garbage\n", 3, 1, "a row has 10 cells, this one has 1"),
     "an empty line": (b"\n", 3, 1, "a row has 10 cells, this one has 0"),
     "a row torn in quotes": (ONE[:-1] + b'"torn, \n', 3, 1, "unexpected end of data"),
-    "a torn row, joined to the next row": (ONE[:40], 2, 1, "call_id is no id"),
-    "not UTF-8": (b"\xff\xfe" + ONE, 3, 1, "not UTF-8 from its byte 0"),
-    "a hole before a row": (b"\0" * 5_000 + ONE, 3, 1, "a hole"),
-    "a second header": (HEADER + ONE, 4, 1, "it is a header"),
+    "a torn row, joined to the next row": (ONE[:40], 2, 1, "is not an id"),
+    "not UTF-8": (b"\xff\xfe" + ONE, 3, 1, "not UTF-8 from byte 0"),
+    "a hole before a row": (b"\0" * 5_000 + ONE, 3, 1, "contains NUL bytes"),
+    "a second header": (HEADER + ONE, 4, 1, "the line is a header"),
     "a line that is too long": (b"x" * 3_000_000 + b"\n", 3, 1, "longer than any row"),
-    "NaN as time": (ONE.replace(b"1790000001.000000", b"nan"), 3, 1, "t is nan"),
-    "a time out of range": (ONE.replace(b"1790000001.000000", b"1e300"), 3, 1, "t is 1e+300"),
-    "a negative duration": (ONE.replace(b"0.250000", b"-1"), 3, 1, "delta_t is -1"),
-    "not True or False": (ONE.replace(b"True", b"maybe"), 3, 1, "success is True or False"),
-    "an empty size": (ONE.replace(b",100,", b",,"), 3, 1, "response_size is a number"),
-    "a size out of range": (ONE.replace(b",100,", b",9" + b"9" * 20 + b","), 3, 1, "response_size is 9"),
-    "an invalid id": (ONE.replace(b"-0000", b"+0000", 1)[3:], 3, 1, "call_id is no id"),
+    "NaN as time": (ONE.replace(b"1790000001.000000", b"nan"), 3, 1, "t must be from 0 to 253402300799, not nan"),
+    "a time out of range": (
+        ONE.replace(b"1790000001.000000", b"1e300"),
+        3,
+        1,
+        "t must be from 0 to 253402300799, not 1e+300",
+    ),
+    "a negative duration": (ONE.replace(b"0.250000", b"-1"), 3, 1, "delta_t must be from 0 to 1000000000, not -1"),
+    "not True or False": (ONE.replace(b"True", b"maybe"), 3, 1, "success must be True or False"),
+    "an empty size": (ONE.replace(b",100,", b",,"), 3, 1, "response_size must be a number"),
+    "a size out of range": (
+        ONE.replace(b",100,", b",9" + b"9" * 20 + b","),
+        3,
+        1,
+        "response_size must be from 0 to 9223372036854775807, not 9",
+    ),
+    "an invalid id": (ONE.replace(b"-0000", b"+0000", 1)[3:], 3, 1, "is not an id"),
     "line ends of another program": (ONE[:-1] + b"\r\n", 4, 0, ""),
     "sizes whose sum overflows int64": (b"".join(rows(call(n, response_size=2**63 - 1)) for n in (7, 8)), 5, 0, ""),
     "quotes in a row after damage": (b"garbage\n" + rows(call(1, error="X: a, b", project="=1")), 4, 1, "has 1"),
@@ -188,10 +199,10 @@ def test_a_wrong_checksum_of_a_compressed_log_is_counted_as_damage(tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "it is empty"),
+        (b"", "the file is empty"),
         (b"a,b\n1,2\n", "its first line is 'a,b'"),
         (b"\x28\xb5\x2f\xfd....", r"compressed \(zstd\)"),
-        (gzip.compress(HEADER * 900)[:12], "it cannot be unpacked"),
+        (gzip.compress(HEADER * 900)[:12], "the file cannot be unpacked"),
         (random.Random(5).randbytes(64) + b"\n", "not a log: its first line is"),
     ],
     ids=["empty", "another CSV", "zstd", "truncated compressed log", "random bytes"],
@@ -238,12 +249,14 @@ def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
     for name in ("pipe", "."):
         with pytest.raises(ValueError, match=r"regular file|directory"):
             review.load(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with pytest.raises(FileNotFoundError, match="No such file or directory"):
+        review.load(tmp_path / "nothing.csv")
+    with pytest.raises(FileNotFoundError, match="no file matches this pattern"):
         review.load(tmp_path / "nothing*.csv")
 
 
 def test_load_without_a_path_or_with_a_list_of_paths_is_refused(log: Path) -> None:
-    with pytest.raises(ValueError, match="paths: name at least one log"):
+    with pytest.raises(ValueError, match="paths must name at least one log"):
         review.load()
     with pytest.raises(TypeError, match=r"paths must be paths, one after the other as in load\(\*paths\), not list"):
         review.load([log])  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
@@ -435,9 +448,12 @@ def test_a_where_condition_selects_calls_and_an_invalid_one_is_refused(log: Path
         assert len(calls) == 5
         assert calls.rows("SELECT count(*) FROM calls") == [(5,)]
         assert calls.rows("SELECT count(*) FROM log") == [(10,)]
-    for wrong in ("nosuch > 1", "project = 1", ")", "sum(delta_t) > 1"):
-        with pytest.raises(ValueError, match="where="):
+    invalid = ("nosuch > 1", "nosuch(url)", "project = 1", "url::TINYINT = 1", ")", "sum(delta_t) > 1", "1; 2")
+    for wrong in invalid:
+        with pytest.raises(ValueError, match=f"^where {re.escape(repr(wrong))} is not a valid condition: "):
             review.load(log, where=wrong)
+    with pytest.raises(ValueError, match=r"^where must not be empty$"):
+        review.load(log, where=" ")
 
 
 def test_a_where_condition_does_not_hide_damaged_lines(log: Path) -> None:

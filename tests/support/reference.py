@@ -43,7 +43,7 @@ def telemetry() -> Iterator[str]:
 The instrumentation scope is `{SCOPE}`, with the version of the package and the schema URL `{SCHEMA_URL}`.
 
 **The span of a call**: `{call}`, kind CLIENT, from the call to the decoded body. Its status is ERROR if the call fails,
-otherwise unset, also if the caller cancelled it. With `attempt_spans=True` its name is `{attempts}`, its kind INTERNAL,
+otherwise unset, even if the caller cancelled it. With `attempt_spans=True` its name is `{attempts}`, its kind INTERNAL,
 and it lacks the first seven attributes; each attempt has a CLIENT span `{call}` with these and `{_names.ERROR_TYPE}`.
 """
     yield from attributes((*_names.HTTP_ATTRIBUTES, *_names.CALL_ATTRIBUTES))

@@ -473,7 +473,7 @@ print(sorted(name for name in set(sys.modules) - before if name.startswith(("aio
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"service_name": 1}, TypeError, "service_name must be str or None, not int"),
+        ({"service_name": 1}, TypeError, "service_name must be a str, not int"),
         ({"service_name": " "}, ValueError, "service_name must not be empty"),
         ({"exit_timeout": "5"}, TypeError, "exit_timeout must be a number of seconds, not '5'"),
         ({"exit_timeout": True}, TypeError, "exit_timeout must be a number of seconds, not True"),
