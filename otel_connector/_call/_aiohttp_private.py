@@ -214,8 +214,7 @@ class CheckedHandler(ResponseHandler):
                     break
 
     def _reject(self, message: str) -> None:
-        if self.transport is not None:
-            self.transport.close()
+        self.close()
         self.set_exception(HttpProcessingError(code=400, message=message))
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
@@ -261,12 +260,13 @@ class CheckedHandler(ResponseHandler):
             return None if exc is None else str(exc) or type(exc).__name__
         # RFC 9112, section 9.8: such a body is complete only if TLS was closed in order
         try:
-            if not ssl_object.read(1):
-                return None
+            closed = not ssl_object.read(1)
         except ssl.SSLZeroReturnError:
-            return None
+            closed = True
         except (OSError, ValueError):
-            pass  # there is no close_notify
+            closed = False
+        if closed:
+            return None
         return "the connection ended without a close_notify of TLS" if exc is None else str(exc) or type(exc).__name__
 
     def is_connected(self) -> bool:
@@ -293,11 +293,9 @@ class CheckedHandler(ResponseHandler):
 
         urllib3, httpcore and curl check this as well before they use a connection again.
         """
-        connection = None if self.transport is None else self.transport.get_extra_info("socket")
-        if connection is None:
-            return False
-        if not hasattr(select, "poll"):  # Windows
-            return bool(select.select([connection], [], [], 0)[0])
+        connection: Any = self.transport and self.transport.get_extra_info("socket")
+        if connection is None or not hasattr(select, "poll"):  # Windows, where a named pipe has no socket
+            return bool(connection and select.select([connection], [], [], 0)[0])
         poller = select.poll()
         poller.register(connection, select.POLLIN)
         return bool(poller.poll(0))

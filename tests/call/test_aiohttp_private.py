@@ -137,3 +137,19 @@ async def test_fair_reading_can_be_switched_off(server: FaultServer) -> None:
             assert session.connector._factory.func is expected
             ((connection, _),) = next(iter(session.connector._conns.values()))
             assert type(connection) is expected
+
+
+async def test_a_connection_that_has_ended_keeps_its_class(server: FaultServer) -> None:
+    """The pool may still contain it."""
+    server.script("/x", ok)
+    async with aiohttp.ClientSession() as session:
+        assert session.connector is not None
+        async with session.get(server.url("/x")) as response:
+            await response.read()
+        ((connection, _),) = next(iter(session.connector._conns.values()))
+        connection.transport.close()  # type: ignore[union-attr]
+        closed = connection.closed
+        assert closed is not None
+        await asyncio.wait([closed], timeout=5)
+        assert await AsyncConnector(None).get(session, server.url("/x"), "P") == {"ok": True}
+        assert type(connection) is ResponseHandler

@@ -221,6 +221,7 @@ IDLE: dict[str, bytes] = {
     "a response": EVIL,
     "a head": EVIL[:-6],
     "a part of a head": EVIL[:20],
+    "a part of a head with a null": OK + b"X: a\x00",
     "100 Continue": b"HTTP/1.1 100 Continue\r\n\r\n",
     "no response": b"xxxx",
     "a line": b"xxxx\r\n",
