@@ -192,7 +192,7 @@ _TABLE = [
     _Rule(_ARGUMENT, Stage.URL, InvalidURL, "{0.quoting_nothing}: {0.requested}"),
     _Rule(TypeError, None, TypeError, "{0.options}: {0.error}"),
     _Rule(_ARGUMENT, None, ValueError, "{0.options}: {0.error}"),
-    _Rule(MALFORMED_BODY, Stage.BODY, MalformedResponse, "the body is not chunked after {0.exchange.size} bytes"),
+    _Rule(MALFORMED_BODY, Stage.BODY, MalformedResponse, "the chunks of the body are malformed"),
     _Rule(Exception, Stage.BODY, BodyTruncated, "the body ended after {0.exchange.size} bytes: {0.text}"),
     _Rule(Exception, Stage.PROXY, ProxyRefused, "proxy answered {0.error.status} {0.error.message}"),
     _Rule(_CONNECTION, None, ConnectFailed, "{0.text}"),
