@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from enum import Enum
 from http.cookies import CookieError
 from typing import Any, NamedTuple
@@ -39,6 +40,8 @@ _TOO_MANY_HEADERS = "Too many headers received"
 _HEAD_LIMITS = "options of aiohttp.ClientSession and get set the limits: max_line_size, max_field_size, max_headers"
 _REFUSED = "redirect not followed: "
 
+_FORBIDDEN_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110, section 5.5
+
 _QUOTED = re.compile(r"'.*'|\".*\"", re.DOTALL)
 
 _AUTHORIZATION = "Authorization"
@@ -51,7 +54,9 @@ class Stage(Enum):
     """The stage at which an attempt failed."""
 
     URL = "the first request was prepared, and its URL is the reason"
-    REQUEST = "the first request was prepared or sent"
+    REQUEST = "the first request was prepared"
+    SENDING = "aiohttp had accepted the options of the first request, which was not answered"
+    ANSWERED = "a response had arrived, and its head was being processed"
     REDIRECT = "a redirect was answered, and its target was not"
     PROXY = "a proxy refused the connection"
     BODY = "the head of the final response had arrived"
@@ -63,8 +68,11 @@ def stage_of(error: Exception, exchange: Exchange) -> Stage:
         return Stage.BODY
     if isinstance(error, aiohttp.ClientHttpProxyError) and error.status in _REFUSALS:
         return Stage.PROXY
-    at_redirect = exchange.redirects or (exchange.answered and exchange.status in REDIRECTS)
-    return Stage.REDIRECT if at_redirect else Stage.REQUEST
+    if exchange.redirects or (exchange.answered and exchange.status in REDIRECTS):
+        return Stage.REDIRECT
+    if exchange.answered:
+        return Stage.ANSWERED
+    return Stage.SENDING if exchange.entered else Stage.REQUEST
 
 
 def error_for(error: Exception, request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) -> Exception:
@@ -83,6 +91,8 @@ def error_for(error: Exception, request: Request, exchange: Exchange, timeout: a
     stage, failure = stage_of(error, exchange), _Failure(error, request, exchange, timeout)
     if stage is Stage.REQUEST and isinstance(error, ValueError) and _conflicts_with_authorization(request):
         stage = Stage.URL
+    elif stage is Stage.SENDING and (isinstance(error, TypeError) or _has_forbidden_header(request)):
+        stage = Stage.REQUEST
     rule = next(rule for rule in _TABLE if isinstance(error, rule.theirs) and rule.stage in {None, stage})
     return rule.ours(rule.message.format(failure).rstrip())
 
@@ -94,6 +104,14 @@ def _conflicts_with_authorization(request: Request) -> bool:
     if request.url.raw_user is not None or request.url.raw_password is not None:
         return has_header or options.get("auth") is not None
     return has_header and session.trust_env and options.get("auth") is None and session.auth is None
+
+
+def _has_forbidden_header(request: Request) -> bool:
+    """Return whether a header has a character that aiohttp rejects for every URL, but not before it sends."""
+    headers: list[Mapping[str, object]] = [request.headers or {}, request.session.headers]
+    headers.append(request.options.get("proxy_headers") or {})
+    values = (str(value) for each in headers for value in each.values())
+    return any(map(_FORBIDDEN_IN_HEADERS.search, values))
 
 
 def without_quotations(message: str) -> str:
@@ -190,9 +208,11 @@ _TABLE = [
     # At a redirect, its Location is the reason: the options of the call were accepted for the first request
     _Rule(_ARGUMENT, Stage.REDIRECT, RedirectRefused, f"{_REFUSED}{{0.quoting_nothing}}: {{0.location}}"),
     _Rule(_ARGUMENT, Stage.URL, InvalidURL, "{0.quoting_nothing}: {0.requested}"),
-    _Rule(TypeError, None, TypeError, "{0.options}: {0.error}"),
-    _Rule(_ARGUMENT, None, ValueError, "{0.options}: {0.error}"),
+    _Rule(TypeError, Stage.REQUEST, TypeError, "{0.options}: {0.error}"),
+    _Rule(_ARGUMENT, Stage.REQUEST, ValueError, "{0.options}: {0.error}"),
     _Rule(MALFORMED_BODY, Stage.BODY, MalformedResponse, "the chunks of the body are malformed"),
+    # Raised by a middleware, a trace or a resolver, or by aiohttp for this URL or response only
+    _Rule(_ARGUMENT, None, ConnectorError, "{0.error.__class__.__name__}: {0.quoting_nothing}: {0.requested}"),
     _Rule(Exception, Stage.BODY, BodyTruncated, "the body ended after {0.exchange.size} bytes: {0.text}"),
     _Rule(Exception, Stage.PROXY, ProxyRefused, "proxy answered {0.error.status} {0.error.message}"),
     _Rule(_CONNECTION, None, ConnectFailed, "{0.text}"),

@@ -73,6 +73,7 @@ class Exchange:
         repeats: Number of these that aiohttp sent by itself because the connection broke before the response.
         version: HTTP version of the last response.
         out_of_time: Whether the attempt as a whole took too long, and not one step of it.
+        entered: Whether aiohttp has made a request of the options and passed it to the middlewares.
         follows: Whether redirects are followed.
         is_first: Whether there is no other middleware.
         location: The target of the last redirect, as it was sent; empty if there was none.
@@ -91,6 +92,7 @@ class Exchange:
     repeats: int = 0
     version: aiohttp.HttpVersion | None = None
     out_of_time: bool = False
+    entered: bool = False
     follows: bool = True
     is_first: bool = True
     location: str = ""
@@ -106,6 +108,7 @@ class Exchange:
             elif self.status in REDIRECTS:
                 self.redirects += 1
         self.sent += 1
+        self.entered = True
         if self.target is not None:
             if self.is_first:
                 self._prepare(request, self.target)
@@ -123,6 +126,7 @@ class Exchange:
 
     async def first(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         """Prepare a request after a redirect for the other middlewares."""
+        self.entered = True
         if self.target is not None:
             self._prepare(request, self.target)
         return await handler(request)
