@@ -8,7 +8,7 @@ belongs to a task or to a context, such as a span, a context variable that it re
 context is a copy of the one in which the first outcome is awaited. As in a plain loop over the URLs, what the
 generator has changed in it applies to the calls that start after that, so a span that it holds is their parent.
 
-Used by ``__init__``, ``_connector``, ``_fetch._fetch``, ``_fetch._results`` and ``cli._fetch_view``.
+Used by ``__init__``, ``_call._resume``, ``_connector``, ``_fetch._fetch``, ``_fetch._results`` and ``cli._fetch_view``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ Used by ``__init__``, ``_fetch._chunk``, ``_fetch._fetch``, ``cli._demo`` and ``
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from dataclasses import dataclass
@@ -37,9 +36,10 @@ from otel_connector._call._call import Call, CallSettings
 from otel_connector._call._call_log import CallLogger
 from otel_connector._call._options import shared_options
 from otel_connector._call._pacing import AdmissionControl, RateLimiter
+from otel_connector._call._resume import Resume
 from otel_connector._call._retry import RetryBudget, RetryPolicy, RetryQuotas
 from otel_connector._clock import Clock, SystemClock
-from otel_connector._csv._done import CompletedUrls, read_done
+from otel_connector._csv._done import read_done
 from otel_connector._errors import ConnectorError, SessionClosed
 from otel_connector._record import Attempt, CallRecord
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
@@ -284,7 +284,8 @@ class AsyncConnector:
             max_concurrency: Maximum number of calls in progress, and of outcomes that have not been taken.
             ordered: Yield the outcomes in the order of `urls`; a slow call then delays those after it.
             resume: Skip URLs that have a success of this project in the log; failed ones are requested again. Or paths
-                of further logs to read. URLs that differ only in redacted values count as the same.
+                of further logs to read. A URL is identified by its redacted form in the log, so that one with a new
+                signature is the same. Two different URLs of the list must not have the same form.
             sink: Called with each success before its row is written, and awaited if it returns an awaitable. So every
                 success in the log has passed through it, possibly twice. If it raises, the run stops. If it has a
                 method ``holds``, this is called in a thread with ``call_id`` and ``t`` of each success that `resume`
@@ -295,7 +296,9 @@ class AsyncConnector:
 
         Raises:
             TypeError: An argument has the wrong type; the message names it.
-            ValueError: An argument is out of range, or `resume` is True without a `logfile`.
+            ValueError: An argument is out of range, or `resume` is True without a `logfile`. While iterating with
+                `resume`: two different URLs have the same redacted form. This is found before the first call if `urls`
+                is a list, else at the second of them.
             RuntimeError: The connector is closed.
         """
         self._check_many(session, project_name, decode, ordered, aiohttp_options)
@@ -307,9 +310,9 @@ class AsyncConnector:
         async def read_logs() -> Resumed | None:
             if logs is None:
                 return None
-            completed = await asyncio.to_thread(read_done, *logs, project_name, getattr(sink, "holds", None))
-            is_done = partial(self._is_done, completed, session, aiohttp_options.get("params"))
-            return Resumed(is_done, completed.rows, completed.of_project, len(completed))
+            holds, redact = getattr(sink, "holds", None), self._settings.redactor.url
+            resuming = Resume(self._settings, session, aiohttp_options.get("params"))
+            return await resuming.begin(urls, partial(read_done, *logs, project_name, holds, redact))
 
         workers = checked_int("max_concurrency", max_concurrency)
         return Outcomes(checked_urls(urls), Work(fetch, workers, ordered, read_logs))
@@ -333,12 +336,6 @@ class AsyncConnector:
         if self._exporter is None and resume is True:
             raise ValueError("resume=True reads the log, and this connector has none; give a logfile, or paths")
         return (None if self._exporter is None else self._exporter.path), others
-
-    def _is_done(self, completed: CompletedUrls, session: aiohttp.ClientSession, params: Any, url: str | URL) -> bool:
-        try:
-            return self._settings.target(session, url, params).shown in completed
-        except (TypeError, ValueError, ConnectorError):
-            return False  # not a URL: its call fails and reports it
 
     async def _outcome(
         self,

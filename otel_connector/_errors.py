@@ -25,7 +25,7 @@ A call also raises errors that are not in the tree: `TypeError` and `ValueError`
 `asyncio.CancelledError`. This file does not know how an error is detected (``_aiohttp_errors``), nor whether it is
 retried (``_retry``).
 
-Used by ``__init__``, ``_call``, ``_connector``, ``_fetch``, ``_replay`` and ``cli``.
+Used by ``__init__``, ``_call``, ``_connector``, ``_distinct_urls``, ``_fetch``, ``_replay`` and ``cli``.
 """
 
 from __future__ import annotations

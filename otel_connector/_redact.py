@@ -12,7 +12,7 @@ How a secret is found at every level of encoding:
 
 The levels are limited to `_LEVELS`; what is encoded more often is replaced as a whole. Texts are cut first.
 
-Used by ``__init__``, ``_call``, ``_connector``, ``_fetch``, ``_replay`` and ``cli``.
+Used by ``__init__``, ``_call``, ``_connector``, ``_distinct_urls``, ``_fetch``, ``_replay`` and ``cli``.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Redactor:
     """
 
     def __init__(self, params: Iterable[str] = DEFAULT_REDACTED_PARAMS) -> None:
-        self._secret = frozenset(map(_comparable, params))
+        self._secret = {_comparable(name): name for name in sorted(params)}
         self._known: dict[str, bool] = {}
 
     def url(self, url: str) -> str:
@@ -105,6 +105,11 @@ class Redactor:
         if "=" in text or "@" in text or "%" in text or not text.isascii():
             return _replaced(text, self._found(_ended(text, _TEXT_LIMIT), patterns.IN_TEXT, 0))
         return text
+
+    def listed_name(self, name: str) -> str:
+        """Return the parameter that makes a found name secret, as it was given; empty for what is not a parameter."""
+        plain = _comparable(name.strip())
+        return self._secret.get(plain) or self._secret.get(plain.partition("[")[0], "")
 
     def secrets(self, url: str) -> list[_Found] | None:
         """Return where the secrets of a URL are; None if it cannot be parsed, so that it may be secret as a whole."""
@@ -220,8 +225,7 @@ class Redactor:
         """Return whether a parameter is secret; its name may be encoded, or that of a list (``token[]``)."""
         known = self._known.get(name)
         if known is None:
-            plain = _comparable(unquote_plus(name).strip())
-            known = plain in self._secret or plain.partition("[")[0] in self._secret
+            known = bool(self.listed_name(unquote_plus(name)))
             if len(self._known) >= _KNOWN_NAMES:
                 self._known.clear()
             if len(name) <= _NAME_LIMIT:

@@ -4,7 +4,7 @@ This file contains the loop. ``_transport`` makes an attempt, ``_retry`` decides
 ``_pacing`` decides when an attempt may start, ``_telemetry`` records spans and metrics. The record is created once, at
 the end. This file does not know exporters or files.
 
-Used by ``_connector``.
+Used by ``_call._resume`` and ``_connector``.
 """
 
 from __future__ import annotations

@@ -59,7 +59,11 @@ class CompletedUrls:
 
 
 def read_done(
-    log: str | None, others: Iterable[str], project: str, holds: Callable[[str, float], bool] | None = None
+    log: str | None,
+    others: Iterable[str],
+    project: str,
+    holds: Callable[[str, float], bool] | None = None,
+    redact: Callable[[str], str] = str,
 ) -> CompletedUrls:
     """Read logs, and return the URLs of a project that have a success.
 
@@ -71,6 +75,7 @@ def read_done(
         project: The project whose rows count.
         holds: Returns whether the result of a call of the own log, given by ``call_id`` and ``t``, exists; a success
             without a result does not count. None if this is unknown. The results of further logs are elsewhere.
+        redact: Redacts a URL as it is redacted now; the row may be older.
 
     Raises:
         OSError: A log cannot be read, or is not a regular file.
@@ -96,6 +101,8 @@ def read_done(
                 call_id, t, url = record.call_id, record.t, record.url.encode()
                 ours, success = record.project == project, record.success
             completed = ours and success and (has_result is None or has_result(call_id, float(t)))
+            if completed and (b"=" in url or b"@" in url or b"%" in url):  # else there is no secret in it
+                url = redact(url.decode()).encode()
             done.note(url, ours=ours, completed=completed)
     return done
 

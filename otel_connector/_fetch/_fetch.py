@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import aiohttp
 
+from otel_connector._call._transport import resolve_url
 from otel_connector._call._urls import listed_url
 from otel_connector._connector import AsyncConnector
+from otel_connector._distinct_urls import DistinctUrls
 from otel_connector._errors import HTTPStatusError
 from otel_connector._fetch._results import ResultsSink
+from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
 
 if TYPE_CHECKING:
     from otel_connector._bulk import Outcome, Outcomes, Resumed
@@ -132,6 +136,7 @@ class Fetch:
         urls: The list.
         options: The options of the run.
         limiter: The connector's rate limiter; `stop` stops it as well.
+        redact_params: Names of the parameters that the connector redacts.
         clock: A monotonic clock, in seconds.
 
     Attributes:
@@ -148,6 +153,7 @@ class Fetch:
         options: FetchOptions,
         *,
         limiter: StoppableLimiter | None = None,
+        redact_params: Collection[str] = DEFAULT_REDACTED_PARAMS,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.options = options
@@ -157,6 +163,7 @@ class Fetch:
         self._connector = connector
         self._urls = urls
         self._limiter = limiter
+        self._redact_params = redact_params
         self._stop = asyncio.Event()
         self._seen: set[str] = set()
         self._outcomes: Outcomes | None = None
@@ -176,18 +183,22 @@ class Fetch:
         Raises:
             OSError: The list cannot be read, or results or rows cannot be written.
             ValueError: The list, or a log to resume from, is a file of another kind.
+            SameRedactedForm: Two different URLs of the list have the same redacted form. This is found before the
+                first call, except in a pipe.
         """
         options = self.options
         # The default limit of 100 connections could be below `concurrency`. The connector limits each host
         pool = aiohttp.TCPConnector(limit=options.concurrency)
         async with aiohttp.ClientSession(connector=pool) as session:
+            distinct = DistinctUrls(Redactor(self._redact_params), partial(resolve_url, session, params=None))
+            await asyncio.to_thread(self._check_list, distinct)
             outcomes = self._connector.get_many(
                 session,
-                self._until_stopped(),
+                self._until_stopped(distinct),
                 options.project,
                 max_concurrency=options.concurrency,
                 resume=options.resume,
-                sink=None if options.results is None else ResultsSink(options.results),
+                sink=None if options.results is None else ResultsSink(options.results, self._redact_params),
                 decode=bytes,
                 **options.call_options,
             )
@@ -260,7 +271,15 @@ class Fetch:
         status = f" {error.status}" if isinstance(error, HTTPStatusError) else ""
         self.failures[f"{type(error).__name__}{status}"] += 1
 
-    async def _until_stopped(self) -> AsyncGenerator[str]:
+    def _check_list(self, distinct: DistinctUrls) -> None:
+        """Check the URLs that can be read in advance."""
+        for batch in self._urls.in_advance():
+            if self.stopped:
+                return
+            for url in batch:
+                distinct.check(listed_url(url))
+
+    async def _until_stopped(self, distinct: DistinctUrls) -> AsyncGenerator[str]:
         """Yield the URLs one by one. End when `stop` is called, also while waiting for the next batch."""
         self.begun.set()
         async with aclosing(self._urls.batches()) as batches:
@@ -269,7 +288,9 @@ class Fetch:
                     if self._stop.is_set():
                         return
                     if not self._is_repeated(url):
-                        yield listed_url(url)
+                        listed = listed_url(url)
+                        distinct.check(listed)
+                        yield listed
 
     def _is_repeated(self, url: str) -> bool:
         if not self.options.dedupe:

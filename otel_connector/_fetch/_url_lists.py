@@ -65,6 +65,10 @@ class UrlLines:
         self._rereadable = path != "-" and stat.S_ISREG(mode)
         self.total = sum(map(len, self._parsed())) if self._rereadable else None
 
+    def in_advance(self) -> Iterator[list[str]]:
+        """Yield all URLs in batches, before `batches`, from a file that can be read twice. Blocks."""
+        return self._parsed() if self._rereadable else iter(())
+
     async def batches(self) -> AsyncGenerator[list[str]]:
         """Yield the URLs of each block that is read."""
         batches = self._parsed()
@@ -113,6 +117,10 @@ class UrlRange:
         """The number of URLs."""
         return len(self.numbers)
 
+    def in_advance(self) -> Iterator[list[str]]:
+        """Yield the first two URLs: if they differ without their secrets, all do."""
+        yield [self.template.format(number) for number in self.numbers[:2]]
+
     async def batches(self) -> AsyncGenerator[list[str]]:
         """Yield the URLs in batches."""
         for start in range(0, len(self.numbers), _BATCH):
@@ -125,6 +133,10 @@ class OneUrl:
 
     url: str
     total: int | None = 1
+
+    def in_advance(self) -> Iterator[list[str]]:
+        """Yield nothing."""
+        return iter(())
 
     async def batches(self) -> AsyncGenerator[list[str]]:
         """Yield the URL."""

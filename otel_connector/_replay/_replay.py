@@ -160,6 +160,7 @@ class Replay:
         ignore_checkpoint: Send all rows, also those that were sent before.
         monotonic: A clock that never steps back, in seconds.
         sleep: Waits for a number of seconds.
+        redactor: Redacts what the exporter logs.
 
     Raises:
         TypeError, ValueError: `rate` is not a number, or not above 0.
@@ -180,7 +181,9 @@ class Replay:
         ignore_checkpoint: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
+        redactor: Redactor | None = None,
     ) -> None:
+        self._redactor = redactor or Redactor()
         self._rate, self._next = math.inf, -math.inf  # spans per second, and when the next one may be sent
         if rate is not None:
             self._rate = checked_seconds(
@@ -289,7 +292,7 @@ class Replay:
                 reason = f"{type(error).__name__}: {error}"
         if not accepted:
             raise CollectorRefused(
-                f"{self._to} did not accept a batch of {count}: {one_line(Redactor().text(reason))}."
+                f"{self._to} did not accept a batch of {count}: {one_line(self._redactor.text(reason))}."
                 f" Spans sent before it: {self._replayed.sent}; the next run continues after those"
             )
         self._replayed.sent += count
@@ -302,8 +305,11 @@ class Replay:
         self._next = max(self._next, self._monotonic()) + count / self._rate
 
 
-def open_otlp() -> tuple[SpanExporter, str]:
+def open_otlp(redactor: Redactor | None = None) -> tuple[SpanExporter, str]:
     """Return the SDK's OTLP exporter of spans, set up by the ``OTEL_*`` variables, and its endpoint, redacted.
+
+    Args:
+        redactor: Redacts the endpoint. Default: with the default names.
 
     Raises:
         ValueError: A variable has a value that the SDK does not accept, for example an unknown protocol.
@@ -322,7 +328,7 @@ def open_otlp() -> tuple[SpanExporter, str]:
     else:
         raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL must be grpc or http/protobuf, not {protocol!r}")
     endpoint = environ.get(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) or environ.get(OTEL_EXPORTER_OTLP_ENDPOINT) or default
-    return exporter, Redactor().url(endpoint)
+    return exporter, (redactor or Redactor()).url(endpoint)
 
 
 def _resource(service_name: str | None) -> Resource:

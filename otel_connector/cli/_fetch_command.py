@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -24,13 +23,16 @@ from otel_connector._call._retry import RETRIED_STATUSES, RetryPolicy, checked_s
 from otel_connector._connector import AsyncConnector
 from otel_connector._csv._lines import read_log_head
 from otel_connector._csv._parts import log_files
+from otel_connector._distinct_urls import SameRedactedForm
 from otel_connector._fetch._fetch import CONDITION_NAMES, Fetch, FetchOptions, StoppableLimiter
 from otel_connector._fetch._results import ResultsFile
 from otel_connector._fetch._url_lists import urls_from
 from otel_connector._optional_module import optional_module
-from otel_connector._redact import DEFAULT_REDACTED_PARAMS, REDACTED, Redactor
+from otel_connector._redact import REDACTED, Redactor
 from otel_connector._units import counted
 from otel_connector.cli import _fetch_options as options
+from otel_connector.cli import _redact_options as redacting
+from otel_connector.cli._continue_command import continue_command
 from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, code_of_condition, fail
 from otel_connector.cli._fail_if import Condition, parse
 from otel_connector.cli._fetch_view import FetchView, show_result, show_start
@@ -64,6 +66,7 @@ Examples:
 
 
 def fetch(
+    context: typer.Context,
     source: options.Source,
     numbers: options.Numbers = None,
     project: options.Project = "fetch",
@@ -80,20 +83,21 @@ def fetch(
     resume: options.Resume = False,
     resume_from: options.ResumeFrom = None,
     dedupe: options.Dedupe = False,
+    redact: redacting.Redact = None,
+    no_redact: redacting.NoRedact = None,
     fail_if: options.FailIf = "failed > 0",
     quiet: options.Quiet = False,
 ) -> None:
     """Fetch many URLs, with retries, a log and a results file.
 
-    The process can be killed at any time; --resume continues the run. --resume cannot distinguish URLs that differ
-    only in a redacted secret. Progress is printed to standard error, the summary to standard output. If
-    OTEL_EXPORTER_OTLP_ENDPOINT is set, traces and metrics are sent there.
+    The process can be killed at any time; --resume continues the run. A URL is identified without its secrets, so a
+    list in which two URLs differ only in a secret is rejected. Progress is printed to standard error, the summary to
+    standard output. If OTEL_EXPORTER_OTLP_ENDPOINT is set, traces and metrics are sent there.
     """
     try:
-        condition = parse(fail_if, CONDITION_NAMES)
-        urls = urls_from(source, numbers)
+        condition, urls = parse(fail_if, CONDITION_NAMES), urls_from(source, numbers)
         limiter = None if rate is None else _limiter(rate)
-        done = _checked_logs(resume_from or ()) or resume
+        done, params = _checked_logs(resume_from or ()) or resume, redacting.redacted_params(redact, no_redact)
         _check_seconds({"--timeout": timeout, "--deadline": deadline})
         policy = RetryPolicy(statuses=RETRIED_STATUSES | checked_statuses("--retry-status", retry_status or ()))
         args = {"headers": _headers(header)} if header else {}
@@ -107,19 +111,24 @@ def fetch(
                 retry=policy,
                 rate_limiter=limiter,
                 adaptive_concurrency=per_host,
+                redact_params=params,
             )
         with nullcontext() if out is None else closing(_results_file(out, resume=resume)) as results:
             fetch_options = FetchOptions(
                 project=project, concurrency=concurrency, resume=done, dedupe=dedupe, call_options=args, results=results
             )
-            run = Fetch(connector, urls, fetch_options, limiter=limiter)
+            run = Fetch(connector, urls, fetch_options, limiter=limiter, redact_params=params)
             _run(run, quiet=quiet)
     except (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
-        fail("fetch", error, {"--out": out})
-    code = exit_code(run, condition, log)
+        fail("fetch", _with_options(error, redact or ()), {"--out": out})
+    code = exit_code(run, condition, log, continue_command(context, Redactor(params)))
     if not quiet:
         show_result(run, log, out)
     raise typer.Exit(code)
+
+
+def _with_options(error: Exception, redact: Sequence[str]) -> Exception:
+    return error.for_command(redact) if isinstance(error, SameRedactedForm) else error
 
 
 def _check_out(out: Path | None, log: Path) -> None:
@@ -222,26 +231,15 @@ async def _run_until_stopped(run: Fetch, view: FetchView | None) -> None:
                 await showing
 
 
-def exit_code(run: Fetch, condition: Condition, log: Path) -> int:
+def exit_code(run: Fetch, condition: Condition, log: Path, resume_command: str) -> int:
     """Return the exit code, and print the reason if it is not 0."""
     if missing := run.rows_missing():
         rows = counted(missing, "row")
         print_errors(f"otel-connector fetch: {log}: {rows} could not be written; --resume fetches the URLs again")
     if run.stopped:
-        print_errors(f"Continue with: {_resume_command(sys.argv[1:])}")
+        print_errors(f"Continue with: {resume_command}")
+        if REDACTED in resume_command:
+            print_errors(f"Replace {REDACTED} by the secrets before")
         return INTERRUPTED
     code = code_of_condition("fetch", condition, run.figures())
     return USAGE if missing else code
-
-
-def _resume_command(arguments: Sequence[str]) -> str:
-    """Return the command that continues the run, with its secrets replaced."""
-    redact, shown = Redactor(DEFAULT_REDACTED_PARAMS).text, list[str]()
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        is_header = before in {"-H", "--header"} or argument.startswith(("-H", "--header="))
-        if is_header and ":" in argument:
-            shown.append(f"{argument.partition(':')[0]}: {REDACTED}")
-        else:
-            shown.append(redact(argument))
-    command = f"otel-connector {shlex.join([*shown, *([] if '--resume' in shown else ['--resume'])])}"
-    return command if shown == list(arguments) else f"{command}  (replace {REDACTED} by the secrets)"

@@ -16,8 +16,10 @@ import typer
 
 from otel_connector._arguments import checked_seconds, checked_text
 from otel_connector._record import one_line
+from otel_connector._redact import Redactor
 from otel_connector._replay import _replay as replays
 from otel_connector.cli import _call_filters as filters
+from otel_connector.cli import _redact_options as redacting
 from otel_connector.cli._collector import select_collector
 from otel_connector.cli._exit_codes import INTERRUPTED, WRONG, fail
 from otel_connector.cli._option_errors import path_option
@@ -72,6 +74,8 @@ def replay(
     service_name: ServiceName = None,
     checkpoint: Checkpoint = None,
     ignore_checkpoint: IgnoreCheckpoint = False,
+    redact: redacting.Redact = None,
+    no_redact: redacting.NoRedact = None,
 ) -> None:
     """Send the rows of a log to a collector as spans.
 
@@ -86,7 +90,8 @@ def replay(
             checked_text("--service-name", service_name)
         row_filter = _row_filter(project, since, until, failed_only=failed_only)
         select_collector(os.environ)
-        exporter, to = replays.open_otlp()
+        redactor = Redactor(redacting.redacted_params(redact, no_redact))
+        exporter, to = replays.open_otlp(redactor)
         run = replays.Replay(
             files,
             exporter,
@@ -96,6 +101,7 @@ def replay(
             rate=rate,
             checkpoint=checkpoint,
             ignore_checkpoint=ignore_checkpoint,
+            redactor=redactor,
         )
         try:
             _run_with_progress(run, to)

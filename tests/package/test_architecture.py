@@ -65,6 +65,8 @@ WINGS = [
             "_compare_view": ("aiohttp", "asyncio", "typer"),
             "_review_options": ("rich",),
             "_fetch_view": ("aiohttp", "typer"),
+            "_redact_options": ("aiohttp", "asyncio", "rich"),
+            "_continue_command": ("aiohttp", "asyncio", "rich"),
             "_fetch_options": ("rich",),
             "_check_command": (),
             "_demo_command": (),
@@ -133,6 +135,7 @@ WINGS = [
             "_body": (),
             "_transport": ("otel_connector._call._retry",),
             "_call": (),
+            "_resume": (),
         },
     ),
     Wing(
@@ -181,7 +184,7 @@ WINGS = [
             "_sdk_exit": (OTEL,),
         },
     ),
-    Wing(2, "", ("aiohttp", *TERMINAL), {"_bulk": (OTEL,)}),
+    Wing(2, "", ("aiohttp", *TERMINAL), {"_bulk": (OTEL,), "_distinct_urls": (OTEL,)}),
     Wing(
         2,
         "testing",
