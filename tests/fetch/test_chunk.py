@@ -184,3 +184,23 @@ def test_bad_arguments_are_refused_when_the_chunk_is_created(name: str) -> None:
 def test_paths_are_stored_as_text_and_urls_as_a_tuple(tmp_path: Path) -> None:
     chunk = Chunk(urls=iter(["http://a/"]), project="P", log=tmp_path / "a", results=tmp_path / "b")  # type: ignore[arg-type]
     assert (chunk.urls, chunk.log, chunk.results) == (("http://a/",), str(tmp_path / "a"), str(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind", "message"),
+    [
+        ({"log": "no/logs.csv"}, FileNotFoundError, r"\] log: No such file or directory: 'no/logs.csv'$"),
+        ({"log": "other.csv"}, ValueError, r"^log: 'other.csv': the file has another header: 'a,b'; "),
+        ({"results": "folder"}, IsADirectoryError, r"\] Is a directory: 'folder'$"),
+        ({"results": "other.csv"}, ValueError, r"^'other.csv' does not contain JSON lines: "),
+    ],
+)
+async def test_a_file_that_cannot_be_used_is_named(
+    changed: dict[str, Any], kind: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.csv").write_text("a,b\n")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(kind, match=message):
+        await fetch_chunk(Chunk(**{"urls": [], "project": "P", "log": "logs.csv", **changed}))
+    assert (tmp_path / "other.csv").read_text() == "a,b\n"
