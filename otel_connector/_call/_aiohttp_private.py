@@ -50,6 +50,7 @@ _UNCHECKED = "errors in a response can be missed, and a server that sends many s
 # Called without `super()`, which would cost 1 % more instructions of a bare call: they run for every response
 _aiohttp_resume: Any = getattr(ResponseHandler, "_resume_transport_reading", None)
 _aiohttp_data_received: Any = getattr(ResponseHandler, "data_received", None)
+_aiohttp_set_response_params: Any = getattr(ResponseHandler, "set_response_params", None)
 _aiohttp_is_connected: Any = getattr(ResponseHandler, "is_connected", None)
 
 # aiohttp uses this parser where its C extension is not installed, or if AIOHTTP_NO_EXTENSIONS is set
@@ -146,10 +147,10 @@ class CheckedHandler(ResponseHandler):
 
     _requests = 1  # sent on this connection; 1 also for a connection whose class was replaced
     _params: dict[str, Any]  # of the current request
-    _begun = True  # whether the response to the current request has begun
-    _headed = True  # whether the head of that response is complete
+    _headed = True  # whether the head of the response to the current request is complete
+    _version = b""  # the beginning of its status line, unless that has just been or will be parsed
     _whole: bytes | None = None  # a response whose head and body are parsed in one step
-    _version = b""  # the beginning of a status line that is parsed line by line
+    _poller: select.poll | None = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -157,27 +158,28 @@ class CheckedHandler(ResponseHandler):
 
     def set_response_params(self, **params: Any) -> None:
         """Prepare for the response to the next request."""
-        self._params, self._begun, self._headed, self._version = params, False, False, b""
+        self._params, self._headed = params, False
         self._requests += 1
-        super().set_response_params(**params)
+        _aiohttp_set_response_params(self, **params)
         if _PARSER_IS_PYTHON:  # the class of its errors in a body
             setattr(self._parser, "payload_exception", MalformedBody)  # noqa: B010 - the C parser does not have it
 
     def data_received(self, data: bytes) -> None:
         """Parse `data`."""
-        if self._headed or not data or self._parser is None:
+        if self._headed:
             _aiohttp_data_received(self, data)
-        elif self._begun or not _begins_final_response(data):
-            self._begun = True
+        elif self._version or not _begins_final_response(data):
             self._parse_by_line(data)
         else:
-            self._begun, self._whole = True, data
+            self._whole = data
             _aiohttp_data_received(self, data)
             self._whole = None
-            if self._buffer:
-                self._head_received()
-            else:  # the rest of the head follows
+            if not self._buffer:  # the rest of the head follows
                 self._version = data[:_VERSION_LENGTH]
+            elif _PARSER_IS_PYTHON:
+                self._head_received()
+            else:
+                self._headed = True
 
     def _parse_by_line(self, data: bytes) -> None:
         """Parse lines up to the end of the head, and then the rest.
@@ -223,7 +225,7 @@ class CheckedHandler(ResponseHandler):
             if self._whole is not None:
                 # aiohttp has discarded the head with the error, but it may be complete, and so may be the body
                 data, self._whole = self._whole, None
-                super().set_response_params(**self._params)
+                _aiohttp_set_response_params(self, **self._params)
                 self._parse_by_line(data)
                 return
             if not self._headed and self._requests > 1:
@@ -293,12 +295,13 @@ class CheckedHandler(ResponseHandler):
 
         urllib3, httpcore and curl check this as well before they use a connection again.
         """
-        connection: Any = self.transport and self.transport.get_extra_info("socket")
-        if connection is None or not hasattr(select, "poll"):  # Windows, where a named pipe has no socket
-            return bool(connection and select.select([connection], [], [], 0)[0])
-        poller = select.poll()
-        poller.register(connection, select.POLLIN)
-        return bool(poller.poll(0))
+        if self._poller is None:
+            connection: Any = self.transport and self.transport.get_extra_info("socket")
+            if connection is None or not hasattr(select, "poll"):  # Windows, where a named pipe has no socket
+                return bool(connection and select.select([connection], [], [], 0)[0])
+            self._poller = select.poll()
+            self._poller.register(connection, select.POLLIN)
+        return bool(self._poller.poll(0))
 
 
 class PausableHandler(CheckedHandler):

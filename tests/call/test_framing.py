@@ -25,7 +25,7 @@ import pytest
 from support import processes
 
 from otel_connector import AsyncConnector, ConnectorError
-from otel_connector.testing import Arrival, FaultServer, Step, respond
+from otel_connector.testing import Arrival, FakeClock, FaultServer, Step, respond
 from otel_connector.testing._steps import Connection
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -209,7 +209,7 @@ async def outcomes(server: FaultServer, case: Case) -> list[object]:
     async with aiohttp.ClientSession() as session:
         if case.parts[0].endswith(b"HT"):
             retried.head_received.happen()
-        subject = AsyncConnector(None, n_tries=2, timeout=10)
+        subject = AsyncConnector(None, n_tries=2, timeout=10, clock=FakeClock())
         await outcome(subject, session, server.url("/case"), middlewares=[retried.middleware])
     return [first, following, len(server.received("/case"))]
 
@@ -477,9 +477,12 @@ async def test_excess_bytes_are_found_where_there_is_no_poll(
     assert await idle_outcomes(server, EVIL, read=False) == ["None", "good", 2, 2]
 
 
-async def test_an_idle_connection_is_used_again(server: FaultServer) -> None:
-    server.script("/x", respond(body=b"good"))
+@pytest.mark.parametrize("tls", [False, True])
+async def test_an_idle_connection_is_used_again(tls: bool, server: FaultServer, tls_server: FaultServer) -> None:
+    used = tls_server if tls else server
+    used.script("/used-again", respond(body=b"good"))
     async with aiohttp.ClientSession() as session:
         for _ in range(3):
-            assert await outcome(AsyncConnector(None), session, server.url("/x")) == "good"
-    assert len({request.connection for request in server.requests}) == 1
+            options = {"ssl": used.client_ssl} if tls else {}
+            assert await outcome(AsyncConnector(None), session, used.url("/used-again"), **options) == "good"
+    assert len({request.connection for request in used.received("/used-again")}) == 1
