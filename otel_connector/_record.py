@@ -23,6 +23,8 @@ TEXT_LIMIT = 2_048
 # Characters that end a line, hide text or cannot be encoded: C0 and C1 controls with DEL, line and paragraph
 # separators, the bidi controls (Unicode TR9, as in CVE-2021-42574), the byte order mark, and lone surrogates
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_CUT = re.compile(r"\.\.\.\[\+(\d+)\]\Z")  # the mark of a text that was cut before, by this file or by the redactor
+_LONGEST_CUT = 24  # characters
 _SHORT_ESCAPES = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
 
 
@@ -35,7 +37,10 @@ def one_line(text: str, limit: int = TEXT_LIMIT) -> str:
     """
     if len(text) <= limit and text.isprintable():
         return text  # nearly every URL and message, in half the time of the search below
-    unread = max(len(text) - limit, 0)  # escapes are longer, so characters beyond the limit are cut in any case
+    unread = 0
+    if len(text) > limit and (before := _CUT.search(text, len(text) - _LONGEST_CUT)):
+        text, unread = text[: before.start()], int(before[1])
+    unread += max(len(text) - limit, 0)  # escapes are longer, so characters beyond the limit are cut in any case
     line = _UNSAFE.sub(_escape, text[:limit])
     if unread or len(line) > limit:
         kept = limit - len(f"...[+{len(line) + unread}]")

@@ -163,10 +163,11 @@ class Redactor:
                 encoded_url = end if encoded is None else encoded.start()
             if encoded_url < start or not self._is_secret(match[1]):
                 continue  # a part of a URL that has to be decoded, or not secret
-            value = patterns.MATRIX_VALUE.match(path, begin, end)
-            if value and value[0]:
-                mark = 0 <= inner_url < segment and patterns.ENCODED_QUESTION_MARK.search(path, *value.span())
-                found.append((begin, mark.start() if mark else value.end(), unquote_plus(match[1])))
+            stop = end if (value := patterns.MATRIX_VALUE.match(path, begin, end)) is None else value.end()
+            if 0 <= inner_url < segment and (mark := patterns.ENCODED_QUESTION_MARK.search(path, begin, stop)):
+                stop = mark.start()
+            if begin < stop:
+                found.append((begin, stop, unquote_plus(match[1])))
         return found
 
     def _found(self, text: str, kind: patterns.Patterns, level: int) -> list[_Found]:
@@ -208,8 +209,7 @@ class Redactor:
             if not patterns.STRUCTURE.search(text, start, end):
                 continue
             if level == _LEVELS:
-                if deep := patterns.TOO_DEEP.search(text, start, end):
-                    found.append((*deep.span(), ""))
+                found += [(*deep.span(), "") for deep in patterns.TOO_DEEP.finditer(text, start, end)]
                 continue
             decoded, offsets = _decoded(text, start, end, masks)
             inner = (
@@ -237,8 +237,7 @@ def _in_inner_path(text: str, name: int) -> bool:
     """Return whether the name at an offset is one of a path segment, in a URL that is a part of the text."""
     if name == 0 or text[name - 1] != ";":
         return False
-    slashes = text.rfind("//", 0, name)
-    return slashes >= 0 and not patterns.QUERY_START.search(text, slashes, name)
+    return text.rfind("//", 0, name) > max(text.rfind("?", 0, name), text.rfind("#", 0, name))
 
 
 def _comparable(name: str) -> str:

@@ -99,7 +99,7 @@ QUERY_START = re.compile(r"[?#]")
 # Parameters of a path segment (RFC 3986, section 3.3), such as ;jsessionid=
 MATRIX_NAME = re.compile(rf"(?<=;)([^{BARRIER};=/]+)=")
 # Clients decode %3B in a path, so a ; ends a value only if another name follows
-MATRIX_VALUE = re.compile(rf"(?:[^{BARRIER};/?#]|;(?![^;=/?#]*=))*")
+MATRIX_VALUE = re.compile(rf"(?:[^{BARRIER};/?#]|(?<!=);(?![^;=/?#]*=))*")
 # yarl decodes %26 in a fragment, so a & ends a value there only if another name follows
 FRAGMENT_VALUE = re.compile(r"(?:[^&#]|&(?![^&=#]*=))*")
 PORT = re.compile(r":[0-9]*")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -12,9 +13,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
+from support.logs import Log
 from yarl import URL
 
+from otel_connector import AsyncConnector, DecodeFailed
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
+from otel_connector.testing import FaultServer, respond
 
 CANARY = "c4n4ry"
 REDACTOR = Redactor()
@@ -167,7 +171,9 @@ def test_what_is_encoded_too_often_is_redacted_as_a_whole() -> None:
         # a user and a password without a scheme, as in the settings of proxies
         (f"https://h/?proxy=u:{CANARY}@h:80&y", "https://h/?proxy=REDACTED:REDACTED@h:80&y"),
         (f"https://h/?proxy=u%3A{CANARY}%40h%3A80&y", "https://h/?proxy=REDACTED%3AREDACTED%40h%3A80&y"),
+        (f"https://h/?u=http://:{CANARY}@a/%3Fx&y", "https://h/?u=http://REDACTED:REDACTED@a/%3Fx&y"),
         # parameters of a path segment (RFC 3986, section 3.3)
+        ("https://h/;token=/;token=;v?c", None),
         (f"https://h/a;jsessionid={CANARY};v=1/b?c", "https://h/a;jsessionid=REDACTED;v=1/b?c"),
         # no host, because the password has unencoded delimiters
         (f"http://user:p@#{CANARY}@h/", "REDACTED"),
@@ -329,6 +335,12 @@ HOSTILE_PIECES = [
 ]
 
 
+def processor_time(redact: Callable[[str], str], text: str) -> float:
+    begun = time.thread_time()
+    redact(text)
+    return time.thread_time() - begun
+
+
 @pytest.mark.parametrize("redact", [REDACTOR.url, REDACTOR.text])
 @pytest.mark.parametrize("piece", HOSTILE_PIECES)
 @pytest.mark.parametrize("before", ["", "https://h/?@&=&", "https://h/"])
@@ -337,10 +349,9 @@ def test_no_text_blocks_the_event_loop(redact: Callable[[str], str], piece: str,
     text = before + piece * (4_000_000 // len(piece))
     if before:
         text = text[:8_000] + "@h" + text[8_000:]
-    begun = time.thread_time()
-    shown = redact(text)
-    assert time.thread_time() - begun < 0.05
-    assert len(shown) < 200_000
+    limit = 0.05 if sys.gettrace() is None else 0.5  # coverage slows Python down
+    assert min(processor_time(redact, text) for _ in range(2)) < limit
+    assert len(redact(text)) < 200_000
 
 
 @pytest.mark.parametrize("redact", [REDACTOR.url, REDACTOR.text])
@@ -355,6 +366,32 @@ def test_a_secret_at_the_cut_of_a_long_text_is_redacted(redact: Callable[[str], 
             shown = redact(text)
             assert CANARY[:3] not in shown, shown[-60:]
             assert shown.endswith("]"), shown[-60:]
+
+
+def test_many_different_names_do_not_fill_the_memory() -> None:
+    redactor = Redactor()
+    for number in range(5_000):
+        redactor.url(f"http://h/?n{number}=1&{'x' * 100}{number}=2")
+    assert redactor.url(f"http://h/?n1=1&token={CANARY}") == "http://h/?n1=1&token=REDACTED"
+    assert len(redactor._known) <= 1_024  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_an_error_that_quotes_a_long_body_is_an_outcome_with_a_row(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    """The whole text was redacted before, recursively: for 4 to 15 s, or until RecursionError (CWE-674)."""
+    bodies = {"/a": b"=%" * 2_000_000, "/b": b"token%" + b"25" * 400_000 + b"3Dc4n4ry", "/c": b"x" * 4_000_000}
+    for path, body in bodies.items():
+        server.script(path, respond(200, body))
+        with pytest.raises(DecodeFailed) as caught:
+            await AsyncConnector(log.path).get(session, server.url(path), "P", decode=float)
+        assert CANARY not in str(caught.value)
+    for record, body in zip(log.records(), bodies.values(), strict=True):
+        assert record.error.startswith("DecodeFailed: ValueError: could not convert string to float: ")
+        left_out = int(record.error.rpartition("...[+")[2][:-1])
+        shown = len(record.error.rpartition("...[+")[0])
+        whole = len(f"DecodeFailed: ValueError: could not convert string to float: {body!r}")
+        assert b"25" in body or shown + left_out == whole  # a secret is shorter after redaction
 
 
 def test_custom_parameter_names_replace_the_default_ones() -> None:

@@ -252,6 +252,7 @@ def test_the_command_that_continues_has_every_option_and_is_read_back_by_a_shell
         (["https://h/?key={}", "--range", "1:1"], "'https://h/?key={}' --range 1:1"),
         (["https://h/?key=a{}b", "--range", "1:1"], "'https://h/?key=REDACTED{}REDACTED' --range 1:1"),
         (["https://h/?key={:05}&b={{", "--range", "1:1"], "'https://h/?key={:05}&b={{' --range 1:1"),
+        (["https://h/?token=//u:p@{}", "--range", "1:1"], "'https://h/?token=REDACTED{}' --range 1:1"),
         (["http://h:{}/?a", "--range", "80:81"], "'http://h:{}/?a' --range 80:81"),
         (["http://u@[h/{}", "--range", "80:81"], "'REDACTED{}' --range 80:81"),
         (["https://h/?key=1"], "'https://h/?key=REDACTED'"),
