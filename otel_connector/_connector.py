@@ -80,7 +80,8 @@ class ConnectorStats:
         calls_failed: Calls that raised, or returned their `default`, including cancelled ones.
         retries: Attempts that the connector made after the first of a call; not those that aiohttp makes by itself.
         bytes_received: Bytes of the body that the last attempts of completed calls read, after content decoding.
-        hosts_paused: The ``host:port`` of servers that asked for a pause that has not ended.
+        hosts_paused: The ``host:port`` of servers that asked for a pause that has not ended; ``host:port (path)`` for
+            one on a Unix socket.
         rows_written: Rows in the log.
         rows_waiting: Rows kept in memory because they could not be written yet.
         rows_lost: Rows that were discarded.
@@ -107,8 +108,7 @@ class AsyncConnector:
         data = await connector.get(session, "https://api.example.com/data", "ExampleProject")
     ```
 
-    Each row is in the file before its `get` returns, so neither `aclose` nor ``async with`` is required. A connector
-    serves one event loop at a time.
+    Each row is in the file before its `get` returns, so neither `aclose` nor ``async with`` is required.
 
     Args:
         logfile: The CSV file, or a `CSVSpanExporter`; None writes no CSV.
@@ -122,8 +122,8 @@ class AsyncConnector:
             that would exceed it does not start; the call then fails with the error of its last attempt.
         rate_limiter: An async context manager that every attempt enters (for example ``aiolimiter.AsyncLimiter``), or a
             function that returns the one for a ``host:port``.
-        adaptive_concurrency: Maximum number of concurrent attempts to one host, reduced while the host throttles; 0
-            sets no limit.
+        adaptive_concurrency: Maximum number of concurrent attempts to one host, in each event loop, reduced while the
+            host throttles; 0 sets no limit.
         max_body_bytes: Bytes of a body, after content decoding, at which reading stops and the call fails.
         redact_params: Query parameters whose values are never written or exported, compared without case. They replace
             the default ones, so add yours to `DEFAULT_REDACTED_PARAMS`.
@@ -278,8 +278,8 @@ class AsyncConnector:
 
         Args:
             session: As for `get`. The limit of its connector (100 by default) limits the calls in progress, too.
-            urls: An iterable or async iterable, possibly endless. A plain one must not block the event loop. One task
-                runs all its steps, in the context of the caller. A generator is closed at the end.
+            urls: An iterable or async iterable, possibly endless, run by one task. A plain one must not block the event
+                loop. A generator is closed at the end.
             project_name: As for `get`.
             max_concurrency: Maximum number of calls in progress, and of outcomes that have not been taken.
             ordered: Yield the outcomes in the order of `urls`; a slow call then delays those after it.
@@ -361,8 +361,8 @@ class AsyncConnector:
             record = self._end(call, error)
             if in_sink or not isinstance(error, Exception) or isinstance(error, SessionClosed):
                 raise
-            if call.attempts and not isinstance(error, ConnectorError):
-                raise  # aiohttp does not accept an option, which is the same for every URL
+            if isinstance(error, RuntimeError) or (call.attempts and not isinstance(error, ConnectorError)):
+                raise  # the session is bound to another loop, or aiohttp rejects an option: the same for every URL
             return Outcome(url, None, error, record)
         return Outcome(url, value, None, self._end(call, None))
 

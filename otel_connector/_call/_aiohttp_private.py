@@ -126,6 +126,12 @@ def request_function(session: aiohttp.ClientSession) -> Callable[..., Awaitable[
     return get
 
 
+def loop_of(connector: aiohttp.BaseConnector) -> asyncio.AbstractEventLoop:
+    """Return the event loop that a connector belongs to; if it cannot be read, the running one."""
+    loop: asyncio.AbstractEventLoop | None = getattr(connector, "_loop", None)
+    return asyncio.get_running_loop() if loop is None else loop
+
+
 class MalformedBody(aiohttp.ClientPayloadError):
     """A body turned out not to be in the chunked coding after its head had been received."""
 

@@ -144,30 +144,32 @@ class Call:
             options: Options of ``aiohttp.ClientSession.get``; this object keeps a copy.
         """
         settings, request = self._settings, self._prepared(decode, options)
-        permit = self._permit = Permit(settings.admission, request.session, self._host)
+        host = self._host
+        permit = self._permit = Permit(settings.admission, request.session, host)
         while True:
             try:
                 if settings.deadline is not None and self._remaining() <= 0:
                     raise self._deadline_exceeded(f"before attempt {self.attempts + 1}")
                 if not permit.enter_nowait():
                     await self._enter(permit)
+                self._host = permit.host
                 exchange = self._exchange = Exchange(request.url)
                 try:
                     value = await self._attempt(request, exchange)
                 except ConnectorError as error:
-                    wait = self._after_failure(error, exchange, permit.entered)
+                    wait = self._after_failure(error, exchange, permit)
                     if wait is None:
                         raise
                 else:
-                    if settings.admission.adaptive:
-                        settings.admission.succeeded(self._host)
+                    if settings.admission.hosts:
+                        settings.admission.succeeded(permit.host, permit.entered)
                     if settings.quotas is not None:
                         settings.quotas.put_back(self._host, self._paid)
                     return value
             finally:
                 if not permit.leave_nowait():
                     await permit.leave(self._remaining())
-            permit = self._permit = Permit(settings.admission, request.session, self._host)
+            permit = self._permit = Permit(settings.admission, request.session, host)
             await settings.clock.sleep(wait)
             self.retries += 1
 
@@ -304,17 +306,21 @@ class Call:
                 )
             del failure  # otherwise the error would refer to this frame, and this frame to the error
 
-    def _after_failure(self, error: ConnectorError, exchange: Exchange, started: float) -> float | None:
+    def _after_failure(self, error: ConnectorError, exchange: Exchange, permit: Permit) -> float | None:
         """Note a failed attempt, and return the seconds to wait before the next one; None if there is none."""
-        settings, now_ns = self._settings, self._settings.clock.monotonic_ns()
+        settings, now_ns, started = self._settings, self._settings.clock.monotonic_ns(), permit.entered
         if isinstance(error, HTTPStatusError):
             error.retry_after = retry_after_of(CIMultiDict(error.headers), settings.clock.time_ns() / 1e9)
+        # After a redirect, another host may have answered
+        answered_by = permit.host if exchange.final_url is None else f"{host_of(exchange.final_url)}{permit.suffix}"
         if isinstance(error, HTTPStatusError) and error.status in THROTTLING_STATUSES:
-            # The host that answered throttles, and after a redirect that may be another one
-            answered_by = self._host if exchange.final_url is None else host_of(exchange.final_url)
             settings.admission.throttled(answered_by, started, settings.retry.pause(error))
-        elif isinstance(error, HTTPStatusError) and error.status < _FIRST_SERVER_ERROR:
-            settings.admission.succeeded(self._host)  # the server does not throttle
+        elif not settings.admission.adaptive or (
+            isinstance(error, HTTPStatusError) and error.status < _FIRST_SERVER_ERROR
+        ):
+            # The server does not throttle. After a pause any other end admits further callers: they would wait for one
+            # timeout after the other
+            settings.admission.succeeded(answered_by, started)
         decision = settings.retry.decide(
             error,
             attempt=self.attempts,

@@ -5,8 +5,8 @@ algorithm in this file: the application passes one in as an async context manage
 nor how an attempt is made.
 
 A `Permit` is entered and left once. Its parts are acquired in this order, so that no waiter holds a scarcer resource:
-pause of the host, rate limiter, adaptive limit of the host, connections of the pool. A pause may begin while a permit
-waits for the other parts. It then returns them and waits again.
+pause of the host, limit of the host, rate limiter, connections of the pool. A pause may begin while a permit waits for
+the other parts. It then returns them and waits again.
 
 Used by ``_call._call`` and ``_connector``.
 """
@@ -17,16 +17,18 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import weakref
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from otel_connector._call._aiohttp_private import CheckedHandler, replace_connection_class
+from otel_connector._call._aiohttp_private import CheckedHandler, loop_of, replace_connection_class
 from otel_connector._call._fair_reading import read_fairly
+from otel_connector._call._host_limits import HostState, ResizableLimiter
 from otel_connector._clock import time_limit
 from otel_connector._errors import DeadlineExceeded, RateLimiterFailed, SessionClosed
 from otel_connector._log_throttle import LogThrottle
@@ -50,71 +52,24 @@ _EXAMINED_HOSTS = 4  # hosts examined for each one to remove, because some of th
 _MIN_EXIT_SECONDS = 0.1  # that a rate limiter gets to exit, however little is left of the deadline
 
 
-class ResizableLimiter:
-    """A number of slots, granted in the order of the requests; the number may change at any time.
-
-    Args:
-        limit: The number of slots; 0 for no limit. A limit of 2.5 is one of 2.
-    """
-
-    __slots__ = ("_acquired", "_waiters", "limit")
-
-    def __init__(self, limit: float) -> None:
-        self.limit = limit
-        self._acquired = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def idle(self) -> bool:
-        """Whether no slot is acquired or waited for."""
-        return not self._acquired and not self._waiters
-
-    def acquire_nowait(self) -> bool:
-        """Acquire a slot if one is free and no task waits for it; return whether it was acquired."""
-        if self._waiters or (self.limit and self._acquired + 1 > self.limit):
-            return False
-        self._acquired += 1
-        return True
-
-    async def acquire(self) -> None:
-        """Wait for a slot and acquire it."""
-        if self.acquire_nowait():
-            return
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        except BaseException:
-            if waiter.done() and not waiter.cancelled():  # the slot was granted just before the cancellation
-                self.release()
-            elif waiter in self._waiters:  # `grant` removes cancelled waiters, too
-                self._waiters.remove(waiter)
-            raise
-
-    def release(self) -> None:
-        """Return a slot."""
-        self._acquired -= 1
-        if self._waiters:
-            self.grant()
-
-    def grant(self) -> None:
-        """Grant the free slots to the tasks that wait for one."""
-        while self._waiters and (not self.limit or self._acquired + 1 <= self.limit):
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                self._acquired += 1
-                waiter.set_result(None)
-
-
 class _Pool:
     """The limiters of one aiohttp connector: a slot for each connection that it may open.
 
     All our calls with that connector queue here and never inside aiohttp, where the wait would count towards the
     timeout of the attempt. Other code that uses the same connector is not seen.
+
+    Attributes:
+        connector: The connector.
+        loop: Its event loop.
+        suffix: What its path adds to the key of a server; empty if it has none.
     """
 
     def __init__(self, connector: aiohttp.BaseConnector) -> None:
         self.connector = weakref.ref(connector)
+        self.loop = loop_of(connector)
+        path = getattr(connector, "path", None)  # of a UnixConnector, or a NamedPipeConnector
+        # An abstract socket starts with a NUL, which ss and netstat show as @
+        self.suffix = "" if path is None else f" ({os.fsdecode(path).replace(chr(0), '@')})"
         self._total = ResizableLimiter(connector.limit)
         self._total_only = (self._total,)
         self._limit_per_host = connector.limit_per_host
@@ -131,15 +86,6 @@ class _Pool:
 
 
 _pools: weakref.WeakKeyDictionary[aiohttp.BaseConnector, _Pool] = weakref.WeakKeyDictionary()
-
-
-@dataclass(slots=True)
-class _HostState:
-    """The adaptive limit of one host, and its pause."""
-
-    limiter: ResizableLimiter
-    paused_until: float = 0.0  # monotonic seconds
-    reduced_at: float = -1.0  # monotonic seconds
 
 
 class AdmissionControl:
@@ -169,7 +115,7 @@ class AdmissionControl:
         self.adaptive = adaptive_concurrency
         self._redact = redact
         self._fair_reading = fair_reading
-        self.hosts: OrderedDict[str, _HostState] = OrderedDict()
+        self.hosts: OrderedDict[str, HostState] = OrderedDict()
         self._throttle = LogThrottle()
         # The pool that was used last: a lookup in a dictionary of weak keys costs ten times as much
         self._pool: _Pool | None = None
@@ -189,20 +135,34 @@ class AdmissionControl:
         state = self.hosts.get(host)
         return 0.0 if state is None else max(state.paused_until - self.now(), 0.0)
 
-    def state_of(self, host: str) -> _HostState:
+    def state_of(self, host: str) -> HostState:
         """Return the state of a host; create it if there is none."""
         state = self.hosts.get(host)
         if state is None:
             self._remove_idle_hosts()
-            state = self.hosts[host] = _HostState(ResizableLimiter(self.adaptive))
+            state = self.hosts[host] = HostState(self.adaptive)
         self.hosts.move_to_end(host)
         return state
 
+    def host_limiters(self, host: str) -> Sequence[ResizableLimiter]:
+        """Return the limiter of a host, if it has a limit."""
+        state = self.state_of(host) if self.adaptive else self.hosts.get(host)
+        return () if state is None or not state.limit else (state.limiter,)
+
     def pool_limiters(self, session: aiohttp.ClientSession, host: str) -> Sequence[ResizableLimiter]:
         """Return the limiters of the session's pool for an attempt to `host`; empty if the pool is closed."""
+        pool = self.pool(session)
+        return () if pool is None else pool.limiters(host)
+
+    def pool(self, session: aiohttp.ClientSession) -> _Pool | None:
+        """Return the pool of the session; None if it is closed.
+
+        Raises:
+            RuntimeError: The session belongs to another event loop than the running one.
+        """
         connector = session.connector
         if connector is None or connector.closed:
-            return ()
+            return None
         pool = self._pool
         if pool is None or pool.connector() is not connector:
             pool = self._pool = _pools.setdefault(connector, _Pool(connector))
@@ -210,7 +170,9 @@ class AdmissionControl:
                 read_fairly(connector)
             else:
                 replace_connection_class(connector, CheckedHandler)
-        return pool.limiters(host)
+        if pool.loop is not asyncio.get_running_loop():
+            raise RuntimeError("session is bound to a different event loop")
+        return pool
 
     def throttled(self, host: str, entered: float, pause: float | None) -> None:
         """Note that the server asked the callers of `host` to slow down.
@@ -220,20 +182,18 @@ class AdmissionControl:
             entered: When the throttled attempt started, in monotonic seconds.
             pause: Seconds of the ``Retry-After``, capped; None if there was none.
         """
-        state, now = self.state_of(host), self.now()
-        if pause is not None:
-            state.paused_until = max(state.paused_until, now + pause)
-        # One reduction for each burst: attempts that started before the last reduction carry no new information
-        if self.adaptive and entered > state.reduced_at:
-            state.reduced_at = now
-            state.limiter.limit = max(1.0, state.limiter.limit / 2)
+        self.state_of(host).throttled(self.now(), entered, pause)
 
-    def succeeded(self, host: str) -> None:
-        """Note that the server answered without throttling."""
-        if self.adaptive and (state := self.hosts.get(host)) is not None:
-            limiter = state.limiter
-            limiter.limit = min(float(self.adaptive), limiter.limit + 1 / limiter.limit)
-            limiter.grant()
+    def succeeded(self, host: str, entered: float = math.inf) -> None:
+        """Note that the server answered without throttling.
+
+        Args:
+            host: ``host:port``.
+            entered: When the attempt started, in monotonic seconds.
+        """
+        state = self.hosts.get(host)
+        if state is not None and state.limit:
+            state.succeeded(self.now(), entered)
 
     def limiter_failed(self, error: Exception) -> None:
         """Log that the rate limiter raised when it was exited: the attempt has its result."""
@@ -248,7 +208,7 @@ class AdmissionControl:
         for name in list(islice(self.hosts, excess * _EXAMINED_HOSTS)):
             if len(self.hosts) < _HOST_LIMIT:
                 return
-            if self.hosts[name].limiter.idle:
+            if self.hosts[name].idle:
                 del self.hosts[name]
             else:
                 self.hosts.move_to_end(name)
@@ -261,13 +221,14 @@ class Permit:
     Attributes:
         admission: Grants it.
         session: The session whose pool the attempt uses.
-        host: ``host:port``.
+        host: ``host:port``; `enter_nowait` adds the path of the session's connector, if it has one.
         limiters: Those of which it has a slot.
         rate_limiter: The rate limiter that it has entered.
         waiting: Whether the attempt may not start yet.
         waited: Whether something was not available immediately.
         entered: When the attempt was allowed to start, in monotonic seconds.
         queued: Seconds that it waited.
+        suffix: What the path of the session's connector adds to `host`.
     """
 
     admission: AdmissionControl
@@ -279,6 +240,7 @@ class Permit:
     waited: bool = False
     entered: float = 0.0
     queued: float = 0.0
+    suffix: str = ""
 
     def enter_nowait(self) -> bool:
         """Enter if nothing has to be waited for; return whether it was entered.
@@ -289,13 +251,19 @@ class Permit:
             SessionClosed: The session has no open pool.
         """
         admission, host = self.admission, self.host
-        if admission.rate_limiter is not None or (admission.hosts and admission.pause_of(host)):
-            return False
-        limiters = admission.pool_limiters(self.session, host)
-        if not limiters:
+        pool = admission.pool(self.session)
+        if pool is None:
             raise _session_closed()
-        if admission.adaptive:
-            limiters = (admission.state_of(host).limiter, *limiters)
+        if pool.suffix:
+            self.suffix = pool.suffix
+            host = self.host = f"{host}{pool.suffix}"
+        if admission.rate_limiter is not None:
+            return False
+        limiters = pool.limiters(host)
+        if admission.hosts or admission.adaptive:
+            if admission.pause_of(host):
+                return False
+            limiters = (*admission.host_limiters(host), *limiters)
         for count, limiter in enumerate(limiters):
             if not limiter.acquire_nowait():
                 for acquired in limiters[:count]:
@@ -320,11 +288,11 @@ class Permit:
         try:
             while True:
                 await self._wait_for_pause(until)
+                for limiter in admission.host_limiters(host):
+                    await self._acquire(limiter)
                 if admission.rate_limiter is not None:
                     self.rate_limiter = await _entered(admission.rate_limiter, host)
                     self.waited = True
-                if admission.adaptive:
-                    await self._acquire(admission.state_of(host).limiter)
                 # Looked up only now: while this task waits, a pool may remove the limiter of a host that is idle
                 for limiter in admission.pool_limiters(self.session, host):
                     await self._acquire(limiter)

@@ -11,6 +11,7 @@ Used by ``_replay._row_span`` and ``_telemetry._spans``.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import Counter
@@ -185,6 +186,10 @@ class Instruments:
             self._retired.retries.update(counts.retries)
             self._retired.queued += counts.queued
 
+    def unlock(self) -> None:
+        """Replace the lock, in the child of a fork: no other thread is left that could release it."""
+        self._lock = threading.RLock()
+
     def host(self, host: str, port: int | None) -> Host:
         """Return the labels of a host and port, limited in number."""
         return self._limited(self._hosts, (host, port), HOST_LIMIT, (OTHER, None))
@@ -254,6 +259,17 @@ class _GlobalProvider:
 
 _instruments: weakref.WeakKeyDictionary[Any, Instruments] = weakref.WeakKeyDictionary()
 _instruments_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _instruments_lock  # noqa: PLW0603 - the lock may be held by a thread that the child does not have
+    _instruments_lock = threading.Lock()
+    for instruments in list(_instruments.values()):
+        instruments.unlock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def instruments_of(provider: MeterProvider | None, guard: TelemetryGuard) -> Instruments:

@@ -41,7 +41,8 @@ from otel_connector import (
     SessionClosed,
 )
 from otel_connector._call import _pacing
-from otel_connector._call._pacing import AdmissionControl, Permit, ResizableLimiter
+from otel_connector._call._host_limits import ResizableLimiter
+from otel_connector._call._pacing import AdmissionControl, Permit
 from otel_connector.testing import Connection, FakeClock, FaultServer, hold, ok, retry_after, slow_headers
 
 QUEUED = "otel_connector.queue.duration"
@@ -534,7 +535,9 @@ def test_only_429_and_503_pause_a_host_and_for_at_most_120_seconds() -> None:
     assert RetryPolicy().pause(ConnectFailed("x")) is None
 
 
-def test_the_least_recently_used_idle_host_is_forgotten(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
+async def test_the_least_recently_used_idle_host_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch, clock: FakeClock
+) -> None:
     monkeypatch.setattr(_pacing, "_HOST_LIMIT", 2)
     admission = AdmissionControl(clock, None, 4)
     for host in ("a", "b", "a", "c"):
@@ -601,7 +604,7 @@ async def test_the_limit_is_halved_to_one_and_grows_back_slowly_to_its_maximum(
 
 async def test_a_growing_limit_admits_a_waiting_call(session: aiohttp.ClientSession, clock: FakeClock) -> None:
     admission = AdmissionControl(clock, None, 2)
-    admission.state_of("h:1").limiter.limit = 1.0
+    admission.state_of("h:1").limit = 1.0
     first = await entered(admission, session, "h:1")
     second = asyncio.create_task(entered(admission, session, "h:1"))
     await run_loop()
@@ -644,7 +647,9 @@ async def test_the_limit_grows_after_answers_other_than_server_errors(
     assert (limit > 4) is grows
 
 
-def test_idle_hosts_are_forgotten_while_a_busy_host_is_kept(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_hosts_are_forgotten_while_a_busy_host_is_kept(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_pacing, "_HOST_LIMIT", 3)
     admission = AdmissionControl(clock, None, 8)
     assert admission.state_of("busy:1").limiter.acquire_nowait()

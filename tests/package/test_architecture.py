@@ -127,6 +127,7 @@ WINGS = [
             "_ranges": ("asyncio",),
             "_aiohttp_private": (),
             "_fair_reading": (),
+            "_host_limits": ("aiohttp",),
             "_pacing": (),
             "_urls": ("aiohttp", "asyncio"),
             "_exchange": ("asyncio",),
