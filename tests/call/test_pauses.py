@@ -134,7 +134,7 @@ async def test_a_limit_after_a_pause_ends_when_it_is_not_needed(clock: FakeClock
 
 
 @pytest.mark.parametrize("step", [404, 500, silent], ids=["404", "500", "timeout"])
-async def test_callers_return_after_a_pause_also_if_the_server_fails(
+async def test_callers_return_after_a_pause_even_if_the_server_fails(
     step: Any, server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
     """Otherwise the calls would time out one after the other."""
