@@ -151,11 +151,11 @@ class MalformedResponse(ConnectorError):
 
 
 class RedirectRefused(ConnectorError):
-    """A redirect was not followed: too many, not a URL, or not to http(s)."""
+    """A redirect was not followed: too many, or its target is not a URL, not http(s), or cannot be requested."""
 
 
 class InvalidURL(ConnectorError, ValueError):
-    """The URL cannot be requested: it is not a URL, has no host, or is not http(s)."""
+    """The URL cannot be requested: it is not a URL, has no valid host, is not http(s), or has credentials twice."""
 
 
 class SessionClosed(ConnectorError, ValueError):

@@ -120,14 +120,14 @@ def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) 
     max_redirects, own = _DEFAULT_MAX_REDIRECTS, None
     if options:
         own, max_redirects = options.get("middlewares"), options.get("max_redirects", max_redirects)
+        exchange.follows = bool(options.get("allow_redirects", True))
         options = {name: value for name, value in options.items() if name not in _CHANGED_OPTIONS}
     others = session_middlewares(request.session) if own is None else own
     middlewares: Sequence[aiohttp.ClientMiddlewareType] | None = None
     if others is not None:
-        # Last, so that it sees what the others send; and first, so that they see the request as it is sent
-        middlewares = (exchange.first, *others, exchange) if others else (exchange,)
-        exchange.is_first = not others
-        exchange.follows = bool(options.get("allow_redirects", True))
+        middlewares = (exchange,)
+        if others:  # last, so that it sees what the others send; and first, so that they see the request as it is sent
+            middlewares, exchange.is_first = (exchange.first, *others, exchange), False
         if context and headers is None:
             headers = context
         elif context and headers is not None:
