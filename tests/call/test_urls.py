@@ -593,7 +593,7 @@ async def after_401(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.Cli
 # How the session is made, what the call adds, and the Authorization header that each host receives
 A, B, BOTH = "machine 127.0.0.1 login a password 1\n", "machine localhost login b password 2\n", ""
 CREDENTIALS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str, str | None, str | None]] = {
-    # Plain aiohttp, curl --netrc and requests send the same
+    # The first three: aiohttp, curl 7.88 and requests send the same. Then, aiohttp and requests; curl sends none to B
     ".netrc of both": (A + B, {"trust_env": True}, {}, "", basic("a", "1"), basic("b", "2")),
     ".netrc of the second": (B, {"trust_env": True}, {}, "", None, basic("b", "2")),
     ".netrc of the first": (A, {"trust_env": True}, {}, "", basic("a", "1"), None),
@@ -605,6 +605,7 @@ CREDENTIALS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str, str | Non
         "x",
         basic("b", "2"),
     ),
+    # As aiohttp
     "middleware of the session": ("", {"middlewares": [by_host]}, {}, "", "Bearer 127.0.0.1", "Bearer localhost"),
     "middleware of the call": ("", {}, {"middlewares": [by_host]}, "", "Bearer 127.0.0.1", "Bearer localhost"),
     "middleware after 401": ("", {"middlewares": [after_401]}, {}, "", None, "Digest x"),
