@@ -48,6 +48,7 @@ _AUTHORIZATION = "Authorization"
 _CERTIFICATE = (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)
 _CONNECTION = (aiohttp.ClientConnectionError, aiohttp.ClientHttpProxyError, OSError)
 _ARGUMENT = (TypeError, ValueError, CookieError)
+_KNOWN = (aiohttp.ClientError, OSError, asyncio.TimeoutError, *_ARGUMENT)
 
 
 class Stage(Enum):
@@ -59,12 +60,13 @@ class Stage(Enum):
     ANSWERED = "a response had arrived, and its head was being processed"
     REDIRECT = "a redirect was answered, and its target was not"
     PROXY = "a proxy refused the connection"
+    CONNECTOR = "a connector of another package raised an error of its own"
     BODY = "the head of the final response had arrived"
 
 
 def stage_of(error: Exception, exchange: Exchange) -> Stage:
     """Return the stage at which an attempt has failed with `error`."""
-    if exchange.in_body:
+    if exchange.in_body or isinstance(error, (aiohttp.ClientPayloadError, *MALFORMED_BODY)):  # or other code reads it
         return Stage.BODY
     if isinstance(error, aiohttp.ClientHttpProxyError) and error.status in _REFUSALS:
         return Stage.PROXY
@@ -91,10 +93,17 @@ def error_for(error: Exception, request: Request, exchange: Exchange, timeout: a
     stage, failure = stage_of(error, exchange), _Failure(error, request, exchange, timeout)
     if stage is Stage.REQUEST and isinstance(error, ValueError) and _conflicts_with_authorization(request):
         stage = Stage.URL
+    elif exchange.sent and not exchange.answered and not isinstance(error, _KNOWN) and _is_of_a_package(error):
+        stage = Stage.CONNECTOR
     elif stage is Stage.SENDING and (isinstance(error, TypeError) or _has_forbidden_header(request)):
         stage = Stage.REQUEST
     rule = next(rule for rule in _TABLE if isinstance(error, rule.theirs) and rule.stage in {None, stage})
     return rule.ours(rule.message.format(failure).rstrip())
+
+
+def _is_of_a_package(error: Exception) -> bool:
+    """Return whether the class of an error is not built in: those are mistakes in the code of a connector."""
+    return type(error).__module__ != "builtins"
 
 
 def _conflicts_with_authorization(request: Request) -> bool:
@@ -216,6 +225,7 @@ _TABLE = [
     _Rule(Exception, Stage.BODY, BodyTruncated, "the body ended after {0.exchange.size} bytes: {0.text}"),
     _Rule(Exception, Stage.PROXY, ProxyRefused, "proxy answered {0.error.status} {0.error.message}"),
     _Rule(_CONNECTION, None, ConnectFailed, "{0.text}"),
+    _Rule(Exception, Stage.CONNECTOR, ConnectFailed, "{0.error.__class__.__name__}: {0.text}"),  # aiohttp-socks
     # aiohttp's parser gives a response that it cannot read a status of its own
     _Rule(aiohttp.ClientResponseError, None, MalformedResponse, "{0.message}"),
     _Rule(Exception, None, ConnectorError, "{0.error.__class__.__name__}: {0.text}"),

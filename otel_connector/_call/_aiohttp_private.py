@@ -4,7 +4,8 @@ aiohttp may rename a private name in any release. The package must then still im
 protection of the event loop against many small chunks, without the checks of `CheckedHandler`, or with less detail. A
 warning is logged once for each feature that is lost. This file does not know calls, attempts or the package's errors.
 
-Used by ``_call._aiohttp_errors``, ``_call._body``, ``_call._fair_reading``, ``_call._pacing`` and ``_call._transport``.
+Used by ``_call._aiohttp_errors``, ``_call._body``, ``_call._exchange``, ``_call._fair_reading``, ``_call._pacing`` and
+``_call._transport``.
 """
 
 from __future__ import annotations
@@ -66,6 +67,12 @@ _VERSION_LENGTH = 8  # bytes
 
 _FIRST_FINAL_STATUS = 200
 _SWITCHING_PROTOCOLS = 101
+
+KEPT_BODY = "_body"
+"""The attribute of a response with the body that `ClientResponse.read` has read, or that other code has set."""
+
+CONTENT_CAN_BE_REPLACED = hasattr(aiohttp.StreamReader, "_wait")
+"""Whether `BoundedContent` can replace the content of a response. If not, aiohttp decodes it."""
 
 # If another library has replaced `get` before this import, for example to record traffic, its `get` is called
 _aiohttp_get: object = getattr(aiohttp.ClientSession, "get", None)
@@ -130,6 +137,16 @@ def loop_of(connector: aiohttp.BaseConnector) -> asyncio.AbstractEventLoop:
     """Return the event loop that a connector belongs to; if it cannot be read, the running one."""
     loop: asyncio.AbstractEventLoop | None = getattr(connector, "_loop", None)
     return asyncio.get_running_loop() if loop is None else loop
+
+
+def warn_of_content() -> None:
+    """Warn that contents cannot be replaced."""
+    _warn_once("StreamReader._wait", "compressed bodies are decoded by aiohttp, which accepts incomplete ones")
+
+
+def is_undecoded(response: aiohttp.ClientResponse) -> bool:
+    """Return whether a response came from a connection, and aiohttp has not decoded its body."""
+    return hasattr(response, "_protocol") and response.content.total_compressed_bytes is None
 
 
 class MalformedBody(aiohttp.ClientPayloadError):

@@ -11,24 +11,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-from aiohttp.hdrs import CONTENT_ENCODING
+from aiohttp.hdrs import CONTENT_ENCODING, TRANSFER_ENCODING
 from multidict import CIMultiDict
 
-from otel_connector._call._aiohttp_private import MALFORMED_BODY
-from otel_connector._call._content_coding import ContentCodings, content_codings
+from otel_connector._call._aiohttp_private import CONTENT_CAN_BE_REPLACED, KEPT_BODY, MALFORMED_BODY
+from otel_connector._call._bounded_content import BoundedContent, content_of
+from otel_connector._call._content_coding import coding_of_aiohttp, content_codings
 from otel_connector._call._ranges import check_range, check_size
 from otel_connector._clock import time_limit
 from otel_connector._errors import BodyTooLarge, DecodeFailed, HTTPStatusError, MalformedResponse
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
-
     from otel_connector._call._exchange import Exchange, Request
 
 _OK = 200
@@ -45,8 +43,11 @@ _ERROR_BODY_LIMIT = 64 * 1024
 
 _ERROR_BODY_SECONDS = 1.0  # longer than most bodies take to arrive, and short enough not to delay a failed call
 
-# Bytes that have already arrived are read without a pause, and decompression may multiply them
-_YIELD_EVERY = 2**20  # bytes after which other tasks run
+# RFC 9112, section 7: a server may use other transfer codings only if the request allows them, and aiohttp's does not
+_TRANSFER_CODINGS = frozenset({"", "chunked", "identity"})
+
+_LARGE = 2**20  # bytes of a body, and of a window, from which memory is reserved
+_RESERVED = 2**26  # bytes: the default of `max_body_bytes`
 
 _JSON_STARTS = (b"{", b"[")
 _JSON_SPACE = " \t\n\r"  # RFC 8259, section 2
@@ -59,12 +60,14 @@ def body_received(response: aiohttp.ClientResponse, request: Request, exchange: 
     Awaiting `read_body` for these would cost 3 % more instructions of a bare call.
     """
     content = response.content
-    if response.status != _OK or not content.is_eof() or CONTENT_ENCODING in response.headers:
+    if content is not exchange.received or response.status != _OK or getattr(response, KEPT_BODY, None) is not None:
         return None
     exchange.in_body = True
     body = content.read_nowait()
-    _count(exchange, body, request.max_body_bytes)
-    return body
+    exchange.size = size = len(body)
+    if size > request.max_body_bytes:
+        raise _too_large(request.max_body_bytes)
+    return body or None  # an empty one may have been read before
 
 
 async def read_body(response: aiohttp.ClientResponse, request: Request, exchange: Exchange) -> bytes:
@@ -72,10 +75,11 @@ async def read_body(response: aiohttp.ClientResponse, request: Request, exchange
 
     Raises:
         HTTPStatusError: The status is an error.
-        MalformedResponse: The status is not that of a final response, or it is 206 with another range than requested.
+        MalformedResponse: The status is not that of a final response, the body has a transfer coding, or it is 206 with
+            another range than requested.
         BodyError: The body is truncated, too large, or not in its coding.
     """
-    status, limit = response.status, request.max_body_bytes
+    status = response.status
     if status < _FIRST_FINAL_STATUS:
         raise MalformedResponse(f"status {status} is not a final response")
     exchange.in_body = True
@@ -83,14 +87,11 @@ async def read_body(response: aiohttp.ClientResponse, request: Request, exchange
         return b""  # it has no body and no length, so reading would wait for the end of the connection
     if status >= _FIRST_ERROR_STATUS:
         raise await _status_error(response, exchange)
-    decompress = request.options.get("auto_decompress")
-    if decompress is None:
-        decompress = request.session.auto_decompress
-    codings = content_codings(response.headers.getall(CONTENT_ENCODING, ())) if decompress else ()
-    if status != _PARTIAL_CONTENT:
-        return await _read(response, exchange, limit, codings)
-    expected = check_range(response.request_info.headers, response.headers)
-    body = await _read(response, exchange, limit, codings)
+    for value in response.headers.getall(TRANSFER_ENCODING, ()):
+        if not _TRANSFER_CODINGS.issuperset(name.strip().lower() for name in value.split(",")):
+            raise MalformedResponse(f"the transfer coding {value[:40]!r} was not requested")
+    expected = check_range(response.request_info.headers, response.headers) if status == _PARTIAL_CONTENT else None
+    body = await _read(await _unread(response, request), exchange, request.max_body_bytes)
     if expected is not None:
         check_size(expected, response.headers, exchange.size)
     return body
@@ -131,48 +132,66 @@ def loads(body: bytes) -> Any:
     return value
 
 
-async def _read(response: aiohttp.ClientResponse, exchange: Exchange, limit: int, codings: Sequence[str] = ()) -> bytes:
+async def _unread(response: aiohttp.ClientResponse, request: Request) -> aiohttp.StreamReader:
+    """Return the body of a response, which other code may have read before, as a content that can be read."""
+    content, limit = response.content, request.max_body_bytes
+    values = response.headers.getall(CONTENT_ENCODING, ()) if request.decompress else ()
+    codings = content_codings(values)
+    # What aiohttp decodes is decoded: by a `BoundedContent`, or by aiohttp for the cache that the response is from
+    codings = codings[: len(codings) - len(coding_of_aiohttp(values))]
+    read: object = type(response).read  # a class of the application may do more in it
+    if read is aiohttp.ClientResponse.read:
+        body: bytes | None = getattr(response, KEPT_BODY, None)
+    else:
+        body = await response.read()
+    if body is not None:
+        content = content_of(body)
+    elif content.at_eof() and content.total_bytes:
+        # aiohttp would return an empty body
+        read_before = f"other code has read the {content.total_bytes} bytes of response.content"
+        raise DecodeFailed(f"{read_before}; response.read() would have kept them")
+    elif isinstance(content, BoundedContent) and not codings:
+        return content
+    if not CONTENT_CAN_BE_REPLACED:
+        if codings:
+            raise DecodeFailed(f"this version of aiohttp does not decode {', '.join(codings)}")
+        return content
+    return BoundedContent(content, codings, limit)
+
+
+async def _read(content: aiohttp.StreamReader, exchange: Exchange, limit: int) -> bytes:
     # Not a list of pieces: joining it would need twice the memory, whereas BytesIO returns its own buffer
-    with BytesIO() as body:
-        yield_at = _YIELD_EVERY
-        async with contextlib.aclosing(_pieces(response, codings)) as pieces:
-            async for piece, window in pieces:
-                _count(exchange, piece, limit, window)
-                body.write(piece)
-                if exchange.size >= yield_at:
-                    yield_at = exchange.size + _YIELD_EVERY
-                    await asyncio.sleep(0)
-        return body.getvalue()
-
-
-def _count(exchange: Exchange, piece: bytes, limit: int, window: int = 0) -> None:
-    exchange.size += len(piece)
-    if exchange.size + window > limit:
-        counted = f" (with {window} bytes for the window of its coding)" if window else ""
-        raise BodyTooLarge(f"body passed {limit} bytes{counted} and was not read further", limit=limit)
-
-
-async def _pieces(response: aiohttp.ClientResponse, codings: Sequence[str]) -> AsyncGenerator[tuple[bytes, int]]:
-    """Yield the decoded bytes of the body, each piece with the memory that the decoder holds in addition."""
-    decoder, worker = ContentCodings(codings), None
+    body, reserved = BytesIO(), False
     try:
-        while received := await response.content.readany():
-            pieces = decoder.decode(received)
-            while True:
-                # A large window is filled in one step, which would block the event loop for too long. The thread is our
-                # own: the loop's default executor has several, and each keeps an arena of memory
-                if decoder.window:
-                    worker = worker or ThreadPoolExecutor(1, "otel_connector.decoder")
-                    piece = await asyncio.get_running_loop().run_in_executor(worker, next, pieces, None)
-                else:
-                    piece = next(pieces, None)
-                if piece is None:
-                    break
-                yield piece, decoder.window
-        decoder.finish()
+        while piece := await content.readany():
+            exchange.size += len(piece)
+            if exchange.size > limit:
+                raise _too_large(limit)
+            if not reserved and exchange.size > _LARGE and getattr(content, "window", 0) > _LARGE:
+                body, reserved = _reserved(body, min(limit, _RESERVED)), True
+            body.write(piece)
+        body.truncate()  # at the end of the last piece
+        return body.getvalue()
     finally:
-        if worker is not None:
-            worker.shutdown(wait=False)
+        body.close()  # the traceback of an error refers to it
+
+
+def _reserved(body: BytesIO, size: int) -> BytesIO:
+    """Return a copy of `body` that can grow to `size` bytes without being moved.
+
+    After a decoder has freed blocks of some MiB, malloc takes those of this size from the heap. When the body grows, it
+    is moved there, and leaves a hole as large as the window. The reserved memory is used when it is written.
+    """
+    try:
+        larger = BytesIO(bytes(size))
+    except MemoryError:
+        return body
+    larger.write(body.getvalue())
+    return larger
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"body passed {limit} bytes and was not read further", limit=limit)
 
 
 async def _status_error(response: aiohttp.ClientResponse, exchange: Exchange) -> HTTPStatusError:
@@ -180,7 +199,7 @@ async def _status_error(response: aiohttp.ClientResponse, exchange: Exchange) ->
     # The status is the error; a body that is long, late or broken does not change it
     with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError, *MALFORMED_BODY):
         async with time_limit(_ERROR_BODY_SECONDS):
-            await _read(response, exchange, _ERROR_BODY_LIMIT)
+            await _read(response.content, exchange, _ERROR_BODY_LIMIT)
     return HTTPStatusError(
         f"{response.status} {response.reason or ''}".rstrip(),
         status=response.status,

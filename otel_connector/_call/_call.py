@@ -153,7 +153,7 @@ class Call:
                 if not permit.enter_nowait():
                     await self._enter(permit)
                 self._host = permit.host
-                exchange = self._exchange = Exchange(request.url)
+                exchange = self._exchange = Exchange(request)
                 try:
                     value = await self._attempt(request, exchange)
                 except ConnectorError as error:

@@ -5,7 +5,7 @@ compression ratio. The end of each stream is checked, so that a truncated body i
 aiohttp decodes these codings as well, but it does not report where a stream ended, and the server can choose the memory
 of the decoder. This file knows bytes only, not connections, responses or limits.
 
-Used by ``_call._body``.
+Used by ``_call._body``, ``_call._bounded_content`` and ``_call._exchange``.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ _CODINGS = 5  # in sequence; curl's limit
 # RFC 9659, section 3: the window of the coding "zstd" is at most 8 MiB; a decoder may refuse more
 _ZSTD_WINDOW_LOG = 23
 _SINGLE_SEGMENT = 0x20  # flag in the descriptor of a zstd frame
+
+_NO_CODING = frozenset({"", "identity", "none"})  # RFC 9110, section 12.5.3; curl accepts "none", too
+_NAME_LIMIT = 40  # characters of an unknown name in a message
 
 _FREE_WINDOW = 2**22  # bytes of window that do not count towards the limit of a body: brotli's default
 _UNCOUNTED = 2**21  # bytes of a larger window that do not count: they are allocated in any case
@@ -68,10 +71,15 @@ class ContentCodings:
         self._streams = [_Stream(name) for name in reversed(names)]
 
     @property
+    def memory(self) -> int:
+        """Memory of the decoders for their windows, in bytes; known with the first piece."""
+        return sum(stream.window for stream in self._streams)
+
+    @property
     def window(self) -> int:
-        """Memory of the decoders that counts towards the limit, in bytes; known with the first piece."""
-        kept = sum(stream.window for stream in self._streams)
-        return kept - _UNCOUNTED if kept > _FREE_WINDOW else 0
+        """The part of `memory` that counts towards the limit."""
+        memory = self.memory
+        return memory - _UNCOUNTED if memory > _FREE_WINDOW else 0
 
     def decode(self, data: bytes, done: int = 0) -> Iterator[bytes]:
         """Yield the decoded bytes of `data`, in pieces of bounded size.
@@ -103,13 +111,24 @@ class ContentCodings:
 
 
 def content_codings(values: Sequence[str]) -> list[str]:
-    """Return the codings in the values of ``Content-Encoding``; none if one of them is unknown.
+    """Return the codings in the values of ``Content-Encoding``, in the order in which they were applied.
 
-    Some servers write other words (``utf-8``, ``none``). As in browsers, the body is then not decoded.
+    Raises:
+        DecodeFailed: One of them is unknown, as for curl.
     """
-    names = [name for value in values for each in value.split(",") if (name := each.strip().lower())]
-    names = [name.removeprefix("x-") for name in names if name != "identity"]  # x-gzip: RFC 9110, section 8.4.1.3
-    return names if all(name in _MAKERS for name in names) else []
+    names = [name for value in values for each in value.split(",") if (name := each.strip().lower()) not in _NO_CODING]
+    names = [name.removeprefix("x-") for name in names]  # x-gzip: RFC 9110, section 8.4.1.3
+    for name in names:
+        if name not in _MAKERS:
+            unknown = f"content coding {name[:_NAME_LIMIT]!r} is unknown"
+            raise DecodeFailed(f"{unknown}; auto_decompress=False returns the body as it was sent")
+    return names
+
+
+def coding_of_aiohttp(values: Sequence[str]) -> list[str]:
+    """Return the coding that aiohttp decodes of the values of ``Content-Encoding``: one known name alone, or none."""
+    last = values[-1].lower() if values else ""
+    return [last] if last in _MAKERS else []
 
 
 class _Stream:
@@ -129,10 +148,10 @@ class _Stream:
         """Yield the decoded bytes of `data`; raise DecodeFailed if they are not in the coding."""
         for start in range(0, len(data), _SLICE):
             rest = data[start : start + _SLICE]
-            while rest:
+            while rest := self._without_padding(rest):
                 decoder = self._current(rest)
-                if decoder.window:
-                    yield b""  # the reader must know the window before it is filled
+                # The reader must know the window before it is filled. And there may be no output for a long time
+                yield b""
                 yield from self._outputs(decoder, rest)
                 rest = decoder.unused if decoder.ended else b""
 
@@ -140,6 +159,11 @@ class _Stream:
         """Raise BodyTruncated unless the stream is complete."""
         if self._decoder is not None and not self._decoder.ended:
             raise BodyTruncated(f"the body ended before the end of its {self._name} stream")
+
+    def _without_padding(self, data: bytes) -> bytes:
+        """Return `data` without the zeros that may follow a gzip member; gzip and Python's `gzip` skip them, too."""
+        padded = self._name == "gzip" and self._decoder is not None and self._decoder.ended
+        return data.lstrip(b"\0") if padded else data
 
     def _current(self, data: bytes) -> _Decoder:
         """Return the decoder for `data`, which may start a new member."""
@@ -193,6 +217,7 @@ class _Brotli:
     def __init__(self, head: bytes) -> None:
         self.window = _brotli_window(head[0])  # all of it: the library fills it before it returns output
         self._decompressor = _library("br", "brotlicffi", "brotli").Decompressor()
+        self._idle = True
         if not hasattr(self._decompressor, "can_accept_more_data"):
             raise DecodeFailed("br: the installed brotli has no limit for its output; pip install 'brotli>=1.2'")
 
@@ -201,10 +226,13 @@ class _Brotli:
         return bool(self._decompressor.is_finished())
 
     def feed(self, data: bytes) -> bytes:
-        return bytes(self._decompressor.process(data, output_buffer_limit=_PIECE))
+        piece = bytes(self._decompressor.process(data, output_buffer_limit=_PIECE))
+        self._idle = not piece
+        return piece
 
     def more(self) -> bool:
-        return not self._decompressor.can_accept_more_data()
+        # Only brotlicffi counts pending output in `can_accept_more_data`. With brotli, it shows only when it is fetched
+        return not self.ended and not (self._idle and self._decompressor.can_accept_more_data())
 
 
 class _Zstd:

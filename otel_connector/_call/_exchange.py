@@ -10,14 +10,21 @@ Used by ``_call._aiohttp_errors``, ``_call._body``, ``_call._call`` and ``_call.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
+from aiohttp import ClientResponse
+from aiohttp.hdrs import CONTENT_ENCODING, TRANSFER_ENCODING
+
+from otel_connector._call._aiohttp_private import CONTENT_CAN_BE_REPLACED, is_undecoded, warn_of_content
+from otel_connector._call._bounded_content import BoundedContent
+from otel_connector._call._content_coding import coding_of_aiohttp
 from otel_connector._call._urls import redirect_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import aiohttp
     from yarl import URL
 
 # The caller's trace and its credentials for a proxy: not for another origin (W3C Trace Context; RFC 9110, section 15.4)
@@ -51,6 +58,12 @@ class Request:
     headers: Mapping[str, str] | None
     options: Mapping[str, Any]
 
+    @property
+    def decompress(self) -> bool:
+        """Whether content codings are decoded: an option of the call, or else of the session."""
+        decompress: bool | None = self.options.get("auto_decompress")
+        return self.session.auto_decompress if decompress is None else decompress
+
 
 @dataclass(slots=True, eq=False)
 class Exchange:
@@ -61,7 +74,7 @@ class Exchange:
     other middlewares, `first` is passed as the first one, so that they see the request after a redirect as it is sent.
 
     Attributes:
-        requested: The URL that the call requests.
+        request: What the call sends.
         context: Headers with the trace context and baggage; removed if a redirect leads to another origin.
         status: Status of the last response.
         size: Bytes of the body read so far, after content decoding.
@@ -78,9 +91,12 @@ class Exchange:
         is_first: Whether there is no other middleware.
         location: The target of the last redirect, as it was sent; empty if there was none.
         target: The same, parsed; None if aiohttp refuses it.
+        bounded: The last response whose content was replaced.
+        received: The content of the last response if it arrived with the head, complete and without coding, in a
+            response of aiohttp's own class.
     """
 
-    requested: URL
+    request: Request
     context: Mapping[str, str] | None = None
     status: int | None = None
     size: int = 0
@@ -97,6 +113,13 @@ class Exchange:
     is_first: bool = True
     location: str = ""
     target: URL | None = None
+    bounded: aiohttp.ClientResponse | None = None
+    received: aiohttp.StreamReader | None = None
+
+    @property
+    def requested(self) -> URL:
+        """The URL that the call requests."""
+        return self.request.url
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -114,6 +137,8 @@ class Exchange:
                 self._prepare(request, self.target)
             self._note_target(request.url)
         self.answered = False
+        if special := request.response_class is not ClientResponse:
+            self._bound_from_start(request)
         response = await handler(request)
         self.answered, self.status, self.version = True, response.status, response.version
         if self.follows and response.status in REDIRECTS:
@@ -122,6 +147,16 @@ class Exchange:
             except ValueError:
                 response.close()
                 raise
+        headers, content = response.headers, response.content
+        if (
+            CONTENT_ENCODING in headers
+            or headers.get(TRANSFER_ENCODING, "chunked") != "chunked"
+            or special
+            or not content.is_eof()
+        ):
+            self.bound_content(response)
+        else:
+            self.received = content
         return response
 
     async def first(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -156,14 +191,56 @@ class Exchange:
         if self.location:  # without it, aiohttp takes the response for the final one
             self.target = redirect_target(current, self.location)
 
+    def bound_content(self, response: aiohttp.ClientResponse) -> None:
+        """Let all code that reads this response read it decoded, and up to the limit of the call."""
+        content = response.content
+        if not CONTENT_CAN_BE_REPLACED:
+            warn_of_content()
+        elif not isinstance(content, BoundedContent) and not content.at_eof():
+            values = response.headers.getall(CONTENT_ENCODING, ())
+            codings = coding_of_aiohttp(values) if self.request.decompress else ()
+            self.bounded = response
+            response.content = BoundedContent(content, codings, self.request.max_body_bytes)
+
+    def _bound_from_start(self, request: aiohttp.ClientRequest) -> None:
+        """Let a response class of the application, whose `start` may read the body, read it in the same form."""
+        original = request.response_class
+        if CONTENT_CAN_BE_REPLACED and original.start is not ClientResponse.start:
+            request.response_class = partial(_bounded_response, original, self)  # type: ignore[assignment]
+
     def note_response(self, response: aiohttp.ClientResponse) -> None:
-        """Note the final response where aiohttp did not use this object as a middleware."""
+        """Note the final response if it did not pass this object: it is from a cache, or there are no middlewares."""
+        if not self.sent and is_undecoded(response):
+            self.bound_content(response)
         self.redirects = len(response.history)
-        self.sent = self.redirects + 1
-        self.answered, self.status, self.version = True, response.status, response.version
+        self.sent = self.sent or self.redirects + 1
+        self.answered, self.status = True, response.status
+        version: object = response.version  # that of a cache may have another type
+        self.version = version if isinstance(version, aiohttp.HttpVersion) else None
         if self.redirects:
             self._note_target(response.url)
 
     def _note_target(self, url: URL) -> None:
         # aiohttp removes fragment and userinfo before it sends; that alone is not a redirect
         self.final_url = url if url != self.requested.with_fragment(None).with_user(None) else None
+
+
+class _BoundedFromStart(aiohttp.ClientResponse):
+    """Replaces the content at the end of aiohttp's own `start`, before the rest of the `start` of a subclass runs."""
+
+    exchange: Exchange
+
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        """Start the response."""
+        await super().start(connection)
+        self.exchange.bound_content(self)
+        del self.exchange  # which refers to the response
+        return self
+
+
+def _bounded_response(original: type[aiohttp.ClientResponse], exchange: Exchange, *args: Any, **kwargs: Any) -> Any:
+    """Create a response of a class that overrides `start`, with `_BoundedFromStart` as its last base but one."""
+    bases: tuple[Any, ...] = (original, _BoundedFromStart)
+    response: Any = type(original.__name__, bases, {"__module__": original.__module__})(*args, **kwargs)
+    response.exchange = exchange
+    return response

@@ -17,7 +17,12 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from otel_connector._call._aiohttp_errors import error_for, without_quotations
-from otel_connector._call._aiohttp_private import build_url, request_function, session_middlewares
+from otel_connector._call._aiohttp_private import (
+    CONTENT_CAN_BE_REPLACED,
+    build_url,
+    request_function,
+    session_middlewares,
+)
 from otel_connector._call._body import body_received, decoded, read_body
 from otel_connector._call._urls import check_url, parsed_url, with_params
 from otel_connector._errors import ConnectorError, InvalidURL
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
     from otel_connector._call._exchange import Exchange, Request
 
 _DEFAULT_MAX_REDIRECTS = 10  # aiohttp's default
+
+_AIOHTTP_DECOMPRESSES = not CONTENT_CAN_BE_REPLACED
 
 _CHANGED_OPTIONS = frozenset({"auto_decompress", "max_redirects", "middlewares"})  # passed to aiohttp in another form
 
@@ -46,12 +53,18 @@ async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientT
         ValueError: As `TypeError`.
     """
     try:
-        response = await _send(request, exchange, timeout)
         try:
-            if not exchange.sent and session_middlewares(request.session) is None:
-                exchange.note_response(response)
+            response = await _send(request, exchange, timeout)
+        except BaseException:
+            if exchange.bounded is not None:  # other code may have raised what a content raised
+                exchange.size = exchange.bounded.content.total_bytes
+                exchange.bounded.close()
+            raise
+        try:
             body = body_received(response, request, exchange)
             if body is None:
+                if response.status != exchange.status:
+                    exchange.note_response(response)
                 body = await read_body(response, request, exchange)
         finally:
             if not response.closed:  # aiohttp has released the connection of a body that was read
@@ -123,8 +136,12 @@ def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) 
         exchange.follows = bool(options.get("allow_redirects", True))
         options = {name: value for name, value in options.items() if name not in _CHANGED_OPTIONS}
     others = session_middlewares(request.session) if own is None else own
-    middlewares: Sequence[aiohttp.ClientMiddlewareType] | None = None
-    if others is not None:
+    if others is None:
+        middlewares: Sequence[aiohttp.ClientMiddlewareType] | None = None
+        decompress = request.decompress
+    else:
+        # Otherwise `exchange` replaces the content by one that decompresses, within bounds
+        decompress = _AIOHTTP_DECOMPRESSES and request.decompress
         middlewares = (exchange,)
         if others:  # last, so that it sees what the others send; and first, so that they see the request as it is sent
             middlewares, exchange.is_first = (exchange.first, *others, exchange), False
@@ -133,14 +150,28 @@ def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) 
         elif context and headers is not None:
             headers = CIMultiDict(headers)
             headers.update(context)  # replaces the call's own headers of these names
-    return request_function(request.session)(
+    send = request_function(request.session)
+    # The session's own check of the status must not come before that of `_body`. aiohttp refuses the redirect whose
+    # number is `max_redirects`, and 0 would mean no limit
+    if headers is None:  # an option that the caller did not give is not passed to a subclass of the session
+        return send(
+            METH_GET,
+            request.url,
+            timeout=timeout,
+            auto_decompress=decompress,
+            raise_for_status=False,
+            middlewares=middlewares,
+            max_redirects=max_redirects + 1,
+            **options,
+        )
+    return send(
         METH_GET,
         request.url,
         timeout=timeout,
         headers=headers,
-        auto_decompress=False,  # `_body` decompresses, within bounds
-        raise_for_status=False,  # `_body` checks the status; the session's own check must not come first
+        auto_decompress=decompress,
+        raise_for_status=False,
         middlewares=middlewares,
-        max_redirects=max_redirects + 1,  # aiohttp refuses the redirect of this number, and 0 would mean no limit
+        max_redirects=max_redirects + 1,
         **options,
     )

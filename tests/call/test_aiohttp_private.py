@@ -22,15 +22,18 @@ from otel_connector import AsyncConnector
 from otel_connector._call import _aiohttp_private
 from otel_connector._call._aiohttp_private import CheckedHandler
 from otel_connector._call._fair_reading import FairResponseHandler
-from otel_connector.testing import FaultServer, ok, redirect
+from otel_connector.testing import FaultServer, compressed, ok, redirect
 
 SESSION_NAMES = ["_build_url", "_base_url", "_middlewares", "_request"]
 HANDLER_NAMES = list(_aiohttp_private._HANDLER_NAMES)
 MODULE_NAMES = ["client_proto", "http"]
+CONTENT_NAMES = ["_wait"]
+RESPONSE_NAMES = ["_body", "_protocol"]
 STATE_NAMES = list(_aiohttp_private._STATE)
 CONNECTOR_NAMES = ["_factory", "_conns", "_acquired"]
 UNCHECKED = "so errors in a response can be missed, and a server that sends many small chunks can block the event loop"
 WARNINGS = {
+    "_wait": "no StreamReader._wait, so compressed bodies are decoded by aiohttp",
     "_build_url": "no ClientSession._build_url, so relative URLs are joined",
     "_middlewares": "no ClientSession._middlewares, so requests carry no trace context",
     "_request": "no ClientSession._request, so requests are sent with ClientSession.get",
@@ -55,14 +58,15 @@ def hide_from_the_package(cls: type[Any], name: str) -> None:
 
 @contextmanager
 def without(name: str) -> Iterator[None]:
-    """Import the package without an attribute of `ResponseHandler`, or without its module."""
+    """Import the package without an attribute of `ResponseHandler` or `StreamReader`, or without a module."""
     if name in MODULE_NAMES:
         module = sys.modules.pop(f"aiohttp.{name}")
         sys.modules[f"aiohttp.{name}"] = None  # type: ignore[assignment] # makes the import fail
         yield
         sys.modules[f"aiohttp.{name}"] = module
         return
-    owners = {cls: vars(cls)[name] for cls in ResponseHandler.__mro__ if name in vars(cls)}
+    classes = [aiohttp.StreamReader] if name in CONTENT_NAMES else ResponseHandler.__mro__
+    owners = {cls: vars(cls)[name] for cls in classes if name in vars(cls)}
     for cls in owners:
         delattr(cls, name)
     yield
@@ -71,7 +75,7 @@ def without(name: str) -> Iterator[None]:
 
 
 async def calls(url: str) -> None:
-    """Make a call with a relative URL and one with a redirect, with a middleware of the session."""
+    """Make a call with a relative URL, one with a redirect and one with gzip, with a middleware of the session."""
     called = list[str]()
 
     async def middleware(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -80,16 +84,17 @@ async def calls(url: str) -> None:
 
     subject = AsyncConnector("logs.csv")
     async with aiohttp.ClientSession(url, middlewares=[middleware]) as session:
-        for path in ("/x", "/redirect"):
+        for path in ("/x", "/redirect", "/gzip"):
             assert await subject.get(session, path, "P") == {"ok": True}
-    assert called == ["/x", "/redirect", "/x"]
+    assert called == ["/x", "/redirect", "/x", "/gzip"]
 
 
 def check_log(url: str) -> None:
-    """Check that both rows are complete."""
-    _, first, second = Path("logs.csv").read_text(encoding="utf-8").splitlines()
+    """Check that the rows are complete."""
+    _, first, second, third = Path("logs.csv").read_text(encoding="utf-8").splitlines()
     assert first.endswith(f",{url}/x,,12,200,True,"), first
     assert second.endswith(f",{url}/redirect,{url}/x,12,200,True,"), second
+    assert third.endswith(f",{url}/gzip,,12,200,True,"), third
 
 
 def child(name: str, url: str) -> None:
@@ -97,24 +102,37 @@ def child(name: str, url: str) -> None:
     logging.basicConfig(format="%(message)s", force=True)
     for module in [each for each in sys.modules if each.startswith("otel_connector")]:
         del sys.modules[module]
-    if name in {*MODULE_NAMES, *HANDLER_NAMES}:
+    if name in {*MODULE_NAMES, *HANDLER_NAMES, *CONTENT_NAMES}:
         with without(name):
             import otel_connector
     else:
         import otel_connector
     globals()["AsyncConnector"] = otel_connector.AsyncConnector
-    owner = ResponseHandler if name in STATE_NAMES else aiohttp.ClientSession
-    hide_from_the_package(aiohttp.BaseConnector if name in CONNECTOR_NAMES else owner, name)
+    owners = {
+        ResponseHandler: STATE_NAMES,
+        aiohttp.BaseConnector: CONNECTOR_NAMES,
+        aiohttp.ClientResponse: RESPONSE_NAMES,
+        aiohttp.ClientSession: SESSION_NAMES,
+    }
+    for owner, names in owners.items():
+        if name in names:
+            hide_from_the_package(owner, name)
     asyncio.run(calls(url))
     check_log(url)
 
 
-@pytest.mark.parametrize("name", [*SESSION_NAMES, *CONNECTOR_NAMES, *MODULE_NAMES, *HANDLER_NAMES, *STATE_NAMES])
+ALL_NAMES = (
+    SESSION_NAMES + CONNECTOR_NAMES + MODULE_NAMES + HANDLER_NAMES + STATE_NAMES + CONTENT_NAMES + RESPONSE_NAMES
+)
+
+
+@pytest.mark.parametrize("name", ALL_NAMES)
 def test_calls_work_without_a_private_name_and_a_warning_is_logged_once(
     name: str, server: FaultServer, tmp_path: Path
 ) -> None:
     server.script("/x", ok)
     server.script("/redirect", redirect("/x"))
+    server.script("/gzip", compressed(b'{"ok": true}'))
     command, environment = processes.function(__file__, f"child({name!r}, {server.url('/').rstrip('/')!r})")
     ended = processes.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import brotli
 import pytest
+from aiohttp.http_parser import HttpResponseParserPy
 from hypothesis import given
 from hypothesis import strategies as st
 from support.logs import Log
@@ -19,7 +20,7 @@ from support.logs import Log
 import otel_connector
 from otel_connector import AsyncConnector, BodyTruncated, DecodeFailed
 from otel_connector._call._content_coding import ContentCodings, _brotli_window, content_codings
-from otel_connector.testing import FakeClock, FaultServer, ok, respond
+from otel_connector.testing import Connection, FakeClock, FaultServer, ok, respond
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -105,12 +106,37 @@ def test_several_members_are_decoded_as_one_stream(name: str) -> None:
         decoded([name], [*members[:3], members[3][:-1]])
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
-def test_the_size_of_the_decoded_pieces_is_bounded(kind: str) -> None:
-    name, encode = ENCODERS[kind]
-    sizes = [len(piece) for piece in ContentCodings([name]).decode(encode(bytes(2**22)))]
+@pytest.mark.parametrize("kind", [*ENCODERS, "br of brotli"])
+def test_the_size_of_the_decoded_pieces_is_bounded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "br of brotli":  # its pieces are up to twice as large as the limit
+        monkeypatch.setitem(sys.modules, "brotlicffi", None)
+    name, encode = ENCODERS[kind.partition(" of ")[0]]
+    codings = ContentCodings([name])
+    sizes = [len(piece) for piece in codings.decode(encode(bytes(2**22)))]
+    codings.finish()
     assert sum(sizes) == 2**22
-    assert max(sizes) <= 2**18
+    assert max(sizes) <= 2**19
+
+
+BLOCKERS = {
+    # a body that decodes to nothing, and at least this many steps
+    "zstd frames": ("zstd", zstd.compress(b"") * 1_024, 1_024),
+    "zstd blocks": ("zstd", b"\x28\xb5\x2f\xfd\0\0" + b"\0\0\0" * 2**19 + b"\1\0\0", 190),
+    "zstd skippable frames": ("zstd", (b"\x50\x2a\x4d\x18\x94\x11\0\0" + bytes(4_500)) * 1_000, 1_000),
+    "gzip members": ("gzip", gzip.compress(b"") * 1_024, 1_024),
+    "gzip blocks": ("gzip", gzip.compress(b"")[:10] + b"\0\0\0\xff\xff" * 2**18 + b"\3\0" + bytes(8), 160),
+    "brotli metadata": ("br", b"\x0c" + b"\6" * 2**20 + b"\3", 128),
+}
+
+
+@pytest.mark.parametrize("kind", BLOCKERS)
+def test_a_body_without_output_is_decoded_in_short_steps(kind: str) -> None:
+    name, wire, steps = BLOCKERS[kind]
+    codings = ContentCodings([name])
+    pieces = list(codings.decode(wire))
+    codings.finish()
+    assert b"".join(pieces) == b""
+    assert len(pieces) >= steps
 
 
 def test_the_size_of_a_window_is_known_before_it_is_filled() -> None:
@@ -153,13 +179,89 @@ def test_the_size_of_a_brotli_window_is_read_from_the_first_byte() -> None:
         (["gzip", "br"], ["gzip", "br"]),
         (["identity"], []),
         (["gzip, identity,"], ["gzip"]),
-        (["utf-8"], []),
-        (["gzip, compress"], []),
+        (["none"], []),
         ([""], []),
     ],
 )
 def test_header_values_are_parsed_into_content_codings(values: list[str], expected: list[str]) -> None:
     assert content_codings(values) == expected
+
+
+@pytest.mark.parametrize("values", [["utf-8"], ["gzip, compress"], ["aws-chunked", "gzip"], ["x" * 5_000]])
+def test_an_unknown_content_coding_is_refused_as_by_curl(values: list[str]) -> None:
+    """Curl 7.88 with ``--compressed``: error 61, "Unrecognized content encoding type"."""
+    with pytest.raises(
+        DecodeFailed, match=r"content coding '\S{,40}' is unknown; auto_decompress=False returns"
+    ) as failed:
+        content_codings(values)
+    assert len(str(failed.value)) < 150
+
+
+def test_zeros_after_a_gzip_member_are_padding() -> None:
+    """As for gzip(1), Python's `gzip`, requests and browsers; RFC 1952 does not say."""
+    member = gzip.compress(BODY)
+    for wire, body in [
+        (member + b"\0", BODY),
+        (member + bytes(20_000), BODY),
+        (member + bytes(8) + member + b"\0", 2 * BODY),
+    ]:
+        assert decoded(["gzip"], [wire]) == body == gzip.decompress(wire)
+        assert decoded(["gzip"], [wire[at : at + 1] for at in range(len(wire))]) == body
+    for name, wire in {"gzip": bytes(3) + member, "deflate": zlib.compress(BODY) + b"\0"}.items():
+        with pytest.raises(DecodeFailed, match=f"^{name}: "):
+            decoded([name], [wire])
+    with pytest.raises(DecodeFailed, match=r"^gzip: "):
+        decoded(["gzip"], [member + bytes(3) + b"text"])
+
+
+TRANSFER_CODINGS = {
+    # header lines of the response: whether the body is read
+    ("chunked",): True,
+    ("Chunked",): True,
+    ("identity, chunked",): True,  # curl 7.88
+    ("gzip, chunked",): False,  # RFC 9112, section 7: only if the request has a TE field; curl decodes it
+    ("x-gzip , chunked",): False,
+    ("gzip", "chunked"): False,
+    ("chunked, gzip",): False,
+    ("foo, chunked",): False,  # curl: error 61
+    ("gzip",): False,
+}
+
+
+@pytest.mark.parametrize("python_parser", [False, True], ids=["C parser", "Python parser"])
+@pytest.mark.parametrize("lines", TRANSFER_CODINGS, ids=" / ".join)
+async def test_a_transfer_coding_other_than_chunked_is_malformed(
+    lines: tuple[str, ...], python_parser: bool, server: FaultServer, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if python_parser:
+        monkeypatch.setattr("aiohttp.client_proto.HttpResponseParser", HttpResponseParserPy)
+    readable = TRANSFER_CODINGS[lines]
+    body = BODY if readable else gzip.compress(BODY)
+    head = "".join(f"Transfer-Encoding: {line}\r\n" for line in lines)
+
+    async def play(connection: Connection) -> None:
+        await connection.send(f"HTTP/1.1 200 OK\r\n{head}\r\n{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
+        connection.close()
+
+    server.script("/x", play)
+    subject = AsyncConnector(log.path, n_tries=1, timeout=5)
+    async with aiohttp.ClientSession() as session:
+        if readable:
+            assert await subject.get(session, server.url("/x"), "P", decode=bytes) == BODY
+        else:
+            with pytest.raises(otel_connector.MalformedResponse):
+                await subject.get(session, server.url("/x"), "P", decode=bytes)
+
+
+async def test_an_unknown_content_coding_fails_unless_the_call_asks_for_raw_bytes(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    server.script("/x", respond(body=BODY, headers=[("Content-Encoding", "utf-8")]))
+    subject = AsyncConnector(log.path, n_tries=3)
+    with pytest.raises(DecodeFailed, match="content coding 'utf-8' is unknown"):
+        await subject.get(session, server.url("/x"), "P", decode=bytes)
+    assert await subject.get(session, server.url("/x"), "P", decode=bytes, auto_decompress=False) == BODY
+    assert subject.stats().retries == 0
 
 
 def test_more_than_five_content_codings_are_refused() -> None:

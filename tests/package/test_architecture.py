@@ -124,6 +124,7 @@ WINGS = [
             "_retry": ("aiohttp", "asyncio", "time"),
             "_call_log": ("aiohttp", "asyncio"),
             "_content_coding": ("aiohttp", "asyncio"),
+            "_bounded_content": (),
             "_ranges": ("asyncio",),
             "_aiohttp_private": (),
             "_fair_reading": (),
