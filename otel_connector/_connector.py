@@ -132,8 +132,9 @@ class AsyncConnector:
         attempt_spans: Whether each attempt has a CLIENT span of its own below the call's, which is then INTERNAL.
         on_retry: Called with every `Attempt` that is followed by another one. Its exceptions are logged.
         fair_reading: Whether connections parse large or hostile responses in steps of some milliseconds, so that other
-            tasks can run. The connector of each session is changed to use a subclass of aiohttp's connection class;
-            with False, one that only checks the responses.
+            tasks can run, and report every error in a response. For this, the connector of each session is changed to
+            use a subclass of aiohttp's connection class. False leaves it as it is: a reset can then end a body without
+            a length as its end, as in aiohttp.
         tracer_provider: Provider for the spans. Default: the global provider, even if it is set later.
         meter_provider: Provider for the metrics. Default: the global provider, even if it is set later.
         clock: Time, waits and random numbers; with ``otel_connector.testing.FakeClock``, waits take no time.

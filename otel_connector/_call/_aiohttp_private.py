@@ -358,7 +358,7 @@ def replace_connection_class(connector: aiohttp.BaseConnector, replacement: type
     if not hasattr(connector, _FACTORY):
         missing.append("BaseConnector._factory")
     if not missing:
-        if getattr(factory, "func", None) not in {ResponseHandler, CheckedHandler}:
+        if getattr(factory, "func", None) is not ResponseHandler:
             return
         missing = [f"ResponseHandler.{name}" for name in _STATE if not hasattr(factory(), name)]
     if missing:
@@ -366,7 +366,7 @@ def replace_connection_class(connector: aiohttp.BaseConnector, replacement: type
         return
     setattr(connector, _FACTORY, partial(replacement, *factory.args, **factory.keywords))
     for connection in _open_connections(connector):
-        if type(connection) in {ResponseHandler, CheckedHandler} and connection.transport is not None:
+        if type(connection) is ResponseHandler and connection.transport is not None:
             connection.__class__ = replacement
             connection.transport.set_protocol(connection)  # uvloop keeps the methods of the old class
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from otel_connector._call._aiohttp_private import CheckedHandler, loop_of, replace_connection_class
+from otel_connector._call._aiohttp_private import loop_of
 from otel_connector._call._fair_reading import read_fairly
 from otel_connector._call._host_limits import HostState, ResizableLimiter
 from otel_connector._clock import time_limit
@@ -98,7 +98,7 @@ class AdmissionControl:
             throttles, and grows by one for each round of successes (additive increase, multiplicative decrease, as in
             RFC 5681); 0 for no such limit.
         redact: Removes the secrets from the message of a rate limiter's exception.
-        fair_reading: Whether the session's connector is changed so that parsing leaves time to other tasks.
+        fair_reading: Whether the session's connector is changed, to check responses and to parse them in small steps.
     """
 
     def __init__(
@@ -168,8 +168,6 @@ class AdmissionControl:
             pool = self._pool = _pools.setdefault(connector, _Pool(connector))
             if self._fair_reading:
                 read_fairly(connector)
-            else:
-                replace_connection_class(connector, CheckedHandler)
         if pool.loop is not asyncio.get_running_loop():
             raise RuntimeError("session is bound to a different event loop")
         return pool

@@ -153,7 +153,7 @@ async def test_a_body_that_can_be_read_only_once_is_refused(
     [
         ({"params": 5}, "params"),
         ({"headers": 5}, "headers"),
-        ({"headers": iter([("X-A", 1)])}, "headers: X-A must be a str, not int"),
+        ({"headers": [("X-A", 1)]}, "headers: X-A must be a str, not int"),
     ],
     ids=str,
 )
