@@ -118,13 +118,14 @@ class Redactor:
         if not any(mark in url for mark in ("@", "=", "://", "%", "\ufe6b", "\uff20")):
             return []
         match = patterns.URL.fullmatch(url)
-        if match is None or patterns.IGNORED_BY_PARSERS.search(url) or _looks_different_folded(url):
+        if match is None or patterns.IGNORED_BY_PARSERS.search(url) or _changes_by_folding(url, match.start("path")):
             return None
         head, authority, user, path = match["scheme"] or "", match["authority"], match["user"], match["path"]
-        if not head and ("@" in path or "=" in path):
-            return None
-        # The end of the authority is ambiguous
-        if head and ((path and path[0] != "/") or (not authority and "@" in path)):
+        if head:  # the end of the authority may be ambiguous
+            unclear = (path and path[0] != "/") or (not authority and "@" in path)
+        else:
+            unclear = "@" in _folded(path) or "=" in path
+        if unclear:
             return None
         secrets: list[_Found] = []
         if user:
@@ -132,7 +133,7 @@ class Redactor:
             if not has_host and ("@" in url[match.start("path") :] or "%40" in url):
                 return None  # the password contains an @ before a / or ? or #, and what follows belongs to it
             secrets += _user_and_password(url, len(head), len(head) + len(user))
-        if "@" in path or "%" in path or ";" in path:
+        if "@" in path or "%" in path or ";" in path or not path.isascii():
             secrets += _moved(self._in_path(path, 0), match.start("path"))
         if rest := match["rest"]:
             secrets += _moved(self._found(rest, patterns.IN_QUERY, 0), match.start("rest"))
@@ -259,9 +260,9 @@ def _folded(text: str) -> str:
     return text if text.isascii() else text.replace("\ufe6b", "@").replace("\uff20", "@")
 
 
-def _looks_different_folded(url: str) -> bool:
-    """Return whether compatibility folding, which is applied to host names, adds an ``@`` or another delimiter."""
-    if url.isascii():
+def _changes_by_folding(url: str, end: int) -> bool:
+    """Return whether compatibility folding, which is applied to hosts, adds an ``@`` or another delimiter to a URL."""
+    if (url := url[:end]).isascii():
         return False
     folded = unicodedata.normalize("NFKC", url)
     return any(folded.count(mark) != url.count(mark) for mark in "@:/?#=")

@@ -16,7 +16,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from support.logs import Log
 from yarl import URL
 
-from otel_connector import AsyncConnector, DecodeFailed
+from otel_connector import AsyncConnector, DecodeFailed, InvalidURL
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
 from otel_connector.testing import FaultServer, respond
 
@@ -165,6 +165,9 @@ def test_what_is_encoded_too_often_is_redacted_as_a_whole() -> None:
         ("https://host/@me;v=1/group%2Fname/a:b@c?q=a%2Fb+c&tokens=1&x-token=2&mytoken=3#frag", None),
         ("https://h/?token=&sig&key", None),
         ("HTTPS://h:/%zz?é=\ud800&&;;==#?", None),
+        ("https://h/\u6642\u9593\uff1a10/\uff1fa\uff1d1?q=\u6771\u4eac\uff0f\u5927\u962a&x=\uff20me", None),
+        (f"https://h/p/http://u:{CANARY}\uff20h/?q=\uff1a", "https://h/p/http://REDACTED:REDACTED\uff20h/?q=\uff1a"),
+        (f"//u:{CANARY}\uff20h/", "REDACTED"),
         ("no url at all", None),
         ("https://h//@me/x?r=http://@h/&resource=acct:me@host&to=mailto%3Ame%40host&e=%2525", None),  # RFC 7565, 6068
         ("https://h/?url=http%3A%2F%2Fb.example%2F%3Fx%3D1&q=a%26b%3Dc", None),
@@ -374,6 +377,19 @@ def test_many_different_names_do_not_fill_the_memory() -> None:
         redactor.url(f"http://h/?n{number}=1&{'x' * 100}{number}=2")
     assert redactor.url(f"http://h/?n1=1&token={CANARY}") == "http://h/?n1=1&token=REDACTED"
     assert len(redactor._known) <= 1_024  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("userinfo", ["u:p@{}@", "u:p{}@", "u:p@:80{}@"])
+@pytest.mark.parametrize("mark", ["#", "/", "?", "\\", "#/?"])
+async def test_a_password_with_unencoded_delimiters_is_in_no_row_and_no_error(
+    userinfo: str, mark: str, session: aiohttp.ClientSession, log: Log
+) -> None:
+    """Such a URL has no host, or no valid port (RFC 3986, section 3.2; curl: "URL using bad/illegal format")."""
+    url = f"http://{userinfo.format(mark + CANARY)}h/"
+    with pytest.raises(InvalidURL) as caught:
+        await AsyncConnector(log.path).get(session, url, "P")
+    assert log.only().url == caught.value.url == "REDACTED"
+    assert CANARY not in f"{caught.value}{log.path.read_text()}"
 
 
 async def test_an_error_that_quotes_a_long_body_is_an_outcome_with_a_row(

@@ -83,6 +83,22 @@ def test_invalid_arguments_exit_with_2_and_name_the_cause(
     assert message in done.error
 
 
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ((), "mine=1&key=REDACTED"),
+        (("--redact", "mine"), "mine=REDACTED&key=REDACTED"),
+        (("--no-redact", "key"), "mine=1&key=2"),
+    ],
+)
+def test_the_endpoint_is_redacted_as_the_options_say(options: tuple[str, ...], shown: str, tmp_path: Path) -> None:
+    write(tmp_path / "logs.csv", [call(0)])
+    to = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+    endpoint = "http://127.0.0.1:1/?mine=1&key=2"
+    done = run_here(tmp_path, "replay", "logs.csv", *options, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, **to)
+    assert done.error.startswith(f"otel-connector replay: http://127.0.0.1:1/?{shown} did not accept a batch of 1")
+
+
 def test_an_unknown_protocol_exits_with_2(tmp_path: Path) -> None:
     write(tmp_path / "logs.csv", [call(0)])
     done = run_here(tmp_path, "replay", "logs.csv", OTEL_EXPORTER_OTLP_PROTOCOL="carrier-pigeon")
