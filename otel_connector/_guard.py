@@ -1,8 +1,8 @@
 """Keeps exceptions of application code that runs inside a call away from the call.
 
 Span processors, exporters, samplers, propagators, log handlers and hooks belong to the application. What they raise is
-logged, and the call continues. Two kinds of exception do not belong to them and are raised again: Ctrl-C, and what the
-handler of a signal raised. This file does not know which code it guards.
+logged, and the call continues. Only the exceptions that end a program are raised again. This file does not know which
+code it guards.
 
 Used by ``_call._call_log``, ``_csv._writer``, ``_telemetry._metrics``, ``_telemetry._propagation`` and
 ``_telemetry._spans``.
@@ -11,9 +11,7 @@ Used by ``_call._call_log``, ``_csv._writer``, ``_telemetry._metrics``, ``_telem
 from __future__ import annotations
 
 import logging
-from itertools import pairwise
-from traceback import walk_tb
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from otel_connector._log_throttle import LogThrottle
 from otel_connector._record import one_line
@@ -42,18 +40,15 @@ class TelemetryGuard:
     def swallow(self, error: BaseException, doing: str) -> None:
         """Log an exception of telemetry code. Call this in an ``except BaseException``.
 
-        All exceptions end here, including SystemExit. An exporter that cannot read its settings and calls ``sys.exit``,
-        or native code that panics, must not end the program that it observes. A CancelledError cannot be one of the
-        task, which is cancelled only at an await. Two exceptions are raised again, because they do not belong to the
-        telemetry: KeyboardInterrupt, and what a signal handler raised (for example ``sys.exit`` on SIGTERM, or a time
-        limit on SIGALRM), because Python runs signal handlers between any two steps of the main thread.
+        A native component that panics raises a BaseException, and must not end the program that it observes. A
+        CancelledError cannot be one of the task, which is cancelled only at an await.
 
         Args:
             error: The exception.
             doing: What the call was about to do, for the log line.
 
         Raises:
-            BaseException: `error` itself, if it does not belong to the telemetry.
+            KeyboardInterrupt, SystemExit: `error` itself; see `pass_on`.
         """
         pass_on(error)
         suppressed = self._throttle.admit(self._monotonic_ns() / 1e9)
@@ -91,12 +86,14 @@ class Guarded:
 
 
 def pass_on(error: BaseException) -> None:
-    """Raise `error` again if it is a Ctrl-C, or if a signal handler raised it."""
-    if isinstance(error, KeyboardInterrupt) or _from_signal_handler(error):
-        try:
-            raise error
-        finally:
-            del error  # otherwise the error would refer to this frame, and this frame to the error
+    """Raise `error` again if it ends the program: if it is a KeyboardInterrupt or a SystemExit.
+
+    asyncio has the same rule for its callbacks. Signal handlers raise these two (Ctrl-C, ``sys.exit`` on SIGTERM), and
+    Python runs signal handlers between any two steps of the main thread. Any other exception of a signal handler cannot
+    be distinguished from one of the code that it interrupted.
+    """
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        raise error
 
 
 def _described(error: BaseException) -> str:
@@ -104,20 +101,3 @@ def _described(error: BaseException) -> str:
         return one_line(f"{type(error).__name__}: {error}")
     except Exception:  # noqa: BLE001 - application code makes the text
         return type(error).__name__
-
-
-def _from_signal_handler(error: BaseException) -> bool:
-    """Return whether a signal handler raised `error`.
-
-    Python calls a signal handler with the interrupted frame as an argument. So in the traceback, the frame of a handler
-    is one that holds the frame above it in a variable. Comparing with `signal.getsignal` would be simpler, but handlers
-    often restore the default handler before they raise.
-    """
-    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    for interrupted, handler in pairwise(frames):
-        for value in list(handler.f_locals.values()):  # a copy: another thread may add to the variables of a module
-            # A handler may take its arguments as `*_`
-            items = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,)
-            if any(item is interrupted for item in items):
-                return True
-    return False

@@ -52,7 +52,7 @@ class CallLogger:
             return
         try:
             self._on_retry(attempt)
-        except BaseException as error:  # noqa: BLE001 - application code, which may even raise SystemExit
+        except BaseException as error:  # noqa: BLE001 - application code, which may raise anything
             pass_on(error)
             self._log("on_retry", logging.WARNING, "on_retry raised; the call continues%s", error=error)
 

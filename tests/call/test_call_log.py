@@ -169,7 +169,7 @@ async def test_the_last_attempt_is_logged_and_not_passed_to_the_hook(
     )
 
 
-@pytest.mark.parametrize("kind", [RuntimeError, asyncio.CancelledError, SystemExit])
+@pytest.mark.parametrize("kind", [RuntimeError, asyncio.CancelledError])
 async def test_an_exception_of_the_hook_is_logged_and_the_call_continues(
     kind: type[BaseException],
     server: FaultServer,
@@ -189,6 +189,18 @@ async def test_an_exception_of_the_hook_is_logged_and_the_call_continues(
     assert [entry.getMessage() for entry in warned] == ["on_retry raised; the call continues"] * 2
     assert warned[0].exc_info is not None
     assert isinstance(warned[0].exc_info[1], kind)
+
+
+async def test_system_exit_of_the_hook_ends_the_call(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, clock: FakeClock
+) -> None:
+    def exiting_hook(attempt: Attempt) -> None:
+        raise SystemExit(3)
+
+    server.script("/x", [503, ok])
+    with pytest.raises(SystemExit):
+        await AsyncConnector(log.path, on_retry=exiting_hook, clock=clock).get(session, server.url("/x"), "P")
+    assert log.only().error == "SystemExit: 3"
 
 
 def test_exceptions_of_the_hook_are_logged_at_most_five_times_a_minute(

@@ -327,7 +327,7 @@ def test_write_errors_are_logged_once_a_minute(path: Path, caplog: pytest.LogCap
     assert "No space left" in caplog.text
 
 
-@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+@pytest.mark.parametrize("kind", [RuntimeError, GeneratorExit])
 def test_a_logging_handler_may_use_the_writer_and_may_raise(path: Path, kind: type[BaseException]) -> None:
     class LockTakingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
