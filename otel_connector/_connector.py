@@ -240,10 +240,10 @@ class AsyncConnector:
         """
         if self._closed:
             raise RuntimeError(_CLOSED)
-        call = Call(self._settings, session, url, project_name)
+        call = Call(self._settings)
         self._started += 1
         try:
-            value = await call.run(decode, aiohttp_options)
+            value = await call.run(session, url, project_name, decode, aiohttp_options)
         except BaseException as error:
             self._end(call, error)
             if not isinstance(default, _Raise) and isinstance(error, ConnectorError):
@@ -348,11 +348,11 @@ class AsyncConnector:
         session, project, decode, options = shared
         if self._closed:
             raise RuntimeError(_CLOSED)
-        call = Call(self._settings, session, url, project)
+        call = Call(self._settings)
         self._started += 1
         in_sink = False
         try:
-            value = await call.run(decode, options)
+            value = await call.run(session, url, project, decode, options)
             if sink is not None:
                 in_sink = True
                 result = sink(Outcome(url, value, None, call.stop()))
@@ -411,8 +411,10 @@ class AsyncConnector:
 
     def _write(self, record: CallRecord, start_time: int | None) -> None:
         # Counted before the row is written: a caller of `stats` that finds the row must not find the call in progress
-        self._succeeded += record.success
-        self._failed += not record.success
+        if record.success:
+            self._succeeded += 1
+        else:
+            self._failed += 1
         self._received += record.response_size
         if self._exporter is not None:
             self._exporter.export_record(record, start_time)

@@ -115,13 +115,10 @@ class Call:
 
     Args:
         settings: The settings of the connector.
-        session: The session to send with.
-        url: The URL to request.
-        project: The project that the call belongs to.
     """
 
-    def __init__(self, settings: CallSettings, session: aiohttp.ClientSession, url: str | URL, project: str) -> None:
-        self._settings, self._session, self._given_url, self._given_project = settings, session, url, project
+    def __init__(self, settings: CallSettings) -> None:
+        self._settings = settings
         self._accepted_ns = settings.clock.monotonic_ns()
         self._target: Target | None = None
         self._span: CallSpan | None = None
@@ -130,22 +127,30 @@ class Call:
         self._failure: ConnectorError | None = None
         self._paid: int | None = None  # tokens of the last retry
         self._stopped_ns: int | None = None
-        self._url = self._host = self._last_failure = ""
+        self._url = self._host = self._project = self._last_failure = ""
         self._queued = 0.0
         self._started_us = self._started_ns = self._sent = self.attempts = self.retries = 0
-        # For a subclass of str, such as an Enum's member, the text that it holds
-        self._project = one_line(project if type(project) is str else _text(project))
 
-    async def run(self, decode: Callable[[bytes], Any], options: dict[str, Any]) -> Any:
+    async def run(
+        self,
+        session: aiohttp.ClientSession,
+        url: str | URL,
+        project: str,
+        decode: Callable[[bytes], Any],
+        options: dict[str, Any],
+    ) -> Any:
         """Attempt, decide and wait, until the call has its value or fails.
 
         Args:
+            session: The session to send with.
+            url: The URL to request.
+            project: The project that the call belongs to.
             decode: Converts the bytes of the body to the value.
             options: Options of ``aiohttp.ClientSession.get``; this object keeps a copy.
         """
-        settings, request = self._settings, self._prepared(decode, options)
+        settings, request = self._settings, self._prepared(session, url, project, decode, options)
         host = self._host
-        permit = self._permit = Permit(settings.admission, request.session, host)
+        permit = self._permit = Permit(settings.admission, session, host)
         while True:
             try:
                 if settings.deadline is not None and self._remaining() <= 0:
@@ -160,6 +165,7 @@ class Call:
                     wait = self._after_failure(error, exchange, permit)
                     if wait is None:
                         raise
+                    forget_address(session, exchange, error)
                 else:
                     if settings.admission.hosts:
                         settings.admission.succeeded(permit.host, permit.entered)
@@ -169,15 +175,17 @@ class Call:
             finally:
                 if not permit.leave_nowait():
                     await permit.leave(self._remaining())
-            permit = self._permit = Permit(settings.admission, request.session, host)
+            permit = self._permit = Permit(settings.admission, session, host)
             await settings.clock.sleep(wait)
             self.retries += 1
 
-    def _prepared(self, decode: Callable[[bytes], Any], options: dict[str, Any]) -> Request:
+    def _prepared(self, session: Any, url: Any, project: Any, decode: Any, options: dict[str, Any]) -> Request:
         """Check the arguments and return the request; an error of an argument has a row, too."""
-        settings, session, url = self._settings, self._session, self._given_url
+        settings = self._settings
+        # For a subclass of str, such as an Enum's member, the text that it holds
+        self._project = one_line(project if type(project) is str else _text(project))
         try:
-            check_call(session, self._given_project, decode, options)
+            check_call(session, project, decode, options)
             if options:
                 options = repeatable(options)
             params = options.pop("params", None) if options else None
@@ -350,7 +358,6 @@ class Call:
             raise RetryBudgetExhausted(f"the retry budget of {self._host} is exhausted: {error}") from error
         if wait is not None:
             self._failure = error
-            forget_address(self._session, exchange, error)
             settings.call_logger.retrying(self._host, failed)
         return wait
 

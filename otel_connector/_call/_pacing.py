@@ -223,7 +223,6 @@ class Permit:
         limiters: Those of which it has a slot.
         rate_limiter: The rate limiter that it has entered.
         waiting: Whether the attempt may not start yet.
-        waited: Whether something was not available immediately.
         entered: When the attempt was allowed to start, in monotonic seconds.
         queued: Seconds that it waited.
         suffix: What the path of the session's connector adds to `host`.
@@ -232,10 +231,9 @@ class Permit:
     admission: AdmissionControl
     session: aiohttp.ClientSession
     host: str
-    limiters: Sequence[ResizableLimiter] = ()
+    limiters: tuple[ResizableLimiter, ...] = ()
     rate_limiter: AbstractAsyncContextManager[Any, Any] | None = None
     waiting: bool = True
-    waited: bool = False
     entered: float = 0.0
     queued: float = 0.0
     suffix: str = ""
@@ -262,12 +260,12 @@ class Permit:
             if admission.pause_of(host):
                 return False
             limiters = (*admission.host_limiters(host), *limiters)
-        for count, limiter in enumerate(limiters):
+        for limiter in limiters:
             if not limiter.acquire_nowait():
-                for acquired in limiters[:count]:
-                    acquired.release()
+                self.leave_nowait()
                 return False
-        self.limiters, self.waiting = limiters, False
+            self.limiters += (limiter,)
+        self.waiting = False
         self.entered = admission.clock.monotonic_ns() / 1e9
         return True
 
@@ -290,7 +288,6 @@ class Permit:
                     await self._acquire(limiter)
                 if admission.rate_limiter is not None:
                     self.rate_limiter = await _entered(admission.rate_limiter, host)
-                    self.waited = True
                 # Looked up only now: while this task waits, a pool may remove the limiter of a host that is idle
                 for limiter in admission.pool_limiters(self.session, host):
                     await self._acquire(limiter)
@@ -301,7 +298,7 @@ class Permit:
             await self.leave(until - admission.now())
             raise
         self.entered, self.waiting = admission.now(), False
-        self.queued = self.entered - started if self.waited else 0.0
+        self.queued = self.entered - started
 
     def check_session(self) -> None:
         """Raise `SessionClosed` if the session was closed while this waited. The attempt then does not start."""
@@ -337,14 +334,11 @@ class Permit:
         while pause := admission.pause_of(host):
             if admission.now() + pause >= until:
                 raise DeadlineExceeded(f"{host} asked for a pause that ends in {duration(pause)}, after the deadline")
-            self.waited = True
             await admission.clock.sleep(pause)
 
     async def _acquire(self, limiter: ResizableLimiter) -> None:
-        if not limiter.acquire_nowait():
-            self.waited = True
-            await limiter.acquire()
-        self.limiters = (*self.limiters, limiter)
+        await limiter.acquire()
+        self.limiters += (limiter,)
 
 
 def _session_closed() -> SessionClosed:

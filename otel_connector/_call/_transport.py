@@ -145,9 +145,9 @@ def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) 
         middlewares = (exchange,)
         if others:  # last, so that it sees what the others send; and first, so that they see the request as it is sent
             middlewares, exchange.is_first = (exchange.first, *others, exchange), False
-        if context and headers is None:
+        if context and not headers:
             headers = context
-        elif context and headers is not None:
+        elif context:
             headers = CIMultiDict(headers)
             headers.update(context)  # replaces the call's own headers of these names
     send = request_function(request.session)

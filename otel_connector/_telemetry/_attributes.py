@@ -21,19 +21,12 @@ if TYPE_CHECKING:
     from otel_connector._record import Attempt, CallRecord
 
 FIELD_NAMES = tuple(_names.FIELD_PREFIX + name for name in COLUMNS)
-_MAY_BE_EMPTY = tuple(
-    _names.FIELD_PREFIX + name for name in ("project", "url", "redirect_url", "response_code", "error")
-)
 
 
 def field_attributes(record: CallRecord) -> dict[str, AttributeValue]:
     """Return the ten fields as span attributes, ``otel_connector.<column>``; an empty field is omitted."""
-    # Checking each field would cost 2 % more instructions of a bare call
-    attributes: dict[str, AttributeValue] = dict(zip(FIELD_NAMES, record, strict=True))
-    for name in _MAY_BE_EMPTY:
-        if attributes[name] is None or attributes[name] == "":
-            del attributes[name]
-    return attributes
+    # 0 and False are values
+    return {name: value for name, value in zip(FIELD_NAMES, record, strict=True) if value or value == 0}
 
 
 def http_attributes(url: str, host: str | None, port: int | None) -> dict[str, AttributeValue]:

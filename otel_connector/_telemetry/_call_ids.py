@@ -15,6 +15,8 @@ from opentelemetry.trace import SpanContext
 # A generator of our own: a program that calls `random.seed` must not get the same ids again. Not `SystemRandom`, which
 # makes a system call for each id
 _random = random.Random()  # noqa: S311 - ids, not secrets
+_CALL_ID = "%032x-%016x"  # an f-string takes 1.4 times the instructions
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_random.seed)
 
@@ -23,9 +25,9 @@ def call_id_of(context: SpanContext) -> str:
     """Return the call_id of the span with this context: trace id and span id in hexadecimal, joined by a hyphen.
 
     Raises:
-        TypeError, ValueError: An id is not an integer; the id generator of an application can return anything.
+        TypeError: An id is not an integer; the id generator of an application can return anything.
     """
-    return f"{context.trace_id:032x}-{context.span_id:016x}"
+    return _CALL_ID % (context.trace_id, context.span_id)
 
 
 def new_trace_id() -> int:

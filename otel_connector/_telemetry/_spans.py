@@ -91,7 +91,7 @@ class CallSpan:
     span: Span
     context: Context
     traceparent: str | None
-    recorded: bool
+    recorded: bool = False
     token: Token[Context] | None = None
 
 
@@ -175,7 +175,7 @@ class CallTelemetry:
         current = otel_context.get_current()
         if not current and self._is_proxy and getattr(trace, "_TRACER_PROVIDER", self) is None:
             # No SDK is set: the API would return the invalid span. Skipping it saves 4 % of the instructions of a call
-            return CallSpan(url_telemetry, label, new_call_id(), INVALID_SPAN, ONLY_SUPPRESSED, "", recorded=False)
+            return CallSpan(url_telemetry, label, new_call_id(), INVALID_SPAN, ONLY_SUPPRESSED, "")
         name, kind, attributes = _names.CALL_NAME, SpanKind.CLIENT, url_telemetry.http.copy()
         if self.attempt_spans:
             name, kind, attributes = _names.CALL_WITH_ATTEMPT_SPANS_NAME, SpanKind.INTERNAL, {}

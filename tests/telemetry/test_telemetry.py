@@ -324,6 +324,7 @@ def test_private_names_that_the_package_uses_exist() -> None:
     assert list(inspect.signature(aiohttp.ClientSession._request).parameters)[:3] == ["self", "method", "str_or_url"]
     default = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
     assert {type(part) for part in default._propagators} == _propagation._W3C_PROPAGATORS
+    assert _propagation._W3C_DEFAULT is propagate.get_global_textmap()
     assert "_middlewares" in aiohttp.ClientSession.ATTRS
 
 
@@ -334,12 +335,13 @@ class Carrier(dict[str, str]):
 @pytest.mark.parametrize(
     "propagator",
     [
+        propagate.get_global_textmap(),
         CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()]),
         TraceContextTextMapPropagator(),
         W3CBaggagePropagator(),
         CompositePropagator([]),
     ],
-    ids=["default", "trace context", "baggage", "none"],
+    ids=["default", "like the default", "trace context", "baggage", "none"],
 )
 @pytest.mark.parametrize("around", ["nothing", "span", "remote span with a state", "baggage", "not sampled", "no SDK"])
 async def test_the_headers_sent_are_those_that_the_global_propagator_writes(
@@ -531,8 +533,8 @@ def test_a_call_id_is_the_trace_id_and_the_span_id_in_hexadecimal(trace_id: int,
     assert _call_ids.call_id_of(ids) == f"{trace_id:032x}-{span_id:016x}"
 
 
-@pytest.mark.parametrize(("ids", "kind"), [((1.5, 1), ValueError), ((1, (2,)), TypeError)])
-def test_ids_that_are_not_integers_raise(ids: tuple[Any, Any], kind: type[Exception]) -> None:
+@pytest.mark.parametrize("ids", [(1.5, 1), (1, (2,))])
+def test_ids_that_are_not_integers_raise(ids: tuple[Any, Any]) -> None:
     context: Any = SimpleNamespace(trace_id=ids[0], span_id=ids[1])
-    with pytest.raises(kind):
+    with pytest.raises(TypeError):
         _call_ids.call_id_of(context)
