@@ -22,7 +22,8 @@ from io import BufferedIOBase, BufferedReader, BytesIO
 from otel_connector._csv import _lines
 from otel_connector._csv._format import HEADER, encode_row
 from otel_connector._csv._lock import try_lock
-from otel_connector._csv._torn_tail import TORN_SUFFIX, blocks, cut_torn_tail, open_regular, refuse_links_of_other_users
+from otel_connector._csv._parts import torn_file
+from otel_connector._csv._torn_tail import blocks, cut_torn_tail, open_regular, refuse_links_of_other_users
 
 DAMAGE_LIMIT = 20  # damaged lines that are described; the others are counted
 _CHANGED = "another program has changed the line: its values can be read, but it is not as it was written"
@@ -167,7 +168,7 @@ def check(
         changed = os.fstat(raw.fileno()).st_size != size
     unfinished, torn = scan.unfinished, None
     with suppress(OSError):
-        torn = os.lstat(name + TORN_SUFFIX).st_size
+        torn = os.lstat(torn_file(name)).st_size
     return CheckReport(
         size=scan.offset + (unfinished.length if unfinished else 0),
         rows=scan.rows,

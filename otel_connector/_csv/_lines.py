@@ -188,12 +188,21 @@ def read_log_head(path: str, *, may_be_empty: bool = False) -> LogHead:
         ValueError: It is not a log; names the path.
     """
     with open_log(path) as (raw, file):
-        try:
-            first, second = read_head(file, may_be_empty=may_be_empty)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        size = os.fstat(raw.fileno()).st_size
-    return LogHead(path, hash_of(second if is_header(first) else first), size)
+        return identify(path, raw, file, may_be_empty=may_be_empty)
+
+
+def identify(path: str, raw: BufferedReader, file: BufferedIOBase, *, may_be_empty: bool = False) -> LogHead:
+    """Return what `read_log_head` returns of an open log, and move to its beginning.
+
+    Raises:
+        ValueError: It is not a log; names the path.
+    """
+    try:
+        first, second = read_head(file, may_be_empty=may_be_empty)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    file.seek(0)
+    return LogHead(path, hash_of(second if is_header(first) else first), os.fstat(raw.fileno()).st_size)
 
 
 def read_head(file: BufferedIOBase, *, may_be_empty: bool = False) -> tuple[bytes, bytes]:

@@ -1,10 +1,19 @@
-"""Which files form one log: its rotated parts, compressed or not, and the log itself.
+"""Which files form one log: its rotated parts, compressed or not, and the log itself; and which files lie beside it.
 
 Review, replay, resume and check use this file, so they read the same files of a log. It knows only names, neither what
 a log contains nor how it is written.
 
-Used by ``_csv._done``, ``_csv._file``, ``_replay._replay``, ``cli._check_command``, ``cli._fetch_command`` and
-``review._load``.
+All files of a log lead to one name (`log_name`): the path without symbolic links, without the number that rotation
+adds, and without the suffix of a compression. A link to ``logs.csv``, ``logs.000001.csv``,
+``logs.csv.gz`` and ``logs.csv.1`` all have the name ``logs.csv``. The files beside a log are called after this name:
+
+- ``logs.csv.replayed`` stores how far each of its files was sent. A file is recognized by its first row
+  (`_lines.LogHead`), which neither rotation nor compression changes.
+- ``logs.attempts.csv`` is a log itself, and is rotated as one.
+- ``logs.csv.torn`` has the unfinished lines of ``logs.csv``. Each part has a file of its own (`torn_file`): lines of a
+  part that is repaired later do not belong to the file that is written now.
+
+Used by ``_csv``, ``_replay``, ``cli`` and ``review``.
 """
 
 from __future__ import annotations
@@ -13,17 +22,21 @@ import errno
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
+
+_TORN_SUFFIX = ".torn"
 
 _COMPRESSED = r"(?:\.(?:gz|zst|xz|bz2))?"  # all but gzip are refused with a message; skipping them would lose rows
 
 _NO_MATCH = "no file matches this pattern"
 
-# Files that are written in addition to a log; `<stem>.attempts<suffix>` is rotated as the log is
-_SIDE_FILE = re.compile(
-    rf"(?P<log>.+)\.(?:torn|replayed)|(?P<stem>.+)\.attempts(?:\.\d{{6,}})?(?P<suffix>\.[^.]+){_COMPRESSED}"
-)
+# Names that rotation gives: the writer's (`next_part`), and those of logrotate, also with `dateext`
+_NUMBERED = re.compile(r"(?P<stem>.*[^.])\.\d{6,}(?P<suffix>\.[^.]+)?|(?P<log>.+\.[A-Za-z]\w*)[.-]\d+", re.DOTALL)
+
+# A checkpoint is written to a temporary file first, which kill -9 leaves behind
+_SIDE_FILE = re.compile(rf"(?P<log>.*[^.])\.(?:torn|replayed(?:\.\w{{8}})?){_COMPRESSED}", re.DOTALL)
+_ATTEMPTS = re.compile(r"(?P<stem>.*[^.])\.attempts(?P<suffix>\.[^.]+)?", re.DOTALL)
 
 
 def log_files(names: Iterable[str]) -> list[str]:
@@ -50,18 +63,44 @@ def log_files(names: Iterable[str]) -> list[str]:
     return list(files.values())
 
 
+def log_name(path: str) -> str:
+    """Return the name of the log that a file belongs to; see the head of this file. Nothing needs to exist."""
+    name = _uncompressed(Path(path))
+    while found := _NUMBERED.fullmatch(name.name):
+        name = name.with_name(found["log"] or found["stem"] + (found["suffix"] or ""))
+    return str(name)
+
+
+def torn_file(path: str) -> str:
+    """Return the path of the file for the unfinished lines of a log; of such a file, its own path."""
+    return path if path.endswith(_TORN_SUFFIX) else f"{_uncompressed(Path(path))}{_TORN_SUFFIX}"
+
+
+def _uncompressed(path: Path) -> Path:
+    """Return a path without symbolic links and without the suffix of a compression."""
+    path = path.resolve() if path.is_symlink() else path
+    return path.with_name(re.sub(rf"(?<=.){_COMPRESSED}\Z", "", path.name))
+
+
 def _matches(pattern: str) -> list[str]:
     found = sorted(glob.glob(pattern))  # noqa: PTH207 - Path.glob takes no absolute pattern
     if not found:
         is_pattern = any(sign in pattern for sign in "*?[")
         raise FileNotFoundError(errno.ENOENT, _NO_MATCH if is_pattern else os.strerror(errno.ENOENT), pattern)
-    return [path for path in found if not _is_side_file(path)] or found
+    logs = {path: set(_logs_of_side_file(Path(path))) for path in found}
+    folders = {Path(log).parent for names in logs.values() for log in names}
+    existing = {log_name(str(file)) for folder in folders if folder.is_dir() for file in folder.iterdir()}
+    return [path for path in found if existing.isdisjoint(logs[path])] or found
 
 
-def _is_side_file(path: str) -> bool:
-    """Return whether a file belongs to a log in the same folder. An independent log may have such a name, too."""
-    found = _SIDE_FILE.fullmatch(path)
-    return found is not None and Path(found["log"] or found["stem"] + found["suffix"]).exists()
+def _logs_of_side_file(path: Path) -> Generator[str]:
+    """Yield the names of the logs that a file is called after. If there are no such logs, it may be a log itself."""
+    if found := _SIDE_FILE.fullmatch(path.name):
+        path = path.with_name(found["log"])
+        yield log_name(str(path))
+    path = Path(log_name(str(path)))
+    if found := _ATTEMPTS.fullmatch(path.name):
+        yield str(path.with_name(found["stem"] + (found["suffix"] or "")))
 
 
 def _parts_of(log: Path) -> list[str]:
@@ -73,7 +112,7 @@ def _parts_of(log: Path) -> list[str]:
 
 
 def _numbered_parts(log: Path) -> dict[int, str]:
-    name = Path(re.sub(f"{_COMPRESSED}$", "", log.name))
+    name = _uncompressed(log)
     part = re.compile(rf"{re.escape(name.stem)}\.(\d{{6,}}){re.escape(name.suffix)}{_COMPRESSED}")
     parts: dict[int, str] = {}
     for path in sorted(log.parent.iterdir()):  # sorted: while gzip works, the original comes first and counts

@@ -4,7 +4,7 @@ A row is one physical line, so only the bytes after the last ``\n`` can be left 
 are ever cut, after they were saved in another file. Files are read in blocks, so their size does not matter. This file
 knows neither which process writes a log nor what a row means.
 
-Used by ``_csv``, ``_fetch``, ``_replay``, ``cli`` and ``review``.
+Used by ``_csv``, ``_fetch``, ``_replay`` and ``review``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-TORN_SUFFIX = ".torn"  # of the file, in the folder of a log, that keeps its unfinished lines
+from otel_connector._csv._parts import torn_file
 
 _BLOCK = 2**18  # bytes read at a time: larger is no faster, and this fits into a processor's cache
 _LAST_BLOCK = 4_096  # bytes that nearly always contain the end of the last row
@@ -25,7 +25,7 @@ _LINKS = 40  # symbolic links in a chain, the limit of Linux
 
 
 def cut_torn_tail(fd: int, path: str) -> int:
-    r"""Move the bytes after the last ``\n`` of a log to ``<path>.torn``, and return their number.
+    r"""Move the bytes after the last ``\n`` of a log to its `torn_file`, and return their number.
 
     The bytes are in that file and fsynced before the log is cut; after a crash between the two they are in both. Each
     tail is a line of that file, the last without a line end. Runs of NUL bytes take no space there.
@@ -49,7 +49,7 @@ def cut_torn_tail(fd: int, path: str) -> int:
             os.fsync(torn)
             _cut(fd, log.st_size, end)
     except OSError as error:
-        why = f"the unfinished last line cannot be moved to {path + TORN_SUFFIX!r}: {error.strerror or error}"
+        why = f"the unfinished last line cannot be moved to {torn_file(path)!r}: {error.strerror or error}"
         raise OSError(error.errno, why, path) from error
     return log.st_size - end
 
@@ -170,7 +170,7 @@ def _torn_file(log_path: str, fd: int, log: os.stat_result) -> Generator[int]:
 
     If the block raises, the file is restored, unless the log was already cut: an interrupt may come right after that.
     """
-    path = log_path + TORN_SUFFIX
+    path = torn_file(log_path)
     torn, new = _open_torn(path, log)
     size = os.lseek(torn, 0, os.SEEK_END)
     try:

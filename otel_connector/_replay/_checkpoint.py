@@ -9,7 +9,8 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from otel_connector._csv._lines import Position
 from otel_connector._csv._torn_tail import open_regular
 
 _MARK = "otel_connector.replay"
-_SIZE_LIMIT = 2**20  # bytes; a log takes about 200
+_SIZE_LIMIT = 2**26  # bytes; each file of a log takes about 200
 
 
 class Checkpoint:
@@ -26,16 +27,18 @@ class Checkpoint:
     Args:
         path: The file. It is created by the first `save`.
         key: What was sent, and to which endpoint. A file with another key is ignored, and replaced by the first `save`.
-        ignore_checkpoint: Ignore the file in any case.
+        earlier: Files of earlier versions, which are read as well. A position in `path` is preferred.
+        ignore_checkpoint: Ignore the files in any case.
 
     Raises:
-        OSError: The file cannot be read, or is not a checkpoint. It is not changed.
+        OSError: A file cannot be read, or is not a checkpoint. It is not changed.
     """
 
-    def __init__(self, path: str, key: Mapping[str, str], *, ignore_checkpoint: bool) -> None:
+    def __init__(self, path: str, key: Mapping[str, str], earlier: Iterable[str], *, ignore_checkpoint: bool) -> None:
         self._path, self._key = path, dict(key)
-        found = _read(path, self._key)
-        self._positions = {} if ignore_checkpoint else found
+        found = ChainMap(*(_read(each, self._key) for each in dict.fromkeys((path, *earlier))))
+        self._positions = {} if ignore_checkpoint else dict(found)
+        self._saved = False
 
     def position(self, identity: str) -> Position:
         """Return how far a log has been sent."""
@@ -49,10 +52,13 @@ class Checkpoint:
         Raises:
             OSError: The file cannot be written.
         """
+        if self._saved and self._positions.get(identity) == position:  # most parts of a log were sent by earlier runs
+            return
         self._positions[identity] = position
         content = {_MARK: 1, **self._key, "logs": {name: each._asdict() for name, each in self._positions.items()}}
         try:
             _replace(Path(self._path), json.dumps(content, indent=1))
+            self._saved = True
         except OSError as error:  # it names the new file, which the caller does not know
             raise OSError(error.errno, error.strerror, self._path) from error
 

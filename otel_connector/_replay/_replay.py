@@ -35,7 +35,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from otel_connector._arguments import checked_seconds
 from otel_connector._csv import _lines
 from otel_connector._csv._check import DAMAGE_LIMIT, DamagedLine
-from otel_connector._csv._parts import log_files
+from otel_connector._csv._parts import log_files, log_name
 from otel_connector._recent_calls import RecentCalls
 from otel_connector._record import CallRecord, one_line
 from otel_connector._redact import Redactor
@@ -149,14 +149,15 @@ class Replay:
 
     Args:
         logs: CSV files, gzip or not, or patterns, in the order of sending. The parts of a rotated log are sent before
-            it. Rows that are written during the replay are not sent.
+            it. Rows that are written after a file was opened are not sent.
         exporter: Exports the spans, see `open_otlp`. It is not shut down.
         to: The endpoint of the exporter, redacted. A checkpoint of another endpoint is not used.
         service_name: ``service.name`` of the spans. Default: the operator's (``OTEL_SERVICE_NAME``,
             ``OTEL_RESOURCE_ATTRIBUTES``), or `DEFAULT_SERVICE`.
         row_filter: Which rows to send.
         rate: Maximum number of spans per second. None sets no limit.
-        checkpoint: The file that stores how far each log has been sent. Default: ``<log>.replayed``, one per log.
+        checkpoint: The file that stores how far each log has been sent. Default: ``<log>.replayed``, one for all files
+            of a log, even if rotation or compression renames them (`log_name`).
         ignore_checkpoint: Send all rows, also those that were sent before.
         monotonic: A clock that never steps back, in seconds.
         sleep: Waits for a number of seconds.
@@ -195,11 +196,17 @@ class Replay:
         self._row_filter = row_filter or RowFilter()
         self._resource = _resource(service_name)
         self._logs = [_lines.read_log_head(path) for path in log_files(os.fspath(log) for log in logs)]
-        shared = None if checkpoint is None else os.fspath(checkpoint)
         key = {"to": to, "service": str(self._resource.attributes[SERVICE_NAME]), "wanted": self._row_filter.key()}
-        names = {log.path: shared or log.path + CHECKPOINT_SUFFIX for log in self._logs}
-        checkpoints = {name: Checkpoint(name, key, ignore_checkpoint=ignore_checkpoint) for name in set(names.values())}
-        self._checkpoints = {path: checkpoints[name] for path, name in names.items()}
+        self._checkpoints: dict[str, Checkpoint] = {}  # of each file of a log
+        files: dict[str, list[str]] = {}  # of each checkpoint
+        for log in self._logs:
+            name = log_name(log.path) + CHECKPOINT_SUFFIX if checkpoint is None else os.fspath(checkpoint)
+            files.setdefault(name, []).append(log.path)
+        for name, paths in files.items():
+            # Version 0.1.0 stored the position of each file beside it, under the name that the file had then
+            earlier = [path + CHECKPOINT_SUFFIX for path in paths if checkpoint is None]
+            found = Checkpoint(name, key, earlier, ignore_checkpoint=ignore_checkpoint)
+            self._checkpoints |= dict.fromkeys(paths, found)
         self._sent_calls = RecentCalls(REMEMBERED)
         self._replayed = Replayed(size=sum(log.size for log in self._logs))
 
@@ -216,6 +223,7 @@ class Replay:
         Raises:
             CollectorRefused: A batch was not accepted. The next run continues with it.
             OSError: A log cannot be read any more, or the checkpoint cannot be written.
+            ValueError: A file is not a log any more.
         """
         before = 0
         for log in self._logs:
@@ -228,6 +236,7 @@ class Replay:
         """Send the rows of one log. Yield how many of its bytes are processed."""
         checkpoint = self._checkpoints[log.path]
         with _lines.open_log(log.path) as (raw, file):
+            log = _lines.identify(log.path, raw, file)  # rotation may have renamed the file that had this name
             position = _lines.go_to(file, checkpoint.position(log.identity))
             checkpoint.save(log.identity, position)  # if this fails, nothing has been sent
             self._replayed.skipped += position.sent

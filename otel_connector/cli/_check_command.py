@@ -15,8 +15,7 @@ import typer
 from rich.console import Console
 
 from otel_connector._csv import _check
-from otel_connector._csv._parts import log_files
-from otel_connector._csv._torn_tail import TORN_SUFFIX
+from otel_connector._csv._parts import log_files, torn_file
 from otel_connector._record import one_line
 from otel_connector.cli._exit_codes import USAGE, WRONG
 from otel_connector.cli._option_errors import described
@@ -80,7 +79,7 @@ def _check_file(console: Console, path: str, *, repair: bool) -> int:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         print_errors(f"otel-connector check: {name}: {why}")
         return USAGE
-    print_lines(console, *_report_lines(name, report, moved))
+    print_lines(console, *_report_lines(path, report, moved))
     return 0 if report.whole else WRONG
 
 
@@ -91,17 +90,19 @@ def _scan(console: Console, path: str) -> _check.CheckReport:
         return _check.check(path, lambda done, size: progress.update(task, completed=done, total=size))
 
 
-def _report_lines(name: str, report: _check.CheckReport, moved: int) -> Iterator[str]:
-    torn_name = f"{name}{TORN_SUFFIX}"
+def _report_lines(path: str, report: _check.CheckReport, moved: int) -> Iterator[str]:
+    name, torn_name = one_line(path), one_line(torn_file(path))
     if moved:
         yield f"{name}: an unfinished last line of {moved:,} bytes was moved to {torn_name}"
-    damaged = len(report.damage) + report.more
-    verdict = "intact" if report.whole else "DAMAGED"
-    yield f"{name}: {verdict}; rows: {report.rows:,}, damaged lines: {damaged:,}, bytes: {report.size:,}"
+    damaged, altered = report.damaged, f", altered lines: {report.altered:,}" if report.altered else ""
+    verdict = "intact" if report.whole else "DAMAGED" if damaged or report.unfinished else "ALTERED"
+    yield f"{name}: {verdict}; rows: {report.rows:,}{altered}, damaged lines: {damaged:,}, bytes: {report.size:,}"
     for each in report.damage:
         yield f"  line {each.line:,}, offset {each.offset:,}, length {each.length:,}: {each.what}"
     if report.more:
-        yield f"  {report.more:,} more damaged lines are not listed"
+        yield f"  {report.more:,} more {'damaged or altered' if altered else 'damaged'} lines are not listed"
+    if altered:
+        yield "  Altered lines have another form (line end, quotes, numbers); review, replay and resume read their rows"
     if (last := report.unfinished) is not None:
         yield f"  last line {last.line:,}, offset {last.offset:,}, length {last.length:,}: {last.what}"
         yield f"    If no program is writing it, --repair moves it to {torn_name}"

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from otel_connector._csv._format import HEADER
 from otel_connector._csv._lines import LINE_LIMIT, open_log, read_head
-from otel_connector._csv._torn_tail import TORN_SUFFIX, blocks, last_row_end, open_regular
+from otel_connector._csv._parts import torn_file
+from otel_connector._csv._torn_tail import blocks, last_row_end, open_regular
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ def inspect_log(path: str) -> FoundLog:
 
 def find_torn_file(path: str) -> TornFile | None:
     """Return the file with the unfinished lines of a log; None if there is none, or it is empty."""
-    torn = path if path.endswith(TORN_SUFFIX) else path + TORN_SUFFIX
+    torn = torn_file(path)
     try:
         with os.fdopen(open_regular(torn, os.O_RDONLY), "rb") as file:
             size = os.fstat(file.fileno()).st_size

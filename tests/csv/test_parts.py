@@ -17,7 +17,7 @@ from support.logs import call, rows
 from otel_connector import review
 from otel_connector._csv._done import read_done
 from otel_connector._csv._format import HEADER
-from otel_connector._csv._parts import log_files
+from otel_connector._csv._parts import log_files, log_name, torn_file
 from otel_connector._replay._replay import Replay
 from otel_connector.csv_exporter import CSVSpanExporter
 
@@ -83,7 +83,39 @@ NAMES: dict[str, tuple[list[str], list[str], list[str]]] = {
     "side files": (
         ["a.csv", "a.csv.torn", "a.csv.replayed", "a.attempts.csv", "a.attempts.000001.csv", "a.000001.csv.torn"],
         ["a*"],
-        ["a.000001.csv.torn", "a.csv"],
+        ["a.csv"],
+    ),
+    "side files of a compressed log": (
+        [
+            "h.csv.gz",
+            "h.csv.torn",
+            "h.csv.replayed",
+            "h.csv.replayed.ab_12cd3",
+            "h.attempts.csv.gz",
+            "h.000001.csv.torn",
+        ],
+        ["h*"],
+        ["h.csv.gz"],
+    ),
+    "compressed side files": (
+        ["h.csv.gz", "h.csv.torn.gz", "h.csv.replayed.xz", "h.csv.gz.torn", "h.csv.gz.replayed", "h.attempts.csv.torn"],
+        ["h*"],
+        ["h.csv.gz"],
+    ),
+    "side files of rotated logs": (
+        ["h.000001.csv.gz", "h.csv.torn", "h.attempts.csv", "h.attempts.000001.csv.gz", "i.csv.1", "i.csv.replayed"],
+        ["*"],
+        ["h.000001.csv.gz", "i.csv.1"],
+    ),
+    "side files of a log without a suffix": (
+        ["h", "h.000001", "h.torn", "h.replayed", "h.attempts", "h.attempts.000001"],
+        ["h*"],
+        ["h.000001", "h"],
+    ),
+    "side files of no log": (
+        ["a.torn", "b.csv.replayed", "c.attempts.csv", "d.csv"],
+        ["*"],
+        ["a.torn", "b.csv.replayed", "c.attempts.csv", "d.csv"],
     ),
     "side files beside a path": (["a.csv", "a.csv.torn", "a.attempts.csv", "a.csv.replayed"], ["a.csv"], ["a.csv"]),
     "only side files": (["a.csv", "a.csv.torn"], ["*.torn"], ["a.csv.torn"]),
@@ -107,6 +139,59 @@ def test_the_parts_of_a_link_lie_beside_its_target(folder: Path) -> None:
     (folder / "current.csv").symlink_to("data/real.csv")
     expected = [str(folder / "data/real.000001.csv"), "current.csv"]
     assert log_files(["current.csv"]) == log_files(["curr*t.csv", "data/real.csv"]) == expected
+
+
+LOG_NAMES = {
+    "h.csv": ["h.csv", "h.csv.gz", "h.000001.csv", "h.000001.csv.gz", "h.1000000.csv", "h.csv.1", "h.csv.2.gz"],
+    "i.csv": ["i.csv-20261129", "i.csv-20261129.zst", "i.20261129.csv", "i.20261129.000001.csv"],
+    "h": ["h", "h.gz", "h.000001", "h.000001.bz2"],
+    "run-7": ["run-7"],
+    "h.12345.csv": ["h.12345.csv"],
+    "..000001": ["..000001"],
+    ".gz": [".gz"],
+    "h\n.csv": ["h\n.000001.csv.gz"],
+}
+
+
+@pytest.mark.parametrize("name", LOG_NAMES)
+def test_all_files_of_a_log_lead_to_its_name(name: str, folder: Path) -> None:
+    for file in LOG_NAMES[name]:
+        assert (log_name(file), log_name(str(folder / file))) == (name, str(folder / name))
+
+
+def test_a_link_leads_to_the_name_of_its_target(folder: Path) -> None:
+    (folder / "data").mkdir()
+    make(folder, "data/h.000001.csv.gz")
+    (folder / "again.csv").symlink_to("link.csv")
+    (folder / "link.csv").symlink_to("data/h.000001.csv.gz")
+    (folder / "gone.csv").symlink_to("nowhere/h.csv")
+    assert log_name("again.csv") == log_name("link.csv") == str(folder / "data" / "h.csv")
+    assert log_name("gone.csv") == str(folder / "nowhere" / "h.csv")
+
+
+def test_the_side_files_of_a_link_lie_beside_its_target(folder: Path) -> None:
+    """Those beside the link are of an earlier version."""
+    (folder / "data").mkdir()
+    make(folder, "data/h.csv.gz", "data/h.csv.replayed", "current.csv.torn", "current.csv.replayed")
+    (folder / "current.csv").symlink_to("data/h.csv.gz")
+    assert torn_file("current.csv") == str(folder / "data" / "h.csv.torn")
+    assert log_files(["cur*"]) == ["current.csv"]
+    assert log_files(["data/h*"]) == ["data/h.csv.gz"]
+    (folder / "data" / "h.csv.gz").unlink()
+    (folder / "data" / "h.csv.replayed").unlink()
+    (folder / "data").rmdir()
+    assert log_files(["current.csv.*"]) == ["current.csv.replayed", "current.csv.torn"], "of a log that is gone"
+
+
+def test_each_file_has_its_own_torn_file() -> None:
+    for file, torn in {
+        "h.csv": "h.csv.torn",
+        "h.csv.gz": "h.csv.torn",
+        "h.000001.csv": "h.000001.csv.torn",
+        "h.000001.csv.gz": "h.000001.csv.torn",
+        "h.csv.torn": "h.csv.torn",
+    }.items():
+        assert torn_file(file) == torn
 
 
 def test_names_without_a_file_are_refused(folder: Path) -> None:

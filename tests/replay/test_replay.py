@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import json
 import os
 import time
@@ -597,6 +598,107 @@ def test_one_checkpoint_can_serve_several_logs_even_after_a_rename(tmp_path: Pat
     assert (counted.sent, counted.skipped) == (1, 3)
     assert exporter.numbers() == [0, 1, 2, 3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.csv", "2.csv", "old.gz", "sent.json"]
+
+
+RENAMED = {  # how the first file is called later, and what the second replay names
+    "by the writer": ("h.000001.csv", ["h.csv"]),
+    "by the writer, and compressed": ("h.000001.csv.gz", ["h.csv"]),
+    "a part by its name": ("h.000001.csv", ["h.000001.csv", "h.csv"]),
+    "by logrotate": ("h.csv.1", ["h.csv.1", "h.csv"]),
+    "by logrotate, and compressed": ("h.csv.3.gz", ["h.csv.3.gz", "h.csv"]),
+    "by logrotate, with a date": ("h.csv-20261129.gz", ["h.csv*"]),
+    "by a pattern": ("h.000001.csv.gz", ["*"]),
+    "compressed": ("h.csv.gz", ["h.csv.gz", "h.csv"]),
+}
+
+
+@pytest.mark.parametrize("how", RENAMED)
+def test_rows_of_a_file_that_was_renamed_or_compressed_are_not_sent_again(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exporter, content = CollectingExporter(), HEADER + rows(0, 1)
+    replay(write_file(Path("h.csv"), content), into=exporter)
+    name, named = RENAMED[how]
+    Path("h.csv").unlink()
+    write_file(Path(name), gzip.compress(content + rows(2)) if name.endswith(".gz") else content + rows(2))
+    write_file(Path("h.csv"), HEADER + rows(3, 4))
+    for sent, skipped in ((3, 2), (0, 5)):
+        counted = replay(*map(Path, named), into=exporter)
+        assert (counted.sent, counted.skipped, counted.duplicates, counted.damaged) == (sent, skipped, 0, 0)
+    assert sorted(exporter.numbers()) == [0, 1, 2, 3, 4]
+    assert [path.name for path in tmp_path.iterdir() if "replayed" in path.name] == ["h.csv.replayed"]
+
+
+@pytest.mark.parametrize("names", list(itertools.permutations(["link.csv", "data/h.csv", "l*.csv"])))
+def test_rows_are_sent_once_under_all_names_of_a_log(
+    names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("link.csv").symlink_to("data/h.csv")
+    for number, name in enumerate(["h.000001.csv", "h.000002.csv", "h.csv"]):
+        write_file(Path("data", name), HEADER + rows(2 * number, 2 * number + 1))
+    exporter = CollectingExporter()
+    for name in names:
+        replay(Path(name), into=exporter)
+    assert exporter.numbers() == [0, 1, 2, 3, 4, 5]
+    assert sorted(Path("data").iterdir()) == [
+        Path("data", name) for name in ("h.000001.csv", "h.000002.csv", "h.csv", "h.csv.replayed")
+    ]
+
+
+def test_rows_of_a_log_that_is_rotated_during_a_replay_are_sent_once(tmp_path: Path) -> None:
+    part = write_file(tmp_path / "h.000001.csv", HEADER + rows(0))
+    log = write_file(tmp_path / "h.csv", HEADER + rows(1, 2))
+    exporter = CollectingExporter()
+    running = Replay([log], exporter, to=TO).run()
+    next(running)
+    log.rename(part.with_name("h.000002.csv"))
+    write_file(log, HEADER + rows(3, 4, 5))
+    assert [each.sent for each in running][-1] == 4
+    assert replay(log, into=exporter).skipped == 4
+    assert sorted(exporter.numbers()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_log_that_becomes_another_file_during_a_replay_is_not_sent(tmp_path: Path) -> None:
+    write_file(tmp_path / "h.000001.csv", HEADER + rows(0))
+    log = write_file(tmp_path / "h.csv", HEADER + rows(1, 2))
+    running = Replay([log], CollectingExporter(), to=TO).run()
+    next(running)
+    log.write_text("another file\n")
+    with pytest.raises(ValueError, match=f"^{log}: not a log"):
+        list(running)
+
+
+@pytest.mark.parametrize("name", ["h.000001.csv", "h.csv.gz", "link.csv"])
+def test_a_checkpoint_of_version_0_1_0_is_continued(name: str, tmp_path: Path) -> None:
+    """That version stored it beside the file, under the name of the file, one for each file."""
+    content = HEADER + rows(0, 1)
+    target = tmp_path / ("h.csv" if name == "link.csv" else name)
+    write_file(target, gzip.compress(content) if name.endswith(".gz") else content)
+    if name == "link.csv":
+        (tmp_path / name).symlink_to(target)
+    earlier = tmp_path / f"{name}.replayed"
+    assert replay(tmp_path / name, into=CollectingExporter(), checkpoint=earlier).sent == 2
+    for _ in range(2):
+        assert replay(tmp_path / name, into=CollectingExporter()).skipped == 2
+        assert "proof" in (tmp_path / "h.csv.replayed").read_text()
+    earlier.unlink()
+    assert replay(tmp_path / name, into=CollectingExporter()).skipped == 2
+
+
+def test_a_log_can_have_thousands_of_parts(tmp_path: Path) -> None:
+    log = write_file(tmp_path / "logs.csv", HEADER + rows(0))
+    replay(log, into=CollectingExporter())
+    checkpoint = Path(f"{log}.replayed")
+    content = json.loads(checkpoint.read_text())
+    position = next(iter(content["logs"].values()))
+    content["logs"] |= {f"{number:032x}": position for number in range(20_000)}
+    checkpoint.write_text(json.dumps(content))
+    assert replay(log, into=CollectingExporter()).skipped == 1
+    assert len(json.loads(checkpoint.read_text())["logs"]) == 20_001
+    assert checkpoint.stat().st_size > 2**20
 
 
 CHECKPOINT = {
