@@ -4,8 +4,8 @@ A log is read in blocks, so its size does not matter, and without a lock, so its
 physical line: only the bytes after the last ``\n`` can be left behind by a writer that was killed. Only these are ever
 cut, after they were saved elsewhere. This file does not know open writers and their rows in memory.
 
-Readers accept a row that another program saved in another notation (`_lines`). This file reports it, because the bytes
-are not those that were written.
+Readers accept a row that another program saved in another notation (`_lines`). This file counts it and reports it as
+altered, because the bytes are not those that were written.
 
 Used by ``_replay._replay`` and ``cli._check_command``.
 """
@@ -27,11 +27,13 @@ from otel_connector._csv._torn_tail import blocks, cut_torn_tail, open_regular, 
 
 DAMAGE_LIMIT = 20  # damaged lines that are described; the others are counted
 _CHANGED = "another program has changed the line: its values can be read, but it is not as it was written"
+_CR_LF = "another program has changed its line end to CR LF: its values can be read, but it is not as it was written"
+_ALTERATIONS = frozenset({_CHANGED, _CR_LF})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DamagedLine:
-    """One line that is not a whole row.
+    """One line that is not a whole row, or not as it was written.
 
     Attributes:
         line: Its number, from 1.
@@ -53,9 +55,10 @@ class CheckReport:
     Attributes:
         size: Uncompressed bytes that were read: the file as it was at the start, and the rest of a line that was being
             written.
-        rows: Number of whole rows.
-        damage: The first `DAMAGE_LIMIT` damaged lines, in order.
-        more: Number of further damaged lines.
+        rows: Number of whole rows, including altered ones: the rows that all readers count.
+        altered: Number of altered lines, including a header: they are whole, and not as they were written.
+        damage: The first `DAMAGE_LIMIT` damaged or altered lines, in order.
+        more: Number of further damaged or altered lines.
         unfinished: The last line, if it has no line end: torn, or being written.
         torn: Size in bytes of the file ``<logfile>.torn`` of earlier repairs; None if there is none.
         changed: Whether the file grew or shrank while it was read.
@@ -63,6 +66,7 @@ class CheckReport:
 
     size: int
     rows: int
+    altered: int
     damage: tuple[DamagedLine, ...]
     more: int
     unfinished: DamagedLine | None
@@ -71,8 +75,13 @@ class CheckReport:
 
     @property
     def whole(self) -> bool:
-        """Whether every line is a whole row under one header."""
+        """Whether every line is a whole row under one header, as it was written."""
         return not self.damage and self.unfinished is None
+
+    @property
+    def damaged(self) -> int:
+        """Number of damaged lines, without the unfinished one."""
+        return len(self.damage) + self.more - self.altered
 
 
 @dataclass(slots=True)
@@ -80,6 +89,7 @@ class _Scan:
     """Counts and checks lines. Keeps at most one unfinished line, of at most `LINE_LIMIT` bytes and a block."""
 
     rows: int = 0
+    altered: int = 0
     number: int = 0  # of the last line that ended
     offset: int = 0  # of the next line
     damage: list[DamagedLine] = field(default_factory=list[DamagedLine])
@@ -114,10 +124,12 @@ class _Scan:
         if length > _lines.LINE_LIMIT:
             what: str | None = _lines.HOLE if self._has_nul or b"\0" in line else _lines.TOO_LONG
         elif self.number == 0 and _lines.is_header(line):
-            what = None if line + b"\n" == HEADER else _CHANGED
+            what = _how_altered(line, HEADER)
+            self.altered += what is not None
         else:
             what = _what_is_wrong(line)
-            self.rows += what is None
+            self.altered += what in _ALTERATIONS
+            self.rows += what is None or what in _ALTERATIONS
             if self.number == 0 and what is None:
                 what = "the header is missing; the line itself is a whole row"
         self.note(length, what)
@@ -141,7 +153,12 @@ def _what_is_wrong(line: bytes) -> str | None:
         _, record = _lines.read_line(line)
     except ValueError as error:
         return str(error)
-    return None if encode_row(record) == line + b"\n" else _CHANGED
+    return _how_altered(line, encode_row(record))
+
+
+def _how_altered(line: bytes, written: bytes) -> str | None:
+    """Return how a line differs from the line that was written; None if it does not."""
+    return None if line + b"\n" == written else _CR_LF if line.endswith(b"\r") else _CHANGED
 
 
 def check(
@@ -172,6 +189,7 @@ def check(
     return CheckReport(
         size=scan.offset + (unfinished.length if unfinished else 0),
         rows=scan.rows,
+        altered=scan.altered,
         damage=tuple(scan.damage),
         more=scan.more,
         unfinished=unfinished,

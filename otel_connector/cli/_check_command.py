@@ -25,7 +25,7 @@ from otel_connector.cli._terminal import output_console, print_errors, print_lin
 EPILOG = """\b
 Exit code:
   0  all files are intact
-  1  a file is damaged
+  1  a file is damaged, or another program has altered it
   2  a file is not a log, cannot be read, or cannot be repaired because a program is writing it
 
 \b

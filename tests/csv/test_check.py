@@ -81,7 +81,9 @@ def test_an_undamaged_log_is_reported_as_whole_and_repair_changes_nothing(
 
     report = check(path)
 
-    assert report == CheckReport(size=size, rows=rows, damage=(), more=0, unfinished=None, torn=None, changed=False)
+    assert report == CheckReport(
+        size=size, rows=rows, altered=0, damage=(), more=0, unfinished=None, torn=None, changed=False
+    )
     assert report.whole
     assert repair(path) == 0
     assert path.read_bytes() == content
@@ -135,7 +137,7 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
     "a row torn in its first cell, and another row": (ROW[:20] + ROW[:-1], "is not an id"),
     "a row torn in quotes, and another row": (QUOTED[:55] + ROW[:-1], "quotes"),
     "an extra quote": (with_cell(1, b'"a"b"'), "quotes"),
-    "a carriage return": (ROW[:-1] + b"\r", "another program has changed the line"),
+    "a carriage return": (ROW[:-1] + b"\r", "has changed its line end to CR LF"),
     "a carriage return in a cell": (with_cell(1, b"a\rb"), "line ends"),
     "a control character": (with_cell(1, b"a\x1bb"), "another program has changed the line"),
     "a formula": (with_cell(1, b"=1"), "another program has changed the line"),
@@ -162,7 +164,8 @@ def test_a_damaged_line_is_reported_with_its_line_number_offset_and_length(name:
 
     report = check(path)
 
-    assert report.rows == 3
+    altered = what.startswith(("another program has changed", "has changed its line end"))
+    assert (report.rows, report.altered, report.damaged) == ((4, 1, 0) if altered else (3, 0, 1))
     assert lines_of(report) == [(4, len(LOG), len(line))]
     (damage,) = report.damage
     assert what in damage.what
@@ -173,20 +176,24 @@ def test_a_damaged_line_is_reported_with_its_line_number_offset_and_length(name:
 
 
 @pytest.mark.parametrize(
-    ("content", "rows", "changed"),
-    [(b"\xef\xbb\xbf" + LOG, 2, 1), (LOG.replace(b"\n", b"\r\n"), 0, 3), (LOG.replace(b",P,", b',"P",'), 1, 1)],
+    ("content", "altered", "what"),
+    [
+        (b"\xef\xbb\xbf" + LOG, 1, "the line"),
+        (LOG.replace(b"\n", b"\r\n"), 3, "its line end to CR LF"),
+        (LOG.replace(b",P,", b',"P",'), 1, "the line"),
+    ],
     ids=["a byte order mark", "CR LF", "more quotes"],
 )
-def test_a_log_that_another_program_saved_is_damaged_but_still_a_log(
-    content: bytes, rows: int, changed: int, path: Path
+def test_a_log_that_another_program_saved_has_the_same_rows_and_is_reported_as_altered(
+    content: bytes, altered: int, what: str, path: Path
 ) -> None:
     """Its rows can be read, but the bytes are not those that were written. Repair changes nothing."""
     path.write_bytes(content)
     report = check(path)
-    assert (report.rows, len(report.damage), report.size) == (rows, changed, len(content))
-    assert {each.what for each in report.damage} == {
-        "another program has changed the line: its values can be read, but it is not as it was written"
-    }
+    assert (report.rows, report.altered, report.damaged, report.size) == (2, altered, 0, len(content))
+    assert not report.whole
+    expected = f"another program has changed {what}: its values can be read, but it is not as it was written"
+    assert [each.what for each in report.damage] == [expected] * altered
     with contextlib.suppress(ValueError):
         assert repair(path) == 0
     assert path.read_bytes() == content
@@ -233,7 +240,7 @@ def test_an_unfinished_last_line_is_reported_and_repair_moves_it(tail: bytes, wh
     assert path.read_bytes() == LOG
     assert torn_of(path).read_bytes() == tail
     assert check(path) == CheckReport(
-        size=len(LOG), rows=2, damage=(), more=0, unfinished=None, torn=len(tail), changed=False
+        size=len(LOG), rows=2, altered=0, damage=(), more=0, unfinished=None, torn=len(tail), changed=False
     )
 
 
@@ -249,7 +256,7 @@ def test_random_damage_raises_nothing_and_every_line_is_counted(path: Path) -> N
             )
         path.write_bytes(content)
         report = check(path)
-        assert 1 + report.rows + len(report.damage) + report.more == content.count(b"\n")
+        assert 1 + report.rows + report.damaged == content.count(b"\n")
         assert repair(path) == len(content) - content.rfind(b"\n") - 1
         assert path.read_bytes() == content[: content.rfind(b"\n") + 1]
         assert check(path).rows == report.rows
@@ -377,7 +384,7 @@ def test_check_waits_for_a_row_that_is_being_written(path: Path) -> None:
     report = check(path, more)
 
     assert report == CheckReport(
-        size=len(content + ROW), rows=3_001, damage=(), more=0, unfinished=None, torn=None, changed=True
+        size=len(content + ROW), rows=3_001, altered=0, damage=(), more=0, unfinished=None, torn=None, changed=True
     )
 
 
@@ -817,6 +824,25 @@ def test_the_command_reports_an_unfinished_line_and_repair_moves_it(path: Path) 
     assert out.splitlines()[1] == f"  {path}.torn has {len(TAIL)} bytes of unfinished lines from earlier repairs"
 
 
+def test_the_command_says_that_a_log_with_cr_lf_was_altered_and_counts_its_rows(path: Path) -> None:
+    crlf = (HEADER + 30 * ROW).replace(b"\n", b"\r\n")
+    last = "  Altered lines have another form (line end, quotes, numbers); review, replay and resume read their rows"
+    path.write_bytes(crlf)
+    code, out, _ = run(path)
+    lines = out.splitlines()
+    assert code == 1
+    assert lines[0] == f"{path}: ALTERED; rows: 30, altered lines: 31, damaged lines: 0, bytes: {len(crlf):,}"
+    assert lines[1].endswith("its line end to CR LF: its values can be read, but it is not as it was written")
+    assert lines[-2:] == ["  11 more damaged or altered lines are not listed", last]
+
+    path.write_bytes(LOG + ROW[:-1] + b"\r\nbad\n")
+    code, out, _ = run(path)
+    assert code == 1
+    assert out.startswith(f"{path}: DAMAGED; rows: 3, altered lines: 1, damaged lines: 1, bytes: ")
+    path.write_bytes(crlf + TAIL)
+    assert run(path)[1].startswith(f"{path}: DAMAGED; rows: 30, altered lines: 31, damaged lines: 0, bytes: ")
+
+
 def test_the_command_lists_20_damaged_lines_and_counts_the_rest(path: Path) -> None:
     path.write_bytes(HEADER + b"bad\n" * 25)
     code, out, _ = run(path, "--repair")
@@ -899,5 +925,5 @@ def test_the_help_shows_an_example_and_the_exit_codes() -> None:
     code, out, _ = run("--help")
     assert code == 0
     assert "\n    otel-connector check --repair logs.csv logs.csv.1\n" in out
-    assert "\n    1  a file is damaged\n" in out
+    assert "\n    1  a file is damaged, or another program has altered it\n" in out
     assert run()[0] == 2
