@@ -26,7 +26,6 @@ LATEST = (
 )
 LONGEST = 10**9  # largest `delta_t` of a row, in seconds: thirty years
 
-CALL_ID_LENGTH = 49  # characters of a `call_id`: 32 of the trace, a hyphen, 16 of the span
 CALL_ID = re.compile("[0-9a-f]{32}-[0-9a-f]{16}")
 
 # Characters with which a spreadsheet starts a formula (OWASP, "CSV Injection"), and the full-width forms that some
@@ -42,7 +41,7 @@ _LINE_WITHOUT_STATUS = "%s,%s,%f,%f,%s,%s,%d,%.0s,%s,%s\n"
 _SPECIAL = bytes((*range(0x20), 0x7F, *b',"'))
 _SPECIAL_IN_A_LINE = len(COLUMNS)
 
-_NUMBER = re.compile("[-+.0-9A-Za-z]*")  # Python also takes "1_000", " 1" and digits of other scripts for numbers
+NUMBER = re.compile("[-+.0-9A-Za-z]*")  # Python also takes "1_000", " 1" and digits of other scripts for numbers
 
 
 def encode_row(record: Fields) -> bytes:
@@ -128,7 +127,7 @@ def _unguarded(cell: str) -> str:
 
 def _number(column: str, cell: str, kind: Callable[[str], _Number], most: int) -> _Number:
     try:
-        number = kind(cell if _NUMBER.fullmatch(cell) else "")
+        number = kind(cell if NUMBER.fullmatch(cell) else "")
     except ValueError:
         raise ValueError(f"{column} must be a number, not {cell!r}") from None
     if not 0 <= number <= most:

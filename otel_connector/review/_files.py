@@ -48,7 +48,7 @@ class FoundLog:
             for block in blocks(file.fileno(), start, end):
                 if b"\0" in block:
                     return None
-                lines += block.count(b"\n")
+                lines += len(block) - len(block.replace(b"\n", b""))  # takes half the time of `count`
         return lines
 
 

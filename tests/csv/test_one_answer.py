@@ -14,6 +14,7 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -31,7 +32,12 @@ from otel_connector.review import _load
 
 GOOD = [rows(call(number, response_size=number)) for number in range(4)]
 ODD = rows(call(4, response_size=4))
-
+FAILURE: dict[str, Any] = {
+    "response_size": 4,
+    "success": True,
+    "response_code": 200,
+}  # a success, so that resume reports it
+FAILED = rows(call(4, **FAILURE, error="X: y"))
 
 # A line between good ones, and whether it is a row
 LINES: dict[str, tuple[bytes, bool]] = {
@@ -50,6 +56,31 @@ LINES: dict[str, tuple[bytes, bool]] = {
     "a huge size": (ODD.replace(b",4,200,", b",99999999999999999999,200,"), False),
     "nine cells": (ODD.replace(b",P,", b","), False),
     "eleven cells": (ODD.replace(b",P,", b",P,P,"), False),
+    "an extra cell": (ODD[:-1] + b",x\n", False),
+    "an extra empty cell": (ODD[:-1] + b",\n", False),
+    "an extra blank cell": (ODD[:-1] + b", \n", False),
+    "an extra quoted empty cell": (ODD[:-1] + b',""\n', False),
+    "two extra empty cells": (ODD[:-1] + b",,\n", False),
+    "two extra quoted empty cells": (ODD[:-1] + b',"",""\n', False),
+    "an extra empty cell after an error": (FAILED[:-1] + b",\n", False),
+    "an extra quoted empty cell after an error": (FAILED[:-1] + b',""\n', False),
+    "an extra empty cell after a quoted error": (FAILED[:-1].replace(b"X: y", b'"X: ""y"""') + b",\n", False),
+    "an extra empty cell at a CR LF": (FAILED[:-1] + b",\r\n", False),
+    "a CR LF": (FAILED[:-1] + b"\r\n", True),
+    "a quoted empty error": (ODD[:-1] + b'""\n', True),
+    "an error that ends in a comma": (rows(call(4, **FAILURE, error="X: y,")), True),
+    "an error that ends in a comma and a quote": (rows(call(4, **FAILURE, error='X: y,"')), True),
+    "an underscore in a time": (ODD.replace(b"0.250000", b"0.2_5"), False),
+    "a blank before a time": (ODD.replace(b"0.250000", b" 0.25"), False),
+    "a blank after a time": (ODD.replace(b"0.250000", b"0.25 "), False),
+    "a tab before a time": (ODD.replace(b"0.250000", b"\t0.25"), False),
+    "an underscore in the start": (ODD.replace(b"1790000004.", b"1_790000004."), False),
+    "a blank before the start": (ODD.replace(b"1790000004.", b" 1790000004."), False),
+    "a letter in an id": (ODD.replace(b"0", b"g", 1), False),
+    "an upper-case id": (ODD.replace(b"0", b"A", 1), False),
+    "an id without a hyphen": (ODD.replace(b"-", b"0", 1), False),
+    "a hyphen at another place of the id": (b"-" + ODD.replace(b"-", b"0", 1)[1:], False),
+    "a raw control character": (FAILED.replace(b"y", b"\x1fy"), True),
     "a torn row": (ODD[:70] + b"\n", False),
     "a short id": (ODD[1:], False),
     "a header": (HEADER, False),
@@ -59,7 +90,8 @@ LINES: dict[str, tuple[bytes, bool]] = {
     "an open quote": (ODD.replace(b",P,", b',"P,'), False),
 }
 
-ALTERED = {"needless quotes", "another notation of a number"}
+ALTERED = {"needless quotes", "another notation of a number", "a CR LF", "a quoted empty error"}
+ALTERED |= {"a raw control character"}
 
 STORED: dict[str, Callable[[bytes], bytes]] = {
     "plain": lambda content: content,
@@ -133,7 +165,9 @@ def test_all_readers_agree_which_lines_are_rows(line: str, stored: str, folder: 
     numbers = [0, 1, 2, 3, *([4] if is_row else [])]
     damaged = (not is_row) + (stored == "beside a damaged line")
     assert replayed("logs.csv") == (numbers, damaged)
-    assert reviewed("logs.csv") == reviewed("logs.csv", large=0) == (numbers, damaged)
+    assert reviewed("logs.csv") == (numbers, damaged)
+    if stored in {"plain", "gzip"}:
+        assert reviewed("logs.csv", large=0) == (numbers, damaged)
     assert resumed("logs.csv") == (numbers, len(numbers))
     altered = (line in ALTERED) + (stored in {"byte order mark", "no header"})
     assert checked("logs.csv") == (len(numbers), len(numbers) + 1 if stored == "CR LF" else altered, damaged)

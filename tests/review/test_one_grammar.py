@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.logs import call, rows
 
-from otel_connector import review
+from otel_connector import COLUMNS, review
 from otel_connector._csv._format import HEADER
 from otel_connector.review import _load
 
@@ -36,8 +36,12 @@ CELLS = {
     "0.250000": ["0.25", ".25", " 0.25", "2.5e-1", "1e300", "-0.25", ""],
     "100": ["1e2", "100.0", "99.6", "+100", " 100", "-100", "0100", "0x10", "1_00", "", '"100"'],
     "200": ["2e2", "200.0", "+200", "0200", "-200", "", "2_00", '"200"'],
+    "https://api.example.com/1": ["a\x1fb", "'=1", "'\x1f", "\x1f", '"x\x1f,"', "a\tb"],
     "P": ['a"b', '"a"b', '"a""b"', "'=1", "''=1", "'", "'a", "\t", "\u00e9", "\u2028", "NULL", "a\rb", '"'],
 }
+
+
+END = (b",", b",,", b',""', b',"",""', b", ", b",x", b"x,", b'"x"",",', b"X: y,", b'"X: y",', b"\x1fx", b"\r", b",\r")
 
 
 def read(path: Path, log: bytes) -> tuple[list[Any], int]:
@@ -46,6 +50,7 @@ def read(path: Path, log: bytes) -> tuple[list[Any], int]:
     with review.load(path) as calls:
         found = calls.rows("SELECT * FROM log ORDER BY ALL")
         assert len(calls) == len(found)
+        assert calls.rows(f"SELECT {', '.join(COLUMNS)} FROM calls ORDER BY ALL") == found
         return found, calls.files[0].damaged
 
 
@@ -67,6 +72,30 @@ def test_a_cell_is_read_in_the_same_way_from_every_file(cell: str, other: str, t
 
 
 @pytest.mark.parametrize("large", [0, _load._LARGE], ids=["a large log", "a small log"])
+@pytest.mark.parametrize("end", END)
+def test_the_end_of_a_line_is_read_in_the_same_way_from_every_file(
+    end: bytes, large: int, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(_load, "_LARGE", large)
+    found = answers(tmp_path, ROW[:-1] + end + b"\n", "plain", "beside a damaged line")
+    assert found["plain"] == found["beside a damaged line"]
+
+
+def test_texts_with_control_characters_are_complete(tmp_path: Path) -> None:
+    texts = {name: f"a\x1fb\x01{name}\x1f" for name in ("url", "redirect_url", "error")}
+    quoted = {name: f'"{text}"' for name, text in texts.items()}
+    row = rows(call(1, url="URL", redirect_url="REDIRECT_URL", error="ERROR")).decode()
+    for cells in (texts, quoted):
+        line = row
+        for name, text in cells.items():
+            line = line.replace(f",{name.upper()}", f",{text}")
+        (tmp_path / "logs.csv").write_bytes(HEADER + line.encode())
+        with review.load(tmp_path / "logs.csv") as calls:
+            assert calls.rows("SELECT url, redirect_url, error FROM calls") == [tuple(texts.values())]
+            assert calls.files[0].damaged == 0
+
+
+@pytest.mark.parametrize("large", [0, _load._LARGE], ids=["a large log", "a small log"])
 def test_only_true_and_false_are_outcomes_of_a_call(large: int, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(_load, "_LARGE", large)
     for other in (b"TRUE", b"1"):
@@ -76,7 +105,9 @@ def test_only_true_and_false_are_outcomes_of_a_call(large: int, tmp_path: Path, 
 
 mutations = st.lists(
     st.tuples(
-        st.integers(0, len(ROW) - 2), st.integers(0, 3), st.text(alphabet=",\"'=-+.eE 0159aTrue\t\u00e9\0", max_size=3)
+        st.integers(0, len(ROW) - 1),
+        st.integers(0, 3),
+        st.text(alphabet=",\"'=-+.eE 0159aTrue_\t\x1f\u00e9\0", max_size=3),
     ),
     min_size=1,
     max_size=2,
@@ -85,12 +116,14 @@ mutations = st.lists(
 
 # An example takes 0.1 s
 @settings(max_examples=min(settings().max_examples, 40), suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(mutations)
+@given(mutations, st.booleans())
 def test_a_changed_row_is_read_in_the_same_way_from_every_file(
-    tmp_path: Path, changes: list[tuple[int, int, str]]
+    tmp_path: Path, changes: list[tuple[int, int, str]], large: bool
 ) -> None:
     row = ROW.decode()[:-1]
     for position, removed, added in changes:
         row = row[:position] + added + row[position + removed :]
-    found = answers(tmp_path, row.encode() + b"\n", "plain", "beside a damaged line")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_load, "_LARGE", 0 if large else _load._LARGE)
+        found = answers(tmp_path, row.encode() + b"\n", "plain", "beside a damaged line")
     assert found["plain"] == found["beside a damaged line"]
