@@ -60,9 +60,10 @@ def body_received(response: aiohttp.ClientResponse, request: Request, exchange: 
     Awaiting `read_body` for these would cost 3 % more instructions of a bare call.
     """
     content = response.content
-    if content is not exchange.received or response.status != _OK or getattr(response, KEPT_BODY, None) is not None:
+    if content is not exchange.received or response.status != _OK:
         return None
-    exchange.in_body = True
+    if not exchange.is_first and getattr(response, KEPT_BODY, None) is not None:  # set by another middleware
+        return None
     body = content.read_nowait()
     exchange.size = size = len(body)
     if size > request.max_body_bytes:
@@ -97,15 +98,18 @@ async def read_body(response: aiohttp.ClientResponse, request: Request, exchange
     return body
 
 
-def decoded(request: Request, exchange: Exchange, body: bytes) -> Any:
-    """Return the value of a call whose body has been read; None for a status without content.
+def has_no_content(response: aiohttp.ClientResponse) -> bool:
+    """Return whether a response has a status without content, so that there is nothing to decode."""
+    return response.status in _NO_CONTENT
+
+
+def decoded(request: Request, body: bytes) -> Any:
+    """Return the value of a call whose body has been read.
 
     Raises:
         DecodeFailed: `decode` raised.
         TypeError: `decode` is a coroutine function.
     """
-    if exchange.status in _NO_CONTENT:
-        return None
     try:
         value = request.decode(body)
     except Exception as error:

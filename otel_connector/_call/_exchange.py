@@ -130,13 +130,13 @@ class Exchange:
                 self.repeats += 1
             elif self.status in REDIRECTS:
                 self.redirects += 1
+            self.answered = False
         self.sent += 1
         self.entered = True
         if self.target is not None:
             if self.is_first:
                 self._prepare(request, self.target)
             self._note_target(request.url)
-        self.answered = False
         if special := request.response_class is not ClientResponse:
             self._bound_from_start(request)
         response = await handler(request)
@@ -147,10 +147,11 @@ class Exchange:
             except ValueError:
                 response.close()
                 raise
-        headers, content = response.headers, response.content
+        headers = response.headers
+        content = response.content
         if (
             CONTENT_ENCODING in headers
-            or headers.get(TRANSFER_ENCODING, "chunked") != "chunked"
+            or (TRANSFER_ENCODING in headers and headers[TRANSFER_ENCODING] != "chunked")
             or special
             or not content.is_eof()
         ):

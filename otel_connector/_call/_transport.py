@@ -23,7 +23,7 @@ from otel_connector._call._aiohttp_private import (
     request_function,
     session_middlewares,
 )
-from otel_connector._call._body import body_received, decoded, read_body
+from otel_connector._call._body import body_received, decoded, has_no_content, read_body
 from otel_connector._call._urls import check_url, parsed_url, with_params
 from otel_connector._errors import ConnectorError, InvalidURL
 
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from otel_connector._call._exchange import Exchange, Request
 
 _DEFAULT_MAX_REDIRECTS = 10  # aiohttp's default
+
+# aiohttp refuses the redirect of this number, and 0 would mean no limit
+_FIRST_REFUSED = _DEFAULT_MAX_REDIRECTS + 1
 
 _AIOHTTP_DECOMPRESSES = not CONTENT_CAN_BE_REPLACED
 
@@ -66,6 +69,8 @@ async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientT
                 if response.status != exchange.status:
                     exchange.note_response(response)
                 body = await read_body(response, request, exchange)
+                if has_no_content(response):
+                    return None
         finally:
             if not response.closed:  # aiohttp has released the connection of a body that was read
                 response.close()
@@ -75,7 +80,7 @@ async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientT
         raise error_for(error, request, exchange, timeout) from None
     except Exception as error:
         raise error_for(error, request, exchange, timeout) from error
-    return decoded(request, exchange, body)
+    return decoded(request, body)
 
 
 def resolve_url(session: aiohttp.ClientSession, url: Any, params: Any) -> URL:
@@ -130,9 +135,9 @@ def bounded_by(limit: aiohttp.ClientTimeout, total: float) -> aiohttp.ClientTime
 
 def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) -> Awaitable[aiohttp.ClientResponse]:
     options, context, headers = request.options, exchange.context, request.headers
-    max_redirects, own = _DEFAULT_MAX_REDIRECTS, None
+    first_refused, own = _FIRST_REFUSED, None
     if options:
-        own, max_redirects = options.get("middlewares"), options.get("max_redirects", max_redirects)
+        own, first_refused = options.get("middlewares"), options.get("max_redirects", _DEFAULT_MAX_REDIRECTS) + 1
         exchange.follows = bool(options.get("allow_redirects", True))
         options = {name: value for name, value in options.items() if name not in _CHANGED_OPTIONS}
     others = session_middlewares(request.session) if own is None else own
@@ -151,8 +156,7 @@ def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) 
             headers = CIMultiDict(headers)
             headers.update(context)  # replaces the call's own headers of these names
     send = request_function(request.session)
-    # The session's own check of the status must not come before that of `_body`. aiohttp refuses the redirect whose
-    # number is `max_redirects`, and 0 would mean no limit
+    # `raise_for_status`: the session's own check of the status must not come before that of `_body`
     if headers is None:  # an option that the caller did not give is not passed to a subclass of the session
         return send(
             METH_GET,
@@ -161,7 +165,7 @@ def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) 
             auto_decompress=decompress,
             raise_for_status=False,
             middlewares=middlewares,
-            max_redirects=max_redirects + 1,
+            max_redirects=first_refused,
             **options,
         )
     return send(
@@ -172,6 +176,6 @@ def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) 
         auto_decompress=decompress,
         raise_for_status=False,
         middlewares=middlewares,
-        max_redirects=max_redirects + 1,
+        max_redirects=first_refused,
         **options,
     )
