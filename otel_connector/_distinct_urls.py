@@ -34,8 +34,6 @@ class SameRedactedForm(ValueError):
     def __init__(self, url: str, names: Iterable[str]) -> None:
         self.names = sorted(set(names))
         differing = " and ".join(map(repr, self.names)) or "the user or the password before the host"
-        if url == REDACTED:
-            differing = "what cannot be parsed as a URL"
         self._what = f"two different URLs are {url} after redaction, so the log cannot tell them apart: {differing}"
         self._what += " differ, and are redacted" if len(self.names) > 1 else " differs, and is redacted"
         params = f"redact_params=DEFAULT_REDACTED_PARAMS - {{{', '.join(map(repr, self.names))}}}"
