@@ -3,7 +3,7 @@
 A call uses a `Clock` for all three. A test replaces it with ``otel_connector.testing.FakeClock`` and never sleeps. This
 file does not know HTTP, retries or telemetry.
 
-Used by ``_arguments``, ``_call._body``, ``_call._call``, ``_call._pacing``, ``_connector`` and ``testing._fake_clock``.
+Used by ``_arguments``, ``_call``, ``_connector`` and ``testing``.
 """
 
 from __future__ import annotations
@@ -12,18 +12,54 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Generator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
+
+_A_YEAR = 365 * 86_400.0  # seconds
 
 time_limit: Callable[[float | None], AbstractAsyncContextManager[object]]
 """An async context manager that limits its body to a number of seconds, and raises `asyncio.TimeoutError` after them.
 None sets no limit."""
 if sys.version_info >= (3, 11):
     time_limit = asyncio.timeout
+
+    def _end_of(limit: Any) -> float | None:
+        return None if limit.expired() else limit.when()
+
+    def _set_end(limit: Any, when: float | None) -> None:
+        limit.reschedule(when)
 else:  # a dependency of aiohttp there
     time_limit = import_module("async_timeout").timeout
+
+    def _end_of(limit: Any) -> float | None:
+        return None if limit.expired else limit.deadline
+
+    def _set_end(limit: Any, when: float | None) -> None:
+        limit.update(asyncio.get_running_loop().time() + _A_YEAR if when is None else when)
+
+
+@contextmanager
+def suspended(limit: object) -> Generator[None]:
+    """Do not count the time of the block towards a `time_limit` that is entered."""
+    time, when = asyncio.get_running_loop().time, _end_of(limit)
+    if when is None:
+        yield
+        return
+    left = when - time()
+    _set_end(limit, None)
+    try:
+        yield
+    finally:
+        _set_end(limit, time() + left)
+
+
+def shorten(limit: object, seconds: float) -> None:
+    """Let a `time_limit` that is entered end after `seconds`, if it would end later."""
+    when, latest = _end_of(limit), asyncio.get_running_loop().time() + seconds
+    if when is not None and latest < when:
+        _set_end(limit, latest)
 
 
 class Clock(Protocol):

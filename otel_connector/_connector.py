@@ -38,6 +38,7 @@ from otel_connector._call._options import shared_options
 from otel_connector._call._pacing import AdmissionControl, RateLimiter
 from otel_connector._call._resume import Resume
 from otel_connector._call._retry import RetryBudget, RetryPolicy, RetryQuotas
+from otel_connector._call._transport import without_total
 from otel_connector._clock import Clock, SystemClock
 from otel_connector._csv._done import read_done
 from otel_connector._errors import ConnectorError, SessionClosed
@@ -181,7 +182,8 @@ class AsyncConnector:
         settings = partial(
             CallSettings,
             n_tries=checked_int("n_tries", n_tries),
-            timeout=checked_timeout(timeout),
+            timeout=(limits_of_attempt := checked_timeout(timeout)),
+            step_timeout=without_total(limits_of_attempt),
             deadline=checked_deadline(deadline),
             retry=RetryPolicy() if retry is None else checked_instance("retry", retry, RetryPolicy),
             quotas=None if budget is None else RetryQuotas(budget),

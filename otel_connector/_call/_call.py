@@ -13,7 +13,7 @@ import asyncio
 import json
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import urlunsplit
 
 from multidict import CIMultiDict
@@ -25,14 +25,16 @@ from otel_connector._call._exchange import Exchange, Request
 from otel_connector._call._options import repeatable
 from otel_connector._call._pacing import Permit
 from otel_connector._call._retry import THROTTLING_STATUSES, retry_after_of
-from otel_connector._call._transport import attempt, bounded_by, forget_address, resolve_url
-from otel_connector._clock import time_limit
+from otel_connector._call._transport import attempt, bounded_by, forget_address, resolve_url, without_total
+from otel_connector._call._urls import host_of
+from otel_connector._clock import shorten, suspended, time_limit
 from otel_connector._errors import (
     AttemptTimeout,
     ConnectorError,
     DeadlineExceeded,
     HTTPStatusError,
     InvalidURL,
+    RedirectRefused,
     RetryBudgetExhausted,
     class_name,
     message_of,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import aiohttp
+    from multidict import MultiMapping
 
     from otel_connector._call._call_log import CallLogger
     from otel_connector._call._pacing import AdmissionControl
@@ -54,6 +57,8 @@ if TYPE_CHECKING:
 
 
 _FIRST_SERVER_ERROR = 500  # RFC 9110, section 15.6
+
+_TIMER_SECONDS = 0.01  # by which a timer may differ from the clock
 
 _TARGET_LIMIT = 128  # the size of yarl's cache of parsed URLs, which has the same purpose
 
@@ -66,6 +71,7 @@ class CallSettings:
 
     n_tries: int
     timeout: aiohttp.ClientTimeout
+    step_timeout: aiohttp.ClientTimeout
     deadline: float | None
     retry: RetryPolicy
     quotas: RetryQuotas | None
@@ -168,7 +174,7 @@ class Call:
                     forget_address(session, exchange, error)
                 else:
                     if settings.admission.hosts:
-                        settings.admission.succeeded(permit.host, permit.entered)
+                        settings.admission.succeeded(permit.host, permit.admitted)
                     if settings.quotas is not None:
                         settings.quotas.put_back(self._host, self._paid)
                     return value
@@ -192,10 +198,12 @@ class Call:
             target = settings.targets.get(url) if type(url) is str and params is None else None
             self._target = target = target or settings.target(session, url, params)
             self._url, self._host = target.shown, target.host
+            timeout = checked_timeout(options.pop("timeout")) if "timeout" in options else settings.timeout
             return Request(
                 session,
                 target.url,
-                checked_timeout(options.pop("timeout")) if "timeout" in options else settings.timeout,
+                timeout,
+                settings.step_timeout if timeout is settings.timeout else without_total(timeout),
                 loads if decode is json.loads else decode,
                 settings.max_body_bytes,
                 settings.redactor.url,
@@ -288,11 +296,12 @@ class Call:
         if settings.propagate:
             exchange.context = telemetry.inject(span, attempt_span)
         failure: BaseException | None = None
+        exchange.before_redirect = self._before_redirect
         try:
             return await attempt(request, exchange, limit)
         except AttemptTimeout as error:
             failure = error
-            if not (bounded and exchange.out_of_time):
+            if not (exchange.out_of_time and (bounded or self._remaining() < _TIMER_SECONDS)):
                 raise
             failure = DeadlineExceeded(f"{exact_duration(settings.deadline or 0.0)} passed: {error}")
             raise failure from error
@@ -300,6 +309,7 @@ class Call:
             failure = error
             raise
         finally:
+            exchange.before_redirect = exchange.limit = None  # they refer to this call and to the task
             self.attempts += 1 + exchange.repeats
             self._sent += exchange.sent
             if attempt_span is not None:
@@ -314,9 +324,33 @@ class Call:
                 )
             del failure  # otherwise the error would refer to this frame, and this frame to the error
 
+    async def _before_redirect(self, url: URL, headers: MultiMapping[str]) -> None:
+        """Wait until the request of a redirect may be sent. This is not part of the time of the attempt."""
+        settings, permit, exchange = self._settings, cast("Permit", self._permit), cast("Exchange", self._exchange)
+        host, started_ns, remaining = f"{host_of(url)}{permit.suffix}", settings.clock.monotonic_ns(), self._remaining()
+        pause = retry_after_of(headers, settings.clock.time_ns() / 1e9) or 0.0
+        if pause > settings.retry.retry_after_cap:
+            raise RedirectRefused(f"the redirect asks to wait for {pause:g} s, which is above retry_after_cap")
+        if not pause and permit.move_nowait(host):
+            return
+        try:
+            with suspended(exchange.limit):
+                async with time_limit(None if remaining == math.inf else remaining):
+                    await permit.move(host, pause, started_ns / 1e9 + remaining)
+        except DeadlineExceeded:
+            raise
+        except asyncio.TimeoutError as error:
+            raise self._deadline_exceeded("in the queue of a redirect") from error
+        finally:
+            waited = (settings.clock.monotonic_ns() - started_ns) / 1e9
+            permit.suspended += waited
+            self._queued += waited
+            settings.telemetry.counts.queued += waited
+        shorten(exchange.limit, self._remaining())
+
     def _after_failure(self, error: ConnectorError, exchange: Exchange, permit: Permit) -> float | None:
         """Note a failed attempt, and return the seconds to wait before the next one; None if there is none."""
-        settings, now_ns, started = self._settings, self._settings.clock.monotonic_ns(), permit.entered
+        settings, now_ns, started = self._settings, self._settings.clock.monotonic_ns(), permit.admitted
         if isinstance(error, HTTPStatusError):
             error.retry_after = retry_after_of(CIMultiDict(error.headers), settings.clock.time_ns() / 1e9)
         # After a redirect, another host may have answered
@@ -345,7 +379,7 @@ class Call:
             project=self._project,
             url=self._url,
             number=self.attempts,
-            duration=now_ns / 1e9 - started,
+            duration=now_ns / 1e9 - permit.entered - permit.suspended,
             status=exchange.status,
             error_type=_error_type(error),
             error=self._described(error),
@@ -405,12 +439,6 @@ class Call:
             error is None,
             "" if error is None else self._described(error),
         )
-
-
-def host_of(url: URL) -> str:
-    """Return ``host:port``, the key of a server, without the trailing dot that a fully qualified name may have."""
-    host = url.raw_host or ""
-    return f"{host.removesuffix('.')}:{url.port}"
 
 
 def _error_type(error: Exception) -> str:

@@ -23,8 +23,9 @@ from otel_connector._call._content_coding import coding_of_aiohttp
 from otel_connector._call._urls import redirect_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
+    from multidict import MultiMapping
     from yarl import URL
 
 # The caller's trace and its credentials for a proxy: not for another origin (W3C Trace Context; RFC 9110, section 15.4)
@@ -42,6 +43,7 @@ class Request:
         session: The session to send with.
         url: Absolute, `params` applied.
         timeout: For one attempt, including the body.
+        step_timeout: The same without the total, for aiohttp.
         decode: Converts the bytes of the body to the value.
         max_body_bytes: Where reading stops, in bytes after content decoding.
         redact: Removes the secrets from a URL. It has to be applied before the URL becomes part of a sentence.
@@ -52,6 +54,7 @@ class Request:
     session: aiohttp.ClientSession
     url: URL
     timeout: aiohttp.ClientTimeout
+    step_timeout: aiohttp.ClientTimeout
     decode: Callable[[bytes], Any]
     max_body_bytes: int
     redact: Callable[[str], str]
@@ -94,6 +97,9 @@ class Exchange:
         bounded: The last response whose content was replaced.
         received: The content of the last response if it arrived with the head, complete and without coding, in a
             response of aiohttp's own class.
+        limit: The `time_limit` of the attempt.
+        before_redirect: Awaited before the request of a redirect, with its URL and the headers of the redirect.
+        headers: Those of the last redirect.
     """
 
     request: Request
@@ -115,6 +121,9 @@ class Exchange:
     target: URL | None = None
     bounded: aiohttp.ClientResponse | None = None
     received: aiohttp.StreamReader | None = None
+    limit: object = None
+    before_redirect: Callable[[URL, MultiMapping[str]], Awaitable[None]] | None = None
+    headers: MultiMapping[str] | None = None
 
     @property
     def requested(self) -> URL:
@@ -134,14 +143,13 @@ class Exchange:
         self.sent += 1
         self.entered = True
         if self.target is not None:
-            if self.is_first:
-                self._prepare(request, self.target)
-            self._note_target(request.url)
+            await self._follow(request, self.target)
         if special := request.response_class is not ClientResponse:
             self._bound_from_start(request)
         response = await handler(request)
         self.answered, self.status, self.version = True, response.status, response.version
         if self.follows and response.status in REDIRECTS:
+            self.headers = response.headers
             try:
                 self._note_location(request.url, response.headers)
             except ValueError:
@@ -166,6 +174,15 @@ class Exchange:
         if self.target is not None:
             self._prepare(request, self.target)
         return await handler(request)
+
+    async def _follow(self, request: aiohttp.ClientRequest, target: URL) -> None:
+        """Prepare a request after a redirect, and wait until it may be sent."""
+        if self.is_first:
+            self._prepare(request, target)
+        self._note_target(request.url)
+        if self.headers is not None and self.before_redirect is not None:
+            headers, self.headers = self.headers, None  # only once, even if aiohttp sends the request again
+            await self.before_redirect(request.url, headers)
 
     def _prepare(self, request: aiohttp.ClientRequest, target: URL) -> None:
         """Set the exact URL of a request after a redirect, and remove what is for the first origin only."""

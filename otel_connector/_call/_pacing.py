@@ -224,7 +224,9 @@ class Permit:
         rate_limiter: The rate limiter that it has entered.
         waiting: Whether the attempt may not start yet.
         entered: When the attempt was allowed to start, in monotonic seconds.
-        queued: Seconds that it waited.
+        admitted: The same, or when the last redirect was allowed to be followed.
+        queued: Seconds that it waited before the attempt.
+        suspended: Seconds that redirects waited during the attempt.
         suffix: What the path of the session's connector adds to `host`.
     """
 
@@ -235,7 +237,9 @@ class Permit:
     rate_limiter: AbstractAsyncContextManager[Any, Any] | None = None
     waiting: bool = True
     entered: float = 0.0
+    admitted: float = 0.0
     queued: float = 0.0
+    suspended: float = 0.0
     suffix: str = ""
 
     def enter_nowait(self) -> bool:
@@ -266,7 +270,7 @@ class Permit:
                 return False
             self.limiters += (limiter,)
         self.waiting = False
-        self.entered = admission.clock.monotonic_ns() / 1e9
+        self.entered = self.admitted = admission.clock.monotonic_ns() / 1e9
         return True
 
     async def enter(self, until: float = math.inf) -> None:
@@ -279,14 +283,61 @@ class Permit:
             DeadlineExceeded: The pause of the host ends after `until`.
             RateLimiterFailed: The rate limiter raised.
         """
+        started = self.admission.now()
+        await self._acquire_all(until)
+        self.entered, self.waiting = self.admission.now(), False
+        self.admitted = self.entered
+        self.queued = self.entered - started
+
+    def move_nowait(self, host: str) -> bool:
+        """Exchange the slots for those of another host, to which a redirect leads; return whether that was possible.
+
+        If it was not, no slot is left. aiohttp has returned the connection to the first host.
+        """
+        admission = self.admission
+        if admission.hosts and admission.pause_of(host):
+            return False
+        if host != self.host:
+            self._release()
+            self.host = host
+            for limiter in (*admission.host_limiters(host), *admission.pool_limiters(self.session, host)):
+                if not limiter.acquire_nowait():
+                    self._release()
+                    return False
+                self.limiters += (limiter,)
+            self.admitted = admission.now()
+        return True
+
+    async def move(self, host: str, pause: float, until: float) -> None:
+        """Wait until the request of a redirect may be sent.
+
+        Args:
+            host: Its ``host:port``.
+            pause: Seconds that the redirect asks to wait.
+            until: Monotonic seconds; a pause that ends later is not waited for.
+
+        Raises:
+            DeadlineExceeded: The pause ends after `until`.
+            RateLimiterFailed: The rate limiter raised.
+        """
+        self._release()
+        self.host = host
+        if pause:
+            if self.admission.now() + pause >= until:
+                raise DeadlineExceeded(f"the redirect asks to wait for {duration(pause)}, past the deadline")
+            await self.leave(until - self.admission.now())
+            await self.admission.clock.sleep(pause)
+        await self._acquire_all(until)
+        self.admitted = self.admission.now()
+
+    async def _acquire_all(self, until: float) -> None:
         admission, host = self.admission, self.host
-        started = admission.now()
         try:
             while True:
                 await self._wait_for_pause(until)
                 for limiter in admission.host_limiters(host):
                     await self._acquire(limiter)
-                if admission.rate_limiter is not None:
+                if admission.rate_limiter is not None and self.rate_limiter is None:
                     self.rate_limiter = await _entered(admission.rate_limiter, host)
                 # Looked up only now: while this task waits, a pool may remove the limiter of a host that is idle
                 for limiter in admission.pool_limiters(self.session, host):
@@ -297,8 +348,6 @@ class Permit:
         except BaseException:
             await self.leave(until - admission.now())
             raise
-        self.entered, self.waiting = admission.now(), False
-        self.queued = self.entered - started
 
     def check_session(self) -> None:
         """Raise `SessionClosed` if the session was closed while this waited. The attempt then does not start."""
@@ -308,9 +357,7 @@ class Permit:
 
     def leave_nowait(self) -> bool:
         """Return the slots; return whether this was all, and `leave` need not be awaited."""
-        for limiter in self.limiters:
-            limiter.release()
-        self.limiters = ()
+        self._release()
         return self.rate_limiter is None
 
     async def leave(self, remaining: float = math.inf) -> None:
@@ -334,7 +381,13 @@ class Permit:
         while pause := admission.pause_of(host):
             if admission.now() + pause >= until:
                 raise DeadlineExceeded(f"{host} asked for a pause that ends in {duration(pause)}, after the deadline")
+            await self.leave(until - admission.now())
             await admission.clock.sleep(pause)
+
+    def _release(self) -> None:
+        for limiter in self.limiters:
+            limiter.release()
+        self.limiters = ()
 
     async def _acquire(self, limiter: ResizableLimiter) -> None:
         await limiter.acquire()

@@ -3,7 +3,7 @@
 Every failure is raised as an error of this package, chained to the error of aiohttp. This file does not know retries,
 telemetry or the log.
 
-Used by ``_call._call``, ``_call._resume`` and ``_fetch._fetch``.
+Used by ``_call._call``, ``_call._resume``, ``_connector`` and ``_fetch._fetch``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from otel_connector._call._aiohttp_private import (
 )
 from otel_connector._call._body import body_received, decoded, has_no_content, read_body
 from otel_connector._call._urls import check_url, parsed_url, with_params
+from otel_connector._clock import time_limit
 from otel_connector._errors import ConnectorError, InvalidURL
 
 if TYPE_CHECKING:
@@ -56,24 +57,26 @@ async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientT
         ValueError: As `TypeError`.
     """
     try:
-        try:
-            response = await _send(request, exchange, timeout)
-        except BaseException:
-            if exchange.bounded is not None:  # other code may have raised what a content raised
-                exchange.size = exchange.bounded.content.total_bytes
-                exchange.bounded.close()
-            raise
-        try:
-            body = body_received(response, request, exchange)
-            if body is None:
-                if response.status != exchange.status:
-                    exchange.note_response(response)
-                body = await read_body(response, request, exchange)
-                if has_no_content(response):
-                    return None
-        finally:
-            if not response.closed:  # aiohttp has released the connection of a body that was read
-                response.close()
+        # Not aiohttp's own limit, which cannot be suspended while a redirect waits. 0 means no limit
+        async with time_limit(timeout.total or None) as exchange.limit:
+            try:
+                response = await _send(request, exchange)
+            except BaseException:
+                if exchange.bounded is not None:  # other code may have raised what a content raised
+                    exchange.size = exchange.bounded.content.total_bytes
+                    exchange.bounded.close()
+                raise
+            try:
+                body = body_received(response, request, exchange)
+                if body is None:
+                    if response.status != exchange.status:
+                        exchange.note_response(response)
+                    body = await read_body(response, request, exchange)
+                    if has_no_content(response):
+                        return None
+            finally:
+                if not response.closed:  # aiohttp has released the connection of a body that was read
+                    response.close()
     except ConnectorError:
         raise
     except UnicodeError as error:  # without a cause, which would contain the password of the URL
@@ -133,7 +136,18 @@ def bounded_by(limit: aiohttp.ClientTimeout, total: float) -> aiohttp.ClientTime
     )
 
 
-def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) -> Awaitable[aiohttp.ClientResponse]:
+def without_total(limit: aiohttp.ClientTimeout) -> aiohttp.ClientTimeout:
+    """Return the limits of the steps of an attempt, for aiohttp: `attempt` limits the whole."""
+    return aiohttp.ClientTimeout(
+        total=None,
+        connect=limit.connect,
+        sock_read=limit.sock_read,
+        sock_connect=limit.sock_connect,
+        ceil_threshold=limit.ceil_threshold,
+    )
+
+
+def _send(request: Request, exchange: Exchange) -> Awaitable[aiohttp.ClientResponse]:
     options, context, headers = request.options, exchange.context, request.headers
     first_refused, own = _FIRST_REFUSED, None
     if options:
@@ -161,7 +175,7 @@ def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) 
         return send(
             METH_GET,
             request.url,
-            timeout=timeout,
+            timeout=request.step_timeout,
             auto_decompress=decompress,
             raise_for_status=False,
             middlewares=middlewares,
@@ -171,7 +185,7 @@ def _send(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) 
     return send(
         METH_GET,
         request.url,
-        timeout=timeout,
+        timeout=request.step_timeout,
         headers=headers,
         auto_decompress=decompress,
         raise_for_status=False,

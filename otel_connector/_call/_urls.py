@@ -4,7 +4,8 @@ yarl removes characters that UTF-8 cannot encode, tabs and line ends; decodes th
 and applies IDNA to hosts of any length, which takes half a second for 8 kB. This file prevents that. It does not know
 sessions, requests or errors of a call.
 
-Used by ``_call._exchange``, ``_call._options``, ``_call._transport``, ``_fetch._chunk`` and ``_fetch._fetch``.
+Used by ``_call._call``, ``_call._exchange``, ``_call._options``, ``_call._transport``,
+``_fetch._chunk`` and ``_fetch._fetch``.
 """
 
 from __future__ import annotations
@@ -221,3 +222,9 @@ def _without_dot_segments(path: str) -> str:
         elif segment != ".":
             kept.append(segment)
     return "/" + "/".join([*kept, ""] if last in {".", ".."} else kept)
+
+
+def host_of(url: URL) -> str:
+    """Return ``host:port``, the key of a server, without the trailing dot that a fully qualified name may have."""
+    host = url.raw_host or ""
+    return f"{host.removesuffix('.')}:{url.port}"
