@@ -113,8 +113,7 @@ class BoundedContent(aiohttp.StreamReader):
     def set_exception(self, exc: BaseException, *args: Any, **kwargs: Any) -> None:
         """Make reading raise `exc`: the response was closed, or its body is not valid."""
         super().set_exception(exc, *args, **kwargs)
-        if self._source.exception() is None:
-            self._source.set_exception(exc, *args, **kwargs)
+        self._source.set_exception(exc, *args, **kwargs)
         self._end_worker()
 
     def _read_received(self) -> None:

@@ -315,6 +315,19 @@ async def test_two_content_codings_are_decoded_in_reverse_order(
     assert log.only().response_size == 8
 
 
+async def test_the_inner_and_the_outer_of_two_codings_may_end_early(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    headers = [("Content-Encoding", "gzip"), ("Content-Encoding", "br")]
+    inner = gzip.compress(BODY)
+    server.script("/inner", respond(body=brotli.compress(inner[:-1]), headers=headers))
+    server.script("/outer", respond(body=brotli.compress(inner)[:-1], headers=headers))
+    subject = AsyncConnector(log.path, n_tries=1)
+    for path, name in {"/inner": "gzip", "/outer": "br"}.items():
+        with pytest.raises(BodyTruncated, match=f"before the end of its {name} stream"):
+            await subject.get(session, server.url(path), "P", decode=bytes)
+
+
 async def test_auto_decompress_of_the_session_applies_unless_the_call_sets_it(server: FaultServer, log: Log) -> None:
     wire = gzip.compress(BODY)
     server.script("/x", respond(body=wire, headers=[("Content-Encoding", "gzip")]))
