@@ -287,8 +287,7 @@ class AsyncConnector:
             max_concurrency: Maximum number of calls in progress, and of outcomes that have not been taken.
             ordered: Yield the outcomes in the order of `urls`; a slow call then delays those after it.
             resume: Skip URLs that have a success of this project in the log; failed ones are requested again. Or paths
-                of further logs to read. A URL is identified by its redacted form in the log, so that one with a new
-                signature is the same. Two different URLs of the list must not have the same form.
+                of further logs to read. A URL is identified by its redacted form, also with a new signature.
             sink: Called with each success before its row is written, and awaited if it returns an awaitable. So every
                 success in the log has passed through it, possibly twice. If it raises, the run stops. If it has a
                 method ``holds``, this is called in a thread with ``call_id`` and ``t`` of each success that `resume`
@@ -299,9 +298,8 @@ class AsyncConnector:
 
         Raises:
             TypeError: An argument has the wrong type; the message names it.
-            ValueError: An argument is out of range, or `resume` is True without a `logfile`. While iterating with
-                `resume`: two different URLs have the same redacted form. This is found before the first call if `urls`
-                is a list, else at the second of them.
+            ValueError: An argument is out of range, or `resume` is True without a `logfile`. Later: with `resume`, two
+                different URLs have the same redacted form (before the first call, or in an iterator at the second).
             RuntimeError: The connector is closed.
         """
         self._check_many(session, project_name, decode, ordered, aiohttp_options)
