@@ -311,9 +311,8 @@ class AsyncConnector:
         async def read_logs() -> Resumed | None:
             if logs is None:
                 return None
-            holds, redact = getattr(sink, "holds", None), self._settings.redactor.url
-            resuming = Resume(self._settings, session, aiohttp_options.get("params"))
-            return await resuming.begin(urls, partial(read_done, *logs, project_name, holds, redact))
+            read = partial(read_done, *logs, project_name, getattr(sink, "holds", None), self._settings.redactor.url)
+            return await Resume(self._settings, session, aiohttp_options.get("params")).begin(urls, read)
 
         workers = checked_int("max_concurrency", max_concurrency)
         return Outcomes(checked_urls(urls), Work(fetch, workers, ordered, read_logs))
