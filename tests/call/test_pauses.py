@@ -15,9 +15,11 @@ import pytest
 from aiohttp import web
 from support import forked
 from support.logs import Log
+from support.sdk import SDK
 
 from otel_connector import AsyncConnector, HTTPStatusError, RetryBudget
 from otel_connector._call._pacing import AdmissionControl
+from otel_connector._telemetry import _metrics
 from otel_connector.testing import Connection, FakeClock, FaultServer, ok, retry_after, silent, slow_headers
 
 # After a pause
@@ -333,6 +335,19 @@ def test_a_lock_that_another_thread_holds_during_a_fork_is_free_in_the_child(
     server.script("/ok", ok)
     done = forked.run_python(["-W", "ignore", "-c", LOCKED, server.url("/ok")], tmp_path)
     assert done.stdout.strip() == "{'ok': True} 0", done.stderr
+
+
+async def test_the_locks_of_the_metrics_are_replaced_after_a_fork(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    server.script("/ok", ok)
+    subject = AsyncConnector(None, **sdk.providers)
+    before = _metrics._instruments_lock
+    with before:
+        _metrics._after_fork()
+        assert await subject.get(session, server.url("/ok"), "P") == {"ok": True}
+        assert _metrics._instruments_lock is not before
+    assert sdk.points("otel_connector.queue.time")
 
 
 async def test_a_session_of_another_event_loop_ends_a_get_many(server: FaultServer, clock: FakeClock) -> None:

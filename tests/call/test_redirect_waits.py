@@ -15,7 +15,14 @@ from opentelemetry.sdk.trace import ReadableSpan
 from support.logs import Log
 from support.sdk import SDK
 
-from otel_connector import AsyncConnector, DeadlineExceeded, HTTPStatusError, RedirectRefused, RetryPolicy
+from otel_connector import (
+    AsyncConnector,
+    AttemptTimeout,
+    DeadlineExceeded,
+    HTTPStatusError,
+    RedirectRefused,
+    RetryPolicy,
+)
 from otel_connector.testing import Connection, FakeClock, FaultServer, hold, ok, respond, retry_after, slow_headers
 
 
@@ -154,7 +161,7 @@ async def test_the_time_before_and_after_the_wait_counts_towards_the_timeout(
     server.script("/x", to("/never", "3"))
     server.script("/never", slow_headers(30))
     subject = AsyncConnector(None, n_tries=1, timeout=0.2, clock=clock)
-    with pytest.raises(asyncio.TimeoutError, match=r"no response within 200 ms|no response within 0\.2 s"):
+    with pytest.raises(AttemptTimeout, match=r"no response within 200 ms|no response within 0\.2 s"):
         await subject.get(session, server.url("/x"), "P")
     assert clock.sleeps == [3]
 
@@ -172,3 +179,17 @@ async def test_a_deadline_ends_the_queue_of_a_redirect(server: FaultServer, othe
         held.release()
         assert await holding == {"ok": True}
         assert await subject.get(session, server.url("/x"), "P") == {"ok": True}, "no slot is left in use"
+
+
+@pytest.mark.parametrize(
+    "options", [{"timeout": aiohttp.ClientTimeout(total=None)}, {"deadline": 10}], ids=["no timeout", "deadline"]
+)
+async def test_a_redirect_waits_with_other_limits_of_the_attempt(
+    options: dict[str, Any], server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    server.script("/x", to("/y", "3"))
+    server.script("/y", to("/ok"))  # the same host, which has its slots already
+    server.script("/ok", ok)
+    subject = AsyncConnector(None, n_tries=1, clock=clock, **options)
+    assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
+    assert clock.sleeps == [3]
