@@ -6,8 +6,7 @@ aiohttp's own decoder is not used: it checks the end of a deflate stream only, h
 and lets the server choose the memory of the window. This file does not know calls, statuses or errors of aiohttp.
 
 How it works. All reading methods of aiohttp's `StreamReader` call ``_wait`` while the buffer is empty. Here, this takes
-one step: read what has arrived, or decode one more piece of it into the buffer. So not more than one piece is decoded
-in advance.
+one step: read what has arrived, or decode one more piece of it into the buffer. So little is decoded in advance.
 
 Used by ``_call._body`` and ``_call._exchange``.
 """
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
 _WORK_SECONDS = 0.005
 """Seconds after which other tasks run, even if the next bytes are available without waiting."""
+
+_IN_ADVANCE = 2**18  # bytes that are decoded before anything reads them
 
 _LINE_LIMIT = 2**18  # bytes that `readline` reads, as in a content of aiohttp
 
@@ -121,7 +122,8 @@ class BoundedContent(aiohttp.StreamReader):
         try:
             self._begin(self._source.read_nowait())
             while self._pieces is not None:
-                if self._codings.window or perf_counter() - self._resumed > _WORK_SECONDS:
+                late = perf_counter() - self._resumed > _WORK_SECONDS
+                if late or self._codings.window or self.total_bytes >= _IN_ADVANCE:
                     return
                 self._add(next(self._pieces, None))
             self._begin(b"")
