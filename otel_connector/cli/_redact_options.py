@@ -33,6 +33,6 @@ def redacted_params(redact: Iterable[str] | None, no_redact: Iterable[str] | Non
     kept = set[str]()
     for name in no_redact or ():
         if not listed(name):
-            raise ValueError(f"--no-redact {name}: it is not redacted by default")
+            raise ValueError(f"--no-redact {name!r} is not a parameter that is redacted by default")
         kept.add(listed(name))
     return names - kept

@@ -36,6 +36,7 @@ LOGS = {
     "loop": f"loop: {LOOP}",
     "other.csv": f"other.csv: {NOT_A_LOG}",
 }
+NO_REDACT = {name: f"--no-redact {name!r} is not a parameter that is redacted by default" for name in ("", "page")}
 FAIL_IF = {"": "--fail-if '': expected a name", "x": "--fail-if 'x': unknown name, found 'x' at character 1"}
 
 
@@ -98,6 +99,7 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
             "a b: c": "--header 'a b' is not the name of a header",
             "a: b\nc": "--header 'a' must be one line",
         },
+        "--no-redact": NO_REDACT,
         "--resume-from": {"": EMPTY} | {name: f"--resume-from: {why}" for name, why in LOGS.items() if name},
         "--fail-if": FAIL_IF,
     },
@@ -128,6 +130,7 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
     "replay": {
         "FILES...": LOGS,
         "--rate": seconds("--rate", "spans a second"),
+        "--no-redact": NO_REDACT,
         "--since": time("--since") | {"2h": "--since: '2h' is not a time"},
         "--until": time("--until") | {"2h": "--until: '2h' is not a time"},
         "--service-name": {"": "--service-name must not be empty"},
@@ -138,7 +141,7 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
         },
     },
 }
-ANY_TEXT = {"--project"}  # every text is the name of a project
+ANY_TEXT = {"--project", "--redact"}  # every text is the name of a project, or of a parameter
 POSITIONAL = {"fetch": "urls.txt", "review": "logs.csv", "replay": "logs.csv"}
 BESIDE = {"--range": ("http://a/{}",), "--trace-url": ("--html", "x.html")}
 

@@ -187,7 +187,10 @@ def test_a_name_is_declared_as_a_secret(api: FaultServer, tmp_path: Path) -> Non
     _, _, error = fetch(tmp_path, api.url("/f?mine={}"), "--range", "1:2", "--redact", "mine")
     assert error.endswith("'mine' differs, and is redacted; if no secret, run the command without --redact mine\n")
     code, _, error = fetch(tmp_path, api.url("/f"), "--no-redact", "mine")
-    assert (code, error) == (2, "otel-connector fetch: --no-redact mine: it is not redacted by default\n")
+    assert (code, error) == (
+        2,
+        "otel-connector fetch: --no-redact 'mine' is not a parameter that is redacted by default\n",
+    )
 
 
 def test_a_list_in_a_file_is_checked_before_anything_is_requested(api: FaultServer, tmp_path: Path) -> None:
