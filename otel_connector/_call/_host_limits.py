@@ -2,12 +2,12 @@
 
 The number is set by `adaptive_concurrency`, and by a pause. After a pause, callers are admitted gradually, as TCP sends
 after a timeout (RFC 5681, section 3.1): one at first, twice as many with each round of responses until half of what the
-server did not accept before, then one more with each round. Each response of the server controls this, and no time
-does, so it works for a server that allows 20 requests per second as for one that is restarted.
+server did not accept before, then one more with each round. The responses of the server control this, not the time, so
+it works for a server that allows 20 requests per second as well as for one that is restarted.
 
 Slots belong to the event loop whose tasks hold them. A loop that was closed while calls were pending, or that belongs
 to the parent of a forked process or to another thread, never returns its slots, so no other loop waits for them. This
-file does not know aiohttp, nor who acquires the slots.
+file does not know aiohttp, nor what acquires the slots.
 
 Used by ``_call._pacing``.
 """

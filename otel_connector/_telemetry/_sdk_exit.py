@@ -225,7 +225,7 @@ class Telemetry:
             timeout: Maximum wait in seconds, above 0. None (the default) is `configure`'s ``exit_timeout``.
 
         Returns:
-            True if the exporters accepted everything in time. False if an export failed, also one that was in progress
+            True if the exporters accepted everything in time. False if an export failed, even one that was in progress
             before; if the time was over (the SDK continues to try); and after `shutdown`. Batches that failed earlier
             are lost and not reported here; the SDK has logged them.
 

@@ -78,6 +78,7 @@ PHRASES = {
     "who writes": "name the program, the process, the writer",
     "who uses": "what uses",
     "who calls": "what calls",
+    "who acquires": "what acquires",
     "this very": "the same",
     "has learned": "is known",
     "is learned": "is known",
