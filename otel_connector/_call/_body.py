@@ -176,6 +176,9 @@ async def _read(content: aiohttp.StreamReader, exchange: Exchange, limit: int) -
             body.write(piece)
         body.truncate()  # at the end of the last piece
         return body.getvalue()
+    except BodyTooLarge:
+        exchange.size = max(exchange.size, content.total_bytes)  # with the piece that was too much
+        raise
     finally:
         body.close()  # the traceback of an error refers to it
 

@@ -153,8 +153,9 @@ class BoundedContent(aiohttp.StreamReader):
         if piece is None:
             self._pieces = None
             return
-        window = self._codings.window
-        if self.total_bytes + len(piece) + window > self._limit:
+        window, total = self._codings.window, self.total_bytes + len(piece)
+        if total + window > self._limit:
+            self.total_bytes = total
             counted = f" (with {window} bytes for the window of its coding)" if window else ""
             raise BodyTooLarge(f"body passed {self._limit} bytes{counted} and was not read further", limit=self._limit)
         self.feed_data(piece)

@@ -30,7 +30,7 @@ import otel_connector
 from otel_connector import AsyncConnector
 from otel_connector._call import _body, _exchange, _transport
 from otel_connector._call._bounded_content import content_of
-from otel_connector.testing import FakeClock, FaultServer, bomb, endless, ok, redirect, respond, truncated
+from otel_connector.testing import Connection, FakeClock, FaultServer, bomb, endless, ok, redirect, respond, truncated
 
 zstd: Any = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 
@@ -477,3 +477,32 @@ async def test_a_response_from_a_cache_that_was_revalidated_is_not_the_304(serve
     async with Revalidating() as session:
         assert await AsyncConnector(log.path).get(session, server.url("/x"), "P") == json.loads(SMALL)
     assert log.only().response_code == 200
+
+
+@pytest.mark.parametrize("with_head", [True, False], ids=["with the head", "later"])
+async def test_the_size_of_a_body_that_is_too_large_contains_the_piece_that_was_too_much(
+    with_head: bool, server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    """However it arrives, `response_size` is the number of bytes that were read."""
+    headed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def fifty(connection: Connection) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n"
+        if not with_head:
+            await connection.send(head)
+            future = asyncio.run_coroutine_threadsafe(headed.wait(), loop)
+            await asyncio.wrap_future(future)
+            head = b""
+        await connection.send(head + b"x" * 50)
+
+    async def middleware(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        response = await handler(request)
+        headed.set()
+        return response
+
+    server.script("/x", fifty)
+    connector = AsyncConnector(log.path, max_body_bytes=49)
+    with pytest.raises(otel_connector.BodyTooLarge):
+        await connector.get(session, server.url("/x"), "P", middlewares=[middleware])
+    assert log.only().response_size == 50

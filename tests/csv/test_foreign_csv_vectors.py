@@ -6,6 +6,7 @@ the README, must return the same texts.
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import random
@@ -171,4 +172,4 @@ async def test_texts_in_a_call_are_one_line_in_the_row_the_span_and_the_exceptio
         assert attributes is not None
         assert record.project == attributes.get("otel_connector.project", "") == one_line(value)
         assert record.error == attributes["otel_connector.error"] == one_line(f"DecodeFailed: {why}")
-    assert_log_holds(log.path, records)
+    await asyncio.to_thread(assert_log_holds, log.path, records)
