@@ -32,12 +32,13 @@ from otel_connector._arguments import (
     checked_urls,
 )
 from otel_connector._bulk import Outcome, Outcomes, Resumed, Work
-from otel_connector._call._call import Call, CallSettings
+from otel_connector._call._call import Call
 from otel_connector._call._call_log import CallLogger
 from otel_connector._call._options import shared_options
 from otel_connector._call._pacing import AdmissionControl, RateLimiter
 from otel_connector._call._resume import Resume
 from otel_connector._call._retry import RetryBudget, RetryPolicy, RetryQuotas
+from otel_connector._call._settings import CallSettings
 from otel_connector._call._transport import without_total
 from otel_connector._clock import Clock, SystemClock
 from otel_connector._csv._done import read_done
@@ -168,10 +169,9 @@ class AsyncConnector:
         meter_provider: MeterProvider | None = None,
         clock: Clock | None = None,
     ) -> None:
-        check_bool("overwrite_log", overwrite_log)
-        check_bool("propagate", propagate)
-        check_bool("attempt_spans", attempt_spans)
-        check_bool("fair_reading", fair_reading)
+        switches = {"overwrite_log": overwrite_log, "propagate": propagate, "attempt_spans": attempt_spans}
+        for name, value in (switches | {"fair_reading": fair_reading}).items():
+            check_bool(name, value)
         check_provider("tracer_provider", tracer_provider, "get_tracer")
         check_provider("meter_provider", meter_provider, "get_meter")
         clock = SystemClock() if clock is None else checked_clock(clock)
@@ -291,8 +291,7 @@ class AsyncConnector:
             sink: Called with each success before its row is written, and awaited if it returns an awaitable. So every
                 success in the log has passed through it, possibly twice. If it raises, the run stops. If it has a
                 method ``holds``, this is called in a thread with ``call_id`` and ``t`` of each success that `resume`
-                finds; if it returns False, the URL is requested again. ``call_id`` alone may repeat: the SDK draws its
-                ids from `random`, which the program may seed.
+                finds; if it returns False, the URL is requested again. ``call_id`` alone may repeat.
             decode: As for `get`.
             aiohttp_options: As for `get`, the same for all.
 
@@ -314,8 +313,8 @@ class AsyncConnector:
             read = partial(read_done, *logs, project_name, getattr(sink, "holds", None), self._settings.redactor.url)
             return await Resume(self._settings, session, aiohttp_options.get("params")).begin(urls, read)
 
-        workers = checked_int("max_concurrency", max_concurrency)
-        return Outcomes(checked_urls(urls), Work(fetch, workers, ordered, read_logs))
+        concurrency = checked_int("max_concurrency", max_concurrency)
+        return Outcomes(checked_urls(urls), Work(fetch, concurrency, ordered, read_logs))
 
     def _check_many(self, session: Any, project: Any, decode: Any, ordered: Any, options: dict[str, Any]) -> None:
         """Check what all calls of a `get_many` share, before the first one."""

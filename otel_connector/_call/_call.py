@@ -4,7 +4,7 @@ This file contains the loop. ``_transport`` makes an attempt, ``_retry`` decides
 ``_pacing`` decides when an attempt may start, ``_telemetry`` records spans and metrics. The record is created once, at
 the end. This file does not know exporters or files.
 
-Used by ``_call._resume`` and ``_connector``.
+Used by ``_connector``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import urlunsplit
 
@@ -25,7 +24,7 @@ from otel_connector._call._exchange import Exchange, Request
 from otel_connector._call._options import repeatable
 from otel_connector._call._pacing import Permit
 from otel_connector._call._retry import THROTTLING_STATUSES, retry_after_of
-from otel_connector._call._transport import attempt, bounded_by, forget_address, resolve_url, without_total
+from otel_connector._call._transport import attempt, bounded_by, forget_address, without_total
 from otel_connector._call._urls import host_of
 from otel_connector._clock import shorten, suspended, time_limit
 from otel_connector._errors import (
@@ -48,72 +47,15 @@ if TYPE_CHECKING:
     import aiohttp
     from multidict import MultiMapping
 
-    from otel_connector._call._call_log import CallLogger
-    from otel_connector._call._pacing import AdmissionControl
-    from otel_connector._call._retry import RetryPolicy, RetryQuotas
-    from otel_connector._clock import Clock
-    from otel_connector._redact import Redactor
-    from otel_connector._telemetry._spans import CallSpan, CallTelemetry, UrlTelemetry
+    from otel_connector._call._settings import CallSettings, Target
+    from otel_connector._telemetry._spans import CallSpan
 
 
 _FIRST_SERVER_ERROR = 500  # RFC 9110, section 15.6
 
 _TIMER_SECONDS = 0.01  # by which a timer may differ from the clock
 
-_TARGET_LIMIT = 128  # the size of yarl's cache of parsed URLs, which has the same purpose
-
 WriteRow: TypeAlias = "Callable[[CallRecord, int | None], None]"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallSettings:
-    """The settings that all calls of a connector share; `AsyncConnector` documents each parameter."""
-
-    n_tries: int
-    timeout: aiohttp.ClientTimeout
-    step_timeout: aiohttp.ClientTimeout
-    deadline: float | None
-    retry: RetryPolicy
-    quotas: RetryQuotas | None
-    max_body_bytes: int
-    propagate: bool
-    redactor: Redactor
-    clock: Clock
-    admission: AdmissionControl
-    telemetry: CallTelemetry
-    call_logger: CallLogger
-    targets: dict[str, Target] = field(init=False, default_factory=dict[str, "Target"])
-    """The targets of recent calls, by URL, because programs often request the same URLs again."""
-
-    def target(self, session: aiohttp.ClientSession, url: Any, params: Any) -> Target:
-        """Return the target of a call; raises what `resolve_url` raises."""
-        resolved = resolve_url(session, url, params)
-        shown = one_line(self.redactor.url(str(resolved)), URL_LIMIT)
-        url_telemetry = self.telemetry.for_url(shown, resolved.host, resolved.port)
-        target = Target(resolved, shown, host_of(resolved), url_telemetry)
-        # Only a str: a subclass may define equality. Only absolute URLs: they are the same in every session
-        if type(url) is str and params is None and URL(url).absolute:
-            if len(self.targets) >= _TARGET_LIMIT:
-                self.targets.clear()
-            self.targets[url] = target
-        return target
-
-
-@dataclass(slots=True, eq=False)
-class Target:
-    """What a call requests.
-
-    Attributes:
-        url: The requested URL: absolute, `params` applied.
-        shown: The same, redacted.
-        host: ``host:port``, the key for pauses, limits and budgets.
-        url_telemetry: The attributes and metric labels of the URL.
-    """
-
-    url: URL
-    shown: str
-    host: str
-    url_telemetry: UrlTelemetry
 
 
 class Call:

@@ -3,7 +3,7 @@
 A retry is logged as INFO and a failed call as WARNING, on the logger ``otel_connector.calls``. This file does not know
 how calls are made.
 
-Used by ``_call._call`` and ``_connector``.
+Used by ``_call._settings`` and ``_connector``.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ A `Permit` is entered and left once. Its parts are acquired in this order, so th
 pause of the host, limit of the host, rate limiter, connections of the pool. A pause may begin while a permit waits for
 the other parts. It then returns them and waits again.
 
-Used by ``_call._call`` and ``_connector``.
+Used by ``_call._call``, ``_call._settings`` and ``_connector``.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import aiohttp
     from yarl import URL
 
-    from otel_connector._call._call import CallSettings
+    from otel_connector._call._settings import CallSettings
 
 
 class Completed(Protocol):

@@ -3,7 +3,7 @@
 Clock and random numbers are arguments; nothing here sleeps or sends. A policy has no state, because state belongs to a
 call. This file knows the error classes of the package, but not how the errors occur.
 
-Used by ``__init__``, ``_call._call``, ``_connector``, ``cli._demo`` and ``cli._fetch_command``.
+Used by ``__init__``, ``_call._call``, ``_call._settings``, ``_connector``, ``cli._demo`` and ``cli._fetch_command``.
 """
 
 from __future__ import annotations

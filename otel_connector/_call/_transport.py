@@ -3,7 +3,7 @@
 Every failure is raised as an error of this package, chained to the error of aiohttp. This file does not know retries,
 telemetry or the log.
 
-Used by ``_call._call``, ``_call._resume``, ``_connector`` and ``_fetch._fetch``.
+Used by ``_call._call``, ``_call._resume``, ``_call._settings``, ``_connector`` and ``_fetch._fetch``.
 """
 
 from __future__ import annotations

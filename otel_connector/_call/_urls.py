@@ -4,8 +4,7 @@ yarl removes characters that UTF-8 cannot encode, tabs and line ends; decodes th
 and applies IDNA to hosts of any length, which takes half a second for 8 kB. This file prevents that. It does not know
 sessions, requests or errors of a call.
 
-Used by ``_call._call``, ``_call._exchange``, ``_call._options``, ``_call._transport``,
-``_fetch._chunk`` and ``_fetch._fetch``.
+Used by ``_call`` and ``_fetch``.
 """
 
 from __future__ import annotations

@@ -230,7 +230,8 @@ class RowWriter:
         with self._lock:
             self._recover()
             self._closed = True
-            self._forget_pending()
+            self._lost, self._backlog = self._lost + len(self._backlog.rows), Backlog(self._options.backlog_bytes)
+            self._unsynced = self._no_unsynced_rows()
             self._start_or_stop_flusher()
             if self._log is not None:
                 self._failure = self._log.close()
@@ -397,12 +398,6 @@ class RowWriter:
 
     def _no_unsynced_rows(self) -> UnsyncedRows:
         return UnsyncedRows(self._options.fsync_interval, self._options.backlog_bytes)
-
-    def _forget_pending(self) -> None:
-        """Count the waiting rows as lost, because the file is closed."""
-        lost, backlog = self._lost + len(self._backlog.rows), Backlog(self._options.backlog_bytes)
-        self._lost, self._backlog = lost, backlog
-        self._unsynced = self._no_unsynced_rows()
 
     def _start_or_stop_flusher(self) -> None:
         self._flusher.run_while(bool(self._backlog.rows or self._unsynced.rows), self)

@@ -7,7 +7,7 @@ know the SDK or aiohttp.
 
 Source: OpenTelemetry semantic conventions 1.44, "HTTP client span", the form with one span for the top-most operation.
 
-Used by ``_call._call`` and ``_connector``.
+Used by ``_call._call``, ``_call._settings`` and ``_connector``.
 """
 
 from __future__ import annotations

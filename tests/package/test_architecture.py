@@ -136,6 +136,7 @@ WINGS = [
             "_aiohttp_errors": (),
             "_body": (),
             "_transport": ("otel_connector._call._retry",),
+            "_settings": ("asyncio",),
             "_call": (),
             "_resume": (),
         },

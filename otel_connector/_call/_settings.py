@@ -1,0 +1,80 @@
+"""What all calls of a connector share: their settings, and the targets of recent calls.
+
+This file does not know how calls are made.
+
+Used by ``_call._call``, ``_call._resume`` and ``_connector``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from yarl import URL
+
+from otel_connector._call._transport import resolve_url
+from otel_connector._call._urls import host_of
+from otel_connector._record import URL_LIMIT, one_line
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from otel_connector._call._call_log import CallLogger
+    from otel_connector._call._pacing import AdmissionControl
+    from otel_connector._call._retry import RetryPolicy, RetryQuotas
+    from otel_connector._clock import Clock
+    from otel_connector._redact import Redactor
+    from otel_connector._telemetry._spans import CallTelemetry, UrlTelemetry
+
+_TARGET_LIMIT = 128  # the size of yarl's cache of parsed URLs, which has the same purpose
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSettings:
+    """The settings that all calls of a connector share; `AsyncConnector` documents each parameter."""
+
+    n_tries: int
+    timeout: aiohttp.ClientTimeout
+    step_timeout: aiohttp.ClientTimeout
+    deadline: float | None
+    retry: RetryPolicy
+    quotas: RetryQuotas | None
+    max_body_bytes: int
+    propagate: bool
+    redactor: Redactor
+    clock: Clock
+    admission: AdmissionControl
+    telemetry: CallTelemetry
+    call_logger: CallLogger
+    targets: dict[str, Target] = field(init=False, default_factory=dict[str, "Target"])
+    """The targets of recent calls, by URL, because programs often request the same URLs again."""
+
+    def target(self, session: aiohttp.ClientSession, url: Any, params: Any) -> Target:
+        """Return the target of a call; raises what `resolve_url` raises."""
+        resolved = resolve_url(session, url, params)
+        shown = one_line(self.redactor.url(str(resolved)), URL_LIMIT)
+        url_telemetry = self.telemetry.for_url(shown, resolved.host, resolved.port)
+        target = Target(resolved, shown, host_of(resolved), url_telemetry)
+        # Only a str: a subclass may define equality. Only absolute URLs: they are the same in every session
+        if type(url) is str and params is None and URL(url).absolute:
+            if len(self.targets) >= _TARGET_LIMIT:
+                self.targets.clear()
+            self.targets[url] = target
+        return target
+
+
+@dataclass(slots=True, eq=False)
+class Target:
+    """What a call requests.
+
+    Attributes:
+        url: The requested URL: absolute, `params` applied.
+        shown: The same, redacted.
+        host: ``host:port``, the key for pauses, limits and budgets.
+        url_telemetry: The attributes and metric labels of the URL.
+    """
+
+    url: URL
+    shown: str
+    host: str
+    url_telemetry: UrlTelemetry
