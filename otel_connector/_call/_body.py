@@ -57,7 +57,7 @@ _raw_decode = json.JSONDecoder().raw_decode
 def body_received(response: aiohttp.ClientResponse, request: Request, exchange: Exchange) -> bytes | None:
     """Return the body if it arrived with the head, complete and without coding, as most do; otherwise None.
 
-    Awaiting `read_body` for these would cost 3 % more instructions of a bare call.
+    Awaiting `read_body` for these would cost 27 % more instructions of a bare call.
     """
     content = response.content
     if content is not exchange.received or response.status != _OK:

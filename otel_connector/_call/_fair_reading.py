@@ -51,11 +51,6 @@ class FairResponseHandler(PausableHandler):
 
     _unmeasured = 0  # bytes parsed since the time was last measured
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        # In the object, too, where they are found in fewer steps than in the class
-        self._pending, self._next_step, self._reader_full, self._unmeasured = _NOTHING, None, False, 0
-
     def data_received(self, data: bytes) -> None:
         """Parse `data` now if it is little, otherwise as far as the time allows."""
         if data:  # without data, aiohttp continues with what its parser holds

@@ -47,7 +47,10 @@ class CallSettings:
     telemetry: CallTelemetry
     call_logger: CallLogger
     targets: dict[str, Target] = field(init=False, default_factory=dict[str, "Target"])
-    """The targets of recent calls, by URL, because programs often request the same URLs again."""
+    """The targets of recent calls, by URL, because programs often request the same URLs again.
+
+    Making a target takes 16 % of the instructions of a bare call.
+    """
 
     def target(self, session: aiohttp.ClientSession, url: Any, params: Any) -> Target:
         """Return the target of a call; raises what `resolve_url` raises."""
