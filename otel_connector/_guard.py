@@ -1,8 +1,7 @@
-"""Keeps exceptions of application code that runs inside a call away from the call.
+"""Logs exceptions of the application's telemetry code, so that they do not break the call that runs it.
 
-Span processors, exporters, samplers, propagators, log handlers and hooks belong to the application. What they raise is
-logged, and the call continues. Only the exceptions that end a program are raised again. This file does not know which
-code it guards.
+Such code is span processors, exporters, samplers, propagators, metric readers and log handlers. KeyboardInterrupt and
+SystemExit are raised again. Any other exception is logged, and the call continues. This file does not know calls.
 
 Used by ``_call._call_log``, ``_csv._writer``, ``_telemetry._metrics``, ``_telemetry._propagation`` and
 ``_telemetry._spans``.
@@ -23,7 +22,7 @@ _logger = logging.getLogger("otel_connector")
 
 
 class TelemetryGuard:
-    """Keeps exceptions of the application's telemetry away from a call, and logs one of them per minute.
+    """Logs exceptions of the application's telemetry code: at most one per minute and guard.
 
     Args:
         monotonic_ns: The clock that limits the log lines.
@@ -34,18 +33,21 @@ class TelemetryGuard:
         self._throttle = LogThrottle()
 
     def guarded(self, doing: str) -> Guarded:
-        """Return a context manager that passes an exception to `swallow`, and then continues after the block."""
+        """Return a context manager that passes an exception of its block to `swallow`.
+
+        The block must not contain an ``await``: see `swallow`.
+        """
         return Guarded(self, doing)
 
     def swallow(self, error: BaseException, doing: str) -> None:
-        """Log an exception of telemetry code. Call this in an ``except BaseException``.
+        """Log an exception of telemetry code. Call this from an ``except BaseException`` block.
 
-        A native component that panics raises a BaseException, and must not end the program that it observes. A
-        CancelledError cannot be one of the task, which is cancelled only at an await.
+        BaseException, because a panic in a Rust extension raises one. A CancelledError that arrives here was not
+        raised by ``task.cancel()``, which takes effect only at an ``await``. So the code must not contain one.
 
         Args:
             error: The exception.
-            doing: What the call was about to do, for the log line.
+            doing: What the call was doing, for the log line: "ending the span".
 
         Raises:
             KeyboardInterrupt, SystemExit: `error` itself; see `pass_on`.
@@ -56,14 +58,14 @@ class TelemetryGuard:
             return
         try:
             _logger.warning(
-                "telemetry failed while %s, the call continues without it: %s; repair or remove the span processor, "
+                "telemetry failed while %s; the call continues without it: %s. Repair or remove the span processor, "
                 "exporter, sampler, propagator, metric reader or log handler in the traceback%s",
                 doing,
                 _described(error),
                 suppressed,
                 exc_info=error,
             )
-        except BaseException as problem:  # noqa: BLE001 - the log handler fails, too, so there is no place to report it
+        except BaseException as problem:  # noqa: BLE001 - the log handler failed, too, so this cannot be reported
             pass_on(problem)
 
 
@@ -89,8 +91,8 @@ def pass_on(error: BaseException) -> None:
     """Raise `error` again if it ends the program: if it is a KeyboardInterrupt or a SystemExit.
 
     asyncio has the same rule for its callbacks. Signal handlers raise these two (Ctrl-C, ``sys.exit`` on SIGTERM), and
-    Python runs signal handlers between any two steps of the main thread. Any other exception of a signal handler cannot
-    be distinguished from one of the code that it interrupted.
+    Python runs signal handlers between any two steps of the main thread. Other exceptions of a signal handler look the
+    same as those of the code that it interrupted.
     """
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
         raise error
@@ -99,5 +101,5 @@ def pass_on(error: BaseException) -> None:
 def _described(error: BaseException) -> str:
     try:
         return one_line(f"{type(error).__name__}: {error}")
-    except Exception:  # noqa: BLE001 - application code makes the text
+    except Exception:  # noqa: BLE001 - `__str__` is application code
         return type(error).__name__

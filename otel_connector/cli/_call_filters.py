@@ -1,6 +1,7 @@
-"""The options that select calls of a log, shared by ``review`` and ``replay``.
+"""The options ``--project`` and ``--until`` of ``review`` and ``replay``, and the check of the period of both.
 
-Does not know how the calls are selected.
+``--since`` is defined for each command, because only ``review`` accepts ages such as ``2h``. This file does not know
+how the calls are selected.
 
 Used by ``cli._replay_command`` and ``cli._review_command``.
 """
@@ -12,7 +13,6 @@ from typing import Annotated
 
 import typer
 
-from otel_connector._units import moment
 from otel_connector.cli._option_errors import naming
 from otel_connector.review._filters import parse_moment
 
@@ -21,21 +21,21 @@ Until = Annotated[str | None, typer.Option(metavar="TIME", help="Only calls that
 
 
 def parse_period(since: str | None, until: str | None, now: datetime | None) -> tuple[datetime | None, datetime | None]:
-    """Return the times that are the values of ``--since`` and ``--until``; None for an option that is not given.
+    """Return the values of ``--since`` and ``--until`` as times; None for an option that is not given.
 
     Args:
         since: The value of ``--since``.
         until: The value of ``--until``.
-        now: The time from which ages such as ``2h`` are counted back; None refuses ages.
+        now: The time from which ages such as ``2h`` are counted back. None: ages are rejected.
 
     Raises:
-        ValueError: A value is not a time, or the period contains no time.
+        ValueError: A value is not a time, or ``--since`` is not before ``--until``.
     """
     with naming("--since"):
         start = None if since is None else parse_moment(since, now)
     with naming("--until"):
         end = None if until is None else parse_moment(until, now)
     if start is not None and end is not None and start >= end:
-        relation = "later than" if start > end else "the same as"
-        raise ValueError(f"--since must be before --until: {moment(start)} UTC is {relation} {moment(end)} UTC")
+        relation = "later than" if start > end else "the same time as"
+        raise ValueError(f"--since must be before --until: {since} is {relation} {until}")
     return start, end

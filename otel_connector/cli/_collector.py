@@ -1,6 +1,6 @@
-"""Selects the collector that telemetry is sent to: one named by the environment, or one that listens on this machine.
+"""Finds the OTLP collector: the endpoint in the environment, or a port of this machine that accepts connections.
 
-Does not know what is sent, nor the terminal.
+Does not know what is sent.
 
 Used by ``cli._demo_command`` and ``cli._replay_command``.
 """
@@ -36,7 +36,7 @@ def select_collector(environ: MutableMapping[str, str], ports: tuple[int, int] =
 
 def _accepts_connections(port: int) -> bool:
     try:
-        # On the loopback, a connection is accepted or refused much faster than this
+        # Connections on the loopback are accepted or refused well within this time
         with socket.create_connection(("127.0.0.1", port), timeout=0.25):
             return True
     except OSError:

@@ -1,6 +1,6 @@
-"""The options of ``otel-connector fetch``, with their help texts.
+"""The options of ``otel-connector fetch``, with their help texts, except ``--redact`` and ``--no-redact``.
 
-Does not know what their values are used for.
+Their defaults are in ``_fetch_command``. This file does not know what their values are used for.
 
 Used by ``cli._fetch_command``.
 """
@@ -18,7 +18,8 @@ from otel_connector.cli._option_errors import path_option
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="URLS", help="A file with one URL per line (# starts a comment), - for stdin, a URL, or a template."
+        metavar="URLS",
+        help="A file with one URL per line (# starts a comment), - for stdin, a URL, or a template (see --range).",
     ),
 ]
 Numbers = Annotated[
@@ -32,12 +33,16 @@ Numbers = Annotated[
 ]
 Project = Annotated[str, typer.Option(metavar="NAME", help="Project of the calls in the log.")]
 Log = Annotated[Path, path_option(text="CSV file; rows are appended.")]
-Out = Annotated[Path | None, path_option(text="JSON lines file; a name in .gz or .zst is compressed.")]
+Out = Annotated[
+    Path | None, path_option(text="JSON lines file for the bodies; compressed if its name ends in .gz or .zst.")
+]
 Concurrency = Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of calls in flight.")]
 Rate = Annotated[float | None, typer.Option(metavar="N", help="Maximum attempts per second.")]
 PerHost = Annotated[
     int,
-    typer.Option(metavar="N", min=0, help="Maximum calls in flight per host; reduced while it throttles. 0: no limit."),
+    typer.Option(
+        metavar="N", min=0, help="Maximum attempts in flight per host; lowered while the host throttles. 0: no limit."
+    ),
 ]
 Tries = Annotated[int, typer.Option(metavar="N", min=1, help="Maximum attempts per call, including the first.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Limit for one attempt.")]

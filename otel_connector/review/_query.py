@@ -1,4 +1,4 @@
-"""Runs a query in SQL and formats its result in the same formats as a summary. Knows nothing of terminals.
+"""Runs an SQL query (``review --sql``), and formats its result as JSON, CSV or Markdown. Does not know the terminal.
 
 Used by ``cli._review_command`` and ``cli._review_view``.
 """
@@ -19,11 +19,11 @@ class Answer:
     """The result of a query.
 
     Args:
-        calls: The calls; the tables are ``calls``, ``log`` and ``calls_compact``.
-        query: One statement in DuckDB's SQL.
+        calls: The loaded calls. The query can read the tables ``calls``, ``log`` and ``calls_compact``.
+        query: DuckDB's SQL; of several statements, the result of the last one is returned.
 
     Raises:
-        ValueError: DuckDB cannot run the query.
+        ValueError: DuckDB cannot run the query, or two columns of the result have the same name.
     """
 
     def __init__(self, calls: Calls, query: str) -> None:
@@ -31,11 +31,14 @@ class Answer:
 
         try:
             cursor = calls.connection.execute(query)
-            found = cursor.description
-            self.columns = [str(column[0]) for column in found or ()]
-            self.rows: list[tuple[Any, ...]] = cursor.fetchall() if found else []
-        except (AttributeError, duckdb.Error) as error:  # AttributeError: it contains no statement
+            description = cursor.description
+            self.columns = [str(column[0]) for column in description or ()]
+            self.rows: list[tuple[Any, ...]] = cursor.fetchall() if description else []
+        except (AttributeError, duckdb.Error) as error:  # AttributeError: `execute` returned None
             raise ValueError("the query is empty" if isinstance(error, AttributeError) else str(error)) from None
+        for name in self.columns:
+            if self.columns.count(name) > 1:  # JSON objects would lose one of them
+                raise ValueError(f"two columns of the result are named {name!r}; rename one with AS")
 
     def as_json(self) -> str:
         """Return a JSON list with one object per row."""

@@ -307,7 +307,7 @@ def logged_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 def assert_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     (line,) = logged_messages(caplog)
     assert "the call continues" in line
-    assert "repair or remove" in line
+    assert "Repair or remove" in line
 
 
 def connector(log: Log, options: Mapping[str, Any], **more: Any) -> AsyncConnector:
@@ -642,9 +642,9 @@ def test_errors_are_logged_once_a_minute_with_the_number_of_suppressed_ones(
     for _ in range(2):
         guard.swallow(Unspeakable(), "testing")
     first, second = logged_messages(caplog)
-    assert first.startswith(r"telemetry failed while testing, the call continues without it: ValueError: a\nb; ")
+    assert first.startswith(r"telemetry failed while testing; the call continues without it: ValueError: a\nb. ")
     assert first.endswith("in the traceback")
-    assert second.startswith("telemetry failed while testing, the call continues without it: Unspeakable; ")
+    assert second.startswith("telemetry failed while testing; the call continues without it: Unspeakable. ")
     assert second.endswith("in the traceback; 2 similar messages were not logged")
 
 
@@ -922,7 +922,7 @@ async def test_no_row_is_lost_with_a_full_disk_and_broken_telemetry(
     assert len(log.records()) == len({record.call_id for record in log.records()}) == 12
     assert subject.stats().rows_written == 12
     telemetry, disk_line = sorted(logged_messages(caplog), key=lambda line: "cannot be written" in line)
-    assert "repair or remove" in telemetry
+    assert "Repair or remove" in telemetry
     assert "cannot be written" in disk_line
 
 
