@@ -121,7 +121,7 @@ class _Scan:
 
     def end_line(self, line: bytes, length: int) -> None:
         """Check a line; if it is longer than any row, `line` may be a piece of it."""
-        if length > _lines.LINE_LIMIT:
+        if length >= _lines.LINE_LIMIT:  # the line end counts
             what: str | None = _lines.HOLE if self._has_nul or b"\0" in line else _lines.TOO_LONG
         elif self.number == 0 and _lines.is_header(line):
             what = _how_altered(line, HEADER)

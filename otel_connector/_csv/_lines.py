@@ -28,9 +28,9 @@ from otel_connector._csv._format import CALL_ID, HEADER, decode_row
 from otel_connector._csv._torn_tail import open_regular
 from otel_connector._record import COLUMNS, TEXT_LIMIT, CallRecord, one_line
 
-# Largest length of a line, in bytes. The longest row has some 90 kB: two texts of 8,192 and three of 2,048 characters
-# of 4 bytes
-LINE_LIMIT = 2**20
+# Largest length of a line, in bytes, with its line end. The longest row has some 90 kB: two texts of 8,192 and three of
+# 2,048 characters of 4 bytes. It is also the largest cell that the csv module reads by default
+LINE_LIMIT = 2**17
 
 HOLE = "the line contains NUL bytes, as after a crash of the machine"
 TOO_LONG = "the line is longer than any row"

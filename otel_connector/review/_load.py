@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 MEMORY_LIMIT = "600MB"
 """Memory that DuckDB may use before it writes to the temporary folder. Its CSV readers use more in addition."""
 
+_BUFFER = 2**24  # bytes that DuckDB reads at a time; with its default, 16 lines of the largest size, it takes more time
 _LARGE = 128 * 2**20  # bytes of logs from which the texts of ordinary calls are not kept in memory
 _SAMPLE_ROWS = 20_000  # read first, to find out what is ordinary
 _KEPT_OF_ORDINARY = 1_009  # one in so many failures of a frequent class keeps its texts; a prime number
@@ -342,7 +343,8 @@ def _create_log_views(connection: duckdb.DuckDBPyConnection, sources: list[_Sour
         FROM (
             SELECT *, TRY_CAST(t_cell AS DOUBLE) AS t_number, TRY_CAST(delta_t_cell AS DOUBLE) AS delta_t_number
             FROM read_csv([{paths}], columns={{{columns}}}, header=true, delim=',', quote='"', escape='"',
-                nullstr={_NUL}, null_padding=true, auto_detect=false, store_rejects=true, max_line_size={LINE_LIMIT})
+                nullstr={_NUL}, null_padding=true, auto_detect=false, store_rejects=true, max_line_size={LINE_LIMIT},
+                buffer_size={_BUFFER})
         )
         {f"WHERE call_id NOT IN ({', '.join(map(quoted, tails))})" if tails else ""}""")
     connection.execute(f"CREATE OR REPLACE VIEW log AS SELECT {', '.join(COLUMNS)} FROM cells")

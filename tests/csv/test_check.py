@@ -33,7 +33,7 @@ from otel_connector import CallRecord
 from otel_connector._csv import _check, _lock, _torn_tail
 from otel_connector._csv._check import CheckReport, DamagedLine, check, repair
 from otel_connector._csv._format import HEADER, encode_row
-from otel_connector._csv._lines import is_plain_row, read_line
+from otel_connector._csv._lines import LINE_LIMIT, is_plain_row, read_line
 from otel_connector._csv._torn_tail import cut_torn_tail, last_row_end
 from otel_connector._csv._writer import RowWriter
 from otel_connector.cli import app
@@ -148,11 +148,12 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
     "latin-1": (with_cell(1, b"\xe9"), "not UTF-8 from byte 50"),
     "a hole before a row": (bytes(4_096) + ROW[:-1], "NUL"),
     "a header": (HEADER[:-1], "header"),
-    "too long": (b"x" * (2**20 + 1), "longer than any row"),
+    "too long": (b"x" * LINE_LIMIT, "longer than any row"),
+    "nearly too long": (b"x" * (LINE_LIMIT - 1), "this one has 1"),
     "much too long": (b"x" * (3 * 2**20), "longer than any row"),
     "a hole that is too long": (bytes(3 * 2**20) + ROW[:-1], "NUL"),
-    "a line that is too long and ends in a hole": (b"x" * 2**20 + bytes(9), "NUL"),
-    "a huge cell": (with_cell(1, b"x" * 200_000), "field larger than field limit"),
+    "a line that is too long and ends in a hole": (b"x" * LINE_LIMIT + bytes(9), "NUL"),
+    "a huge cell": (with_cell(1, b"x" * 200_000), "longer than any row"),
     "terminal escape sequences": (b"\x1b[31m" * 9, "this one has 1"),
 }
 

@@ -25,7 +25,7 @@ from otel_connector import review
 from otel_connector._csv._check import check
 from otel_connector._csv._done import read_done
 from otel_connector._csv._format import HEADER
-from otel_connector._csv._lines import BOM
+from otel_connector._csv._lines import BOM, LINE_LIMIT
 from otel_connector._csv._parts import log_files
 from otel_connector._replay._replay import Replay
 from otel_connector.review import _load
@@ -81,6 +81,8 @@ LINES: dict[str, tuple[bytes, bool]] = {
     "an id without a hyphen": (ODD.replace(b"-", b"0", 1), False),
     "a hyphen at another place of the id": (b"-" + ODD.replace(b"-", b"0", 1)[1:], False),
     "a raw control character": (FAILED.replace(b"y", b"\x1fy"), True),
+    "a row longer than 2 kB": (rows(call(4, **FAILURE, redirect_url="https://a/" + "x" * 8_000)), True),
+    "a huge cell": (rows(call(4, **FAILURE)).replace(b",P,", b",P" + b"x" * 200_000 + b","), False),
     "a torn row": (ODD[:70] + b"\n", False),
     "a short id": (ODD[1:], False),
     "a header": (HEADER, False),
@@ -171,6 +173,19 @@ def test_all_readers_agree_which_lines_are_rows(line: str, stored: str, folder: 
     assert resumed("logs.csv") == (numbers, len(numbers))
     altered = (line in ALTERED) + (stored in {"byte order mark", "no header"})
     assert checked("logs.csv") == (len(numbers), len(numbers) + 1 if stored == "CR LF" else altered, damaged)
+
+
+@pytest.mark.parametrize("stored", ["plain", "gzip"])
+@pytest.mark.parametrize("longer", [-1, 0, 1, 2, 2**18])
+def test_all_readers_agree_how_long_a_row_can_be(longer: int, stored: str, folder: Path) -> None:
+    row = FAILED.replace(b"X: y", b"x" * (LINE_LIMIT + longer - len(FAILED) + len(b"X: y")))
+    assert len(row) == LINE_LIMIT + longer
+    (folder / "logs.csv").write_bytes(STORED[stored](HEADER + GOOD[0] + row + GOOD[1]))
+    numbers = [0, 1, 4] if longer <= 0 else [0, 1]
+    answer = numbers, longer > 0
+    assert replayed("logs.csv") == reviewed("logs.csv") == reviewed("logs.csv", large=0) == answer
+    assert resumed("logs.csv") == (numbers, len(numbers))
+    assert checked("logs.csv") == (len(numbers), longer <= 0, longer > 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
