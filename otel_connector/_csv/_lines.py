@@ -42,13 +42,15 @@ _GZIP = b"\x1f\x8b"
 _REASON_LIMIT = 200  # characters about one line
 
 # Nearly every row is ASCII and needs no quotes and no leading '. This expression recognizes it in a tenth of the time
-# that decoding it takes. No text reaches its limit in a line that is not longer than the lowest one
-_PLAIN_TEXT = rb"(?:[ !#-&(-*.-<>?A-~][ !#-+\--~]*)?"
-_PLAIN_TIME = rb"(?:0|[1-9][0-9]{0,8}|1[0-9]{9})\.[0-9]{6}"
-_PLAIN_ROW = re.compile(
-    rb"%b,%b,%b,%b,%b,%b,(?:0|[1-9][0-9]{0,17}),(?:[1-9][0-9]{2})?,(?:True|False),%b"
-    % (CALL_ID.pattern.encode(), _PLAIN_TEXT, _PLAIN_TIME, _PLAIN_TIME, _PLAIN_TEXT, _PLAIN_TEXT, _PLAIN_TEXT)
+# that decoding it takes. No text reaches its limit in a line that is not longer than the lowest one. The groups are the
+# cells that `rows` returns
+_PLAIN_TEXT = rb"(?!['=+@-])[ !#-+\--~]*"
+_PLAIN_TIME = rb"(?:1[0-9]{9}|0|[1-9][0-9]{0,8})\.[0-9]{6}"
+_PLAIN_CELLS = rb"(%b),(%b),(%b),%b,(%b),%b,(?:0|[1-9][0-9]{0,17}),(?:[1-9][0-9]{2})?,(True|False),%b" % (
+    CALL_ID.pattern.encode(),
+    *(_PLAIN_TEXT, _PLAIN_TIME, _PLAIN_TIME, _PLAIN_TEXT, _PLAIN_TEXT, _PLAIN_TEXT),
 )
+_PLAIN_ROW, _PLAIN_LINE = re.compile(_PLAIN_CELLS), re.compile(_PLAIN_CELLS + b"\n")
 
 # The first bytes of files that users name instead of a log: compressed by logrotate, or saved by a spreadsheet
 _MAGIC = {
@@ -119,7 +121,7 @@ _START = Position()
 def is_plain_row(line: bytes) -> bool:
     """Return whether a line without its end is a row as `encode_row` writes it, with nothing to decode in its texts.
 
-    Splitting it at the commas gives its cells. A line that is not plain may still be a row.
+    A line that is not plain may still be a row.
     """
     return len(line) <= TEXT_LIMIT and _PLAIN_ROW.fullmatch(line) is not None
 
@@ -283,3 +285,25 @@ def lines(file: BufferedIOBase, start: Position = _START, end: int | None = None
         ended = piece.endswith(b"\n")
         what = UNFINISHED if not ended else TOO_LONG if offset - begin > LINE_LIMIT else None
         yield Line(number, begin, offset, first.removesuffix(b"\n"), what, ended)
+
+
+def rows(file: BufferedIOBase) -> Generator[tuple[bytes, ...]]:
+    """Yield call_id, project, t, url and success of each row, decoded. Skip the lines that are not rows.
+
+    It takes half the time of `lines`, because it returns nothing else.
+
+    Args:
+        file: The uncompressed content, at the beginning of a line.
+    """
+    with suppress(*BAD_GZIP):
+        while line := file.readline(LINE_LIMIT):
+            if len(line) <= TEXT_LIMIT and (found := _PLAIN_LINE.fullmatch(line)):
+                yield found.groups()
+            elif line.endswith(b"\n"):
+                with suppress(ValueError):
+                    _, record = read_line(line[:-1])
+                    texts = record.call_id, record.project, repr(record.t), record.url, str(record.success)
+                    yield tuple(text.encode() for text in texts)
+            else:  # it is longer than any row, or has no line end
+                while (piece := file.readline(LINE_LIMIT)) and not piece.endswith(b"\n"):
+                    pass
