@@ -9,6 +9,7 @@ Used by ``_arguments``, ``_call``, ``_connector`` and ``testing``.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import sys
 import time
@@ -40,19 +41,24 @@ else:  # a dependency of aiohttp there
         limit.update(asyncio.get_running_loop().time() + _A_YEAR if when is None else when)
 
 
+def time_left(limit: object) -> float:
+    """Return the seconds until a `time_limit` that is entered ends; infinite if it does not."""
+    when = _end_of(limit)
+    return math.inf if when is None else when - asyncio.get_running_loop().time()
+
+
 @contextmanager
 def suspended(limit: object) -> Generator[None]:
     """Do not count the time of the block towards a `time_limit` that is entered."""
-    time, when = asyncio.get_running_loop().time, _end_of(limit)
-    if when is None:
+    left = time_left(limit)
+    if left == math.inf:
         yield
         return
-    left = when - time()
     _set_end(limit, None)
     try:
         yield
     finally:
-        _set_end(limit, time() + left)
+        _set_end(limit, asyncio.get_running_loop().time() + left)
 
 
 def shorten(limit: object, seconds: float) -> None:

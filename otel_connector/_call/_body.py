@@ -23,7 +23,7 @@ from otel_connector._call._aiohttp_private import CONTENT_CAN_BE_REPLACED, KEPT_
 from otel_connector._call._bounded_content import BoundedContent, content_of
 from otel_connector._call._content_coding import coding_of_aiohttp, content_codings
 from otel_connector._call._ranges import check_range, check_size
-from otel_connector._clock import time_limit
+from otel_connector._clock import suspended, time_left, time_limit
 from otel_connector._errors import BodyTooLarge, DecodeFailed, HTTPStatusError, MalformedResponse
 
 if TYPE_CHECKING:
@@ -203,9 +203,11 @@ def _too_large(limit: int) -> BodyTooLarge:
 
 async def _status_error(response: aiohttp.ClientResponse, exchange: Exchange) -> HTTPStatusError:
     """Read some of the body, so that the connection can be reused, and return the error."""
-    # The status is the error; a body that is long, late or broken does not change it
-    with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError, *MALFORMED_BODY):
-        async with time_limit(_ERROR_BODY_SECONDS):
+    # The status is the error; a body that is long, late or broken does not change it, nor does the end of the attempt
+    seconds = min(_ERROR_BODY_SECONDS, time_left(exchange.limit))
+    broken = contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError, *MALFORMED_BODY)
+    with broken, suspended(exchange.limit):
+        async with time_limit(seconds):
             await _read(response.content, exchange, _ERROR_BODY_LIMIT)
     return HTTPStatusError(
         f"{response.status} {response.reason or ''}".rstrip(),

@@ -243,7 +243,7 @@ async def test_a_pause_beyond_the_deadline_fails_the_call_immediately(
     with pytest.raises(HTTPStatusError):
         await subject.get(session, server.url("/x"), "P")
     error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 0, 0)
-    assert str(error) == f"127.0.0.1:{server.port} asked for 60 s without calls, which is past the deadline"
+    assert str(error) == f"127.0.0.1:{server.port} asked for a pause that ends in 1 min 0 s, after the deadline"
     assert (clock.sleeps, len(server.requests), error.attempts) == ([], 1, 0)
     assert log.records()[1].error == f"DeadlineExceeded: {error}"
 
