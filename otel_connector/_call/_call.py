@@ -346,7 +346,11 @@ class Call:
                 self._queued = (self._started_ns - self._accepted_ns) / 1e9
                 telemetry.counts.queued += self._queued
             url_telemetry = telemetry.for_url(self._url, None, None) if target is None else target.url_telemetry
-            self._span = telemetry.start(url_telemetry, self._project, self._started_us * 1_000)
+            try:
+                self._span = telemetry.start(url_telemetry, self._project, self._started_us * 1_000)
+            except BaseException:  # ends the program; `end` must not start the span again
+                self._span = telemetry.without_span(url_telemetry, self._project)
+                raise
         return self._span
 
     def _remaining(self) -> float:

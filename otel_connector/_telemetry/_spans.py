@@ -167,9 +167,15 @@ class CallTelemetry:
             call.token = otel_context.attach(call.context)
         except BaseException as error:  # noqa: BLE001 - a sampler, processor, id generator or context of the application
             self._guard.swallow(error, "starting the call's span")
-            call = self._start_without_span(url_telemetry, label)
+            return self._start_without_span(url_telemetry, project)
         self.counts.active[url_telemetry.host] += 1
         return call
+
+    def without_span(self, url_telemetry: UrlTelemetry, project: str) -> CallSpan:
+        """Return what a call has if `start` raised, because a component ends the program."""
+        self.counts.active[url_telemetry.host] += 1
+        label = self._instruments.project(project)
+        return CallSpan(url_telemetry, label, new_call_id(), INVALID_SPAN, Context(), None)
 
     def _start(self, url_telemetry: UrlTelemetry, label: str, start_time: int) -> CallSpan:
         current = otel_context.get_current()
@@ -197,9 +203,10 @@ class CallTelemetry:
         traceparent = f"00-{own_id}-{own.trace_flags:02x}" if known else None
         return CallSpan(url_telemetry, label, call_id, span, context, traceparent, recorded)
 
-    def _start_without_span(self, url_telemetry: UrlTelemetry, label: str) -> CallSpan:
+    def _start_without_span(self, url_telemetry: UrlTelemetry, project: str) -> CallSpan:
         """Return what a call has if its span cannot be started: the caller's span, unless that is broken, too."""
-        call = CallSpan(url_telemetry, label, new_call_id(), INVALID_SPAN, Context(), None, recorded=True)
+        call = self.without_span(url_telemetry, project)
+        call.recorded = True
         with self._guard.guarded("looking for the caller's span"):
             current = otel_context.get_current()
             parent = trace.get_current_span(current).get_span_context()

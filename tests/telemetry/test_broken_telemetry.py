@@ -607,6 +607,24 @@ async def test_a_signal_within_telemetry_ends_the_program_and_the_row_is_written
     assert (stats.calls_started, stats.calls_active, stats.rows_written) == (1, 0, 1)
 
 
+@pytest.mark.parametrize("attempt_spans", [False, True], ids=["one-span", "attempt-spans"])
+@pytest.mark.parametrize("name", INTERRUPTED)
+async def test_a_component_that_always_ends_the_program_prevents_no_row(
+    name: str, attempt_spans: bool, propagator: Any, server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    server.script("/x", ok)
+    fault = Fault(SystemExit(3))
+    if name == "propagator":
+        propagator(fault)
+    subject = connector(log, INTERRUPTED[name](fault), attempt_spans=attempt_spans)
+    with pytest.raises(SystemExit):
+        await subject.get(session, server.url("/x"), "P")
+    record, stats = log.only(), subject.stats()
+    assert record.success or record.error == "SystemExit: 3"
+    assert (stats.calls_started, stats.calls_active, stats.rows_written) == (1, 0, 1)
+    assert not any(subject._settings.telemetry.counts.active.values())
+
+
 @pytest.mark.parametrize("broken", [on_start, on_end, exemplar_filter])
 async def test_another_exception_of_a_signal_handler_within_telemetry_is_logged(
     broken: Broken, server: FaultServer, session: aiohttp.ClientSession, log: Log, caplog: pytest.LogCaptureFixture
