@@ -122,7 +122,8 @@ class Redactor:
             return None
         head, authority, user, path = match["scheme"] or "", match["authority"], match["user"], match["path"]
         if head:  # the end of the authority may be ambiguous
-            unclear = (path and path[0] != "/") or (not authority and "@" in path)
+            no_port = authority.endswith(":") and not path and "@" in match["rest"]  # rather a password
+            unclear = (path and path[0] != "/") or (not authority and "@" in path) or no_port
         else:
             unclear = "@" in _folded(path) or "=" in path
         if unclear:
@@ -143,7 +144,8 @@ class Redactor:
         """Return the secrets of a path, and of the query that follows it in a path that was decoded."""
         query = patterns.QUERY_START.search(path)
         end = len(path) if query is None else query.start()
-        found = _userinfo(_folded(path[:end]), patterns.IN_PATH)
+        # In a path that was decoded, the query may be a part of a password with unencoded delimiters
+        found = _userinfo(_folded(path if level else path[:end]), patterns.IN_PATH)
         found += self._in_segments(path, end)
         if "%" in path:
             found += self._deeper(path[:end], found, patterns.IN_PATH, level, in_path=True)
@@ -187,14 +189,21 @@ class Redactor:
     def _values(self, text: str, start: int, kind: patterns.Patterns) -> list[_Found]:
         found: list[_Found] = []
         kept, fragment = start, text.find("#") if kind is patterns.IN_QUERY else -1
+        seen = slashes = query = 0  # the offsets of the last // and of the last ? or # before a name
         for match in kind.name.finditer(text, start):
             begin = match.end()
             if begin <= kept or not self._is_secret(match[1]):
                 continue  # part of a redacted value, or not secret; another pair may start in its value
-            value = (patterns.FRAGMENT_VALUE if 0 <= fragment < begin else kind.value).match(text, begin)
+            name, pattern = match.start(), patterns.FRAGMENT_VALUE if 0 <= fragment < begin else kind.value
+            if after_semicolon := text[name - 1 : name] == ";":
+                slashes = max(slashes, text.rfind("//", max(seen - 1, 0), name))
+                query = max(query, text.rfind("?", seen, name), text.rfind("#", seen, name))
+                seen, pattern = name, kind.value_after_semicolon
+            value = pattern.match(text, begin)
             if value and value[0]:
                 kept = value.end()
-                if _in_inner_path(text, match.start()) and (matrix := patterns.MATRIX_VALUE.match(text, begin, kept)):
+                in_path = after_semicolon and slashes > query  # of a URL in this text; the value ends with its segment
+                if in_path and (matrix := patterns.MATRIX_VALUE.match(text, begin, kept)):
                     kept = matrix.end()
                 found.append((value.start(), kept, unquote_plus(match[1])))
         return found
@@ -232,13 +241,6 @@ class Redactor:
             if len(name) <= _NAME_LIMIT:
                 self._known[name] = known
         return known
-
-
-def _in_inner_path(text: str, name: int) -> bool:
-    """Return whether the name at an offset is one of a path segment, in a URL that is a part of the text."""
-    if name == 0 or text[name - 1] != ";":
-        return False
-    return text.rfind("//", 0, name) > max(text.rfind("?", 0, name), text.rfind("#", 0, name))
 
 
 def _comparable(name: str) -> str:
@@ -313,7 +315,10 @@ def _userinfo(text: str, kind: patterns.Patterns) -> list[_Found]:
             stop = separator
         at = text.rfind("@", start, stop)
         colon = text.find(":", start, stop)
-        no_port = at < 0 <= colon and text[start] != "[" and not patterns.PORT.fullmatch(text, colon, stop)
+        port = patterns.PORT.fullmatch(text, colon, stop)
+        if colon == stop - 1 and text[stop : stop + 1] in {"#", "?"}:
+            port = None  # empty: rather a password that begins with this character
+        no_port = at < 0 <= colon and text[start] != "[" and not port
         if no_port or at == stop - 1:
             if stop > end:  # once for all authorities in it
                 after = kind.end.search(text, stop)

@@ -44,6 +44,7 @@ class Patterns(NamedTuple):
     Attributes:
         name: A parameter's name with its equals sign.
         value: Its value, matched behind the name.
+        value_after_semicolon: The value of a parameter that follows a ``;``: it ends before the next such parameter.
         authority: What is between ``//`` and the next delimiter.
         end: The end of the text that a password with unencoded delimiters may extend to.
         user: ``user:password@`` without ``//`` before it.
@@ -52,21 +53,23 @@ class Patterns(NamedTuple):
 
     name: re.Pattern[str]
     value: re.Pattern[str]
+    value_after_semicolon: re.Pattern[str]
     authority: re.Pattern[str]
     end: re.Pattern[str]
     user: re.Pattern[str]
     part: re.Pattern[str]
 
 
-def _patterns(*, name: str, value: str, between: str, user: str, part: str) -> Patterns:
-    """Return patterns; `between` are the characters that separate URLs in the text.
+def _patterns(*, name: str, after: str, trimmed: str = "", between: str, user: str, part: str) -> Patterns:
+    """Return patterns; `after` are the characters that end a value, and `between` those that separate URLs in the text.
 
     Lookbehinds let a match start at its first character only. Otherwise a long run of characters would be tried from
     each of them, and a redirect of 8 kB would block the event loop for a second.
     """
     return Patterns(
         re.compile(name),
-        re.compile(value),
+        re.compile(rf"[^{after}]*{trimmed}"),
+        re.compile(rf"(?:[^{after};]|;(?![^{after};=]*=))*{trimmed}"),
         re.compile(rf"(?:(?<=[/\\][/\\])|(?<=:[/\\]))[^/\\?#{BARRIER}{between}]*"),
         re.compile(rf"[{BARRIER}{between}]"),
         re.compile(user),
@@ -76,12 +79,12 @@ def _patterns(*, name: str, value: str, between: str, user: str, part: str) -> P
 
 _NAME_IN_TEXT = rf"(?<![^?&;#=\s\"'<>(,])([^{BARRIER}?&;#=\s\"'<>(,]+)="
 IN_QUERY = _patterns(
-    name=r"(?<![^?&;#=])([^?&;#=]+)=", value=r"[^&#]*", between="&", user=r"(?<![^?#&])[^/?#&]*@", part=r"[^&#]+"
+    name=r"(?<![^?&;#=])([^?&;#=]+)=", after="&#", between="&", user=r"(?<![^?#&])[^/?#&]*@", part=r"[^&#]+"
 )
 # A decoded & may be a part of a password; the parameters of the level above are searched one by one
 IN_DECODED = _patterns(
     name=_NAME_IN_TEXT,
-    value=rf"[^{BARRIER}&#]*",
+    after=f"{BARRIER}&#",
     between="",
     user=rf"(?<![^?#&\s])[^{BARRIER}/?#]*@",
     part=r"[^&#]+",
@@ -89,7 +92,8 @@ IN_DECODED = _patterns(
 IN_PATH = IN_DECODED._replace(part=re.compile(r".+", re.DOTALL))
 IN_TEXT = _patterns(
     name=rf"{_NAME_IN_TEXT}[\"']?",
-    value=r"[^&#\s\"<>]*(?<!['),.\]}])",  # without punctuation of the surrounding text
+    after=r"&#\s\"<>",
+    trimmed=r"(?<!['),.\]}])",  # without punctuation of the surrounding text
     between=r"\s<>",
     user=r"(?<![^/?#\s<>])[^/?#\s<>]*@",
     part=r"(?<![^&#\s\"<>])[^&#\s\"<>]+(?<!['),.\]}])",

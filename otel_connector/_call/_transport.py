@@ -121,8 +121,7 @@ def forget_address(session: aiohttp.ClientSession, exchange: Exchange, error: Co
     host, port = url.raw_host, url.port
     if isinstance(cause, aiohttp.ClientConnectorError):  # it may be the host of a proxy
         host, port = cause.host, cause.port
-    if host is not None and port is not None:
-        forget(host, port)
+    forget(host or "", port or 0)
 
 
 def bounded_by(limit: aiohttp.ClientTimeout, total: float) -> aiohttp.ClientTimeout:

@@ -862,6 +862,38 @@ def test_an_fsync_that_fails_in_the_flusher_thread_is_not_hidden_by_a_flush_at_t
     assert writer.close()
 
 
+def test_without_a_new_thread_rows_wait_for_the_next_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python starts no thread any more when the process ends."""
+
+    def refuses(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuses)
+    writer = RowWriter(path, HEADER)
+    with full_disk(writer):
+        assert not writer.write([row(1)])
+    assert writer.write([row(2)])
+    assert path.read_bytes() == HEADER + row(1) + row(2)
+    assert writer.close()
+
+
+def test_an_interrupted_start_of_the_flusher_is_repeated_by_the_next_write(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: threading.Thread) -> None:
+        raise Interrupted
+
+    writer = RowWriter(path, HEADER, LogOptions(fsync_interval=3_600))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(Interrupted):
+            writer.write([row(1)])
+    assert (writer._flusher.current,) == (None,)
+    assert writer.write([row(2)])
+    assert writer._flusher.current is not None
+    assert writer.close()
+
+
 def test_a_missing_free_descriptor_does_not_count_as_a_failed_fsync(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

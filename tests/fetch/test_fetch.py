@@ -639,6 +639,15 @@ async def test_closing_the_batches_of_a_long_list_early_leaves_nothing_behind(tm
         await batches.aclose()
 
 
+async def test_a_run_that_is_stopped_before_its_first_call_requests_nothing(api: FaultServer, tmp_path: Path) -> None:
+    (tmp_path / "urls").write_text(api.url("/ok") + "\n")
+    urls = await asyncio.to_thread(UrlLines, str(tmp_path / "urls"))
+    run = Fetch(AsyncConnector(None), urls, FetchOptions(project="P", concurrency=1))
+    run.stop()
+    await run.run()
+    assert (api.requests, run.progress().done) == ([], 0)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 async def test_cancelling_the_fetch_task_raises_cancellederror(api: FaultServer) -> None:
     run = Fetch(AsyncConnector(None, timeout=600), OneUrl(api.url("/never")), FetchOptions(project="P", concurrency=1))
