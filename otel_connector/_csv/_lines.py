@@ -145,13 +145,15 @@ def read_line(line: bytes) -> tuple[list[str], CallRecord]:
         raise ValueError(HOLE)
     if is_header(line):
         raise ValueError("the line is a header: files were joined")
+    if b"\r" in line.removesuffix(b"\r"):
+        raise ValueError("the line contains a carriage return")
     try:
         cells = next(csv.reader([line.decode()], strict=True), list[str]())
         return cells, decode_row(cells)
     except UnicodeDecodeError as error:
         raise ValueError(f"the line is not UTF-8 from byte {error.start} on") from None
     except csv.Error as error:
-        raise ValueError(f"the quotes or line ends are not those of a row: {error}") from None
+        raise ValueError(f"the quotes are not those of a row: {error}") from None
     except ValueError as error:
         raise ValueError(one_line(str(error), _REASON_LIMIT)) from None
 

@@ -80,6 +80,15 @@ LINES: dict[str, tuple[bytes, bool]] = {
     "an upper-case id": (ODD.replace(b"0", b"A", 1), False),
     "an id without a hyphen": (ODD.replace(b"-", b"0", 1), False),
     "a hyphen at another place of the id": (b"-" + ODD.replace(b"-", b"0", 1)[1:], False),
+    "two carriage returns at the end": (FAILED[:-1] + b"\r\r\n", False),
+    "a carriage return in quotes": (FAILED.replace(b"X: y", b'"X:\r y"'), False),
+    "a blank before quotes": (FAILED.replace(b"X: y", b' "X"'), True),
+    "blanks before quotes in the middle": (FAILED.replace(b",,", b',  "r",'), True),
+    "a blank before empty quotes": (FAILED.replace(b"X: y", b' ""'), True),
+    "a blank after quotes": (FAILED.replace(b"X: y", b'"X" '), False),
+    "blanks after quotes in the middle": (FAILED.replace(b",,", b',"r"  ,'), False),
+    "quotes after quotes": (FAILED.replace(b"X: y", b'"X" "y"'), False),
+    "blanks and quotes in a text": (rows(call(4, **FAILURE, error='X: "a" , "b" "c", " "')), True),
     "a raw control character": (FAILED.replace(b"y", b"\x1fy"), True),
     "a row longer than 2 kB": (rows(call(4, **FAILURE, redirect_url="https://a/" + "x" * 8_000)), True),
     "a huge cell": (rows(call(4, **FAILURE)).replace(b",P,", b",P" + b"x" * 200_000 + b","), False),
@@ -93,7 +102,8 @@ LINES: dict[str, tuple[bytes, bool]] = {
 }
 
 ALTERED = {"needless quotes", "another notation of a number", "a CR LF", "a quoted empty error"}
-ALTERED |= {"a raw control character"}
+ALTERED |= {"a raw control character", "a blank before quotes", "blanks before quotes in the middle"}
+ALTERED |= {"a blank before empty quotes"}
 
 STORED: dict[str, Callable[[bytes], bytes]] = {
     "plain": lambda content: content,

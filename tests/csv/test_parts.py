@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from support.logs import call, rows
 
 from otel_connector import review
+from otel_connector._csv._check import check, repair
 from otel_connector._csv._done import read_done
 from otel_connector._csv._format import HEADER
 from otel_connector._csv._parts import log_files, log_name, torn_file
@@ -181,6 +182,28 @@ def test_the_side_files_of_a_link_lie_beside_its_target(folder: Path) -> None:
     (folder / "data" / "h.csv.replayed").unlink()
     (folder / "data").rmdir()
     assert log_files(["current.csv.*"]) == ["current.csv.replayed", "current.csv.torn"], "of a log that is gone"
+
+
+@pytest.mark.parametrize("cut_by", ["the writer", "check --repair"])
+def test_an_unfinished_line_is_kept_beside_the_file_and_found_under_each_name(cut_by: str, folder: Path) -> None:
+    (folder / "data").mkdir()
+    log = folder / "data" / "h.csv"
+    log.write_bytes(HEADER + rows(call(0)) + rows(call(1))[:-9])
+    (folder / "link.csv").symlink_to("data/h.csv")
+    if cut_by == "the writer":
+        CSVSpanExporter("link.csv").shutdown()
+    else:
+        assert repair("link.csv") == len(rows(call(1))) - 9
+    assert sorted(path.name for path in folder.rglob("*.torn")) == ["h.csv.torn"]
+    for name in ("link.csv", "data/h.csv"):
+        assert check(name).torn == (folder / "data" / "h.csv.torn").stat().st_size
+        with review.load(name) as calls:
+            torn = calls.files[0].torn
+        assert torn is not None
+        assert torn.lines == 1
+    log.with_name("h.csv.gz").write_bytes(gzip.compress(log.read_bytes()))
+    log.unlink()
+    assert check("data/h.csv.gz").torn == (folder / "data" / "h.csv.torn").stat().st_size
 
 
 def test_each_file_has_its_own_torn_file() -> None:
