@@ -3,7 +3,7 @@
 URLs are read in batches and are never all in memory. Files and pipes are read in a thread, so that a slow disk or a
 pipe without data does not block the event loop. Does not know calls.
 
-Used by ``_fetch._fetch`` and ``cli._fetch_command``.
+Used by ``_fetch._fetch``, ``cli._continue_command`` and ``cli._fetch_command``.
 """
 
 from __future__ import annotations
@@ -146,6 +146,11 @@ class OneUrl:
 UrlList: TypeAlias = UrlLines | UrlRange | OneUrl
 
 
+def is_url(source: str) -> bool:
+    """Return whether a source is a single URL, or a template of one, and not a file. The scheme may be in upper case."""
+    return source.lower().startswith(("http://", "https://"))
+
+
 def urls_from(source: str, numbers: str | None) -> UrlList:
     """Return the URLs of `source`.
 
@@ -160,7 +165,7 @@ def urls_from(source: str, numbers: str | None) -> UrlList:
     if numbers is not None:
         parsed = _parsed_range(numbers)
         return UrlRange(_checked_template(source, parsed), parsed)
-    if source.lower().startswith(("http://", "https://")):
+    if is_url(source):
         if "{" in source:
             raise ValueError(f"{source} is a template: give its numbers with --range, for example 1:1000")
         return OneUrl(source)

@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, cast
 
+from otel_connector._fetch._url_lists import is_url
 from otel_connector._redact import REDACTED, Redactor
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _shown_header(header: str) -> str:
 def _shown_url(source: str, redactor: Redactor, *, template: bool) -> str:
     """Return a URL or a template without its secrets; the placeholder of a template stays, also in a secret."""
     if not template:
-        return redactor.url(source) if source.startswith(("http://", "https://")) else source
+        return redactor.url(source) if is_url(source) else source
     placeholder = found[0] if (found := _PLACEHOLDER.search(source)) else "{}"
     url = source.replace(placeholder, _NUMBER)
     secrets = redactor.secrets(url)

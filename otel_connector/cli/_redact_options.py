@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from otel_connector._arguments import checked_text
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
 
 Redact = Annotated[
@@ -26,8 +27,10 @@ def redacted_params(redact: Iterable[str] | None, no_redact: Iterable[str] | Non
     """Return the names of the parameters to redact.
 
     Raises:
-        ValueError: A name of `no_redact` is not redacted by default.
+        ValueError: A name of `redact` is empty, or a name of `no_redact` is not redacted by default.
     """
+    for name in redact or ():
+        checked_text("--redact", name)
     names = DEFAULT_REDACTED_PARAMS | frozenset(redact or ())
     listed = Redactor(names).listed_name
     kept = set[str]()

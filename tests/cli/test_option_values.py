@@ -102,6 +102,7 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
             "a: b\nc": "--header 'a' must be one line",
         },
         "--no-redact": NO_REDACT,
+        "--redact": {"": "--redact must not be empty"},
         "--resume-from": {"": EMPTY} | {name: f"--resume-from: {why}" for name, why in LOGS.items() if name},
         "--fail-if": FAIL_IF,
     },
@@ -137,6 +138,7 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
         "FILES...": LOGS,
         "--rate": seconds("--rate", "spans a second"),
         "--no-redact": NO_REDACT,
+        "--redact": {"": "--redact must not be empty"},
         "--since": time("--since") | {"2h": "--since: '2h' is not a time"},
         "--until": time("--until") | {"2h": "--until: '2h' is not a time"},
         "--service-name": {"": "--service-name must not be empty"},
@@ -147,7 +149,7 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
         },
     },
 }
-ANY_TEXT = {"--project", "--redact"}  # every text is the name of a project, or of a parameter
+ANY_TEXT = {"--project"}  # every text is the name of a project
 POSITIONAL = {"fetch": "urls.txt", "review": "logs.csv", "replay": "logs.csv"}
 BESIDE = {"--range": ("http://a/{}",), "--trace-url": ("--html", "x.html")}
 

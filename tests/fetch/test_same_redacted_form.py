@@ -259,6 +259,7 @@ def test_the_command_that_continues_has_every_option_and_is_read_back_by_a_shell
         (["http://h:{}/?a", "--range", "80:81"], "'http://h:{}/?a' --range 80:81"),
         (["http://u@[h/{}", "--range", "80:81"], "'REDACTED{}' --range 80:81"),
         (["https://h/?key=1"], "'https://h/?key=REDACTED'"),
+        (["HTTPS://u:p@h/"], "HTTPS://REDACTED:REDACTED@h/"),
         (["a=b@c.txt"], "a=b@c.txt"),
         (["-"], "-"),
         (["é.txt", "--project", "é"], r"$'\xc3\xa9.txt' --project $'\xc3\xa9'"),
