@@ -35,7 +35,7 @@ def pyrate(bucket: AbstractBucket) -> Callable[[str], AbstractAsyncContextManage
 
 async def redis_bucket(redis: Redis, rates: list[Rate]) -> RedisBucket:
     bucket: Any = RedisBucket.init(rates, redis, "api.example.com")  # its type hides that it must be awaited
-    return await bucket  # type: ignore[no-any-return]
+    return await bucket  # type: ignore[no-any-return]  # see above
 
 
 async def fifteen_calls(what: str, *limiters: Any) -> None:

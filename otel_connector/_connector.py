@@ -39,7 +39,6 @@ from otel_connector._call._pacing import AdmissionControl, RateLimiter
 from otel_connector._call._resume import Resume
 from otel_connector._call._retry import RetryBudget, RetryPolicy, RetryQuotas
 from otel_connector._call._settings import CallSettings
-from otel_connector._call._transport import without_total
 from otel_connector._clock import Clock, SystemClock
 from otel_connector._csv._done import read_done
 from otel_connector._errors import ConnectorError, SessionClosed
@@ -182,8 +181,7 @@ class AsyncConnector:
         settings = partial(
             CallSettings,
             n_tries=checked_int("n_tries", n_tries),
-            timeout=(limits_of_attempt := checked_timeout(timeout)),
-            step_timeout=without_total(limits_of_attempt),
+            timeout=checked_timeout(timeout),
             deadline=checked_deadline(deadline),
             retry=RetryPolicy() if retry is None else checked_instance("retry", retry, RetryPolicy),
             quotas=None if budget is None else RetryQuotas(budget),
@@ -281,13 +279,12 @@ class AsyncConnector:
 
         Args:
             session: As for `get`. The limit of its connector (100 by default) limits the calls in progress, too.
-            urls: An iterable or async iterable, possibly endless, run by one task. A plain one must not block the event
-                loop. A generator is closed at the end.
+            urls: An iterable or async iterable, possibly endless, run by one task. It must not block the event loop.
             project_name: As for `get`.
             max_concurrency: Maximum number of calls in progress, and of outcomes that have not been taken.
             ordered: Yield the outcomes in the order of `urls`; a slow call then delays those after it.
             resume: Skip URLs that have a success of this project in the log; failed ones are requested again. Or paths
-                of further logs to read. A URL is identified by its redacted form, also with a new signature.
+                of further logs to read. A URL is identified by its redacted form, without its signature.
             sink: Called with each success before its row is written, and awaited if it returns an awaitable. So every
                 success in the log has passed through it, possibly twice. If it raises, the run stops. If it has a
                 method ``holds``, this is called in a thread with ``call_id`` and ``t`` of each success that `resume`

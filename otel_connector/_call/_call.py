@@ -272,7 +272,7 @@ class Call:
         host, started_ns, remaining = f"{host_of(url)}{permit.suffix}", settings.clock.monotonic_ns(), self._remaining()
         pause = retry_after_of(headers, settings.clock.time_ns() / 1e9) or 0.0
         if pause > settings.retry.retry_after_cap:
-            raise RedirectRefused(f"the redirect asks to wait for {pause:g} s, which is above retry_after_cap")
+            raise RedirectRefused(f"the redirect asks to wait for {exact_duration(pause)}, above retry_after_cap")
         if not pause and permit.move_nowait(host):
             return
         try:

@@ -224,6 +224,7 @@ class Exchange:
         """Let a response class of the application, whose `start` may read the body, read it in the same form."""
         original = request.response_class
         if CONTENT_CAN_BE_REPLACED and original.start is not ClientResponse.start:
+            # aiohttp calls it and does nothing else with it, so it need not be a class
             request.response_class = partial(_bounded_response, original, self)  # type: ignore[assignment]
 
     def note_response(self, response: aiohttp.ClientResponse) -> None:

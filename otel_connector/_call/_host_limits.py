@@ -59,7 +59,7 @@ class ResizableLimiter:
         self._waiters.append(waiter)
         try:
             await waiter
-        except BaseException:
+        except BaseException:  # raised again; a slot must not be lost
             if waiter.done() and not waiter.cancelled():  # the slot was granted just before the cancellation
                 self.release()
             elif waiter in self._waiters:  # `grant` removes cancelled waiters, too
@@ -106,15 +106,15 @@ class HostState:
 
     @property
     def limit(self) -> float:
+        """Slots in each event loop; 0 for no limit."""
         return self._limit
 
     @limit.setter
     def limit(self, limit: float) -> None:
         self._limit = limit
         for _, limiter in self._limiters:
-            limiter.limit = (
-                limit  # other loops grant their new slots when they return one: they may be in other threads
-            )
+            # Other loops grant their new slots when they return one: they may be in other threads
+            limiter.limit = limit
 
     @property
     def idle(self) -> bool:

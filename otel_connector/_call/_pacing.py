@@ -345,7 +345,7 @@ class Permit:
                 if not admission.pause_of(host):
                     break
                 await self.leave(until - admission.now())
-        except BaseException:
+        except BaseException:  # raised again; a slot must not be lost
             await self.leave(until - admission.now())
             raise
 

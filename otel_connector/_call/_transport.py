@@ -3,7 +3,7 @@
 Every failure is raised as an error of this package, chained to the error of aiohttp. This file does not know retries,
 telemetry or the log.
 
-Used by ``_call._call``, ``_call._resume``, ``_call._settings``, ``_connector`` and ``_fetch._fetch``.
+Used by ``_call._call``, ``_call._resume``, ``_call._settings`` and ``_fetch._fetch``.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientT
         async with time_limit(timeout.total or None) as exchange.limit:
             try:
                 response = await _send(request, exchange)
-            except BaseException:
+            except BaseException:  # raised again; a response must not stay open
                 if exchange.bounded is not None:  # other code may have raised what a content raised
                     exchange.size = exchange.bounded.content.total_bytes
                     exchange.bounded.close()
@@ -168,26 +168,14 @@ def _send(request: Request, exchange: Exchange) -> Awaitable[aiohttp.ClientRespo
         elif context:
             headers = CIMultiDict(headers)
             headers.update(context)  # replaces the call's own headers of these names
-    send = request_function(request.session)
-    # `raise_for_status`: the session's own check of the status must not come before that of `_body`
-    if headers is None:  # an option that the caller did not give is not passed to a subclass of the session
-        return send(
-            METH_GET,
-            request.url,
-            timeout=request.step_timeout,
-            auto_decompress=decompress,
-            raise_for_status=False,
-            middlewares=middlewares,
-            max_redirects=first_refused,
-            **options,
-        )
-    return send(
+    if headers is not None:  # an option that the caller did not give is not passed to a subclass of the session
+        options = {**options, "headers": headers}
+    return request_function(request.session)(
         METH_GET,
         request.url,
         timeout=request.step_timeout,
-        headers=headers,
         auto_decompress=decompress,
-        raise_for_status=False,
+        raise_for_status=False,  # the session's own check of the status must not come before that of `_body`
         middlewares=middlewares,
         max_redirects=first_refused,
         **options,

@@ -17,9 +17,8 @@ from urllib.parse import quote, unquote_to_bytes
 
 from yarl import URL
 
-_MAX_HOST = (
-    253  # characters; with the length bytes of its labels a name has at most 255 bytes (RFC 1035, section 2.3.4)
-)
+# Characters; with the length bytes of its labels, a name then has at most 255 bytes (RFC 1035, section 2.3.4)
+_MAX_HOST = 253
 
 _C0_CONTROLS_AND_SPACE = "".join(map(chr, range(0x21)))  # yarl removes them at the beginning (WHATWG URL, section 4.4)
 _TABS_AND_LINE_ENDS = "\t\n\r"  # yarl removes them everywhere
@@ -214,13 +213,13 @@ def _built(url: URL, path: str, query: str, fragment: str) -> URL:
 def _without_dot_segments(path: str) -> str:
     """Return an absolute path without ``.`` and ``..`` (RFC 3986, section 5.2.4)."""
     kept: list[str] = []
-    *segments, last = path.split("/")[1:]
-    for segment in (*segments, last):
+    segments = path.split("/")[1:]
+    for segment in segments:
         if segment == "..":
             del kept[-1:]
         elif segment != ".":
             kept.append(segment)
-    return "/" + "/".join([*kept, ""] if last in {".", ".."} else kept)
+    return "/" + "/".join([*kept, ""] if segments[-1] in {".", ".."} else kept)
 
 
 def host_of(url: URL) -> str:

@@ -153,7 +153,7 @@ class BackgroundRows:
                 if closed:
                     self._rows.close()
                 self._no_gathering.wait(_GATHERING)
-        except BaseException:
+        except BaseException:  # raised again
             with self._state:  # the next row starts a new thread
                 self._running = False
                 self._state.notify_all()

@@ -4,8 +4,8 @@ Review, replay, resume and check use this file, so they read the same files of a
 a log contains nor how it is written.
 
 All files of a log lead to one name (`log_name`): the path without symbolic links, without the number that rotation
-adds, and without the suffix of a compression. A link to ``logs.csv``, ``logs.000001.csv``,
-``logs.csv.gz`` and ``logs.csv.1`` all have the name ``logs.csv``. The files beside a log are called after this name:
+adds, and without the suffix of a compression. A link to ``logs.csv``, ``logs.000001.csv``, ``logs.csv.gz`` and
+``logs.csv.1`` all have the name ``logs.csv``. The files beside a log are called after this name:
 
 - ``logs.csv.replayed`` stores how far each of its files was sent. A file is recognized by its first row
   (`_lines.LogHead`), which neither rotation nor compression changes.

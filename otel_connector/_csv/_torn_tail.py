@@ -179,7 +179,7 @@ def _torn_file(log_path: str, fd: int, log: os.stat_result) -> Generator[int]:
         if new:
             sync_folder(path)
         yield torn
-    except BaseException:
+    except BaseException:  # raised again
         with suppress(OSError):  # the first error matters; bytes that stay in both files are not lost
             if os.fstat(fd).st_size >= log.st_size:  # not cut
                 os.ftruncate(torn, size)

@@ -75,7 +75,7 @@ class ResultsFile:
         try:
             self._prepare(fd, resume=resume)
             self._end = os.fstat(fd).st_size
-        except BaseException:
+        except BaseException:  # raised again; the descriptor must not stay open
             os.close(fd)
             raise
         self._fd = fd
@@ -207,7 +207,7 @@ class ResultsFile:
         try:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
-        except BaseException:
+        except BaseException:  # raised again
             with suppress(OSError):  # else the partial batch stays, and the next `ResultsFile` cuts it
                 os.ftruncate(self._fd, self._end)
             raise

@@ -147,7 +147,7 @@ UrlList: TypeAlias = UrlLines | UrlRange | OneUrl
 
 
 def is_url(source: str) -> bool:
-    """Return whether a source is a single URL, or a template of one, and not a file. The scheme may be in upper case."""
+    """Return whether a source is a URL or a template, and not a file. The scheme may be in upper case."""
     return source.lower().startswith(("http://", "https://"))
 
 

@@ -2,8 +2,8 @@
 
 The ids of the span are in ``call_id``, and the times of the row have the span's precision of microseconds. What a row
 does not contain is omitted: the parent, the events of failed attempts, ``network.protocol.version``,
-``http.request.resend_count`` and ``otel_connector.queue.duration``. A call that had attempt spans is sent
-without them. This file knows neither files nor collectors.
+``http.request.resend_count`` and ``otel_connector.queue.duration``. A call that had attempt spans is sent without
+them. This file knows neither files nor collectors.
 
 Used by ``_replay._replay``.
 """
