@@ -42,7 +42,7 @@ class Case:
     """What the server sends, and the outcome: the body as text, or the class of the error.
 
     Attributes:
-        parts: The first part is sent at once, each further one when the client has received the head.
+        parts: The first part is sent immediately, each further one when the client has received the head.
         expected: The outcome.
         end: How the connection ends: "reset", "close" or, if it stays open, "".
         requests: Requests that reach the server with `n_tries=2`, whose second attempt gets a complete response.

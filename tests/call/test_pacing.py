@@ -28,6 +28,7 @@ from multidict import CIMultiDict
 from opentelemetry.sdk.trace import ReadableSpan
 from pyrate_limiter import InMemoryBucket, Limiter, Rate, RedisBucket
 from support import processes
+from support.concurrency import ConcurrencyRecorder
 from support.event_loops import run_on
 from support.logs import Log
 from support.sdk import SDK
@@ -43,25 +44,9 @@ from otel_connector import (
 from otel_connector._call import _pacing
 from otel_connector._call._host_limits import ResizableLimiter
 from otel_connector._call._pacing import AdmissionControl, Permit
-from otel_connector.testing import Connection, FakeClock, FaultServer, hold, ok, retry_after, slow_headers
+from otel_connector.testing import FakeClock, FaultServer, hold, ok, retry_after, slow_headers
 
 QUEUED = "otel_connector.queue.duration"
-
-
-class ConcurrencyRecorder:
-    """A step that answers after `seconds` and records how many requests are in flight at a time."""
-
-    def __init__(self, seconds: float = 0.02) -> None:
-        self.most = self.now = 0
-        self._step = slow_headers(seconds)
-
-    async def __call__(self, connection: Connection) -> None:
-        self.now += 1
-        self.most = max(self.most, self.now)
-        try:
-            await self._step.play(connection)
-        finally:
-            self.now -= 1
 
 
 def admission_of(subject: AsyncConnector) -> AdmissionControl:

@@ -17,10 +17,11 @@ from typing import Any
 import aiohttp
 import pytest
 import uvloop
+from support.concurrency import ConcurrencyRecorder
 from support.sdk import SDK
 
 from otel_connector import AsyncConnector, Outcome
-from otel_connector.testing import Connection, FakeClock, FaultServer, ok, slow_headers
+from otel_connector.testing import FakeClock, FaultServer, ok
 
 TENANT: ContextVar[str] = ContextVar("TENANT", default="unknown")
 
@@ -224,21 +225,6 @@ if sys.version_info >= (3, 12):
 
     FACTORIES: dict[str, Any] = {"eager": eager, "lazy": lazy, "none": None}
 
-    class Recorder:
-        """A step that records how many requests are in flight at a time."""
-
-        def __init__(self) -> None:
-            self.most = self.now = 0
-            self._step = slow_headers(0.01)
-
-        async def __call__(self, connection: Connection) -> None:
-            self.now += 1
-            self.most = max(self.most, self.now)
-            try:
-                await self._step.play(connection)
-            finally:
-                self.now -= 1
-
     LIMITS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         # Options of the session's connector, of the connector, and of get_many
         "max_concurrency": ({}, {}, {"max_concurrency": 3}),
@@ -255,7 +241,7 @@ if sys.version_info >= (3, 12):
         limit: str, factory: str, run: Callable[[Any], None], server: FaultServer
     ) -> None:
         pool, options, arguments = LIMITS[limit]
-        recorder = Recorder()
+        recorder = ConcurrencyRecorder(0.01)
         server.script("/slow", recorder)
 
         async def main() -> None:

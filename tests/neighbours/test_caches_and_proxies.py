@@ -62,6 +62,15 @@ def kept(coding: str) -> bytes:
 ORDERS = [("connector", "aiohttp"), ("aiohttp", "connector"), ("connector", "connector")]
 
 
+def assert_one_request_and_equal_rows(server: FaultServer, log: Log) -> None:
+    """Assert that the server got one request, and that each row has the values of a response without a cache."""
+    assert len(server.received("/there")) == 1
+    for record in log.records():
+        assert (record.response_code, record.success) == (200, True)
+        assert record.redirect_url == server.url("/there")
+        assert record.response_size == len(BODY)
+
+
 @needs("aiohttp_client_cache")
 @pytest.mark.parametrize("coding", ENCODERS)
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
@@ -77,11 +86,7 @@ async def test_a_cache_keeps_the_same_body_with_and_without_the_connector(
     async with cache.CachedSession(cache=cache.CacheBackend()) as session:
         for how in order:
             assert await requested(how, session, server.url("/x"), log) == expected[how], how
-    assert len(server.received("/there")) == 1
-    for record in log.records():
-        assert (record.response_code, record.success) == (200, True)
-        assert record.redirect_url == server.url("/there")
-        assert record.response_size == len(BODY)
+    assert_one_request_and_equal_rows(server, log)
 
 
 @needs("vcr")
@@ -98,11 +103,7 @@ async def test_a_cassette_keeps_the_same_body_with_and_without_the_connector(
         with vcr.use_cassette(str(tmp_path / "cassette.yaml")):
             async with aiohttp.ClientSession() as session:
                 assert await requested(how, session, server.url("/x"), log) == expected[how], how
-    assert len(server.received("/there")) == 1
-    for record in log.records():
-        assert (record.response_code, record.success) == (200, True)
-        assert record.redirect_url == server.url("/there")
-        assert record.response_size == len(BODY)
+    assert_one_request_and_equal_rows(server, log)
 
 
 async def socks_proxy(reply: int) -> Any:
