@@ -68,7 +68,10 @@ def parse_moment(text: str, now: datetime | None) -> datetime:
             return now - timedelta(seconds=float(ago[1]) * _SECONDS[ago[2].lower()])
         if re.fullmatch(r"\d{9,11}(\.\d+)?", text):
             return datetime.fromtimestamp(float(text), timezone.utc)
-        time = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text))  # Python 3.10 does not support the Z
+        # Python 3.10 does not support the Z, nor a fraction that has not 3 or 6 digits
+        iso = re.sub("[Zz]$", "+00:00", text)
+        iso = re.sub(r"(:\d\d)[.,](\d+)", lambda part: f"{part[1]}.{part[2][:6]:0<6}", iso)
+        time = datetime.fromisoformat(iso)
         return time.astimezone(timezone.utc) if time.tzinfo else time.replace(tzinfo=timezone.utc)
     except (OverflowError, ValueError):
         examples = "2026-11-25, '2026-11-25 08:30', 1790000000" + (" or 2h (ago)" if now else "")
