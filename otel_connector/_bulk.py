@@ -62,12 +62,14 @@ class Resumed(NamedTuple):
         rows: Number of rows in the logs.
         of_project: Number of these that belong to the project.
         done: Number of URLs of the project that have a success.
+        files: The files that were read.
     """
 
     is_done: Callable[[str | URL], bool]
     rows: int
     of_project: int
     done: int
+    files: tuple[str, ...]
 
 
 class Work(NamedTuple):

@@ -8,6 +8,7 @@ Used by ``_call``, ``_telemetry``, ``cli``, ``review`` and ``testing``.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
 
 NONE = "-"  # the text of a figure that does not exist
@@ -23,6 +24,7 @@ STEP = 1_000  # the factor between two units of bytes, or of durations below a s
 LEAST_SHARE = 0.0001  # the smallest share that two decimals of a percentage can show
 _PERIODS = (("s", 1), ("min", MINUTE), ("h", _HOUR))
 _SIZES = ("B", "kB", "MB", "GB", "TB", "PB")  # powers of 1,000
+_LISTED_FILES = 3  # that are all named
 _TWO_PLACES, _ONE_PLACE = 9.995, 99.95  # below these, a number is rounded to two or one decimals: three digits in all
 
 
@@ -80,6 +82,13 @@ def rate_unit(per_second: float) -> tuple[str, int]:
 def moment(time: datetime | None) -> str:
     """Format a time to the second. Times of a log are in UTC."""
     return NONE if time is None else f"{time:%Y-%m-%d %H:%M:%S}"
+
+
+def listed_files(names: Sequence[str]) -> str:
+    """Format the names of files: ``a.csv, b.csv``; of more than three ``12 files: a.csv, ..., l.csv``."""
+    if len(names) <= _LISTED_FILES:
+        return ", ".join(names) or NONE
+    return f"{counted(len(names), 'file')}: {names[0]}, ..., {names[-1]}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 
 class Completed(Protocol):
-    """The URLs that have a success, and the numbers of rows that were read."""
+    """The URLs that have a success, and the files and the numbers of rows that were read."""
 
+    files: list[str]
     rows: int
     of_project: int
 
@@ -64,7 +65,7 @@ class Resume:
         if isinstance(urls, (Sequence, AbstractSet)):
             await self._distinct.check_all(cast("Iterable[str | URL]", urls))
         completed = self._completed = await asyncio.to_thread(read_logs)
-        return Resumed(self._is_done, completed.rows, completed.of_project, len(completed))
+        return Resumed(self._is_done, completed.rows, completed.of_project, len(completed), tuple(completed.files))
 
     def _is_done(self, url: str | URL) -> bool:
         try:

@@ -27,11 +27,13 @@ class CompletedUrls:
     choose URLs that collide.
 
     Attributes:
+        files: The files that were read.
         rows: Number of rows that were read.
         of_project: Number of these that are rows of the project, failures included.
     """
 
     def __init__(self) -> None:
+        self.files: list[str] = []
         self.rows = self.of_project = 0
         self._hash_of_key = blake2b(os.urandom(16), digest_size=8)
         self._hashes: set[int] = set()
@@ -81,7 +83,8 @@ def read_done(
     done, our_project = CompletedUrls(), one_line(project).encode()
     own = [] if log is None else [log]
     own_files = len(log_files(own))
-    for number, path in enumerate(log_files([*own, *others])):
+    done.files = log_files([*own, *others])
+    for number, path in enumerate(done.files):
         has_result = holds if number < own_files else None
         count = of_project = 0  # attributes would take longer
         for call_id, row_project, t, url, success in _rows(path):

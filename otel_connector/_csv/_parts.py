@@ -13,6 +13,12 @@ adds, and without the suffix of a compression. A link to ``logs.csv``, ``logs.00
 - ``logs.csv.torn`` has the unfinished lines of ``logs.csv``. Each part has a file of its own (`torn_file`): lines of a
   part that is repaired later do not belong to the file that is written now.
 
+Only a file that rotation made is a part. Its number is a count, written after two zeros: ``000001``, ``009999``,
+``0010000``. No date begins with two zeros, so a log that was archived by date (``logs.20261128.csv``) is another log.
+Version 0.1.0 wrote no zeros before numbers of six digits. Such a file is a part if the part before it exists: a date
+has no neighbours down to the zeros. Archived and rotated files (`_NUMBERED`) share the side files of the log that they
+were.
+
 Used by ``_csv``, ``_replay``, ``cli`` and ``review``.
 """
 
@@ -31,8 +37,10 @@ _COMPRESSED = r"(?:\.(?:gz|zst|xz|bz2))?"  # all but gzip are refused with a mes
 
 _NO_MATCH = "no file matches this pattern"
 
-# Names that rotation gives: the writer's (`next_part`), and those of logrotate, also with `dateext`
-_NUMBERED = re.compile(r"(?P<stem>.*[^.])\.\d{6,}(?P<suffix>\.[^.]+)?|(?P<log>.+\.[A-Za-z]\w*)[.-]\d+", re.DOTALL)
+# Names of rotated and archived files: the writer's (`next_part`), those with a date, and those of logrotate
+_NUMBERED = re.compile(
+    r"(?P<stem>.*[^.])\.\d[\dT_:-]{5,}Z?(?P<suffix>\.[^.]+)?|(?P<log>.+\.[A-Za-z]\w*)[.-]\d[\dT_:-]*Z?", re.DOTALL
+)
 
 # A checkpoint is written to a temporary file first, which kill -9 leaves behind
 _SIDE_FILE = re.compile(rf"(?P<log>.*[^.])\.(?:torn|replayed(?:\.\w{{8}})?){_COMPRESSED}", re.DOTALL)
@@ -105,20 +113,28 @@ def _logs_of_side_file(path: Path) -> Generator[str]:
 
 def _parts_of(log: Path) -> list[str]:
     """Return the parts of a log, oldest first."""
-    if not log.is_file():
-        return []
-    parts = _numbered_parts(log.resolve() if log.is_symlink() else log)
-    return [path for _, path in sorted(parts.items())]
+    return [path for _, path in _numbered_parts(log.resolve() if log.is_symlink() else log)] if log.is_file() else []
 
 
-def _numbered_parts(log: Path) -> dict[int, str]:
+def _numbered_parts(log: Path) -> list[tuple[int, str]]:
+    """Return the number and the path of each part of a log, in order."""
     name = _uncompressed(log)
-    part = re.compile(rf"{re.escape(name.stem)}\.(\d{{6,}}){re.escape(name.suffix)}{_COMPRESSED}")
-    parts: dict[int, str] = {}
+    part = re.compile(rf"{re.escape(name.stem)}\.([0-9]{{6,}}){re.escape(name.suffix)}{_COMPRESSED}")
+    found: dict[str, str] = {}
     for path in sorted(log.parent.iterdir()):  # sorted: while gzip works, the original comes first and counts
-        if found := part.fullmatch(path.name):
-            parts.setdefault(int(found[1]), str(path))
+        if matched := part.fullmatch(path.name):
+            found.setdefault(matched[1], str(path))
+    parts: list[tuple[int, str]] = []
+    for digits in sorted(found, key=int):
+        number = int(digits)
+        follows = bool(parts) and number - parts[-1][0] <= 1 and digits == f"{number:06d}"  # of version 0.1.0
+        if number and (digits == _digits(number) or follows):
+            parts.append((number, found[digits]))
     return parts
+
+
+def _digits(number: int) -> str:
+    return f"00{number:04d}"
 
 
 def next_part(log: Path) -> Path:
@@ -130,5 +146,5 @@ def next_part(log: Path) -> Path:
     Raises:
         OSError: Its folder cannot be listed.
     """
-    number = max(_numbered_parts(log), default=0) + 1
-    return log.with_name(f"{log.stem}.{number:06d}{log.suffix}")
+    number = max(_numbered_parts(log), default=(0, ""))[0] + 1
+    return log.with_name(f"{log.stem}.{_digits(number)}{log.suffix}")

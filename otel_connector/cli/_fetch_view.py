@@ -18,7 +18,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from otel_connector._units import counted, duration, rate
+from otel_connector._record import one_line
+from otel_connector._units import counted, duration, listed_files, rate
 from otel_connector.cli._terminal import print_lines, table, tolerant_console
 
 if TYPE_CHECKING:
@@ -102,9 +103,11 @@ def show_result(run: Fetch, log: Path, out: Path | None) -> None:
 
 def resumed_line(found: Resumed, project: str) -> str:
     """Return how much of the list the log contains, for a fetch that is resumed."""
+    files = listed_files([one_line(path) for path in found.files])
     if found.rows and not found.of_project:
-        return f"The log has {found.rows:,} rows, but none of the project {project!r}: no URL is skipped"
-    return f"The log has {found.of_project:,} rows of the project {project!r}; URLs with a success: {found.done:,}"
+        return f"The log has {found.rows:,} rows, but none of the project {project!r}: no URL is skipped; read: {files}"
+    counts = f"The log has {found.of_project:,} rows of the project {project!r}; URLs with a success: {found.done:,}"
+    return f"{counts}; read: {files}"
 
 
 def result_line(now: Progress) -> str:

@@ -14,7 +14,7 @@ from rich.console import Group as Lines
 from rich.text import Text
 
 from otel_connector._record import one_line
-from otel_connector._units import NONE, counted, duration, moment, rate, share, size
+from otel_connector._units import NONE, counted, duration, listed_files, moment, rate, share, size
 from otel_connector.cli._terminal import table
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def summary_view(summary: Summary, *, width: int, lines: int | None = None) -> L
     if not summary.total.calls:
         return Lines(Text("No calls."))
     sizes = [len(summary.projects), len(summary.hosts), len(summary.errors), len(summary.slowest)]
-    room = sum(sizes) if lines is None else max(lines - _FIXED_LINES, len(sizes))
+    room = sum(sizes) if lines is None else max(lines - _FIXED_LINES - (len(_read(summary)) > 1), len(sizes))
     projects, hosts, errors, slowest = _share_rows(room, sizes)
     wide = width >= _WIDE
     parts: list[RenderableType] = [*_total(summary), "", _groups(summary, projects, hosts, wide=wide), ""]
@@ -93,12 +93,18 @@ def file_lines(files: Sequence[LogFile]) -> Iterator[str]:
             yield f"{one_line(file.torn.path)}: {counted(file.torn.lines, 'unfinished line')}, not counted"
 
 
+def _read(summary: Summary) -> list[str]:
+    return [one_line(file.path) for file in summary.files if not file.problem]
+
+
 def _total(summary: Summary) -> Iterator[Text]:
     total, latency = summary.total, summary.total.latency
-    read = [file for file in summary.files if not file.problem]
-    name = one_line(read[0].path) if len(read) == 1 else counted(len(read), "file")
+    names = listed_files(read := _read(summary))
+    if len(read) > 1:
+        yield _line(names)
+        names = counted(len(read), "file")
     end = moment(total.end).removeprefix(f"{moment(total.start).partition(' ')[0]} ")
-    yield _line(f"{name}: {moment(total.start)} to {end} UTC, {duration(total.seconds)}")
+    yield _line(f"{names}: {moment(total.start)} to {end} UTC, {duration(total.seconds)}")
     succeeded = f"{share(1 - total.error_rate)} succeeded, {total.failed:,} failed"
     calls = (counted(total.calls, "call"), "bold")
     yield _line(calls, f", {rate(total.rate)}   ", (succeeded, _colour(total.error_rate)), f"   {size(total.bytes)}")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from otel_connector._record import one_line
-from otel_connector._units import NONE, duration, moment, rate, share, size
+from otel_connector._units import NONE, duration, listed_files, moment, rate, share, size
 from otel_connector.review._comparison import LARGER_THAN_NOISE, Compared, Comparison, Difference, Groups, OnlyIn, Run
 from otel_connector.review._formats import escaped, markdown_table
 from otel_connector.review._noise import BATCHES
@@ -96,7 +96,7 @@ def headline(comparison: Comparison) -> str:
 
 def run(which: Run) -> str:
     """Return the files, the number of calls and the period of a run."""
-    files = ", ".join(one_line(Path(path).name, _NAME_LIMIT) for path in which.files) or NONE
+    files = listed_files([one_line(Path(path).name, _NAME_LIMIT) for path in which.files])
     if not which.start:
         return f"{files}: no calls"
     return f"{files}: {which.calls:,} calls in {duration(which.seconds)} from {moment(which.start)} UTC"

@@ -30,6 +30,32 @@ from otel_connector.review import _filters, _load
 NOW = datetime(2026, 11, 25, 12, tzinfo=timezone.utc)
 
 
+def test_a_log_that_was_archived_by_date_is_not_reviewed_and_the_files_that_were_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "logs.20261128.csv", map(call, range(1_000)))
+    write(tmp_path / "logs.csv", (call(number, error="AttemptTimeout: x") for number in range(100)))
+    last = run_here(tmp_path, "review", "logs.csv", "--fail-if", "error_rate > 1%")
+    assert (last.code, last.out.splitlines()[0].split(":")[0]) == (1, "logs.csv")
+    facts = json.loads(run_here(tmp_path, "review", "logs.csv", "--json").out)
+    assert ([file["path"] for file in facts["files"]], facts["total"]["calls"]) == (["logs.csv"], 100)
+    compared = run_here(tmp_path, "review", "--compare", "logs.20261128.csv", "logs.csv", "--json")
+    runs = json.loads(compared.out)
+    assert [(runs[name]["files"], runs[name]["calls"]) for name in ("before", "after")] == [
+        (["logs.20261128.csv"], 1_000),
+        (["logs.csv"], 100),
+    ]
+    for number in range(1, 5):
+        write(tmp_path / f"logs.{number:06d}.csv", [call(number)])
+        lines = run_here(tmp_path, "review", "logs.csv").out.splitlines()
+        assert lines[0] == (
+            ", ".join([*(f"logs.{each:06d}.csv" for each in range(1, number + 1)), "logs.csv"])
+            if number < 3
+            else f"{number + 1} files: logs.000001.csv, ..., logs.csv"
+        )
+        assert lines[1].startswith(f"{number + 1} files: 2026-")
+    compared = run_here(tmp_path, "review", "--compare", "logs.20261128.csv", "logs.csv")
+    assert "after   5 files: logs.000001.csv, ..., logs.csv: 104 calls" in compared.out
+
+
 @pytest.mark.parametrize(
     ("text", "time"),
     [

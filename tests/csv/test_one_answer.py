@@ -201,13 +201,19 @@ def test_all_readers_agree_how_long_a_row_can_be(longer: int, stored: str, folde
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("stored", STORED)
 def test_all_readers_read_the_same_files(name: str, stored: str, folder: Path) -> None:
-    """The log has a plain part and a compressed one. The files beside it are not parts."""
+    """The log has a plain part and a compressed one. The files beside it are not parts.
+
+    An archive of last night is not a part either: its successes must not be skipped, counted or sent.
+    """
     store = STORED[stored]
     (folder / "logs.000001.csv.gz").write_bytes(gzip.compress(HEADER + GOOD[0]))
     (folder / "logs.000002.csv").write_bytes(store(HEADER + GOOD[1]))
     (folder / "logs.csv").write_bytes(store(HEADER + GOOD[2] + GOOD[3]))
     (folder / "logs.csv.torn").write_bytes(ODD)
     (folder / "logs.attempts.csv").write_bytes(HEADER + ODD)
+    if name != "by pattern":  # the pattern matches an archive, which then is a log of its own
+        for date in ("20261128", "2026-11-28", "20261128093000", "202611"):
+            (folder / f"logs.{date}.csv").write_bytes(HEADER + FAILED.replace(b"False", b"True"))
     (folder.parent / "link.csv").symlink_to("data/logs.csv")
     path = str(folder.parent / NAMES[name] if name == "by link" else NAMES[name])
     for _ in range(2):  # the first replay leaves a file beside the log, too

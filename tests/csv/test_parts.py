@@ -18,7 +18,7 @@ from otel_connector import review
 from otel_connector._csv._check import check, repair
 from otel_connector._csv._done import read_done
 from otel_connector._csv._format import HEADER
-from otel_connector._csv._parts import log_files, log_name, torn_file
+from otel_connector._csv._parts import log_files, log_name, next_part, torn_file
 from otel_connector._replay._replay import Replay
 from otel_connector.csv_exporter import CSVSpanExporter
 
@@ -43,9 +43,30 @@ NAMES: dict[str, tuple[list[str], list[str], list[str]]] = {
         ["logs.000001.csv", "logs.000002.csv", "logs.csv"],
     ),
     "the order of numbers": (
-        ["logs.csv", "logs.1000000.csv", "logs.999999.csv"],
+        ["logs.csv", "logs.009999.csv", "logs.0010000.csv", "logs.00123456.csv", "logs.0099.csv", "logs.000007.csv"],
         ["logs.csv"],
-        ["logs.999999.csv", "logs.1000000.csv", "logs.csv"],
+        ["logs.000007.csv", "logs.009999.csv", "logs.0010000.csv", "logs.00123456.csv", "logs.csv"],
+    ),
+    "parts of an earlier version, which wrote six digits": (
+        ["logs.csv", "logs.009998.csv", "logs.009999.csv", "logs.010000.csv.gz", "logs.010001.csv", "logs.010003.csv"],
+        ["logs.csv"],
+        ["logs.009998.csv", "logs.009999.csv", "logs.010000.csv.gz", "logs.010001.csv", "logs.csv"],
+    ),
+    "parts of two versions with one number": (
+        ["logs.csv", "logs.009999.csv", "logs.010000.csv", "logs.0010000.csv"],
+        ["logs.csv"],
+        ["logs.009999.csv", "logs.0010000.csv", "logs.010000.csv", "logs.csv"],
+    ),
+    "numbers that rotation does not write": (
+        [
+            "logs.csv",
+            "logs.000000.csv",
+            "logs.0000000001.csv",
+            "logs.00000.csv",
+            "logs.\u0660\u0660\u0660\u0660\u0660\u0661.csv",
+        ],
+        ["logs.csv"],
+        ["logs.csv"],
     ),
     "compressed parts": (
         ["logs.csv", "logs.000002.csv", "logs.000001.csv.gz"],
@@ -142,9 +163,51 @@ def test_the_parts_of_a_link_lie_beside_its_target(folder: Path) -> None:
     assert log_files(["current.csv"]) == log_files(["curr*t.csv", "data/real.csv"]) == expected
 
 
+# A log that was renamed by a backup script: ISO 8601 basic and extended, what date(1) prints, and Unix time
+ARCHIVES = (
+    *("20261128", "20261128T093000", "20261128T093000Z", "20261128093000", "2026112809", "202611", "2026-11-28"),
+    *("2026-11-28T09:30:00Z", "2026-11-28_093000", "261128", "281126", "112826", "010326", "093000", "2026332"),
+    *("1795858200", "1795858200000", "2026W48", "26-11"),
+)
+
+
+@pytest.mark.parametrize("date", ARCHIVES)
+@pytest.mark.parametrize(
+    "form", ["logs.{}.csv", "logs.csv.{}", "logs.csv-{}", "logs.{}.csv.gz", "{}.logs.csv", "logs-{}.csv"]
+)
+@pytest.mark.parametrize("parts", [[], ["logs.000001.csv", "logs.000002.csv"]], ids=["without parts", "with parts"])
+def test_a_log_that_was_archived_by_date_is_another_log(date: str, form: str, parts: list[str], folder: Path) -> None:
+    make(folder, "logs.csv", form.format(date), *parts)
+    assert log_files(["logs.csv"]) == [*parts, "logs.csv"]
+    assert log_files([form.format(date)]) == [form.format(date)]
+    assert next_part(Path("logs.csv")) == Path(f"logs.{len(parts) + 1:06d}.csv")
+
+
+def test_daily_archives_are_not_parts_even_without_a_gap(folder: Path) -> None:
+    make(folder, "logs.csv", "logs.000001.csv", *(f"logs.202611{day}.csv" for day in range(10, 31)))
+    assert log_files(["logs.csv"]) == ["logs.000001.csv", "logs.csv"]
+
+
+@pytest.mark.parametrize("last", [9_998, 9_999, 10_000, 999_999, 99_999_999])
+def test_a_part_with_a_large_number_is_found_again_without_those_before_it(last: int, folder: Path) -> None:
+    make(folder, "logs.csv", f"logs.00{last:04d}.csv")
+    part = next_part(Path("logs.csv"))
+    assert part.name == f"logs.00{last + 1:04d}.csv"
+    make(folder, part.name)
+    assert log_files(["logs.csv"]) == [f"logs.00{last:04d}.csv", part.name, "logs.csv"]
+    assert log_name(str(part)) == "logs.csv"
+
+
 LOG_NAMES = {
     "h.csv": ["h.csv", "h.csv.gz", "h.000001.csv", "h.000001.csv.gz", "h.1000000.csv", "h.csv.1", "h.csv.2.gz"],
-    "i.csv": ["i.csv-20261129", "i.csv-20261129.zst", "i.20261129.csv", "i.20261129.000001.csv"],
+    "i.csv": [
+        "i.csv-20261129",
+        "i.csv-20261129.zst",
+        "i.20261129.csv",
+        "i.20261129.000001.csv",
+        "i.2026-11-28.csv",
+        "i.csv.2026-11-28.gz",
+    ],
     "h": ["h", "h.gz", "h.000001", "h.000001.bz2"],
     "run-7": ["run-7"],
     "h.12345.csv": ["h.12345.csv"],

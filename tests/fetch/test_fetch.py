@@ -355,17 +355,29 @@ def test_a_call_whose_result_cannot_be_written_fails_and_resume_fetches_it(api: 
 # Resume, signals and kill -9
 
 
+def test_resume_does_not_read_a_log_that_was_archived_by_date(api: FaultServer, tmp_path: Path) -> None:
+    (tmp_path / "urls").write_text("\n".join(api.url(f"/ok?n={number}") for number in range(5)))
+    assert fetch(tmp_path, "urls")[0] == 0
+    (tmp_path / "logs.csv").rename(tmp_path / "logs.20261128.csv")
+    code, out, error = fetch(tmp_path, "urls", "--resume")
+    assert (code, len(rows(tmp_path))) == (0, 5)
+    assert "The log has 0 rows of the project 'fetch'; URLs with a success: 0; read: logs.csv\n" in error
+    assert "5 ok, 0 failed" in out
+    code, out, error = fetch(tmp_path, "urls", "--resume-from", "logs.20261128.csv", "--log", "new.csv")
+    assert "URLs with a success: 5; read: new.csv, logs.20261128.csv\n" in error
+
+
 def test_resume_skips_the_completed_urls_of_the_same_project(api: FaultServer, tmp_path: Path) -> None:
     (tmp_path / "urls").write_text("\n".join([api.url("/ok?n=1"), api.url("/ok?n=2"), api.url("/missing")]))
     assert fetch(tmp_path, "urls", "--out", "r.jsonl")[0] == 1
     api.script("/missing", json_body(1))
     code, out, error = fetch(tmp_path, "urls", "--out", "r.jsonl", "--resume")
     assert code == 0
-    assert "The log has 3 rows of the project 'fetch'; URLs with a success: 2" in error
+    assert "The log has 3 rows of the project 'fetch'; URLs with a success: 2; read: logs.csv\n" in error
     assert "1 ok, 0 failed, 0 retries, 2 skipped" in out
     assert len(results(tmp_path / "r.jsonl")) == 3
     code, out, error = fetch(tmp_path, "urls", "--resume", "--project", "Another")
-    assert "The log has 4 rows, but none of the project 'Another': no URL is skipped" in error
+    assert "The log has 4 rows, but none of the project 'Another': no URL is skipped; read: logs.csv\n" in error
     code, out, error = fetch(tmp_path, "urls", "--log", "new.csv", "--resume-from", "logs.csv")
     assert (code, rows(tmp_path, "new.csv")) == (0, [])
 

@@ -65,6 +65,20 @@ def test_counts_are_shown_with_singular_or_plural(number: int, shown: str) -> No
     assert _units.counted(number, "file") == shown
 
 
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        ("", "-"),
+        ("a", "a"),
+        ("abc", "a, b, c"),
+        ("abcd", "4 files: a, ..., d"),
+        (["x"] * 1_234, "1,234 files: x, ..., x"),
+    ],
+)
+def test_of_many_files_the_number_and_two_names_are_shown(names: Sequence[str], shown: str) -> None:
+    assert _units.listed_files(names) == shown
+
+
 @given(st.lists(st.integers(0, 10**10).map(lambda us: us / 1e6), min_size=1), st.floats(0, 1))
 def test_python_duckdb_and_numpy_find_the_same_percentile(values: list[float], level: float) -> None:
     found = percentile(sorted(values), level)
