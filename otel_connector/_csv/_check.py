@@ -22,8 +22,9 @@ from io import BufferedIOBase, BufferedReader, BytesIO
 from otel_connector._csv import _lines
 from otel_connector._csv._format import HEADER, encode_row
 from otel_connector._csv._lock import try_lock
+from otel_connector._csv._ownership import open_own
 from otel_connector._csv._parts import torn_file
-from otel_connector._csv._torn_tail import blocks, cut_torn_tail, open_regular, refuse_links_of_other_users
+from otel_connector._csv._torn_tail import blocks, cut_torn_tail
 
 DAMAGE_LIMIT = 20  # damaged lines that are described; the others are counted
 _CHANGED = "another program has changed the line: its values can be read, but it is not as it was written"
@@ -237,8 +238,7 @@ def repair(path: str | os.PathLike[str]) -> int:
         ValueError: It is not a log, or is compressed; nothing is changed.
     """
     name = os.fspath(path)
-    refuse_links_of_other_users(name)
-    fd = open_regular(name, os.O_RDWR)
+    fd = open_own(name, os.O_RDWR)
     try:
         # Before the lock: a file that is not a log is not locked either
         _lines.read_head(BytesIO(b"".join(blocks(fd, 0, _lines.LINE_LIMIT))))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable
 from hashlib import blake2b
 
 from otel_connector._csv._lines import open_log, read_head, rows
+from otel_connector._csv._ownership import refuse_file_of_other_user
 from otel_connector._csv._parts import log_files
 from otel_connector._record import one_line
 
@@ -77,7 +78,7 @@ def read_done(
         redact: Redacts a URL as it is redacted now; the row may be older.
 
     Raises:
-        OSError: A log cannot be read, or is not a regular file.
+        OSError: A log cannot be read, is not a regular file, or belongs to another user; see `_ownership`.
         ValueError: A file is not a log; names it.
     """
     done, our_project = CompletedUrls(), one_line(project).encode()
@@ -101,7 +102,8 @@ def read_done(
 
 
 def _rows(path: str) -> Generator[tuple[bytes, ...]]:
-    with open_log(path) as (_, file):
+    with open_log(path) as (raw, file):
+        refuse_file_of_other_user(path, os.fstat(raw.fileno()))
         try:
             read_head(file, may_be_empty=True)
         except ValueError as error:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import threading
 import weakref
 from collections.abc import Generator, Sequence
@@ -20,19 +19,17 @@ from pathlib import Path
 
 from otel_connector._csv._lock import lock, try_lock, unlock
 from otel_connector._csv._options import LogOptions
+from otel_connector._csv._ownership import open_own
 from otel_connector._csv._parts import next_part
 from otel_connector._csv._torn_tail import (
     blocks,
     cut_torn_tail,
     last_row_end,
-    open_regular,
-    refuse_links_of_other_users,
     sync_folder,
 )
 
 _HEAD_LIMIT = 4_096  # bytes read to compare a header: more than ours has, less than a wrong file may contain
 _TRUNCATED_LIMIT = 2**20  # bytes of rows between a truncation and its detection: more than are written in that time
-_OPENING_TRIES = 100  # one fails only if the file is renamed at the same moment
 _OPENING_TIMEOUT = 5.0  # seconds; a program that holds the lock for longer is not a writer of this package
 
 # Temporary errors. The rows after an unfinished line wait, because ending that line would leave it in the log
@@ -56,7 +53,7 @@ class AppendFile:
         full: Whether the limits left no room for the last rows.
 
     Raises:
-        OSError: The file cannot be opened, is not a regular file, or is another user's symbolic link.
+        OSError: The file cannot be opened, is not a regular file, or it or its symbolic link is another user's.
         ValueError: The file has another header; it is not changed.
     """
 
@@ -72,7 +69,7 @@ class AppendFile:
         self._others_end = 0  # bytes that other writers wrote, or may have written, lie before this offset
         self._sync_lock = threading.Lock()
         self._sync_failed = False  # the kernel reports an error only once
-        self._fd = open_regular(path, os.O_RDWR | os.O_APPEND, _open_or_create, options.permissions)
+        self._fd = open_own(path, os.O_RDWR | os.O_APPEND, options.permissions)
         self._closing = weakref.finalize(self, _close, self._fd)
         self._closing.atexit = False  # pending rows are written at exit, and the system closes the file
         try:
@@ -370,25 +367,6 @@ def absolute(path: str) -> str:
         return f"{Path.cwd()}{os.sep}{path}"
     except FileNotFoundError as error:
         raise OSError(errno.ENOENT, "the current folder is gone", path) from error
-
-
-def _open_or_create(path: str, flags: int, permissions: int) -> int:
-    for _ in range(_OPENING_TRIES):
-        with suppress(FileExistsError):
-            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, permissions)
-            if hasattr(os, "fchmod"):
-                with suppress(OSError):  # some file systems have no permissions; those of the new file are not wider
-                    os.fchmod(fd, permissions)  # the umask may have removed some
-            return fd
-        # The file exists, or it existed a moment ago and another writer has renamed it since
-        with suppress(FileNotFoundError):
-            if not stat.S_ISLNK(os.lstat(path).st_mode):
-                return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
-            refuse_links_of_other_users(path)
-            return os.open(path, flags | os.O_CREAT, permissions)
-    renamed = "the file was renamed or removed during each attempt to open it"
-    why = "the target of the symbolic link is missing" if Path(path).is_symlink() else renamed
-    raise FileNotFoundError(errno.ENOENT, why)
 
 
 def _close(fd: int) -> OSError | None:

@@ -25,7 +25,7 @@ from io import BufferedIOBase, BufferedReader
 from typing import NamedTuple
 
 from otel_connector._csv._format import CALL_ID, HEADER, decode_row
-from otel_connector._csv._torn_tail import open_regular
+from otel_connector._csv._ownership import open_regular
 from otel_connector._record import COLUMNS, TEXT_LIMIT, CallRecord, one_line
 
 # Largest length of a line, in bytes, with its line end. The longest row has some 90 kB: two texts of 8,192 and three of

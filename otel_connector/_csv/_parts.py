@@ -31,6 +31,8 @@ import re
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
+from otel_connector._csv._ownership import refuse_file_of_other_user
+
 _TORN_SUFFIX = ".torn"
 
 _COMPRESSED = r"(?:\.(?:gz|zst|xz|bz2))?"  # all but gzip are refused with a message; skipping them would lose rows
@@ -60,13 +62,15 @@ def log_files(names: Iterable[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: A path does not exist, or a pattern matches nothing.
-        OSError: A folder cannot be listed.
+        OSError: A folder cannot be listed, or a part belongs to another user than the log does; see `_ownership`.
     """
     files: dict[tuple[int, int], str] = {}
     for name in names:
         for log in [name] if os.path.lexists(name) else _matches(name):
+            owner = Path(log).stat().st_uid
             for path in (*_parts_of(Path(log)), log):
                 status = Path(path).stat()
+                refuse_file_of_other_user(path, status, owner)
                 files.setdefault((status.st_dev, status.st_ino), path)
     return list(files.values())
 

@@ -4,24 +4,24 @@ A row is one physical line, so only the bytes after the last ``\n`` can be left 
 are ever cut, after they were saved in another file. Files are read in blocks, so their size does not matter. This file
 knows neither which process writes a log nor what a row means.
 
-Used by ``_csv``, ``_fetch``, ``_replay`` and ``review``.
+Used by ``_csv._check``, ``_csv._file``, ``_fetch._result_formats`` and ``review._files``.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import stat
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
+from otel_connector._csv._ownership import open_regular, refuse_file_of_other_user
 from otel_connector._csv._parts import torn_file
 
 _BLOCK = 2**18  # bytes read at a time: larger is no faster, and this fits into a processor's cache
 _LAST_BLOCK = 4_096  # bytes that nearly always contain the end of the last row
 _ZEROS = bytes(_BLOCK)
-_LINKS = 40  # symbolic links in a chain, the limit of Linux
 
 
 def cut_torn_tail(fd: int, path: str) -> int:
@@ -70,55 +70,6 @@ def last_row_end(fd: int) -> int:
             return start + found + 1
         end = start
     return 0
-
-
-def open_regular(path: str, flags: int, open_file: Callable[[str, int, int], int] = os.open, mode: int = 0o600) -> int:
-    """Open a regular file, and refuse anything else without blocking.
-
-    Args:
-        path: The file.
-        flags: Those of `os.open`.
-        open_file: Called instead of `os.open`.
-        mode: Permissions of a file that is created.
-
-    Raises:
-        OSError: It cannot be opened, or is not a regular file.
-    """
-    # O_NONBLOCK: opening a FIFO with no process at its other end would block forever. No effect on a regular file
-    flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        fd = open_file(path, flags, mode)
-    except ValueError as error:  # a NUL or a lone surrogate in the path
-        raise OSError(errno.EINVAL, str(error), path) from error
-    with ExitStack() as on_error:
-        on_error.callback(os.close, fd)
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISDIR(mode):  # opened for reading; for writing, `open_file` has raised the same error
-            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "not a regular file", path)
-        on_error.pop_all()
-    return fd
-
-
-def refuse_links_of_other_users(path: str) -> None:
-    """Raise unless every symbolic link from `path` to the file belongs to this user or to root.
-
-    In a folder that other users may write, they could use a link to make this program write to a file of its user.
-
-    Raises:
-        OSError: A link belongs to another user, or the chain of links is too long.
-    """
-    for _ in range(_LINKS):
-        status = os.lstat(path)
-        if not stat.S_ISLNK(status.st_mode):
-            return
-        if status.st_uid not in {0, getattr(os, "geteuid", int)()}:
-            raise OSError(errno.EPERM, "a symbolic link that belongs to another user", path)
-        path = str(Path(path).parent / Path(path).readlink())
-        if not os.path.lexists(path):
-            return
-    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
 
 def blocks(fd: int, start: int, end: int, *, skip_holes: bool = False) -> Generator[bytes]:
@@ -192,15 +143,17 @@ def _torn_file(log_path: str, fd: int, log: os.stat_result) -> Generator[int]:
 
 def _open_torn(path: str, log: os.stat_result) -> tuple[int, bool]:
     """Open a file as private as the log, and no link of another user; return it, and whether it is new."""
-    nofollow = getattr(os, "O_NOFOLLOW", 0)
     try:
-        fd = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | nofollow)
+        fd = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, partial(os.open, mode=0o600))
     except FileExistsError:
-        fd = open_regular(path, os.O_RDWR | nofollow)
-        status = os.fstat(fd)
-        if status.st_nlink != 1 or status.st_uid not in {log.st_uid, 0, getattr(os, "geteuid", int)()}:
-            os.close(fd)
-            raise OSError(errno.EPERM, "a file of another user, or one with another hard link", path) from None
+        fd = open_regular(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        with ExitStack() as on_error:
+            on_error.callback(os.close, fd)
+            status = os.fstat(fd)
+            if status.st_nlink != 1:
+                raise OSError(errno.EPERM, "a file with another hard link", path) from None
+            refuse_file_of_other_user(path, status, log.st_uid, anywhere=True)
+            on_error.pop_all()
         return fd, False
     with suppress(AttributeError, OSError):  # if root repairs a log, its owner must be able to read and extend the file
         os.fchown(fd, log.st_uid, log.st_gid)

@@ -94,7 +94,7 @@ class RowWriter:
         monotonic: The clock, in seconds.
 
     Raises:
-        OSError: The file cannot be opened, is not a regular file, or is another user's symbolic link.
+        OSError: The file cannot be opened, is not a regular file, or it or its symbolic link is another user's.
         ValueError: The file has another header; it is not changed.
     """
 

@@ -27,11 +27,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from otel_connector._csv._lock import try_lock
-from otel_connector._csv._torn_tail import open_regular, refuse_links_of_other_users
+from otel_connector._csv._ownership import open_own
 from otel_connector._fetch._result_formats import format_of
 from otel_connector._fetch._result_line import calls, result_line
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
@@ -62,7 +61,7 @@ class ResultsFile:
     Raises:
         FileExistsError: It has results, and `resume` is False.
         BlockingIOError: Another process is writing it.
-        OSError: It cannot be opened, is not a regular file, or is a symbolic link that belongs to another user.
+        OSError: It cannot be opened, is not a regular file, or it or its symbolic link belongs to another user.
         ValueError: It does not contain JSON lines in this compression, or is damaged before its end; it is not changed.
         ImportError: The compression is zstd, and no library for it is installed.
     """
@@ -71,7 +70,7 @@ class ResultsFile:
         self.path = os.fspath(path)
         self.cut = 0
         self._format = format_of(self.path)  # first, so that no file is created if the library is missing
-        fd = _open(self.path)
+        fd = open_own(self.path, os.O_RDWR | os.O_APPEND, 0o600)
         try:
             self._prepare(fd, resume=resume)
             self._end = os.fstat(fd).st_size
@@ -222,14 +221,6 @@ def _close(fd: int, executor: SerialExecutor) -> OSError | None:
     except OSError as error:
         return error
     return None
-
-
-def _open(path: str) -> int:
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
-    if not Path(path).is_symlink():
-        return open_regular(path, flags | getattr(os, "O_NOFOLLOW", 0))
-    refuse_links_of_other_users(path)
-    return open_regular(path, flags)
 
 
 class ResultsSink:

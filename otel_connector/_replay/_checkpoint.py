@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from otel_connector._csv._lines import Position
-from otel_connector._csv._torn_tail import open_regular
+from otel_connector._csv._ownership import open_own
 
 _MARK = "otel_connector.replay"
 _SIZE_LIMIT = 2**26  # bytes; each file of a log takes about 200
@@ -77,7 +77,7 @@ def _replace(target: Path, text: str) -> None:
 
 def _read(path: str, key: Mapping[str, str]) -> dict[str, Position]:
     try:
-        with open(open_regular(path, os.O_RDONLY), "rb") as file:  # noqa: PTH123 - opens a descriptor
+        with open(open_own(path, os.O_RDONLY), "rb") as file:  # noqa: PTH123 - opens a descriptor
             text = file.read(_SIZE_LIMIT)
     except FileNotFoundError:
         return {}

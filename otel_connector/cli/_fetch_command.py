@@ -22,6 +22,7 @@ from otel_connector._arguments import TOKEN, checked_seconds
 from otel_connector._call._retry import RETRIED_STATUSES, RetryPolicy, checked_statuses
 from otel_connector._connector import AsyncConnector
 from otel_connector._csv._lines import read_log_head
+from otel_connector._csv._ownership import refuse_file_of_other_user
 from otel_connector._csv._parts import log_files
 from otel_connector._distinct_urls import SameRedactedForm
 from otel_connector._fetch._fetch import CONDITION_NAMES, Fetch, FetchOptions, StoppableLimiter
@@ -153,6 +154,7 @@ def _checked_logs(resume_from: Sequence[Path]) -> list[str]:
     logs = [os.fspath(path) for path in resume_from]
     with naming("--resume-from"):
         for path in log_files(logs):
+            refuse_file_of_other_user(path, Path(path).stat())
             read_log_head(path, may_be_empty=True)
     return logs
 

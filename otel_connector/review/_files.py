@@ -15,8 +15,9 @@ from pathlib import Path
 
 from otel_connector._csv._format import HEADER
 from otel_connector._csv._lines import LINE_LIMIT, open_log, read_head
+from otel_connector._csv._ownership import open_regular
 from otel_connector._csv._parts import torn_file
-from otel_connector._csv._torn_tail import blocks, last_row_end, open_regular
+from otel_connector._csv._torn_tail import blocks, last_row_end
 
 # DuckDB drops blanks between a comma and a quote. This expression finds all of them, and a few texts with quotes. It
 # starts with a quote, because `re` finds a single character faster than anything else

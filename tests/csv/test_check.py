@@ -631,7 +631,7 @@ def test_repair_refuses_a_torn_file_of_another_user(path: Path) -> None:
     torn_of(path).touch()
     os.chown(torn_of(path), UNPRIVILEGED, UNPRIVILEGED)
 
-    with pytest.raises(PermissionError, match="a file of another user"):
+    with pytest.raises(PermissionError, match="belongs to another user"):
         repair(path)
 
     assert path.read_bytes() == LOG + TAIL

@@ -157,6 +157,7 @@ WINGS = [
         "_csv",
         (OTEL, "aiohttp", "asyncio"),
         {
+            "_ownership": (),
             "_parts": (),
             "_lock": (),
             "_options": (),
