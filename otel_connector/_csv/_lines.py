@@ -18,7 +18,7 @@ import gzip
 import os
 import re
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from io import BufferedIOBase, BufferedReader
@@ -239,9 +239,9 @@ def hash_of(line: bytes) -> str:
     return blake2b(line, digest_size=16).hexdigest()
 
 
-def go_to(file: BufferedIOBase, position: Position) -> Position:
-    """Move to a position, or to the beginning if the line before the position is another one by now."""
-    if position.offset:
+def go_to(file: BufferedIOBase, positions: Iterable[Position]) -> Position:
+    """Move to the first position before which its line is, or to the beginning. A position may be of another file."""
+    for position in positions:
         with suppress(*BAD_GZIP):
             _skip(file, 0, position.last)
             line = file.readline(LINE_LIMIT)

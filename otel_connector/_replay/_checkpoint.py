@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,37 @@ class Checkpoint:
         path: The file. It is created by the first `save`.
         key: What was sent, and to which endpoint. A file with another key is ignored, and replaced by the first `save`.
         earlier: Files of earlier versions, which are read as well. A position in `path` is preferred.
+        others: Checkpoints of other logs. They have the positions of files that were renamed since.
         ignore_checkpoint: Ignore the files in any case.
 
     Raises:
-        OSError: A file cannot be read, or is not a checkpoint. It is not changed.
+        OSError: `path`, or a file of an earlier version, cannot be read, or is not a checkpoint. It is not changed.
     """
 
-    def __init__(self, path: str, key: Mapping[str, str], earlier: Iterable[str], *, ignore_checkpoint: bool) -> None:
+    def __init__(
+        self,
+        path: str,
+        key: Mapping[str, str],
+        earlier: Iterable[str],
+        *,
+        others: Iterable[str] = (),
+        ignore_checkpoint: bool,
+    ) -> None:
         self._path, self._key = path, dict(key)
         found = ChainMap(*(_read(each, self._key) for each in dict.fromkeys((path, *earlier))))
         self._positions = {} if ignore_checkpoint else dict(found)
+        self._others = [] if ignore_checkpoint else list(map(self._read_other, dict.fromkeys(others)))
         self._saved = False
 
-    def position(self, identity: str) -> Position:
-        """Return how far a log has been sent."""
-        return self._positions.get(identity, Position())
+    def _read_other(self, path: str) -> dict[str, Position]:
+        with suppress(OSError):  # another program's file, or another user's
+            return _read(path, self._key)
+        return {}
+
+    def positions(self, identity: str) -> list[Position]:
+        """Return how far a log may have been sent, the furthest first; each has to be compared with the log."""
+        found = (each[identity] for each in (self._positions, *self._others) if identity in each)
+        return sorted(found, reverse=True)
 
     def save(self, identity: str, position: Position) -> None:
         """Store how far a log has been sent. After a crash the file has its old or its new content.

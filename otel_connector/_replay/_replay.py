@@ -18,9 +18,10 @@ import math
 import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from logging.handlers import BufferingHandler
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.environment_variables import (
@@ -157,7 +158,8 @@ class Replay:
         row_filter: Which rows to send.
         rate: Maximum number of spans per second. None sets no limit.
         checkpoint: The file that stores how far each log has been sent. Default: ``<log>.replayed``, one for all files
-            of a log, even if rotation or compression renames them (`log_name`).
+            of a log, even if rotation or compression renames them (`log_name`). If ``mv`` has renamed a log, its
+            position is found in the checkpoints of the logs that are or were in its folder and in the one above.
         ignore_checkpoint: Send all rows, also those that were sent before.
         monotonic: A clock that never steps back, in seconds.
         sleep: Waits for a number of seconds.
@@ -202,10 +204,11 @@ class Replay:
         for log in self._logs:
             name = log_name(log.path) + CHECKPOINT_SUFFIX if checkpoint is None else os.fspath(checkpoint)
             files.setdefault(name, []).append(log.path)
+        others = [] if checkpoint is not None else _checkpoints_near(files)
         for name, paths in files.items():
             # Version 0.1.0 stored the position of each file beside it, under the name that the file had then
             earlier = [path + CHECKPOINT_SUFFIX for path in paths if checkpoint is None]
-            found = Checkpoint(name, key, earlier, ignore_checkpoint=ignore_checkpoint)
+            found = Checkpoint(name, key, earlier, others=others, ignore_checkpoint=ignore_checkpoint)
             self._checkpoints |= dict.fromkeys(paths, found)
         self._sent_calls = RecentCalls(REMEMBERED)
         self._replayed = Replayed(size=sum(log.size for log in self._logs))
@@ -237,7 +240,7 @@ class Replay:
         checkpoint = self._checkpoints[log.path]
         with _lines.open_log(log.path) as (raw, file):
             log = _lines.identify(log.path, raw, file)  # rotation may have renamed the file that had this name
-            position = _lines.go_to(file, checkpoint.position(log.identity))
+            position = _lines.go_to(file, checkpoint.positions(log.identity))
             checkpoint.save(log.identity, position)  # if this fails, nothing has been sent
             self._replayed.skipped += position.sent
             end, batch = (log.size if file is raw else None), _SpanBatch()
@@ -312,6 +315,16 @@ class Replay:
         if (wait := self._next - self._monotonic()) > 0:
             self._sleep(wait)
         self._next = max(self._next, self._monotonic()) + count / self._rate
+
+
+def _checkpoints_near(checkpoints: Iterable[str]) -> list[str]:
+    """Return the checkpoints in the folders of some others, and in the folders above these."""
+    folders = {folder: None for name in checkpoints for folder in (*Path(os.path.realpath(name)).parents,)[:2]}
+    found: list[str] = []
+    for folder in folders:
+        with suppress(OSError):  # it is gone, or cannot be listed
+            found += sorted(str(path) for path in folder.iterdir() if path.name.endswith(CHECKPOINT_SUFFIX))
+    return found
 
 
 def open_otlp(redactor: Redactor | None = None) -> tuple[SpanExporter, str]:

@@ -609,6 +609,8 @@ RENAMED = {  # how the first file is called later, and what the second replay na
     "by logrotate, with a date": ("h.csv-20261129.gz", ["h.csv*"]),
     "by a pattern": ("h.000001.csv.gz", ["*"]),
     "compressed": ("h.csv.gz", ["h.csv.gz", "h.csv"]),
+    "with a date": ("h.20261128.csv", ["h.20261128.csv", "h.csv"]),
+    "with an ISO date, and compressed": ("h.2026-11-28T09:30:00Z.csv.gz", ["h.2026-11-28T09:30:00Z.csv.gz", "h.csv"]),
 }
 
 
@@ -628,6 +630,66 @@ def test_rows_of_a_file_that_was_renamed_or_compressed_are_not_sent_again(
         assert (counted.sent, counted.skipped, counted.duplicates, counted.damaged) == (sent, skipped, 0, 0)
     assert sorted(exporter.numbers()) == [0, 1, 2, 3, 4]
     assert [path.name for path in tmp_path.iterdir() if "replayed" in path.name] == ["h.csv.replayed"]
+
+
+MOVED = ["old.csv", "old.csv.gz", "2026-11-28/h.csv", "archive/old.csv.gz", "h.csv.bak", "h.csv~", "h-old"]
+
+
+@pytest.mark.parametrize("target", MOVED)
+@pytest.mark.parametrize("how", ["mv", "copytruncate"])
+def test_rows_of_a_log_that_got_any_other_name_are_not_sent_again(
+    how: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The position is in the checkpoint of the name that the file had. Each file is replayed by its own command."""
+    monkeypatch.chdir(tmp_path)
+    log, moved = Path("h.csv"), Path(target)
+    exporter, content = CollectingExporter(), HEADER + rows(0, 1)
+    replay(write_file(log, content), into=exporter)
+    if how == "mv":
+        log.unlink()
+    moved.parent.mkdir(exist_ok=True)
+    content += rows(2)
+    write_file(moved, gzip.compress(content) if target.endswith(".gz") else content)
+    write_file(log, HEADER + rows(3, 4))
+    for sent, skipped in ((1, 2), (0, 3)):
+        counted = replay(moved, into=exporter)
+        assert (counted.sent, counted.skipped) == (sent, skipped)
+    for sent, skipped in ((2, 0), (0, 2)):
+        counted = replay(log, into=exporter)
+        assert (counted.sent, counted.skipped) == (sent, skipped)
+    assert replay(moved.rename(moved.with_name("again.csv")), into=exporter).skipped == 3
+    assert exporter.numbers() == [0, 1, 2, 3, 4]
+
+
+def test_the_furthest_position_that_fits_the_file_counts(tmp_path: Path) -> None:
+    """A log that was moved, sent on and moved back; and a copy that has fewer rows than the log has by now."""
+    log, copy = tmp_path / "h.csv", tmp_path / "copy.csv"
+    replay(write_file(log, HEADER + rows(0)), into=CollectingExporter())
+    replay(write_file(copy, HEADER + rows(0, 1, 2)), into=CollectingExporter())
+    assert replay(write_file(log, HEADER + rows(0, 1, 2, 3)), into=CollectingExporter()).sent == 1
+    assert replay(write_file(copy, HEADER + rows(0, 1)), into=CollectingExporter()).skipped == 0
+    write_file(log, HEADER + rows(0, 9))
+    replay(log, into=CollectingExporter())
+    assert replay(copy, into=CollectingExporter()).skipped == 2
+
+
+@pytest.mark.parametrize("content", [b"another program's", b"", None], ids=["another file", "empty", "a folder"])
+def test_other_files_with_the_name_of_a_checkpoint_do_not_stop_a_replay(content: bytes | None, logs_csv: Path) -> None:
+    other = logs_csv.with_name("other.csv.replayed")
+    if content is None:
+        other.mkdir()
+    else:
+        other.write_bytes(content)
+    write_file(logs_csv, HEADER + rows(0, 1))
+    assert [replay(logs_csv, into=CollectingExporter()).skipped for _ in range(2)] == [0, 2]
+    assert content is None or other.read_bytes() == content
+
+
+def test_a_position_of_another_endpoint_does_not_count_for_a_renamed_log(logs_csv: Path) -> None:
+    replay(write_file(logs_csv, HEADER + rows(0, 1)), into=CollectingExporter())
+    moved = logs_csv.rename(logs_csv.with_name("old.csv"))
+    assert replay(moved, into=CollectingExporter(), to="http://another").sent == 2
+    assert replay(moved, into=CollectingExporter(), ignore_checkpoint=True).sent == 2
 
 
 @pytest.mark.parametrize("names", list(itertools.permutations(["link.csv", "data/h.csv", "l*.csv"])))
