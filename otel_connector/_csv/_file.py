@@ -36,6 +36,10 @@ _OPENING_TIMEOUT = 5.0  # seconds; a program that holds the lock for longer is n
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO})
 
 
+class NotRotated(OSError):
+    """The log has no new file; rows are written to the old one."""
+
+
 class AppendFile:
     """A log that is open for appending.
 
@@ -141,12 +145,15 @@ class AppendFile:
         """Rename the file to its next part, unless another process has renamed it. Links stay.
 
         Raises:
-            OSError: The file has its old name.
+            NotRotated: The file has its old name. Only the rename may fail: EBUSY for a file that is mounted by itself.
         """
-        with self._locked():
-            if not self.moved:
-                real = Path(os.path.realpath(self._path))
-                real.rename(next_part(real))
+        try:
+            with self._locked():
+                if not self.moved:
+                    real = Path(os.path.realpath(self._path))
+                    real.rename(next_part(real))
+        except OSError as error:
+            raise NotRotated(str(error)) from error
 
     def sync(self) -> None:
         """Call fsync.

@@ -60,7 +60,7 @@ from itertools import chain
 from typing import Any, cast
 
 from otel_connector._csv._backlog import Backlog
-from otel_connector._csv._file import AppendFile, absolute
+from otel_connector._csv._file import AppendFile, NotRotated, absolute
 from otel_connector._csv._flusher import Flusher, keep_until_flushed, with_pending_rows
 from otel_connector._csv._fsync import UnsyncedRows
 from otel_connector._csv._options import LogOptions
@@ -112,7 +112,7 @@ class RowWriter:
         self._options = options
         self._monotonic = monotonic
         self._closed = False
-        self._throttle = LogThrottle()
+        self._throttle, self._rotations = LogThrottle(), LogThrottle()
         self._received = self._lost = 0
         self._reset()
         self._log: AppendFile | None = self._open(overwrite=options.overwrite)
@@ -320,10 +320,13 @@ class RowWriter:
     def _warn(self) -> None:
         """Log the last failure, without the lock, because a log handler may do anything."""
         error, self._failure = self._failure, None
-        if error is None or (suffix := self._throttle.admit(self._monotonic())) is None:
+        throttle, what = self._throttle, f"written, {self.counts().waiting} rows wait"
+        if isinstance(error, NotRotated):
+            throttle, what = self._rotations, "rotated, its rows go on into the old file"
+        if error is None or (suffix := throttle.admit(self._monotonic())) is None:
             return
         try:
-            _logger.warning("%s cannot be written, %d rows wait: %s%s", self.path, self.counts().waiting, error, suffix)
+            _logger.warning("%s cannot be %s: %s%s", self.path, what, error, suffix)
         except BaseException as problem:  # noqa: BLE001 - of a log handler of the application; the call must go on
             pass_on(problem)
 
@@ -346,7 +349,7 @@ class RowWriter:
         except (OSError, ValueError) as error:
             if not log.has_name:
                 raise
-            self._failure = error  # rows go to the old file, under its new name, until a new one can be opened
+            self._failure = NotRotated(str(error))  # until a new file can be opened
             return
         waiting = len(self._backlog.rows)
         self._close_log(log)
@@ -364,13 +367,12 @@ class RowWriter:
     def _after_rotation(self, log: AppendFile) -> AppendFile:
         """Rename a full file to the name of a part, and return the new file.
 
-        If that fails, or no new file can be created, return the old one without its limits: rows are more important
-        than the size of the file.
+        If that fails, or no new file can be created, return the old one without its limits: rows matter more.
         """
         self._check_path_at = 0.0
         try:
             log.rename_to_part()
-        except OSError as error:
+        except NotRotated as error:
             self._failure = error
         new = self._current()
         if new is log:

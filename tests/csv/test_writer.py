@@ -15,6 +15,7 @@ import os
 import resource
 import stat
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import processes
+from support import faulty_disks, processes
 
 from otel_connector._csv import _file, _lock, _writer
 from otel_connector._csv._check import repair
@@ -613,18 +614,67 @@ def test_rotation_by_bytes_starts_a_new_file_before_the_limit_is_exceeded(path: 
     assert parts(path) == [HEADER + rows[0] + rows[1], HEADER + rows[2], HEADER + rows[3], HEADER + rows[4]]
 
 
-def test_a_failed_rename_is_logged_and_rows_stay_in_the_old_file(
-    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError(errno.EPERM, "not today")
-
+def assert_only_the_rotation_fails(path: Path, caplog: pytest.LogCaptureFixture, cause: str) -> None:
+    """Every row is written, and one line says what cannot be done: not the writing."""
     writer = RowWriter(path, HEADER, LogOptions(rotate_rows=1))
-    monkeypatch.setattr(Path, "rename", refuse)  # before Python 3.11 it does not look up os.rename
     for number in range(3):
         assert writer.write([row(number)])
     assert path.read_bytes() == HEADER + row(0) + row(1) + row(2)
-    assert "not today" in caplog.text
+    assert (writer.counts().waiting, writer.counts().lost) == (0, 0)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{path} cannot be rotated, its rows go on into the old file: ")
+    assert cause in line
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EPERM, errno.EACCES, errno.EXDEV, errno.EROFS, errno.ENOSPC])
+def test_a_failed_rename_is_logged_and_rows_stay_in_the_old_file(
+    number: int, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "rename", refuse)  # before Python 3.11 it does not look up os.rename
+    assert_only_the_rotation_fails(path, caplog, os.strerror(number))
+
+
+def test_a_log_that_is_mounted_by_itself_is_written_but_not_rotated(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with ``docker run -v /data/logs.csv:/logs.csv``."""
+    path.touch()
+    with faulty_disks.mounted(path, "--bind", path):
+        assert_only_the_rotation_fails(path, caplog, "Device or resource busy")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_a_log_in_a_folder_that_cannot_be_changed_is_written_but_not_rotated(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "logs.csv")
+        path.touch()
+        os.chown(path, 65_534, 65_534)
+        Path(folder).chmod(0o755)
+        os.seteuid(65_534)
+        try:
+            assert_only_the_rotation_fails(path, caplog, "Permission denied")
+        finally:
+            os.seteuid(0)
+
+
+def test_a_rotation_that_fails_does_not_hide_a_disk_that_fails(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = RowWriter(path, HEADER, LogOptions(rotate_rows=1))
+    with monkeypatch.context() as patch:
+        failing(patch, _file, "next_part", errno.EBUSY)
+        assert writer.write([row(0), row(1)])
+    with full_disk(writer):
+        assert not writer.write([row(2)])
+    assert [record.getMessage().split(",")[0] for record in caplog.records] == [
+        f"{path} cannot be rotated",
+        f"{path} cannot be written",
+    ]
 
 
 def test_rows_stay_in_the_old_file_when_rotation_cannot_open_a_new_one(

@@ -103,9 +103,10 @@ def _unmount(folder: Path) -> None:
 
 @contextlib.contextmanager
 def mounted(folder: Path, *arguments: str | os.PathLike[str]) -> Iterator[Path]:
-    """Mount a file system on a folder during the block. The folder is created if it does not exist."""
+    """Mount a file system on a folder, or a file on a file, during the block. The folder is created if necessary."""
     need("mount", "umount")
-    folder.mkdir(exist_ok=True)
+    if not folder.exists():
+        folder.mkdir()
     before = len(_mounts_on(folder))
     run("mount", *arguments, folder)
     try:
