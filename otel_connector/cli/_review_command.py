@@ -36,13 +36,21 @@ from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, code_of_condition
 from otel_connector.cli._fail_if import Condition, parse
 from otel_connector.cli._option_errors import InvalidOption, naming
 from otel_connector.cli._review_view import answer_table, file_lines, summary_view
-from otel_connector.cli._terminal import can_animate, output_console, print_errors, print_lines, tolerant_console
+from otel_connector.cli._terminal import (
+    can_animate,
+    output_console,
+    print_document,
+    print_errors,
+    print_lines,
+    tolerant_console,
+)
 from otel_connector.review import Calls, Comparison, Summary, html_report, load, save_pictures, summarize
 from otel_connector.review import compare as compare_logs
 from otel_connector.review._compare_text import markdown as markdown_of
 from otel_connector.review._filters import InvalidCondition, condition
 from otel_connector.review._formats import CONDITION_NAMES, as_csv, as_json, as_markdown, values
 from otel_connector.review._query import Answer
+from otel_connector.review._repaired import MAX_UNPACKED_BYTES
 from otel_connector.review._trace_url import TraceURL
 
 # \b is the escape of click for a paragraph that must not be wrapped
@@ -96,6 +104,7 @@ def review(
     sql: options.Sql = None,
     follow: options.Follow = False,
     top: options.Top = 20,
+    max_unpacked_bytes: options.MaxUnpackedBytes = MAX_UNPACKED_BYTES,
 ) -> None:
     """Summarise a log: calls, rate, latency, failures, changes.
 
@@ -107,7 +116,8 @@ def review(
     outputs = {**targets, "--trace-url": trace_url}
     try:
         form = _form(json=json, csv=csv, markdown=markdown)
-        read = partial(load, where=_condition(project, since, until, where))
+        where_all = _condition(project, since, until, where)
+        read = partial(load, where=where_all, max_unpacked_bytes=max_unpacked_bytes)
         console = output_console()
         if compare:
             _refuse({"--csv": csv, "--follow": follow, **outputs, "--sql": sql}, beside="--compare")
@@ -175,9 +185,9 @@ def _compare(
     if form == "text":
         show_comparison(console, comparison)
     elif form == "json":
-        typer.echo(dumps(comparison.to_dict(), indent=2, ensure_ascii=False))
+        print_document(dumps(comparison.to_dict(), indent=2, ensure_ascii=False))
     else:
-        typer.echo(markdown_of(comparison).rstrip("\n"))
+        print_document(markdown_of(comparison))
     if failing is None:
         return 0
     if not any(row.test for row in comparison.total.differences):
@@ -237,7 +247,7 @@ def _print_summary(console: Console, summary: Summary, form: str) -> None:
     if form == "text":
         console.print(_screen(console, summary), crop=False)
     else:
-        typer.echo({"json": as_json, "csv": as_csv, "markdown": as_markdown}[form](summary).rstrip("\n"))
+        print_document({"json": as_json, "csv": as_csv, "markdown": as_markdown}[form](summary))
 
 
 def _screen(console: Console, summary: Summary) -> Group:
@@ -255,7 +265,7 @@ def _print_answer(console: Console, calls: Calls, sql: str, form: str) -> int:
         console.print(answer_table(answer))
     else:
         forms = {"json": answer.as_json, "csv": answer.as_csv, "markdown": answer.as_markdown}
-        typer.echo(forms[form]().rstrip("\n"))
+        print_document(forms[form]())
     return USAGE if any(file.problem for file in calls.files) else 0
 
 

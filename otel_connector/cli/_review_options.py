@@ -44,4 +44,12 @@ Sql = Annotated[
     str | None, typer.Option(metavar="QUERY", help="Print the result of this query (DuckDB SQL) on the table calls.")
 ]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Update the summary while the log grows, until Ctrl-C.")]
+MaxUnpackedBytes = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Maximum size of all compressed logs after decompression. A log that exceeds it is not read.",
+    ),
+]
 Top = Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of projects, hosts and errors to list.")]

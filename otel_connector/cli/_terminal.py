@@ -80,6 +80,17 @@ def output_console() -> Console:
     return Console(highlight=False)
 
 
+def print_document(text: str) -> None:
+    """Print a document for programs (JSON, CSV, Markdown) in UTF-8, in any locale (RFC 8259, section 8.1).
+
+    A lone surrogate, which a file name can contain, is escaped as in JSON.
+    """
+    with suppress(AttributeError):  # a replacement of stdout may not have this method
+        cast("Any", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
 def tolerant_console(stream: TextIO) -> Console:
     """Return a console on `stream`, for messages beside the result: an output error is ignored."""
     return Console(file=cast("TextIO", TolerantStream(stream)), highlight=False)

@@ -99,6 +99,7 @@ WINGS = [
             "_noise": (),
             "_files": (),
             "_repaired": (),
+            "_sources": ("csv", "duckdb"),
             "_load": (),
             "_summary": (),
             "_points": (),

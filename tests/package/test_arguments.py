@@ -173,7 +173,11 @@ WRONG: dict[Callable[..., object], tuple[Callable[..., object], dict[str, Any], 
         | {"options": {"resume": True}},
     ),
     fetch_chunk: (lambda **arguments: asyncio.run(fetch_chunk(**arguments)), {}, {"chunk": 1}),
-    review.load: (lambda **arguments: review.load("logs.csv", **arguments), {}, {"where": " "}),
+    review.load: (
+        lambda **arguments: review.load("logs.csv", **arguments),
+        {},
+        {"where": " ", "max_unpacked_bytes": 0},
+    ),
     review.summarize: (review.summarize, {"calls": new(review.Calls)}, {"calls": "logs.csv", "top": -1}),
     review.compare: (
         review.compare,
