@@ -13,13 +13,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from rich.console import Group
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from otel_connector._units import counted, duration, rate
-from otel_connector.cli._terminal import print_lines, table, tolerant_console
+from otel_connector.cli._terminal import live_view, print_lines, show, styled, table, tolerant_console
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +61,7 @@ class FetchView:
             while True:
                 await asyncio.sleep(self._line_interval)
                 await asyncio.to_thread(print_lines, self._console, progress_line(self._fetch.progress()))
-        with Live(get_renderable=self._display, console=self._console, transient=True, refresh_per_second=4):
+        with live_view(self._console, get_renderable=self._display, transient=True, refresh_per_second=4):
             while True:
                 self._latest = self._fetch.progress()
                 await asyncio.sleep(_UPDATE_INTERVAL)
@@ -74,8 +72,8 @@ class FetchView:
         first.add_column(ratio=1)
         first.add_column(no_wrap=True, justify="right")
         bar = ProgressBar(total=now.total, completed=now.done, pulse=now.total is None)
-        first.add_row(bar, Text(_completion(now)))
-        second = Text(no_wrap=True, overflow="ellipsis")
+        first.add_row(bar, styled(_completion(now)))
+        second = styled("", overflow="ellipsis")
         for number, (text, style) in enumerate(_figures(now)):
             second.append("   " if number else "").append(text, style)
         return Group(first, second)
@@ -93,9 +91,9 @@ def show_result(run: Fetch, log: Path, out: Path | None) -> None:
     console = tolerant_console(sys.stdout)
     if run.failures:
         failures = table("Failed", "Calls")
-        for name, count in run.failures.most_common(10):
-            failures.add_row(Text(name, style="red"), f"{count:,}")
-        console.print(failures, "")
+        for name, count in run.failures.most_common():
+            failures.add_row(styled(name, "red"), f"{count:,}")
+        show(console, failures, "")
     print_lines(console, f"{'Stopped' if run.stopped else 'Done'}: {result_line(run.progress())}")
     print_lines(console, f"Log: {log.absolute()}", *([] if out is None else [f"Results: {out.absolute()}"]))
 
