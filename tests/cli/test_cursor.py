@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
 from collections.abc import Iterator
@@ -67,8 +68,10 @@ def test_a_fetch_that_continues_in_the_background_leaves_the_cursor_to_the_shell
     fetching.command("bg")
     fetching.read_until(rb"1 in flight", before)
     assert HIDDEN not in fetching.output[before:]
-    os.kill(fetching.job, signal.SIGTERM)
-    assert ended(fetching) == -signal.SIGTERM
+    os.kill(fetching.job, signal.SIGINT)
+    fetching.read_until(rb"second Ctrl-C", before)
+    os.kill(fetching.job, signal.SIGINT)
+    assert ended(fetching) == 130
 
 
 def test_a_job_that_starts_in_the_background_prints_lines(tmp_path: Path) -> None:
@@ -162,3 +165,14 @@ def test_a_view_in_another_thread_sets_no_handler() -> None:
     thread.start()
     thread.join()
     assert found == [signal.SIG_DFL]
+
+
+def test_a_terminal_that_takes_no_output_is_not_waited_for() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    while select.select([], [writer], [], 0)[1]:
+        os.write(writer, bytes(4_096))
+    os.set_blocking(writer, True)
+    _cursor._write(writer, SHOWN)
+    os.close(reader)
+    os.close(writer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -127,6 +128,26 @@ def test_top_is_obeyed_in_a_pipe_and_on_a_terminal(top: int, folder: Path) -> No
     for text in (run(folder, arguments, {}).out, SGR.sub("", screen)):
         assert len(re.findall(r"^a long name", text, re.MULTILINE)) == min(top, PROJECTS)
         assert (f"and {PROJECTS - top:,} more" in text) is (top < PROJECTS)
+
+
+@pytest.mark.parametrize(("columns", "head"), [(80, "Before"), (200, "Test, or reason for none")])
+def test_a_comparison_fits_a_terminal(columns: int, head: str, folder: Path) -> None:
+    text = SGR.sub("", on_a_screen(folder, COMMANDS["review --compare"], (24, columns)))
+    assert head in text
+    assert max(map(len, text.split("\r\n"))) <= columns
+
+
+def test_without_arguments_the_help_is_shown(folder: Path) -> None:
+    done = run_here(folder)
+    assert "\nCommands:\n" in done.out + done.error
+
+
+def test_a_closed_stream_has_no_size_and_no_handler_of_last_resort_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match="closed"):
+        _terminal.TolerantStream(None).fileno()
+    monkeypatch.setattr(logging, "lastResort", None)
+    _terminal.escape_log_lines()
+    assert logging.lastResort is None
 
 
 def test_no_command_prints_but_through_this_module() -> None:
