@@ -200,7 +200,7 @@ def _run(run: Fetch, *, quiet: bool) -> None:
     if not quiet:
         show_start(console, run, name)
     telemetry = configure("otel-connector-fetch") if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") else nullcontext()
-    view = None if quiet else FetchView(console, run, animated=can_animate(console, sys.stderr))
+    view = None if quiet else FetchView(console, run, animated=can_animate(console))
     with telemetry, suppress(KeyboardInterrupt):
         run_on_loop(_run_until_stopped(run, view))
 

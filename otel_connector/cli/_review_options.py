@@ -14,6 +14,8 @@ import typer
 
 from otel_connector.cli._option_errors import path_option
 
+DEFAULT_TOP = 20  # projects, hosts and errors
+
 Files = Annotated[
     list[str],
     typer.Argument(metavar="FILES...", help="Logs, plain or gzip, complete or being written; or quoted patterns."),
@@ -52,4 +54,11 @@ MaxUnpackedBytes = Annotated[
         help="Maximum size of all compressed logs after decompression. A log that exceeds it is not read.",
     ),
 ]
-Top = Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of projects, hosts and errors to list.")]
+Top = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help=f"Maximum number of projects, hosts and errors to list. Default: {DEFAULT_TOP}, or what fits a terminal.",
+    ),
+]

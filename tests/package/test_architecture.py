@@ -55,6 +55,7 @@ WINGS = [
         (OTEL,),
         {
             "_fail_if": ("aiohttp", "asyncio", *TERMINAL),
+            "_cursor": ("aiohttp", "asyncio", "rich", "typer"),
             "_terminal": ("aiohttp", "asyncio", "typer"),
             "_option_errors": ("aiohttp", "asyncio", "rich"),
             "_exit_codes": ("aiohttp", "asyncio"),
