@@ -74,7 +74,7 @@ class Call:
         self._exchange: Exchange | None = None
         self._permit: Permit | None = None
         self._failure: ConnectorError | None = None
-        self._given: tuple[Any, Any, dict[str, Any]] | None = None  # session, URL and options
+        self._given: tuple[Any, Any, dict[str, Any]] = None, None, {}  # session, URL and options
         self._credentials: tuple[Exchange | None, frozenset[str]] | None = None  # those of the last attempt
         self._paid: int | None = None  # tokens of the last retry
         self._stopped_ns: int | None = None
@@ -384,12 +384,10 @@ class Call:
         """Return the message of an error without secrets, and without the credentials that the call has sent."""
         redactor, exchange = self._settings.redactor, self._exchange
         if self._credentials is None or self._credentials[0] is not exchange:
-            sent: frozenset[str] = frozenset()
-            if self._given is not None and isinstance(self._given[0], ClientSession):
-                session, url, options = self._given
-                sent = credentials_of(
-                    session, url if self._target is None else self._target.url, options, exchange, redactor
-                )
+            (session, url, options), sent = self._given, frozenset[str]()
+            if isinstance(session, ClientSession):
+                known = url if self._target is None else self._target.url
+                sent = credentials_of(session, known, options, exchange, redactor)
             self._credentials = exchange, sent
         return redactor.text(message_of(error), self._credentials[1])
 

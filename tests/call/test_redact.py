@@ -198,6 +198,9 @@ def test_what_is_encoded_too_often_is_redacted_as_a_whole() -> None:
         # parameters of a path segment (RFC 3986, section 3.3)
         ("https://h/;token=/;token=;v?c", None),
         (f"https://h/a;jsessionid={CANARY};v=1/b?c", "https://h/a;jsessionid=REDACTED;v=1/b?c"),
+        (f"https://h/http://i/a;token={CANARY}%3Fx=1", "https://h/http://i/a;token=REDACTED%3Fx=1"),
+        # userinfo in a value that is redacted
+        (f"https://h/?token=//u:{CANARY}@i/&x=%3D", "https://h/?token=REDACTED&x=%3D"),
         # no host, because the password has unencoded delimiters
         (f"http://user:p@#{CANARY}@h/", "http://REDACTED"),
         (f"http://user:p@/{CANARY}@h/", "http://REDACTED@h/"),
