@@ -4,7 +4,7 @@
 that it is complete to the point where the attempt ended. This file does not know how errors are mapped, nor retries,
 telemetry or the log.
 
-Used by ``_call._aiohttp_errors``, ``_call._body``, ``_call._call`` and ``_call._transport``.
+Used by ``_call._aiohttp_errors``, ``_call._body``, ``_call._call``, ``_call._credentials`` and ``_call._transport``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 """The statuses whose Location aiohttp follows."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Request:
     """What every attempt of a call sends.
 
@@ -68,7 +68,7 @@ class Request:
         return self.session.auto_decompress if decompress is None else decompress
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Exchange:
     """What is known about one attempt so far.
 
@@ -100,6 +100,7 @@ class Exchange:
         limit: The `time_limit` of the attempt.
         before_redirect: Awaited before the request of a redirect, with its URL and the headers of the redirect.
         headers: Those of the last redirect.
+        sent_with: The headers of the last request, and the user and the headers for its proxy; see `_credentials`.
     """
 
     request: Request
@@ -124,6 +125,7 @@ class Exchange:
     limit: object = None
     before_redirect: Callable[[URL, MultiMapping[str]], Awaitable[None]] | None = None
     headers: MultiMapping[str] | None = None
+    sent_with: tuple[Any, Any, Any] = (None, None, None)
 
     @property
     def requested(self) -> URL:
@@ -146,6 +148,7 @@ class Exchange:
             await self._follow(request, self.target)
         if special := request.response_class is not ClientResponse:
             self._bound_from_start(request)
+        self.sent_with = request.headers, request.proxy_auth, request.proxy_headers
         response = await handler(request)
         self.answered, self.status, self.version = True, response.status, response.version
         if self.follows and response.status in REDIRECTS:

@@ -70,7 +70,7 @@ class CallSettings:
         return target
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Target:
     """What a call requests.
 

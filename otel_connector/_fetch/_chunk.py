@@ -43,12 +43,12 @@ class Chunk:
         ValueError: An argument is out of range; the message names it.
     """
 
-    urls: Sequence[str]
+    urls: Sequence[str] = field(repr=False)  # these and the options may contain secrets
     project: str
     log: str
     results: str | None = None
-    connector: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    connector: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     max_concurrency: int = 100
 
     def __post_init__(self) -> None:

@@ -95,7 +95,7 @@ class FetchOptions:
     concurrency: int
     resume: bool | Sequence[str] = False
     dedupe: bool = False
-    call_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    call_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     results: ResultsFile | None = None
 
 

@@ -121,6 +121,28 @@ async def test_without_resume_the_outcomes_distinguish_the_urls(api: FaultServer
         assert len([outcome async for outcome in connector(log).get_many(session, urls, "P")]) == 2
 
 
+async def test_urls_of_an_older_log_that_only_redaction_makes_equal_are_not_known(api: FaultServer, log: Log) -> None:
+    """``key`` was no secret in the older run: another value is another resource, and is requested."""
+    older = connector(log, redact_params=["sig"])
+    assert len(await fetched(older, [api.url("/f?key=1&sig=a"), api.url("/f?key=2&sig=a"), api.url("/f?n=1")])) == 3
+    assert await fetched(connector(log), [api.url("/f?key=9&sig=b"), api.url("/f?n=1")]) == [api.url("/f?key=9&sig=b")]
+    # Its row has the redacted form, by which it is recognized now
+    assert await fetched(connector(log), [api.url("/f?key=9&sig=c")]) == []
+
+
+async def test_a_url_of_an_older_log_is_known_by_its_redacted_form(api: FaultServer, log: Log) -> None:
+    older, url, long = connector(log, redact_params=["sig"]), api.url("/f?key=1"), api.url("/f?key=1&n=" + "a" * 9_000)
+    log.path.write_bytes(HEADER + rows(*(call(number, url=url) for number in (1, 2))))
+    outcomes = AsyncConnector(log.path).get_many
+    async with aiohttp.ClientSession() as session:
+        run = outcomes(session, [url], "P", resume=True)
+        assert [outcome async for outcome in run] == []
+        assert run.resumed is not None
+        assert run.resumed.done == 1
+    await fetched(older, [long])  # it is cut in the log, so its end is unknown
+    assert await fetched(connector(log), [long]) == [long]
+
+
 async def test_rows_of_an_older_log_are_redacted_as_now_before_they_are_compared(api: FaultServer, log: Log) -> None:
     """A URL that is unknown after that is requested again, never left out."""
     older = [

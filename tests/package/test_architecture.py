@@ -134,6 +134,7 @@ WINGS = [
             "_pacing": (),
             "_urls": ("aiohttp", "asyncio"),
             "_exchange": ("asyncio",),
+            "_credentials": ("aiohttp", "asyncio"),
             "_options": ("asyncio",),
             "_aiohttp_errors": (),
             "_body": (),
