@@ -25,7 +25,8 @@ from otel_connector._call._exchange import Exchange, Request
 from otel_connector._call._options import repeatable
 from otel_connector._call._pacing import Permit
 from otel_connector._call._retry import THROTTLING_STATUSES, retry_after_of
-from otel_connector._call._transport import attempt, bounded_by, forget_address, without_total
+from otel_connector._call._settings import steps_of
+from otel_connector._call._transport import attempt, forget_address
 from otel_connector._call._urls import host_of, text_of
 from otel_connector._clock import shorten, suspended, time_limit
 from otel_connector._errors import (
@@ -149,7 +150,7 @@ class Call:
                 session,
                 target.url,
                 timeout,
-                settings.step_timeout if timeout is settings.timeout else without_total(timeout),
+                settings.step_timeout if timeout is settings.timeout else steps_of(timeout),
                 loads if decode is json.loads else decode,
                 settings.max_body_bytes,
                 settings.redactor.url,
@@ -233,11 +234,9 @@ class Call:
     async def _attempt(self, request: Request, exchange: Exchange) -> Any:
         """Make one attempt, with its own span if `attempt_spans` is set."""
         settings, telemetry, span = self._settings, self._settings.telemetry, self._span or self._opened()
-        limit, bounded = request.timeout, False
-        if settings.deadline is not None:
-            remaining, total = self._remaining(), limit.total or math.inf  # aiohttp uses 0 for no limit
-            bounded = remaining < total
-            limit = bounded_by(limit, min(remaining, total))
+        seconds = request.timeout.total or math.inf  # aiohttp uses 0 for no limit
+        remaining = math.inf if settings.deadline is None else self._remaining()
+        bounded = remaining < seconds
         attempt_span = None
         if telemetry.attempt_spans:
             attempt_span = telemetry.start_attempt(span, self._sent, self._unix_ns())
@@ -246,7 +245,7 @@ class Call:
         failure: BaseException | None = None
         exchange.before_redirect = self._before_redirect
         try:
-            return await attempt(request, exchange, limit)
+            return await attempt(request, exchange, min(seconds, remaining))
         except AttemptTimeout as error:
             failure = error
             if not (exchange.out_of_time and (bounded or self._remaining() < _TIMER_SECONDS)):

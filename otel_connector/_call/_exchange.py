@@ -17,7 +17,12 @@ import aiohttp
 from aiohttp import ClientResponse
 from aiohttp.hdrs import CONTENT_ENCODING, TRANSFER_ENCODING
 
-from otel_connector._call._aiohttp_private import CONTENT_CAN_BE_REPLACED, is_undecoded, warn_of_content
+from otel_connector._call._aiohttp_private import (
+    CONTENT_CAN_BE_REPLACED,
+    is_undecoded,
+    only_aiohttp_reads,
+    warn_of_content,
+)
 from otel_connector._call._bounded_content import BoundedContent
 from otel_connector._call._content_coding import coding_of_aiohttp
 from otel_connector._call._urls import redirect_target
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
 
 # The caller's trace and its credentials for a proxy: not for another origin (W3C Trace Context; RFC 9110, section 15.4)
 _SAME_ORIGIN_ONLY = ("Proxy-Authorization", "traceparent", "tracestate", "baggage")
+
+_CHUNKED = "chunked"
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 """The statuses whose Location aiohttp follows."""
@@ -137,11 +144,7 @@ class Exchange:
     ) -> aiohttp.ClientResponse:
         """Send one request for aiohttp and note its result."""
         if self.sent:
-            if not self.answered:
-                self.repeats += 1
-            elif self.status in REDIRECTS:
-                self.redirects += 1
-            self.answered = False
+            self._note_repetition()
         self.sent += 1
         self.entered = True
         if self.target is not None:
@@ -152,23 +155,14 @@ class Exchange:
         response = await handler(request)
         self.answered, self.status, self.version = True, response.status, response.version
         if self.follows and response.status in REDIRECTS:
-            self.headers = response.headers
-            try:
-                self._note_location(request.url, response.headers)
-            except ValueError:
-                response.close()
-                raise
-        headers = response.headers
-        content = response.content
-        if (
-            CONTENT_ENCODING in headers
-            or (TRANSFER_ENCODING in headers and headers[TRANSFER_ENCODING] != "chunked")
-            or special
-            or not content.is_eof()
-        ):
+            self._note_redirect(request.url, response)
+        headers, content = response.headers, response.content
+        if special or CONTENT_ENCODING in headers or headers.get(TRANSFER_ENCODING, _CHUNKED) != _CHUNKED:
             self.bound_content(response)
-        else:
+        elif content.is_eof():
             self.received = content
+        elif not (self.is_first and only_aiohttp_reads(self.request.session)):
+            self.bound_content(response)
         return response
 
     async def first(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -202,15 +196,28 @@ class Exchange:
         if auth is not None and request.headers.get("Authorization") == auth.encode():
             del request.headers["Authorization"]
 
-    def _note_location(self, current: URL, headers: Mapping[str, str]) -> None:
+    def _note_repetition(self) -> None:
+        """Note that aiohttp sends another request: after a redirect, or because the connection broke."""
+        if not self.answered:
+            self.repeats += 1
+        elif self.status in REDIRECTS:
+            self.redirects += 1
+        self.answered = False
+
+    def _note_redirect(self, current: URL, response: aiohttp.ClientResponse) -> None:
         """Parse the target of a redirect before aiohttp does.
 
         Raises:
             ValueError: It is not a URL, or cannot be requested.
         """
+        self.headers = headers = response.headers
         self.location, self.target = headers.get("Location") or headers.get("URI") or "", None
         if self.location:  # without it, aiohttp takes the response for the final one
-            self.target = redirect_target(current, self.location)
+            try:
+                self.target = redirect_target(current, self.location)
+            except ValueError:
+                response.close()
+                raise
 
     def bound_content(self, response: aiohttp.ClientResponse) -> None:
         """Let all code that reads this response read it decoded, and up to the limit of the call."""
