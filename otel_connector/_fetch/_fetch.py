@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import aiohttp
 
 from otel_connector._call._transport import resolve_url
-from otel_connector._call._urls import listed_url
+from otel_connector._call._urls import NotOneURL, listed_url
 from otel_connector._connector import AsyncConnector
 from otel_connector._distinct_urls import DistinctUrls
 from otel_connector._errors import HTTPStatusError
@@ -144,6 +144,8 @@ class Fetch:
         failures: The number of failed calls by error class and status.
         stopped: Whether `stop` was called.
         begun: Set when the first URL is read. `resumed` is known then.
+        not_urls: The number of lines that were not requested, because each is more than one URL.
+        first_not_url: Why the first of them was not requested; empty without any.
     """
 
     def __init__(
@@ -160,6 +162,7 @@ class Fetch:
         self.failures: Counter[str] = Counter()
         self.stopped = False
         self.begun = asyncio.Event()
+        self.not_urls, self.first_not_url = 0, ""
         self._connector = connector
         self._urls = urls
         self._limiter = limiter
@@ -176,6 +179,11 @@ class Fetch:
     def resumed(self) -> Resumed | None:
         """What the logs contained of the list; None before `begun`, or without ``resume``."""
         return None if self._outcomes is None else self._outcomes.resumed
+
+    @property
+    def list_problem(self) -> str | None:
+        """Why not every URL of the list was yielded, if the list was read to its end; None if every one was."""
+        return self._urls.problem
 
     async def run(self) -> None:
         """Fetch the list.
@@ -287,16 +295,19 @@ class Fetch:
                 for url in batch:
                     if self._stop.is_set():
                         return
-                    if not self._is_repeated(url):
-                        listed = listed_url(url)
-                        distinct.check(listed)
+                    if isinstance(url, NotOneURL):
+                        self.not_urls, self.first_not_url = self.not_urls + 1, self.first_not_url or url.why
+                    listed = listed_url(url)
+                    distinct.check(listed)
+                    if not self._is_repeated(listed, distinct):
                         yield listed
 
-    def _is_repeated(self, url: str) -> bool:
+    def _is_repeated(self, url: str, distinct: DistinctUrls) -> bool:
         if not self.options.dedupe:
             return False
-        repeated = url in self._seen
-        self._seen.add(url)
+        identity = distinct.identity(url) or url
+        repeated = identity in self._seen
+        self._seen.add(identity)
         self._repeated += repeated
         return repeated
 

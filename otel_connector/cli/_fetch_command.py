@@ -54,7 +54,7 @@ A second Ctrl-C cancels these calls.
 Exit code:
   0    all URLs were fetched, or the condition of --fail-if does not hold
   1    the condition of --fail-if holds; by default, if a URL failed
-  2    an argument is invalid, or a file cannot be read or written
+  2    an argument is invalid, a file cannot be read or written, or the list has changed during the run
   130  stopped by Ctrl-C
 
 \b
@@ -96,9 +96,10 @@ def fetch(
     standard output. If OTEL_EXPORTER_OTLP_ENDPOINT is set, traces and metrics are sent there.
     """
     try:
-        condition, urls = parse(fail_if, CONDITION_NAMES), urls_from(source, numbers)
+        params = redacting.redacted_params(redact, no_redact)
+        condition, urls = parse(fail_if, CONDITION_NAMES), urls_from(source, numbers, Redactor(params).url)
         limiter = None if rate is None else _limiter(rate)
-        done, params = _checked_logs(resume_from or ()) or resume, redacting.redacted_params(redact, no_redact)
+        done = _checked_logs(resume_from or ()) or resume
         _check_seconds({"--timeout": timeout, "--deadline": deadline})
         policy = RetryPolicy(statuses=RETRIED_STATUSES | checked_statuses("--retry-status", retry_status or ()))
         args = {"headers": _headers(header)} if header else {}
@@ -243,10 +244,15 @@ def exit_code(run: Fetch, condition: Condition, log: Path, resume_command: str) 
     if missing := run.rows_missing():
         rows = counted(missing, "row")
         print_errors(f"otel-connector fetch: {log}: {rows} could not be written; --resume fetches the URLs again")
+    if run.not_urls:
+        more = f" ({counted(run.not_urls - 1, 'more line')})" if run.not_urls > 1 else ""
+        print_errors(f"otel-connector fetch: {run.first_not_url}{more}")
+    if run.list_problem:
+        print_errors(f"otel-connector fetch: {run.list_problem}")
     if run.stopped:
         print_errors(f"Continue with: {resume_command}")
         if REDACTED in resume_command:
             print_errors(f"Replace {REDACTED} by the secrets before")
         return INTERRUPTED
     code = code_of_condition("fetch", condition, run.figures())
-    return USAGE if missing else code
+    return USAGE if missing or run.list_problem else code
