@@ -23,6 +23,7 @@ from otel_connector._call._urls import NotOneURL, listed_url
 from otel_connector._connector import AsyncConnector
 from otel_connector._distinct_urls import DistinctUrls
 from otel_connector._errors import HTTPStatusError
+from otel_connector._fetch._cookies import cookie_jar
 from otel_connector._fetch._results import ResultsSink
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
 
@@ -89,6 +90,7 @@ class FetchOptions:
         dedupe: Whether to skip URLs that occurred earlier in the list.
         call_options: Parameters of `AsyncConnector.get_many` for every call.
         results: The file for the bodies; None stores no bodies.
+        keep_cookies: Whether each host gets the cookies that it has set in earlier calls.
     """
 
     project: str
@@ -97,6 +99,7 @@ class FetchOptions:
     dedupe: bool = False
     call_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     results: ResultsFile | None = None
+    keep_cookies: bool = False
 
 
 class StoppableLimiter:
@@ -197,7 +200,8 @@ class Fetch:
         options = self.options
         # The default limit of 100 connections could be below `concurrency`. The connector limits each host
         pool = aiohttp.TCPConnector(limit=options.concurrency)
-        async with aiohttp.ClientSession(connector=pool) as session:
+        jar = cookie_jar(keep=options.keep_cookies)
+        async with aiohttp.ClientSession(connector=pool, cookie_jar=jar) as session:
             distinct = DistinctUrls(Redactor(self._redact_params), partial(resolve_url, session, params=None))
             await asyncio.to_thread(self._check_list, distinct)
             outcomes = self._connector.get_many(

@@ -81,6 +81,7 @@ def fetch(
     deadline: options.Deadline = None,
     retry_status: options.RetryStatus = None,
     header: options.Header = None,
+    keep_cookies: options.KeepCookies = False,
     resume: options.Resume = False,
     resume_from: options.ResumeFrom = None,
     dedupe: options.Dedupe = False,
@@ -117,7 +118,13 @@ def fetch(
             )
         with nullcontext() if out is None else closing(_results_file(out, resume=resume)) as results:
             fetch_options = FetchOptions(
-                project=project, concurrency=concurrency, resume=done, dedupe=dedupe, call_options=args, results=results
+                project=project,
+                concurrency=concurrency,
+                resume=done,
+                dedupe=dedupe,
+                call_options=args,
+                results=results,
+                keep_cookies=keep_cookies,
             )
             run = Fetch(connector, urls, fetch_options, limiter=limiter, redact_params=params)
             _run(run, quiet=quiet)

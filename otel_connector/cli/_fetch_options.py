@@ -56,6 +56,13 @@ RetryStatus = Annotated[
 Header = Annotated[
     list[str] | None, typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="Request header. Repeatable.")
 ]
+KeepCookies = Annotated[
+    bool,
+    typer.Option(
+        "--keep-cookies",
+        help="Send the cookies of a host with later calls to it. By default only with the redirects of the same call.",
+    ),
+]
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Skip URLs with a success in the log and, with --out, a result; append to both."),

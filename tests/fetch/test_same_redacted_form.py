@@ -228,7 +228,15 @@ EVERY_OPTION = [
     *("--out", "r\n\x1b[2J\udcff.jsonl", "--concurrency=3", "--rate", "2.5", "--per-host=2", "--tries", "4"),
     *("--timeout", "1.5", "--deadline=60", "--retry-status", "404", "--retry-status=418"),
     *("-qH", "Authorization: Bearer hush", "--header=X-Key:hush", "--resume-from=a.csv", "--resume-from", "b c.csv"),
-    *("--dedupe", "--redact", "mine", "--no-redact=key", "--fail-if", "failed > 3 or error_rate > 1%"),
+    *(
+        "--keep-cookies",
+        "--dedupe",
+        "--redact",
+        "mine",
+        "--no-redact=key",
+        "--fail-if",
+        "failed > 3 or error_rate > 1%",
+    ),
 ]
 
 

@@ -81,6 +81,7 @@ WINGS = [
         (OTEL, *TERMINAL),
         {
             "_url_lists": ("aiohttp",),
+            "_cookies": (),
             "_result_line": ("aiohttp", "asyncio"),
             "_result_formats": ("aiohttp", "asyncio"),
             "_results": ("aiohttp",),
