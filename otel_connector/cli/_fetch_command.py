@@ -18,7 +18,7 @@ from typing import Any
 
 import typer
 
-from otel_connector._arguments import TOKEN, checked_seconds
+from otel_connector._arguments import checked_seconds
 from otel_connector._call._retry import RETRIED_STATUSES, RetryPolicy, checked_statuses
 from otel_connector._connector import AsyncConnector
 from otel_connector._csv._lines import read_log_head
@@ -37,6 +37,7 @@ from otel_connector.cli._continue_command import continue_command
 from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, code_of_condition, fail
 from otel_connector.cli._fail_if import Condition, parse
 from otel_connector.cli._fetch_view import FetchView, show_result, show_start
+from otel_connector.cli._header_option import parsed_headers
 from otel_connector.cli._option_errors import naming, naming_log
 from otel_connector.cli._terminal import can_animate, print_errors, tolerant_console
 from otel_connector.providers import configure
@@ -103,7 +104,7 @@ def fetch(
         done = _checked_logs(resume_from or ()) or resume
         _check_seconds({"--timeout": timeout, "--deadline": deadline})
         policy = RetryPolicy(statuses=RETRIED_STATUSES | checked_statuses("--retry-status", retry_status or ()))
-        args = {"headers": _headers(header)} if header else {}
+        args = {"headers": parsed_headers(header, stdin_is_used=source == "-")} if header else {}
         _check_out(out, log)
         with naming_log(log):
             connector = AsyncConnector(
@@ -167,18 +168,6 @@ def _checked_logs(resume_from: Sequence[Path]) -> list[str]:
     return logs
 
 
-def _headers(texts: Sequence[str]) -> list[tuple[str, str]]:
-    pairs = [text.partition(":") for text in texts]
-    for name, colon, value in pairs:
-        if not colon or not name.strip():
-            raise ValueError(f"--header {name!r} must be 'NAME: VALUE'")
-        if not TOKEN.fullmatch(name.strip()):
-            raise ValueError(f"--header {name!r} is not the name of a header (RFC 9110, section 5.6.2)")
-        if not value.isprintable():  # the value is not shown: it may be a secret
-            raise ValueError(f"--header {name!r} must be one line, without control characters")
-    return [(name.strip(), value.strip()) for name, _, value in pairs]
-
-
 def _limiter(rate: float) -> StoppableLimiter:
     """Return a limiter of at most `rate` attempts in any second.
 
@@ -226,8 +215,10 @@ async def _run_until_stopped(run: Fetch, view: FetchView | None) -> None:
         loop.remove_signal_handler(signal.SIGINT)  # a third Ctrl-C ends the program
         fetching.cancel()
 
-    with suppress(NotImplementedError):  # on Windows, Ctrl-C cancels the whole run
-        loop.add_signal_handler(signal.SIGINT, interrupted)
+    # Shells start "fetch ... &" with SIGINT ignored (POSIX.1-2024, XCU, section 2.12): Ctrl-C is for the others
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        with suppress(NotImplementedError):  # on Windows, Ctrl-C cancels the whole run
+            loop.add_signal_handler(signal.SIGINT, interrupted)
     try:
         begun = asyncio.ensure_future(run.begun.wait())
         await asyncio.wait({fetching, begun}, return_when=asyncio.FIRST_COMPLETED)

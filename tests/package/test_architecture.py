@@ -68,6 +68,7 @@ WINGS = [
             "_redact_options": ("aiohttp", "asyncio", "rich"),
             "_continue_command": ("aiohttp", "asyncio", "rich"),
             "_fetch_options": ("rich",),
+            "_header_option": ("aiohttp", "asyncio", "rich"),
             "_check_command": (),
             "_demo_command": (),
             "_fetch_command": (),
