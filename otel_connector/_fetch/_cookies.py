@@ -35,10 +35,10 @@ class HostCookies(aiohttp.CookieJar):
 
     def update_cookies(self, cookies: Any, response_url: URL = URL()) -> None:  # noqa: B008 - as in aiohttp
         """Store cookies, without their domain."""
-        parsed = [(name, morsel.copy()) for name, morsel in cast("list[tuple[str, Morsel[str]]]", cookies)]
-        for _, morsel in parsed:
-            morsel["domain"] = ""
-        super().update_cookies(parsed, response_url)
+        for name, morsel in cast("list[tuple[str, Morsel[str]]]", cookies):
+            of_host: Any = morsel.copy()
+            of_host["domain"] = ""
+            super().update_cookies([(name, of_host)], response_url)
 
 
 class CallCookies(aiohttp.DummyCookieJar):

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 # Some readers treat these characters as the end of a line. In JSON they are ordinary characters
 _LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
@@ -105,11 +105,14 @@ def _checked_object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+def _children(container: Any) -> Iterable[Any]:
+    return cast("dict[str, Any]", container).values() if isinstance(container, dict) else container
+
+
 def _check_depth(value: Any) -> None:
     level: list[Any] = [[value]]
     for _ in range(_MAX_DEPTH + 1):
-        inner = [each.values() if isinstance(each, dict) else each for each in level]
-        level = [each for values in inner for each in values if isinstance(each, (dict, list))]
+        level = [child for each in level for child in _children(each) if isinstance(child, (dict, list))]
         if not level:
             return
     raise ValueError(f"more than {_MAX_DEPTH} levels")
