@@ -12,10 +12,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, unquote_to_bytes, urlunsplit
 
 from yarl import URL
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Characters; with the length bytes of its labels, a name then has at most 255 bytes (RFC 1035, section 2.3.4)
 _MAX_HOST = 253
@@ -51,9 +54,27 @@ class ExactURL(str):
     __slots__ = ()
 
 
+class NotOneURL(ExactURL):
+    """A text that is not requested, because it is more than one URL. Parsing it fails.
+
+    Args:
+        text: The text.
+        why: Why it is not requested; the message of the error.
+    """
+
+    __slots__ = ("why",)
+
+    why: str
+
+    def __new__(cls, text: str, why: str) -> Self:
+        made = super().__new__(cls, text)
+        made.why = why
+        return made
+
+
 def listed_url(url: Any) -> Any:
     """Return a URL of a list: its text as an `ExactURL` if that makes a difference, another type unchanged."""
-    return ExactURL(url) if isinstance(url, str) and _CHANGED.search(url) else url
+    return ExactURL(url) if isinstance(url, str) and not isinstance(url, ExactURL) and _CHANGED.search(url) else url
 
 
 def parsed_url(text: str) -> URL:
@@ -62,6 +83,8 @@ def parsed_url(text: str) -> URL:
     Raises:
         ValueError: The text is not a URL. The message starts with a lower-case letter and may quote the URL.
     """
+    if isinstance(text, NotOneURL):
+        raise ValueError(text.why)  # noqa: TRY004 - as for every text that is not a URL
     given = _lossless(text)
     if "@" in given and _EMPTY_PORT.match(given):
         raise ValueError("no port follows its colon; if this is a password, percent-encode it")

@@ -115,7 +115,7 @@ def review(
     The parts of a rotated log are included. Lines that are not rows are counted and reported. Percentiles are exact,
     linearly interpolated between the two nearest calls. Times are UTC.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # removes the temporary files, as Ctrl-C does
+    _end_on_sigterm()
     targets = {"--html": html, "--png": png, "--svg": svg}
     outputs = {**targets, "--trace-url": trace_url}
     try:
@@ -152,6 +152,12 @@ def review(
         if isinstance(error, RuntimeError) and "interrupt" not in str(error).lower():
             raise
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _end_on_sigterm() -> None:
+    """Remove the temporary files on SIGTERM, as on Ctrl-C. A signal that was ignored stays ignored, as in a shell."""
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _refuse(options: Mapping[str, object], *, beside: str) -> None:

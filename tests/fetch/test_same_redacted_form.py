@@ -249,8 +249,26 @@ EVERY_OPTION = [
     *("https://u:hush@a.example/f?n={:05}&token=hush", "--range=1:9:2", "--project", "a 'b' $c", "--log=-l.csv"),
     *("--out", "r\n\x1b[2J\udcff.jsonl", "--concurrency=3", "--rate", "2.5", "--per-host=2", "--tries", "4"),
     *("--timeout", "1.5", "--deadline=60", "--retry-status", "404", "--retry-status=418"),
-    *("-qH", "Authorization: Bearer hush", "--header=X-Key:hush", "--resume-from=a.csv", "--resume-from", "b c.csv"),
-    *("--dedupe", "--redact", "mine", "--no-redact=key", "--fail-if", "failed > 3 or error_rate > 1%"),
+    *(
+        "-qH",
+        "Authorization: Bearer hush",
+        "--header=X-Key:hush",
+        "-H@the headers",
+        "--header",
+        "@-",
+        "--resume-from=a.csv",
+        "--resume-from",
+        "b c.csv",
+    ),
+    *(
+        "--keep-cookies",
+        "--dedupe",
+        "--redact",
+        "mine",
+        "--no-redact=key",
+        "--fail-if",
+        "failed > 3 or error_rate > 1%",
+    ),
 ]
 
 
@@ -266,7 +284,7 @@ def test_the_command_that_continues_has_every_option_and_is_read_back_by_a_shell
     assert words[:2] == ["otel-connector", "fetch"]
     assert "https://REDACTED:REDACTED@a.example/f?n={:05}&token=REDACTED" in words
     given, again = parsed(*EVERY_OPTION).params, parsed(*words[2:]).params
-    given |= {"resume": True, "header": ["Authorization: REDACTED", "X-Key: REDACTED"]}
+    given |= {"resume": True, "header": ["Authorization: REDACTED", "X-Key: REDACTED", "@the headers", "@-"]}
     given["source"] = "https://REDACTED:REDACTED@a.example/f?n={:05}&token=REDACTED"
     assert again == given
 

@@ -69,6 +69,7 @@ WINGS = [
             "_redact_options": ("aiohttp", "asyncio", "rich"),
             "_continue_command": ("aiohttp", "asyncio", "rich"),
             "_fetch_options": ("rich",),
+            "_header_option": ("aiohttp", "asyncio", "rich"),
             "_check_command": (),
             "_demo_command": (),
             "_fetch_command": (),
@@ -82,6 +83,7 @@ WINGS = [
         (OTEL, *TERMINAL),
         {
             "_url_lists": ("aiohttp",),
+            "_cookies": (),
             "_result_line": ("aiohttp", "asyncio"),
             "_result_formats": ("aiohttp", "asyncio"),
             "_results": ("aiohttp",),

@@ -170,7 +170,7 @@ WRONG: dict[Callable[..., object], tuple[Callable[..., object], dict[str, Any], 
         Chunk,
         {"urls": [], "project": "P", "log": "logs.csv"},
         {"urls": "http://a/", "project": 1, "log": "", "results": "logs.csv", "connector": 1, "max_concurrency": 0}
-        | {"options": {"resume": True}},
+        | {"options": {"resume": True}, "keep_cookies": 1},
     ),
     fetch_chunk: (lambda **arguments: asyncio.run(fetch_chunk(**arguments)), {}, {"chunk": 1}),
     review.load: (
