@@ -121,6 +121,7 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
             "http://j/": "--trace-url must contain at least one of {trace_id}, {span_id} and {call_id}",
             "http://j/{id}": "--trace-url has an unknown placeholder {id}",
         },
+        "--max-unpacked-bytes": number(1),
         "--fail-if": FAIL_IF,
         "--since": time("--since"),
         "--until": time("--until"),
