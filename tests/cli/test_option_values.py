@@ -138,7 +138,6 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
             "SELECT 1 a, 2 a": TWO_COLUMNS,
         },
         "--top": number(1),
-        "--max-unpacked-bytes": number(1),
     },
     "replay": {
         "FILES...": LOGS,
