@@ -6,7 +6,7 @@ crash need no reader that understands quotes.
 
 Together with `_lines`, this file is the only grammar of a row. It does not know files.
 
-Used by ``_csv``, ``cli``, ``csv_exporter`` and ``review``.
+Used by ``_csv``, ``csv_exporter`` and ``review``.
 """
 
 from __future__ import annotations
