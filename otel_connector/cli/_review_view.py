@@ -168,7 +168,9 @@ def _slowest(summary: Summary, rows: int, *, wide: bool) -> Table:
     if wide:
         columns.add_column("Trace", no_wrap=True)
     for each in summary.slowest[:rows]:
-        status = Text(str(each.response_code or NONE), style="" if each.success else "red")
+        status = Text(
+            NONE if each.response_code is None else str(each.response_code), style="" if each.success else "red"
+        )
         trace = [Text(each.trace_id, style="dim")] if wide else []
         columns.add_row(duration(each.delta_t), status, Text(one_line(each.url)), *trace)
     return columns
