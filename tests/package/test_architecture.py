@@ -172,6 +172,7 @@ WINGS = [
             "_format": (),
             "_torn_tail": (),
             "_lines": (),
+            "_whole_file": (),
             "_check": (),
             "_done": (),
             "_file": (),
