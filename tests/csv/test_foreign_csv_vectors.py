@@ -1,7 +1,7 @@
 """Tests of the CSV format with test data of other projects, used as the project and the error of calls.
 
 A row must be one physical line, and no cell may start a formula. The csv module, pandas, polars and DuckDB, used as in
-the README, must return the same texts.
+`docs/guides/log.md`, must return the same texts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Generates the reference in the README from the code. To update it, run `python -m support.reference` in `tests`.
+"""Generates the pages `docs/reference/telemetry.md` and `commands.md` from the code.
 
-A test compares the README with the generated text.
+To update them, run `python -m support.reference` in `tests`. A test compares the pages with the generated text.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from typer.testing import CliRunner
 from otel_connector._telemetry import _names
 from otel_connector._telemetry._metrics import SCHEMA_URL, SCOPE
 from otel_connector.cli import app
-from support.processes import ROOT
+from support.documents import DOCS
 
-README = ROOT / "README.md"
-BEGIN, END = "<!-- made by tests/support/reference.py: begin -->\n", "<!-- end -->\n"
 COMMANDS = ("demo", "check", "fetch", "review", "replay")
 
 
@@ -40,16 +38,23 @@ def telemetry() -> Iterator[str]:
     """Yield the lines about spans, events and metrics."""
     call, attempts = _names.CALL_NAME, _names.CALL_WITH_ATTEMPT_SPANS_NAME
     yield f"""\
+# Which spans, events and metrics does a call have?
+
+One span, an event for each failed attempt, and the metrics below. This page is generated from the table from which the
+code takes all names.
+
 The instrumentation scope is `{SCOPE}`, with the version of the package and the schema URL `{SCHEMA_URL}`.
 
-**The span of a call**: `{call}`, kind CLIENT, from the call to the decoded body. Its status is ERROR if the call fails,
+## The span of a call
+
+`{call}`, kind CLIENT, from the call to the decoded body. Its status is ERROR if the call fails,
 otherwise unset, even if the caller cancelled it. With `attempt_spans=True` its name is `{attempts}`, its kind INTERNAL,
 and it lacks the first seven attributes; each attempt has a CLIENT span `{call}` with these and `{_names.ERROR_TYPE}`.
 """
     yield from attributes((*_names.HTTP_ATTRIBUTES, *_names.CALL_ATTRIBUTES))
-    yield f"**Its events**: `{_names.ATTEMPT_EVENT}`, one for each failed attempt, at the end of the attempt.\n"
+    yield f"## Its events\n\n`{_names.ATTEMPT_EVENT}`, one for each failed attempt, at the end of the attempt.\n"
     yield from attributes(_names.EVENT_ATTRIBUTES)
-    yield "**The metrics**. All except the histogram are observable: they are read when metrics are collected.\n"
+    yield "## The metrics\n\nAll except the histogram are observable: they are read when metrics are collected.\n"
     yield from table(
         ("metric", "kind", "unit", "description", "attributes", "source"),
         (
@@ -57,7 +62,7 @@ and it lacks the first seven attributes; each attempt has a CLIENT span `{call}`
             for m in _names.METRICS
         ),
     )
-    yield "**The attributes of the metrics**:\n"
+    yield "## The attributes of the metrics\n"
     yield from attributes(_names.LABELS)
 
 
@@ -70,24 +75,26 @@ def help_of(command: str) -> str:
 
 
 def commands() -> Iterator[str]:
-    """Yield the help texts of the commands, each in a collapsed section."""
+    """Yield the lines about the commands."""
+    yield "# Which options does a command have?\n"
+    yield f"Those that its `--help` prints. This page is generated from it, for {len(COMMANDS)} commands.\n"
     for command in COMMANDS:
         text = "\n".join(line.rstrip() for line in help_of(command).strip().splitlines())
-        yield f"<details><summary><code>otel-connector {command} --help</code></summary>\n"
-        yield f"```text\n{text}\n```\n\n</details>"
-    yield ""
+        yield f"## otel-connector {command}\n\n```text\n{text}\n```\n"
 
 
-def reference() -> str:
-    """Return the whole reference."""
-    return "\n".join([*telemetry(), *commands()])
+def pages() -> dict[str, str]:
+    """Return the text of each generated page."""
+    return {
+        name: "\n".join(lines).rstrip("\n") + "\n"
+        for name, lines in (("telemetry.md", telemetry()), ("commands.md", commands()))
+    }
 
 
 def main() -> None:
-    """Write the reference into the README."""
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n{reference()}\n{END}{after}", encoding="utf-8")
+    """Write the pages."""
+    for name, text in pages().items():
+        (DOCS / "reference" / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
