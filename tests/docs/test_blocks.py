@@ -1,4 +1,4 @@
-"""Tests that the code blocks of the pages in `docs` run, and the examples."""
+"""Tests that the code blocks of the README and of the pages in `docs` run, and the examples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import pytest
 from support import processes
-from support.documents import DOCS, PAGES, Block, blocks
+from support.documents import DOCS, PAGES, README, Block, blocks
 from support.forked import run_python
 from support.processes import ROOT
 
@@ -106,7 +106,7 @@ def masked(text: str) -> list[str]:
     """Replace what differs from run to run: ids, times and the address of the server."""
     text = re.sub(r"[0-9a-f]{32}-[0-9a-f]{16}", "ID", text)
     text = re.sub(r"https?://[\w.:]+/", "URL/", text)
-    return [re.sub(r"\d+\.\d+", "TIME", line).rstrip() for line in text.splitlines()]
+    return [re.sub(r"\d+\.\d+", "TIME", line).rstrip() for line in text.strip().splitlines()]
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=of)
@@ -132,7 +132,10 @@ def parts_of(block: Block) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("block", COMMANDS, ids=of)
 def test_the_commands_of_a_block_run(block: Block, api: FaultServer, tmp_path: Path) -> None:
-    """CI runs the installations, on a clean checkout. Of programs in the tree, only ``--help`` is run here."""
+    """CI runs the installations, on a clean checkout. Of programs in the tree, only ``--help`` is run here.
+
+    A demo makes fewer calls than in the pages, which takes less time.
+    """
     run(FIRST_CALL.text, api, tmp_path)  # the log that a command reads
     ran = 0
     for words in parts_of(block):
@@ -145,13 +148,14 @@ def test_the_commands_of_a_block_run(block: Block, api: FaultServer, tmp_path: P
             command, where = [sys.executable, *words[1:], "--help"], ROOT
         else:
             assert words[0] == "otel-connector"
-        processes.run(command, check=True, capture_output=True, timeout=60, cwd=where, env=environment())
+            command += ["--calls", "30"] if words[1] == "demo" else []
+        processes.run(command, check=True, capture_output=True, timeout=100, cwd=where, env=environment())
         ran += 1
     assert ran or "pip install" in block.text
 
 
 def environment() -> dict[str, str]:
-    return processes.clean_environment({"PYTHONPATH": str(ROOT), **QUIET})
+    return processes.clean_environment(QUIET)
 
 
 def extras() -> set[str]:
@@ -183,3 +187,10 @@ def test_the_classifiers_and_the_page_about_limits_name_the_versions_that_were_r
     classifiers = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     limits = (DOCS / "limits.md").read_text(encoding="utf-8")
     assert f"CPython {', '.join(classifiers[:-1])} and {classifiers[-1]}" in limits
+
+
+def test_the_readme_is_one_page_and_its_programs_are_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 180
+    programs = [block.text for block in PYTHON if block.name.startswith("README.md")]
+    assert len(programs) == 3
+    assert all(len(program.splitlines()) <= 12 for program in programs)

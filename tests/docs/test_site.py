@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from support import processes
-from support.documents import DOCS, PAGES
+from support.documents import DOCS, PAGES, README
 from support.processes import ROOT
 
 import otel_connector
@@ -90,7 +90,7 @@ def pages(site: Path) -> dict[Path, Page]:
 
 
 def test_every_document_is_a_page_and_is_in_the_navigation(site: Path, pages: dict[Path, Page]) -> None:
-    documents = {path.relative_to(DOCS).with_suffix(".html").as_posix() for path in PAGES}
+    documents = {path.relative_to(DOCS).with_suffix(".html").as_posix() for path in PAGES if path != README}
     assert {path.relative_to(site).as_posix() for path in pages} == documents | {"404.html"}
     linked = {urlsplit(link).path.removeprefix("./") for link in pages[site / "index.html"].links}
     assert linked >= documents
@@ -119,6 +119,18 @@ def test_no_link_and_no_anchor_is_dead(site: Path, pages: dict[Path, Page]) -> N
 def test_a_browser_loads_nothing_from_another_server(site: Path, pages: dict[Path, Page]) -> None:
     assert not [link for page in pages.values() for link in page.loaded if urlsplit(link).scheme or link[:2] == "//"]
     assert (site / "assets" / "iframe-worker.js").is_file()
+
+
+def test_links_of_the_readme_have_targets(site: Path, pages: dict[Path, Page]) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", README.read_text(encoding="utf-8"))
+    assert targets
+    for target in targets:
+        address = urlsplit(target)
+        path = ROOT / address.path
+        assert path.is_file(), target
+        if address.fragment:
+            page = site / path.relative_to(DOCS).with_suffix(".html")
+            assert address.fragment in pages[page].ids, target
 
 
 @pytest.mark.parametrize(

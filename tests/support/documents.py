@@ -1,4 +1,4 @@
-"""The pages in `docs`, and the code blocks in them."""
+"""The README and the pages in `docs`, and the code blocks in them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import NamedTuple
 from support.processes import ROOT
 
 DOCS = ROOT / "docs"
-PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"site", ".cache"}.intersection(path.relative_to(DOCS).parts))
+README = ROOT / "README.md"
+PAGES = [
+    README,
+    *sorted(path for path in DOCS.rglob("*.md") if not {"site", ".cache"}.intersection(path.relative_to(DOCS).parts)),
+]
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

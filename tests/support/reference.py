@@ -1,10 +1,11 @@
-"""Generates the pages `docs/reference/telemetry.md` and `commands.md` from the code.
+"""Generates the pages `docs/reference/telemetry.md` and `commands.md` from the code, and the badges of the README.
 
-To update them, run `python -m support.reference` in `tests`. A test compares the pages with the generated text.
+To update them, run `python -m support.reference` in `tests`. A test compares the files with the generated text.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ from otel_connector._telemetry import _names
 from otel_connector._telemetry._metrics import SCHEMA_URL, SCOPE
 from otel_connector.cli import app
 from support.documents import DOCS
+from support.processes import ROOT
 
 COMMANDS = ("demo", "check", "fetch", "review", "replay")
 
@@ -91,10 +93,46 @@ def pages() -> dict[str, str]:
     }
 
 
+def badges() -> dict[str, str]:
+    """Return the text of each badge of the README; what it says is read from `pyproject.toml`."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    versions = re.findall(r"Python :: (3\.\d+)", project)
+    (licence,) = re.findall(r'^license = "(.*)"', project, re.MULTILINE)
+    (coverage,) = re.findall(r"^fail_under = (\d+)", project, re.MULTILINE)
+    assert re.search(r"^strict = true", project, re.MULTILINE)
+    return {
+        "python": badge("Python", f"{versions[0]} to {versions[-1]}"),
+        "licence": badge("licence", licence),
+        "types": badge("types", "mypy and pyright, strict"),
+        "coverage": badge("coverage of branches", f"{coverage} %"),
+    }
+
+
+def badge(name: str, value: str) -> str:
+    """Return a badge as an SVG: what it is about, and its value."""
+    left, right = (7 * len(text) + 14 for text in (name, value))
+    return f"""\
+<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img" aria-label="{name}: {value}">
+<rect width="{left + right}" height="20" rx="3" fill="#444"/>
+<path d="M{left} 0h{right - 3}a3 3 0 0 1 3 3v14a3 3 0 0 1-3 3h-{right - 3}z" fill="#2f6f9f"/>
+<g fill="#fff" font-family="Verdana, DejaVu Sans, sans-serif" font-size="11" text-anchor="middle">
+<text x="{left / 2}" y="14" textLength="{left - 14}">{name}</text>
+<text x="{left + right / 2}" y="14" textLength="{right - 14}">{value}</text>
+</g>
+</svg>
+"""
+
+
+def files() -> dict[str, str]:
+    """Return the text of each generated file in `docs`."""
+    written = {f"reference/{name}": text for name, text in pages().items()}
+    return written | {f"assets/badge-{name}.svg": text for name, text in badges().items()}
+
+
 def main() -> None:
-    """Write the pages."""
-    for name, text in pages().items():
-        (DOCS / "reference" / name).write_text(text, encoding="utf-8")
+    """Write the files."""
+    for name, text in files().items():
+        (DOCS / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
