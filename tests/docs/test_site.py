@@ -116,9 +116,8 @@ def test_no_link_and_no_anchor_is_dead(site: Path, pages: dict[Path, Page]) -> N
     assert not found
 
 
-def test_a_browser_loads_nothing_from_another_server(site: Path, pages: dict[Path, Page]) -> None:
+def test_a_browser_loads_nothing_from_another_server(pages: dict[Path, Page]) -> None:
     assert not [link for page in pages.values() for link in page.loaded if urlsplit(link).scheme or link[:2] == "//"]
-    assert (site / "assets" / "iframe-worker.js").is_file()
 
 
 def test_links_of_the_readme_have_targets(site: Path, pages: dict[Path, Page]) -> None:
