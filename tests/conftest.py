@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 from blockbuster import BlockBuster
 from hypothesis import settings
+from opentelemetry import metrics, trace
 from support import forked, left_behind, processes
 from support.event_loops import LOOPS
 from support.logs import Log
@@ -205,6 +206,14 @@ def blocking_calls_fail(blocking_calls: BlockBuster) -> Iterator[BlockBuster]:
         yield blocking_calls
     finally:
         blocking_calls.deactivate()
+
+
+@pytest.fixture(autouse=True)
+def no_global_provider() -> Iterator[None]:
+    """Fail a test that sets a global provider: all later tests of this process would use it."""
+    yield
+    assert not type(trace.get_tracer_provider()).__module__.startswith("opentelemetry.sdk")
+    assert not type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.sdk")
 
 
 @pytest.fixture(autouse=True)

@@ -113,9 +113,9 @@ def test_every_command_escapes_every_name(command: str, name: str, folder: Path)
     with FaultServer() as server:
         server.script("/ok", json_body(1))
         arguments = [server.url("/ok") if each == "URL" else each.replace(HOSTILE, name) for each in COMMANDS[command]]
-        done = run_here(
-            folder, *arguments, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", OTEL_EXPORTER_OTLP_TIMEOUT="1"
-        )
+        # `fetch` would set up the SDK of this process; `test_the_texts_of_a_collector_are_escaped` tries that
+        to = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+        done = run_here(folder, *arguments, **(to if arguments[0] == "replay" else {}))
     assert done.code in {0, 1, 2}
     assert done.out + done.error
     assert_escaped(done.out + done.error)
