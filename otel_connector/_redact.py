@@ -382,9 +382,7 @@ def _users(text: str, kind: patterns.Patterns) -> list[_Found]:
 
 def _without_overlaps(found: list[_Found]) -> list[_Found]:
     merged: list[_Found] = []
-    for start, end, name in sorted(found):
-        if name == _UNSURE:
-            continue
+    for start, end, name in sorted(each for each in found if each[2] != _UNSURE):
         if merged and start < merged[-1][1]:
             begin, before, other = merged[-1]
             merged[-1] = begin, max(end, before), name or other
