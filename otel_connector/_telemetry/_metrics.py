@@ -11,7 +11,6 @@ Used by ``_replay._row_span`` and ``_telemetry._spans``.
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections import Counter
@@ -21,7 +20,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, Type
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.metrics import _internal as _api
 
+from otel_connector._after_fork import start_over_in_child
 from otel_connector._record import RowCounts
 from otel_connector._telemetry import _names
 from otel_connector._version import __version__
@@ -54,6 +55,8 @@ RowCounter: TypeAlias = Callable[[], RowCounts]
 _Label = TypeVar("_Label", bound=Hashable)
 _Observe: TypeAlias = Callable[[CallbackOptions], Iterable[Observation]]
 
+_UNKNOWN: Any = object()
+
 
 class CountedLog(Protocol):
     """A log that counts its rows."""
@@ -83,33 +86,45 @@ class CallCounts:
         queued: Seconds that calls waited for a permit.
     """
 
-    active: dict[Host, int] = field(default_factory=dict[Host, int])
+    active: Counter[Host] = field(default_factory=Counter[Host])
     received: Counter[str] = field(default_factory=Counter[str])
     retries: Counter[str] = field(default_factory=Counter[str])
     queued: float = 0.0
 
 
 class Instruments:
-    """The instruments of one meter provider.
+    """The instruments of one meter provider, in one process.
 
     All connectors of a provider share them: if two observable instruments have the same name, the SDK calls only the
-    callback of the first.
+    callback of the first. In the child of a fork they start from zero, and report no connector until it is used there.
+
+    Args:
+        provider: The provider. None: nothing is recorded.
+        guard: Receives its exceptions.
     """
 
     def __init__(self, provider: MeterProvider | None, guard: TelemetryGuard) -> None:
+        self._hosts: set[Host] = set()
+        self._projects: set[str] = set()
+        self.start_over()
+        self._duration: Histogram | None = None
+        if provider is not None:
+            start_over_in_child(self)
+            with guard.guarded("getting a meter"):
+                self._create(provider.get_meter(SCOPE, __version__, SCHEMA_URL), guard)
+
+    def start_over(self) -> None:
+        """Report nothing of the parent, in the child of a fork. Also called by the constructor."""
         # Reentrant: the garbage collector may call `retire` and `_retire_log` in the thread that holds the lock
         self._lock = threading.RLock()
         self._live: set[CallCounts] = set()
         self._retired = CallCounts()
         self._logs: weakref.WeakKeyDictionary[CountedLog, RowCounter] = weakref.WeakKeyDictionary()
+        self._closing_logs: list[RowCounter] = []
         self._retired_rows = RowCounts(0, 0, 0)
+        self._in_use = False
         # Weak: the object refers to the application's limiter, which may refer to the connector
         self._paused_hosts: weakref.WeakSet[PausedHosts] = weakref.WeakSet()
-        self._hosts: set[Host] = set()
-        self._projects: set[str] = set()
-        self._duration: Histogram = metrics.NoOpHistogram(_names.DURATION.name)
-        with guard.guarded("getting a meter"):
-            self._create(metrics.get_meter(SCOPE, __version__, provider, SCHEMA_URL), guard)
 
     def _create(self, meter: Meter, guard: TelemetryGuard) -> None:
         creating = guard.guarded("creating an instrument")  # one at a time: the meter may fail for one kind only
@@ -143,8 +158,8 @@ class Instruments:
             error_type: The value of ``error.type``, if the call is an error.
             context: The context with the call's span, so that an exemplar refers to it.
         """
-        if getattr(self._duration, "_real_instrument", self) is None:
-            return  # no SDK: the labels would cost 1 % of the instructions of a bare call
+        if self._duration is None:
+            return
         # One by one: merging dictionaries would cost 0.9 % of the instructions of a bare aiohttp request
         labels = _request_labels(host)
         labels[_names.PROJECT] = project
@@ -164,6 +179,7 @@ class Instruments:
             paused_hosts: Its paused hosts, as long as the object exists.
         """
         with self._lock:
+            self._in_use = True
             self._live.add(counts)
             if paused_hosts is not None:
                 self._paused_hosts.add(paused_hosts)
@@ -172,23 +188,26 @@ class Instruments:
                 weakref.finalize(log, self._retire_log, log.row_counter).atexit = False
 
     def _retire_log(self, row_counter: RowCounter) -> None:
-        """Keep the counts of a log that is gone. Rows that were waiting then are lost."""
-        written, waiting, lost = row_counter()
+        """Keep the counts of an exporter that is gone. Its rows that wait are written by a thread, or at exit."""
         with self._lock:
-            retired = self._retired_rows
-            self._retired_rows = RowCounts(retired.written + written, 0, retired.lost + waiting + lost)
+            self._closing_logs.append(row_counter)
+            self._fold_closed_logs()
+
+    def _fold_closed_logs(self) -> None:
+        counted = [(row_counter, row_counter()) for row_counter in self._closing_logs]
+        self._closing_logs = [row_counter for row_counter, counts in counted if counts.waiting]
+        closed = [self._retired_rows, *(counts for _, counts in counted if not counts.waiting)]
+        self._retired_rows = RowCounts(*map(sum, zip(*closed, strict=True)))
 
     def retire(self, counts: CallCounts) -> None:
         """Keep the totals of a connector that no longer exists: a counter must not decrease."""
         with self._lock:
-            self._live.discard(counts)
+            if counts not in self._live:  # of the parent of this process
+                return
+            self._live.remove(counts)
             self._retired.received.update(counts.received)
             self._retired.retries.update(counts.retries)
             self._retired.queued += counts.queued
-
-    def unlock(self) -> None:
-        """Replace the lock, in the child of a fork: no other thread is left that could release it."""
-        self._lock = threading.RLock()
 
     def host(self, host: str, port: int | None) -> Host:
         """Return the labels of a host and port, limited in number."""
@@ -229,18 +248,24 @@ class Instruments:
 
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             with self._lock:
-                counts = [self._retired_rows, *(row_counter() for row_counter in self._logs.values())]
-            return [Observation(sum(getattr(each, kind) for each in counts))]
+                self._fold_closed_logs()
+                counters = [*self._logs.values(), *self._closing_logs]
+                counts = [self._retired_rows, *(row_counter() for row_counter in counters)]
+            return self._total(sum(getattr(each, kind) for each in counts))
 
         return observe
 
     def _observe_queued(self, _: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(sum(counts.queued for counts in self._all_counts()))]
+        return self._total(sum(counts.queued for counts in self._all_counts()))
 
     def _observe_paused(self, _: CallbackOptions) -> Iterable[Observation]:
         with self._lock:
             sources = list(self._paused_hosts)
-        return [Observation(len({host for source in sources for host in source.paused()}))]
+        return self._total(len({host for source in sources for host in source.paused()}))
+
+    def _total(self, number: float) -> list[Observation]:
+        """Return a total without labels; nothing before the first connector of this process."""
+        return [Observation(number)] if self._in_use else []
 
 
 def _request_labels(host: Host) -> dict[str, AttributeValue]:
@@ -253,36 +278,52 @@ def _request_labels(host: Host) -> dict[str, AttributeValue]:
     return labels
 
 
-class _GlobalProvider:
-    """The key of the global meter provider, even if the application sets that later."""
+def provider_in_force(given: MeterProvider | None) -> MeterProvider | None:
+    """Return the meter provider that is in force now, None if none is set. `given` takes precedence over the global."""
+    if given is not None:
+        return given
+    # The API's own function would look for an environment variable, at 0.5 % of the instructions of a bare call, and
+    # return a proxy, which stays with the first provider that is set
+    provider: MeterProvider | None = getattr(_api, "_METER_PROVIDER", _UNKNOWN)
+    return _public_global_provider() if provider is _UNKNOWN else provider
 
 
-_instruments: weakref.WeakKeyDictionary[Any, Instruments] = weakref.WeakKeyDictionary()
-_instruments_lock = threading.Lock()
+def _public_global_provider() -> MeterProvider | None:
+    provider = metrics.get_meter_provider()
+    return None if type(provider).__name__ == "_ProxyMeterProvider" else provider
 
 
-def _after_fork() -> None:
-    global _instruments_lock  # noqa: PLW0603 - the lock may be held by a thread that the child does not have
-    _instruments_lock = threading.Lock()
-    for instruments in list(_instruments.values()):
-        instruments.unlock()
+class _Registry:
+    """The instruments of every meter provider of the process."""
+
+    def __init__(self) -> None:
+        self._instruments: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()
+        self.start_over()
+        start_over_in_child(self)
+
+    def start_over(self) -> None:
+        self._lock = threading.Lock()
+
+    def instruments_of(self, provider: MeterProvider, guard: TelemetryGuard) -> Instruments:
+        with self._lock:
+            found = self._instruments.get(provider)  # raises before an instrument is created
+            if found is None:
+                found = self._instruments[provider] = Instruments(provider, guard)
+            return found
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+# A second copy of this module (reloaded, or in another package) must find these: the SDK would ignore its callbacks
+_registry: _Registry = vars(metrics).setdefault(f"_otel_connector_{__version__}", _Registry())
 
 
 def instruments_of(provider: MeterProvider | None, guard: TelemetryGuard) -> Instruments:
     """Return the instruments of a meter provider.
 
     Args:
-        provider: The application's provider. None is the global one, even if it is set later.
+        provider: The provider; None for instruments that record nothing.
         guard: Receives its exceptions. Metrics whose instrument cannot be created are then not reported.
     """
-    with guard.guarded("looking up the meter provider"):  # the lookup may raise, or the provider may not be hashable
-        key = _GlobalProvider if provider is None or provider is metrics.get_meter_provider() else provider
-        with _instruments_lock:
-            if key not in _instruments:
-                _instruments[key] = Instruments(provider, guard)
-            return _instruments[key]
+    if provider is not None:
+        with guard.guarded("looking up the meter provider"):  # it may not be hashable
+            return _registry.instruments_of(provider, guard)
     return Instruments(provider, guard)

@@ -12,17 +12,19 @@ Used by ``_call._call``, ``_call._settings`` and ``_connector``.
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.baggage import get_all as get_baggage
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, SpanKind
 
+from otel_connector._after_fork import start_over_in_child
 from otel_connector._guard import TelemetryGuard
 from otel_connector._telemetry import _names
 from otel_connector._telemetry._attributes import (
@@ -41,6 +43,7 @@ from otel_connector._telemetry._metrics import (
     Host,
     PausedHosts,
     instruments_of,
+    provider_in_force,
 )
 from otel_connector._telemetry._propagation import ONLY_SUPPRESSED, headers_for, suppressed
 from otel_connector._version import __version__
@@ -81,6 +84,7 @@ class CallSpan:
         context: The context that contains the span.
         traceparent: All that the W3C propagators would write, ``""`` for nothing. None if the propagators must be
             called, because there may be baggage or another vendor's ``tracestate``.
+        counts: The counters that count the call as active.
         recorded: False if the span is not recorded, so that no exporter receives it.
         token: Detaches the context; None if it is not attached.
     """
@@ -91,6 +95,7 @@ class CallSpan:
     span: Span
     context: Context
     traceparent: str | None
+    counts: CallCounts
     recorded: bool = False
     token: Token[Context] | None = None
 
@@ -106,6 +111,9 @@ class AttemptSpan:
 
 class CallTelemetry:
     """Spans and metrics of one connector.
+
+    The metrics belong to the meter provider that is in force, in this process: at each call it is compared with that of
+    the call before. So a provider that is set later, or instead of another one, has the calls from then on.
 
     If a provider raises, the connector runs without it and does not fall back to the global one: the operator may set
     that up later, and it would then report some of the calls.
@@ -134,12 +142,36 @@ class CallTelemetry:
         self._tracer: Tracer = trace.NoOpTracer()
         with self._guard.guarded("getting a tracer"):
             self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider, SCHEMA_URL)
-        self._instruments = instruments_of(meter_provider, self._guard)
+        self._meter_provider, self._log, self._paused_hosts = meter_provider, log, paused_hosts
+        self._provider_in_use: MeterProvider | None = None
+        self._instruments = instruments_of(None, self._guard)
         self.counts = CallCounts()
-        self._instruments.add(self.counts, log, paused_hosts)
-        weakref.finalize(self, self._instruments.retire, self.counts).atexit = False
+        with self._guard.guarded("looking up the meter provider"):
+            metrics.get_meter_provider()  # creates the one that the environment names
+        self._lock = threading.Lock()
+        self._use(provider_in_force(meter_provider))
         self.attempt_spans = attempt_spans
         self._is_proxy = isinstance(self._tracer, trace.ProxyTracer)
+        start_over_in_child(self)
+
+    def start_over(self) -> None:
+        """Count from zero, in the child of a fork. A connector that is not used there reports nothing."""
+        self._provider_in_use, self._instruments = None, instruments_of(None, self._guard)
+        self.counts = CallCounts()
+        self._lock = threading.Lock()
+
+    def _use(self, provider: MeterProvider | None) -> None:
+        """Report to this meter provider from now on; what was counted so far stays with the one before."""
+        with self._lock:  # threads with event loops of their own may share the connector
+            if provider is self._provider_in_use:
+                return
+            if self._provider_in_use is not None:
+                self._instruments.retire(self.counts)
+                self.counts = CallCounts()
+            self._instruments = instruments_of(provider, self._guard)
+            self._provider_in_use = provider
+            self._instruments.add(self.counts, self._log, self._paused_hosts)
+            weakref.finalize(self, self._instruments.retire, self.counts).atexit = False
 
     def for_url(self, url: str, host: str | None, port: int | None) -> UrlTelemetry:
         """Return what `start` needs for a URL. It can be kept for further calls.
@@ -149,9 +181,7 @@ class CallTelemetry:
             host: Its host, None if it has none.
             port: Its port.
         """
-        labels = self._instruments.host(host or "", port)
-        self.counts.active.setdefault(labels, 0)
-        return UrlTelemetry(http_attributes(url, host, port), labels)
+        return UrlTelemetry(http_attributes(url, host, port), self._instruments.host(host or "", port))
 
     def start(self, url_telemetry: UrlTelemetry, project: str, start_time: int) -> CallSpan:
         """Start the call's span and make it the current span until `end`.
@@ -161,6 +191,9 @@ class CallTelemetry:
             project: The call's project.
             start_time: Unix time in nanoseconds.
         """
+        provider = provider_in_force(self._meter_provider)
+        if provider is not self._provider_in_use:
+            self._use(provider)
         label = self._instruments.project(project)
         try:  # no `guarded` here and in `end`: together they would cost 2 % more instructions of a bare call
             call = self._start(url_telemetry, label, start_time)
@@ -168,20 +201,20 @@ class CallTelemetry:
         except BaseException as error:  # noqa: BLE001 - a sampler, processor, id generator or context of the application
             self._guard.swallow(error, "starting the call's span")
             return self._start_without_span(url_telemetry, project)
-        self.counts.active[url_telemetry.host] += 1
+        call.counts.active[url_telemetry.host] += 1
         return call
 
     def without_span(self, url_telemetry: UrlTelemetry, project: str) -> CallSpan:
         """Return what a call has if `start` raised, because a component ends the program."""
         self.counts.active[url_telemetry.host] += 1
         label = self._instruments.project(project)
-        return CallSpan(url_telemetry, label, new_call_id(), INVALID_SPAN, Context(), None)
+        return CallSpan(url_telemetry, label, new_call_id(), INVALID_SPAN, Context(), None, self.counts)
 
     def _start(self, url_telemetry: UrlTelemetry, label: str, start_time: int) -> CallSpan:
         current = otel_context.get_current()
         if not current and self._is_proxy and getattr(trace, "_TRACER_PROVIDER", self) is None:
             # No SDK is set: the API would return the invalid span. Skipping it saves 4 % of the instructions of a call
-            return CallSpan(url_telemetry, label, new_call_id(), INVALID_SPAN, ONLY_SUPPRESSED, "")
+            return CallSpan(url_telemetry, label, new_call_id(), INVALID_SPAN, ONLY_SUPPRESSED, "", self.counts)
         name, kind, attributes = _names.CALL_NAME, SpanKind.CLIENT, url_telemetry.http.copy()
         if self.attempt_spans:
             name, kind, attributes = _names.CALL_WITH_ATTEMPT_SPANS_NAME, SpanKind.INTERNAL, {}
@@ -192,7 +225,8 @@ class CallTelemetry:
         if not own.is_valid:  # not put into the context: it would hide the caller's span from the propagator
             call_id = new_call_id(trace.get_current_span(current).get_span_context())
             traceparent = None if current else ""
-            return CallSpan(url_telemetry, label, call_id, span, suppressed(current), traceparent, recorded)
+            context = suppressed(current)
+            return CallSpan(url_telemetry, label, call_id, span, context, traceparent, self.counts, recorded)
         call_id = own_id = call_id_of(own)
         if not recording and current:
             # Without an SDK the API returns the caller's span
@@ -201,7 +235,7 @@ class CallTelemetry:
         context = trace.set_span_in_context(span, suppressed(current) if current else ONLY_SUPPRESSED)
         known = not own.trace_state and not (current and get_baggage(current))
         traceparent = f"00-{own_id}-{own.trace_flags:02x}" if known else None
-        return CallSpan(url_telemetry, label, call_id, span, context, traceparent, recorded)
+        return CallSpan(url_telemetry, label, call_id, span, context, traceparent, self.counts, recorded)
 
     def _start_without_span(self, url_telemetry: UrlTelemetry, project: str) -> CallSpan:
         """Return what a call has if its span cannot be started: the caller's span, unless that is broken, too."""
@@ -277,7 +311,7 @@ class CallTelemetry:
     def attempt_failed(self, call: CallSpan, attempt: Attempt, timestamp: int) -> None:
         """Add a failed attempt to the span as an event, and count the retry if one follows."""
         if attempt.wait is not None:
-            self.counts.retries[attempt.reason] += 1
+            call.counts.retries[attempt.reason] += 1
         if self.attempt_spans:
             return
         with self._guard.guarded("adding an event"):
@@ -307,8 +341,8 @@ class CallTelemetry:
             http_version: Major and minor HTTP version of the last response.
             queued: Seconds that the call waited for a permit before it started.
         """
-        self.counts.active[call.url_telemetry.host] -= 1
-        self.counts.received[call.project] += record.response_size
+        call.counts.active[call.url_telemetry.host] -= 1
+        call.counts.received[call.project] += record.response_size
         try:
             if call.token is not None:
                 otel_context.detach(call.token)

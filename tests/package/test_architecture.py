@@ -188,7 +188,12 @@ WINGS = [
             "_sdk_exit": (OTEL,),
         },
     ),
-    Wing(2, "", ("aiohttp", *TERMINAL), {"_bulk": (OTEL,), "_distinct_urls": (OTEL,)}),
+    Wing(
+        2,
+        "",
+        ("aiohttp", *TERMINAL),
+        {"_bulk": (OTEL,), "_connector_stats": (OTEL, "asyncio"), "_distinct_urls": (OTEL,)},
+    ),
     Wing(
         2,
         "testing",
@@ -222,6 +227,7 @@ WINGS = [
         "",
         (OTEL, PACKAGE),
         {
+            "_after_fork": ("aiohttp", "asyncio"),
             "_clock": ("aiohttp",),
             "_errors": AIOHTTP_INSIDES,
             "_log_throttle": ("aiohttp", "asyncio"),

@@ -7,7 +7,6 @@ import gc
 import inspect
 import logging
 import sys
-import time
 from collections.abc import Mapping
 from enum import Enum
 from types import SimpleNamespace
@@ -15,12 +14,11 @@ from typing import Any
 
 import aiohttp
 import pytest
-from opentelemetry import baggage, context, metrics, propagate, trace
+from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import default_setter
-from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from opentelemetry.semconv.attributes import (
@@ -38,7 +36,6 @@ from support.sdk import SDK
 
 import otel_connector
 from otel_connector import AsyncConnector, ConnectorError, RetryPolicy
-from otel_connector._guard import TelemetryGuard
 from otel_connector._telemetry import _call_ids, _metrics, _propagation
 from otel_connector.testing import FakeClock, FaultServer, hold, ok, redirect, respond, retry_after
 
@@ -515,15 +512,6 @@ async def test_an_sdk_set_up_between_two_calls_records_the_second(server: FaultS
     )
     out, err = await process.communicate()
     assert (process.returncode, out.decode().splitlines()) == (0, ["['after']", "[(1, 'after')]"]), err.decode()
-
-
-async def test_none_and_the_global_meter_provider_share_their_instruments(
-    server: FaultServer, session: aiohttp.ClientSession
-) -> None:
-    guard = TelemetryGuard(time.monotonic_ns)
-    first = _metrics.instruments_of(None, guard)
-    assert _metrics.instruments_of(metrics.get_meter_provider(), guard) is first
-    assert _metrics.instruments_of(MeterProvider(shutdown_on_exit=False), guard) is not first
 
 
 @pytest.mark.parametrize("trace_id", [0, 1, 2**127 + 5, 2**128 - 1, 2**128, -1, True])
