@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, TypeVar
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import Attributes, AttributeValue
 
     from otel_connector._guard import TelemetryGuard
-    from otel_connector._record import CallRecord
 
 SCOPE: Final = "otel_connector"
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
@@ -41,8 +40,15 @@ SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 Host = tuple[str, "int | None"]
 """Address and port, as metric labels. The address is empty if a call has none."""
 
-# Semantic conventions, http.client.request.duration: the advised boundaries, in seconds
-_DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+Wait = tuple[Host, str, str]
+"""Host, project and reason of a wait, as metric labels."""
+
+# In seconds. Semantic conventions, http.client.request.duration: the boundaries that they advise for one request; and
+# four more, because a call includes its retries and waits
+_DURATION_BUCKETS = (
+    *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    *(30.0, 60.0, 120.0, 300.0),
+)
 
 # The SDK keeps every label set until the process ends (2.2 kB each) and has no limit: a crawler would fill the memory.
 # Further hosts and projects become `_other`. With these limits, statuses and errors included, an instrument stays near
@@ -82,14 +88,16 @@ class CallCounts:
     Attributes:
         active: Calls in flight, by host and port.
         received: Bytes of body read, by project.
-        retries: Attempts after the first, by the reason of the retry.
+        retries: Attempts after the first.
+        delays: Seconds of waiting before them.
         queued: Seconds that calls waited for a permit.
     """
 
     active: Counter[Host] = field(default_factory=Counter[Host])
     received: Counter[str] = field(default_factory=Counter[str])
-    retries: Counter[str] = field(default_factory=Counter[str])
-    queued: float = 0.0
+    retries: Counter[Wait] = field(default_factory=Counter[Wait])
+    delays: defaultdict[Wait, float] = field(default_factory=lambda: defaultdict[Wait, float](float))
+    queued: defaultdict[Wait, float] = field(default_factory=lambda: defaultdict[Wait, float](float))
 
 
 class Instruments:
@@ -108,6 +116,7 @@ class Instruments:
         self._projects: set[str] = set()
         self.start_over()
         self._duration: Histogram | None = None
+        self._call_duration: Histogram | None = None
         if provider is not None:
             start_over_in_child(self)
             with guard.guarded("getting a meter"):
@@ -128,16 +137,21 @@ class Instruments:
 
     def _create(self, meter: Meter, guard: TelemetryGuard) -> None:
         creating = guard.guarded("creating an instrument")  # one at a time: the meter may fail for one kind only
-        metric = _names.DURATION
-        with creating:
-            self._duration = meter.create_histogram(
+
+        def histogram(metric: _names.Metric) -> Histogram:
+            return meter.create_histogram(
                 metric.name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=_DURATION_BUCKETS
             )
+
+        with creating:
+            self._duration = histogram(_names.DURATION)
+            self._call_duration = histogram(_names.CALL_DURATION)
         for metric, observe in (
-            (_names.RECEIVED, self._sum_of(lambda counts: counts.received, lambda project: {_names.PROJECT: project})),
-            (_names.RETRIES, self._sum_of(lambda counts: counts.retries, lambda reason: {_names.REASON: reason})),
+            (_names.RECEIVED, self._sum_of(lambda counts: counts.received, _project_label)),
+            (_names.RETRIES, self._sum_of(lambda counts: counts.retries, _wait_labels)),
+            (_names.RETRY_DELAY, self._sum_of(lambda counts: counts.delays, _wait_labels)),
             (_names.ACTIVE, self._sum_of(lambda counts: counts.active, _request_labels)),
-            (_names.QUEUE_TIME, self._observe_queued),
+            (_names.QUEUE_TIME, self._sum_of(lambda counts: counts.queued, _wait_labels)),
             (_names.PAUSED, self._observe_paused),
             (_names.ROWS_WRITTEN, self._rows("written")),
             (_names.ROWS_LOST, self._rows("lost")),
@@ -148,27 +162,45 @@ class Instruments:
                 create = meter.create_observable_counter if is_counter else meter.create_observable_up_down_counter
                 create(metric.name, [observe], metric.unit, metric.description)
 
-    def record(self, record: CallRecord, host: Host, project: str, error_type: str | None, context: Context) -> None:
-        """Record a call that has ended.
+    def record(
+        self,
+        seconds: float,
+        host: Host,
+        project: str,
+        context: Context,
+        *,
+        status: int | None,
+        error_type: str | None,
+        success: bool,
+        retried: bool,
+        with_attempts: bool = False,
+    ) -> None:
+        """Record the duration of a request, or of a call whose attempts are recorded as requests.
 
         Args:
-            record: The call.
+            seconds: The duration of its span.
             host: What `host` returned for it.
             project: What `project` returned for it.
-            error_type: The value of ``error.type``, if the call is an error.
-            context: The context with the call's span, so that an exemplar refers to it.
+            context: The context with the span, so that an exemplar refers to it.
+            status: Its HTTP status.
+            error_type: The value of ``error.type``, if it is an error.
+            success: Whether it succeeded.
+            retried: Whether an attempt before it, or the first one of the call, had failed.
+            with_attempts: Whether each attempt was recorded by itself.
         """
-        if self._duration is None:
+        histogram = self._call_duration if with_attempts else self._duration
+        if histogram is None:
             return
         # One by one: merging dictionaries would cost 0.9 % of the instructions of a bare aiohttp request
         labels = _request_labels(host)
         labels[_names.PROJECT] = project
-        labels[_names.SUCCESS] = record.success
-        if record.response_code is not None:
-            labels[_names.STATUS_CODE] = record.response_code
+        labels[_names.SUCCESS] = success
+        labels[_names.RETRIED] = retried
+        if status is not None:
+            labels[_names.STATUS_CODE] = status
         if error_type is not None:
             labels[_names.ERROR_TYPE] = error_type
-        self._duration.record(record.delta_t, labels, context=context)
+        histogram.record(seconds, labels, context=context)
 
     def add(self, counts: CallCounts, log: CountedLog | None, paused_hosts: PausedHosts | None) -> None:
         """From now on, report the metrics of this connector.
@@ -207,7 +239,9 @@ class Instruments:
             self._live.remove(counts)
             self._retired.received.update(counts.received)
             self._retired.retries.update(counts.retries)
-            self._retired.queued += counts.queued
+            for total, more in ((self._retired.delays, counts.delays), (self._retired.queued, counts.queued)):
+                for key, seconds in more.items():
+                    total[key] += seconds
 
     def host(self, host: str, port: int | None) -> Host:
         """Return the labels of a host and port, limited in number."""
@@ -231,14 +265,15 @@ class Instruments:
             return [*self._live, self._retired]
 
     def _sum_of(
-        self, counter: Callable[[CallCounts], dict[_Label, int]], labels: Callable[[_Label], Attributes]
+        self, counter: Callable[[CallCounts], dict[_Label, Any]], labels: Callable[[_Label], Attributes]
     ) -> _Observe:
         """Return a callback that adds up one counter of all connectors. The counter's keys give the labels."""
 
         def observe(_: CallbackOptions) -> Iterable[Observation]:
-            total: Counter[_Label] = Counter()
+            total: defaultdict[_Label, float] = defaultdict(int)
             for counts in self._all_counts():
-                total.update(counter(counts).copy())  # a copy: the event loop may add a key at any time
+                for key, number in counter(counts).copy().items():  # a copy: the event loop may add a key at any time
+                    total[key] += number
             return [Observation(number, labels(key)) for key, number in total.items()]
 
         return observe
@@ -254,9 +289,6 @@ class Instruments:
             return self._total(sum(getattr(each, kind) for each in counts))
 
         return observe
-
-    def _observe_queued(self, _: CallbackOptions) -> Iterable[Observation]:
-        return self._total(sum(counts.queued for counts in self._all_counts()))
 
     def _observe_paused(self, _: CallbackOptions) -> Iterable[Observation]:
         with self._lock:
@@ -291,6 +323,20 @@ def provider_in_force(given: MeterProvider | None) -> MeterProvider | None:
 def _public_global_provider() -> MeterProvider | None:
     provider = metrics.get_meter_provider()
     return None if type(provider).__name__ == "_ProxyMeterProvider" else provider
+
+
+def _project_label(project: str) -> dict[str, AttributeValue]:
+    return {_names.PROJECT: project}
+
+
+def _wait_labels(wait: Wait) -> dict[str, AttributeValue]:
+    (address, port), project, reason = wait
+    labels: dict[str, AttributeValue] = {_names.PROJECT: project, _names.REASON: reason}
+    if address:
+        labels[_names.SERVER_ADDRESS] = address
+        if port is not None:
+            labels[_names.SERVER_PORT] = port
+    return labels
 
 
 class _Registry:

@@ -102,9 +102,17 @@ class CallSpan:
 
 @dataclass(slots=True, eq=False)
 class AttemptSpan:
-    """The span of one attempt, with ``attempt_spans=True``."""
+    """The span of one attempt, with ``attempt_spans=True``.
+
+    Attributes:
+        span: The span.
+        start_time: Unix time in nanoseconds.
+        context: The context that contains the span.
+        token: Detaches the context.
+    """
 
     span: Span
+    start_time: int
     context: Context
     token: Token[Context]
 
@@ -181,7 +189,7 @@ class CallTelemetry:
             host: Its host, None if it has none.
             port: Its port.
         """
-        return UrlTelemetry(http_attributes(url, host, port), self._instruments.host(host or "", port))
+        return UrlTelemetry(http_attributes(url, host, port), self.host(host, port))
 
     def start(self, url_telemetry: UrlTelemetry, project: str, start_time: int) -> CallSpan:
         """Start the call's span and make it the current span until `end`.
@@ -265,11 +273,12 @@ class CallTelemetry:
                 _names.CALL_NAME, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_time
             )
             context = trace.set_span_in_context(span)
-            return AttemptSpan(span, context, otel_context.attach(context))
+            return AttemptSpan(span, start_time, context, otel_context.attach(context))
         return None
 
     def end_attempt(
         self,
+        call: CallSpan,
         attempt: AttemptSpan,
         *,
         end_time: int,
@@ -277,17 +286,20 @@ class CallTelemetry:
         http_version: tuple[int, int] | None,
         error_type: str | None,
         error: str,
+        retried: bool,
         resend_count: int = 0,
     ) -> None:
-        """End the span of an attempt.
+        """End the span of an attempt, and record its duration.
 
         Args:
+            call: The call's span.
             attempt: What `start_attempt` returned.
             end_time: Unix time in nanoseconds.
             status: The HTTP status of its last response.
             http_version: Major and minor HTTP version of its last response.
             error_type: The value of ``error.type``; None if the attempt is not an error.
-            error: ``ClassName: message``, for the status of the span.
+            error: ``ClassName: message``, for the status of the span; empty if the attempt succeeded.
+            retried: Whether there was an attempt before.
             resend_count: The resend count of its last request, if it sent more than one (a redirect, or a resend of
                 aiohttp); otherwise 0.
         """
@@ -298,6 +310,17 @@ class CallTelemetry:
                 if error_type is not None:
                     attempt.span.set_status(error_status(error_type, error))
             attempt.span.end(end_time)
+        with self._guard.guarded("recording the metrics"):
+            self._instruments.record(
+                (end_time - attempt.start_time) / 1e9,
+                call.url_telemetry.host,
+                call.project,
+                attempt.context,
+                status=status,
+                error_type=error_type,
+                success=not error,
+                retried=retried,
+            )
 
     def inject(self, call: CallSpan, attempt: AttemptSpan | None) -> dict[str, str]:
         """Return the headers with the trace context and the baggage, as the global propagator writes them.
@@ -309,14 +332,33 @@ class CallTelemetry:
         return headers_for(attempt.context, None, self._guard)
 
     def attempt_failed(self, call: CallSpan, attempt: Attempt, timestamp: int) -> None:
-        """Add a failed attempt to the span as an event, and count the retry if one follows."""
-        if attempt.wait is not None:
-            call.counts.retries[attempt.reason] += 1
+        """Add a failed attempt to the span as an event."""
         if self.attempt_spans:
             return
         with self._guard.guarded("adding an event"):
             if call.span.is_recording():
                 call.span.add_event(_names.ATTEMPT_EVENT, event_attributes(attempt), timestamp)
+
+    def retried(self, call: CallSpan, reason: str, seconds: float) -> None:
+        """Count a retry, before which the call has waited for `seconds`."""
+        key = call.url_telemetry.host, call.project, reason
+        call.counts.retries[key] += 1
+        call.counts.delays[key] += seconds
+
+    def queued(self, call: CallSpan, reason: str, seconds: float, host: Host | None = None) -> None:
+        """Count the time that an attempt waited for its permit.
+
+        Args:
+            call: The call's span.
+            reason: Of the retry; or ``first_attempt`` or ``redirect``.
+            seconds: The time.
+            host: The host labels of the server for which it waited. Default: that of the URL.
+        """
+        call.counts.queued[host or call.url_telemetry.host, call.project, reason] += seconds
+
+    def host(self, host: str | None, port: int | None) -> Host:
+        """Return the host labels of a server, limited in number."""
+        return self._instruments.host(host or "", port)
 
     def end(
         self,
@@ -328,6 +370,7 @@ class CallTelemetry:
         resend_count: int,
         http_version: tuple[int, int] | None,
         queued: float,
+        retried: bool,
     ) -> None:
         """End the call's span with all attributes, and record its metrics.
 
@@ -340,6 +383,7 @@ class CallTelemetry:
             resend_count: Requests sent after the first, for any reason.
             http_version: Major and minor HTTP version of the last response.
             queued: Seconds that the call waited for a permit before it started.
+            retried: Whether there was more than one attempt.
         """
         call.counts.active[call.url_telemetry.host] -= 1
         call.counts.received[call.project] += record.response_size
@@ -362,6 +406,16 @@ class CallTelemetry:
         except BaseException as error:  # noqa: BLE001 - a processor, exporter or context of the application
             self._guard.swallow(error, "ending the call's span")
         try:
-            self._instruments.record(record, call.url_telemetry.host, call.project, error_type, call.context)
+            self._instruments.record(
+                record.delta_t,
+                call.url_telemetry.host,
+                call.project,
+                call.context,
+                status=record.response_code,
+                error_type=error_type,
+                success=record.success,
+                retried=retried,
+                with_attempts=self.attempt_spans,
+            )
         except BaseException as error:  # noqa: BLE001 - a view, reader or exemplar reservoir of the application
             self._guard.swallow(error, "recording the metrics")

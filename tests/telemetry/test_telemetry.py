@@ -143,22 +143,29 @@ async def test_metrics_have_the_expected_names_values_and_attributes(
     await held.arrived
 
     where = {"http.request.method": "GET", "server.address": "127.0.0.1", "server.port": server.port}
-    good = {**where, "otel_connector.project": "P", "otel_connector.success": True, "http.response.status_code": 200}
-    bad = {**where, "otel_connector.project": "Q", "otel_connector.success": False, "http.response.status_code": 404}
+    retried, project = "otel_connector.retried", "otel_connector.project"
+    good = {**where, project: "P", "otel_connector.success": True, retried: False, "http.response.status_code": 200}
+    bad = {**where, project: "Q", "otel_connector.success": False, retried: False, "http.response.status_code": 404}
     data = collect(sdk)
     durations = data.pop("http.client.request.duration")
     assert [(point.count, dict(point.attributes)) for point in durations] == [
-        (3, good),
+        (2, good),
+        (1, {**good, retried: True}),
         (1, {**bad, "error.type": "404"}),
     ]
     assert tuple(durations[0].explicit_bounds) == (
         *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
+        *(30, 60, 120, 300),
     )
+    del where["http.request.method"]
+    retry = {**where, project: "P", "otel_connector.reason": "status_503"}
+    (delay,) = data.pop("otel_connector.retry.delay")
+    assert (dict(delay.attributes), delay.value > 0) == (retry, True)
+    where["http.request.method"] = "GET"
     assert values(data) == {
         "http.client.active_requests": [(1, where)],
         "otel_connector.received": [(36, {"otel_connector.project": "P"}), (15, {"otel_connector.project": "Q"})],
-        "otel_connector.retries": [(1, {"otel_connector.reason": "status_503"})],
-        "otel_connector.queue.time": [(0, {})],
+        "otel_connector.retries": [(1, retry)],
         "otel_connector.host.paused": [(0, {})],
         "otel_connector.rows.written": [(4, {})],
         "otel_connector.rows.waiting": [(0, {})],
