@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import sys
 
+from otel_connector._record import one_line
+
 
 def main() -> None:
     """Run the command line; without the ``cli`` extra, print how to install it and exit with 2."""
     try:
-        from otel_connector.cli import app
+        from otel_connector.cli import run
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {"rich", "typer"}:
             raise
@@ -22,9 +24,9 @@ def main() -> None:
     except KeyboardInterrupt:  # while it loads
         sys.exit(130)
     try:
-        app(prog_name="otel-connector")
+        run()
     except OSError as error:  # of the output: the commands handle the errors of their files
-        sys.stderr.write(f"otel-connector: the output cannot be written: {error.strerror or error}\n")
+        sys.stderr.write(f"otel-connector: the output cannot be written: {one_line(error.strerror or str(error))}\n")
         sys.exit(2)
 
 

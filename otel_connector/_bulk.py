@@ -53,6 +53,11 @@ class Outcome(NamedTuple):
     error: Exception | None
     record: CallRecord
 
+    def __repr__(self) -> str:
+        """Return a text with the URL as in the row, redacted."""
+        url, value, error = self.record.url, self.value, self.error
+        return f"Outcome(url={url!r}, value={value!r}, error={error!r}, record={self.record!r})"
+
 
 class Resumed(NamedTuple):
     """What `resume` found in the logs.

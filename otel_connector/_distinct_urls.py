@@ -62,6 +62,18 @@ class DistinctUrls:
         self._resolve = resolve
         self._known: dict[int, int] = {}
 
+    def identity(self, url: str | URL) -> str | None:
+        """Return how a log shows a URL: two URLs are the same for `resume` and ``--dedupe`` if this is equal.
+
+        Returns:
+            None if its call fails, or if the log has only its beginning: such a URL is never taken for another one.
+        """
+        try:
+            shown = self._redactor.url(str(self._resolve(url)))
+        except (TypeError, ValueError, ConnectorError):
+            return None
+        return one_line(shown, URL_LIMIT) if len(shown) <= URL_LIMIT else None
+
     async def check_all(self, urls: Iterable[str | URL]) -> None:
         """Check a whole list; other tasks run meanwhile."""
         for number, url in enumerate(urls):

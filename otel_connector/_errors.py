@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_SHOWN = 16_384  # characters, more than are ever shown: an error may quote a body of many MiB
 
 
 def class_name(kind: type[BaseException]) -> str:
@@ -50,7 +51,8 @@ def class_name(kind: type[BaseException]) -> str:
 def message_of(error: BaseException) -> str:
     """Return the text of an error without addresses of objects in memory, so that equal failures have equal texts."""
     text = str(error)
-    return _ADDRESS.sub("", text) if " at 0x" in text else text
+    begin = text[:_SHOWN]
+    return _ADDRESS.sub("", begin) + text[_SHOWN:] if " at 0x" in begin else text
 
 
 class ConnectorError(aiohttp.ClientError):

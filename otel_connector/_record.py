@@ -4,8 +4,8 @@
 never changed. Its texts are escaped here, so that all three show the same characters. This file does not know how a
 record is written or sent.
 
-Used by ``__init__``, ``_bulk``, ``_call``, ``_connector``, ``_connector_stats``, ``_csv``, ``_distinct_urls``,
-``_guard``, ``_replay``, ``_telemetry``, ``cli``, ``csv_exporter`` and ``review``.
+Used by ``__init__``, ``__main__``, ``_bulk``, ``_call``, ``_connector``, ``_connector_stats``, ``_csv``,
+``_distinct_urls``, ``_guard``, ``_replay``, ``_telemetry``, ``cli``, ``csv_exporter`` and ``review``.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ URL_LIMIT = 8_192
 TEXT_LIMIT = 2_048
 """Maximum characters of any other text. The csv module rejects cells of 131,072 characters and more."""
 
-# Characters that end a line, hide text or cannot be encoded: C0 and C1 controls with DEL, line and paragraph
-# separators, the bidi controls (Unicode TR9, as in CVE-2021-42574), the byte order mark, and lone surrogates
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+"""Characters that end a line, hide text or cannot be encoded: C0 and C1 controls with DEL, line and paragraph
+separators, the bidi controls (Unicode TR9, as in CVE-2021-42574), the byte order mark, and lone surrogates."""
+
 _CUT = re.compile(r"\.\.\.\[\+(\d+)\]\Z")  # the mark of a text that was cut before, by this file or by the redactor
 _LONGEST_CUT = 24  # characters
 _SHORT_ESCAPES = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
@@ -41,7 +42,7 @@ def one_line(text: str, limit: int = TEXT_LIMIT) -> str:
     if len(text) > limit and (before := _CUT.search(text, len(text) - _LONGEST_CUT)):
         text, unread = text[: before.start()], int(before[1])
     unread += max(len(text) - limit, 0)  # escapes are longer, so characters beyond the limit are cut in any case
-    line = _UNSAFE.sub(_escape, text[:limit])
+    line = UNSAFE.sub(_escape, text[:limit])
     if unread or len(line) > limit:
         kept = limit - len(f"...[+{len(line) + unread}]")
         line = f"{line[:kept]}...[+{len(line) - kept + unread}]"

@@ -30,27 +30,7 @@ if TYPE_CHECKING:
 REDACTED = "REDACTED"
 """The replacement of a secret (OpenTelemetry semantic conventions 1.44, url.full)."""
 
-_CONVENTIONS = {  # the signatures in the semantic conventions (url registry)
-    *("X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "AWSAccessKeyId", "Signature"),
-    *("sig", "X-Goog-Signature"),
-}
-_OAUTH = {  # RFC 5849 (oauth_), RFC 6749, RFC 6750, RFC 7521 (client_assertion), OpenID Connect Core 1.0 (id_token)
-    *("oauth_token", "oauth_signature", "access_token", "refresh_token", "client_secret", "client_assertion"),
-    *("id_token", "id_token_hint", "password"),
-}
-_FILTERED_ELSEWHERE = {  # by the defaults of Sentry, of Elastic APM and of Datadog's tracers
-    *("passwd", "pwd", "passphrase", "secret", "token", "auth", "authorization", "credentials", "jwt", "bearer"),
-    *("api_key", "access_key", "private_key", "secret_key", "consumer_secret", "session_id", "csrf_token"),
-}
-_PRODUCTS = {
-    *("key", "x_api_key"),  # Google Cloud API keys; AWS API Gateway
-    *("subscription-key", "ocp-apim-subscription-key"),  # Azure API Management
-    *("private_token", "job_token", "auth_token", "api_token", "session_token"),  # GitLab; names in many APIs
-    *("x-auth-token", "x-access-token", "X-Goog-Credential", "security-token"),  # OpenStack; Google, Alibaba Cloud
-    *("jsessionid", "PHPSESSID"),  # Jakarta Servlet 6.0, section 7.1.3; PHP's session.use_trans_sid
-}
-
-DEFAULT_REDACTED_PARAMS: frozenset[str] = frozenset(_CONVENTIONS | _OAUTH | _FILTERED_ELSEWHERE | _PRODUCTS)
+DEFAULT_REDACTED_PARAMS: frozenset[str] = patterns.NAMES
 """Query parameters whose values are redacted by default; see `redact_params`. Compared without case, ``-`` and ``_``.
 
 ``code`` is not among them: it is a secret in an OAuth redirect, and something else in nearly every other URL.
@@ -59,6 +39,8 @@ DEFAULT_REDACTED_PARAMS: frozenset[str] = frozenset(_CONVENTIONS | _OAUTH | _FIL
 _LEVELS = 8  # levels of percent-encoding that are decoded
 _URL_LIMIT = 16_384  # characters that are read of a URL: twice as many as a row shows
 _TEXT_LIMIT = 8_192  # characters that are read of another text: four times as many as a row shows
+_LONG = 8  # characters of a credential that is searched within words, too: a shorter one may be a part of a word
+_INDENT = 64  # characters before a name at most, if it is the first one in its line
 _KNOWN_NAMES, _NAME_LIMIT = 1_024, 64  # names of parameters that are remembered, and their characters
 
 # Where a secret starts and ends, and the parameter that it is the value of (empty for userinfo, and for what could not
@@ -82,34 +64,34 @@ class Redactor:
     def url(self, url: str) -> str:
         """Return `url` without its secrets; beyond 16,384 characters it is cut, and marked as `one_line` does.
 
-        A text that looks like a URL but cannot be parsed as one becomes ``REDACTED`` as a whole. So does any other text
-        that may contain a secret, because it contains ``@`` or ``=``.
+        Of a URL that cannot be parsed, the scheme stays, and host and path if they cannot be a password. Any other text
+        that may contain a secret, because it contains ``@`` or ``=``, becomes ``REDACTED`` as a whole.
         """
         if len(url) <= _URL_LIMIT and (plain := patterns.PLAIN.fullmatch(url)):
             if plain[1] is None or not self._has_secret_name(plain[1]):
                 return url
             return _replaced(url, self._values(url, plain.start(1), patterns.IN_QUERY))
         secrets, cut = self.secrets(url), url[:_URL_LIMIT]
-        return REDACTED if secrets is None else _marked(_replaced(cut, secrets), url, _URL_LIMIT)
+        return _as_far_as_safe(cut) if secrets is None else _marked(_replaced(cut, secrets), url, _URL_LIMIT)
 
-    def text(self, text: str) -> str:
-        """Return `text`, such as an error message, without the secrets of the URLs and ``name=value`` pairs in it.
+    def text(self, text: str, sent: Iterable[str] = ()) -> str:
+        """Return `text`, such as an error message, without the secrets of its URLs and pairs of names and values.
 
         Beyond 8,192 characters it is cut, and marked as `one_line` does.
+
+        Args:
+            text: The text.
+            sent: Credentials that are redacted wherever they appear, in every form.
         """
-        # Looking for one character first: without any of them, a text takes a fiftieth of the time of the patterns
-        if len(text) > _TEXT_LIMIT:
-            found = self._found(_ended(text, _TEXT_LIMIT), patterns.IN_TEXT, 0)
-            cut = [(start, min(end, _TEXT_LIMIT), name) for start, end, name in found]
-            return _marked(_replaced(text[:_TEXT_LIMIT], cut), text, _TEXT_LIMIT)
-        if "=" in text or "@" in text or "%" in text or not text.isascii():
-            return _replaced(text, self._found(_ended(text, _TEXT_LIMIT), patterns.IN_TEXT, 0))
-        return text
+        found = self._found(_ended(text, _TEXT_LIMIT), patterns.IN_TEXT, 0) + _occurrences(text, sent)
+        cut = [(start, min(end, _TEXT_LIMIT), name) for start, end, name in found if start < _TEXT_LIMIT]
+        return _marked(_replaced(text[:_TEXT_LIMIT], cut), text, _TEXT_LIMIT)
 
     def listed_name(self, name: str) -> str:
         """Return the parameter that makes a found name secret, as it was given; empty for what is not a parameter."""
         plain = _comparable(name.strip())
-        return self._secret.get(plain) or self._secret.get(plain.partition("[")[0], "")
+        parts = (part.rpartition(".")[2] for pattern in patterns.PARTS_OF_NAME for part in pattern.split(plain))
+        return self._secret.get(plain) or next(filter(None, map(self._secret.get, parts)), "")
 
     def secrets(self, url: str) -> list[_Found] | None:
         """Return where the secrets of a URL are; None if it cannot be parsed, so that it may be secret as a whole."""
@@ -182,6 +164,8 @@ class Redactor:
             found += _users(folded, kind)
         if "=" in text:
             found += self._values(text, 0, kind)
+        if kind is patterns.IN_TEXT:
+            found += self._pairs(text)
         if "%" in text:
             found += self._deeper(text, found, kind, level, in_path=False)
         return found
@@ -206,6 +190,26 @@ class Redactor:
                 if in_path and (matrix := patterns.MATRIX_VALUE.match(text, begin, kept)):
                     kept = matrix.end()
                 found.append((value.start(), kept, unquote_plus(match[1])))
+        return found
+
+    def _pairs(self, text: str) -> list[_Found]:
+        """Return the values of notations other than ``name=value``, and the credentials of headers."""
+        found: list[_Found] = [(*match.span(1), "") for match in patterns.CREDENTIALS.finditer(text)]
+        kept = 0
+        for match in patterns.PAIR.finditer(text):
+            name, begin = match[1], match.end()
+            if begin <= kept or not self._is_secret(name):
+                continue
+            line = patterns.HEADER_VALUE if patterns.HEADER_NAME.fullmatch(name) else None
+            if text[match.end(1)] == ":" and patterns.LINE_START.search(
+                text, max(match.start() - _INDENT, 0), match.end(1)
+            ):
+                line = line or patterns.LINE_VALUE
+            value = (line and line.match(text, begin)) or patterns.PAIR_VALUE.match(text, begin)
+            if value and value.lastgroup:
+                start, kept = value.span(value.lastgroup)
+                if start < kept:
+                    found.append((start, kept, name))
         return found
 
     def _deeper(
@@ -255,6 +259,31 @@ def _ended(text: str, limit: int) -> str:
 
 def _marked(shown: str, text: str, limit: int) -> str:
     return shown if len(text) <= limit else f"{shown}...[+{len(text) - limit}]"
+
+
+def _as_far_as_safe(url: str) -> str:
+    """Return the beginning of a URL that cannot be parsed, without what may be userinfo or a query."""
+    if (match := patterns.UNPARSABLE.match(folded := _folded(url))) is None:
+        return REDACTED
+    scheme, user, rest = match[1], match[2], url[match.end() :]
+    if "@" in folded[match.end() :] or "%" in rest:  # the userinfo may end there
+        return f"{scheme}{REDACTED}"
+    shown = f"{scheme}{f'{REDACTED}@' if user else ''}{url[match.start(3) : match.end()]}"
+    return f"{shown}{rest[:1] if rest[:1] in '?#' else ''}{REDACTED if rest else ''}"
+
+
+def _occurrences(text: str, secrets: Iterable[str]) -> list[_Found]:
+    found: list[_Found] = []
+    for secret in secrets:
+        start = text.find(secret, 0, _TEXT_LIMIT + len(secret))
+        while start >= 0:
+            end = start + len(secret)
+            escaped = patterns.ESCAPE_END.search(text, max(start - _INDENT, 0), start)
+            starts_in_word = not escaped and text[max(start - 1, 0) : start].isalnum()
+            if len(secret) >= _LONG or not (starts_in_word or text[end : end + 1].isalnum()):
+                found.append((start, end, ""))
+            start = text.find(secret, end, _TEXT_LIMIT + len(secret))
+    return found
 
 
 def _folded(text: str) -> str:

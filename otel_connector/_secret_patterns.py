@@ -1,6 +1,6 @@
-"""Patterns of the places in URLs and texts where a secret starts and ends.
+"""Names of parameters that are secret by default, and patterns of the places where a secret starts and ends.
 
-Each takes linear time for any text. This file does not know which names are secret.
+Each pattern takes linear time for any text. This file does not know how a secret is replaced.
 
 Used by ``_redact``.
 """
@@ -9,6 +9,33 @@ from __future__ import annotations
 
 import re
 from typing import NamedTuple
+
+_CONVENTIONS = {  # the signatures in the semantic conventions (url registry)
+    *("X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "AWSAccessKeyId", "Signature"),
+    *("sig", "X-Goog-Signature"),
+}
+_OAUTH = {  # RFC 5849 (oauth_), RFC 6749, RFC 6750, RFC 7521 (client_assertion), OpenID Connect Core 1.0 (id_token)
+    *("oauth_token", "oauth_signature", "access_token", "refresh_token", "client_secret", "client_assertion"),
+    *("id_token", "id_token_hint", "password"),
+}
+_FILTERED_ELSEWHERE = {  # by the defaults of Sentry, of Elastic APM and of Datadog's tracers
+    *("passwd", "pwd", "passphrase", "secret", "token", "auth", "authorization", "credentials", "jwt", "bearer"),
+    *("api_key", "access_key", "private_key", "secret_key", "consumer_secret", "session_id", "csrf_token"),
+    *("api_secret", "csrf", "x_csrftoken", "xsrf", "xsrf_token", "mysql_pwd", "cookie", "set_cookie"),
+    "proxy-authorization",
+}
+_PRODUCTS = {
+    *("key", "x_api_key", "x-goog-api-key"),  # Google Cloud API keys; AWS API Gateway
+    *("AccountKey", "SharedAccessKey", "secret_access_key", "aws_secret_access_key"),  # Azure; AWS, in settings
+    *("app_secret", "x-csrf-token", "x-xsrf-token", "authenticity_token"),  # Facebook; Angular; Ruby on Rails
+    *("csrfmiddlewaretoken", "password_confirmation"),  # Django; Ruby on Rails
+    *("subscription-key", "ocp-apim-subscription-key"),  # Azure API Management
+    *("private_token", "job_token", "auth_token", "api_token", "session_token"),  # GitLab; names in many APIs
+    *("x-auth-token", "x-access-token", "X-Goog-Credential", "security-token"),  # OpenStack; Google, Alibaba Cloud
+    *("jsessionid", "PHPSESSID"),  # Jakarta Servlet 6.0, section 7.1.3; PHP's session.use_trans_sid
+}
+
+NAMES = frozenset(_CONVENTIONS | _OAUTH | _FILTERED_ELSEWHERE | _PRODUCTS)
 
 # The parts of RFC 3986 that are needed: scheme, userinfo up to the last @ of the authority, host with an optional
 # port. Backslashes and white space do not match, because clients disagree about where the authority ends
@@ -77,7 +104,7 @@ def _patterns(*, name: str, after: str, trimmed: str = "", between: str, user: s
     )
 
 
-_NAME_IN_TEXT = rf"(?<![^?&;#=\s\"'<>(,])([^{BARRIER}?&;#=\s\"'<>(,]+)="
+_NAME_IN_TEXT = rf"(?<![^?&;#=\s\"'<>(,{{|:])([^{BARRIER}?&;#=\s\"'<>(,{{|:]+)="
 IN_QUERY = _patterns(
     name=r"(?<![^?&;#=])([^?&;#=]+)=", after="&#", between="&", user=r"(?<![^?#&])[^/?#&]*@", part=r"[^&#]+"
 )
@@ -99,6 +126,41 @@ IN_TEXT = _patterns(
     part=r"(?<![^&#\s\"<>])[^&#\s\"<>]+(?<!['),.\]}])",
 )
 
+# A name and its value in JSON, also escaped, YAML, headers, INI, Python and Ruby. ``name=value`` is in IN_TEXT. Not
+# name:80, which is a host with its port, nor a message about the option auth
+PAIR = re.compile(
+    r"(?<![\w.\-\[\]\\])([\w.\-\[\]\\]+)(?<!\bauth(?=: [A-Z]\w+(?:\(\))? ))"
+    r"(?:\\*[\"'][ \t]*|[ \t]+|(?!=[^\s\"'\\>=]|:(?://|[0-9]{1,5}(?!\w))))[:=]{1,2}>?[ \t]*"
+)
+# A quotation mark in the value has more backslashes before it than the one that ends the value
+PAIR_VALUE = re.compile(
+    r"[bBuUrR]{0,2}(\\*[\"'])(?P<quoted>.*?)(?:(?<!\\)\1|\Z)"
+    r"|(?P<nested>[\[{(][^\]})]*[\]})]?)"
+    r"|(?!(?:[nN]ull|[nN]one|[tT]rue|[fF]alse)\b)"
+    r"(?P<word>[^\s\"'<>\\]*(?:\\(?![nrt\"'])[^\s\"'<>\\]*)*(?<!['),.;\]}]))",
+    re.DOTALL,
+)
+# To the end of the line: behind the first name in a line of YAML, and of a header
+LINE_START = re.compile(r"(?:[\n\"']|\\n)[ \t]*(?:- )?[\w.\-\[\]]+\Z")
+LINE_VALUE = re.compile(r"(?P<line>(?!null|\\*[\"'\[{(])[^\r\n]*?)(?=\\*[\"'](?!\w)|\\[nr]|[\r\n]|\Z)")
+HEADER_VALUE = re.compile(r"(?P<line>(?!\\*[\"'])[^\r\n]*?)(?=\\[nr]|[\r\n]|\Z)")
+HEADER_NAME = re.compile(r"(?:proxy-)?authorization|(?:set-)?cookie", re.IGNORECASE)
+# RFC 7235, section 2.1, without the parameters of a challenge, and the words that follow in sentences
+CREDENTIALS = re.compile(
+    r"(?<![a-z0-9])(?:bearer|basic)[ \t]+(?![a-z_]+=[\"\w]|(?:auth\w*|tokens?|credentials?|realm|scheme|access)\b)"
+    r"([a-z0-9\-._~+/]+=*)(?<!\.)",
+    re.IGNORECASE,
+)
+
+# What a URL that cannot be parsed shows: its scheme, and host and path if there is no userinfo that has another end
+UNPARSABLE = re.compile(
+    r"([a-zA-Z][a-zA-Z0-9+.\-]*://)([^?#=;&%@]*@)*((?:\[[0-9a-fA-F:.]*)?(?:[^@?#=;&%/:\\\x00-\x1f]|:(?=[0-9]*(?:/|\Z)))*"
+    r"(?:/[^@?#=;&%\\\x00-\x1f]*)?)"
+)
+
+# user[password], and what follows a backslash, which may be a part of \n, \r or \t
+PARTS_OF_NAME = re.compile(r"[\[\]\\]"), re.compile(r"[\[\]]|\\[nrt]?")
+ESCAPE_END = re.compile(r"(?:\\[nrt]|%(?:25)*[0-9a-fA-F]{2})\Z")
 QUERY_START = re.compile(r"[?#]")
 # Parameters of a path segment (RFC 3986, section 3.3), such as ;jsessionid=
 MATRIX_NAME = re.compile(rf"(?<=;)([^{BARRIER};=/]+)=")

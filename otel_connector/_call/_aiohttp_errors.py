@@ -77,20 +77,20 @@ def stage_of(error: Exception, exchange: Exchange) -> Stage:
     return Stage.SENDING if exchange.entered else Stage.REQUEST
 
 
-def error_for(error: Exception, request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) -> Exception:
+def error_for(error: Exception, request: Request, exchange: Exchange, seconds: float) -> Exception:
     """Return the error to raise for an attempt that failed with `error`.
 
     Args:
         error: What aiohttp raised.
         request: What was sent.
         exchange: What is known about the attempt; `out_of_time` is set.
-        timeout: The limit of the attempt.
+        seconds: The limit of the attempt.
 
     Returns:
         A `TypeError` or `ValueError` if aiohttp does not accept an option of the call, otherwise a `ConnectorError`.
     """
     exchange.out_of_time = isinstance(error, asyncio.TimeoutError) and not isinstance(error, aiohttp.ServerTimeoutError)
-    stage, failure = stage_of(error, exchange), _Failure(error, request, exchange, timeout)
+    stage, failure = stage_of(error, exchange), _Failure(error, request, exchange, seconds)
     if stage is Stage.REQUEST and isinstance(error, ValueError) and _conflicts_with_authorization(request):
         stage = Stage.URL
     elif exchange.sent and not exchange.answered and not isinstance(error, _KNOWN) and _is_of_a_package(error):
@@ -134,7 +134,7 @@ class _Failure(NamedTuple):
     error: Any  # an instance of `_Rule.theirs`
     request: Request
     exchange: Exchange
-    timeout: aiohttp.ClientTimeout
+    seconds: float
 
     @property
     def text(self) -> str:
@@ -192,7 +192,7 @@ class _Failure(NamedTuple):
         if not self.exchange.out_of_time:  # one of ClientTimeout's finer limits; aiohttp's message names it
             return f"{self.error}{read}"
         problem = "body not complete" if read else "no response"
-        return f"{problem} within {exact_duration(round(self.timeout.total or 0.0, 3))}{read}"
+        return f"{problem} within {exact_duration(round(self.seconds, 3))}{read}"
 
 
 class _Rule(NamedTuple):

@@ -43,7 +43,7 @@ _READING = ("pause_reading", "resume_reading", "exception", "upgraded", "set_res
 _CLOSING = ("abort", "close", "connected", "is_connected", "should_close")
 _HANDLER_NAMES = _TRANSPORT + _READING + _CLOSING
 _MISSING_HANDLER_NAMES = [name for name in _HANDLER_NAMES if not hasattr(ResponseHandler, name)]
-_STATE = ("_buffer", "_parser", "_payload")  # of an instance
+_STATE = ("_buffer", "_parser", "_payload", "_reading_paused")  # of an instance
 _FACTORY = "_factory"
 
 _UNCHECKED = "errors in a response can be missed, and a server that sends many small chunks can block the event loop"
@@ -74,10 +74,16 @@ KEPT_BODY = "_body"
 CONTENT_CAN_BE_REPLACED = hasattr(aiohttp.StreamReader, "_wait")
 """Whether `BoundedContent` can replace the content of a response. If not, aiohttp decodes it."""
 
-# If another library has replaced `get` before this import, for example to record traffic, its `get` is called
-_aiohttp_get: object = getattr(aiohttp.ClientSession, "get", None)
-if getattr(_aiohttp_get, "__module__", None) != aiohttp.ClientSession.__module__:
-    _aiohttp_get = object()
+
+def _method_of_aiohttp(name: str) -> object:
+    """Return a method of the session; an object that is no method if another library has replaced it already."""
+    method: object = getattr(aiohttp.ClientSession, name, None)
+    return method if getattr(method, "__module__", None) == aiohttp.ClientSession.__module__ else object()
+
+
+# Libraries replace these, for example to record traffic
+_aiohttp_get = _method_of_aiohttp("get")
+_aiohttp_request = _method_of_aiohttp("_request")
 
 
 @cache
@@ -133,6 +139,12 @@ def request_function(session: aiohttp.ClientSession) -> Callable[..., Awaitable[
     return get
 
 
+def only_aiohttp_reads(session: aiohttp.ClientSession) -> bool:
+    """Return whether no trace, subclass or library can read a response before the session returns it."""
+    methods = [getattr(getattr(session, name, None), "__func__", None) for name in ("get", "_request")]
+    return not session.trace_configs and methods == [_aiohttp_get, _aiohttp_request]
+
+
 def loop_of(connector: aiohttp.BaseConnector) -> asyncio.AbstractEventLoop:
     """Return the event loop that a connector belongs to; if it cannot be read, the running one."""
     loop: asyncio.AbstractEventLoop | None = getattr(connector, "_loop", None)
@@ -173,7 +185,7 @@ class CheckedHandler(ResponseHandler):
     _headed = True  # whether the head of the response to the current request is complete
     _version = b""  # the beginning of its status line, unless that has just been or will be parsed
     _whole: bytes | None = None  # a response whose head and body are parsed in one step
-    _poller: select.poll | None = None
+    _poll: Callable[[int], list[tuple[int, int]]] | None = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -298,9 +310,12 @@ class CheckedHandler(ResponseHandler):
         """Whether the connection is open and, if no request is in progress, has received no excess bytes."""
         if not _aiohttp_is_connected(self):
             return False
-        if self._buffer and self._headed:
+        if not self._headed:
+            return True
+        if self._buffer:
             return False
-        in_progress = not self._headed or self._payload is None or not self._payload.is_eof()
+        payload = self._payload
+        in_progress = payload is None or not payload.is_eof()
         return in_progress or not (self._parser_in_message() or self._readable())
 
     def _parser_in_message(self) -> bool:
@@ -318,13 +333,15 @@ class CheckedHandler(ResponseHandler):
 
         urllib3, httpcore and curl check this as well before they use a connection again.
         """
-        if self._poller is None:
+        poll = self._poll
+        if poll is None:
             connection: Any = self.transport and self.transport.get_extra_info("socket")
             if connection is None or not hasattr(select, "poll"):  # Windows, where a named pipe has no socket
                 return bool(connection and select.select([connection], [], [], 0)[0])
-            self._poller = select.poll()
-            self._poller.register(connection, select.POLLIN)
-        return bool(self._poller.poll(0))
+            poller = select.poll()
+            poller.register(connection, select.POLLIN)
+            poll = self._poll = poller.poll
+        return bool(poll(0))
 
 
 class PausableHandler(CheckedHandler):

@@ -46,8 +46,8 @@ _ERROR_BODY_SECONDS = 1.0  # longer than most bodies take to arrive, and short e
 # RFC 9112, section 7: a server may use other transfer codings only if the request allows them, and aiohttp's does not
 _TRANSFER_CODINGS = frozenset({"", "chunked", "identity"})
 
-_LARGE = 2**20  # bytes of a body, and of a window, from which memory is reserved
-_RESERVED = 2**26  # bytes: the default of `max_body_bytes`
+_LARGE = 2**20  # bytes of a body from which memory is reserved
+_RESERVED = 33 * 2**20  # bytes: above the largest block that glibc takes from its heap (32 MiB)
 
 _JSON_STARTS = (b"{", b"[")
 _JSON_SPACE = " \t\n\r"  # RFC 8259, section 2
@@ -154,12 +154,10 @@ async def _unread(response: aiohttp.ClientResponse, request: Request) -> aiohttp
         # aiohttp would return an empty body
         read_before = f"other code has read the {content.total_bytes} bytes of response.content"
         raise DecodeFailed(f"{read_before}; response.read() would have kept them")
-    elif isinstance(content, BoundedContent) and not codings:
+    if not codings:
         return content
     if not CONTENT_CAN_BE_REPLACED:
-        if codings:
-            raise DecodeFailed(f"this version of aiohttp does not decode {', '.join(codings)}")
-        return content
+        raise DecodeFailed(f"this version of aiohttp does not decode {', '.join(codings)}")
     return BoundedContent(content, codings, limit)
 
 
@@ -171,7 +169,7 @@ async def _read(content: aiohttp.StreamReader, exchange: Exchange, limit: int) -
             exchange.size += len(piece)
             if exchange.size > limit:
                 raise _too_large(limit)
-            if not reserved and exchange.size > _LARGE and getattr(content, "window", 0) > _LARGE:
+            if exchange.size > _LARGE and not reserved:
                 body, reserved = _reserved(body, min(limit, _RESERVED)), True
             body.write(piece)
         body.truncate()  # at the end of the last piece
@@ -184,10 +182,10 @@ async def _read(content: aiohttp.StreamReader, exchange: Exchange, limit: int) -
 
 
 def _reserved(body: BytesIO, size: int) -> BytesIO:
-    """Return a copy of `body` that can grow to `size` bytes without being moved.
+    """Return a copy of `body` that can grow to `size` bytes, and mostly further, without being moved.
 
-    After a decoder has freed blocks of some MiB, malloc takes those of this size from the heap. When the body grows, it
-    is moved there, and leaves a hole as large as the window. The reserved memory is used when it is written.
+    After other code has freed blocks of some MiB, malloc takes blocks of this size from its heap. A growing body would
+    be moved there again and again, and leave holes of its size. The reserved memory is used when it is written.
     """
     try:
         larger = BytesIO(bytes(size))

@@ -97,11 +97,6 @@ class BoundedContent(aiohttp.StreamReader):
         finally:
             self._busy = False
 
-    @property
-    def window(self) -> int:
-        """Memory of the decoders, in bytes."""
-        return self._codings.memory
-
     async def wait_eof(self) -> None:
         """Read up to the end."""
         while not self.is_eof():

@@ -13,19 +13,21 @@ import asyncio
 import json
 import math
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
-from urllib.parse import urlunsplit
 
+from aiohttp import ClientSession
 from multidict import CIMultiDict
 from yarl import URL
 
 from otel_connector._arguments import check_call, checked_timeout
 from otel_connector._call._body import loads
+from otel_connector._call._credentials import credentials_of
 from otel_connector._call._exchange import Exchange, Request
 from otel_connector._call._options import repeatable
 from otel_connector._call._pacing import Permit
 from otel_connector._call._retry import THROTTLING_STATUSES, retry_after_of
-from otel_connector._call._transport import attempt, bounded_by, forget_address, without_total
-from otel_connector._call._urls import host_of
+from otel_connector._call._settings import steps_of
+from otel_connector._call._transport import attempt, forget_address
+from otel_connector._call._urls import host_of, text_of
 from otel_connector._clock import shorten, suspended, time_limit
 from otel_connector._errors import (
     AttemptTimeout,
@@ -75,6 +77,8 @@ class Call:
         self._exchange: Exchange | None = None
         self._permit: Permit | None = None
         self._failure: ConnectorError | None = None
+        self._given: tuple[Any, Any, dict[str, Any]] = None, None, {}  # session, URL and options
+        self._credentials: tuple[Exchange | None, frozenset[str]] | None = None  # those of the last attempt
         self._paid: int | None = None  # tokens of the last retry
         self._stopped_ns: int | None = None
         self._url = self._host = self._project = self._last_failure = ""
@@ -134,8 +138,9 @@ class Call:
     def _prepared(self, session: Any, url: Any, project: Any, decode: Any, options: dict[str, Any]) -> Request:
         """Check the arguments and return the request; an error of an argument has a row, too."""
         settings = self._settings
+        self._given = session, url, options
         # For a subclass of str, such as an Enum's member, the text that it holds
-        self._project = one_line(project if type(project) is str else _text(project))
+        self._project = one_line(project if type(project) is str else text_of(project))
         try:
             check_call(session, project, decode, options)
             if options:
@@ -149,7 +154,7 @@ class Call:
                 session,
                 target.url,
                 timeout,
-                settings.step_timeout if timeout is settings.timeout else without_total(timeout),
+                settings.step_timeout if timeout is settings.timeout else steps_of(timeout),
                 loads if decode is json.loads else decode,
                 settings.max_body_bytes,
                 settings.redactor.url,
@@ -158,9 +163,11 @@ class Call:
             )
         except BaseException as error:
             if self._target is None:
-                self._url = one_line(settings.redactor.url(_text(url)), URL_LIMIT)
+                self._url = one_line(settings.redactor.url(text_of(url)), URL_LIMIT)
             if isinstance(error, InvalidURL):
                 error.args = (f"{error}: {self._url}",)
+            elif isinstance(error, (TypeError, ValueError)):
+                self._redact_message(error)
             raise
 
     def stop(self) -> CallRecord:
@@ -189,7 +196,7 @@ class Call:
         stopped_ns = settings.clock.monotonic_ns() if self._stopped_ns is None else self._stopped_ns
         delta_us = (stopped_ns - self._started_ns) // 1_000
         if isinstance(error, ConnectorError):
-            error.args = (one_line(settings.redactor.text(message_of(error))),)
+            self._redact_message(error)
             error.call_id, error.url, error.attempts = span.call_id, self._url, self.attempts
         record, error_type = self._record(span, error, delta_us), None
         write(record, self._started_us * 1_000 if span.recorded else None)
@@ -232,11 +239,9 @@ class Call:
     async def _attempt(self, request: Request, exchange: Exchange) -> Any:
         """Make one attempt, with its own span if `attempt_spans` is set."""
         settings, telemetry, span = self._settings, self._settings.telemetry, self._span or self._opened()
-        limit, bounded = request.timeout, False
-        if settings.deadline is not None:
-            remaining, total = self._remaining(), limit.total or math.inf  # aiohttp uses 0 for no limit
-            bounded = remaining < total
-            limit = bounded_by(limit, min(remaining, total))
+        seconds = request.timeout.total or math.inf  # aiohttp uses 0 for no limit
+        remaining = math.inf if settings.deadline is None else self._remaining()
+        bounded = remaining < seconds
         attempt_span = None
         if telemetry.attempt_spans:
             attempt_span = telemetry.start_attempt(span, self._sent, self._unix_ns())
@@ -245,7 +250,7 @@ class Call:
         failure: BaseException | None = None
         exchange.before_redirect = self._before_redirect
         try:
-            return await attempt(request, exchange, limit)
+            return await attempt(request, exchange, min(seconds, remaining))
         except AttemptTimeout as error:
             failure = error
             if not (exchange.out_of_time and (bounded or self._remaining() < _TIMER_SECONDS)):
@@ -254,6 +259,8 @@ class Call:
             raise failure from error
         except BaseException as error:
             failure = error
+            if not isinstance(error, ConnectorError) and isinstance(error, (TypeError, ValueError)):
+                self._redact_message(error)
             raise
         finally:
             exchange.before_redirect = exchange.limit = None  # they refer to this call and to the task
@@ -374,8 +381,22 @@ class Call:
     def _described(self, error: BaseException | None) -> str:
         if error is None:
             return ""
-        message = self._settings.redactor.text(message_of(error))
+        message = self._redacted(error)
         return one_line(f"{type(error).__name__}: {message}" if message else type(error).__name__, TEXT_LIMIT)
+
+    def _redact_message(self, error: BaseException) -> None:
+        error.args = (one_line(self._redacted(error)),)
+
+    def _redacted(self, error: BaseException) -> str:
+        """Return the message of an error without secrets, and without the credentials that the call has sent."""
+        redactor, exchange = self._settings.redactor, self._exchange
+        if self._credentials is None or self._credentials[0] is not exchange:
+            (session, url, options), sent = self._given, frozenset[str]()
+            if isinstance(session, ClientSession):
+                known = url if self._target is None else self._target.url
+                sent = credentials_of(session, known, options, exchange, redactor)
+            self._credentials = exchange, sent
+        return redactor.text(message_of(error), self._credentials[1])
 
     def _record(self, span: CallSpan, error: BaseException | None, delta_us: int) -> CallRecord:
         exchange, redirect_url = self._exchange, ""
@@ -398,13 +419,3 @@ class Call:
 def _error_type(error: Exception) -> str:
     """Return the value of ``error.type``: the status as text, or the class's qualified name."""
     return str(error.status) if isinstance(error, HTTPStatusError) else class_name(type(error))
-
-
-def _text(value: object) -> str:
-    """Return the text of a URL or a project; an empty text for any other type."""
-    if isinstance(value, str):
-        return str.__str__(value)  # a subclass may override it
-    if not isinstance(value, URL):
-        return ""
-    # Not `str`, which raises an error if a URL that was built with encoded=True has no valid port
-    return urlunsplit((value.scheme, value.raw_authority, value.raw_path, value.raw_query_string, value.raw_fragment))

@@ -71,14 +71,9 @@ class ContentCodings:
         self._streams = [_Stream(name) for name in reversed(names)]
 
     @property
-    def memory(self) -> int:
-        """Memory of the decoders for their windows, in bytes; known with the first piece."""
-        return sum(stream.window for stream in self._streams)
-
-    @property
     def window(self) -> int:
-        """The part of `memory` that counts towards the limit."""
-        memory = self.memory
+        """Bytes of the decoders' windows that count towards the limit of a body; known with the first piece."""
+        memory = sum(stream.window for stream in self._streams)
         return memory - _UNCOUNTED if memory > _FREE_WINDOW else 0
 
     def decode(self, data: bytes, done: int = 0) -> Iterator[bytes]:

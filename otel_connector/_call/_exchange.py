@@ -4,7 +4,7 @@
 that it is complete to the point where the attempt ended. This file does not know how errors are mapped, nor retries,
 telemetry or the log.
 
-Used by ``_call._aiohttp_errors``, ``_call._body``, ``_call._call`` and ``_call._transport``.
+Used by ``_call._aiohttp_errors``, ``_call._body``, ``_call._call``, ``_call._credentials`` and ``_call._transport``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ import aiohttp
 from aiohttp import ClientResponse
 from aiohttp.hdrs import CONTENT_ENCODING, TRANSFER_ENCODING
 
-from otel_connector._call._aiohttp_private import CONTENT_CAN_BE_REPLACED, is_undecoded, warn_of_content
+from otel_connector._call._aiohttp_private import (
+    CONTENT_CAN_BE_REPLACED,
+    is_undecoded,
+    only_aiohttp_reads,
+    warn_of_content,
+)
 from otel_connector._call._bounded_content import BoundedContent
 from otel_connector._call._content_coding import coding_of_aiohttp
 from otel_connector._call._urls import redirect_target
@@ -31,11 +36,13 @@ if TYPE_CHECKING:
 # The caller's trace and its credentials for a proxy: not for another origin (W3C Trace Context; RFC 9110, section 15.4)
 _SAME_ORIGIN_ONLY = ("Proxy-Authorization", "traceparent", "tracestate", "baggage")
 
+_CHUNKED = "chunked"
+
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 """The statuses whose Location aiohttp follows."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Request:
     """What every attempt of a call sends.
 
@@ -68,7 +75,7 @@ class Request:
         return self.session.auto_decompress if decompress is None else decompress
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Exchange:
     """What is known about one attempt so far.
 
@@ -100,6 +107,7 @@ class Exchange:
         limit: The `time_limit` of the attempt.
         before_redirect: Awaited before the request of a redirect, with its URL and the headers of the redirect.
         headers: Those of the last redirect.
+        sent_with: The headers of the last request, and the user and the headers for its proxy; see `_credentials`.
     """
 
     request: Request
@@ -124,6 +132,7 @@ class Exchange:
     limit: object = None
     before_redirect: Callable[[URL, MultiMapping[str]], Awaitable[None]] | None = None
     headers: MultiMapping[str] | None = None
+    sent_with: tuple[Any, Any, Any] = (None, None, None)
 
     @property
     def requested(self) -> URL:
@@ -135,37 +144,25 @@ class Exchange:
     ) -> aiohttp.ClientResponse:
         """Send one request for aiohttp and note its result."""
         if self.sent:
-            if not self.answered:
-                self.repeats += 1
-            elif self.status in REDIRECTS:
-                self.redirects += 1
-            self.answered = False
+            self._note_repetition()
         self.sent += 1
         self.entered = True
         if self.target is not None:
             await self._follow(request, self.target)
         if special := request.response_class is not ClientResponse:
             self._bound_from_start(request)
+        self.sent_with = request.headers, request.proxy_auth, request.proxy_headers
         response = await handler(request)
         self.answered, self.status, self.version = True, response.status, response.version
         if self.follows and response.status in REDIRECTS:
-            self.headers = response.headers
-            try:
-                self._note_location(request.url, response.headers)
-            except ValueError:
-                response.close()
-                raise
-        headers = response.headers
-        content = response.content
-        if (
-            CONTENT_ENCODING in headers
-            or (TRANSFER_ENCODING in headers and headers[TRANSFER_ENCODING] != "chunked")
-            or special
-            or not content.is_eof()
-        ):
+            self._note_redirect(request.url, response)
+        headers, content = response.headers, response.content
+        if special or CONTENT_ENCODING in headers or headers.get(TRANSFER_ENCODING, _CHUNKED) != _CHUNKED:
             self.bound_content(response)
-        else:
+        elif content.is_eof():
             self.received = content
+        elif not (self.is_first and only_aiohttp_reads(self.request.session)):
+            self.bound_content(response)
         return response
 
     async def first(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -199,15 +196,28 @@ class Exchange:
         if auth is not None and request.headers.get("Authorization") == auth.encode():
             del request.headers["Authorization"]
 
-    def _note_location(self, current: URL, headers: Mapping[str, str]) -> None:
+    def _note_repetition(self) -> None:
+        """Note that aiohttp sends another request: after a redirect, or because the connection broke."""
+        if not self.answered:
+            self.repeats += 1
+        elif self.status in REDIRECTS:
+            self.redirects += 1
+        self.answered = False
+
+    def _note_redirect(self, current: URL, response: aiohttp.ClientResponse) -> None:
         """Parse the target of a redirect before aiohttp does.
 
         Raises:
             ValueError: It is not a URL, or cannot be requested.
         """
+        self.headers = headers = response.headers
         self.location, self.target = headers.get("Location") or headers.get("URI") or "", None
         if self.location:  # without it, aiohttp takes the response for the final one
-            self.target = redirect_target(current, self.location)
+            try:
+                self.target = redirect_target(current, self.location)
+            except ValueError:
+                response.close()
+                raise
 
     def bound_content(self, response: aiohttp.ClientResponse) -> None:
         """Let all code that reads this response read it decoded, and up to the limit of the call."""

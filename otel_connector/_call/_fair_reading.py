@@ -103,6 +103,8 @@ class FairResponseHandler(PausableHandler):
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Continue with the pending data before anything new is read."""
+        if not self._reading_paused:  # aiohttp calls this after every read; its own method would parse no data
+            return
         self._reader_full = False
         _resume_reading(self, resume_parser)
         if self._pending and self._next_step is None and not self._reader_full:

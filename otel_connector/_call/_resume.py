@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from otel_connector._bulk import Resumed
 from otel_connector._call._transport import resolve_url
 from otel_connector._distinct_urls import DistinctUrls
-from otel_connector._errors import ConnectorError
 from otel_connector._redact import REDACTED
 
 if TYPE_CHECKING:
@@ -48,7 +47,6 @@ class Resume:
     """
 
     def __init__(self, settings: CallSettings, session: aiohttp.ClientSession, params: Any) -> None:
-        self._settings, self._session, self._params = settings, session, params
         self._distinct = DistinctUrls(settings.redactor, partial(resolve_url, session, params=params))
         self._completed: Completed
 
@@ -68,10 +66,9 @@ class Resume:
         return Resumed(self._is_done, completed.rows, completed.of_project, len(completed), tuple(completed.files))
 
     def _is_done(self, url: str | URL) -> bool:
-        try:
-            shown = self._settings.target(self._session, url, self._params).shown
-        except (TypeError, ValueError, ConnectorError):
-            return False  # not a URL: its call fails and reports it
+        shown = self._distinct.identity(url)
+        if shown is None:
+            return False
         if REDACTED in shown:
             self._distinct.check(url)
         return shown in self._completed

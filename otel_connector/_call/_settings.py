@@ -10,15 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 from yarl import URL
 
-from otel_connector._call._transport import resolve_url, without_total
+from otel_connector._call._transport import resolve_url
 from otel_connector._call._urls import host_of
 from otel_connector._record import URL_LIMIT, one_line
 
 if TYPE_CHECKING:
-    import aiohttp
-
     from otel_connector._call._call_log import CallLogger
     from otel_connector._call._pacing import AdmissionControl
     from otel_connector._call._retry import RetryPolicy, RetryQuotas
@@ -54,7 +53,7 @@ class CallSettings:
 
     def __post_init__(self) -> None:
         """Derive `step_timeout`, which aiohttp gets, from `timeout`."""
-        object.__setattr__(self, "step_timeout", without_total(self.timeout))
+        object.__setattr__(self, "step_timeout", steps_of(self.timeout))
 
     def target(self, session: aiohttp.ClientSession, url: Any, params: Any) -> Target:
         """Return the target of a call; raises what `resolve_url` raises."""
@@ -70,7 +69,18 @@ class CallSettings:
         return target
 
 
-@dataclass(slots=True, eq=False)
+def steps_of(timeout: aiohttp.ClientTimeout) -> aiohttp.ClientTimeout:
+    """Return the limits of the steps of an attempt, for aiohttp; the whole is limited by `attempt`."""
+    return aiohttp.ClientTimeout(
+        total=None,
+        connect=timeout.connect,
+        sock_read=timeout.sock_read,
+        sock_connect=timeout.sock_connect,
+        ceil_threshold=timeout.ceil_threshold,
+    )
+
+
+@dataclass(slots=True, eq=False, repr=False)
 class Target:
     """What a call requests.
 

@@ -43,13 +43,13 @@ _AIOHTTP_DECOMPRESSES = not CONTENT_CAN_BE_REPLACED
 _CHANGED_OPTIONS = frozenset({"auto_decompress", "max_redirects", "middlewares"})  # passed to aiohttp in another form
 
 
-async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientTimeout) -> Any:
+async def attempt(request: Request, exchange: Exchange, seconds: float) -> Any:
     """Send once and return the decoded body; the connection is released when this returns or raises.
 
     Args:
         request: What to send.
         exchange: Filled with what is known about the attempt.
-        timeout: For this attempt, including the body.
+        seconds: Limit of this attempt, including the body; infinite for none.
 
     Raises:
         ConnectorError: The attempt failed; the class states how.
@@ -57,8 +57,8 @@ async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientT
         ValueError: As `TypeError`.
     """
     try:
-        # Not aiohttp's own limit, which cannot be suspended while a redirect waits. 0 means no limit
-        async with time_limit(timeout.total or None) as exchange.limit:
+        # Not aiohttp's own limit, which cannot be suspended while a redirect waits
+        async with time_limit(None if seconds == math.inf else seconds) as exchange.limit:
             try:
                 response = await _send(request, exchange)
             except BaseException:  # raised again; a response must not stay open
@@ -80,9 +80,9 @@ async def attempt(request: Request, exchange: Exchange, timeout: aiohttp.ClientT
     except ConnectorError:
         raise
     except UnicodeError as error:  # without a cause, which would contain the password of the URL
-        raise error_for(error, request, exchange, timeout) from None
+        raise error_for(error, request, exchange, seconds) from None
     except Exception as error:
-        raise error_for(error, request, exchange, timeout) from error
+        raise error_for(error, request, exchange, seconds) from error
     return decoded(request, body)
 
 
@@ -122,28 +122,6 @@ def forget_address(session: aiohttp.ClientSession, exchange: Exchange, error: Co
     if isinstance(cause, aiohttp.ClientConnectorError):  # it may be the host of a proxy
         host, port = cause.host, cause.port
     forget(host or "", port or 0)
-
-
-def bounded_by(limit: aiohttp.ClientTimeout, total: float) -> aiohttp.ClientTimeout:
-    """Return the limit of an attempt with another total, in seconds, kept to the millisecond; inf for no limit."""
-    return aiohttp.ClientTimeout(
-        total=None if total == math.inf else max(total, 0.001),  # 0 would mean no limit
-        connect=limit.connect,
-        sock_read=limit.sock_read,
-        sock_connect=limit.sock_connect,
-        ceil_threshold=math.inf,  # otherwise aiohttp rounds limits above 5 s up to whole seconds
-    )
-
-
-def without_total(limit: aiohttp.ClientTimeout) -> aiohttp.ClientTimeout:
-    """Return the limits of the steps of an attempt, for aiohttp: `attempt` limits the whole."""
-    return aiohttp.ClientTimeout(
-        total=None,
-        connect=limit.connect,
-        sock_read=limit.sock_read,
-        sock_connect=limit.sock_connect,
-        ceil_threshold=limit.ceil_threshold,
-    )
 
 
 def _send(request: Request, exchange: Exchange) -> Awaitable[aiohttp.ClientResponse]:

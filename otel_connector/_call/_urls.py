@@ -12,10 +12,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
-from urllib.parse import quote, unquote_to_bytes
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote, unquote_to_bytes, urlunsplit
 
 from yarl import URL
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Characters; with the length bytes of its labels, a name then has at most 255 bytes (RFC 1035, section 2.3.4)
 _MAX_HOST = 253
@@ -33,6 +36,10 @@ _NO_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 _ALLOWED = "%!$&'()*+,-./:;=?@[]_~"  # with letters and digits: all that a URI may contain (RFC 3986, section 2)
 _CHANGED = re.compile(r"[% \[\]]")  # what yarl encodes in another way
 
+# An empty port, and an @ behind it: yarl drops the colon, and nothing would show that a password follows
+_EMPTY_PORT = re.compile(r"[^/?#]*//[^/?#]*:[?#].*@", re.DOTALL)
+_QUOTED_VALUE = re.compile(r"(?<=got ).*of type ", re.DOTALL)
+
 # The forbidden domain code points (WHATWG URL, section 3.5)
 _NOT_IN_HOSTS = re.compile(r"[\x00-\x20\x7f\"#%/:<>?@\[\\\]^`{|}]")
 
@@ -47,9 +54,27 @@ class ExactURL(str):
     __slots__ = ()
 
 
+class NotOneURL(ExactURL):
+    """A text that is not requested, because it is more than one URL. Parsing it fails.
+
+    Args:
+        text: The text.
+        why: Why it is not requested; the message of the error.
+    """
+
+    __slots__ = ("why",)
+
+    why: str
+
+    def __new__(cls, text: str, why: str) -> Self:
+        made = super().__new__(cls, text)
+        made.why = why
+        return made
+
+
 def listed_url(url: Any) -> Any:
     """Return a URL of a list: its text as an `ExactURL` if that makes a difference, another type unchanged."""
-    return ExactURL(url) if isinstance(url, str) and _CHANGED.search(url) else url
+    return ExactURL(url) if isinstance(url, str) and not isinstance(url, ExactURL) and _CHANGED.search(url) else url
 
 
 def parsed_url(text: str) -> URL:
@@ -58,7 +83,11 @@ def parsed_url(text: str) -> URL:
     Raises:
         ValueError: The text is not a URL. The message starts with a lower-case letter and may quote the URL.
     """
+    if isinstance(text, NotOneURL):
+        raise ValueError(text.why)  # noqa: TRY004 - as for every text that is not a URL
     given = _lossless(text)
+    if "@" in given and _EMPTY_PORT.match(given):
+        raise ValueError("no port follows its colon; if this is a password, percent-encode it")
     _check_length_of_host(given)
     try:
         url = URL(given)
@@ -104,8 +133,8 @@ def with_params(url: URL, params: Any) -> URL:
         _check_texts(params)
         return url.extend_query(params)
     except (TypeError, ValueError) as error:
-        message = f"params: {error}"
-        raise type(error)(message) from error
+        # yarl quotes the value, which may be a secret
+        raise type(error)(f"params: {_QUOTED_VALUE.sub('', str(error))}") from None
 
 
 def redirect_target(current: URL, location: str) -> URL | None:
@@ -226,3 +255,13 @@ def host_of(url: URL) -> str:
     """Return ``host:port``, the key of a server, without the trailing dot that a fully qualified name may have."""
     host = url.raw_host or ""
     return f"{host.removesuffix('.')}:{url.port}"
+
+
+def text_of(value: object) -> str:
+    """Return the text of a URL or a project; an empty text for any other type."""
+    if isinstance(value, str):
+        return str.__str__(value)  # a subclass may override it
+    if not isinstance(value, URL):
+        return ""
+    # Not `str`, which raises an error if a URL that was built with encoded=True has no valid port
+    return urlunsplit((value.scheme, value.raw_authority, value.raw_path, value.raw_query_string, value.raw_fragment))

@@ -19,6 +19,8 @@ from otel_connector._record import one_line
 
 _CUT = re.compile(rb"\.\.\.\[\+\d+\]$")  # the mark of `one_line` for truncated text
 
+_SEVERAL = -1  # no hash: several URLs of a log have the same redacted form
+
 
 class CompletedUrls:
     """The URLs that have a success, as the log shows them.
@@ -38,19 +40,28 @@ class CompletedUrls:
         self.rows = self.of_project = 0
         self._hash_of_key = blake2b(os.urandom(16), digest_size=8)
         self._hashes: set[int] = set()
+        self._older: dict[int, int] = {}
 
     def __contains__(self, url: str) -> bool:
         """Return whether a URL, as the log shows it, has a success."""
-        return self._hash(url.encode()) in self._hashes
+        url_hash = self._hash(url.encode())
+        return url_hash in self._hashes or self._older.get(url_hash, _SEVERAL) != _SEVERAL
 
     def __len__(self) -> int:
         """Return the number of URLs that have a success."""
-        return len(self._hashes)
+        return len(self._hashes | {form for form, url in self._older.items() if url != _SEVERAL})
 
     def add(self, url: bytes) -> None:
         """Keep a URL that has a success. A truncated URL is not kept: its end is unknown."""
         if not (url.endswith(b"]") and _CUT.search(url)):
             self._hashes.add(self._hash(url))
+
+    def add_older(self, url: bytes, redacted: bytes) -> None:
+        """Keep a URL of a run that redacted less. If another one has the same redacted form, neither is known by it."""
+        if not (url.endswith(b"]") and _CUT.search(url)):
+            url_hash, form = self._hash(url), self._hash(redacted)
+            if self._older.setdefault(form, url_hash) != url_hash:
+                self._older[form] = _SEVERAL
 
     def _hash(self, url: bytes) -> int:
         url_hash = self._hash_of_key.copy()  # takes half the time of a new hash with `key`
@@ -75,7 +86,7 @@ def read_done(
         project: The project whose rows count.
         holds: Returns whether the result of a call of the own log, given by ``call_id`` and ``t``, exists; a success
             without a result does not count. None if this is unknown. The results of further logs are elsewhere.
-        redact: Redacts a URL as it is redacted now; the row may be older.
+        redact: Redacts a URL as it is redacted now; the row may be older. What only this makes equal is unknown.
 
     Raises:
         OSError: A log cannot be read, is not a regular file, or belongs to another user; see `_ownership`.
@@ -95,7 +106,11 @@ def read_done(
                 if success == b"True" and (has_result is None or has_result(call_id.decode(), float(t))):
                     # Without one of these characters there is no secret in it
                     secret = b"=" in url or b"@" in url or b"%" in url
-                    done.add(redact(url.decode()).encode() if secret else url)
+                    redacted = redact(url.decode()).encode() if secret else url
+                    if redacted == url:
+                        done.add(url)
+                    else:
+                        done.add_older(url, redacted)
         done.rows += count
         done.of_project += of_project
     return done

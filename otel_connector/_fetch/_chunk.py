@@ -18,6 +18,7 @@ import aiohttp
 from otel_connector._arguments import checked_instance, checked_int, checked_path
 from otel_connector._call._urls import listed_url
 from otel_connector._connector import AsyncConnector
+from otel_connector._fetch._cookies import cookie_jar
 from otel_connector._fetch._results import ResultsFile, ResultsSink
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS
 from otel_connector.csv_exporter import named_error
@@ -37,19 +38,22 @@ class Chunk:
         connector: Parameters of `AsyncConnector` by name, except `logfile` and `overwrite_log`. Default: none.
         options: Parameters of `AsyncConnector.get_many` for every call, such as ``headers``. Default: none.
         max_concurrency: Maximum number of calls in flight. Default: 100.
+        keep_cookies: Whether each host gets the cookies that it has set in earlier calls of this run. By default, the
+            cookies of a response are sent only with the redirects of its call. A cookie is never sent to another host.
 
     Raises:
         TypeError: An argument has a wrong type; the message names it.
         ValueError: An argument is out of range; the message names it.
     """
 
-    urls: Sequence[str]
+    urls: Sequence[str] = field(repr=False)  # these and the options may contain secrets
     project: str
     log: str
     results: str | None = None
-    connector: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    connector: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     max_concurrency: int = 100
+    keep_cookies: bool = False
 
     def __post_init__(self) -> None:
         """Check the arguments here, and not only where the chunk runs."""
@@ -64,6 +68,7 @@ class Chunk:
         if self.results == self.log:
             raise ValueError("results must be another file than log")
         checked_int("max_concurrency", self.max_concurrency)
+        checked_instance("keep_cookies", self.keep_cookies, bool)
         for name in ("connector", "options"):
             if not isinstance(getattr(self, name), Mapping):
                 raise TypeError(f"{name} must be a mapping of parameters, not {type(getattr(self, name)).__name__}")
@@ -126,7 +131,8 @@ async def fetch_chunk(chunk: Chunk) -> ChunkReport:
     try:
         connector = await asyncio.to_thread(_open_log, chunk)
         redacted = chunk.connector.get("redact_params", DEFAULT_REDACTED_PARAMS)
-        async with connector, aiohttp.ClientSession() as session:
+        jar = cookie_jar(keep=chunk.keep_cookies)
+        async with connector, aiohttp.ClientSession(cookie_jar=jar) as session:
             outcomes = connector.get_many(
                 session,
                 map(listed_url, chunk.urls),

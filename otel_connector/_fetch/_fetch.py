@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import aiohttp
 
 from otel_connector._call._transport import resolve_url
-from otel_connector._call._urls import listed_url
+from otel_connector._call._urls import NotOneURL, listed_url
 from otel_connector._connector import AsyncConnector
 from otel_connector._distinct_urls import DistinctUrls
 from otel_connector._errors import HTTPStatusError
+from otel_connector._fetch._cookies import cookie_jar
 from otel_connector._fetch._results import ResultsSink
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
 
@@ -89,14 +90,16 @@ class FetchOptions:
         dedupe: Whether to skip URLs that occurred earlier in the list.
         call_options: Parameters of `AsyncConnector.get_many` for every call.
         results: The file for the bodies; None stores no bodies.
+        keep_cookies: Whether each host gets the cookies that it has set in earlier calls.
     """
 
     project: str
     concurrency: int
     resume: bool | Sequence[str] = False
     dedupe: bool = False
-    call_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    call_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     results: ResultsFile | None = None
+    keep_cookies: bool = False
 
 
 class StoppableLimiter:
@@ -144,6 +147,8 @@ class Fetch:
         failures: The number of failed calls by error class and status.
         stopped: Whether `stop` was called.
         begun: Set when the first URL is read. `resumed` is known then.
+        not_urls: The number of lines that were not requested, because each is more than one URL.
+        first_not_url: Why the first of them was not requested; empty without any.
     """
 
     def __init__(
@@ -160,6 +165,7 @@ class Fetch:
         self.failures: Counter[str] = Counter()
         self.stopped = False
         self.begun = asyncio.Event()
+        self.not_urls, self.first_not_url = 0, ""
         self._connector = connector
         self._urls = urls
         self._limiter = limiter
@@ -177,6 +183,11 @@ class Fetch:
         """What the logs contained of the list; None before `begun`, or without ``resume``."""
         return None if self._outcomes is None else self._outcomes.resumed
 
+    @property
+    def list_problem(self) -> str | None:
+        """Why not every URL of the list was yielded, if the list was read to its end; None if every one was."""
+        return self._urls.problem
+
     async def run(self) -> None:
         """Fetch the list.
 
@@ -189,7 +200,8 @@ class Fetch:
         options = self.options
         # The default limit of 100 connections could be below `concurrency`. The connector limits each host
         pool = aiohttp.TCPConnector(limit=options.concurrency)
-        async with aiohttp.ClientSession(connector=pool) as session:
+        jar = cookie_jar(keep=options.keep_cookies)
+        async with aiohttp.ClientSession(connector=pool, cookie_jar=jar) as session:
             distinct = DistinctUrls(Redactor(self._redact_params), partial(resolve_url, session, params=None))
             await asyncio.to_thread(self._check_list, distinct)
             outcomes = self._connector.get_many(
@@ -287,16 +299,19 @@ class Fetch:
                 for url in batch:
                     if self._stop.is_set():
                         return
-                    if not self._is_repeated(url):
-                        listed = listed_url(url)
-                        distinct.check(listed)
+                    if isinstance(url, NotOneURL):
+                        self.not_urls, self.first_not_url = self.not_urls + 1, self.first_not_url or url.why
+                    listed = listed_url(url)
+                    distinct.check(listed)
+                    if not self._is_repeated(listed, distinct):
                         yield listed
 
-    def _is_repeated(self, url: str) -> bool:
+    def _is_repeated(self, url: str, distinct: DistinctUrls) -> bool:
         if not self.options.dedupe:
             return False
-        repeated = url in self._seen
-        self._seen.add(url)
+        identity = distinct.identity(url) or url
+        repeated = identity in self._seen
+        self._seen.add(identity)
         self._repeated += repeated
         return repeated
 

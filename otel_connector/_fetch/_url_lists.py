@@ -11,32 +11,69 @@ from __future__ import annotations
 import asyncio
 import codecs
 import errno
+import json
 import os
 import re
+import shlex
 import stat
 import string
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+from otel_connector._call._urls import NotOneURL
 from otel_connector._serial_executor import SerialExecutor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 
 _BLOCK = 65_536  # bytes read at a time
 _MAX_LINE = 2**20  # characters; a file with a longer line is not a list of URLs
 _BATCH = 1_000  # URLs of a range in one batch
 
+_CHECKED = 1_024  # bytes of which the encoding is detected
+_COMPRESSED = {  # the first bytes, and the program that unpacks to standard output
+    b"\x1f\x8b": ("gzip", "gzip -dc"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -dc"),
+    b"\xfd7zXZ\x00": ("xz", "xz -dc"),
+    b"BZh": ("bzip2", "bzip2 -dc"),
+    b"\x04\x22\x4d\x18": ("lz4", "lz4 -dc"),
+    b"PK\x03\x04": ("zip", "unzip -p"),
+}
+
+_WHITE_SPACE = re.compile(r"[\t-\r\x1c-\x20]")  # of ASCII; the characters of an IRI (RFC 3987) include other ones
+_WHY_NOT_ONE = "of the list has white space in it: write one URL on a line, and %20 for a space in a URL"
+_AGAIN = "run the command again, with --resume, for the others"
+
 _MAX_DIGITS = 18  # of a number of a range: the length of the range then fits into 64 bits, as Python requires
 _RANGE = re.compile(r"(-?\d+):(-?\d+)(?::([1-9]\d*))?")
 
 
-class UrlLines:
+class _ListChangedError(Exception):
+    """The list is not what it was when its URLs were counted."""
+
+
+class _UrlSource:
+    """What all sources of URLs have.
+
+    Attributes:
+        problem: Why not all URLs of the source were yielded; None if they were.
+    """
+
+    problem: str | None = None
+
+
+class UrlLines(_UrlSource):
     """The lines of a file or of standard input, except blank lines and comments (``#`` first).
 
-    UTF-8, with or without a byte order mark. White space around a URL is removed.
+    UTF-8, with or without a byte order mark. White space around a URL is removed. A line with white space in it is
+    yielded as a `NotOneURL`: it may be two URLs, or a URL with options or a note, and no URL contains white space
+    (RFC 3986, section 2, and appendix C).
+
+    A file is read more than once, and only as it was when its URLs were counted. If a block of it has changed, no line
+    of it is yielded, nor of later blocks. What was appended is not yielded. `problem` reports both.
 
     Args:
         path: The file; ``-`` is standard input.
@@ -46,7 +83,7 @@ class UrlLines:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not a text file: a line is longer than 1 MiB.
+        ValueError: It is not a list of URLs: compressed, in another encoding, or with a line of more than 1 MiB.
     """
 
     def __init__(self, path: str) -> None:
@@ -61,17 +98,24 @@ class UrlLines:
         if stat.S_ISDIR(mode):
             os.close(self._fd)
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        # Standard input is read once, even if it is a file: the shell may have positioned it
-        self._rereadable = path != "-" and stat.S_ISREG(mode)
-        self.total = sum(map(len, self._parsed())) if self._rereadable else None
+        # The shell may have positioned standard input. A pipe is read once
+        self._start = os.lseek(self._fd, 0, os.SEEK_CUR) if stat.S_ISREG(mode) else None
+        self._counted: list[tuple[int, int]] | None = None  # length and hash of each block
+        self.total: int | None = None
+        if self._start is not None:
+            counted: list[tuple[int, int]] = []
+            self.total = sum(map(len, self._parsed(self._counting(self._start, counted))))
+            self._counted = counted
 
     def in_advance(self) -> Iterator[list[str]]:
         """Yield all URLs in batches, before `batches`, from a file that can be read twice. Blocks."""
-        return self._parsed() if self._rereadable else iter(())
+        if self._start is not None:
+            with suppress(_ListChangedError):  # `batches` reports it
+                yield from self._parsed(self._blocks())
 
     async def batches(self) -> AsyncGenerator[list[str]]:
         """Yield the URLs of each block that is read."""
-        batches = self._parsed()
+        batches = self._parsed(self._blocks())
         # A thread of its own: a read from a pipe cannot be interrupted, and must not delay the exit of the program
         executor = SerialExecutor("urls")
         executor.start()
@@ -80,28 +124,84 @@ class UrlLines:
             while (batch := await asyncio.wrap_future(coming)) is not None:
                 coming = executor.submit(partial(next, batches, None))  # read while the calls of this one are made
                 yield batch
+        except _ListChangedError as changed:
+            self.problem = str(changed)
         finally:
             executor.stop()
 
-    def _parsed(self) -> Iterator[list[str]]:
-        """Read to the end: a file from its beginning, a pipe from its present position."""
-        if self._rereadable:
-            os.lseek(self._fd, 0, os.SEEK_SET)
-        decode, rest = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape").decode, ""
-        while block := os.read(self._fd, _BLOCK):
+    def _parsed(self, blocks: Iterable[bytes]) -> Iterator[list[str]]:
+        decode, rest, lines_before = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape").decode, "", 0
+        for number, block in enumerate(blocks):
+            if number == 0:
+                _check_encoding(self._name, block)
             *lines, rest = (rest + decode(block)).split("\n")
             if len(rest) > _MAX_LINE:
                 raise ValueError(f"{self._name} is not a list of URLs: a line is longer than {_MAX_LINE:,} characters")
-            yield _without_comments(lines)
-        yield _without_comments([rest + decode(b"", final=True)])
+            yield _urls(lines, lines_before)
+            lines_before += len(lines)
+        yield _urls([rest + decode(b"", final=True)], lines_before)
+
+    def _counting(self, start: int, counted: list[tuple[int, int]]) -> Iterator[bytes]:
+        """Yield the blocks of a file, and add their lengths and hashes to `counted`."""
+        os.lseek(self._fd, start, os.SEEK_SET)
+        while block := self._read_full(_BLOCK):
+            counted.append((len(block), hash(block)))
+            yield block
+
+    def _blocks(self) -> Iterator[bytes]:
+        """Yield the blocks of a pipe, or those of a file if they are as they were when they were counted."""
+        if self._start is None or self._counted is None:
+            yield from iter(partial(self._read, _BLOCK), b"")
+            return
+        os.lseek(self._fd, self._start, os.SEEK_SET)
+        for length, expected in self._counted:
+            if hash(block := self._read_full(length)) != expected:
+                raise _ListChangedError(
+                    f"{self._name} was changed while it was read: its rest was not fetched; {_AGAIN}"
+                )
+            yield block
+        if self._read(1):
+            raise _ListChangedError(f"{self._name} has grown: lines that were added were not fetched; {_AGAIN}")
+
+    def _read_full(self, size: int) -> bytes:
+        """Read so many bytes, or less at the end of the file."""
+        read = b""
+        while more := self._read(size - len(read)):
+            read += more
+        return read
+
+    def _read(self, size: int) -> bytes:
+        try:
+            return os.read(self._fd, size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._name) from None
 
 
-def _without_comments(lines: list[str]) -> list[str]:
-    return [url for line in lines if (url := line.strip()) and not url.startswith("#")]
+def _urls(lines: list[str], lines_before: int) -> list[str]:
+    urls: list[str] = []
+    for number, line in enumerate(lines, lines_before + 1):
+        url = line.strip()
+        if url and not url.startswith("#"):
+            urls.append(NotOneURL(url, f"line {number:,} {_WHY_NOT_ONE}") if _WHITE_SPACE.search(url) else url)
+    return urls
+
+
+def _check_encoding(name: str, head: bytes) -> None:
+    """Raise ValueError for the beginning of a file that is compressed, or in UTF-16 or UTF-32."""
+    shown = shlex.quote(name)
+    for magic, (compression, program) in _COMPRESSED.items():
+        if head.startswith(magic):
+            command = f"{program} {shown} | otel-connector fetch -"
+            raise ValueError(f"{name} is compressed ({compression}); unpack it: {command}")
+    encoding = json.detect_encoding(head[:_CHECKED])
+    if not encoding.startswith("utf-8") and "\0" not in head[:_CHECKED].decode(encoding, "replace"):
+        known = encoding.upper().replace("-LE", "LE").replace("-BE", "BE")  # as iconv names it
+        command = f"iconv -f {known} -t UTF-8 {shown} | otel-connector fetch -"
+        raise ValueError(f"{name} is in {known}, not in UTF-8; convert it: {command}")
 
 
 @dataclass(frozen=True)
-class UrlRange:
+class UrlRange(_UrlSource):
     """A template whose ``{}`` is replaced by each number of a range.
 
     Attributes:
@@ -128,7 +228,7 @@ class UrlRange:
 
 
 @dataclass(frozen=True)
-class OneUrl:
+class OneUrl(_UrlSource):
     """A single URL."""
 
     url: str
@@ -151,12 +251,13 @@ def is_url(source: str) -> bool:
     return source.lower().startswith(("http://", "https://"))
 
 
-def urls_from(source: str, numbers: str | None) -> UrlList:
+def urls_from(source: str, numbers: str | None, redact: Callable[[str], str]) -> UrlList:
     """Return the URLs of `source`.
 
     Args:
         source: A URL, a file with URLs, or ``-`` for standard input; with `numbers` a template.
         numbers: The range of a template, as ``FIRST:LAST`` or ``FIRST:LAST:STEP``; None if `source` is not a template.
+        redact: Redacts a URL in a message.
 
     Raises:
         OSError: The file cannot be read.
@@ -164,13 +265,13 @@ def urls_from(source: str, numbers: str | None) -> UrlList:
     """
     if numbers is not None:
         parsed = _parsed_range(numbers)
-        return UrlRange(_checked_template(source, parsed), parsed)
+        return UrlRange(_checked_template(source, parsed, redact), parsed)
     if is_url(source):
         if "{" in source:
-            raise ValueError(f"{source} is a template: give its numbers with --range, for example 1:1000")
+            raise ValueError(f"{redact(source)} is a template: give its numbers with --range, for example 1:1000")
         return OneUrl(source)
     if "://" in source:
-        raise ValueError(f"{source} must start with http:// or https://")
+        raise ValueError(f"{redact(source)} must start with http:// or https://")
     return UrlLines(source)
 
 
@@ -184,12 +285,13 @@ def _parsed_range(text: str) -> range:
     return range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
 
 
-def _checked_template(template: str, numbers: range) -> str:
+def _checked_template(template: str, numbers: range, redact: Callable[[str], str]) -> str:
+    not_one = f"{redact(template)!r} is not a template"
     try:
         if [name for _, name, _, _ in string.Formatter().parse(template) if name is not None] == [""]:
             for number in (numbers[0], numbers[-1]):  # {:c} refuses some numbers
                 template.format(number)
             return template
     except (OverflowError, ValueError) as error:
-        raise ValueError(f"{template!r} is not a template: {error}") from None
-    raise ValueError(f"{template!r} is not a template: it must have one {{}}, for the numbers of --range")
+        raise ValueError(f"{not_one}: {error}") from None
+    raise ValueError(f"{not_one}: it must have one {{}}, for the numbers of --range")

@@ -23,6 +23,7 @@ from operator import attrgetter
 from typing import Any, Protocol, cast, final
 
 from otel_connector._arguments import checked_seconds
+from otel_connector._record import one_line
 from otel_connector._serial_executor import SerialExecutor
 from otel_connector._units import exact_duration
 
@@ -300,7 +301,7 @@ class Telemetry:
             if not future.done():
                 lost[signal.name] = "no answer in time"
             elif error := future.exception():
-                lost[signal.name] = f"{type(error).__name__}: {error}"
+                lost[signal.name] = one_line(f"{type(error).__name__}: {error}")
             elif future.result() is False or signal.failed > failed_before:
                 lost[signal.name] = "export failed"
         return jobs, lost

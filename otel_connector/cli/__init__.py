@@ -7,12 +7,18 @@ Used by the command and ``__main__``.
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+import traceback
+from typing import Annotated, NoReturn, cast
 
 import typer
 
 from otel_connector._version import __version__
 from otel_connector.cli import _check_command, _demo_command, _fetch_command, _replay_command, _review_command
+from otel_connector.cli._terminal import escape_log_lines, print_document, print_errors, printable
+
+# The errors of arguments. typer does not export this class of click
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,7 +30,7 @@ app = typer.Typer(
 
 def _show_version(requested: bool) -> None:
     if requested:
-        typer.echo(f"otel-connector {__version__}")
+        print_document(f"otel-connector {__version__}")
         raise typer.Exit
 
 
@@ -42,3 +48,26 @@ app.command(epilog=_check_command.EPILOG)(_check_command.check)
 app.command(epilog=_fetch_command.EPILOG)(_fetch_command.fetch)
 app.command(epilog=_review_command.EPILOG)(_review_command.review)
 app.command(epilog=_replay_command.EPILOG)(_replay_command.replay)
+
+
+def run() -> NoReturn:
+    """Run the command line and exit. Its messages are escaped, those of typer, of loggers and of faults included.
+
+    Raises:
+        OSError: The output cannot be written.
+    """
+    escape_log_lines()
+    try:
+        code = app(prog_name="otel-connector", standalone_mode=False)
+    except _UsageError as error:
+        if sys.argv[1:]:  # otherwise it is the help
+            error.message = printable(error.message)
+        error.show()
+        sys.exit(error.exit_code)
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a fault of the program
+        lines = "".join(traceback.format_exception(error)).rstrip().split("\n")
+        print_errors("otel-connector: a fault of the program; please report it:", *(f"  {each}" for each in lines))
+        sys.exit(1)
+    sys.exit(code or 0)

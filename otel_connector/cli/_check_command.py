@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from otel_connector._csv import _check
 from otel_connector._csv._parts import log_files, torn_file
-from otel_connector._record import one_line
 from otel_connector.cli._exit_codes import USAGE, WRONG
 from otel_connector.cli._option_errors import described
 from otel_connector.cli._terminal import output_console, print_errors, print_lines, progress_bar
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # \b is the escape of click for a paragraph that must not be wrapped
 EPILOG = """\b
@@ -71,13 +72,12 @@ def _log_files(file: str) -> list[str | None]:
 
 def _check_file(console: Console, path: str, *, repair: bool) -> int:
     """Check one file, print the result, and return the exit code."""
-    name = one_line(path)
     try:
         moved = _check.repair(path) if repair else 0
         report = _scan(console, path)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        print_errors(f"otel-connector check: {name}: {why}")
+        print_errors(f"otel-connector check: {path}: {why}")
         return USAGE
     print_lines(console, *_report_lines(path, report, moved))
     return 0 if report.whole else WRONG
@@ -86,17 +86,17 @@ def _check_file(console: Console, path: str, *, repair: bool) -> int:
 def _scan(console: Console, path: str) -> _check.CheckReport:
     """Check one log, and show the progress on a terminal."""
     with progress_bar(console) as progress:
-        task = progress.add_task(one_line(Path(path).name), total=None)
+        task = progress.add_task(Path(path).name, total=None)
         return _check.check(path, lambda done, size: progress.update(task, completed=done, total=size))
 
 
 def _report_lines(path: str, report: _check.CheckReport, moved: int) -> Iterator[str]:
-    name, torn_name = one_line(path), one_line(torn_file(path))
+    torn_name = torn_file(path)
     if moved:
-        yield f"{name}: an unfinished last line of {moved:,} bytes was moved to {torn_name}"
+        yield f"{path}: an unfinished last line of {moved:,} bytes was moved to {torn_name}"
     damaged, altered = report.damaged, f", altered lines: {report.altered:,}" if report.altered else ""
     verdict = "intact" if report.whole else "DAMAGED" if damaged or report.unfinished else "ALTERED"
-    yield f"{name}: {verdict}; rows: {report.rows:,}{altered}, damaged lines: {damaged:,}, bytes: {report.size:,}"
+    yield f"{path}: {verdict}; rows: {report.rows:,}{altered}, damaged lines: {damaged:,}, bytes: {report.size:,}"
     for each in report.damage:
         yield f"  line {each.line:,}, offset {each.offset:,}, length {each.length:,}: {each.what}"
     if report.more:

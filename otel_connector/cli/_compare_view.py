@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
-from otel_connector.cli._terminal import print_lines, table
+from otel_connector.cli._terminal import is_terminal, print_lines, show, styled, table
 from otel_connector.review import _compare_text as words
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from otel_connector.review._comparison import Comparison, Difference
 
@@ -29,20 +28,20 @@ _STYLES = {"worse": "bold red", "better": "bold green", "more": "bold cyan", "le
 def show_comparison(console: Console, comparison: Comparison) -> None:
     """Print a comparison."""
     print_lines(console, f"before  {words.run(comparison.before)}", f"after   {words.run(comparison.after)}", "")
-    console.print(Text(words.headline(comparison), style="bold"), "", sep="\n")
-    console.print(_table(console, "All calls", [("", comparison.total.differences)]))
+    show(console, styled(words.headline(comparison), "bold"), "")
+    show(console, _table(console, "All calls", [("", comparison.total.differences)]))
     if comparison.total.more_errors:
         print_lines(console, f"and {comparison.total.more_errors:,} rarer error classes")
     for title, _, groups in words.tables(comparison):
         print_lines(console, "")
         marked = [(words.name(group.name), found) for group in groups.compared if (found := words.marked(group))]
         if marked:
-            console.print(_table(console, f"{title}, larger than noise", marked))
+            show(console, _table(console, f"{title}, larger than noise", marked))
         else:
-            console.print(Text(title, style="bold"))
+            show(console, styled(title, "bold"))
         for what, names in words.rest(groups):
-            console.print(Text(f"{what}: {names}"))
-    console.print("", Text(words.method(comparison), style="dim"), sep="\n")
+            show(console, styled(f"{what}: {names}"))
+    show(console, "", styled(words.method(comparison), "dim"))
 
 
 def _table(console: Console, title: str, groups: Iterable[tuple[str, Sequence[Difference]]]) -> Table:
@@ -50,14 +49,15 @@ def _table(console: Console, title: str, groups: Iterable[tuple[str, Sequence[Di
     wide = console.width >= _WIDE
     statistics = ("Difference", "Change", "Noise", "p") if wide else ("Change",)
     rows = table(title, "Before", "After", *statistics)
-    rows.columns[0].max_width = _WIDE_NAME if wide else _NARROW_NAME
-    rows.columns[0].overflow = "ellipsis"
+    if is_terminal(console):
+        rows.columns[0].max_width = _WIDE_NAME if wide else _NARROW_NAME
+        rows.columns[0].overflow = "ellipsis"
     rows.add_column("Verdict", no_wrap=not wide)
     if wide:
         rows.add_column("Test, or reason for none", overflow="fold")
     for name, differences in groups:
         if name:
-            rows.add_row(Text(name, style="bold"))
+            rows.add_row(styled(name, "bold"))
         for row in differences:
             rows.add_row(*_cells(row, indent="  " if name else "", wide=wide))
     return rows
@@ -66,5 +66,5 @@ def _table(console: Console, title: str, groups: Iterable[tuple[str, Sequence[Di
 def _cells(row: Difference, *, indent: str, wide: bool) -> list[Text]:
     statistics = (words.difference, words.change, words.noise, words.p_value) if wide else (words.change,)
     cells = (indent + words.label(row), *words.figures(row), *(text(row) for text in statistics))
-    verdict = Text(row.verdict, style=_STYLES.get(row.verdict, ""))
-    return [*map(Text, cells), verdict, *([Text(row.reason or row.test)] if wide else [])]
+    verdict = styled(row.verdict, _STYLES.get(row.verdict, ""))
+    return [*map(styled, cells), verdict, *([styled(row.reason or row.test)] if wide else [])]

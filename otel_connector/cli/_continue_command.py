@@ -60,7 +60,7 @@ def _option(name: str, value: str) -> Generator[str]:
 
 
 def _shown_header(header: str) -> str:
-    return f"{header.partition(':')[0]}: {REDACTED}"
+    return header if header.startswith("@") else f"{header.partition(':')[0]}: {REDACTED}"
 
 
 def _shown_url(source: str, redactor: Redactor, *, template: bool) -> str:

@@ -13,20 +13,21 @@ import shlex
 from collections.abc import Sequence
 from contextlib import aclosing, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, OverflowMethod
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from otel_connector._units import duration
 from otel_connector.cli._collector import select_collector
 from otel_connector.cli._demo import DEFAULT_CALLS, Demo, DemoReport, DemoSummary
 from otel_connector.cli._exit_codes import INTERRUPTED, WRONG, fail
 from otel_connector.cli._option_errors import naming_log, path_option
-from otel_connector.cli._terminal import output_console, print_lines, progress_bar, table
+from otel_connector.cli._terminal import is_terminal, output_console, print_lines, progress_bar, show, styled, table
 from otel_connector.providers import configure
+
+if TYPE_CHECKING:
+    from rich.console import Console, OverflowMethod
 
 _DEFAULT_ENDPOINT = "http://localhost:4317"  # of the SDK, over gRPC
 _EXIT_TIMEOUT = 3.0  # seconds to wait at the end for a collector that does not answer
@@ -111,15 +112,15 @@ def _show_summary(console: Console, summary: DemoSummary) -> None:
     projects = table("Project", "Calls", "Succeeded", "Failed", "p50 delta_t", "p95 delta_t")
     for each in summary.projects:
         counts = (str(each.calls), str(each.succeeded), str(each.calls - each.succeeded))
-        projects.add_row(Text(each.project), *counts, duration(each.p50), duration(each.p95))
+        projects.add_row(each.project, *counts, duration(each.p50), duration(each.p95))
     outcomes = table("Outcome", "Calls")
-    outcomes.expand = True
+    outcomes.expand = is_terminal(console)
     overflow: OverflowMethod = "crop" if console.options.ascii_only else "ellipsis"
     outcomes.add_column("For example", no_wrap=True, overflow=overflow, ratio=1)
     for outcome in summary.outcomes:
-        name = Text(outcome.outcome, style="green" if outcome.succeeded else "red")
-        outcomes.add_row(name, str(outcome.calls), Text(outcome.example))
-    console.print(projects, "", outcomes, "")
+        name = styled(outcome.outcome, "green" if outcome.succeeded else "red")
+        outcomes.add_row(name, str(outcome.calls), outcome.example)
+    show(console, projects, "", outcomes, "")
 
 
 def _how_to_get_traces(*, requested: bool | None) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import typer
 
 from otel_connector.cli._fail_if import Condition
 from otel_connector.cli._option_errors import described
-from otel_connector.cli._terminal import print_errors
+from otel_connector.cli._terminal import indented, print_errors
 
 WRONG = 1  # the log, the calls or the condition of --fail-if are not as they should be
 USAGE = 2  # an argument is invalid, or a file cannot be read or written
@@ -34,7 +34,7 @@ def fail(command: str, error: Exception, files: Mapping[str, Path | None] = Mapp
     """
     file: object = getattr(error, "filename", None)
     option = next((f"{option}: " for option, value in files.items() if value is not None and str(value) == file), "")
-    print_errors(f"otel-connector {command}: {option}{described(error)}")
+    print_errors(*indented(f"otel-connector {command}: {option}{described(error)}"))
     raise typer.Exit(USAGE) from None
 
 

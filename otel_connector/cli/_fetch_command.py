@@ -18,7 +18,7 @@ from typing import Any
 
 import typer
 
-from otel_connector._arguments import TOKEN, checked_seconds
+from otel_connector._arguments import checked_seconds
 from otel_connector._call._retry import RETRIED_STATUSES, RetryPolicy, checked_statuses
 from otel_connector._connector import AsyncConnector
 from otel_connector._csv._lines import read_log_head
@@ -37,6 +37,7 @@ from otel_connector.cli._continue_command import continue_command
 from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, code_of_condition, fail
 from otel_connector.cli._fail_if import Condition, parse
 from otel_connector.cli._fetch_view import FetchView, show_result, show_start
+from otel_connector.cli._header_option import parsed_headers
 from otel_connector.cli._option_errors import naming, naming_log
 from otel_connector.cli._terminal import can_animate, print_errors, tolerant_console
 from otel_connector.providers import configure
@@ -54,7 +55,7 @@ A second Ctrl-C cancels these calls.
 Exit code:
   0    all URLs were fetched, or the condition of --fail-if does not hold
   1    the condition of --fail-if holds; by default, if a URL failed
-  2    an argument is invalid, or a file cannot be read or written
+  2    an argument is invalid, a file cannot be read or written, or the list has changed during the run
   130  stopped by Ctrl-C
 
 \b
@@ -81,6 +82,7 @@ def fetch(
     deadline: options.Deadline = None,
     retry_status: options.RetryStatus = None,
     header: options.Header = None,
+    keep_cookies: options.KeepCookies = False,
     resume: options.Resume = False,
     resume_from: options.ResumeFrom = None,
     dedupe: options.Dedupe = False,
@@ -96,12 +98,13 @@ def fetch(
     standard output. If OTEL_EXPORTER_OTLP_ENDPOINT is set, traces and metrics are sent there.
     """
     try:
-        condition, urls = parse(fail_if, CONDITION_NAMES), urls_from(source, numbers)
+        params = redacting.redacted_params(redact, no_redact)
+        condition, urls = parse(fail_if, CONDITION_NAMES), urls_from(source, numbers, Redactor(params).url)
         limiter = None if rate is None else _limiter(rate)
-        done, params = _checked_logs(resume_from or ()) or resume, redacting.redacted_params(redact, no_redact)
+        done = _checked_logs(resume_from or ()) or resume
         _check_seconds({"--timeout": timeout, "--deadline": deadline})
         policy = RetryPolicy(statuses=RETRIED_STATUSES | checked_statuses("--retry-status", retry_status or ()))
-        args = {"headers": _headers(header)} if header else {}
+        args = {"headers": parsed_headers(header, stdin_is_used=source == "-")} if header else {}
         _check_out(out, log)
         with naming_log(log):
             connector = AsyncConnector(
@@ -116,7 +119,13 @@ def fetch(
             )
         with nullcontext() if out is None else closing(_results_file(out, resume=resume)) as results:
             fetch_options = FetchOptions(
-                project=project, concurrency=concurrency, resume=done, dedupe=dedupe, call_options=args, results=results
+                project=project,
+                concurrency=concurrency,
+                resume=done,
+                dedupe=dedupe,
+                call_options=args,
+                results=results,
+                keep_cookies=keep_cookies,
             )
             run = Fetch(connector, urls, fetch_options, limiter=limiter, redact_params=params)
             _run(run, quiet=quiet)
@@ -159,18 +168,6 @@ def _checked_logs(resume_from: Sequence[Path]) -> list[str]:
     return logs
 
 
-def _headers(texts: Sequence[str]) -> list[tuple[str, str]]:
-    pairs = [text.partition(":") for text in texts]
-    for name, colon, value in pairs:
-        if not colon or not name.strip():
-            raise ValueError(f"--header {name!r} must be 'NAME: VALUE'")
-        if not TOKEN.fullmatch(name.strip()):
-            raise ValueError(f"--header {name!r} is not the name of a header (RFC 9110, section 5.6.2)")
-        if not value.isprintable():  # the value is not shown: it may be a secret
-            raise ValueError(f"--header {name!r} must be one line, without control characters")
-    return [(name.strip(), value.strip()) for name, _, value in pairs]
-
-
 def _limiter(rate: float) -> StoppableLimiter:
     """Return a limiter of at most `rate` attempts in any second.
 
@@ -200,7 +197,7 @@ def _run(run: Fetch, *, quiet: bool) -> None:
     if not quiet:
         show_start(console, run, name)
     telemetry = configure("otel-connector-fetch") if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") else nullcontext()
-    view = None if quiet else FetchView(console, run, animated=can_animate(console, sys.stderr))
+    view = None if quiet else FetchView(console, run, animated=can_animate(console))
     with telemetry, suppress(KeyboardInterrupt):
         run_on_loop(_run_until_stopped(run, view))
 
@@ -218,8 +215,10 @@ async def _run_until_stopped(run: Fetch, view: FetchView | None) -> None:
         loop.remove_signal_handler(signal.SIGINT)  # a third Ctrl-C ends the program
         fetching.cancel()
 
-    with suppress(NotImplementedError):  # on Windows, Ctrl-C cancels the whole run
-        loop.add_signal_handler(signal.SIGINT, interrupted)
+    # Shells start "fetch ... &" with SIGINT ignored (POSIX.1-2024, XCU, section 2.12): Ctrl-C is for the others
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        with suppress(NotImplementedError):  # on Windows, Ctrl-C cancels the whole run
+            loop.add_signal_handler(signal.SIGINT, interrupted)
     try:
         begun = asyncio.ensure_future(run.begun.wait())
         await asyncio.wait({fetching, begun}, return_when=asyncio.FIRST_COMPLETED)
@@ -243,10 +242,15 @@ def exit_code(run: Fetch, condition: Condition, log: Path, resume_command: str) 
     if missing := run.rows_missing():
         rows = counted(missing, "row")
         print_errors(f"otel-connector fetch: {log}: {rows} could not be written; --resume fetches the URLs again")
+    if run.not_urls:
+        more = f" ({counted(run.not_urls - 1, 'more line')})" if run.not_urls > 1 else ""
+        print_errors(f"otel-connector fetch: {run.first_not_url}{more}")
+    if run.list_problem:
+        print_errors(f"otel-connector fetch: {run.list_problem}")
     if run.stopped:
         print_errors(f"Continue with: {resume_command}")
         if REDACTED in resume_command:
             print_errors(f"Replace {REDACTED} by the secrets before")
         return INTERRUPTED
     code = code_of_condition("fetch", condition, run.figures())
-    return USAGE if missing else code
+    return USAGE if missing or run.list_problem else code

@@ -54,7 +54,20 @@ RetryStatus = Annotated[
     typer.Option(metavar="STATUS", help="Retry this status, in addition to the default ones. Repeatable."),
 ]
 Header = Annotated[
-    list[str] | None, typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="Request header. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--header",
+        "-H",
+        metavar="'NAME: VALUE'",
+        help="Request header, or @FILE with one on each line (@- for stdin). Repeatable.",
+    ),
+]
+KeepCookies = Annotated[
+    bool,
+    typer.Option(
+        "--keep-cookies",
+        help="Send the cookies of a host with later calls to it. By default only with the redirects of the same call.",
+    ),
 ]
 Resume = Annotated[
     bool,

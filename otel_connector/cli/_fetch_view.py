@@ -13,14 +13,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from rich.console import Group
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
-from otel_connector._record import one_line
 from otel_connector._units import counted, duration, listed_files, rate
-from otel_connector.cli._terminal import print_lines, table, tolerant_console
+from otel_connector.cli._terminal import live_view, print_lines, show, styled, table, tolerant_console
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +61,7 @@ class FetchView:
             while True:
                 await asyncio.sleep(self._line_interval)
                 await asyncio.to_thread(print_lines, self._console, progress_line(self._fetch.progress()))
-        with Live(get_renderable=self._display, console=self._console, transient=True, refresh_per_second=4):
+        with live_view(self._console, get_renderable=self._display, transient=True, refresh_per_second=4):
             while True:
                 self._latest = self._fetch.progress()
                 await asyncio.sleep(_UPDATE_INTERVAL)
@@ -75,8 +72,8 @@ class FetchView:
         first.add_column(ratio=1)
         first.add_column(no_wrap=True, justify="right")
         bar = ProgressBar(total=now.total, completed=now.done, pulse=now.total is None)
-        first.add_row(bar, Text(_completion(now)))
-        second = Text(no_wrap=True, overflow="ellipsis")
+        first.add_row(bar, styled(_completion(now)))
+        second = styled("", overflow="ellipsis")
         for number, (text, style) in enumerate(_figures(now)):
             second.append("   " if number else "").append(text, style)
         return Group(first, second)
@@ -94,16 +91,16 @@ def show_result(run: Fetch, log: Path, out: Path | None) -> None:
     console = tolerant_console(sys.stdout)
     if run.failures:
         failures = table("Failed", "Calls")
-        for name, count in run.failures.most_common(10):
-            failures.add_row(Text(name, style="red"), f"{count:,}")
-        console.print(failures, "")
+        for name, count in run.failures.most_common():
+            failures.add_row(styled(name, "red"), f"{count:,}")
+        show(console, failures, "")
     print_lines(console, f"{'Stopped' if run.stopped else 'Done'}: {result_line(run.progress())}")
     print_lines(console, f"Log: {log.absolute()}", *([] if out is None else [f"Results: {out.absolute()}"]))
 
 
 def resumed_line(found: Resumed, project: str) -> str:
     """Return how much of the list the log contains, for a fetch that is resumed."""
-    files = listed_files([one_line(path) for path in found.files])
+    files = listed_files(found.files)
     if found.rows and not found.of_project:
         return f"The log has {found.rows:,} rows, but none of the project {project!r}: no URL is skipped; read: {files}"
     counts = f"The log has {found.of_project:,} rows of the project {project!r}; URLs with a success: {found.done:,}"

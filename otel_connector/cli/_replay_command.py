@@ -15,7 +15,6 @@ from typing import Annotated
 import typer
 
 from otel_connector._arguments import checked_seconds, checked_text
-from otel_connector._record import one_line
 from otel_connector._redact import Redactor
 from otel_connector._replay import _replay as replays
 from otel_connector.cli import _call_filters as filters
@@ -132,7 +131,7 @@ def _row_filter(
 
 def _run_with_progress(run: replays.Replay, to: str) -> None:
     """Send the rows, and show the progress on a terminal."""
-    with progress_bar(tolerant_console(sys.stderr), stream=sys.stderr) as progress:
+    with progress_bar(tolerant_console(sys.stderr)) as progress:
         task = progress.add_task(f"to {to}", total=None)
         for now in run.run():
             progress.update(task, completed=now.done, total=now.size, description=f"{now.sent:,} spans to {to}")
@@ -141,7 +140,7 @@ def _run_with_progress(run: replays.Replay, to: str) -> None:
 def _show_result(replayed: replays.Replayed, to: str) -> None:
     console = output_console()
     for log, damage in replayed.damage:
-        print_lines(console, f"{one_line(log)}: line {damage.line:,}: {damage.what}")
+        print_lines(console, f"{log}: line {damage.line:,}: {damage.what}")
     not_sent = {
         "sent before": replayed.skipped,
         "not selected": replayed.filtered_out,

@@ -19,16 +19,13 @@ from datetime import datetime, timezone
 from functools import partial
 from json import dumps
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
-from rich.console import Console, Group
-from rich.live import Live
-from rich.text import Text
+from rich.console import Group
 
 from otel_connector._arguments import checked_text
 from otel_connector._csv._format import HEADER
-from otel_connector._record import one_line
 from otel_connector.cli import _call_filters as filters
 from otel_connector.cli import _review_options as options
 from otel_connector.cli._compare_view import show_comparison
@@ -36,14 +33,29 @@ from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, code_of_condition
 from otel_connector.cli._fail_if import Condition, parse
 from otel_connector.cli._option_errors import InvalidOption, naming
 from otel_connector.cli._review_view import answer_table, file_lines, summary_view
-from otel_connector.cli._terminal import can_animate, output_console, print_errors, print_lines, tolerant_console
+from otel_connector.cli._terminal import (
+    can_animate,
+    is_terminal,
+    live_view,
+    output_console,
+    print_document,
+    print_errors,
+    print_lines,
+    show,
+    styled,
+    tolerant_console,
+)
 from otel_connector.review import Calls, Comparison, Summary, html_report, load, save_pictures, summarize
 from otel_connector.review import compare as compare_logs
 from otel_connector.review._compare_text import markdown as markdown_of
 from otel_connector.review._filters import InvalidCondition, condition
 from otel_connector.review._formats import CONDITION_NAMES, as_csv, as_json, as_markdown, values
 from otel_connector.review._query import Answer
+from otel_connector.review._repaired import MAX_UNPACKED_BYTES
 from otel_connector.review._trace_url import TraceURL
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # \b is the escape of click for a paragraph that must not be wrapped
 EPILOG = f"""\b
@@ -95,19 +107,21 @@ def review(
     where: options.Where = None,
     sql: options.Sql = None,
     follow: options.Follow = False,
-    top: options.Top = 20,
+    top: options.Top = None,
+    max_unpacked_bytes: options.MaxUnpackedBytes = MAX_UNPACKED_BYTES,
 ) -> None:
     """Summarise a log: calls, rate, latency, failures, changes.
 
     The parts of a rotated log are included. Lines that are not rows are counted and reported. Percentiles are exact,
     linearly interpolated between the two nearest calls. Times are UTC.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # removes the temporary files, as Ctrl-C does
+    _end_on_sigterm()
     targets = {"--html": html, "--png": png, "--svg": svg}
     outputs = {**targets, "--trace-url": trace_url}
     try:
         form = _form(json=json, csv=csv, markdown=markdown)
-        read = partial(load, where=_condition(project, since, until, where))
+        where_all = _condition(project, since, until, where)
+        read = partial(load, where=where_all, max_unpacked_bytes=max_unpacked_bytes)
         console = output_console()
         if compare:
             _refuse({"--csv": csv, "--follow": follow, **outputs, "--sql": sql}, beside="--compare")
@@ -124,9 +138,9 @@ def review(
                 print_errors(*file_lines(calls.files))
             if sql is not None:
                 raise typer.Exit(_print_answer(console, calls, sql, form))
-            summary = summarize(calls, top=top)
+            summary = summarize(calls, top=top or options.DEFAULT_TOP)
             written = _write(calls, summary, html, png, svg, trace_url)
-        _print_summary(console, summary, form)
+        _print_summary(console, summary, form, top)
         print_lines(console if form == "text" else tolerant_console(sys.stderr), *written)
         raise typer.Exit(_exit_code(summary, failing))
     except InvalidCondition as error:
@@ -138,6 +152,12 @@ def review(
         if isinstance(error, RuntimeError) and "interrupt" not in str(error).lower():
             raise
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _end_on_sigterm() -> None:
+    """Remove the temporary files on SIGTERM, as on Ctrl-C. A signal that was ignored stays ignored, as in a shell."""
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _refuse(options: Mapping[str, object], *, beside: str) -> None:
@@ -175,9 +195,9 @@ def _compare(
     if form == "text":
         show_comparison(console, comparison)
     elif form == "json":
-        typer.echo(dumps(comparison.to_dict(), indent=2, ensure_ascii=False))
+        print_document(dumps(comparison.to_dict(), indent=2, ensure_ascii=False))
     else:
-        typer.echo(markdown_of(comparison).rstrip("\n"))
+        print_document(markdown_of(comparison))
     if failing is None:
         return 0
     if not any(row.test for row in comparison.total.differences):
@@ -233,18 +253,18 @@ def _condition(projects: Sequence[str] | None, since: str | None, until: str | N
     return condition(projects=projects or (), since=start, until=end, where=where)
 
 
-def _print_summary(console: Console, summary: Summary, form: str) -> None:
+def _print_summary(console: Console, summary: Summary, form: str, top: int | None) -> None:
     if form == "text":
-        console.print(_screen(console, summary), crop=False)
+        show(console, _screen(console, summary, top))
     else:
-        typer.echo({"json": as_json, "csv": as_csv, "markdown": as_markdown}[form](summary).rstrip("\n"))
+        print_document({"json": as_json, "csv": as_csv, "markdown": as_markdown}[form](summary))
 
 
-def _screen(console: Console, summary: Summary) -> Group:
+def _screen(console: Console, summary: Summary, top: int | None) -> Group:
     """Return lines about the files, and a summary that fits the rest of a terminal. Other outputs have no limit."""
-    about_files = [Text(line, no_wrap=True, overflow="ignore") for line in file_lines(summary.files)]
-    lines = console.height - len(about_files) if console.is_terminal else None
-    return Group(*about_files, summary_view(summary, width=console.width, lines=lines))
+    about_files = [styled(line, overflow="ignore") for line in file_lines(summary.files)]
+    lines = console.height - len(about_files) if is_terminal(console) else None
+    return Group(*about_files, summary_view(summary, width=console.width, lines=lines, all_rows=top is not None))
 
 
 def _print_answer(console: Console, calls: Calls, sql: str, form: str) -> int:
@@ -252,37 +272,37 @@ def _print_answer(console: Console, calls: Calls, sql: str, form: str) -> int:
     with naming("--sql"):
         answer = Answer(calls, sql)
     if form == "text":
-        console.print(answer_table(answer))
+        show(console, answer_table(answer))
     else:
         forms = {"json": answer.as_json, "csv": answer.as_csv, "markdown": answer.as_markdown}
-        typer.echo(forms[form]().rstrip("\n"))
+        print_document(forms[form]())
     return USAGE if any(file.problem for file in calls.files) else 0
 
 
-def _follow(console: Console, read: Callable[[], Calls], top: int) -> NoReturn:
+def _follow(console: Console, read: Callable[[], Calls], top: int | None) -> NoReturn:
     """Show the log while it grows, until Ctrl-C. If the output is not a terminal, print one summary after another."""
-    live = Live(console=console, auto_refresh=False, vertical_overflow="crop") if can_animate(console) else None
-    with live or nullcontext():
+    view = live_view(console, auto_refresh=False, vertical_overflow="crop") if can_animate(console) else nullcontext()
+    with view as live:
         summary: Summary | None = None
         while True:
             started = time.monotonic()
             try:
                 with read() as calls:
-                    summary = summarize(calls, top=top)
+                    summary = summarize(calls, top=top or options.DEFAULT_TOP)
             except (OSError, ValueError):  # the log is being rotated or truncated: show the previous summary
                 if summary is None:
                     raise
             if live is None:
-                console.print(_screen(console, summary), "", crop=False)
+                show(console, _screen(console, summary, top), "")
             else:
-                live.update(_screen(console, summary), refresh=True)
+                live.update(_screen(console, summary, top), refresh=True)
             time.sleep(max(_FOLLOW_INTERVAL, time.monotonic() - started))
 
 
 def _exit_code(summary: Summary, failing: Condition | None) -> int:
     """Return the exit code, and print the reason if it is not 0."""
     if unread := [file for file in summary.files if file.problem]:
-        print_errors(*(f"otel-connector review: {one_line(file.path)}: {file.problem}" for file in unread))
+        print_errors(*(f"otel-connector review: {file.path}: {file.problem}" for file in unread))
         return USAGE
     if failing is None:
         return 0

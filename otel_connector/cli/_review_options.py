@@ -14,6 +14,8 @@ import typer
 
 from otel_connector.cli._option_errors import path_option
 
+DEFAULT_TOP = 20  # projects, hosts and errors
+
 Files = Annotated[
     list[str],
     typer.Argument(metavar="FILES...", help="Logs, plain or gzip, complete or being written; or quoted patterns."),
@@ -44,4 +46,19 @@ Sql = Annotated[
     str | None, typer.Option(metavar="QUERY", help="Print the result of this query (DuckDB SQL) on the table calls.")
 ]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Update the summary while the log grows, until Ctrl-C.")]
-Top = Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of projects, hosts and errors to list.")]
+MaxUnpackedBytes = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Maximum size of all compressed logs after decompression. A log that exceeds it is not read.",
+    ),
+]
+Top = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help=f"Maximum number of projects, hosts and errors to list. Default: {DEFAULT_TOP}, or what fits a terminal.",
+    ),
+]

@@ -11,21 +11,20 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group as Lines
-from rich.text import Text
 
-from otel_connector._record import one_line
 from otel_connector._units import NONE, counted, duration, listed_files, moment, rate, share, size
-from otel_connector.cli._terminal import table
+from otel_connector.cli._terminal import line, styled, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
     from otel_connector.review import ErrorClass, Group, LogFile, Summary
     from otel_connector.review._query import Answer
 
 _FIXED_LINES = 19  # of a full summary without the rows of its tables, plus two prompts
-_MAX_ROWS = 10  # of a table, even on a high screen
+_MAX_ROWS = 10  # of a table on a high screen
 _YELLOW, _RED = 0.01, 0.1  # failure rates from which these colours are used
 _LISTED_DAMAGE = 3  # damaged lines listed per file
 _LISTED_PAUSES = 3  # of the longest periods without calls
@@ -34,25 +33,32 @@ _MAX_NAME = 60  # columns of a name on a wide screen
 _MIN_CHANGE = 0.05  # relative changes below this are not listed
 
 
-def summary_view(summary: Summary, *, width: int, lines: int | None = None) -> Lines:
+def summary_view(summary: Summary, *, width: int, lines: int | None = None, all_rows: bool = False) -> Lines:
     """Return a summary for the terminal.
 
     Args:
         summary: The summary.
         width: Columns of the screen.
-        lines: Lines of the screen; None for no limit.
+        lines: Lines of the screen; None for no limit: all rows are shown, and no text is cut.
+        all_rows: Whether to show all rows, even if they do not fit the screen.
     """
     if not summary.total.calls:
-        return Lines(Text("No calls."))
+        return Lines(styled("No calls."))
     sizes = [len(summary.projects), len(summary.hosts), len(summary.errors), len(summary.slowest)]
-    room = sum(sizes) if lines is None else max(lines - _FIXED_LINES - (len(_read(summary)) > 1), len(sizes))
-    projects, hosts, errors, slowest = _share_rows(room, sizes)
-    wide = width >= _WIDE
-    parts: list[RenderableType] = [*_total(summary), "", _groups(summary, projects, hosts, wide=wide), ""]
+    fitting = sizes
+    if lines is not None and not all_rows:
+        fitting = _share_rows(max(lines - _FIXED_LINES - (len(_read(summary)) > 1), len(sizes)), sizes)
+    projects, hosts, errors, slowest = fitting
+    wide, cut = width >= _WIDE, lines is not None
+    parts: list[RenderableType] = [*_total(summary), "", _groups(summary, projects, hosts, wide=wide, cut=cut), ""]
     if summary.errors:
         more = len(summary.errors) - errors + summary.more_errors
-        parts += [_errors(summary.errors, errors), *([Text(f"and {more:,} more", style="dim")] if more else []), ""]
-    return Lines(*parts, _slowest(summary, slowest, wide=wide), "", *_over_time(summary))
+        parts += [
+            _errors(summary.errors, errors, cut=cut),
+            *([styled(f"and {more:,} more", "dim")] if more else []),
+            "",
+        ]
+    return Lines(*parts, _slowest(summary, slowest, wide=wide, cut=cut), "", *_over_time(summary))
 
 
 def _share_rows(room: int, sizes: Sequence[int]) -> list[int]:
@@ -72,16 +78,16 @@ def answer_table(answer: Answer) -> Table:
     """Return the result of a query as a table."""
     columns = table()
     for name in answer.columns:
-        columns.add_column(Text(one_line(name)), overflow="fold")
+        columns.add_column(styled(name), overflow="fold")
     for row in answer.texts():
-        columns.add_row(*(Text(one_line(cell)) for cell in row))
+        columns.add_row(*row)
     return columns
 
 
 def file_lines(files: Sequence[LogFile]) -> Iterator[str]:
     """Yield lines about the parts of the files that the figures do not include."""
     for file in files:
-        name = one_line(file.path)
+        name = file.path
         if file.problem:
             yield f"{name}: NOT READ: {file.problem}"
         if file.damaged:
@@ -90,100 +96,97 @@ def file_lines(files: Sequence[LogFile]) -> Iterator[str]:
         if file.unfinished:
             yield f"{name}: the last line has no line end and is not counted: it is torn, or a program is writing it"
         if file.torn is not None:
-            yield f"{one_line(file.torn.path)}: {counted(file.torn.lines, 'unfinished line')}, not counted"
+            yield f"{file.torn.path}: {counted(file.torn.lines, 'unfinished line')}, not counted"
 
 
 def _read(summary: Summary) -> list[str]:
-    return [one_line(file.path) for file in summary.files if not file.problem]
+    return [file.path for file in summary.files if not file.problem]
 
 
 def _total(summary: Summary) -> Iterator[Text]:
     total, latency = summary.total, summary.total.latency
     names = listed_files(read := _read(summary))
     if len(read) > 1:
-        yield _line(names)
+        yield line(names)
         names = counted(len(read), "file")
     end = moment(total.end).removeprefix(f"{moment(total.start).partition(' ')[0]} ")
-    yield _line(f"{names}: {moment(total.start)} to {end} UTC, {duration(total.seconds)}")
+    yield line(f"{names}: {moment(total.start)} to {end} UTC, {duration(total.seconds)}")
     succeeded = f"{share(1 - total.error_rate)} succeeded, {total.failed:,} failed"
     calls = (counted(total.calls, "call"), "bold")
-    yield _line(calls, f", {rate(total.rate)}   ", (succeeded, _colour(total.error_rate)), f"   {size(total.bytes)}")
+    yield line(calls, f", {rate(total.rate)}   ", (succeeded, _colour(total.error_rate)), f"   {size(total.bytes)}")
     shown = ("p50", latency.p50), ("p90", latency.p90), ("p95", latency.p95), ("p99", latency.p99), ("max", latency.max)
-    yield _line(*(part for name, value in shown for part in ((f"{name} ", "dim"), f"{duration(value)}   ")))
-
-
-def _line(*parts: str | tuple[str, str]) -> Text:
-    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+    yield line(*(part for name, value in shown for part in ((f"{name} ", "dim"), f"{duration(value)}   ")))
 
 
 def _colour(error_rate: float) -> str:
     return "green" if error_rate < _YELLOW else "yellow" if error_rate < _RED else "red"
 
 
-def _groups(summary: Summary, projects: int, hosts: int, *, wide: bool) -> Table:
+def _groups(summary: Summary, projects: int, hosts: int, *, wide: bool, cut: bool) -> Table:
     """Return the table of the projects and, below them, the hosts."""
     columns = table("Project", "Calls", "Failed", "p50", "p95", "p99", "Max", *(("Rate", "Bytes") if wide else ()))
     # On a narrow screen only the names are cut. On a wide one the table does not expand: numbers stay near the names
-    columns.expand = not wide
+    columns.expand = cut and not wide
     names = columns.columns[0]
-    names.overflow, names.ratio, names.min_width, names.max_width = "ellipsis", 1, 12, _MAX_NAME if wide else None
+    names.overflow, names.ratio, names.min_width = "ellipsis", 1, 12
+    names.max_width = _MAX_NAME if cut and wide else None
     _add_groups(columns, summary.projects, projects, summary.more_projects, wide=wide)
-    columns.add_row(Text("Host", style="bold"))
+    columns.add_row(styled("Host", "bold"))
     _add_groups(columns, summary.hosts, hosts, summary.more_hosts, wide=wide)
     return columns
 
 
 def _add_groups(columns: Table, groups: Sequence[Group], rows: int, more: int, *, wide: bool) -> None:
     for group in groups[:rows]:
-        failed = Text(share(group.error_rate), style=_colour(group.error_rate))
+        failed = styled(share(group.error_rate), _colour(group.error_rate))
         latency = map(duration, (group.latency.p50, group.latency.p95, group.latency.p99, group.latency.max))
         rest = (rate(group.rate), size(group.bytes)) if wide else ()
-        columns.add_row(Text(one_line(group.name) or "(none)"), f"{group.calls:,}", failed, *latency, *rest)
+        columns.add_row(group.name or "(none)", f"{group.calls:,}", failed, *latency, *rest)
     if more := len(groups) - rows + more:
-        columns.add_row(Text(f"and {more:,} more", style="dim"))
+        columns.add_row(styled(f"and {more:,} more", "dim"))
 
 
-def _errors(classes: Sequence[ErrorClass], rows: int) -> Table:
+def _errors(classes: Sequence[ErrorClass], rows: int, *, cut: bool) -> Table:
     columns = table("Error", "Calls", "Share")
-    columns.expand = True
+    columns.expand = cut
     columns.add_column("For example", no_wrap=True, overflow="ellipsis", ratio=1)
     for each in classes[:rows]:
         example = each.example
         message = example.error.removeprefix(f"{each.name.partition(' ')[0]}: ")
         columns.add_row(
-            Text(one_line(each.name), style="red"),
+            styled(each.name, "red"),
             f"{each.calls:,}",
             share(each.share),
-            Text(one_line(f"{message}  {example.url}")),
+            f"{message}  {example.url}",
         )
     return columns
 
 
-def _slowest(summary: Summary, rows: int, *, wide: bool) -> Table:
+def _slowest(summary: Summary, rows: int, *, wide: bool, cut: bool) -> Table:
     columns = table("Slowest")
-    columns.expand = True
+    columns.expand = cut
     columns.columns[0].justify = "right"
     columns.add_column("Status", no_wrap=True)
     columns.add_column("URL", no_wrap=True, overflow="ellipsis", ratio=1)
     if wide:
         columns.add_column("Trace", no_wrap=True)
     for each in summary.slowest[:rows]:
-        status = Text(str(each.response_code or NONE), style="" if each.success else "red")
-        trace = [Text(each.trace_id, style="dim")] if wide else []
-        columns.add_row(duration(each.delta_t), status, Text(one_line(each.url)), *trace)
+        status = styled(str(each.response_code or NONE), "" if each.success else "red")
+        trace = [styled(each.trace_id, "dim")] if wide else []
+        columns.add_row(duration(each.delta_t), status, each.url, *trace)
     return columns
 
 
 def _over_time(summary: Summary) -> Iterator[Text]:
     """Yield the change from the first to the last quarter, the periods without calls, and the busiest second."""
     if summary.quarters:
-        yield _line(("First to last quarter: ", "bold"), ", ".join(_changes(summary)) or "no change of 5 % or more")
+        yield line(("First to last quarter: ", "bold"), ", ".join(_changes(summary)) or "no change of 5 % or more")
     longest = summary.quiet[:_LISTED_PAUSES]
     listed = ", ".join(f"{duration(each.seconds)} from {each.start:%m-%d %H:%M:%S}" for each in longest)
     more = f" and {len(summary.quiet) - len(longest)} more" if len(summary.quiet) > len(longest) else ""
-    yield _line(("Without calls: ", "bold"), f"{listed}{more}" or "no long period")
+    yield line(("Without calls: ", "bold"), f"{listed}{more}" or "no long period")
     bursts = summary.bursts
-    yield _line(
+    yield line(
         ("Busiest: ", "bold"),
         f"{bursts.peak_calls:,} calls in the second from {moment(bursts.peak)}",
         f", {counted(bursts.seconds, 'second')} above {3 * bursts.median:,.0f}" if bursts.seconds else "",

@@ -1,22 +1,40 @@
-"""Prints lines, tables and progress to a terminal, a pipe or a file, even if its reader has gone away.
+"""Everything that the commands print: lines, tables, documents, log lines and live views, with their consoles.
 
-Does not know what is printed.
+This is the one place that creates consoles, and the one that escapes: every text passes `printable`. Otherwise the name
+of a file, or a text of a server or a collector, could move the cursor or forge a line. Does not know what is printed.
 
 Used by ``cli``.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import sys
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from rich import progress
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from otel_connector._record import UNSAFE, one_line
+from otel_connector.cli import _cursor
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from rich.console import OverflowMethod, RenderableType
+
+_UNKNOWN_SIZE = 80, 24  # columns and lines, as in `shutil.get_terminal_size`
+_MAX_SIZE = 10_000  # no terminal is larger; views fill their width with spaces
+_UNLIMITED = 10**9  # columns
+_END_OF_LINE = re.compile(r"(?: |\x1b\[[0-9;]*m)+$", re.MULTILINE)  # a table pads its cells
 
 
 class TolerantStream:
@@ -71,45 +89,144 @@ class TolerantStream:
         return getattr(self._stream, "encoding", None) or "utf-8"
 
 
+class _Console(Console):
+    """A console whose size is that of its own stream. What is not a terminal has no limit, so that nothing is cut."""
+
+    @property  # type: ignore[misc] # it cannot be set
+    def size(self) -> ConsoleDimensions:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The columns and lines. 0 means unknown, also of a pseudoterminal; so do values that are not numbers."""
+        if not is_terminal(self):
+            return ConsoleDimensions(_UNLIMITED, _UNKNOWN_SIZE[1])
+        own: tuple[int, int] = _UNKNOWN_SIZE
+        with suppress(OSError):
+            own = os.get_terminal_size(self.file.fileno())
+        columns, lines = (
+            given if 0 < (given := _number(name)) <= _MAX_SIZE else size or unknown
+            for name, size, unknown in zip(("COLUMNS", "LINES"), own, _UNKNOWN_SIZE, strict=True)
+        )
+        return ConsoleDimensions(columns - self.legacy_windows, lines)
+
+
+def _number(variable: str) -> int:
+    try:
+        return int(os.environ.get(variable, ""))
+    except ValueError:
+        return 0
+
+
+def _console(stream: TextIO) -> Console:
+    """Return a console. rich decides on colours: FORCE_COLOR and TTY_COMPATIBLE enable them, and nothing else here."""
+    plain = bool(os.environ.get("NO_COLOR")) and not stream.isatty()
+    # Without a width and a height, rich would read the variables, and raise for some values
+    width, height = _UNKNOWN_SIZE
+    return _Console(
+        file=stream, width=width, height=height, color_system=None if plain else "auto", highlight=False, markup=False
+    )
+
+
 def output_console() -> Console:
     """Return a console on standard output, for the result of a command: an output error ends the command."""
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] # closed by the shell: ">&-"
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the program exits
     with suppress(AttributeError):  # a replacement of stdout may not have this method
         cast("Any", sys.stdout).reconfigure(errors="replace")  # print ? for a character that the encoding lacks
-    return Console(highlight=False)
+    return _console(sys.stdout)
 
 
 def tolerant_console(stream: TextIO) -> Console:
     """Return a console on `stream`, for messages beside the result: an output error is ignored."""
-    return Console(file=cast("TextIO", TolerantStream(stream)), highlight=False)
+    return _console(cast("TextIO", TolerantStream(stream)))
 
 
-def can_animate(console: Console, stream: TextIO | None = None) -> bool:
-    """Whether `stream` (default: standard output) can be redrawn. FORCE_COLOR enables only colours."""
-    return (stream or sys.stdout).isatty() and not console.is_dumb_terminal
+def is_terminal(console: Console) -> bool:
+    """Whether people see the output of `console` on a screen. rich's own answer depends on FORCE_COLOR."""
+    return console.file.isatty()
 
 
-def progress_bar(
-    console: Console, *columns: progress.ProgressColumn, stream: TextIO | None = None
-) -> progress.Progress:
+def can_animate(console: Console) -> bool:
+    """Whether the output of `console` can be redrawn, by rich and by a job in the foreground."""
+    drawn = console.is_terminal and console.is_interactive and not console.is_dumb_terminal
+    return drawn and is_terminal(console) and _cursor.in_foreground(console.file.fileno())
+
+
+@contextmanager
+def live_view(console: Console, **options: Any) -> Generator[Live]:
+    """Return a view that is redrawn; the options are those of `rich.live.Live`."""
+    with _cursor.restored(console.file.fileno()), Live(console=console, **options) as live:
+        yield live
+
+
+class _Description(progress.ProgressColumn):
+    def render(self, task: progress.Task) -> Text:
+        return styled(task.description)
+
+
+@contextmanager
+def progress_bar(console: Console, *columns: progress.ProgressColumn) -> Generator[progress.Progress]:
     """Return a progress display that is erased at its end, and is not shown where nothing can be redrawn.
 
     Args:
         console: The console.
         columns: What it shows; by default a description, a bar, the percentage and the remaining time.
-        stream: The stream of the console; default: standard output.
     """
-    description, bar = progress.TextColumn("{task.description}"), progress.BarColumn(bar_width=None)
-    columns = columns or (description, bar, progress.TaskProgressColumn(), progress.TimeRemainingColumn())
-    disable = not can_animate(console, stream)
-    return progress.Progress(*columns, console=console, transient=True, expand=True, disable=disable)
+    shown = can_animate(console)
+    bar = progress.BarColumn(bar_width=None)
+    columns = columns or (_Description(), bar, progress.TaskProgressColumn(), progress.TimeRemainingColumn())
+    cursor: AbstractContextManager[None] = _cursor.restored(console.file.fileno()) if shown else nullcontext()
+    with cursor, progress.Progress(*columns, console=console, transient=True, expand=True, disable=not shown) as view:
+        yield view
+
+
+def printable(text: str) -> str:
+    """Return a text as one line without characters that a terminal obeys; see `one_line`. It is not cut."""
+    return one_line(text, sys.maxsize)
+
+
+def styled(text: str, style: str = "", *, overflow: OverflowMethod | None = None) -> Text:
+    """Return a text for a table or a view; with `overflow`, it is not wrapped."""
+    return Text(printable(text), style, overflow=overflow, no_wrap=True if overflow else None)
+
+
+def line(*parts: str | tuple[str, str]) -> Text:
+    """Return a line that is cut at the width of a terminal, of texts and of texts with a style."""
+    made = styled("", overflow="ellipsis")
+    for part in parts:
+        made.append_text(styled(part) if isinstance(part, str) else styled(*part))
+    return made
+
+
+class _Table(Table):
+    """A table whose texts are escaped."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        super().add_row(*(styled(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
+def table(first: str | None = None, *numbers: str) -> Table:
+    """Return a table without lines: a text column `first`, and a right-aligned column for each of `numbers`."""
+    columns = _Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    if first is not None:
+        columns.add_column(first, no_wrap=True)
+    for name in numbers:
+        columns.add_column(name, justify="right", no_wrap=True)
+    return columns
+
+
+def show(console: Console, *views: RenderableType) -> None:
+    """Print tables and texts, one below the other."""
+    if is_terminal(console):
+        console.print(*views, sep="\n", crop=False)
+        return
+    with console.capture() as captured:
+        console.print(*views, sep="\n", crop=False)
+    console.file.write(_END_OF_LINE.sub(lambda end: end[0].replace(" ", ""), captured.get()))
+    console.file.flush()
 
 
 def print_lines(console: Console, *lines: str) -> None:
     """Print lines without wrapping, so that a path or a command can be copied."""
-    for line in lines:
-        console.print(Text(line), soft_wrap=True)
+    for each in lines:
+        console.print(styled(each), soft_wrap=True)
 
 
 def print_errors(*lines: str) -> None:
@@ -117,11 +234,39 @@ def print_errors(*lines: str) -> None:
     print_lines(tolerant_console(sys.stderr), *lines)
 
 
-def table(first: str | None = None, *numbers: str) -> Table:
-    """Return a table without lines: a text column `first`, and a right-aligned column for each of `numbers`."""
-    columns = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    if first is not None:
-        columns.add_column(first, no_wrap=True)
-    for name in numbers:
-        columns.add_column(name, justify="right", no_wrap=True)
-    return columns
+def print_document(text: str) -> None:
+    r"""Print JSON, CSV or Markdown to standard output, in UTF-8 in any locale (RFC 8259, section 8.1).
+
+    Control characters and lone surrogates are escaped as in JSON (``\u009b``), so that the values stay.
+    """
+    with suppress(AttributeError):  # a replacement of stdout may not have this method
+        cast("Any", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
+    sys.stdout.write(UNSAFE.sub(_escape, text.rstrip("\n")) + "\n")
+    sys.stdout.flush()
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    return char if char in "\n\t" else f"\\u{ord(char):04x}"
+
+
+def indented(text: str) -> Generator[str]:
+    """Yield the lines of a text of several lines. All but the first are indented, so that none can forge another."""
+    for number, each in enumerate(text.split("\n")):
+        yield f"  {each}" if number else each
+
+
+class _OneLine(logging.Formatter):
+    """Formats a log record as one line; those of its traceback follow, indented."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the library's name
+        return "\n".join(f"  {printable(each)}" for each in super().formatException(ei).split("\n"))
+
+
+def escape_log_lines() -> None:
+    """Escape the log lines of this process, those of the SDK included: no command sets up a handler of its own."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_OneLine())

@@ -7,9 +7,10 @@ Used by applications, ``cli._review_command`` and ``cli._review_view``.
 
 from otel_connector.review._compare import compare
 from otel_connector.review._comparison import Compared, Comparison, Difference, Groups, OnlyIn, Run
-from otel_connector.review._load import Calls, LogFile, load
+from otel_connector.review._load import Calls, load
 from otel_connector.review._pictures import figures, save_pictures
 from otel_connector.review._report import html_report
+from otel_connector.review._sources import LogFile
 from otel_connector.review._summary import Bursts, ErrorClass, Group, Latency, ListedCall, Quiet, Summary, summarize
 
 __all__ = [

@@ -3,7 +3,7 @@
 It opens regular files only, changes none, and reads their first line and their end. Damage in the middle is found when
 the whole file is read (`_load`, `_repaired`). Does not know how rows are read.
 
-Used by ``review._load`` and ``review._repaired``.
+Used by ``review._repaired`` and ``review._sources``.
 """
 
 from __future__ import annotations
@@ -45,8 +45,11 @@ class FoundLog:
         return self._lines_between(0, self.size)
 
     def grown(self) -> int:
-        r"""Count the ``\n`` that were written since."""
-        return self._lines_between(self.size, Path(self.path).stat().st_size) or 0
+        r"""Count the ``\n`` that were written since; 0 if the file was renamed or removed since."""
+        try:
+            return self._lines_between(self.size, Path(self.path).stat().st_size) or 0
+        except OSError:
+            return 0
 
     def _lines_between(self, start: int, end: int) -> int | None:
         lines, rest = 0, b""
@@ -83,10 +86,6 @@ def inspect_log(path: str) -> FoundLog:
         OSError: It cannot be read, or is not a regular file.
         ValueError: It is not a log; the message says why.
     """
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise ValueError("its name is not UTF-8: rename it") from None
     with open_log(path) as (raw, file):
         first, _ = read_head(file)
         compressed = file is not raw

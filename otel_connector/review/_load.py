@@ -2,7 +2,7 @@
 
 DuckDB reads the files at its own speed. Its grammar is wider than ours (`_csv/_lines`), so each row is checked in SQL,
 and the number of rows is compared with the number of line ends: one physical line is one row. If anything differs,
-`_repaired` reads the file with our grammar and writes a copy, which DuckDB reads instead. So each line is either a row,
+`_sources` has it read with our grammar and copied, and DuckDB reads the copy instead. So each line is either a row,
 or it is counted and described. Knows neither summaries nor reports.
 
 DuckDB drops empty cells at the end of a row that has too many cells. Therefore it reads one column more, which must be
@@ -14,27 +14,23 @@ Used by ``review``.
 
 from __future__ import annotations
 
-import atexit
 import glob
-import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from os import PathLike, fsdecode
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from otel_connector._arguments import checked_text
+from otel_connector._arguments import checked_int, checked_text
 from otel_connector._csv._format import CALL_ID, FORMULA_STARTS, LATEST, LONGEST, NUMBER
 from otel_connector._csv._lines import LINE_LIMIT
 from otel_connector._csv._parts import log_files
 from otel_connector._record import COLUMNS, one_line
-from otel_connector.review._files import FoundLog, TornFile, find_torn_file, inspect_log
 from otel_connector.review._filters import EVERYTHING, InvalidCondition, quoted
-from otel_connector.review._repaired import CopyReport, copy_good_rows
+from otel_connector.review._repaired import MAX_UNPACKED_BYTES
+from otel_connector.review._sources import LogFile, Source, create_private_folder
 
 if TYPE_CHECKING:
     import duckdb
@@ -56,6 +52,18 @@ _FREQUENT = 0.005  # share of the calls of the sample from which a class of fail
 _TEXTS = ("call_id", "url", "redirect_url", "error")
 _NUL = "chr(0)"
 
+# DuckDB guesses each of these otherwise, from the content or the name of a file
+_OPTIONS = f"""auto_detect=false, hive_partitioning=false, union_by_name=false, filename=false, compression='none',
+    header=true, delim=',', quote='"', escape='"', nullstr={_NUL}, null_padding=true, store_rejects=true,
+    max_line_size={LINE_LIMIT}, buffer_size={_BUFFER}"""
+
+# It does not download an extension for a path or a function, nor read variables of Python as tables
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "python_enable_replacements": False,
+}
+
 # The host and port of the URL; empty if there is none. The second expression is evaluated once for each distinct value
 # of a stored column, not for each row
 _AUTHORITY = "CASE WHEN contains(url, '://') THEN split_part(url, '/', 3) ELSE '' END AS authority"
@@ -75,36 +83,6 @@ _IS_ROW = f"""delta_t IS NOT NULL AND error IS NOT NULL AND extra_cell IS NULL
         ELSE regexp_full_match(concat_ws(' ', t_cell, delta_t_cell), '{NUMBER.pattern} {NUMBER.pattern}') END
     AND (success OR success_cell = 'False') AND response_size >= 0 AND response_size::VARCHAR = size_cell
     AND (code_cell = '' OR (response_code >= 0 AND response_code::VARCHAR = code_cell))"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogFile:
-    """What was found in one file.
-
-    Attributes:
-        path: The file.
-        problem: Why it could not be read as a log; empty if it was read.
-        damaged: The number of lines that are not rows.
-        damage: The line number, from 1, and the defect of each of the first 20 of them.
-        unfinished: Whether its last line has no line end: it is torn, or being written. It is not counted as a call.
-        torn: The file with the lines that were cut off the log, if there is one.
-    """
-
-    path: str
-    problem: str = ""
-    damaged: int = 0
-    damage: tuple[tuple[int, str], ...] = ()
-    unfinished: bool = False
-    torn: TornFile | None = None
-
-
-@dataclass(slots=True)
-class _Source:
-    """A log, and the file from which DuckDB reads its rows: the log itself, or a copy of its good rows."""
-
-    log: FoundLog
-    read_from: str
-    report: CopyReport = field(default_factory=CopyReport)
 
 
 class Calls:
@@ -147,8 +125,17 @@ class Calls:
         return self.connection.sql(query)
 
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return the rows of a query."""
-        return self.connection.execute(query, list(parameters)).fetchall()
+        """Return the rows of a query.
+
+        Raises:
+            OSError: There is no space for temporary files.
+        """
+        import duckdb
+
+        try:
+            return self.connection.execute(query, list(parameters)).fetchall()
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            raise _cannot_be_reviewed(error) from None
 
     def close(self) -> None:
         """Release the memory and remove the temporary files. Otherwise this happens when the program ends.
@@ -175,13 +162,15 @@ class Calls:
         return int(self.rows("SELECT count(*) FROM calls_compact")[0][0])
 
 
-def load(*paths: str | PathLike[str], where: str = EVERYTHING) -> Calls:
+def load(*paths: str | PathLike[str], where: str = EVERYTHING, max_unpacked_bytes: int = MAX_UNPACKED_BYTES) -> Calls:
     """Read logs.
 
     Args:
         paths: Logs, plain or gzip, or patterns such as ``logs*.csv``. The parts of a rotated log
             (``logs.000001.csv``) are read with it. A log may be written at the same time.
         where: A condition in SQL on the columns. ``calls`` contains only the rows that match it.
+        max_unpacked_bytes: Bytes that all compressed logs together may have after decompression. A log that exceeds
+            them is not read, and has this as its `LogFile.problem`.
 
     Returns:
         The calls. They use memory and temporary files until `Calls.close`.
@@ -189,7 +178,7 @@ def load(*paths: str | PathLike[str], where: str = EVERYTHING) -> Calls:
     Raises:
         FileNotFoundError: A file does not exist.
         ImportError: DuckDB is not installed; names the extra that installs it.
-        OSError: DuckDB fails, for example because there is no space for temporary files.
+        OSError: DuckDB fails, or there is no space for temporary files; names the folder, which TMPDIR sets.
         TypeError: A path has another type.
         ValueError: The files contain no log, or `where` is not a condition.
     """
@@ -203,35 +192,32 @@ def load(*paths: str | PathLike[str], where: str = EVERYTHING) -> Calls:
         if not isinstance(cast("object", path), (str, bytes, PathLike)):
             raise TypeError(f"paths must be paths, one after the other as in load(*paths), not {type(path).__name__}")
     checked_text("where", where)
-    found = [_inspected(path) for path in log_files([fsdecode(path) for path in paths])]
-    sources = [each for each in found if isinstance(each, _Source)]
-    if not sources:
-        problems = (f"{one_line(each.path)}: {each.problem}" for each in found if isinstance(each, LogFile))
-        raise ValueError("; ".join(problems))
-    folder = _temporary_folder()
-    calls = Calls(duckdb.connect(), folder)
+    checked_int("max_unpacked_bytes", max_unpacked_bytes)
+    files = log_files([fsdecode(path) for path in paths])
+    folder = create_private_folder()
+    calls = Calls(duckdb.connect(config=_CONFIG), folder)
     with ExitStack() as on_error:
         on_error.push(calls)
+        found = [Source(path, f"{folder}/{number}.csv") for number, path in enumerate(files)]
         try:
             _set_up(calls.connection, folder)
-            _read(calls.connection, sources, where, folder)
+            _read(calls.connection, [each for each in found if not each.problem], where, folder, max_unpacked_bytes)
         except (duckdb.DataError, duckdb.NotSupportedError, duckdb.ProgrammingError) as error:
             raise InvalidCondition(where, _first_line(error)) from None
         except duckdb.Error as error:
-            raise OSError(f"the logs cannot be reviewed: {_first_line(error)}") from None
-        calls.files = tuple(each if isinstance(each, LogFile) else _log_file(each) for each in found)
+            raise _cannot_be_reviewed(error) from None
+        calls.files = tuple(each.described() for each in found)
+        if all(file.problem for file in calls.files):
+            raise ValueError("; ".join(f"{one_line(file.path)}: {file.problem}" for file in calls.files))
         on_error.pop_all()
     return calls
 
 
-def _temporary_folder() -> str:
-    """Create a folder that is removed when the program ends, at the latest."""
-    folder = Path(tempfile.gettempdir(), f"otel_connector-review-{secrets.token_hex(8)}")
-    # Registered first, or a Ctrl-C after the creation would leave the folder. It is not bound to the life of the calls,
-    # because relations may be used longer
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    folder.mkdir(0o700)
-    return str(folder)
+def _cannot_be_reviewed(error: duckdb.Error) -> OSError:
+    return OSError(
+        f"the logs cannot be reviewed: {_first_line(error)} (temporary files are in {tempfile.gettempdir()}; if it is"
+        " full, set TMPDIR to another folder)"
+    )
 
 
 def _first_line(error: BaseException) -> str:
@@ -248,42 +234,20 @@ def _set_up(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
     connection.execute("SET checkpoint_threshold='100GB'")
 
 
-def _inspected(path: str) -> _Source | LogFile:
-    """Return a log to read, or why the file cannot be read as a log."""
-    try:
-        return _Source(inspect_log(path), path)
-    except OSError as error:
-        problem = error.strerror or str(error)
-    except ValueError as error:
-        problem = str(error)
-    return LogFile(path=path, problem=problem, torn=find_torn_file(path))
-
-
-def _log_file(source: _Source) -> LogFile:
-    report = source.report
-    return LogFile(
-        path=source.log.path,
-        damaged=report.damaged,
-        damage=tuple(report.described),
-        unfinished=report.unfinished or bool(source.log.tail),
-        torn=find_torn_file(source.log.path),
-    )
-
-
-def _read(connection: duckdb.DuckDBPyConnection, sources: list[_Source], where: str, folder: str) -> None:
+def _read(
+    connection: duckdb.DuckDBPyConnection, sources: list[Source], where: str, folder: str, max_unpacked_bytes: int
+) -> None:
     """Create the table and the views. Files that DuckDB does not read as we do are copied first."""
     # DuckDB does not compress tables in memory. In a file, a large log takes a quarter and is queried faster
     large = sum(source.log.size for source in sources) >= _LARGE
     connection.execute(f"ATTACH {quoted(f'{folder}/calls.duckdb' if large else ':memory:')} AS stored")
-    wrong = [source for source in sources if not source.log.plain]
+    wrong = [source for source in sources if not source.link()]
     while True:
         for source in wrong:
-            with tempfile.NamedTemporaryFile(
-                "w", dir=folder, suffix=".csv", delete=False, encoding="utf-8", newline=""
-            ) as target:
-                source.report = copy_good_rows(source.log, target)
-            source.read_from = target.name
-        _create_log_views(connection, sources)
+            max_unpacked_bytes -= source.copy(max_unpacked_bytes)
+        sources = [source for source in sources if not source.problem]
+        if not sources:
+            return
         wrong = _read_wrong(connection, sources, where, large=large)
         if not wrong:
             break
@@ -299,15 +263,16 @@ def _read(connection: duckdb.DuckDBPyConnection, sources: list[_Source], where: 
 
 
 def _read_wrong(
-    connection: duckdb.DuckDBPyConnection, sources: list[_Source], where: str, *, large: bool
-) -> list[_Source]:
+    connection: duckdb.DuckDBPyConnection, sources: list[Source], where: str, *, large: bool
+) -> list[Source]:
     """Read the files into the table, and return those that DuckDB may have read wrong and that are not copies."""
     import duckdb
 
-    originals = [source for source in sources if source.read_from == source.log.path]
+    originals = [source for source in sources if source.report is None]
     with ThreadPoolExecutor(1) as thread:  # DuckDB releases the GIL
         counts = [thread.submit(source.log.lines) for source in originals]
         try:
+            _create_log_views(connection, sources)
             connection.execute(_table_sql(connection, where, large=large))
         except (duckdb.BinderException, duckdb.ParserException, duckdb.OutOfMemoryException):
             raise  # caused by `where`, or by a full disk
@@ -315,15 +280,15 @@ def _read_wrong(
             if not originals:
                 raise
             return originals
-        counted = [count.result() for count in counts]
+        counted = [None if count.exception() else count.result() for count in counts]
     rows, bad = connection.execute("SELECT count(*), count_if(t IS NULL) FROM stored.everything").fetchall()[0]
-    rows -= sum(source.report.rows for source in sources)
+    rows -= sum(source.report.rows for source in sources if source.report is not None)
     lines = sum(count - 1 for count in counted if count is not None)  # without the headers
     grown = sum(source.log.grown() for source in originals)
     return [] if not bad and None not in counted and lines <= rows <= lines + grown else originals
 
 
-def _create_log_views(connection: duckdb.DuckDBPyConnection, sources: list[_Source]) -> None:
+def _create_log_views(connection: duckdb.DuckDBPyConnection, sources: list[Source]) -> None:
     """Create ``log`` with the ten typed columns, and ``parsed_log`` with host, error class and ``is_row``.
 
     A time or duration that is out of range is NULL there.
@@ -343,9 +308,7 @@ def _create_log_views(connection: duckdb.DuckDBPyConnection, sources: list[_Sour
             {", ".join(names.values())}, t_number, extra_cell
         FROM (
             SELECT *, TRY_CAST(t_cell AS DOUBLE) AS t_number, TRY_CAST(delta_t_cell AS DOUBLE) AS delta_t_number
-            FROM read_csv([{paths}], columns={{{columns}}}, header=true, delim=',', quote='"', escape='"',
-                nullstr={_NUL}, null_padding=true, auto_detect=false, store_rejects=true, max_line_size={LINE_LIMIT},
-                buffer_size={_BUFFER})
+            FROM read_csv([{paths}], columns={{{columns}}}, {_OPTIONS})
         )
         {f"WHERE call_id NOT IN ({', '.join(map(quoted, tails))})" if tails else ""}""")
     connection.execute(f"CREATE OR REPLACE VIEW log AS SELECT {', '.join(COLUMNS)} FROM cells")

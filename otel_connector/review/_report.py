@@ -23,9 +23,10 @@ from otel_connector._arguments import checked_instance
 from otel_connector._units import NONE, counted, duration, moment, rate, share, size
 from otel_connector._version import __version__
 from otel_connector.review._html import Cell, Column, script_json, table, text, words
-from otel_connector.review._load import Calls, LogFile
+from otel_connector.review._load import Calls
 from otel_connector.review._pictures import MISSING
 from otel_connector.review._points import points
+from otel_connector.review._sources import LogFile
 from otel_connector.review._summary import Group, Summary
 from otel_connector.review._trace_url import TraceURL
 

@@ -14,7 +14,8 @@ from datetime import datetime
 from typing import Any
 
 from otel_connector._arguments import checked_instance, checked_int
-from otel_connector.review._load import Calls, LogFile
+from otel_connector.review._load import Calls
+from otel_connector.review._sources import LogFile
 
 _SLOWEST = 10  # of the slowest calls are listed
 _QUIET = 10  # quiet periods are listed

@@ -28,7 +28,6 @@ from otel_connector import (
     RetryPolicy,
 )
 from otel_connector._call import _transport
-from otel_connector._call._transport import bounded_by
 from otel_connector._clock import time_limit
 from otel_connector.testing import FakeClock, FaultServer, drip, hold, hold_in_body, ok, retry_after, silent, slow_body
 
@@ -325,15 +324,6 @@ async def test_a_timeout_before_the_deadline_is_retried(
     server.script("/x", [silent, ok])
     subject = AsyncConnector(None, timeout=0.5, deadline=10, clock=clock)
     assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
-
-
-def test_bounded_by_changes_only_the_total_of_a_timeout_and_disables_rounding() -> None:
-    """By default aiohttp rounds timeouts above 5 s up to whole seconds."""
-    given_limit = aiohttp.ClientTimeout(total=30, connect=1, sock_read=2, sock_connect=3)
-    limit = bounded_by(given_limit, 5.25)
-    assert (limit.total, limit.connect, limit.sock_read, limit.sock_connect) == (5.25, 1, 2, 3)
-    assert limit.ceil_threshold == math.inf
-    assert bounded_by(given_limit, -1).total == 0.001, "0 would mean no timeout"
 
 
 @given(

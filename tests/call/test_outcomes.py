@@ -140,7 +140,7 @@ async def test_a_trusted_certificate_is_accepted(
         ("http://", "http://"),
         ("ftp://127.0.0.1/x", "ftp://127.0.0.1/x"),
         ("file:///etc/passwd", "file:///etc/passwd"),
-        ("http://[::1/?token=hush", "REDACTED"),
+        ("http://[::1/?token=hush", "http://[::1/?REDACTED"),
         ("http://127.0.0.1:99999/", "http://127.0.0.1:99999/"),
         ("http://user:hush@:80/", "http://REDACTED:REDACTED@:80/"),
         (f"http://{'a' * 70}.com/", f"http://{'a' * 70}.com/"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections import deque
@@ -210,6 +211,32 @@ async def test_two_unix_sockets_have_a_pause_and_a_limit_each(
         assert clock.sleeps == []
     for runner in runners:
         await runner.cleanup()
+
+
+async def test_two_unix_sockets_have_slots_of_their_own(tmp_path: Path) -> None:
+    """Each server answers only when the other one has a request, too."""
+    arrived, both = set[str](), asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        arrived.add(request.headers["X-To"])
+        if len(arrived) == len(paths):
+            both.set()
+        await both.wait()
+        return fine()
+
+    paths = [str(tmp_path / name) for name in ("one", "two")]
+    runners = [web.ServerRunner(web.Server(answer)) for _ in paths]
+    subject = AsyncConnector(None, n_tries=1, timeout=5, adaptive_concurrency=1)
+    async with contextlib.AsyncExitStack() as stack:
+        calls = list[Any]()
+        for runner, path in zip(runners, paths, strict=True):
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.UnixSite(runner, path).start()
+            pool = aiohttp.UnixConnector(path=path)
+            session = await stack.enter_async_context(aiohttp.ClientSession(connector=pool))
+            calls.append(subject.get(session, "http://localhost/", "P", headers={"X-To": path}))
+        assert await asyncio.gather(*calls) == [{"ok": True}] * 2
 
 
 async def test_two_unix_sockets_have_a_retry_budget_each(tmp_path: Path, clock: FakeClock, log: Log) -> None:

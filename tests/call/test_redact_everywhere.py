@@ -7,11 +7,17 @@ into an error, a redirect or a log line.
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import json
 import logging
 import os
+import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote, unquote_plus
 
 import aiohttp
 import pytest
@@ -20,12 +26,14 @@ from support.logs import Log
 from support.sdk import SDK
 from yarl import URL
 
-from otel_connector import AsyncConnector, Attempt, RetryPolicy
+from otel_connector import AsyncConnector, Attempt, Chunk, ConnectorError, RetryPolicy
 from otel_connector._fetch._results import ResultsFile, ResultsSink
 from otel_connector._redact import Redactor
+from otel_connector.testing import Connection, FaultServer, respond
 
 SEED = 17
-COUNT = 5_000 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 200  # `.ci/run` requests all
+THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+COUNT = 5_000 if THOROUGH else 200  # `.ci/run` requests all
 
 
 class EchoServer:
@@ -41,12 +49,15 @@ class EchoServer:
         self.redirects: dict[str, CanaryUrl] = {}
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-        except asyncio.IncompleteReadError:  # a connection that was opened for a call that then failed
-            writer.close()
-            return
-        target = head.split(maxsplit=2)[1].decode()
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):  # or the client closes the connection
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(self._answer(head.split(maxsplit=2)[1].decode()))
+                if not self._number % 4:
+                    break
+        writer.close()
+
+    def _answer(self, target: str) -> bytes:
         kind = self._number % 4
         self._number += 1
         if kind == 0:
@@ -58,9 +69,7 @@ class EchoServer:
             answer = f"302 Found\r\nLocation: {moved.url}\r\nContent-Length: 0\r\n\r\n"
         else:
             answer = f"200 OK\r\nX-Target: {target}\r\nContent-Length: 9\r\n\r\n{{"
-        writer.write(f"HTTP/1.1 {answer}".encode())
-        await writer.drain()
-        writer.close()
+        return f"HTTP/1.1 {answer}".encode()
 
 
 def test_no_part_of_a_secret_is_shown_of_a_url_that_yarl_has_changed() -> None:
@@ -122,3 +131,185 @@ async def test_no_part_of_a_secret_is_shown_and_the_rest_is_unchanged(
         *(span.to_json() for span in spans),
     ]
     assert [text for text in everything if CANARY in text] == []
+
+
+# Every place where a caller gives a secret: a URL (relative to that of the server), and options of the call. What is
+# sent comes back as a server shows it: raw, percent-encoded, in JSON, in the repr of a dict, and as its Basic form
+LONG, SHORT = f'{CANARY}-{CANARY} "\\é&+/=', "c4n4"  # a short one is found as a word
+BASIC = base64.b64encode(f"user:{CANARY}:x".encode()).decode()
+GIVEN: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "userinfo": (f"u-{CANARY}:{CANARY}%40@", {}, {}),
+    "token as a user": (f"{CANARY}@", {}, {}),
+    **{
+        f"parameter {name}": (f"/?{name}={quote(LONG)}&b=1", {}, {})
+        for name in ("token", "api_secret", "csrf", "AccountKey", "user[password]", "a%5Btoken%5D", "user.password")
+    },
+    "parameter after a semicolon": (f"/p;a=1;token={CANARY}/q?a=1;token={CANARY}", {}, {}),
+    "fragment": (f"/#access_token={CANARY}", {}, {}),
+    "params": ("/", {"params": {"token": LONG}}, {}),
+    "params in pairs": ("/", {"params": [("user[password]", LONG)]}, {}),
+    "type of params": ("/", {"params": {"token": LONG.encode()}}, {}),
+    "Authorization": ("/", {"headers": {"Authorization": f"Bearer {CANARY}"}}, {}),
+    "Authorization, short": ("/", {"headers": {"Authorization": SHORT}}, {}),
+    "Authorization, Basic": ("/", {"headers": [("authorization", f"Basic {BASIC}")]}, {}),
+    "Authorization, not Basic": ("/", {"headers": {"authorization": f"Basic {CANARY}\u00e9="}}, {}),
+    "X-Api-Key": ("/", {"headers": {"X-Api-Key": LONG.replace("é", "e")}}, {}),
+    "Cookie": ("/", {"headers": {"Cookie": f'a="{CANARY}"; b={SHORT}'}}, {}),
+    "cookies": ("/", {"cookies": {"a": CANARY}}, {}),
+    "json": ("/", {"json": {"password": LONG}}, {}),
+    "data": ("/", {"data": {"password": LONG, "a": "1"}}, {}),
+    "auth": ("/", {"auth": ("user", f"{CANARY}:é")}, {}),
+    "type of auth": ("/", {"auth": f"user:{CANARY}"}, {}),
+    "proxy": ("/", {"proxy": f"http://user:{CANARY}@127.0.0.1:PORT"}, {}),
+    "invalid proxy": ("/", {"proxy": f"http://user:{CANARY}@[127.0.0.1"}, {}),
+    "proxy without a server": ("/", {"proxy": f"http://user:{CANARY}@127.0.0.1:1"}, {}),
+    "proxy_auth": ("/", {"proxy": "http://127.0.0.1:PORT", "proxy_auth": ("user", CANARY)}, {}),
+    "proxy_headers": ("/", {"proxy": "http://127.0.0.1:PORT", "proxy_headers": {"X-Api-Key": CANARY}}, {}),
+    "session headers": ("/", {}, {"headers": {"X-Auth-Token": CANARY}}),
+    "session cookies": ("/", {}, {"cookies": {"a": CANARY}}),
+    "session auth": ("/", {}, {"auth": ("user", CANARY)}),
+    "session proxy": ("/", {}, {"proxy": f"http://user:{CANARY}@127.0.0.1:PORT"}),
+}
+ECHOES: dict[str, Callable[[str], str]] = {
+    "raw": str,
+    "percent-encoded": quote,
+    "JSON": json.dumps,
+    "repr": repr,
+}
+
+
+def sent_again(head: bytes, body: bytes) -> str:
+    """What a server may show of a request: its target decoded, its headers, and the decoded user and password."""
+    text = unquote(head.decode("utf-8", "replace")) + (unquote_plus if b"urlencoded" in head else str)(body.decode())
+    for encoded in re.findall(r"(?i)basic (\S+)", text):
+        with contextlib.suppress(ValueError):
+            text += (
+                f" {base64.b64decode(encoded).decode('latin-1')} {base64.b64decode(encoded).decode(errors='replace')}"
+            )
+    return " ".join(text.split())
+
+
+class ShowingServer:
+    """Answers with what was sent: in the reason phrase, a ``Location``, a status line that is malformed, and a body."""
+
+    def __init__(self, echo: Callable[[str], str]) -> None:
+        self._echo, self._number = echo, 0
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"(?i)content-length: (\d+)", head)
+            shown = self._echo(sent_again(head, await reader.readexactly(int(length[1])) if length else b""))
+            body, self._number = shown.encode(), self._number + 1
+            writer.write(
+                (
+                    f"HTTP/1.1 404 No {shown}\r\nContent-Length: 0\r\n\r\n".encode(),
+                    f"HTTP/1.1 302 Found\r\nLocation: ftp://h/{quote(shown)}\r\nContent-Length: 0\r\n\r\n".encode(),
+                    f"{shown}\r\n\r\n".encode(),
+                    f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body,
+                )[self._number % 4]
+            )
+            await writer.drain()
+        writer.close()
+
+
+def basic_auths(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options with a `BasicAuth`, which is deprecated, for each pair of a user and a password."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return {
+            name: aiohttp.BasicAuth(value[0], value[1], "utf-8") if isinstance(value, tuple) else value
+            for name, value in options.items()
+        }
+
+
+def with_port(options: dict[str, Any], port: int) -> dict[str, Any]:
+    return {n: value.replace("PORT", str(port)) if isinstance(value, str) else value for n, value in options.items()}
+
+
+def shows(body: bytes) -> object:
+    """A decoder whose error quotes the body."""
+    raise ValueError(f"not expected: {body.decode()}")
+
+
+@pytest.mark.filterwarnings("ignore:The .auth. parameter:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*proxy_auth.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("given", "echo"),
+    [(g, e) for n, g in enumerate(GIVEN) for m, e in enumerate(ECHOES) if THOROUGH or n % len(ECHOES) == m],
+)
+async def test_a_credential_that_the_call_has_sent_is_shown_nowhere(
+    given: str, echo: str, log: Log, sdk: SDK, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="otel_connector")
+    where, options, session_options = GIVEN[given]
+    listening = await asyncio.start_server(ShowingServer(ECHOES[echo]).answer, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    user, at, path = where.rpartition("@")
+    url, attempts = f"http://{user}{at}127.0.0.1:{port}{path or '/'}", list[Attempt]()
+    options = basic_auths(with_port(options, port))
+    subject = AsyncConnector(
+        log.path, n_tries=2, retry=RetryPolicy(backoff=0), on_retry=attempts.append, **sdk.providers
+    )
+    failures: list[BaseException] = []
+    texts: list[str] = []
+    async with (
+        listening,
+        aiohttp.ClientSession(**basic_auths(with_port(session_options, port))) as session,
+    ):
+        for decode in (float, shows, {b"": 0}.__getitem__, shows):
+            with pytest.raises((aiohttp.ClientError, ValueError, TypeError)) as caught:
+                await subject.get(session, url, "P", decode=decode, **options)
+            failures.append(caught.value)
+        with contextlib.suppress(TypeError, ValueError):
+            many = subject.get_many(session, [url] * 4, "P", decode=shows, **options)
+            texts += [repr(outcome) async for outcome in many]
+    await subject.aclose()
+    assert len(log.records()) >= 4
+    texts += [f"{error!r} {error} {vars(error).get('url')}" for error in failures]
+    texts += [log.path.read_text(), repr(attempts), *(record.getMessage() for record in caplog.records)]
+    texts += [span.to_json() for span in sdk.spans.get_finished_spans()]
+    texts += [repr(subject.stats()), *capsys.readouterr()]
+    chunk = Chunk(urls=[url], project="P", log=str(log.path), options={"headers": {"a": CANARY}})
+    texts.append(repr(chunk))
+    leaks = re.findall(rf".{{80}}(?:{CANARY}|\b{SHORT}\b).{{,40}}", "\n".join(texts))
+    assert leaks == []
+
+
+# A server may send secrets that the call does not know: in each notation, in each place of a response
+BODIES = [
+    f'{{"token": "{CANARY} {CANARY}", "a": 1}}',
+    json.dumps(json.dumps({"token": f'{CANARY}"{CANARY}', "a": 1})),
+    repr({"user": {"token": f"{CANARY} '{CANARY}"}}),
+    f"a: 1\npassword: {CANARY}-{CANARY}\ntoken={CANARY}\nb: 2",
+    f"Bearer {CANARY} and Basic {BASIC}",
+    *(f"see http://h/p;token={CANARY}?{name}={CANARY}&b" for name in ("a[token]", "user[password]", "user.password")),
+    f'api_secret: "{CANARY}", csrf={CANARY} AccountKey={CANARY};x=1',
+    f"Authorization: Digest username={CANARY}, response={CANARY}",
+]
+
+
+def status_line(reason: str) -> Any:
+    async def play(connection: Connection) -> None:
+        await connection.send(f"HTTP/1.1 404 {reason}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    return play
+
+
+@pytest.mark.parametrize("number", range(len(BODIES)))
+@pytest.mark.parametrize("decode", [float, shows, {b"": 0}.__getitem__], ids=["bytes", "str", "key"])
+async def test_a_secret_that_a_server_sends_is_shown_nowhere(
+    decode: Any, number: int, server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    body = BODIES[number]
+    server.script("/body", respond(200, body.encode()))
+    server.script("/reason", status_line(body.replace("\n", " ")))
+    subject = AsyncConnector(log.path, n_tries=1)
+    errors: list[BaseException] = []
+    for path in ("/body", "/reason"):
+        with pytest.raises(ConnectorError) as caught:
+            await subject.get(session, server.url(path), "P", decode=decode)
+        errors.append(caught.value)
+    shown = f"{errors!r} {errors[0]} {errors[1]} {log.path.read_text()}"
+    assert CANARY not in shown
+    assert BASIC not in shown

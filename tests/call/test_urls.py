@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from http.cookies import CookieError
@@ -102,6 +103,43 @@ async def test_a_surrogate_that_stands_for_no_byte_is_an_error(given: str, sessi
     """There is no byte to send (PEP 383)."""
     with pytest.raises(InvalidURL, match="lone surrogate"):
         await connector().get(session, given, "P")
+
+
+@pytest.mark.parametrize("mark", ["#", "?"])
+@pytest.mark.parametrize("exact", [False, True], ids=["library", "list"])
+async def test_a_password_behind_an_empty_port_is_refused_and_not_shown(
+    exact: bool, mark: str, session: aiohttp.ClientSession, log: Log
+) -> None:
+    """Yarl drops the empty port (RFC 3986, section 3.2.3), and nothing would show that a password follows."""
+    text = f"http://user:{mark}c4n4ry@h/"
+    with pytest.raises(InvalidURL, match=r"percent-encode it: http://REDACTED$"):
+        await AsyncConnector(log.path).get(session, ExactURL(text) if exact else text, "P")
+    assert "c4n4ry" not in log.path.read_text()
+    assert str(parsed_url("http://h:#a")) == "http://h/#a"
+    assert str(parsed_url("http://h:80?a@b")) == "http://h/?a@b"
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"token": b"c4n4ry"},
+        {"token": ["a", b"c4n4ry"]},
+        [("token", b"c4n4ry")],
+        {"token": {"x": "c4n4ry of type y"}},
+        {"token": float("nan")},
+        b"c4n4ry",
+        {b"c4n4ry": 1},
+        ["c4n4ry"],
+    ],
+    ids=repr,
+)
+async def test_an_error_about_params_does_not_quote_a_value(
+    params: Any, session: aiohttp.ClientSession, log: Log
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^params: ") as caught:
+        await AsyncConnector(log.path).get(session, "http://h/", "P", params=params)
+    shown = "".join(traceback.format_exception(caught.value.with_traceback(None)))
+    assert "c4n4ry" not in shown + log.path.read_text()
 
 
 @pytest.mark.parametrize(

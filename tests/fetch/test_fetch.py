@@ -278,7 +278,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "a broken template": (["http://a/{", "--range", "1:2"], "is not a template: "),
     "an invalid range": (["http://a/{}", "--range", "1-2"], "--range '1-2' must be FIRST:LAST or FIRST:LAST:STEP"),
-    "an invalid header": (["http://a/", "-H", "secret"], "--header 'secret' must be 'NAME: VALUE'"),
+    "an invalid header": (["http://a/", "-H", "secret"], "--header must be 'NAME: VALUE' or @FILE"),
     "a rate of 0": (["http://a/", "--rate", "0"], "--rate must be more than 0 attempts a second, and finite, not 0.0"),
     "an infinite rate": (
         ["http://a/", "--rate", "inf"],

@@ -31,6 +31,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import polars as pl
 import pytest
 import uvloop
 from hypothesis import example, given
@@ -146,6 +148,64 @@ def blocked_thread(file: ResultsFile) -> Iterator[threading.Event]:
         gate.set()
 
 
+# Readers of the whole file
+
+# JSON for which at least one reader rejects the whole file
+REJECTED = {
+    "a lone surrogate (RFC 7493, section 2.1)": r'"cut\ud83d"',
+    "a lone surrogate in upper case": r'"\uD83D"',
+    "a lone second half": r'["\udc00", "\ud83d\ude00"]',
+    "the halves in the wrong order": r'"\ude00\ud83d"',
+    "a lone surrogate in a key": r'{"a\ud83d": 1}',
+    "a nested lone surrogate": r'[{"a": ["\ud83dx"]}]',
+    "a number beyond a double (RFC 7493, section 2.2)": "1E400",
+    "a negative one": "[-1e400]",
+    "one with the exponent of a double": "1.8e+308",
+    "a nested one": '{"a": [1, {"b": 1.0e999}]}',
+    "an integer beyond a double": "1" + "0" * 400,
+    "an integer of more than 127 bits (polars)": str(2**127),
+    "a negative one of more than 127 bits (polars)": str(-(2**127)),
+    "an exponent of eleven digits (polars)": "0e99999999999",
+    "two members of one name (RFC 7493, section 2.3; DuckDB, polars)": '{"a": 1, "b": 0, "a": 2}',
+    "a nested object with two members of one name": '[{"b": {"a": 1, "a": 2}}]',
+    "two escapes of one name": r'{"a": 1, "\u0061": 2}',
+    "101 levels": "[" * 101 + "]" * 101,
+    "300 levels of objects (DuckDB, jq 1.6)": '{"a":' * 300 + "1" + "}" * 300,
+}
+ACCEPTED = {
+    "a pair of surrogates": r'"\ud83d\ude00 \uD83D\uDE00"',
+    "an escaped backslash before a u": r'"\\ud83d"',
+    "numbers that a double rounds": "[0.1234567890123456789012, 1e-400, 1e308, 0e400, 123456789012345678901]",
+    "the largest integer": f"[{2**127 - 1}, 1.5e100]",
+    "digits in a string": '"' + "1" * 400 + 'e999"',
+    "no name": '{"": 1}',
+    "NUL in a name": r'{"a\u0000": "\uffff"}',
+    "100 levels": "[" * 100 + "]" * 100,
+    "many short arrays": f"[{', '.join(['[]'] * 300)}]",
+    "brackets in a string": '"' + "[" * 300 + '"',
+}
+
+
+@pytest.mark.parametrize("name", REJECTED | ACCEPTED)
+def test_no_body_makes_the_file_unreadable_for_any_reader(name: str, tmp_path: Path) -> None:
+    body, path = (REJECTED | ACCEPTED)[name], tmp_path / "r.jsonl"
+    other = result_line("http://a/2", ID, T, 200, b"plain")
+    path.write_bytes(result_line("http://a/1", ID, T, 200, body.encode()) + other)
+    first = json.loads(path.read_bytes().splitlines()[0])
+    if name in REJECTED:
+        assert first["text"] == body
+    else:
+        assert first["json"] == json.loads(body)
+    expected = ["http://a/1", "http://a/2"]
+    table = f"read_json('{path}', format='newline_delimited')"
+    with duckdb.connect() as database:
+        assert database.execute(f"SELECT url FROM (SELECT * FROM {table})").fetchall() == [(url,) for url in expected]
+    assert pl.read_ndjson(path)["url"].to_list() == expected
+    if (reader := shutil.which("jq")) is not None:
+        done = processes.run([reader, "-r", ".url", path], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == expected
+
+
 # Format of a line
 
 
@@ -162,13 +222,13 @@ def parsed(line: bytes) -> dict[str, Any]:
     [
         (b"", b'"text":""'),
         (b"null", b'"json":null'),
-        (b'{"b": 1, "a": 2, "b": 3}', b'"json":{"b": 1, "a": 2, "b": 3}'),
+        (b'{"b": 1, "a": 2, "B": 3}', b'"json":{"b": 1, "a": 2, "B": 3}'),
         (
-            b"[1.10, 1e400, -0, 0.1234567890123456789012, 1E+2]",
-            b'"json":[1.10, 1e400, -0, 0.1234567890123456789012, 1E+2]',
+            b"[1.10, 1e308, -0, 0.1234567890123456789012, 1E+2]",
+            b'"json":[1.10, 1e308, -0, 0.1234567890123456789012, 1E+2]',
         ),
         (b'\r\n{\n\t"a":\r[\n]}\n', b'"json":  { \t"a": [ ]} '),
-        (b'"\\n\\u2028\\ud800"', b'"json":"\\n\\u2028\\ud800"'),
+        (b'"\\n\\u2028\\ud83d\\ude00"', b'"json":"\\n\\u2028\\ud83d\\ude00"'),
         ('{"\u2028\u2029": "\x85\u00e9"}'.encode(), '"json":{"\\u2028\\u2029": "\\u0085\u00e9"}'.encode()),
         (b'\xef\xbb\xbf{"a": 1}', b'"json":{"a": 1}'),
         ('{"\u00e9": "\U0001f600"}'.encode("utf-16"), '"json":{"\u00e9": "\U0001f600"}'.encode()),
@@ -213,7 +273,11 @@ def test_special_characters_in_urls_are_escaped() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(1 - 2**127, 2**127 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=8,
 )

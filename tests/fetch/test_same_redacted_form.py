@@ -121,6 +121,28 @@ async def test_without_resume_the_outcomes_distinguish_the_urls(api: FaultServer
         assert len([outcome async for outcome in connector(log).get_many(session, urls, "P")]) == 2
 
 
+async def test_urls_of_an_older_log_that_only_redaction_makes_equal_are_not_known(api: FaultServer, log: Log) -> None:
+    """``key`` was no secret in the older run: another value is another resource, and is requested."""
+    older = connector(log, redact_params=["sig"])
+    assert len(await fetched(older, [api.url("/f?key=1&sig=a"), api.url("/f?key=2&sig=a"), api.url("/f?n=1")])) == 3
+    assert await fetched(connector(log), [api.url("/f?key=9&sig=b"), api.url("/f?n=1")]) == [api.url("/f?key=9&sig=b")]
+    # Its row has the redacted form, by which it is recognized now
+    assert await fetched(connector(log), [api.url("/f?key=9&sig=c")]) == []
+
+
+async def test_a_url_of_an_older_log_is_known_by_its_redacted_form(api: FaultServer, log: Log) -> None:
+    older, url, long = connector(log, redact_params=["sig"]), api.url("/f?key=1"), api.url("/f?key=1&n=" + "a" * 9_000)
+    log.path.write_bytes(HEADER + rows(*(call(number, url=url) for number in (1, 2))))
+    outcomes = AsyncConnector(log.path).get_many
+    async with aiohttp.ClientSession() as session:
+        run = outcomes(session, [url], "P", resume=True)
+        assert [outcome async for outcome in run] == []
+        assert run.resumed is not None
+        assert run.resumed.done == 1
+    await fetched(older, [long])  # it is cut in the log, so its end is unknown
+    assert await fetched(connector(log), [long]) == [long]
+
+
 async def test_rows_of_an_older_log_are_redacted_as_now_before_they_are_compared(api: FaultServer, log: Log) -> None:
     """A URL that is unknown after that is requested again, never left out."""
     older = [
@@ -227,8 +249,26 @@ EVERY_OPTION = [
     *("https://u:hush@a.example/f?n={:05}&token=hush", "--range=1:9:2", "--project", "a 'b' $c", "--log=-l.csv"),
     *("--out", "r\n\x1b[2J\udcff.jsonl", "--concurrency=3", "--rate", "2.5", "--per-host=2", "--tries", "4"),
     *("--timeout", "1.5", "--deadline=60", "--retry-status", "404", "--retry-status=418"),
-    *("-qH", "Authorization: Bearer hush", "--header=X-Key:hush", "--resume-from=a.csv", "--resume-from", "b c.csv"),
-    *("--dedupe", "--redact", "mine", "--no-redact=key", "--fail-if", "failed > 3 or error_rate > 1%"),
+    *(
+        "-qH",
+        "Authorization: Bearer hush",
+        "--header=X-Key:hush",
+        "-H@the headers",
+        "--header",
+        "@-",
+        "--resume-from=a.csv",
+        "--resume-from",
+        "b c.csv",
+    ),
+    *(
+        "--keep-cookies",
+        "--dedupe",
+        "--redact",
+        "mine",
+        "--no-redact=key",
+        "--fail-if",
+        "failed > 3 or error_rate > 1%",
+    ),
 ]
 
 
@@ -244,7 +284,7 @@ def test_the_command_that_continues_has_every_option_and_is_read_back_by_a_shell
     assert words[:2] == ["otel-connector", "fetch"]
     assert "https://REDACTED:REDACTED@a.example/f?n={:05}&token=REDACTED" in words
     given, again = parsed(*EVERY_OPTION).params, parsed(*words[2:]).params
-    given |= {"resume": True, "header": ["Authorization: REDACTED", "X-Key: REDACTED"]}
+    given |= {"resume": True, "header": ["Authorization: REDACTED", "X-Key: REDACTED", "@the headers", "@-"]}
     given["source"] = "https://REDACTED:REDACTED@a.example/f?n={:05}&token=REDACTED"
     assert again == given
 

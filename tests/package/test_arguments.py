@@ -170,10 +170,14 @@ WRONG: dict[Callable[..., object], tuple[Callable[..., object], dict[str, Any], 
         Chunk,
         {"urls": [], "project": "P", "log": "logs.csv"},
         {"urls": "http://a/", "project": 1, "log": "", "results": "logs.csv", "connector": 1, "max_concurrency": 0}
-        | {"options": {"resume": True}},
+        | {"options": {"resume": True}, "keep_cookies": 1},
     ),
     fetch_chunk: (lambda **arguments: asyncio.run(fetch_chunk(**arguments)), {}, {"chunk": 1}),
-    review.load: (lambda **arguments: review.load("logs.csv", **arguments), {}, {"where": " "}),
+    review.load: (
+        lambda **arguments: review.load("logs.csv", **arguments),
+        {},
+        {"where": " ", "max_unpacked_bytes": 0},
+    ),
     review.summarize: (review.summarize, {"calls": new(review.Calls)}, {"calls": "logs.csv", "top": -1}),
     review.compare: (
         review.compare,

@@ -120,7 +120,7 @@ IDENTIFIERS = {
 }
 
 SUFFIXES = {".py", ".md", ".js", ".css", ".html", ".c", ".yml", ".yaml", ".json", ".toml", ".cfg", ".sh", ".txt", ""}
-FOLDERS = ("otel_connector", "tests", "examples")
+FOLDERS = ("otel_connector", "tests", "examples", "docs")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 BREAK = r"[\s#_]+"  # names, too; a phrase may continue behind a line end, the indentation and the sign of a comment

@@ -27,8 +27,9 @@ from otel_connector.cli._compare_view import show_comparison
 from otel_connector.review import _compare_text, _noise
 from otel_connector.review._compare import FISHER, WELCH, WOODRUFF, compare
 from otel_connector.review._comparison import Compared, Comparison, Difference
-from otel_connector.review._load import Calls, LogFile
+from otel_connector.review._load import Calls
 from otel_connector.review._noise import BATCHES, Estimate
+from otel_connector.review._sources import LogFile
 
 ARGUMENTS: dict[str, Any] = {"calls": 6_000, "seconds": 600, "slower": 1.0, "failing": 0.01, "hosts": 2, "seed": 1}
 

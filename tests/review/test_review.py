@@ -230,13 +230,6 @@ def test_a_flipped_bit_in_a_compressed_log_is_counted_as_damage(tmp_path: Path) 
             assert calls.files[0].damaged
 
 
-def test_a_file_name_that_is_not_utf_8_is_reported(log: Path, tmp_path: Path) -> None:
-    write(log, [call(0)])
-    other = write(tmp_path / os.fsdecode(b"b\xff.csv"), [call(0)])
-    with review.load(log, other) as calls:
-        assert "not UTF-8" in calls.files[1].problem
-
-
 def test_a_memory_limit_that_is_too_low_raises_os_error(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(log, map(call, range(1_000)))
     monkeypatch.setattr(_load, "MEMORY_LIMIT", "1KB")
