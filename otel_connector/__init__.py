@@ -1,7 +1,7 @@
 """Reliable async HTTP GETs, each recorded as one OpenTelemetry span, one metric set and one CSV row.
 
-`AsyncConnector` retries failed attempts and records each call with the same ten fields in all three places. This file
-only lists the public names; it knows nothing else.
+`AsyncConnector` retries failed attempts and records each call: the row and the span have the same ten fields, and the
+metrics count calls by project, host, status and success. This file only lists the public names; it knows nothing else.
 """
 
 from __future__ import annotations

@@ -45,10 +45,12 @@ def configure(
 ) -> Telemetry:
     """Set up traces and metrics over OTLP, for a program that has no OpenTelemetry SDK.
 
-    Call it once, at the entry point of a program, never in a library::
+    Call it once, at the entry point of a program, never in a library:
 
-        with configure("price-sync"):
-            asyncio.run(main())
+    ```python
+    with configure("price-sync"):
+        asyncio.run(main())
+    ```
 
     The SDK reads all ``OTEL_*`` variables, including ``OTEL_CONFIG_FILE`` and ``OTEL_SDK_DISABLED``, as
     ``opentelemetry-instrument`` does. There is one difference: if ``OTEL_TRACES_EXPORTER`` or ``OTEL_METRICS_EXPORTER``

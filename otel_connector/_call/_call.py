@@ -41,6 +41,7 @@ from otel_connector._errors import (
     message_of,
 )
 from otel_connector._record import TEXT_LIMIT, URL_LIMIT, Attempt, CallRecord, one_line
+from otel_connector._redact import REDACTED
 from otel_connector._units import exact_duration
 
 if TYPE_CHECKING:
@@ -394,7 +395,10 @@ class Call:
             (session, url, options), sent = self._given, frozenset[str]()
             if isinstance(session, ClientSession):
                 known = url if self._target is None else self._target.url
-                sent = credentials_of(session, known, options, exchange, redactor)
+                try:
+                    sent = credentials_of(session, known, options, exchange, redactor)
+                except Exception:  # noqa: BLE001 - of an option that cannot be read: it may have shown a secret before
+                    return REDACTED
             self._credentials = exchange, sent
         return redactor.text(message_of(error), self._credentials[1])
 

@@ -6,7 +6,7 @@ crash need no reader that understands quotes.
 
 Together with `_lines`, this file is the only grammar of a row. It does not know files.
 
-Used by ``_csv``, ``cli``, ``csv_exporter`` and ``review``.
+Used by ``_csv``, ``csv_exporter`` and ``review``.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ LONGEST = 10**9  # largest `delta_t` of a row, in seconds: thirty years
 
 CALL_ID = re.compile("[0-9a-f]{32}-[0-9a-f]{16}")
 
-# Characters with which a spreadsheet starts a formula (OWASP, "CSV Injection"), and the full-width forms that some
-# spreadsheets treat as the same. A leading tab or line break cannot occur: they are escaped
-FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+# Characters with which a spreadsheet starts a formula (OWASP, "CSV Injection"), and the full-width and small forms that
+# some spreadsheets treat as the same. A leading tab or line break cannot occur: they are escaped
+FORMULA_STARTS = (*"=+-@", *"\uff1d\uff0b\uff0d\uff20", *"\ufe66\ufe62\ufe63\ufe6b")
 _ESCAPED_STARTS = frozenset((*FORMULA_STARTS, "'"))
 
 # A record as a line, if its texts need nothing; %f has 6 decimals, and .0 prints no character of None

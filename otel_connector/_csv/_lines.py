@@ -234,6 +234,21 @@ def read_head(file: BufferedIOBase, *, may_be_empty: bool = False) -> tuple[byte
     raise not_a_log(first)
 
 
+def may_be_log(path: str) -> bool:
+    """Return whether a file is a log, or is compressed in a form in which a log may be.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with open_log(path) as (raw, file):
+        if raw.peek(max(map(len, _MAGIC))).startswith(tuple(_MAGIC)):
+            return True
+        with suppress(ValueError):
+            read_head(file)
+            return True
+    return False
+
+
 def hash_of(line: bytes) -> str:
     """Return the hash by which a line is recognized."""
     return blake2b(line, digest_size=16).hexdigest()

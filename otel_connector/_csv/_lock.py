@@ -1,7 +1,7 @@
 """Lock an open file against other processes, with an exclusive advisory lock (flock).
 
 Windows and some file systems have no such locks. There every attempt succeeds, so the user has to make sure that only
-one process writes a file (see the README). This file does not know what is in the locked file or why it is locked.
+one process writes a file (``docs/limits.md``). This file does not know what is in the locked file or why it is locked.
 
 Used by ``_csv._check``, ``_csv._file`` and ``_fetch._results``.
 """

@@ -88,6 +88,11 @@ def torn_file(path: str) -> str:
     return path if path.endswith(_TORN_SUFFIX) else f"{_uncompressed(Path(path))}{_TORN_SUFFIX}"
 
 
+def is_side_file(path: str) -> bool:
+    """Return whether a file has the name of one beside a log: ``logs.csv.torn`` or ``logs.csv.replayed``."""
+    return _SIDE_FILE.fullmatch(Path(path).name) is not None
+
+
 def _uncompressed(path: Path) -> Path:
     """Return a path without symbolic links and without the suffix of a compression."""
     path = path.resolve() if path.is_symlink() else path

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ from typing import Any
 
 from otel_connector._csv._lines import Position
 from otel_connector._csv._ownership import open_own
+from otel_connector._csv._whole_file import write_whole
 
 _MARK = "otel_connector.replay"
 _SIZE_LIMIT = 2**26  # bytes; each file of a log takes about 200
@@ -73,23 +73,9 @@ class Checkpoint:
             return
         self._positions[identity] = position
         content = {_MARK: 1, **self._key, "logs": {name: each._asdict() for name, each in self._positions.items()}}
-        try:
-            _replace(Path(self._path), json.dumps(content, indent=1))
-            self._saved = True
-        except OSError as error:  # it names the new file, which the caller does not know
-            raise OSError(error.errno, error.strerror, self._path) from error
-
-
-def _replace(target: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f"{target.name}.", delete=False) as file:
-        new = Path(file.name)
-        try:
-            file.write(text)
-            file.close()
-            new.replace(target)
-        except BaseException:
-            new.unlink()
-            raise
+        has_content = Path(self._path).is_file() and Path(self._path).stat().st_size
+        write_whole(self._path, json.dumps(content, indent=1).encode(), like=[self._path] if has_content else ())
+        self._saved = True
 
 
 def _read(path: str, key: Mapping[str, str]) -> dict[str, Position]:

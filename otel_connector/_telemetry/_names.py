@@ -1,8 +1,8 @@
 """The names of all attributes and metrics, each with its type, its unit, when it is present and its source.
 
-The code takes the names from here, and the README's reference is generated from here (``python -m support.reference``,
-in ``tests``). A test checks that nothing else is sent, and nothing with another type. This file does not know
-OpenTelemetry.
+The code takes the names from here, and ``docs/reference/telemetry.md`` is generated from here (by ``python -m
+support.reference``, in ``tests``). A test checks that nothing else is sent, and nothing with another type. This file
+does not know OpenTelemetry.
 
 Used by ``_replay._replay``, ``_replay._row_span``, ``_telemetry._attributes``, ``_telemetry._metrics`` and
 ``_telemetry._spans``.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _DEFAULT_ENDPOINT = "http://localhost:4317"  # of the SDK, over gRPC
 _EXIT_TIMEOUT = 3.0  # seconds to wait at the end for a collector that does not answer
 
-_JAEGER = "docker run --rm -p 4317:4317 -p 16686:16686 jaegertracing/jaeger"
+_JAEGER = "docker run --rm -p 127.0.0.1:4317:4317 -p 127.0.0.1:16686:16686 jaegertracing/jaeger"
 
 # \b is the escape of click for a paragraph that must not be wrapped
 EPILOG = """\b

@@ -7,8 +7,6 @@ Used by ``cli``.
 
 from __future__ import annotations
 
-import errno
-import os
 import signal
 import sys
 import time
@@ -25,7 +23,8 @@ import typer
 from rich.console import Group
 
 from otel_connector._arguments import checked_text
-from otel_connector._csv._format import HEADER
+from otel_connector._csv._parts import log_files
+from otel_connector._csv._whole_file import check_target, refuse_log, write_whole
 from otel_connector.cli import _call_filters as filters
 from otel_connector.cli import _review_options as options
 from otel_connector.cli._compare_view import show_comparison
@@ -167,19 +166,16 @@ def _refuse(options: Mapping[str, object], *, beside: str) -> None:
 
 
 def _check_report(html: Path | None, trace_url: str | None, files: Sequence[str]) -> None:
-    """Refuse a folder, and to replace a log by a report: ``--html *.csv``, expanded by the shell, would do that."""
+    """Refuse to write a report to a folder or a device, or over a log: the shell expands ``--html *.csv`` to that."""
     if trace_url is not None:
         if html is None:
             raise ValueError("--trace-url needs --html")
         TraceURL(trace_url, "--trace-url")
-    if html is not None and html.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(html))
-    if html is None or not html.is_file():
-        return
-    with html.open("rb") as file:
-        is_log = file.read(len(HEADER)) == HEADER
-    if is_log or any(Path(each).exists() and html.samefile(each) for each in files):
-        raise ValueError(f"--html: {html}: this file is a log; name another file for the report")
+    if html is not None:
+        check_target(str(html))
+        logs = log_files(files)
+        with naming("--html"):
+            refuse_log(str(html), logs)
 
 
 def _compare(
@@ -222,13 +218,7 @@ def _write(
         # The tables of a report can be searched, so they may be long
         detailed = summarize(calls, top=max(_REPORT_GROUPS, len(summary.hosts)))
         page = html_report(calls, detailed, title=html.stem, trace_url=trace_url)
-        unfinished = html.with_name(f".{html.name}.{os.getpid()}")
-        try:
-            unfinished.write_text(page, encoding="utf-8")
-            unfinished.replace(html)
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            raise OSError(error.errno, error.strerror, str(html)) from None
+        write_whole(str(html), page.encode(), like=[log.path for log in calls.files])
         written.append(f"Report: {html.absolute()}")
     for path, form in ((png, "png"), (svg, "svg")):
         if path is not None:

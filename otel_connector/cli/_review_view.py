@@ -171,9 +171,9 @@ def _slowest(summary: Summary, rows: int, *, wide: bool, cut: bool) -> Table:
     if wide:
         columns.add_column("Trace", no_wrap=True)
     for each in summary.slowest[:rows]:
-        status = styled(str(each.response_code or NONE), "" if each.success else "red")
+        code = NONE if each.response_code is None else str(each.response_code)
         trace = [styled(each.trace_id, "dim")] if wide else []
-        columns.add_row(duration(each.delta_t), status, each.url, *trace)
+        columns.add_row(duration(each.delta_t), styled(code, "" if each.success else "red"), each.url, *trace)
     return columns
 
 

@@ -180,11 +180,13 @@ def _measured(run: Calls, by: str, names: Sequence[str]) -> dict[str, _Measured]
     columns = "unnest(?::VARCHAR[]) AS name, unnest(?::TIMESTAMP[]) AS start, unnest(?::DOUBLE[]) AS per_us"
     thresholds = "".join(f", unnest(?::DOUBLE[]) AS q{number}" for number, _ in enumerate(_PERCENTILES))
     joined = (
-        f"SELECT *, floor((epoch_us(t) - epoch_us(start)) * per_us)::INTEGER AS batch FROM calls_compact "
+        # the limit is for periods of centuries, whose number of microseconds is rounded
+        f"SELECT *, least(floor((epoch_us(t) - epoch_us(start)) * per_us), {BATCHES - 1})::INTEGER AS batch "
+        f"FROM calls_compact "
         f"JOIN (SELECT {columns}{thresholds}) ON {by} = name"
     )
     no_slower = "".join(f", count_if(delta_t <= q{number})" for number, _ in enumerate(_PERCENTILES))
-    counted = f"SELECT name, batch, count(*), sum(response_size)::BIGINT{no_slower} FROM ({joined}) GROUP BY 1, 2"
+    counted = f"SELECT name, batch, count(*), sum(response_size){no_slower} FROM ({joined}) GROUP BY 1, 2"
     for name, batch, calls, size, *counts in run.rows(counted, parameters):
         group = found[name]
         group.per_batch[batch], group.bytes[batch] = calls, size

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otel_connector._arguments import check_bool, check_choice, checked_instance, checked_path
+from otel_connector._csv._whole_file import refuse_log, write_whole
 from otel_connector.review._load import Calls
 from otel_connector.review._points import points
 
@@ -55,7 +56,7 @@ def save_pictures(calls: Calls, path: str | os.PathLike[str], form: str, *, dark
     Args:
         calls: The result of `load`.
         path: The common part of the names: ``night.png`` means ``night-latency.png``, ``night-rate.png`` and so on.
-            Existing files are replaced.
+            Existing files are replaced. Only users who may read all logs may read the new ones.
         form: ``png`` (with two pixels per pixel of the chart) or ``svg``.
         dark: Whether they are for a dark background.
 
@@ -66,7 +67,7 @@ def save_pictures(calls: Calls, path: str | os.PathLike[str], form: str, *, dark
         ImportError: Altair or vl-convert is not installed; names the extra that installs them.
         OSError: A file cannot be written.
         TypeError: An argument has the wrong type; the message names it.
-        ValueError: `form` has another value, or `path` is empty.
+        ValueError: `form` has another value, `path` is empty, or a file to replace is a log.
     """
     check_choice("form", form, ("png", "svg"))
     try:
@@ -77,13 +78,13 @@ def save_pictures(calls: Calls, path: str | os.PathLike[str], form: str, *, dark
     if base.is_dir():  # the charts would be written beside it
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(base))
     stem = base.stem if base.suffix.lower() == f".{form}" else base.name
-    written = list[Path]()
-    for name, figure in figures(calls, dark=dark).items():
+    charts = {base.with_name(f"{stem}-{name}.{form}"): each for name, each in figures(calls, dark=dark).items()}
+    logs = [log.path for log in calls.files]
+    for target in charts:
+        refuse_log(str(target), logs)
+    for target, figure in charts.items():
         spec = figure.to_dict()
-        target = base.with_name(f"{stem}-{name}.{form}")
-        if form == "png":
-            target.write_bytes(vl_convert.vegalite_to_png(spec, scale=_SCALE))
-        else:
-            target.write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
-        written.append(target)
-    return written
+        is_png = form == "png"
+        picture = vl_convert.vegalite_to_png(spec, scale=_SCALE) if is_png else vl_convert.vegalite_to_svg(spec)
+        write_whole(str(target), picture if isinstance(picture, bytes) else picture.encode(), like=logs)
+    return list(charts)

@@ -25,6 +25,9 @@ NO_RESPONSE = "no response"  # the status of a call without a response
 SHORTEST = 1e-4
 """Seconds of the lowest latency in a chart: an axis of logarithms has no zero."""
 
+_INVALID = "5xx other"
+"""The status of all calls with a status outside 100 to 599: it is treated as a 5xx (RFC 9110, section 15)."""
+
 _FAILED_FIRST = "543no12"  # first characters of statuses, in the order they are stacked: failures at the bottom
 _MOST_INTERVALS, _FEWEST_INTERVALS = 240, 24
 _MOST_COLUMNS = 120  # of the heat map
@@ -155,7 +158,10 @@ def _over_time(calls: Calls, intervals: _Intervals) -> Iterator[Point]:
 
 
 def _by_status(calls: Calls, intervals: _Intervals) -> tuple[list[str], list[Point]]:
-    status = f"coalesce(response_code::VARCHAR, '{NO_RESPONSE}')"
+    status = (
+        f"CASE WHEN response_code IS NULL THEN '{NO_RESPONSE}' "
+        f"WHEN response_code BETWEEN 100 AND 599 THEN response_code::VARCHAR ELSE '{_INVALID}' END"
+    )
     frequent = calls.rows(
         f"SELECT {status} FROM calls_compact GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {_MOST_NAMES}"
     )

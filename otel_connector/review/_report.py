@@ -14,7 +14,7 @@ import hashlib
 import html
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -35,6 +35,12 @@ _MANY_FAIL = 0.01  # share of failed calls from which it is highlighted
 _LISTED_DAMAGE = 5  # damaged lines of a file
 _LISTED_QUIET = 3  # periods without calls
 _TRIANGLE = '<span class="mark" aria-hidden="true">&#9650;</span> '
+
+# In each frame until the chart is drawn. <noscript> is not shown if a server forbids only this page to run scripts
+_NOT_DRAWN = (
+    '<p class="faint">The script of this page draws this chart. If it stays empty, the server that shows the page '
+    "forbids scripts (Content-Security-Policy): download the file, and open it from disk.</p>"
+)
 
 _BESIDE = ("distribution", "errors")  # charts beside each other
 
@@ -99,7 +105,7 @@ def _separated(specs: dict[str, dict[str, dict[str, Any]]]) -> tuple[dict[str, A
             datasets |= spec.pop("datasets")  # a name means the same data in all charts
             title = spec.pop("title")
             head = f"<h3>{html.escape(title['text'])}</h3><p>{html.escape(title['subtitle'])}</p>"
-            chart = f'<div class="chart" id="chart-{name}"></div>'
+            chart = f'<div class="chart" id="chart-{name}">{_NOT_DRAWN}</div>'
             figures[name] = f"<figure><figcaption>{head}</figcaption>{chart}</figure>"
             spec |= {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
     return datasets, figures
@@ -284,7 +290,7 @@ def _calls(rows: Iterable[_CallRow], traces: TraceURL | None, searched: str) -> 
     columns = (Column("Start (UTC)"), *numbers, *map(Column, ("Project", "URL", "Error", "call_id")))
     cells = (
         (
-            Cell(f'<time datetime="{t.isoformat()}Z">{moment(t)}</time>', t.timestamp()),
+            Cell(f'<time datetime="{t.isoformat()}Z">{moment(t)}</time>', t.replace(tzinfo=timezone.utc).timestamp()),
             Cell(duration(delta_t), delta_t),
             Cell(NONE if code is None else str(code), -1 if code is None else code),
             words(project),
@@ -336,7 +342,7 @@ def _page(title: str, period: str, body: str, data: str, library: str) -> str:
 </main>
 <footer><p>otel-connector {__version__}. Times are UTC. Percentiles are exact, and interpolated between the two
 nearest calls.</p></footer>
-<noscript><p>Charts, and sorting and searching the tables, need JavaScript.</p></noscript>
+<noscript><p>Sorting and searching the tables need JavaScript.</p></noscript>
 <script type="application/json" id="data">{data}</script>
 <script>{library}</script>
 <script>{script}</script>

@@ -219,7 +219,7 @@ async def test_secrets_in_a_rejected_url_are_not_shown(
 
 @pytest.mark.parametrize(
     ("proxy", "error"),
-    [("nope", "proxy is not a URL: nope"), ("http://us:canary\uff20h/", "proxy is not a URL: REDACTED")],
+    [("nope", "proxy is not a URL: nope"), ("http://us:canary\uff20h/", "proxy is not a URL: http://REDACTED@h/")],
 )
 async def test_a_proxy_that_is_not_a_url_is_named_in_the_error(
     proxy: str, error: str, server: FaultServer, session: aiohttp.ClientSession
@@ -308,7 +308,9 @@ async def test_a_call_whose_arguments_raise_when_they_are_read_is_logged(
         await subject.get(session, "http://127.0.0.1:1/", "P", params=Hostile(a="b"))
     with pytest.raises(otel_connector.ConnectFailed):  # the text that it holds is requested
         await subject.get(session, Text("http://127.0.0.1:2/"), Text("P"))
-    assert [record.url for record in log.records()] == ["http://127.0.0.1:1/", "http://127.0.0.1:2/"]
+    first, second = log.records()
+    assert (first.url, second.url) == ("http://127.0.0.1:1/", "http://127.0.0.1:2/")
+    assert first.error == "RuntimeError: REDACTED", "what the option contains is not known"
 
 
 async def test_control_characters_of_a_reason_phrase_are_not_in_the_exception(

@@ -128,7 +128,8 @@ def test_every_command_is_tried() -> None:
 
 def test_the_values_of_json_stay_and_the_name_is_shown_escaped(folder: Path) -> None:
     safe = SAFE.replace("\\udce9", "")
-    arguments = ["review", f"{IN_UTF_8}.csv", "--sql", "SELECT project FROM calls LIMIT 1", "--json"]
+    write(folder / "new.csv", [call(0, project=IN_UTF_8)])
+    arguments = ["review", "new.csv", "--sql", "SELECT project FROM calls LIMIT 1", "--json"]
     assert json.loads(run_here(folder, *arguments).out) == [{"project": safe}], "the log has it escaped"
     query = "SELECT chr(155) || chr(8238) || chr(27) AS x"
     assert json.loads(run_here(folder, "review", "logs.csv", "--json", "--sql", query).out) == [{"x": "\x9b\u202e\x1b"}]

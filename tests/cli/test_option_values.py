@@ -112,7 +112,8 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
     },
     "review": {
         "FILES...": LOGS,
-        "--html": new_file("--html", "no/x") | {"logs.csv": "--html: logs.csv: this file is a log; name another file"},
+        "--html": new_file("--html", "no/x")
+        | {"logs.csv": "--html: logs.csv: this file is a log, or belongs to one; name another file"},
         "--png": new_file("--png", "no/x-latency.png"),
         "--svg": new_file("--svg", "no/x-latency.svg"),
         "--trace-url": {

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import os
 import pty
 import random
@@ -19,7 +22,7 @@ from typing import IO
 import pytest
 from rich.console import Console
 from support import processes
-from support.command_line import environment, run_here
+from support.command_line import environment, finish, run_here, start
 from support.logs import busy_hour, call, rows, write
 
 from otel_connector import review
@@ -296,6 +299,122 @@ def test_a_report_is_not_written_over_a_log(tmp_path: Path) -> None:
     assert run_here(tmp_path, "review", "logs-1.csv", "--html", "old.html").code == 0
     assert "<h1>old</h1>" in (tmp_path / "old.html").read_text(encoding="utf-8")
     assert not list(tmp_path.glob(".old*"))
+
+
+LOG = HEADER + rows(call(7))
+PROTECTED = {  # a file that a report must not replace, and its content
+    "plain.csv": LOG,
+    "no-header.csv": rows(call(7)),
+    "saved-again.csv": b"\xef\xbb\xbf" + LOG.replace(b"\n", b"\r\n"),
+    "log.csv.gz": gzip.compress(LOG),
+    "gzip-without-suffix": gzip.compress(LOG),
+    "cut.csv.gz": gzip.compress(LOG * 9)[:60],
+    "log.csv.bz2": bz2.compress(LOG),
+    "log.csv.xz": lzma.compress(LOG),
+    "log.csv.zst": b"\x28\xb5\x2f\xfd rest of the frame",
+    "log.csv.torn": b"half a row",
+    "log.csv.replayed": b"{}",
+    "hole.csv": bytes(5_000),  # as after a crash of the machine
+    "log.attempts.csv": LOG,
+}
+
+
+SIDE_FILES = {name for name in PROTECTED if name.endswith((".torn", ".replayed"))}  # recognized by their names
+
+
+@pytest.mark.parametrize(
+    ("name", "through"),
+    [
+        *((name, through) for name in PROTECTED for through in ("path", "link")),
+        *((name, "hard link") for name in PROTECTED if name not in SIDE_FILES),
+    ],
+)
+def test_no_form_of_a_log_is_replaced_by_a_report(tmp_path: Path, name: str, through: str) -> None:
+    write(tmp_path / "read.csv", [call(0)])
+    path, target = tmp_path / name, tmp_path / "report.html"
+    path.write_bytes(PROTECTED[name])
+    if through == "path":
+        target = path
+    elif through == "link":
+        target.symlink_to(path)
+    else:
+        target.hardlink_to(path)
+    done = run_here(tmp_path, "review", "read.csv", "--html", target.name)
+    assert (done.code, done.out) == (2, "")
+    expected = (
+        f"otel-connector review: --html: {target.name}: this file is a log, or belongs to one; name another file\n"
+    )
+    assert done.error == expected
+    assert path.read_bytes() == PROTECTED[name]
+
+
+@pytest.mark.parametrize("name", ["plain.csv", "log.csv.gz", "log.csv.torn"])
+def test_no_log_is_replaced_by_a_picture_of_that_name(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "read.csv", [call(0)])
+    (tmp_path / name).write_bytes(PROTECTED[name])
+    (tmp_path / "n-rate.svg").symlink_to(name)
+    done = run_here(tmp_path, "review", "read.csv", "--svg", "n.svg")
+    assert (done.code, done.out) == (2, "")
+    assert done.error.startswith("otel-connector review: --svg: n-rate.svg: this file is a log")
+    assert (tmp_path / name).read_bytes() == PROTECTED[name]
+    assert not list(tmp_path.glob("n-[!r]*.svg"))
+
+
+@pytest.mark.parametrize("pattern", ["*.html", "other.html", "logs.csv"])
+def test_no_file_that_is_reviewed_is_replaced(tmp_path: Path, pattern: str) -> None:
+    """Not even one that cannot be read as a log, or that is found by a pattern or as a part of a rotated log."""
+    write(tmp_path / "logs.csv", [call(0)])
+    (tmp_path / "logs.000001.csv").write_text("damaged")
+    (tmp_path / "other.html").write_text("damaged")
+    target = "logs.000001.csv" if pattern == "logs.csv" else "other.html"
+    done = run_here(tmp_path, "review", "logs.csv", pattern, "--html", target)
+    assert (done.code, "this file is a log" in done.error) == (2, True)
+    assert (tmp_path / target).read_text() == "damaged"
+
+
+def test_a_missing_log_is_not_an_error_of_the_report(tmp_path: Path) -> None:
+    done = run_here(tmp_path, "review", "nothing.csv", "--html", "r.html")
+    assert done.error == "otel-connector review: nothing.csv: No such file or directory\n"
+
+
+TARGETS = {"--html": "report.html", "--svg": "night-latency.svg"}
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder", "/dev/stdout"])
+@pytest.mark.parametrize("option", ["--html", "--svg"])
+def test_what_is_not_a_regular_file_is_refused_and_not_replaced(tmp_path: Path, kind: str, option: str) -> None:
+    """As `--out` and `--log` of fetch do."""
+    write(tmp_path / "logs.csv", [call(0)])
+    target = tmp_path / TARGETS[option]
+    if kind == "fifo":
+        os.mkfifo(target)
+    elif kind == "folder":
+        target.mkdir()
+    else:
+        target.symlink_to(os.devnull if kind == "device" else kind)
+    before = target.lstat()
+    with start(tmp_path, "review", "logs.csv", option, target.name.replace("-latency", "")) as process:
+        done = finish(process)
+    assert (done.code, done.out) == (2, "")
+    message = "Is a directory" if kind == "folder" else "not a regular file"
+    assert done.error.startswith(f"otel-connector review: {option}: ")
+    assert done.error.endswith(f"{target.name}: {message}\n")
+    assert os.path.samestat(before, target.lstat())
+
+
+def test_reports_and_pictures_are_as_private_as_the_logs_and_follow_links(tmp_path: Path) -> None:
+    for name, mode in (("a.csv", 0o640), ("b.csv", 0o600), ("foreign.csv", 0o644)):
+        write(tmp_path / name, [call(0)]).chmod(mode)
+    (tmp_path / "real.html").write_text("old")
+    (tmp_path / "real.html").chmod(0o640)
+    (tmp_path / "r.html").symlink_to("real.html")
+    outputs = ("--html", "r.html", "--svg", "n.svg", "--png", "n.png")
+    for logs, mode in ((("a.csv",), 0o640), (("a.csv", "b.csv", "foreign.csv"), 0o600)):
+        assert run_here(tmp_path, "review", *logs, *outputs).code == 0
+        written = [tmp_path / "real.html", *tmp_path.glob("n-*.svg"), *tmp_path.glob("n-*.png")]
+        assert len(written) == 11
+        assert {oct(path.stat().st_mode & 0o777) for path in written} == {oct(mode)}
+        assert (tmp_path / "r.html").is_symlink()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

@@ -1,7 +1,7 @@
 """Tests of the CSV format with test data of other projects, used as the project and the error of calls.
 
 A row must be one physical line, and no cell may start a formula. The csv module, pandas, polars and DuckDB, used as in
-the README, must return the same texts.
+`docs/guides/log.md`, must return the same texts.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ DATA = TESTS / "data"
 
 OWASP = "=+-@\t\r\n"
 """Characters that must not start a cell: OWASP, "CSV Injection", as of 2025."""
-FULL_WIDTH = "\uff1d\uff0b\uff0d\uff20"
-"""Full-width forms of the first four characters. Some spreadsheets treat them alike."""
+FULL_WIDTH = "\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b"
+"""Full-width and small forms of the first four characters (Unicode, blocks "Halfwidth and Fullwidth Forms" and "Small
+Form Variants"). Some spreadsheets treat them alike."""
 
 CONTROLS = [chr(code) for code in range(sys.maxunicode + 1) if category(chr(code)) in {"Cc", "Cf", "Zl", "Zp", "Cs"}]
 

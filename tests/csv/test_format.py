@@ -11,8 +11,12 @@ import pytest
 from hypothesis import example, given
 from support.records import BLANK, NASTY_RECORDS, RECORDS, as_written, read_csv, read_duckdb, read_pandas, read_polars
 
+from otel_connector import review
 from otel_connector._csv._format import HEADER, cell, decode_row, encode_row
 from otel_connector._record import COLUMNS, TEXT_LIMIT, URL_LIMIT, CallRecord
+
+# OWASP, "CSV Injection": the characters that start a formula, and their full-width and small forms in Unicode
+STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\ufe66", "\ufe62", "\ufe63", "\ufe6b")
 
 
 @pytest.mark.parametrize(
@@ -36,7 +40,7 @@ def test_a_row_is_one_line_without_formulas_and_decodes_to_its_record(record: Ca
 
     assert line.splitlines(keepends=True) == [line]
     assert line.endswith("\n")
-    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20"))]
+    assert not [cell for cell in cells if cell.startswith(STARTS)]
     assert decode_row(cells) == as_written(record)
     assert encode_row(as_written(record)) == encode_row(record)
 
@@ -94,13 +98,19 @@ def test_an_unusual_call_id_is_escaped(call_id: str) -> None:
     assert encode_row(record) == cell_by_cell(record)
 
 
-@pytest.mark.parametrize("column", COLUMNS)
-def test_a_formula_in_any_text_column_is_escaped_and_decoded(column: str) -> None:
-    if isinstance(getattr(BLANK, column), str) and column != "call_id":
-        record = BLANK._replace(**{column: "=1"})  # type: ignore[arg-type]
-        cells = encode_row(record).decode().rstrip("\n").split(",")
-        assert cells[COLUMNS.index(column)] == "'=1"
+@pytest.mark.parametrize("column", ["project", "url", "redirect_url", "error"])
+@pytest.mark.parametrize("start", STARTS, ids=ascii)
+def test_a_formula_in_any_text_column_is_escaped_and_decoded(column: str, start: str, tmp_path: Path) -> None:
+    texts = [f"{start}1", f"'{start}1", f"''{start}"]
+    records = [BLANK._replace(**{column: text}) for text in texts]  # type: ignore[arg-type]
+    lines = list(map(encode_row, records))
+    for text, record, line in zip(texts, records, lines, strict=True):
+        cells = line.decode().rstrip("\n").split(",")
+        assert cells[COLUMNS.index(column)] == f"'{text}"
         assert decode_row(cells) == record
+    (tmp_path / "logs.csv").write_bytes(HEADER + b"".join(lines))
+    with review.load(tmp_path / "logs.csv") as calls:
+        assert sorted(calls.rows(f"SELECT {column} FROM log")) == sorted((text,) for text in texts)
 
 
 @pytest.mark.parametrize(

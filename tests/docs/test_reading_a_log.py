@@ -1,26 +1,23 @@
-"""Tests that the lines of the README read texts as texts, numbers as numbers, and empty cells as missing values.
+"""Tests that the lines of `docs/guides/log.md` read texts and numbers as such, and empty cells as missing values.
 
-Each block of lines is taken from the README and run as it is, in a folder with a log. The right values are those that
-were written: `CallRecord` has the types, and an empty cell is None (README, table of the columns).
+Each block of lines is taken from the page and run as it is, in a folder with a log. The right values are those that
+were written: `CallRecord` has the types, and an empty cell is None (table of the columns).
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.documents import block_starting
 from support.logs import call, write
-from support.processes import ROOT
 
 from otel_connector import COLUMNS, CallRecord, review
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-(BLOCK,) = re.findall(r"^```python\n(import csv\n.*?)^```$", README, re.DOTALL | re.MULTILINE)
-STEPS = BLOCK.strip().split("\n\n")
+STEPS = block_starting("python", "import csv\n").strip().split("\n\n")
 
 NUMBERS = ("7", "007", "1.5", "1e5", "0x10", "1_000", "00", "NaN")
 WORDS = ("NA", "null", "NULL", "None", "true", "True", "inf", "2026-11-25", "12:00", " ", "a,b", 'a"b', "'=1", "\u00e9")
@@ -42,7 +39,7 @@ LOGS: dict[str, Sequence[CallRecord]] = {
 
 
 def run(reader: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Run the lines of the README before and for one reader, and return the variables."""
+    """Run the lines of the page before and for one reader, and return the variables."""
     monkeypatch.chdir(folder)
     (lines,) = [step for step in STEPS if reader in step and "import" not in step]
     variables: dict[str, Any] = {}
@@ -93,7 +90,7 @@ def test_the_values_are_those_that_were_written(
     folder = tmp_path / "project=Other"  # not a column of the log
     folder.mkdir()
     write(folder / "logs.csv", records)
-    guarded = {"'=1": "''=1"}  # as README: "gets a leading '"
+    guarded = {"'=1": "''=1"}  # as the page: "gets a leading '"
     expected = [[None if cell == "" else guarded.get(str(cell), cell) for cell in record] for record in records]
     found = [list(row) for row in READERS[reader](run(reader, folder, monkeypatch))]
     assert [row[1:] for row in found] == [row[1:] for row in expected]
@@ -120,7 +117,7 @@ def test_a_status_is_found_as_a_number_with_every_reader(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("name", LOGS)
 def test_the_frames_of_a_review_have_the_same_types(name: str, tmp_path: Path) -> None:
-    """`load(...).df()` and `.pl()` of the README: texts are never missing there."""
+    """`load(...).df()` and `.pl()` of the documents: texts are never missing there."""
     with review.load(write(tmp_path / "logs.csv", LOGS[name])) as calls:
         pandas_frame, polars_frame = calls.df(), calls.pl()
     wanted = sum(record.response_code == 503 for record in LOGS[name])

@@ -1,4 +1,4 @@
-"""Tests of the reference in the README: it matches the code, and all telemetry that is sent matches its declaration.
+"""Tests of the reference in `docs`: it matches the code, and all telemetry that is sent matches its declaration.
 
 Names from the semantic conventions must exist there and must not be deprecated.
 """
@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 from opentelemetry.semconv import schemas
 from support import reference
+from support.documents import DOCS
 from support.logs import Log
 from support.sdk import SDK
 
@@ -41,13 +42,10 @@ OTLP = {str: "string", bool: "boolean", int: "int", float: "double"}
 KINDS = {"Histogram": "histogram", "Sum, monotonic": "counter", "Sum": "up-down counter"}
 
 
-def readme() -> str:
-    _, _, rest = reference.README.read_text(encoding="utf-8").partition(reference.BEGIN)
-    return rest.partition(reference.END)[0]
-
-
-def test_the_readme_contains_the_generated_reference() -> None:
-    assert readme().split() == reference.reference().split(), "run `python -m support.reference` in `tests`"
+@pytest.mark.parametrize("name", reference.files())
+def test_a_generated_file_is_what_the_code_generates(name: str) -> None:
+    text = (DOCS / name).read_text(encoding="utf-8")
+    assert text.split() == reference.files()[name].split(), "run `python -m support.reference` in `tests`"
 
 
 def test_the_reference_states_the_limits_of_hosts_and_projects() -> None:

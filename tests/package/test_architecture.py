@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -172,6 +173,7 @@ WINGS = [
             "_format": (),
             "_torn_tail": (),
             "_lines": (),
+            "_whole_file": (),
             "_check": (),
             "_done": (),
             "_file": (),
@@ -555,3 +557,11 @@ def test_dir_shows_only_public_names(package: ModuleType) -> None:
 def test_an_unknown_name_is_named_in_the_error(package: ModuleType) -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
         package.no_such_name  # noqa: B018 - the attribute access is tested
+
+
+def test_the_page_about_the_architecture_has_every_layer() -> None:
+    page = (processes.ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for wing in WINGS:
+        if wing.layer > 1:
+            (row,) = re.findall(rf"^\| {wing.layer} \| (.*?) \|", page, re.MULTILINE)
+            assert {f"`{name}`" for name in ([wing.name] if wing.name else wing.files)} <= set(row.split(", "))

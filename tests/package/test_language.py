@@ -139,7 +139,8 @@ def files() -> list[Path]:
 def is_text(path: Path) -> bool:
     """Whether a file is text that is written by hand."""
     parts = path.relative_to(ROOT).parts
-    return path.suffix in SUFFIXES and path.is_file() and "data" not in parts and "__pycache__" not in parts
+    not_by_hand = {"data", "__pycache__", "assets", "site", ".cache"}
+    return path.suffix in SUFFIXES and path.is_file() and not not_by_hand.intersection(parts)
 
 
 def checked_text(path: Path) -> str:

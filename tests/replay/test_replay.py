@@ -818,6 +818,18 @@ def test_an_empty_checkpoint_file_is_treated_as_a_new_one(logs_csv: Path) -> Non
     assert Path(f"{logs_csv}.replayed").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_checkpoint_keeps_its_mode_and_its_link(logs_csv: Path) -> None:
+    real = logs_csv.with_name("real.json")
+    for number, mode in enumerate((0o600, 0o640)):
+        write_file(logs_csv, HEADER + rows(number))
+        Path(f"{logs_csv}.replayed").unlink(missing_ok=True)
+        Path(f"{logs_csv}.replayed").symlink_to(real)
+        assert replay(logs_csv, into=CollectingExporter()).sent == 1
+        assert Path(f"{logs_csv}.replayed").readlink() == real
+        assert real.stat().st_mode & 0o777 == mode
+        real.chmod(0o640)
+
+
 def test_nothing_is_sent_if_the_checkpoint_cannot_be_written(logs_csv: Path) -> None:
     write_file(logs_csv, HEADER + rows(0))
     exporter = CollectingExporter()

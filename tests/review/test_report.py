@@ -17,6 +17,7 @@ from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from otel_connector._record import COLUMNS
 from otel_connector.review import html_report, load, summarize
+from otel_connector.testing import FaultServer, respond
 
 pytestmark = pytest.mark.browser
 
@@ -191,6 +192,44 @@ def open_report(contexts: Contexts, reports: dict[str, Path]) -> Iterator[Any]:
     yield open_page
     for page in pages:
         page.close()
+
+
+# The default of Jenkins, and one that forbids the scripts only: then the content of <noscript> is not shown
+POLICIES = ("sandbox; default-src 'none'; img-src 'self'; style-src 'self';", "script-src 'none'")
+
+
+@pytest.fixture(scope="module")
+def servers(reports: dict[str, Path]) -> Iterator[list[str]]:
+    """Serve the report of a hundred calls as a CI server does, one for each policy; yield the URLs."""
+    page = reports["hundred"].read_bytes()
+    with FaultServer() as server:
+        for number, policy in enumerate(POLICIES):
+            headers = {"Content-Security-Policy": policy}
+            server.script(f"/{number}", respond(200, page, headers, "text/html; charset=utf-8"))
+        yield [server.url(f"/{number}") for number, _ in enumerate(POLICIES)]
+
+
+def test_each_frame_states_why_it_is_empty_if_a_server_forbids_the_scripts(
+    servers: list[str], contexts: Contexts
+) -> None:
+    for url in servers:
+        page = contexts.desktop.new_page()
+        page.goto(url)
+        frames = page.locator("figure")
+        assert frames.count() == len(CHARTS)
+        for frame in frames.all():
+            assert frame.locator("h3").is_visible()
+            text = frame.locator(".chart").inner_text()
+            assert "forbids scripts (Content-Security-Policy): download the file, and open it from disk" in text
+            assert frame.locator(".chart").is_visible()
+        assert page.locator("canvas").count() == 0
+        page.close()
+
+
+def test_a_drawn_chart_replaces_the_reason(open_report: Any) -> None:
+    page = open_report("hundred").page
+    assert page.locator(".chart canvas").count() == len(CHARTS)
+    assert "Content-Security-Policy" not in page.locator("main").inner_text()
 
 
 def drawn_pixels(canvas_content: dict[str, Any]) -> int:

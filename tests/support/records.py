@@ -59,6 +59,7 @@ NASTY = [
         "-1",
         "@SUM(A1)",
         "\uff1d1",
+        "\ufe621",
         "\uff0b1",
         "\uff0d1",
         "\uff201",
@@ -81,7 +82,7 @@ NASTY_RECORDS = [
 TEXT = st.one_of(
     st.sampled_from(NASTY[:-4]),
     st.text(st.characters(exclude_categories=()), max_size=20),
-    st.text("='+-@,\"\\ \n\uff1da", max_size=6),
+    st.text("='+-@,\"\\ \n\uff1d\ufe66a", max_size=6),
 )
 
 

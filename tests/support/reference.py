@@ -1,10 +1,11 @@
-"""Generates the reference in the README from the code. To update it, run `python -m support.reference` in `tests`.
+"""Generates the pages `docs/reference/telemetry.md` and `commands.md` from the code, and the badges of the README.
 
-A test compares the README with the generated text.
+To update them, run `python -m support.reference` in `tests`. A test compares the files with the generated text.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from typer.testing import CliRunner
@@ -12,10 +13,9 @@ from typer.testing import CliRunner
 from otel_connector._telemetry import _names
 from otel_connector._telemetry._metrics import SCHEMA_URL, SCOPE
 from otel_connector.cli import app
+from support.documents import DOCS
 from support.processes import ROOT
 
-README = ROOT / "README.md"
-BEGIN, END = "<!-- made by tests/support/reference.py: begin -->\n", "<!-- end -->\n"
 COMMANDS = ("demo", "check", "fetch", "review", "replay")
 
 
@@ -40,16 +40,23 @@ def telemetry() -> Iterator[str]:
     """Yield the lines about spans, events and metrics."""
     call, attempts = _names.CALL_NAME, _names.CALL_WITH_ATTEMPT_SPANS_NAME
     yield f"""\
+# Which spans, events and metrics does a call have?
+
+One span, an event for each failed attempt, and the metrics below. This page is generated from the table from which the
+code takes all names.
+
 The instrumentation scope is `{SCOPE}`, with the version of the package and the schema URL `{SCHEMA_URL}`.
 
-**The span of a call**: `{call}`, kind CLIENT, from the call to the decoded body. Its status is ERROR if the call fails,
+## The span of a call
+
+`{call}`, kind CLIENT, from the call to the decoded body. Its status is ERROR if the call fails,
 otherwise unset, even if the caller cancelled it. With `attempt_spans=True` its name is `{attempts}`, its kind INTERNAL,
 and it lacks the first seven attributes; each attempt has a CLIENT span `{call}` with these and `{_names.ERROR_TYPE}`.
 """
     yield from attributes((*_names.HTTP_ATTRIBUTES, *_names.CALL_ATTRIBUTES))
-    yield f"**Its events**: `{_names.ATTEMPT_EVENT}`, one for each failed attempt, at the end of the attempt.\n"
+    yield f"## Its events\n\n`{_names.ATTEMPT_EVENT}`, one for each failed attempt, at the end of the attempt.\n"
     yield from attributes(_names.EVENT_ATTRIBUTES)
-    yield "**The metrics**. All except the histogram are observable: they are read when metrics are collected.\n"
+    yield "## The metrics\n\nAll except the histogram are observable: they are read when metrics are collected.\n"
     yield from table(
         ("metric", "kind", "unit", "description", "attributes", "source"),
         (
@@ -57,7 +64,7 @@ and it lacks the first seven attributes; each attempt has a CLIENT span `{call}`
             for m in _names.METRICS
         ),
     )
-    yield "**The attributes of the metrics**:\n"
+    yield "## The attributes of the metrics\n"
     yield from attributes(_names.LABELS)
 
 
@@ -70,24 +77,62 @@ def help_of(command: str) -> str:
 
 
 def commands() -> Iterator[str]:
-    """Yield the help texts of the commands, each in a collapsed section."""
+    """Yield the lines about the commands."""
+    yield "# Which options does a command have?\n"
+    yield f"Those that its `--help` prints. This page is generated from it, for {len(COMMANDS)} commands.\n"
     for command in COMMANDS:
         text = "\n".join(line.rstrip() for line in help_of(command).strip().splitlines())
-        yield f"<details><summary><code>otel-connector {command} --help</code></summary>\n"
-        yield f"```text\n{text}\n```\n\n</details>"
-    yield ""
+        yield f"## otel-connector {command}\n\n```text\n{text}\n```\n"
 
 
-def reference() -> str:
-    """Return the whole reference."""
-    return "\n".join([*telemetry(), *commands()])
+def pages() -> dict[str, str]:
+    """Return the text of each generated page."""
+    return {
+        name: "\n".join(lines).rstrip("\n") + "\n"
+        for name, lines in (("telemetry.md", telemetry()), ("commands.md", commands()))
+    }
+
+
+def badges() -> dict[str, str]:
+    """Return the text of each badge of the README; what it says is read from `pyproject.toml`."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    versions = re.findall(r"Python :: (3\.\d+)", project)
+    (licence,) = re.findall(r'^license = "(.*)"', project, re.MULTILINE)
+    (coverage,) = re.findall(r"^fail_under = (\d+)", project, re.MULTILINE)
+    assert re.search(r"^strict = true", project, re.MULTILINE)
+    return {
+        "python": badge("Python", f"{versions[0]} to {versions[-1]}"),
+        "licence": badge("licence", licence),
+        "types": badge("types", "mypy and pyright, strict"),
+        "coverage": badge("coverage of branches", f"{coverage} %"),
+    }
+
+
+def badge(name: str, value: str) -> str:
+    """Return a badge as an SVG: what it is about, and its value."""
+    left, right = (7 * len(text) + 14 for text in (name, value))
+    return f"""\
+<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img" aria-label="{name}: {value}">
+<rect width="{left + right}" height="20" rx="3" fill="#444"/>
+<path d="M{left} 0h{right - 3}a3 3 0 0 1 3 3v14a3 3 0 0 1-3 3h-{right - 3}z" fill="#2f6f9f"/>
+<g fill="#fff" font-family="Verdana, DejaVu Sans, sans-serif" font-size="11" text-anchor="middle">
+<text x="{left / 2}" y="14" textLength="{left - 14}">{name}</text>
+<text x="{left + right / 2}" y="14" textLength="{right - 14}">{value}</text>
+</g>
+</svg>
+"""
+
+
+def files() -> dict[str, str]:
+    """Return the text of each generated file in `docs`."""
+    written = {f"reference/{name}": text for name, text in pages().items()}
+    return written | {f"assets/badge-{name}.svg": text for name, text in badges().items()}
 
 
 def main() -> None:
-    """Write the reference into the README."""
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n{reference()}\n{END}{after}", encoding="utf-8")
+    """Write the files."""
+    for name, text in files().items():
+        (DOCS / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Makes the picture of a report in the README: run ``python -m support.report_picture`` in ``tests``.
+"""Makes the picture of a report in the documents: run ``python -m support.report_picture`` in ``tests``.
 
 The log is made, not measured: a night of calls to twelve hosts with a gap, a burst with failures, and a slow host.
 """
@@ -81,7 +81,7 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1180, "height": 1688}, device_scale_factor=1.25)
         page.goto(page_file.as_uri())
         page.wait_for_selector("#chart-heatmap canvas")
-        page.screenshot(path=ROOT / "examples" / "report.png")
+        page.screenshot(path=ROOT / "docs" / "assets" / "report.png")
         browser.close()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import StatusCode
+from support.documents import block_starting
 from support.forked import run_python
 from support.logs import Log
-from support.processes import ROOT
 from support.sdk import SDK
 
 from otel_connector import AsyncConnector
@@ -155,17 +154,14 @@ async def test_log_and_metrics_are_complete_if_one_percent_of_calls_is_sampled(
     assert retries.value == subject.stats().retries == calls // 10
 
 
-TAIL_SAMPLING = re.search(
-    r"```yaml\n(processors:\n  tail_sampling:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
-)
+TAIL_SAMPLING = block_starting("yaml", "processors:\n  tail_sampling:")
 
 
 async def test_spans_have_the_attributes_that_the_tail_sampling_policies_read(
     server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
 ) -> None:
-    """The test evaluates the README's policies itself: no package index has a collector with that processor."""
-    assert TAIL_SAMPLING is not None
-    policies = yaml.safe_load(TAIL_SAMPLING[1])["processors"]["tail_sampling"]["policies"]
+    """The test evaluates the policies of the page itself: no package index has a collector with that processor."""
+    policies = yaml.safe_load(TAIL_SAMPLING)["processors"]["tail_sampling"]["policies"]
     kinds = {policy["name"]: policy for policy in policies}
     assert [policy["type"] for policy in policies] == [
         "boolean_attribute",

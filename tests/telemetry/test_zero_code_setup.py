@@ -1,9 +1,8 @@
-"""Setup of the log and OTLP without code, as the README documents it: by environment variables or by a file."""
+"""Setup of the log and OTLP without code, as documented: by environment variables or by a file."""
 
 from __future__ import annotations
 
 import csv
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -11,14 +10,13 @@ from pathlib import Path
 
 import pytest
 from support.collector import Collector, collector
+from support.documents import block_starting
 from support.forked import run_python
-from support.processes import ROOT
 
 from otel_connector.testing import FaultServer, ok
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHELL = re.search(r"```shell\n(.*?)```", README, re.DOTALL)
-FILE = re.search(r"```yaml\n(file_format:.*?)```", README, re.DOTALL)
+SHELL = block_starting("shell", "pip install opentelemetry-distro")
+FILE = block_starting("yaml", "file_format:")
 
 # What the console script `opentelemetry-instrument` runs, wherever it is installed
 OPENTELEMETRY_INSTRUMENT = "from opentelemetry.instrumentation.auto_instrumentation import run; run()"
@@ -60,13 +58,11 @@ def test_the_log_and_the_collector_receive_all_calls(
     (tmp_path / "app.py").write_text(PROGRAM.format(run=own if way.startswith("configure") else "asyncio.run(main())"))
     variables = real_collector.environment()
     if way == "environment":
-        assert SHELL is not None
-        *_, exports, command = SHELL[1].splitlines()
+        *_, exports, command = SHELL.splitlines()
         variables |= dict(each.split("=", 1) for each in exports.removeprefix("export ").split())
         assert command == "opentelemetry-instrument python app.py"
     else:
-        assert FILE is not None
-        text = FILE[1].replace("http://localhost:4317", real_collector.endpoints["grpc"])
+        text = FILE.replace("http://localhost:4317", real_collector.endpoints["grpc"])
         (tmp_path / "otel.yaml").write_text(text)
         variables["OTEL_CONFIG_FILE"] = "otel.yaml"
     program = ["app.py", server.url("/x")]

@@ -1,0 +1,137 @@
+"""Writes a file as a whole: after a failure or a crash it has its old or its new content, never a part of one.
+
+The content is written to a new file in the same folder, which then gets the name. The name of the new file cannot be
+predicted, so another user can plant neither a file nor a link there. A symbolic link to the target is followed. Logs
+and results are not written here: rows are appended to them. There is no fsync: if a power failure empties the file, it
+can be written again.
+
+Used by ``_replay._checkpoint``, ``cli._review_command`` and ``review._pictures``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from otel_connector._csv._lines import may_be_log
+from otel_connector._csv._ownership import open_own, open_regular
+from otel_connector._csv._parts import is_side_file
+
+_PRIVATE = 0o600
+_NEW = 0o666  # before the umask, as for any new file of a program
+_EXECUTE, _GROUP, _OTHERS = 0o111, 0o070, 0o007
+_OUTPUTS = (1, 2)  # standard output and standard error
+
+
+def write_whole(path: str, content: bytes, *, like: Iterable[str] = ()) -> None:
+    """Write a file, or replace its content.
+
+    An existing file keeps its mode and group (its owner, too, if this user is root), unless `like` is narrower.
+
+    Args:
+        path: The file.
+        content: Its content.
+        like: Files that the content was made from. Users who may not read one of them may not read the new file.
+            Without them, a new file has the mode 0600.
+
+    Raises:
+        OSError: It cannot be written, or `check_target` refuses it; names `path`.
+    """
+    target, existing = check_target(path)
+    new = target.with_name(f".otel-connector-{secrets.token_hex(8)}")
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(open_regular(str(new), flags, partial(os.open, mode=_PRIVATE)), "wb") as file:
+            file.write(content)
+            with suppress(AttributeError):  # Windows
+                _set_access(file.fileno(), existing, list(like))
+        new.replace(target)
+    except BaseException as error:
+        with suppress(OSError):
+            new.unlink()
+        if isinstance(error, OSError):  # it names the new file, which the caller does not know
+            raise OSError(error.errno, error.strerror, path) from error
+        raise
+
+
+def check_target(path: str) -> tuple[Path, os.stat_result | None]:
+    """Return the file that `path` leads to, and its status; None if it does not exist.
+
+    Raises:
+        OSError: It cannot be read, is not a regular file (a folder, a device, a FIFO ...), or is standard output; or it
+            or a symbolic link to it belongs to another user, see `_ownership`.
+    """
+    try:
+        fd = open_own(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return Path(path).resolve(), None
+    status = os.fstat(fd)
+    os.close(fd)
+    if any(_is_open_as(status, output) for output in _OUTPUTS):
+        raise FileExistsError(errno.EEXIST, "standard output or standard error is written to this file", path)
+    return Path(path).resolve(), status
+
+
+def refuse_log(path: str, logs: Iterable[str] = ()) -> None:
+    """Raise if writing `path` would replace a log, a file beside a log, or one that is compressed, as logs may be.
+
+    Args:
+        path: The file to write.
+        logs: Files that must not be replaced in any case.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It would; names `path`.
+    """
+    if not Path(path).is_file():
+        return
+    given = any(Path(log).exists() and Path(path).samefile(log) for log in logs)
+    if given or is_side_file(str(Path(path).resolve())) or may_be_log(path):
+        raise ValueError(f"{path}: this file is a log, or belongs to one; name another file")
+
+
+def _is_open_as(status: os.stat_result, fd: int) -> bool:
+    try:
+        return os.path.samestat(status, os.fstat(fd))
+    except OSError:  # closed
+        return False
+
+
+def _set_access(fd: int, existing: os.stat_result | None, like: list[str]) -> None:
+    """Set the owner and the mode of a new file."""
+    mode = _NEW & ~_umask()
+    if existing is not None:
+        mode = stat.S_IMODE(existing.st_mode)
+        try:
+            os.fchown(fd, existing.st_uid if not os.geteuid() else -1, existing.st_gid)
+        except OSError:  # not a group of this user
+            mode &= ~_GROUP
+    with suppress(OSError):  # some file systems have no permissions; then those of the new file are not wider
+        os.fchmod(fd, mode & _narrowest(like, os.fstat(fd).st_gid))
+
+
+def _narrowest(like: list[str], group: int) -> int:
+    """Return the permissions that all files of `like` have, for a file of this group."""
+    allowed = 0o777 if like else _PRIVATE
+    for path in like:
+        try:
+            status = Path(path).stat()
+        except OSError:  # renamed or removed in the meantime
+            return _PRIVATE
+        mode = status.st_mode
+        if status.st_gid != group:  # for this file, the members of `group` are others
+            mode = mode & ~_GROUP | (mode & _OTHERS) << 3
+        allowed &= mode | _EXECUTE | _PRIVATE
+    return allowed
+
+
+def _umask() -> int:
+    umask = os.umask(0o077)  # it can be read only by setting it: files that another thread creates now are private
+    os.umask(umask)
+    return umask

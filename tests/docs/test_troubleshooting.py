@@ -1,0 +1,107 @@
+"""Tests that `docs/troubleshooting.md` has an entry for each error class and each log line of the package."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.documents import DOCS, blocks
+
+import otel_connector
+from otel_connector import ConnectorError
+
+PAGE = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+SHOWN = [
+    line
+    for block in blocks()
+    if block.name.startswith("troubleshooting.md") and block.language == "text"
+    for line in block.text.splitlines()
+]
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
+
+
+def classes(of: type[ConnectorError]) -> Iterator[str]:
+    yield of.__name__
+    for kind in of.__subclasses__():
+        if kind.__module__.partition(".")[0] == "otel_connector":
+            yield from classes(kind)
+
+
+def called(node: ast.AST) -> str:
+    """Return the name of the function or method that a node calls; empty if it calls none."""
+    match node:
+        case ast.Call(func=ast.Attribute(attr=name)) | ast.Call(func=ast.Name(id=name)):
+            return name
+    return ""
+
+
+def texts_in(call: ast.Call) -> Iterator[str]:
+    """Yield the arguments that are a line of a log: texts of several words."""
+    for arg in call.args:
+        if isinstance(arg, ast.Constant) and isinstance(arg.value, str) and " " in arg.value:
+            yield arg.value
+
+
+def log_lines(path: Path) -> Iterator[str]:
+    """Yield the text of each log call in a file, before its values are inserted.
+
+    The text is in the call, or in a constant of the file, or a parameter of a function that is called in the file.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    constants = {
+        target.id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for call in ast.walk(function):
+            match call:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="_logger" | "logger"), attr=level)) if (
+                    level in LEVELS
+                ):
+                    texts = list(texts_in(call))
+                    if not texts:
+                        names = [arg.id for arg in call.args if isinstance(arg, ast.Name)]
+                        texts = [constants[name] for name in names if name in constants]
+                    if not texts:
+                        callers = [node for node in ast.walk(tree) if called(node) == function.name]
+                        texts = [text for node in callers if isinstance(node, ast.Call) for text in texts_in(node)]
+                    assert texts, f"{path}:{call.lineno}: this test cannot find the text of the log line"
+                    yield from texts
+
+
+def pattern_of(line: str) -> str:
+    """Return a pattern of a log line with any values."""
+    return ".*".join(map(re.escape, re.split(r"%[a-z]", line)))
+
+
+PACKAGE = Path(otel_connector.__file__).parent
+LINES = sorted({line for path in PACKAGE.rglob("*.py") for line in log_lines(path)})
+
+
+def test_the_log_lines_were_found() -> None:
+    assert {"on_retry raised; the call continues%s", "aiohttp %s has no %s, so %s"} < set(LINES)
+    assert [line.partition(":")[0] for line in LINES if line.startswith("telemetry was lost")]
+    assert len(LINES) >= 9
+
+
+@pytest.mark.parametrize("name", sorted(set(classes(ConnectorError))))
+def test_an_error_class_has_an_entry(name: str) -> None:
+    assert re.search(rf"^### {name}\n\n\S", PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_log_line_has_an_entry_with_an_example(line: str) -> None:
+    assert any(re.fullmatch(pattern_of(line), shown) for shown in SHOWN)
+
+
+def test_every_example_is_a_log_line() -> None:
+    patterns = [pattern_of(line) for line in LINES]
+    assert [shown for shown in SHOWN if not any(re.fullmatch(pattern, shown) for pattern in patterns)] == []
