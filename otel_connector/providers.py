@@ -22,6 +22,7 @@ from typing import Any, TypeAlias, cast
 from otel_connector._arguments import checked_seconds, checked_text
 from otel_connector._exit._before_exit import finish, interrupted
 from otel_connector._exit._on_signal import checked_signals, finish_on
+from otel_connector._telemetry._bounded_session import session_options
 from otel_connector._telemetry._call_ids import new_span_id, new_trace_id
 from otel_connector._telemetry._sdk_exit import Provider, Telemetry
 
@@ -149,7 +150,7 @@ def _set_up(attributes: Mapping[str, AttributeValue]) -> dict[str, Provider]:
     class Configurator(_OTelSDKConfigurator):  # its docstring requires a subclass
         pass
 
-    options: dict[str, object] = {}
+    options: dict[str, object] = {"exporter_args_map": _ExporterOptions()}
     old = _api_providers()
     detected = Resource.create().attributes
     if added := {key: value for key, value in attributes.items() if not _is_set(detected, key)}:
@@ -165,6 +166,17 @@ def _set_up(attributes: Mapping[str, AttributeValue]) -> dict[str, Provider]:
             provider.shutdown()
         raise
     return _new_providers(old)
+
+
+class _ExporterOptions(dict[type, dict[str, Any]]):
+    """The options of each exporter that the SDK creates. It does not import one that the environment does not name."""
+
+    def __bool__(self) -> bool:
+        return True  # the SDK replaces an empty mapping
+
+    def get(self, exporter: type, default: Any = None) -> Any:
+        over_http = exporter.__module__.startswith("opentelemetry.exporter.otlp.proto.http.")
+        return session_options() if over_http else default
 
 
 def _id_generator() -> object:

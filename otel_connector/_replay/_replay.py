@@ -42,6 +42,7 @@ from otel_connector._record import CallRecord, one_line
 from otel_connector._redact import Redactor
 from otel_connector._replay._checkpoint import Checkpoint
 from otel_connector._replay._row_span import read_row, span_of
+from otel_connector._telemetry._bounded_session import session_options
 from otel_connector._telemetry._names import FIELD_PREFIX
 
 if TYPE_CHECKING:
@@ -346,7 +347,7 @@ def open_otlp(redactor: Redactor | None = None) -> tuple[SpanExporter, str]:
     elif protocol.strip() == "http/protobuf":
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as OverHttp
 
-        exporter, default = OverHttp(), "http://localhost:4318"
+        exporter, default = OverHttp(**session_options()), "http://localhost:4318"
     else:
         raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL must be grpc or http/protobuf, not {protocol!r}")
     endpoint = environ.get(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) or environ.get(OTEL_EXPORTER_OTLP_ENDPOINT) or default

@@ -24,6 +24,10 @@ def test_the_page_has_a_section_with_sentences_for_each_attacker(attacker: str) 
     assert len(re.findall(r"^\| .* \| `tests/", section, re.MULTILINE)) >= 2
 
 
+def test_each_sentence_has_a_test() -> None:
+    assert not re.findall(r"^\|.*\| \|$", PAGE, re.MULTILINE)
+
+
 def test_the_page_says_how_to_report_a_fault_and_the_readme_links_to_it() -> None:
     assert "## Reporting a fault" in PAGE
     assert "(docs/security.md)" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -193,6 +193,7 @@ WINGS = [
             "_propagation": (),
             "_spans": (),
             "_sdk_exit": (OTEL,),
+            "_bounded_session": (OTEL,),
         },
     ),
     Wing(

@@ -64,8 +64,9 @@ def time_zone() -> Iterator[None]:
 def review_in_every_form(folder: Path, rows: list[tuple[str, ...]]) -> int:
     """Write and review a log, compare it with a usual one, and return the number of calls and damaged lines."""
     log = folder / "odd.csv"
-    with log.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows((COLUMNS, *rows))
+    # Not with the csv module, which writes no NUL on Python 3.10
+    lines = (",".join('"' + cell.replace('"', '""') + '"' for cell in row) + "\n" for row in rows)
+    log.write_text(",".join(COLUMNS) + "\n" + "".join(lines), encoding="utf-8", newline="\n")
     usual = write(folder / "usual.csv", (call(number) for number in range(50)))
     with load(log) as calls, load(usual) as others:
         summary = summarize(calls)
@@ -75,7 +76,7 @@ def review_in_every_form(folder: Path, rows: list[tuple[str, ...]]) -> int:
         assert as_csv(summary)
         assert as_markdown(summary)
         assert html_report(calls, summary, trace_url="http://localhost/{trace_id}").endswith("</html>\n")
-        for before, after in ((calls, others), (others, calls), (calls, calls)):
+        for before, after in ((calls, others), (others, calls)):
             comparison = compare(before, after)
             show_comparison(console, comparison)
             assert markdown(comparison)
@@ -83,9 +84,9 @@ def review_in_every_form(folder: Path, rows: list[tuple[str, ...]]) -> int:
         return summary.total.calls + summary.damaged
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example([])
-@given(st.lists(odd_row(good=True), max_size=12) | st.lists(odd_row(good=False), max_size=12))
+@given(st.lists(odd_row(good=True), max_size=8) | st.lists(odd_row(good=False), max_size=8))
 def test_no_cell_stops_a_review(rows: list[tuple[str, ...]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         counted = review_in_every_form(Path(folder), rows)
