@@ -246,6 +246,7 @@ class Call:
         attempt_span = None
         if telemetry.attempt_spans:
             attempt_span = telemetry.start_attempt(span, self._sent, self._unix_ns())
+        exchange.scope = span.scope if attempt_span is None else attempt_span.scope
         if settings.propagate:
             exchange.context = telemetry.inject(span, attempt_span)
         failure: BaseException | None = None

@@ -45,7 +45,7 @@ from otel_connector._telemetry._metrics import (
     instruments_of,
     provider_in_force,
 )
-from otel_connector._telemetry._propagation import ONLY_SUPPRESSED, headers_for, suppressed
+from otel_connector._telemetry._propagation import Scope, headers_for, is_suppressed
 from otel_connector._version import __version__
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from otel_connector._record import Attempt, CallRecord
+
+
+_EMPTY = Context()
 
 
 @dataclass(slots=True, eq=False)
@@ -82,9 +85,11 @@ class CallSpan:
         call_id: The ids of the span, or generated ids if the span has none of its own.
         span: The span.
         context: The context that contains the span.
+        scope: The contexts of its attempts, unless these have spans of their own.
         traceparent: All that the W3C propagators would write, ``""`` for nothing. None if the propagators must be
             called, because there may be baggage or another vendor's ``tracestate``.
         counts: The counters that count the call as active.
+        silent: Whether instrumentation is suppressed: no span, no metric and no header.
         recorded: False if the span is not recorded, so that no exporter receives it.
         token: Detaches the context; None if it is not attached.
     """
@@ -94,8 +99,10 @@ class CallSpan:
     call_id: str
     span: Span
     context: Context
+    scope: Scope
     traceparent: str | None
     counts: CallCounts
+    silent: bool = False
     recorded: bool = False
     token: Token[Context] | None = None
 
@@ -108,12 +115,14 @@ class AttemptSpan:
         span: The span.
         start_time: Unix time in nanoseconds.
         context: The context that contains the span.
+        scope: The contexts of the attempt.
         token: Detaches the context.
     """
 
     span: Span
     start_time: int
     context: Context
+    scope: Scope
     token: Token[Context]
 
 
@@ -147,6 +156,8 @@ class CallTelemetry:
         attempt_spans: bool = False,
     ) -> None:
         self._guard = TelemetryGuard(monotonic_ns)
+        self._untraced = Scope(_EMPTY, self._guard)
+        self._uncounted = CallCounts()  # of calls for which instrumentation is suppressed
         self._tracer: Tracer = trace.NoOpTracer()
         with self._guard.guarded("getting a tracer"):
             self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider, SCHEMA_URL)
@@ -205,7 +216,8 @@ class CallTelemetry:
         label = self._instruments.project(project)
         try:  # no `guarded` here and in `end`: together they would cost 2 % more instructions of a bare call
             call = self._start(url_telemetry, label, start_time)
-            call.token = otel_context.attach(call.context)
+            if call.scope is not self._untraced:
+                call.token = otel_context.attach(call.context)
         except BaseException as error:  # noqa: BLE001 - a sampler, processor, id generator or context of the application
             self._guard.swallow(error, "starting the call's span")
             return self._start_without_span(url_telemetry, project)
@@ -216,13 +228,22 @@ class CallTelemetry:
         """Return what a call has if `start` raised, because a component ends the program."""
         self.counts.active[url_telemetry.host] += 1
         label = self._instruments.project(project)
-        return CallSpan(url_telemetry, label, new_call_id(), INVALID_SPAN, Context(), None, self.counts)
+        return self._without_span(url_telemetry, label, new_call_id(), None)
+
+    def _without_span(self, url_telemetry: UrlTelemetry, label: str, call_id: str, traceparent: str | None) -> CallSpan:
+        scope = self._untraced
+        return CallSpan(url_telemetry, label, call_id, INVALID_SPAN, _EMPTY, scope, traceparent, self.counts)
 
     def _start(self, url_telemetry: UrlTelemetry, label: str, start_time: int) -> CallSpan:
         current = otel_context.get_current()
         if not current and self._is_proxy and getattr(trace, "_TRACER_PROVIDER", self) is None:
             # No SDK is set: the API would return the invalid span. Skipping it saves 4 % of the instructions of a call
-            return CallSpan(url_telemetry, label, new_call_id(), INVALID_SPAN, ONLY_SUPPRESSED, "", self.counts)
+            return self._without_span(url_telemetry, label, new_call_id(), "")
+        if current and is_suppressed(current):
+            call_id = new_call_id(trace.get_current_span(current).get_span_context())
+            call = self._without_span(url_telemetry, label, call_id, "")
+            call.silent, call.counts = True, self._uncounted
+            return call
         name, kind, attributes = _names.CALL_NAME, SpanKind.CLIENT, url_telemetry.http.copy()
         if self.attempt_spans:
             name, kind, attributes = _names.CALL_WITH_ATTEMPT_SPANS_NAME, SpanKind.INTERNAL, {}
@@ -232,18 +253,23 @@ class CallTelemetry:
         recorded = recording or type(span) is not trace.NonRecordingSpan
         if not own.is_valid:  # not put into the context: it would hide the caller's span from the propagator
             call_id = new_call_id(trace.get_current_span(current).get_span_context())
-            traceparent = None if current else ""
-            context = suppressed(current)
-            return CallSpan(url_telemetry, label, call_id, span, context, traceparent, self.counts, recorded)
+            call = self._without_span(url_telemetry, label, call_id, None if current else "")
+            call.span, call.recorded = span, recorded
+            if current:
+                call.context, call.scope = current, Scope(current, self._guard)
+            return call
         call_id = own_id = call_id_of(own)
         if not recording and current:
             # Without an SDK the API returns the caller's span
             parent = trace.get_current_span(current).get_span_context()
             call_id = new_call_id(parent) if own.span_id == parent.span_id else own_id
-        context = trace.set_span_in_context(span, suppressed(current) if current else ONLY_SUPPRESSED)
+        context = trace.set_span_in_context(span, current)
+        scope = Scope(context, self._guard)
         known = not own.trace_state and not (current and get_baggage(current))
         traceparent = f"00-{own_id}-{own.trace_flags:02x}" if known else None
-        return CallSpan(url_telemetry, label, call_id, span, context, traceparent, self.counts, recorded)
+        return CallSpan(
+            url_telemetry, label, call_id, span, context, scope, traceparent, self.counts, recorded=recorded
+        )
 
     def _start_without_span(self, url_telemetry: UrlTelemetry, project: str) -> CallSpan:
         """Return what a call has if its span cannot be started: the caller's span, unless that is broken, too."""
@@ -253,7 +279,7 @@ class CallTelemetry:
             current = otel_context.get_current()
             parent = trace.get_current_span(current).get_span_context()
             call.call_id, call.span = new_call_id(parent), trace.NonRecordingSpan(parent)
-            call.context = suppressed(current)
+            call.context, call.scope = current, Scope(current, self._guard)
             call.token = otel_context.attach(call.context)
         return call
 
@@ -265,6 +291,8 @@ class CallTelemetry:
             resend_count: Requests that the call has sent before.
             start_time: Unix time in nanoseconds.
         """
+        if call.silent:
+            return None
         attributes = call.url_telemetry.http.copy()
         if resend_count:
             attributes[_names.RESEND_COUNT] = resend_count
@@ -273,7 +301,8 @@ class CallTelemetry:
                 _names.CALL_NAME, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_time
             )
             context = trace.set_span_in_context(span)
-            return AttemptSpan(span, start_time, context, otel_context.attach(context))
+            scope = Scope(context, self._guard)
+            return AttemptSpan(span, start_time, context, scope, otel_context.attach(context))
         return None
 
     def end_attempt(
@@ -327,6 +356,8 @@ class CallTelemetry:
 
         Generated ids are never injected: their trace is not sampled, so the called services would drop their spans.
         """
+        if call.silent:
+            return {}
         if attempt is None:
             return headers_for(call.context, call.traceparent, self._guard)
         return headers_for(attempt.context, None, self._guard)
@@ -405,6 +436,8 @@ class CallTelemetry:
                 call.span.end(end_time)
         except BaseException as error:  # noqa: BLE001 - a processor, exporter or context of the application
             self._guard.swallow(error, "ending the call's span")
+        if call.silent:
+            return
         try:
             self._instruments.record(
                 record.delta_t,
