@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from otel_connector._bulk import Outcome, Outcomes, Resumed
 from otel_connector._call._retry import RetryBudget, RetryPolicy
-from otel_connector._connector import AsyncConnector, ConnectorStats
+from otel_connector._connector import AsyncConnector
+from otel_connector._connector_stats import ConnectorStats
 from otel_connector._errors import (
     AttemptTimeout,
     BodyError,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final
@@ -40,6 +39,7 @@ from otel_connector._call._resume import Resume
 from otel_connector._call._retry import RetryBudget, RetryPolicy, RetryQuotas
 from otel_connector._call._settings import CallSettings
 from otel_connector._clock import Clock, SystemClock
+from otel_connector._connector_stats import CallsOfProcess, CallTotals, ConnectorStats
 from otel_connector._csv._done import read_done
 from otel_connector._errors import ConnectorError, SessionClosed
 from otel_connector._record import Attempt, CallRecord
@@ -66,38 +66,6 @@ class _Raise:
 _RAISE: Final = _Raise()
 
 _CLOSED = "the connector is closed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectorStats:
-    """Counts of one connector since its start.
-
-    Without a `logfile`, the three counts of rows are 0. If several connectors share an exporter, they are its sums.
-
-    Attributes:
-        calls_started: Calls to `get`, and those of `get_many`.
-        calls_active: Number of these that are in progress.
-        calls_succeeded: Calls that returned a decoded body.
-        calls_failed: Calls that raised, or returned their `default`, including cancelled ones.
-        retries: Attempts that the connector made after the first of a call; not those that aiohttp makes by itself.
-        bytes_received: Bytes of the body that the last attempts of completed calls read, after content decoding.
-        hosts_paused: The ``host:port`` of servers that asked for a pause that has not ended; ``host:port (path)`` for
-            one on a Unix socket.
-        rows_written: Rows in the log.
-        rows_waiting: Rows kept in memory because they could not be written yet.
-        rows_lost: Rows that were discarded.
-    """
-
-    calls_started: int
-    calls_active: int
-    calls_succeeded: int
-    calls_failed: int
-    retries: int
-    bytes_received: int
-    hosts_paused: tuple[str, ...]
-    rows_written: int
-    rows_waiting: int
-    rows_lost: int
 
 
 class AsyncConnector:
@@ -204,7 +172,7 @@ class AsyncConnector:
         )
         self._settings = settings(telemetry=telemetry)
         self._closed = False
-        self._started = self._succeeded = self._failed = self._retries = self._received = 0
+        self._in_this_process = CallsOfProcess(self._exporter)
 
     async def get(
         self,
@@ -240,16 +208,16 @@ class AsyncConnector:
         """
         if self._closed:
             raise RuntimeError(_CLOSED)
-        call = Call(self._settings)
-        self._started += 1
+        call, calls = Call(self._settings), self._in_this_process.calls
+        calls.started += 1
         try:
             value = await call.run(session, url, project_name, decode, aiohttp_options)
         except BaseException as error:
-            self._end(call, error)
+            self._end(call, calls, error)
             if not isinstance(default, _Raise) and isinstance(error, ConnectorError):
                 return default
             raise
-        self._end(call, None)
+        self._end(call, calls, None)
         return value
 
     def get_many(
@@ -343,8 +311,8 @@ class AsyncConnector:
         session, project, decode, options = shared
         if self._closed:
             raise RuntimeError(_CLOSED)
-        call = Call(self._settings)
-        self._started += 1
+        call, calls = Call(self._settings), self._in_this_process.calls
+        calls.started += 1
         in_sink = False
         try:
             value = await call.run(session, url, project, decode, options)
@@ -354,13 +322,13 @@ class AsyncConnector:
                 if isawaitable(result):
                     await result
         except BaseException as error:
-            record = self._end(call, error)
+            record = self._end(call, calls, error)
             if in_sink or not isinstance(error, Exception) or isinstance(error, SessionClosed):
                 raise
             if isinstance(error, RuntimeError) or (call.attempts and not isinstance(error, ConnectorError)):
                 raise  # the session is bound to another loop, or aiohttp rejects an option: the same for every URL
             return Outcome(url, None, error, record)
-        return Outcome(url, value, None, self._end(call, None))
+        return Outcome(url, value, None, self._end(call, calls, None))
 
     async def rate_limit(self, delay: float) -> None:
         """Wait `delay` seconds.
@@ -373,14 +341,14 @@ class AsyncConnector:
 
     def stats(self) -> ConnectorStats:
         """Return the counts of the connector."""
-        rows = self._exporter.counts() if self._exporter else None
+        calls, rows = self._in_this_process.calls, self._exporter.counts() if self._exporter else None
         return ConnectorStats(
-            calls_started=self._started,
-            calls_active=self._started - self._succeeded - self._failed,
-            calls_succeeded=self._succeeded,
-            calls_failed=self._failed,
-            retries=self._retries,
-            bytes_received=self._received,
+            calls_started=calls.started,
+            calls_active=calls.active,
+            calls_succeeded=calls.succeeded,
+            calls_failed=calls.failed,
+            retries=calls.retries,
+            bytes_received=calls.received,
             hosts_paused=tuple(self._settings.admission.paused()),
             rows_written=rows.written if rows else 0,
             rows_waiting=rows.waiting if rows else 0,
@@ -393,26 +361,16 @@ class AsyncConnector:
         Calls after this raise RuntimeError. An exporter that was passed in stays open. May be called again.
         """
         self._closed = True
-        if self._started == self._succeeded + self._failed:
+        if not self._in_this_process.calls.active:
             self._close_log()
 
-    def _end(self, call: Call, error: BaseException | None) -> CallRecord:
+    def _end(self, call: Call, calls: CallTotals, error: BaseException | None) -> CallRecord:
         """Count the call and write its row."""
-        record = call.end(error, self._write)
-        self._retries += call.retries
-        if self._closed and self._started == self._succeeded + self._failed:
+        record = call.end(error, calls.write)
+        calls.retries += call.retries
+        if self._closed and not calls.active:
             self._close_log()
         return record
-
-    def _write(self, record: CallRecord, start_time: int | None) -> None:
-        # Counted before the row is written: a caller of `stats` that finds the row must not find the call in progress
-        if record.success:
-            self._succeeded += 1
-        else:
-            self._failed += 1
-        self._received += record.response_size
-        if self._exporter is not None:
-            self._exporter.export_record(record, start_time)
 
     def _close_log(self) -> None:
         if self._exporter is not None and self._owns_exporter:

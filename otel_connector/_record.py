@@ -4,8 +4,8 @@
 never changed. Its texts are escaped here, so that all three show the same characters. This file does not know how a
 record is written or sent.
 
-Used by ``__init__``, ``__main__``, ``_bulk``, ``_call``, ``_connector``, ``_csv``, ``_distinct_urls``, ``_guard``,
-``_replay``, ``_telemetry``, ``cli``, ``csv_exporter`` and ``review``.
+Used by ``__init__``, ``__main__``, ``_bulk``, ``_call``, ``_connector``, ``_connector_stats``, ``_csv``,
+``_distinct_urls``, ``_guard``, ``_replay``, ``_telemetry``, ``cli``, ``csv_exporter`` and ``review``.
 """
 
 from __future__ import annotations

@@ -39,6 +39,9 @@ RECEIVED = "otel_connector_received_bytes_total"
 RETRIES = "otel_connector_retries_total"
 PAUSED = "otel_connector_host_paused"
 QUEUE_TIME = "otel_connector_queue_time_seconds_total"
+RETRY_DELAY = "otel_connector_retry_delay_seconds_total"
+WAITED = f'__name__=~"{QUEUE_TIME}|{RETRY_DELAY}"'
+OF_RETRIES = 'otel_connector_reason!~"first_attempt|redirect"'
 WRITTEN, WAITING, LOST = (
     "otel_connector_rows_written_total",
     "otel_connector_rows_waiting",
@@ -68,7 +71,6 @@ HOSTS = choice("host", "Host", "`server.address` of the requested URL.", f"{CALL
 TOTAL = amount("planned", "URLs in the job", "Number of calls of the whole job, for progress and time left.", "1000")
 
 PROGRAM, LEGEND = "job, instance", "{{job}} {{instance}}"
-IN_SERVICE = "For the whole service: the counter has no labels for project and host."
 EXPORTS, EXPORT_BUCKETS = (f"otel_sdk_exporter_operation_duration_seconds_{part}" for part in ("count", "bucket"))
 SPAN_EXPORTER = f'otel_component_type=~".*span_exporter", {JOB}'
 SDK_METRICS = (
@@ -137,10 +139,10 @@ def service() -> Dashboard:
         ),
         number(
             "Retries",
-            f"Retries per call. {IN_SERVICE} Yellow from 0.1, red from 0.5, the limit of the alert"
-            " OtelConnectorRetryStorm: one retry for every two calls.",
+            "Retries per call. Yellow from 0.1, red from 0.5, the limit of the alert OtelConnectorRetryStorm: one retry"
+            " for every two calls.",
             "short",
-            f"{per_second(RETRIES, JOB)} / {per_second(CALLS, ALL_OF_JOB)}",
+            f"{per_second(RETRIES, CHOSEN)} / {per_second(CALLS, OURS)}",
             steps=MANY_RETRIES,
             decimals=2,
         ),
@@ -184,9 +186,9 @@ def service() -> Dashboard:
         ),
         lines(
             "Retries by reason",
-            f"Retries per second, by the result of the attempt before. {IN_SERVICE}",
+            "Retries per second, by the result of the attempt before.",
             "reqps",
-            query(per_second(RETRIES, JOB, "otel_connector_reason"), "{{otel_connector_reason}}"),
+            query(per_second(RETRIES, CHOSEN, "otel_connector_reason"), "{{otel_connector_reason}}"),
             span=6,
             stacked=True,
         ),
@@ -329,9 +331,9 @@ def collection() -> Dashboard:
             "Time in the queue",
             "Average time that a call waits for a connection of the pool, a limiter, or the end of a host's pause."
             " Counted when the wait ends. If it rises while calls stay fast, the cause is a limit of the program. The"
-            f" wait of a single call is on its span, `otel_connector.queue.duration`. {IN_SERVICE}",
+            " wait of a single call is on its span, `otel_connector.queue.duration`.",
             "s",
-            query(f"{per_second(QUEUE_TIME, JOB)} / {per_second(CALLS, ALL_OF_JOB)}", "per call"),
+            query(f"{per_second(QUEUE_TIME, CHOSEN)} / {per_second(CALLS, OURS)}", "per call"),
             span=6,
         ),
     )
@@ -346,9 +348,31 @@ def collection() -> Dashboard:
         ),
         ranking(
             "Retries by reason",
-            f"Retries, by the result of the attempt before. {IN_SERVICE}",
+            "Retries, by the result of the attempt before.",
             "short",
-            so_far(RETRIES, JOB, "otel_connector_reason"),
+            so_far(RETRIES, CHOSEN, "otel_connector_reason"),
+            "{{otel_connector_reason}}",
+            span=12,
+        ),
+    )
+    section(
+        built,
+        "Waiting",
+        ranking(
+            "Waiting by host",
+            "Time that calls waited for a server: in its queue, during its pauses, and before retries. Time of all"
+            " calls together, so it may exceed the time range.",
+            "s",
+            so_far("", f"{WAITED}, {CHOSEN}", "server_address"),
+            "{{server_address}}",
+            span=12,
+        ),
+        ranking(
+            "Cost of retries",
+            "Time that calls waited before retries, in the queue included, by the result of the attempt before. The"
+            " durations of the failed attempts are not part of it.",
+            "s",
+            so_far("", f"{WAITED}, {OF_RETRIES}, {CHOSEN}", "otel_connector_reason"),
             "{{otel_connector_reason}}",
             span=12,
         ),

@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
 _FIRST_SERVER_ERROR = 500  # RFC 9110, section 15.6
 
+_FIRST_ATTEMPT, _REDIRECT = "first_attempt", "redirect"  # reasons of a wait, beside those of retries
+
 _TIMER_SECONDS = 0.01  # by which a timer may differ from the clock
 
 WriteRow: TypeAlias = "Callable[[CallRecord, int | None], None]"
@@ -81,6 +83,7 @@ class Call:
         self._paid: int | None = None  # tokens of the last retry
         self._stopped_ns: int | None = None
         self._url = self._host = self._project = self._last_failure = ""
+        self._reason = _FIRST_ATTEMPT
         self._queued = 0.0
         self._started_us = self._started_ns = self._sent = self.attempts = self.retries = 0
 
@@ -131,6 +134,7 @@ class Call:
             permit = self._permit = Permit(settings.admission, session, host)
             await settings.clock.sleep(wait)
             self.retries += 1
+            settings.telemetry.retried(self._opened(), self._reason, wait)
 
     def _prepared(self, session: Any, url: Any, project: Any, decode: Any, options: dict[str, Any]) -> Request:
         """Check the arguments and return the request; an error of an argument has a row, too."""
@@ -209,6 +213,7 @@ class Call:
             resend_count=self._sent - 1 if self._sent else 0,
             http_version=None if self._exchange is None else self._exchange.version,
             queued=self._queued,
+            retried=self.retries > 0,
         )
         return record
 
@@ -226,7 +231,7 @@ class Call:
             raise self._deadline_exceeded("in the queue") from error
         permit.check_session()  # here, where no time limit applies when the rate limiter is left
         self._queued += permit.queued
-        self._settings.telemetry.counts.queued += permit.queued
+        self._settings.telemetry.queued(self._opened(), self._reason, permit.queued)
 
     def _deadline_exceeded(self, where: str) -> DeadlineExceeded:
         after = f", after {self._last_failure}" if self._last_failure else ""
@@ -241,6 +246,7 @@ class Call:
         attempt_span = None
         if telemetry.attempt_spans:
             attempt_span = telemetry.start_attempt(span, self._sent, self._unix_ns())
+        exchange.scope = span.scope if attempt_span is None else attempt_span.scope
         if settings.propagate:
             exchange.context = telemetry.inject(span, attempt_span)
         failure: BaseException | None = None
@@ -264,12 +270,14 @@ class Call:
             self._sent += exchange.sent
             if attempt_span is not None:
                 telemetry.end_attempt(
+                    span,
                     attempt_span,
                     end_time=self._unix_ns(),
                     status=exchange.status,
                     http_version=exchange.version,
                     error_type=_error_type(failure) if isinstance(failure, Exception) else None,
                     error=self._described(failure),
+                    retried=self.retries > 0,
                     resend_count=self._sent - 1 if exchange.sent > 1 else 0,
                 )
             del failure  # otherwise the error would refer to this frame, and this frame to the error
@@ -295,7 +303,8 @@ class Call:
             waited = (settings.clock.monotonic_ns() - started_ns) / 1e9
             permit.suspended += waited
             self._queued += waited
-            settings.telemetry.counts.queued += waited
+            host_labels = settings.telemetry.host(url.host, url.port)
+            settings.telemetry.queued(self._opened(), _REDIRECT, waited, host_labels)
         shorten(exchange.limit, self._remaining())
 
     def _after_failure(self, error: ConnectorError, exchange: Exchange, permit: Permit) -> float | None:
@@ -336,7 +345,7 @@ class Call:
             reason=decision.reason,
             wait=None if refused else wait,
         )
-        self._last_failure = failed.error
+        self._last_failure, self._reason = failed.error, failed.reason
         settings.telemetry.attempt_failed(self._opened(), failed, self._unix_ns())
         if refused:
             raise RetryBudgetExhausted(f"the retry budget of {self._host} is exhausted: {error}") from error
@@ -350,15 +359,15 @@ class Call:
         if self._span is None:
             clock, telemetry, target = self._settings.clock, self._settings.telemetry, self._target
             self._started_us, self._started_ns = clock.time_ns() // 1_000, clock.monotonic_ns()
-            if self._permit is not None and self._permit.waiting:  # the call ends before its first attempt
-                self._queued = (self._started_ns - self._accepted_ns) / 1e9
-                telemetry.counts.queued += self._queued
             url_telemetry = telemetry.for_url(self._url, None, None) if target is None else target.url_telemetry
             try:
                 self._span = telemetry.start(url_telemetry, self._project, self._started_us * 1_000)
             except BaseException:  # ends the program; `end` must not start the span again
                 self._span = telemetry.without_span(url_telemetry, self._project)
                 raise
+            if self._permit is not None and self._permit.waiting:  # the call ends before its first attempt
+                self._queued = (self._started_ns - self._accepted_ns) / 1e9
+                telemetry.queued(self._span, self._reason, self._queued)
         return self._span
 
     def _remaining(self) -> float:

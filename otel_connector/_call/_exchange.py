@@ -9,7 +9,7 @@ Used by ``_call._aiohttp_errors``, ``_call._body``, ``_call._call``, ``_call._cr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from multidict import MultiMapping
     from yarl import URL
+
+    from otel_connector._telemetry._propagation import Scope
 
 # The caller's trace and its credentials for a proxy: not for another origin (W3C Trace Context; RFC 9110, section 15.4)
 _SAME_ORIGIN_ONLY = ("Proxy-Authorization", "traceparent", "tracestate", "baggage")
@@ -105,6 +107,7 @@ class Exchange:
         received: The content of the last response if it arrived with the head, complete and without coding, in a
             response of aiohttp's own class.
         limit: The `time_limit` of the attempt.
+        scope: The contexts of the attempt: other instrumentations are suppressed for its request, and for nothing else.
         before_redirect: Awaited before the request of a redirect, with its URL and the headers of the redirect.
         headers: Those of the last redirect.
         sent_with: The headers of the last request, and the user and the headers for its proxy; see `_credentials`.
@@ -130,6 +133,7 @@ class Exchange:
     bounded: aiohttp.ClientResponse | None = None
     received: aiohttp.StreamReader | None = None
     limit: object = None
+    scope: Scope = field(init=False)
     before_redirect: Callable[[URL, MultiMapping[str]], Awaitable[None]] | None = None
     headers: MultiMapping[str] | None = None
     sent_with: tuple[Any, Any, Any] = (None, None, None)
@@ -152,7 +156,14 @@ class Exchange:
         if special := request.response_class is not ClientResponse:
             self._bound_from_start(request)
         self.sent_with = request.headers, request.proxy_auth, request.proxy_headers
-        response = await handler(request)
+        if self.is_first:
+            response = await handler(request)
+        else:
+            token = self.scope.enter_request()
+            try:
+                response = await handler(request)
+            finally:
+                self.scope.leave(token)
         self.answered, self.status, self.version = True, response.status, response.version
         if self.follows and response.status in REDIRECTS:
             self._note_redirect(request.url, response)
@@ -170,7 +181,11 @@ class Exchange:
         self.entered = True
         if self.target is not None:
             self._prepare(request, self.target)
-        return await handler(request)
+        token = self.scope.enter_other()
+        try:
+            return await handler(request)
+        finally:
+            self.scope.leave(token)
 
     async def _follow(self, request: aiohttp.ClientRequest, target: URL) -> None:
         """Prepare a request after a redirect, and wait until it may be sent."""
@@ -179,7 +194,11 @@ class Exchange:
         self._note_target(request.url)
         if self.headers is not None and self.before_redirect is not None:
             headers, self.headers = self.headers, None  # only once, even if aiohttp sends the request again
-            await self.before_redirect(request.url, headers)
+            token = self.scope.enter_other()
+            try:
+                await self.before_redirect(request.url, headers)
+            finally:
+                self.scope.leave(token)
 
     def _prepare(self, request: aiohttp.ClientRequest, target: URL) -> None:
         """Set the exact URL of a request after a redirect, and remove what is for the first origin only."""

@@ -59,6 +59,7 @@ async def attempt(request: Request, exchange: Exchange, seconds: float) -> Any:
     try:
         # Not aiohttp's own limit, which cannot be suspended while a redirect waits
         async with time_limit(None if seconds == math.inf else seconds) as exchange.limit:
+            token = exchange.scope.enter_request()
             try:
                 response = await _send(request, exchange)
             except BaseException:  # raised again; a response must not stay open
@@ -66,6 +67,8 @@ async def attempt(request: Request, exchange: Exchange, seconds: float) -> Any:
                     exchange.size = exchange.bounded.content.total_bytes
                     exchange.bounded.close()
                 raise
+            finally:
+                exchange.scope.leave(token)
             try:
                 body = body_received(response, request, exchange)
                 if body is None:

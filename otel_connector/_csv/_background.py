@@ -11,13 +11,12 @@ Used by ``csv_exporter``.
 from __future__ import annotations
 
 import logging
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
+from otel_connector._after_fork import start_over_in_child
 from otel_connector._exit._before_exit import EXIT_TIMEOUT, finish_before_exit
 from otel_connector._record import RowCounts
 
@@ -27,7 +26,6 @@ _GATHERING = 0.01  # seconds in which rows are collected: waking the thread for 
 _IDLE = 1.0  # seconds after which a thread without work ends
 _BATCH = 1_000  # rows in one write of the thread
 
-_queues: weakref.WeakSet[BackgroundRows] = weakref.WeakSet()
 _without_thread: set[BackgroundRows] = set()  # kept alive: their rows are written at exit
 
 
@@ -57,13 +55,12 @@ class BackgroundRows:
         self._limit = limit
         self._name = name
         self._closed = False
-        self._received = 0  # rows ever queued
-        self._refused = 0  # rows for which there was no room, or that came after `close`
-        self._parents = 0  # rows that were queued when this process was forked, and that the parent writes
         self._reset()
-        _queues.add(self)
+        start_over_in_child(self)
 
     def _reset(self) -> None:
+        self._received = 0  # rows ever queued
+        self._refused = 0  # rows for which there was no room, or that came after `close`
         self._state = threading.Condition()  # with a reentrant lock, for signal handlers
         self._queue: deque[bytes] = deque()
         self._bytes = 0  # of the queued rows and those that the thread is writing
@@ -127,7 +124,7 @@ class BackgroundRows:
         """Return the numbers of written, waiting and lost rows. Never blocks, not even while a disk hangs."""
         written, _, lost = self._rows.counts()
         waiting = self._received - written - lost
-        return RowCounts(written=written + self._parents, waiting=waiting, lost=lost + self._refused)
+        return RowCounts(written=written, waiting=waiting, lost=lost + self._refused)
 
     def _start_thread(self) -> None:
         finish_before_exit(self)
@@ -169,18 +166,6 @@ class BackgroundRows:
             return rows
 
     def start_over(self) -> None:
-        """Continue in the child of a fork, without the queued rows, which the parent writes."""
+        """Continue in the child of a fork, without the queued rows, which the parent writes, and its counts."""
         self._rows.start_over()
-        waiting = self.counts().waiting
-        self._received -= waiting
-        self._parents += waiting
         self._reset()
-
-
-def _after_fork() -> None:
-    for queue in list(_queues):
-        queue.start_over()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

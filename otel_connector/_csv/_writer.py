@@ -53,12 +53,12 @@ import logging
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, cast
 
+from otel_connector._after_fork import start_over_in_child
 from otel_connector._csv._backlog import Backlog
 from otel_connector._csv._file import AppendFile, NotRotated, absolute
 from otel_connector._csv._flusher import Flusher, keep_until_flushed, with_pending_rows
@@ -80,8 +80,6 @@ _PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EWOULDBLOCK
 
 # Seconds that a row waits for the lock of the file, and seconds for the rows after one that waited without success
 _LOCK_TIMEOUT, _SHORT_LOCK_TIMEOUT = 1.0, 0.002
-
-_writers: weakref.WeakSet[RowWriter] = weakref.WeakSet()
 
 
 class RowWriter:
@@ -113,13 +111,13 @@ class RowWriter:
         self._monotonic = monotonic
         self._closed = False
         self._throttle, self._rotations = LogThrottle(), LogThrottle()
-        self._received = self._lost = 0
         self._reset()
         self._log: AppendFile | None = self._open(overwrite=options.overwrite)
-        _writers.add(self)
+        start_over_in_child(self)
 
     def _reset(self) -> None:
         """Start without pending rows: in the constructor, and in the child of a fork."""
+        self._received = self._lost = 0
         self._lock = threading.RLock()  # reentrant: a signal handler may interrupt `write` and call it
         # The lock has no public method for this; `threading.Condition` uses the same one
         self._is_owned: Callable[[], bool] = cast("Any", self._lock)._is_owned  # noqa: SLF001
@@ -433,18 +431,9 @@ class RowWriter:
         self._warn()
 
     def start_over(self) -> None:
-        """Continue in the child of a fork, with an own descriptor and without the rows that the parent writes."""
-        with_pending_rows.discard(self)  # the child counts waiting rows as written, because the parent writes them
+        """Continue in the child of a fork, with an own descriptor, and without the rows and counts of the parent."""
+        with_pending_rows.discard(self)
         if self._log is not None:
             self._log.abandon()
             self._log = None
         self._reset()
-
-
-def _after_fork() -> None:
-    for writer in list(_writers):
-        writer.start_over()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

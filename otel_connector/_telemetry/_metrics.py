@@ -11,17 +11,18 @@ Used by ``_replay._row_span`` and ``_telemetry._spans``.
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.metrics import _internal as _api
 
+from otel_connector._after_fork import start_over_in_child
 from otel_connector._record import RowCounts
 from otel_connector._telemetry import _names
 from otel_connector._version import __version__
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import Attributes, AttributeValue
 
     from otel_connector._guard import TelemetryGuard
-    from otel_connector._record import CallRecord
 
 SCOPE: Final = "otel_connector"
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
@@ -40,8 +40,15 @@ SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 Host = tuple[str, "int | None"]
 """Address and port, as metric labels. The address is empty if a call has none."""
 
-# Semantic conventions, http.client.request.duration: the advised boundaries, in seconds
-_DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+Wait = tuple[Host, str, str]
+"""Host, project and reason of a wait, as metric labels."""
+
+# In seconds. Semantic conventions, http.client.request.duration: the boundaries that they advise for one request; and
+# four more, because a call includes its retries and waits
+_DURATION_BUCKETS = (
+    *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    *(30.0, 60.0, 120.0, 300.0),
+)
 
 # The SDK keeps every label set until the process ends (2.2 kB each) and has no limit: a crawler would fill the memory.
 # Further hosts and projects become `_other`. With these limits, statuses and errors included, an instrument stays near
@@ -53,6 +60,8 @@ OTHER: Final = "_other"
 RowCounter: TypeAlias = Callable[[], RowCounts]
 _Label = TypeVar("_Label", bound=Hashable)
 _Observe: TypeAlias = Callable[[CallbackOptions], Iterable[Observation]]
+
+_UNKNOWN: Any = object()
 
 
 class CountedLog(Protocol):
@@ -79,50 +88,70 @@ class CallCounts:
     Attributes:
         active: Calls in flight, by host and port.
         received: Bytes of body read, by project.
-        retries: Attempts after the first, by the reason of the retry.
+        retries: Attempts after the first.
+        delays: Seconds of waiting before them.
         queued: Seconds that calls waited for a permit.
     """
 
-    active: dict[Host, int] = field(default_factory=dict[Host, int])
+    active: Counter[Host] = field(default_factory=Counter[Host])
     received: Counter[str] = field(default_factory=Counter[str])
-    retries: Counter[str] = field(default_factory=Counter[str])
-    queued: float = 0.0
+    retries: Counter[Wait] = field(default_factory=Counter[Wait])
+    delays: defaultdict[Wait, float] = field(default_factory=lambda: defaultdict[Wait, float](float))
+    queued: defaultdict[Wait, float] = field(default_factory=lambda: defaultdict[Wait, float](float))
 
 
 class Instruments:
-    """The instruments of one meter provider.
+    """The instruments of one meter provider, in one process.
 
     All connectors of a provider share them: if two observable instruments have the same name, the SDK calls only the
-    callback of the first.
+    callback of the first. In the child of a fork they start from zero, and report no connector until it is used there.
+
+    Args:
+        provider: The provider. None: nothing is recorded.
+        guard: Receives its exceptions.
     """
 
     def __init__(self, provider: MeterProvider | None, guard: TelemetryGuard) -> None:
+        self._hosts: set[Host] = set()
+        self._projects: set[str] = set()
+        self.start_over()
+        self._duration: Histogram | None = None
+        self._call_duration: Histogram | None = None
+        if provider is not None:
+            start_over_in_child(self)
+            with guard.guarded("getting a meter"):
+                self._create(provider.get_meter(SCOPE, __version__, SCHEMA_URL), guard)
+
+    def start_over(self) -> None:
+        """Report nothing of the parent, in the child of a fork. Also called by the constructor."""
         # Reentrant: the garbage collector may call `retire` and `_retire_log` in the thread that holds the lock
         self._lock = threading.RLock()
         self._live: set[CallCounts] = set()
         self._retired = CallCounts()
         self._logs: weakref.WeakKeyDictionary[CountedLog, RowCounter] = weakref.WeakKeyDictionary()
+        self._closing_logs: list[RowCounter] = []
         self._retired_rows = RowCounts(0, 0, 0)
+        self._in_use = False
         # Weak: the object refers to the application's limiter, which may refer to the connector
         self._paused_hosts: weakref.WeakSet[PausedHosts] = weakref.WeakSet()
-        self._hosts: set[Host] = set()
-        self._projects: set[str] = set()
-        self._duration: Histogram = metrics.NoOpHistogram(_names.DURATION.name)
-        with guard.guarded("getting a meter"):
-            self._create(metrics.get_meter(SCOPE, __version__, provider, SCHEMA_URL), guard)
 
     def _create(self, meter: Meter, guard: TelemetryGuard) -> None:
         creating = guard.guarded("creating an instrument")  # one at a time: the meter may fail for one kind only
-        metric = _names.DURATION
-        with creating:
-            self._duration = meter.create_histogram(
+
+        def histogram(metric: _names.Metric) -> Histogram:
+            return meter.create_histogram(
                 metric.name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=_DURATION_BUCKETS
             )
+
+        with creating:
+            self._duration = histogram(_names.DURATION)
+            self._call_duration = histogram(_names.CALL_DURATION)
         for metric, observe in (
-            (_names.RECEIVED, self._sum_of(lambda counts: counts.received, lambda project: {_names.PROJECT: project})),
-            (_names.RETRIES, self._sum_of(lambda counts: counts.retries, lambda reason: {_names.REASON: reason})),
+            (_names.RECEIVED, self._sum_of(lambda counts: counts.received, _project_label)),
+            (_names.RETRIES, self._sum_of(lambda counts: counts.retries, _wait_labels)),
+            (_names.RETRY_DELAY, self._sum_of(lambda counts: counts.delays, _wait_labels)),
             (_names.ACTIVE, self._sum_of(lambda counts: counts.active, _request_labels)),
-            (_names.QUEUE_TIME, self._observe_queued),
+            (_names.QUEUE_TIME, self._sum_of(lambda counts: counts.queued, _wait_labels)),
             (_names.PAUSED, self._observe_paused),
             (_names.ROWS_WRITTEN, self._rows("written")),
             (_names.ROWS_LOST, self._rows("lost")),
@@ -133,27 +162,45 @@ class Instruments:
                 create = meter.create_observable_counter if is_counter else meter.create_observable_up_down_counter
                 create(metric.name, [observe], metric.unit, metric.description)
 
-    def record(self, record: CallRecord, host: Host, project: str, error_type: str | None, context: Context) -> None:
-        """Record a call that has ended.
+    def record(
+        self,
+        seconds: float,
+        host: Host,
+        project: str,
+        context: Context,
+        *,
+        status: int | None,
+        error_type: str | None,
+        success: bool,
+        retried: bool,
+        with_attempts: bool = False,
+    ) -> None:
+        """Record the duration of a request, or of a call whose attempts are recorded as requests.
 
         Args:
-            record: The call.
+            seconds: The duration of its span.
             host: What `host` returned for it.
             project: What `project` returned for it.
-            error_type: The value of ``error.type``, if the call is an error.
-            context: The context with the call's span, so that an exemplar refers to it.
+            context: The context with the span, so that an exemplar refers to it.
+            status: Its HTTP status.
+            error_type: The value of ``error.type``, if it is an error.
+            success: Whether it succeeded.
+            retried: Whether an attempt before it, or the first one of the call, had failed.
+            with_attempts: Whether each attempt was recorded by itself.
         """
-        if getattr(self._duration, "_real_instrument", self) is None:
-            return  # no SDK: the labels would cost 1 % of the instructions of a bare call
+        histogram = self._call_duration if with_attempts else self._duration
+        if histogram is None:
+            return
         # One by one: merging dictionaries would cost 0.9 % of the instructions of a bare aiohttp request
         labels = _request_labels(host)
         labels[_names.PROJECT] = project
-        labels[_names.SUCCESS] = record.success
-        if record.response_code is not None:
-            labels[_names.STATUS_CODE] = record.response_code
+        labels[_names.SUCCESS] = success
+        labels[_names.RETRIED] = retried
+        if status is not None:
+            labels[_names.STATUS_CODE] = status
         if error_type is not None:
             labels[_names.ERROR_TYPE] = error_type
-        self._duration.record(record.delta_t, labels, context=context)
+        histogram.record(seconds, labels, context=context)
 
     def add(self, counts: CallCounts, log: CountedLog | None, paused_hosts: PausedHosts | None) -> None:
         """From now on, report the metrics of this connector.
@@ -164,6 +211,7 @@ class Instruments:
             paused_hosts: Its paused hosts, as long as the object exists.
         """
         with self._lock:
+            self._in_use = True
             self._live.add(counts)
             if paused_hosts is not None:
                 self._paused_hosts.add(paused_hosts)
@@ -172,23 +220,28 @@ class Instruments:
                 weakref.finalize(log, self._retire_log, log.row_counter).atexit = False
 
     def _retire_log(self, row_counter: RowCounter) -> None:
-        """Keep the counts of a log that is gone. Rows that were waiting then are lost."""
-        written, waiting, lost = row_counter()
+        """Keep the counts of an exporter that is gone. Its rows that wait are written by a thread, or at exit."""
         with self._lock:
-            retired = self._retired_rows
-            self._retired_rows = RowCounts(retired.written + written, 0, retired.lost + waiting + lost)
+            self._closing_logs.append(row_counter)
+            self._fold_closed_logs()
+
+    def _fold_closed_logs(self) -> None:
+        counted = [(row_counter, row_counter()) for row_counter in self._closing_logs]
+        self._closing_logs = [row_counter for row_counter, counts in counted if counts.waiting]
+        closed = [self._retired_rows, *(counts for _, counts in counted if not counts.waiting)]
+        self._retired_rows = RowCounts(*map(sum, zip(*closed, strict=True)))
 
     def retire(self, counts: CallCounts) -> None:
         """Keep the totals of a connector that no longer exists: a counter must not decrease."""
         with self._lock:
-            self._live.discard(counts)
+            if counts not in self._live:  # of the parent of this process
+                return
+            self._live.remove(counts)
             self._retired.received.update(counts.received)
             self._retired.retries.update(counts.retries)
-            self._retired.queued += counts.queued
-
-    def unlock(self) -> None:
-        """Replace the lock, in the child of a fork: no other thread is left that could release it."""
-        self._lock = threading.RLock()
+            for total, more in ((self._retired.delays, counts.delays), (self._retired.queued, counts.queued)):
+                for key, seconds in more.items():
+                    total[key] += seconds
 
     def host(self, host: str, port: int | None) -> Host:
         """Return the labels of a host and port, limited in number."""
@@ -212,14 +265,15 @@ class Instruments:
             return [*self._live, self._retired]
 
     def _sum_of(
-        self, counter: Callable[[CallCounts], dict[_Label, int]], labels: Callable[[_Label], Attributes]
+        self, counter: Callable[[CallCounts], dict[_Label, Any]], labels: Callable[[_Label], Attributes]
     ) -> _Observe:
         """Return a callback that adds up one counter of all connectors. The counter's keys give the labels."""
 
         def observe(_: CallbackOptions) -> Iterable[Observation]:
-            total: Counter[_Label] = Counter()
+            total: defaultdict[_Label, float] = defaultdict(int)
             for counts in self._all_counts():
-                total.update(counter(counts).copy())  # a copy: the event loop may add a key at any time
+                for key, number in counter(counts).copy().items():  # a copy: the event loop may add a key at any time
+                    total[key] += number
             return [Observation(number, labels(key)) for key, number in total.items()]
 
         return observe
@@ -229,18 +283,21 @@ class Instruments:
 
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             with self._lock:
-                counts = [self._retired_rows, *(row_counter() for row_counter in self._logs.values())]
-            return [Observation(sum(getattr(each, kind) for each in counts))]
+                self._fold_closed_logs()
+                counters = [*self._logs.values(), *self._closing_logs]
+                counts = [self._retired_rows, *(row_counter() for row_counter in counters)]
+            return self._total(sum(getattr(each, kind) for each in counts))
 
         return observe
-
-    def _observe_queued(self, _: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(sum(counts.queued for counts in self._all_counts()))]
 
     def _observe_paused(self, _: CallbackOptions) -> Iterable[Observation]:
         with self._lock:
             sources = list(self._paused_hosts)
-        return [Observation(len({host for source in sources for host in source.paused()}))]
+        return self._total(len({host for source in sources for host in source.paused()}))
+
+    def _total(self, number: float) -> list[Observation]:
+        """Return a total without labels; nothing before the first connector of this process."""
+        return [Observation(number)] if self._in_use else []
 
 
 def _request_labels(host: Host) -> dict[str, AttributeValue]:
@@ -253,36 +310,66 @@ def _request_labels(host: Host) -> dict[str, AttributeValue]:
     return labels
 
 
-class _GlobalProvider:
-    """The key of the global meter provider, even if the application sets that later."""
+def provider_in_force(given: MeterProvider | None) -> MeterProvider | None:
+    """Return the meter provider that is in force now, None if none is set. `given` takes precedence over the global."""
+    if given is not None:
+        return given
+    # The API's own function would look for an environment variable, at 0.5 % of the instructions of a bare call, and
+    # return a proxy, which stays with the first provider that is set
+    provider: MeterProvider | None = getattr(_api, "_METER_PROVIDER", _UNKNOWN)
+    return _public_global_provider() if provider is _UNKNOWN else provider
 
 
-_instruments: weakref.WeakKeyDictionary[Any, Instruments] = weakref.WeakKeyDictionary()
-_instruments_lock = threading.Lock()
+def _public_global_provider() -> MeterProvider | None:
+    provider = metrics.get_meter_provider()
+    return None if type(provider).__name__ == "_ProxyMeterProvider" else provider
 
 
-def _after_fork() -> None:
-    global _instruments_lock  # noqa: PLW0603 - the lock may be held by a thread that the child does not have
-    _instruments_lock = threading.Lock()
-    for instruments in list(_instruments.values()):
-        instruments.unlock()
+def _project_label(project: str) -> dict[str, AttributeValue]:
+    return {_names.PROJECT: project}
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+def _wait_labels(wait: Wait) -> dict[str, AttributeValue]:
+    (address, port), project, reason = wait
+    labels: dict[str, AttributeValue] = {_names.PROJECT: project, _names.REASON: reason}
+    if address:
+        labels[_names.SERVER_ADDRESS] = address
+        if port is not None:
+            labels[_names.SERVER_PORT] = port
+    return labels
+
+
+class _Registry:
+    """The instruments of every meter provider of the process."""
+
+    def __init__(self) -> None:
+        self._instruments: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()
+        self.start_over()
+        start_over_in_child(self)
+
+    def start_over(self) -> None:
+        self._lock = threading.Lock()
+
+    def instruments_of(self, provider: MeterProvider, guard: TelemetryGuard) -> Instruments:
+        with self._lock:
+            found = self._instruments.get(provider)  # raises before an instrument is created
+            if found is None:
+                found = self._instruments[provider] = Instruments(provider, guard)
+            return found
+
+
+# A second copy of this module (reloaded, or in another package) must find these: the SDK would ignore its callbacks
+_registry: _Registry = vars(metrics).setdefault(f"_otel_connector_{__version__}", _Registry())
 
 
 def instruments_of(provider: MeterProvider | None, guard: TelemetryGuard) -> Instruments:
     """Return the instruments of a meter provider.
 
     Args:
-        provider: The application's provider. None is the global one, even if it is set later.
+        provider: The provider; None for instruments that record nothing.
         guard: Receives its exceptions. Metrics whose instrument cannot be created are then not reported.
     """
-    with guard.guarded("looking up the meter provider"):  # the lookup may raise, or the provider may not be hashable
-        key = _GlobalProvider if provider is None or provider is metrics.get_meter_provider() else provider
-        with _instruments_lock:
-            if key not in _instruments:
-                _instruments[key] = Instruments(provider, guard)
-            return _instruments[key]
+    if provider is not None:
+        with guard.guarded("looking up the meter provider"):  # it may not be hashable
+            return _registry.instruments_of(provider, guard)
     return Instruments(provider, guard)

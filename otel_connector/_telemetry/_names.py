@@ -30,6 +30,7 @@ ERROR_TYPE: Final = "error.type"
 PROJECT: Final = FIELD_PREFIX + "project"
 SUCCESS: Final = FIELD_PREFIX + "success"
 REASON: Final = FIELD_PREFIX + "reason"
+RETRIED: Final = FIELD_PREFIX + "retried"
 QUEUE_DURATION: Final = FIELD_PREFIX + "queue.duration"
 
 CALL_NAME: Final = "GET"
@@ -135,17 +136,33 @@ LABELS: Final = (
     _ERROR_TYPE,
     Attribute(PROJECT, "string", "", "always; after 50 projects _other"),
     Attribute(SUCCESS, "boolean", "", "always"),
-    Attribute(REASON, "string", "", "always: the reason of the retry, e.g. status_503 or connection"),
+    Attribute(RETRIED, "boolean", "", "always: whether there was an attempt before, which had failed"),
+    Attribute(
+        REASON,
+        "string",
+        "",
+        "always: the reason of the retry, e.g. status_503 or connection; of a wait also first_attempt and redirect",
+    ),
 )
 """On the metrics that list them."""
+
+_DURATION_LABELS = (METHOD, SERVER_ADDRESS, SERVER_PORT, STATUS_CODE, ERROR_TYPE, PROJECT, SUCCESS, RETRIED)
+_WAIT_LABELS = (SERVER_ADDRESS, SERVER_PORT, PROJECT, REASON)
 
 DURATION: Final = Metric(
     "http.client.request.duration",
     "histogram",
     "s",
     "Duration of HTTP client requests.",
-    (METHOD, SERVER_ADDRESS, SERVER_PORT, STATUS_CODE, ERROR_TYPE, PROJECT, SUCCESS),
+    _DURATION_LABELS,
     CONVENTIONS,
+)
+CALL_DURATION: Final = Metric(
+    "otel_connector.call.duration",
+    "histogram",
+    "s",
+    "Duration of calls, with all attempts and waits. Only with attempt_spans=True.",
+    _DURATION_LABELS,
 )
 ACTIVE: Final = Metric(
     "http.client.active_requests",
@@ -159,7 +176,10 @@ RECEIVED: Final = Metric(
     "otel_connector.received", "counter", "By", "Bytes of body read, after content decoding.", (PROJECT,)
 )
 RETRIES: Final = Metric(
-    "otel_connector.retries", "counter", "{retry}", "Attempts after the first of a call.", (REASON,)
+    "otel_connector.retries", "counter", "{retry}", "Attempts after the first of a call.", _WAIT_LABELS
+)
+RETRY_DELAY: Final = Metric(
+    "otel_connector.retry.delay", "counter", "s", "Time that calls waited after failed attempts.", _WAIT_LABELS
 )
 PAUSED: Final = Metric(
     "otel_connector.host.paused", "up-down counter", "{host}", "Hosts that are paused at their request."
@@ -169,6 +189,7 @@ QUEUE_TIME: Final = Metric(
     "counter",
     "s",
     "Time that calls waited for a permit: for a connection of the pool, a limiter, or the end of a host's pause.",
+    _WAIT_LABELS,
 )
 ROWS_WRITTEN: Final = Metric("otel_connector.rows.written", "counter", "{row}", "Rows written to the log.")
 ROWS_WAITING: Final = Metric(
@@ -176,4 +197,7 @@ ROWS_WAITING: Final = Metric(
 )
 ROWS_LOST: Final = Metric("otel_connector.rows.lost", "counter", "{row}", "Rows that were lost.")
 
-METRICS: Final = (DURATION, ACTIVE, RECEIVED, RETRIES, PAUSED, QUEUE_TIME, ROWS_WRITTEN, ROWS_WAITING, ROWS_LOST)
+METRICS: Final = (
+    *(DURATION, CALL_DURATION, ACTIVE, RECEIVED, RETRIES, RETRY_DELAY, QUEUE_TIME, PAUSED),
+    *(ROWS_WRITTEN, ROWS_WAITING, ROWS_LOST),
+)

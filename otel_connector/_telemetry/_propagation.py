@@ -4,7 +4,7 @@ The headers are those of the global propagator, which belongs to the application
 `TelemetryGuard`, and a header that would change or break the request is omitted. This file does not know spans or how a
 request is sent.
 
-Used by ``_telemetry._spans``.
+Used by ``_call._exchange`` and ``_telemetry._spans``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import context as otel_context
 from opentelemetry import propagate
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_connector._arguments import TOKEN
 
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
+    from contextvars import Token
 
     from otel_connector._guard import TelemetryGuard
 
@@ -46,13 +47,56 @@ _REQUEST_HEADERS = frozenset({"connection", "content-length", "expect", "host", 
 _HEADER_LIMIT = 8_192  # characters of a value: the minimum that W3C Baggage requires, and the maximum of most servers
 
 
-def suppressed(context: Context) -> Context:
-    """Return the context in which other instrumentations create no span."""
-    return otel_context.set_value(_SUPPRESS_HTTP, value=True, context=context)
+# The keys of the API's `suppress_instrumentation`, of its older form, and of contrib's `suppress_http_instrumentation`
+_SUPPRESSING: Final = (
+    getattr(otel_context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation"),
+    "suppress_instrumentation",
+    _SUPPRESS_HTTP,
+)
 
 
-ONLY_SUPPRESSED: Final = suppressed(otel_context.Context())
-"""The context of a call without an SDK and without a context of its caller."""
+def is_suppressed(context: Context) -> bool:
+    """Return whether no instrumentation may create a span for a request in this context."""
+    return any(map(context.get, _SUPPRESSING))
+
+
+class Scope:
+    """The contexts of one attempt: that of its request, and that of all other code which runs during the attempt.
+
+    Args:
+        context: The context with the span of the call, or of the attempt.
+        guard: Receives the exceptions of the application's implementation of contexts.
+    """
+
+    __slots__ = ("_context", "_guard", "_request_context")
+
+    def __init__(self, context: Context, guard: TelemetryGuard) -> None:
+        self._context, self._guard = context, guard
+        self._request_context = Context({**context, _SUPPRESS_HTTP: True})
+
+    def enter_request(self) -> Token[Context] | None:
+        """Let no other instrumentation create a span. Pass the token to `leave`."""
+        try:
+            return otel_context.attach(self._request_context)
+        except BaseException as error:  # noqa: BLE001 - of the application
+            self._guard.swallow(error, "entering a context")
+            return None
+
+    def enter_other(self) -> Token[Context] | None:
+        """Enter the context of other code, such as a middleware, within a request. Pass the token to `leave`."""
+        try:
+            return otel_context.attach(self._context)
+        except BaseException as error:  # noqa: BLE001 - of the application
+            self._guard.swallow(error, "entering a context")
+            return None
+
+    def leave(self, token: Token[Context] | None) -> None:
+        """Return to the context before."""
+        try:
+            if token is not None:
+                otel_context.detach(token)
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._guard.swallow(error, "leaving a context")
 
 
 def headers_for(context: Context, traceparent: str | None, guard: TelemetryGuard) -> dict[str, str]:

@@ -12,17 +12,19 @@ Used by ``_call._call``, ``_call._settings`` and ``_connector``.
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.baggage import get_all as get_baggage
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, SpanKind
 
+from otel_connector._after_fork import start_over_in_child
 from otel_connector._guard import TelemetryGuard
 from otel_connector._telemetry import _names
 from otel_connector._telemetry._attributes import (
@@ -41,8 +43,9 @@ from otel_connector._telemetry._metrics import (
     Host,
     PausedHosts,
     instruments_of,
+    provider_in_force,
 )
-from otel_connector._telemetry._propagation import ONLY_SUPPRESSED, headers_for, suppressed
+from otel_connector._telemetry._propagation import Scope, headers_for, is_suppressed
 from otel_connector._version import __version__
 
 if TYPE_CHECKING:
@@ -54,6 +57,9 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from otel_connector._record import Attempt, CallRecord
+
+
+_EMPTY = Context()
 
 
 @dataclass(slots=True, eq=False)
@@ -79,8 +85,11 @@ class CallSpan:
         call_id: The ids of the span, or generated ids if the span has none of its own.
         span: The span.
         context: The context that contains the span.
+        scope: The contexts of its attempts, unless these have spans of their own.
         traceparent: All that the W3C propagators would write, ``""`` for nothing. None if the propagators must be
             called, because there may be baggage or another vendor's ``tracestate``.
+        counts: The counters that count the call as active.
+        silent: Whether instrumentation is suppressed: no span, no metric and no header.
         recorded: False if the span is not recorded, so that no exporter receives it.
         token: Detaches the context; None if it is not attached.
     """
@@ -90,22 +99,38 @@ class CallSpan:
     call_id: str
     span: Span
     context: Context
+    scope: Scope
     traceparent: str | None
+    counts: CallCounts
+    silent: bool = False
     recorded: bool = False
     token: Token[Context] | None = None
 
 
 @dataclass(slots=True, eq=False)
 class AttemptSpan:
-    """The span of one attempt, with ``attempt_spans=True``."""
+    """The span of one attempt, with ``attempt_spans=True``.
+
+    Attributes:
+        span: The span.
+        start_time: Unix time in nanoseconds.
+        context: The context that contains the span.
+        scope: The contexts of the attempt.
+        token: Detaches the context.
+    """
 
     span: Span
+    start_time: int
     context: Context
+    scope: Scope
     token: Token[Context]
 
 
 class CallTelemetry:
     """Spans and metrics of one connector.
+
+    The metrics belong to the meter provider that is in force, in this process: at each call it is compared with that of
+    the call before. So a provider that is set later, or instead of another one, has the calls from then on.
 
     If a provider raises, the connector runs without it and does not fall back to the global one: the operator may set
     that up later, and it would then report some of the calls.
@@ -131,15 +156,41 @@ class CallTelemetry:
         attempt_spans: bool = False,
     ) -> None:
         self._guard = TelemetryGuard(monotonic_ns)
+        self._untraced = Scope(_EMPTY, self._guard)
+        self._uncounted = CallCounts()  # of calls for which instrumentation is suppressed
         self._tracer: Tracer = trace.NoOpTracer()
         with self._guard.guarded("getting a tracer"):
             self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider, SCHEMA_URL)
-        self._instruments = instruments_of(meter_provider, self._guard)
+        self._meter_provider, self._log, self._paused_hosts = meter_provider, log, paused_hosts
+        self._provider_in_use: MeterProvider | None = None
+        self._instruments = instruments_of(None, self._guard)
         self.counts = CallCounts()
-        self._instruments.add(self.counts, log, paused_hosts)
-        weakref.finalize(self, self._instruments.retire, self.counts).atexit = False
+        with self._guard.guarded("looking up the meter provider"):
+            metrics.get_meter_provider()  # creates the one that the environment names
+        self._lock = threading.Lock()
+        self._use(provider_in_force(meter_provider))
         self.attempt_spans = attempt_spans
         self._is_proxy = isinstance(self._tracer, trace.ProxyTracer)
+        start_over_in_child(self)
+
+    def start_over(self) -> None:
+        """Count from zero, in the child of a fork. A connector that is not used there reports nothing."""
+        self._provider_in_use, self._instruments = None, instruments_of(None, self._guard)
+        self.counts = CallCounts()
+        self._lock = threading.Lock()
+
+    def _use(self, provider: MeterProvider | None) -> None:
+        """Report to this meter provider from now on; what was counted so far stays with the one before."""
+        with self._lock:  # threads with event loops of their own may share the connector
+            if provider is self._provider_in_use:
+                return
+            if self._provider_in_use is not None:
+                self._instruments.retire(self.counts)
+                self.counts = CallCounts()
+            self._instruments = instruments_of(provider, self._guard)
+            self._provider_in_use = provider
+            self._instruments.add(self.counts, self._log, self._paused_hosts)
+            weakref.finalize(self, self._instruments.retire, self.counts).atexit = False
 
     def for_url(self, url: str, host: str | None, port: int | None) -> UrlTelemetry:
         """Return what `start` needs for a URL. It can be kept for further calls.
@@ -149,9 +200,7 @@ class CallTelemetry:
             host: Its host, None if it has none.
             port: Its port.
         """
-        labels = self._instruments.host(host or "", port)
-        self.counts.active.setdefault(labels, 0)
-        return UrlTelemetry(http_attributes(url, host, port), labels)
+        return UrlTelemetry(http_attributes(url, host, port), self.host(host, port))
 
     def start(self, url_telemetry: UrlTelemetry, project: str, start_time: int) -> CallSpan:
         """Start the call's span and make it the current span until `end`.
@@ -161,27 +210,40 @@ class CallTelemetry:
             project: The call's project.
             start_time: Unix time in nanoseconds.
         """
+        provider = provider_in_force(self._meter_provider)
+        if provider is not self._provider_in_use:
+            self._use(provider)
         label = self._instruments.project(project)
         try:  # no `guarded` here and in `end`: together they would cost 2 % more instructions of a bare call
             call = self._start(url_telemetry, label, start_time)
-            call.token = otel_context.attach(call.context)
+            if call.scope is not self._untraced:
+                call.token = otel_context.attach(call.context)
         except BaseException as error:  # noqa: BLE001 - a sampler, processor, id generator or context of the application
             self._guard.swallow(error, "starting the call's span")
             return self._start_without_span(url_telemetry, project)
-        self.counts.active[url_telemetry.host] += 1
+        call.counts.active[url_telemetry.host] += 1
         return call
 
     def without_span(self, url_telemetry: UrlTelemetry, project: str) -> CallSpan:
         """Return what a call has if `start` raised, because a component ends the program."""
         self.counts.active[url_telemetry.host] += 1
         label = self._instruments.project(project)
-        return CallSpan(url_telemetry, label, new_call_id(), INVALID_SPAN, Context(), None)
+        return self._without_span(url_telemetry, label, new_call_id(), None)
+
+    def _without_span(self, url_telemetry: UrlTelemetry, label: str, call_id: str, traceparent: str | None) -> CallSpan:
+        scope = self._untraced
+        return CallSpan(url_telemetry, label, call_id, INVALID_SPAN, _EMPTY, scope, traceparent, self.counts)
 
     def _start(self, url_telemetry: UrlTelemetry, label: str, start_time: int) -> CallSpan:
         current = otel_context.get_current()
         if not current and self._is_proxy and getattr(trace, "_TRACER_PROVIDER", self) is None:
             # No SDK is set: the API would return the invalid span. Skipping it saves 4 % of the instructions of a call
-            return CallSpan(url_telemetry, label, new_call_id(), INVALID_SPAN, ONLY_SUPPRESSED, "")
+            return self._without_span(url_telemetry, label, new_call_id(), "")
+        if current and is_suppressed(current):
+            call_id = new_call_id(trace.get_current_span(current).get_span_context())
+            call = self._without_span(url_telemetry, label, call_id, "")
+            call.silent, call.counts = True, self._uncounted
+            return call
         name, kind, attributes = _names.CALL_NAME, SpanKind.CLIENT, url_telemetry.http.copy()
         if self.attempt_spans:
             name, kind, attributes = _names.CALL_WITH_ATTEMPT_SPANS_NAME, SpanKind.INTERNAL, {}
@@ -191,17 +253,23 @@ class CallTelemetry:
         recorded = recording or type(span) is not trace.NonRecordingSpan
         if not own.is_valid:  # not put into the context: it would hide the caller's span from the propagator
             call_id = new_call_id(trace.get_current_span(current).get_span_context())
-            traceparent = None if current else ""
-            return CallSpan(url_telemetry, label, call_id, span, suppressed(current), traceparent, recorded)
+            call = self._without_span(url_telemetry, label, call_id, None if current else "")
+            call.span, call.recorded = span, recorded
+            if current:
+                call.context, call.scope = current, Scope(current, self._guard)
+            return call
         call_id = own_id = call_id_of(own)
         if not recording and current:
             # Without an SDK the API returns the caller's span
             parent = trace.get_current_span(current).get_span_context()
             call_id = new_call_id(parent) if own.span_id == parent.span_id else own_id
-        context = trace.set_span_in_context(span, suppressed(current) if current else ONLY_SUPPRESSED)
+        context = trace.set_span_in_context(span, current)
+        scope = Scope(context, self._guard)
         known = not own.trace_state and not (current and get_baggage(current))
         traceparent = f"00-{own_id}-{own.trace_flags:02x}" if known else None
-        return CallSpan(url_telemetry, label, call_id, span, context, traceparent, recorded)
+        return CallSpan(
+            url_telemetry, label, call_id, span, context, scope, traceparent, self.counts, recorded=recorded
+        )
 
     def _start_without_span(self, url_telemetry: UrlTelemetry, project: str) -> CallSpan:
         """Return what a call has if its span cannot be started: the caller's span, unless that is broken, too."""
@@ -211,7 +279,7 @@ class CallTelemetry:
             current = otel_context.get_current()
             parent = trace.get_current_span(current).get_span_context()
             call.call_id, call.span = new_call_id(parent), trace.NonRecordingSpan(parent)
-            call.context = suppressed(current)
+            call.context, call.scope = current, Scope(current, self._guard)
             call.token = otel_context.attach(call.context)
         return call
 
@@ -223,6 +291,8 @@ class CallTelemetry:
             resend_count: Requests that the call has sent before.
             start_time: Unix time in nanoseconds.
         """
+        if call.silent:
+            return None
         attributes = call.url_telemetry.http.copy()
         if resend_count:
             attributes[_names.RESEND_COUNT] = resend_count
@@ -231,11 +301,13 @@ class CallTelemetry:
                 _names.CALL_NAME, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_time
             )
             context = trace.set_span_in_context(span)
-            return AttemptSpan(span, context, otel_context.attach(context))
+            scope = Scope(context, self._guard)
+            return AttemptSpan(span, start_time, context, scope, otel_context.attach(context))
         return None
 
     def end_attempt(
         self,
+        call: CallSpan,
         attempt: AttemptSpan,
         *,
         end_time: int,
@@ -243,17 +315,20 @@ class CallTelemetry:
         http_version: tuple[int, int] | None,
         error_type: str | None,
         error: str,
+        retried: bool,
         resend_count: int = 0,
     ) -> None:
-        """End the span of an attempt.
+        """End the span of an attempt, and record its duration.
 
         Args:
+            call: The call's span.
             attempt: What `start_attempt` returned.
             end_time: Unix time in nanoseconds.
             status: The HTTP status of its last response.
             http_version: Major and minor HTTP version of its last response.
             error_type: The value of ``error.type``; None if the attempt is not an error.
-            error: ``ClassName: message``, for the status of the span.
+            error: ``ClassName: message``, for the status of the span; empty if the attempt succeeded.
+            retried: Whether there was an attempt before.
             resend_count: The resend count of its last request, if it sent more than one (a redirect, or a resend of
                 aiohttp); otherwise 0.
         """
@@ -264,25 +339,57 @@ class CallTelemetry:
                 if error_type is not None:
                     attempt.span.set_status(error_status(error_type, error))
             attempt.span.end(end_time)
+        with self._guard.guarded("recording the metrics"):
+            self._instruments.record(
+                (end_time - attempt.start_time) / 1e9,
+                call.url_telemetry.host,
+                call.project,
+                attempt.context,
+                status=status,
+                error_type=error_type,
+                success=not error,
+                retried=retried,
+            )
 
     def inject(self, call: CallSpan, attempt: AttemptSpan | None) -> dict[str, str]:
         """Return the headers with the trace context and the baggage, as the global propagator writes them.
 
         Generated ids are never injected: their trace is not sampled, so the called services would drop their spans.
         """
+        if call.silent:
+            return {}
         if attempt is None:
             return headers_for(call.context, call.traceparent, self._guard)
         return headers_for(attempt.context, None, self._guard)
 
     def attempt_failed(self, call: CallSpan, attempt: Attempt, timestamp: int) -> None:
-        """Add a failed attempt to the span as an event, and count the retry if one follows."""
-        if attempt.wait is not None:
-            self.counts.retries[attempt.reason] += 1
+        """Add a failed attempt to the span as an event."""
         if self.attempt_spans:
             return
         with self._guard.guarded("adding an event"):
             if call.span.is_recording():
                 call.span.add_event(_names.ATTEMPT_EVENT, event_attributes(attempt), timestamp)
+
+    def retried(self, call: CallSpan, reason: str, seconds: float) -> None:
+        """Count a retry, before which the call has waited for `seconds`."""
+        key = call.url_telemetry.host, call.project, reason
+        call.counts.retries[key] += 1
+        call.counts.delays[key] += seconds
+
+    def queued(self, call: CallSpan, reason: str, seconds: float, host: Host | None = None) -> None:
+        """Count the time that an attempt waited for its permit.
+
+        Args:
+            call: The call's span.
+            reason: Of the retry; or ``first_attempt`` or ``redirect``.
+            seconds: The time.
+            host: The host labels of the server for which it waited. Default: that of the URL.
+        """
+        call.counts.queued[host or call.url_telemetry.host, call.project, reason] += seconds
+
+    def host(self, host: str | None, port: int | None) -> Host:
+        """Return the host labels of a server, limited in number."""
+        return self._instruments.host(host or "", port)
 
     def end(
         self,
@@ -294,6 +401,7 @@ class CallTelemetry:
         resend_count: int,
         http_version: tuple[int, int] | None,
         queued: float,
+        retried: bool,
     ) -> None:
         """End the call's span with all attributes, and record its metrics.
 
@@ -306,9 +414,10 @@ class CallTelemetry:
             resend_count: Requests sent after the first, for any reason.
             http_version: Major and minor HTTP version of the last response.
             queued: Seconds that the call waited for a permit before it started.
+            retried: Whether there was more than one attempt.
         """
-        self.counts.active[call.url_telemetry.host] -= 1
-        self.counts.received[call.project] += record.response_size
+        call.counts.active[call.url_telemetry.host] -= 1
+        call.counts.received[call.project] += record.response_size
         try:
             if call.token is not None:
                 otel_context.detach(call.token)
@@ -327,7 +436,19 @@ class CallTelemetry:
                 call.span.end(end_time)
         except BaseException as error:  # noqa: BLE001 - a processor, exporter or context of the application
             self._guard.swallow(error, "ending the call's span")
+        if call.silent:
+            return
         try:
-            self._instruments.record(record, call.url_telemetry.host, call.project, error_type, call.context)
+            self._instruments.record(
+                record.delta_t,
+                call.url_telemetry.host,
+                call.project,
+                call.context,
+                status=record.response_code,
+                error_type=error_type,
+                success=record.success,
+                retried=retried,
+                with_attempts=self.attempt_spans,
+            )
         except BaseException as error:  # noqa: BLE001 - a view, reader or exemplar reservoir of the application
             self._guard.swallow(error, "recording the metrics")

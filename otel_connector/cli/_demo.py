@@ -20,7 +20,8 @@ import aiohttp
 
 import otel_connector.testing as faults
 from otel_connector._call._retry import RetryPolicy
-from otel_connector._connector import AsyncConnector, ConnectorStats
+from otel_connector._connector import AsyncConnector
+from otel_connector._connector_stats import ConnectorStats
 from otel_connector._csv._lines import lines, read_line
 from otel_connector._errors import ConnectorError
 from otel_connector._percentile import percentile

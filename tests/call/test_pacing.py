@@ -62,8 +62,8 @@ def queue_time(span: ReadableSpan) -> float:
 
 def metrics_of(sdk: SDK) -> tuple[int, float]:
     """The number of paused hosts and the seconds that calls have waited, as reported by the metrics."""
-    (paused,), (queued,) = (sdk.points(f"otel_connector.{name}") for name in ("host.paused", "queue.time"))
-    return paused.value, queued.value
+    (paused,) = sdk.points("otel_connector.host.paused")
+    return paused.value, sum(point.value for point in sdk.points("otel_connector.queue.time"))
 
 
 async def run_loop(count: int = 5) -> None:

@@ -18,7 +18,7 @@ from support import forked
 from support.logs import Log
 from support.sdk import SDK
 
-from otel_connector import AsyncConnector, HTTPStatusError, RetryBudget
+from otel_connector import AsyncConnector, HTTPStatusError, RetryBudget, _after_fork
 from otel_connector._call._pacing import AdmissionControl
 from otel_connector._telemetry import _metrics
 from otel_connector.testing import Connection, FakeClock, FaultServer, ok, retry_after, silent, slow_headers
@@ -329,10 +329,11 @@ def test_pending_calls_of_another_event_loop_or_process_occupy_no_slot(
 LOCKED = """
 import asyncio, os, sys, threading
 import aiohttp
+from opentelemetry.sdk.metrics import MeterProvider
 from otel_connector import AsyncConnector
 from otel_connector._telemetry import _metrics
 
-subject = AsyncConnector(None, n_tries=1)
+subject = AsyncConnector(None, n_tries=1, meter_provider=MeterProvider())
 held, forked = threading.Event(), threading.Event()
 
 async def call(url):
@@ -340,8 +341,8 @@ async def call(url):
         return await subject.get(session, url, "a project that is new")
 
 def hold():
-    (instruments,) = _metrics._instruments.values()
-    with _metrics._instruments_lock, instruments._lock:
+    (instruments,) = _metrics._registry._instruments.values()
+    with _metrics._registry._lock, instruments._lock:
         held.set()
         forked.wait()
 
@@ -371,11 +372,11 @@ async def test_the_locks_of_the_metrics_are_replaced_after_a_fork(
 ) -> None:
     server.script("/ok", ok)
     subject = AsyncConnector(None, **sdk.providers)
-    before = _metrics._instruments_lock
+    before = _metrics._registry._lock
     with before:
-        _metrics._after_fork()
+        _after_fork._after_fork()
         assert await subject.get(session, server.url("/ok"), "P") == {"ok": True}
-        assert _metrics._instruments_lock is not before
+        assert _metrics._registry._lock is not before
     assert sdk.points("otel_connector.queue.time")
 
 

@@ -72,6 +72,22 @@ async def test_a_retry_after_on_a_redirect_is_waited_for(
     assert log.only().delta_t == sum(waits)
 
 
+async def test_a_wait_is_counted_by_host_project_and_reason(
+    server: FaultServer, other: FaultServer, session: aiohttp.ClientSession, clock: FakeClock, sdk: SDK
+) -> None:
+    server.script("/x", [retry_after(2), to(other.url("/ok"), "5")])
+    subject = AsyncConnector(None, n_tries=2, clock=clock, **sdk.providers)
+    assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
+
+    def waits(name: str) -> dict[tuple[Any, ...], float]:
+        names = ("server.address", "server.port", "otel_connector.project", "otel_connector.reason")
+        return {tuple(point.attributes[each] for each in names): point.value for point in sdk.points(name)}
+
+    assert waits("otel_connector.retries") == {("127.0.0.1", server.port, "P", "status_503"): 1}
+    assert waits("otel_connector.retry.delay") == {("127.0.0.1", server.port, "P", "status_503"): 2}
+    assert waits("otel_connector.queue.time") == {("127.0.0.1", other.port, "P", "redirect"): 5}
+
+
 async def test_a_redirect_to_itself_is_polled_with_its_retry_after(
     server: FaultServer, session: aiohttp.ClientSession, clock: FakeClock, sdk: SDK
 ) -> None:

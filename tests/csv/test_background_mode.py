@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from otel_connector import CSVSpanExporter
-from otel_connector._csv import _background, _writer
+from otel_connector import CSVSpanExporter, _after_fork
+from otel_connector._csv import _background
 from otel_connector._csv._background import BackgroundRows
 from otel_connector._csv._writer import RowWriter
 from otel_connector._exit import _before_exit
@@ -185,8 +185,8 @@ def test_after_a_fork_the_child_does_not_own_the_parents_queue(disk: HangingDisk
     rows = rows_of(disk)
     make_thread_hang(rows, disk)
     rows.write([row(1)])
-    _background._after_fork()  # runs in a child: the thread and its rows belong to the parent
-    assert rows.counts() == (2, 0, 0)
+    _after_fork._after_fork()  # runs in a child: the thread and its rows belong to the parent
+    assert rows.counts() == (0, 0, 0)
     disk.open.set()
     assert rows.write([row(2)])
     assert rows.flush(5)
@@ -201,9 +201,9 @@ def test_after_a_fork_the_child_does_not_own_the_parents_backlog(tmp_path: Path)
     os.dup2(full, parents)
     os.close(full)
     assert not writer.write([row(1)])
-    _writer._after_fork()
-    _writer._after_fork()  # runs again in a child of the child
-    assert writer.counts() == (2, 0, 0)
+    _after_fork._after_fork()
+    _after_fork._after_fork()  # runs again in a child of the child
+    assert writer.counts() == (0, 0, 0)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(parents)
     assert writer.write([row(2)])

@@ -84,6 +84,7 @@ class Example:
         prometheus: Scraped the program from the first batch to the end.
         rows: The log: two batches of the same calls.
         retries: Retries by their reason, counted by `on_retry`.
+        delays: Seconds of waiting before retries by their reason, from `on_retry`.
         queued: The queue time of the calls of each batch in seconds, from their spans.
         paused: The hosts that requested a pause, from the statistics of the connectors.
         at: The time when Prometheus had stored both batches and nothing else.
@@ -94,6 +95,7 @@ class Example:
     prometheus: Prometheus
     rows: list[CallRecord]
     retries: Counter[str]
+    delays: Counter[str]
     queued: list[float]
     paused: set[str]
     at: float
@@ -216,9 +218,11 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
     registry = CollectorRegistry()
     scraped = Scraped(registry)
     retries: Counter[str] = Counter()
+    delays: Counter[str] = Counter()
 
     def on_retry(attempt: Attempt) -> None:
         retries[attempt.reason] += attempt.wait is not None
+        delays[attempt.reason] += attempt.wait or 0  # type: ignore[assignment]  # a Counter of seconds
 
     with FaultServer() as closed:
         refused = closed.url("/")
@@ -247,7 +251,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
             providers["tracer_provider"].force_flush()
             end = wait_until_stored(scraped, running)
             (group,) = running.get("rules")["groups"]
-            yield Example(running, log.records(), retries, waits, hosts, at, end, group["rules"])
+            yield Example(running, log.records(), retries, delays, waits, hosts, at, end, group["rules"])
         asyncio.run(failing.aclose())
 
 
@@ -358,6 +362,14 @@ def test_failures_and_retries_agree_with_the_log(example: Example) -> None:
     retries = example.values(query_of("collection", "Retries by reason"), "otel_connector_reason")
     assert retries == example.retries
     assert set(retries) == {"connection", "status_503", "timeout", "truncated"}
+
+
+def test_the_cost_of_retries_agrees_with_their_waits(example: Example) -> None:
+    cost = example.values(query_of("collection", "Cost of retries"), "otel_connector_reason")
+    assert set(cost) == set(example.delays)
+    assert all(cost[reason] >= example.delays[reason] for reason in cost)  # the queue before a retry is part of it
+    waited = example.values(query_of("collection", "Waiting by host"), "server_address")
+    assert sum(waited.values()) == pytest.approx(sum(example.delays.values()) + sum(example.queued))
 
 
 def test_paused_hosts_agree_with_the_connectors(example: Example) -> None:
@@ -478,7 +490,7 @@ def test_every_metric_is_used_by_a_dashboard(example: Example) -> None:
     stored = {
         name for name in example.prometheus.get("label/__name__/values") if re.match("otel_connector|http_", name)
     }
-    used = {name for query in QUERIES for name in re.findall(r"(\w+){", cast("str", query.values[0]))}
+    used = {name for query in QUERIES for name in re.findall(r"\w+", cast("str", query.values[0]))}
     assert {name for name in stored if not name.endswith("_sum")} <= used
 
 

@@ -9,13 +9,13 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.collector import Collector, collector
-from support.otlp_receiver import attributes_of
+from support.otlp_receiver import Received, attributes_of, grpc_receiver
 from support.processes import ROOT, Process, clean_environment
 
 from otel_connector.testing import FaultServer, json_body
@@ -33,6 +33,27 @@ def post_fork(server, worker):
 
 def post_worker_init(worker):
     worker.log.info("ready for requests")
+"""
+
+# An application that has made calls before gunicorn forks its workers (--preload)
+PRELOADED = """
+import asyncio, os
+import aiohttp
+from otel_connector import AsyncConnector
+
+connector = AsyncConnector(os.environ["SHOP_LOG"])
+
+async def call(path):
+    async with aiohttp.ClientSession() as session:
+        await connector.get(session, os.environ["SHOP_STOCK"] + path, "preloaded")
+
+for number in range(3):
+    asyncio.run(call(f"/price/{number}"))
+
+def app(environ, start_response):
+    asyncio.run(call(environ["PATH_INFO"]))
+    start_response("204 No Content", [])
+    return []
 """
 
 # The application that uvicorn runs. Each request makes one call
@@ -109,8 +130,11 @@ def upstream(server: FaultServer) -> FaultServer:
 
 
 @contextmanager
-def running(command: list[str], folder: Path, upstream: FaultServer, at: Collector) -> Iterator[Process]:
-    """Run a server with worker processes, which send their calls to `upstream`. Kill all of them at the end."""
+def running(command: list[str], folder: Path, upstream: FaultServer, exports: Mapping[str, str]) -> Iterator[Process]:
+    """Run a server with worker processes, which send their calls to `upstream`. Kill all of them at the end.
+
+    `exports` are the environment variables with which it exports its telemetry.
+    """
     address = f"http://127.0.0.1:{upstream.port}"
     variables = {"SHOP_PRICES": address, "SHOP_STOCK": address, "SHOP_LOG": str(folder / "logs.csv")}
     path = f"{ROOT}:{folder}:{ROOT / 'examples' / 'service'}"
@@ -119,7 +143,7 @@ def running(command: list[str], folder: Path, upstream: FaultServer, at: Collect
         cwd=folder,
         env=clean_environment(
             {
-                **at.environment(),
+                **exports,
                 **variables,
                 "PYTHONPATH": path,
                 "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "process",
@@ -189,7 +213,7 @@ def test_gunicorn_workers_lose_no_calls_when_they_are_replaced_or_terminated(
     (tmp_path / "gunicorn.conf.py").write_text(GUNICORN)
     command = ["-m", "gunicorn", "shop:make_app", "-k", "aiohttp.GunicornWebWorker", "-b", "127.0.0.1:0"]
     command += ["-w", "1", "--max-requests", str(MAX_REQUESTS), "--no-control-socket"]
-    with running(command, tmp_path, upstream, real_collector) as process:
+    with running(command, tmp_path, upstream, real_collector.environment()) as process:
         port = bound_port(process, "Listening at:")
         for number in range(REQUESTS):
             if number % (MAX_REQUESTS + 1) == 0:  # the worker checks its number of requests once a second
@@ -203,6 +227,34 @@ def test_gunicorn_workers_lose_no_calls_when_they_are_replaced_or_terminated(
     assert_all_requests_are_logged_and_exported(tmp_path, real_collector, upstream, workers=1)
 
 
+@pytest.mark.neighbours("gunicorn")
+def test_gunicorn_workers_of_a_preloaded_application_report_their_own_calls(
+    upstream: FaultServer, tmp_path: Path
+) -> None:
+    """The calls that the parent has made before are in the log. No provider was set then, so they are not reported."""
+    (tmp_path / "gunicorn.conf.py").write_text(GUNICORN)
+    (tmp_path / "preloaded.py").write_text(PRELOADED)
+    command = ["-m", "gunicorn", "preloaded:app", "--preload", "-b", "127.0.0.1:0", "-w", "2", "--no-control-socket"]
+    received = Received()
+    with grpc_receiver(received) as endpoint:
+        exports = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        with running(command, tmp_path, upstream, exports) as process:
+            port = bound_port(process, "Listening at:")
+            for _ in range(2):
+                assert next(line for line in process.stderr if "ready for requests" in line)
+            for number in range(REQUESTS):
+                send_request(port, f"/stock/{number}")
+            process.terminate()
+            _, log_output = process.communicate(timeout=60)
+    assert "Traceback" not in log_output
+    with (tmp_path / "logs.csv").open(newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == REQUESTS + 3
+    assert len(received.call_ids(CLIENT)) == REQUESTS
+    for name, total in (("otel_connector.rows.written", REQUESTS), ("http.client.active_requests", 0)):
+        assert sum(point.as_int for point in received.points(name)) == total
+    assert sum(point.count for point in received.points("http.client.request.duration")) == REQUESTS
+
+
 @pytest.mark.neighbours("rotel", "uvicorn")
 def test_uvicorn_workers_lose_no_calls_when_they_are_replaced_or_terminated(
     upstream: FaultServer, real_collector: Collector, tmp_path: Path
@@ -210,7 +262,7 @@ def test_uvicorn_workers_lose_no_calls_when_they_are_replaced_or_terminated(
     (tmp_path / "program.py").write_text(ASGI)
     command = ["-m", "uvicorn", "program:app", "--port", "0", "--workers", str(WORKERS)]
     command += ["--limit-max-requests", str(MAX_REQUESTS)]
-    with running(command, tmp_path, upstream, real_collector) as process:
+    with running(command, tmp_path, upstream, real_collector.environment()) as process:
         port = bound_port(process, "Uvicorn running on")
         for number in range(REQUESTS):
             if number == REQUESTS - 1:  # one of the two has reached its limit, and a third replaces it
@@ -228,7 +280,8 @@ def test_celery_workers_lose_no_calls_when_they_are_replaced_or_terminated(
     upstream: FaultServer, real_collector: Collector, tmp_path: Path
 ) -> None:
     (tmp_path / "program.py").write_text(CELERY)
-    with running(["program.py", str(REQUESTS), str(MAX_REQUESTS)], tmp_path, upstream, real_collector) as process:
+    command = ["program.py", str(REQUESTS), str(MAX_REQUESTS)]
+    with running(command, tmp_path, upstream, real_collector.environment()) as process:
         for _ in range(REQUESTS):
             assert process.stdout.readline() == "done\n"
         process.terminate()

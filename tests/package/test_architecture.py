@@ -196,7 +196,12 @@ WINGS = [
             "_bounded_session": (OTEL,),
         },
     ),
-    Wing(2, "", ("aiohttp", *TERMINAL), {"_bulk": (OTEL,), "_distinct_urls": (OTEL,)}),
+    Wing(
+        2,
+        "",
+        ("aiohttp", *TERMINAL),
+        {"_bulk": (OTEL,), "_connector_stats": (OTEL, "asyncio"), "_distinct_urls": (OTEL,)},
+    ),
     Wing(
         2,
         "testing",
@@ -230,6 +235,7 @@ WINGS = [
         "",
         (OTEL, PACKAGE),
         {
+            "_after_fork": ("aiohttp", "asyncio"),
             "_clock": ("aiohttp",),
             "_errors": AIOHTTP_INSIDES,
             "_log_throttle": ("aiohttp", "asyncio"),

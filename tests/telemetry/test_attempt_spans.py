@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode
 from support.logs import Log
-from support.sdk import SDK
+from support.sdk import SDK, points
 
 from otel_connector import COLUMNS, AsyncConnector, ConnectorError, DeadlineExceeded, RateLimiterFailed, RetryPolicy
 from otel_connector.testing import FakeClock, FaultServer, garbage, hold, ok, redirect, reset, silent, truncated
@@ -137,10 +137,17 @@ async def test_a_failed_call_and_its_attempts_have_the_same_error_type(
         assert (span.status.status_code, span.attributes["error.type"]) == (StatusCode.ERROR, error_type)
     assert [attempt.attributes.get("http.response.status_code") for attempt in attempts] == [status] * len(attempts)
     assert call.attributes.get("otel_connector.response_code") == status
-    (point,) = sdk.points("http.client.request.duration")
-    assert (point.count, point.attributes["error.type"]) == (1, error_type), (
-        "one record for the call, none for attempts"
-    )
+    (point,) = sdk.points("otel_connector.call.duration")
+    retried = len(attempts) > 1
+    assert (point.count, point.attributes["error.type"]) == (1, error_type)
+    assert point.attributes["otel_connector.retried"] == retried
+    requests = sdk.points("http.client.request.duration")
+    assert [(each.count, each.attributes["otel_connector.retried"]) for each in requests] == [
+        (1, again) for again in (False, True)[: len(attempts)]
+    ]
+    assert {each.attributes["error.type"] for each in requests} == {error_type}
+    seconds = [(span.end_time - span.start_time) / 1e9 for span in attempts]
+    assert [each.sum for each in requests] == pytest.approx(seconds)
 
 
 async def test_an_exceeded_deadline_is_the_error_of_the_call_and_of_its_attempt(
@@ -210,15 +217,18 @@ async def test_the_span_of_the_call_is_a_child_of_the_callers_span(
     assert call.parent.span_id == parent.context.span_id
 
 
-async def test_the_exemplar_refers_to_the_span_of_the_call(
+async def test_an_exemplar_refers_to_the_span_whose_duration_it_is(
     server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
 ) -> None:
     server.script("/x", [503, ok])
     await connector(None, sdk).get(session, server.url("/x"), "P")
-    call, _ = call_and_attempt_spans(sdk)
-    (point,) = sdk.points("http.client.request.duration")
-    (exemplar,) = point.exemplars
-    assert (exemplar.trace_id, exemplar.span_id) == (call.context.trace_id, call.context.span_id)
+    call, attempts = call_and_attempt_spans(sdk)
+    data = sdk.metrics.get_metrics_data()  # once: each collection forgets the exemplars
+    assert data is not None
+    found = [*points(data, "otel_connector.call.duration"), *points(data, "http.client.request.duration")]
+    for point, span in zip(found, (call, *attempts), strict=True):
+        (exemplar,) = point.exemplars
+        assert (exemplar.trace_id, exemplar.span_id) == (span.context.trace_id, span.context.span_id)
 
 
 async def test_an_unsampled_call_has_a_row_and_sends_its_trace_context(

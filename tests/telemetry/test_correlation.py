@@ -70,9 +70,10 @@ async def main():
     mine.info("outside")
 
 asyncio.run(main())
+name = "otel_connector.call.duration" if attempt_spans else "http.client.request.duration"
 exemplars = [[f"{e.trace_id:032x}", f"{e.span_id:016x}"]
              for r in reader.get_metrics_data().resource_metrics for s in r.scope_metrics for m in s.metrics
-             if m.name == "http.client.request.duration" for p in m.data.data_points for e in p.exemplars]
+             if m.name == name for p in m.data.data_points for e in p.exemplars]
 print(json.dumps({
     "spans": {s.attributes["otel_connector.call_id"]: f"{s.context.trace_id:032x}-{s.context.span_id:016x}"
               for s in spans.get_finished_spans() if "otel_connector.call_id" in s.attributes},

@@ -7,7 +7,6 @@ import gc
 import inspect
 import logging
 import sys
-import time
 from collections.abc import Mapping
 from enum import Enum
 from types import SimpleNamespace
@@ -15,12 +14,11 @@ from typing import Any
 
 import aiohttp
 import pytest
-from opentelemetry import baggage, context, metrics, propagate, trace
+from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import default_setter
-from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from opentelemetry.semconv.attributes import (
@@ -38,7 +36,6 @@ from support.sdk import SDK
 
 import otel_connector
 from otel_connector import AsyncConnector, ConnectorError, RetryPolicy
-from otel_connector._guard import TelemetryGuard
 from otel_connector._telemetry import _call_ids, _metrics, _propagation
 from otel_connector.testing import FakeClock, FaultServer, hold, ok, redirect, respond, retry_after
 
@@ -146,22 +143,29 @@ async def test_metrics_have_the_expected_names_values_and_attributes(
     await held.arrived
 
     where = {"http.request.method": "GET", "server.address": "127.0.0.1", "server.port": server.port}
-    good = {**where, "otel_connector.project": "P", "otel_connector.success": True, "http.response.status_code": 200}
-    bad = {**where, "otel_connector.project": "Q", "otel_connector.success": False, "http.response.status_code": 404}
+    retried, project = "otel_connector.retried", "otel_connector.project"
+    good = {**where, project: "P", "otel_connector.success": True, retried: False, "http.response.status_code": 200}
+    bad = {**where, project: "Q", "otel_connector.success": False, retried: False, "http.response.status_code": 404}
     data = collect(sdk)
     durations = data.pop("http.client.request.duration")
     assert [(point.count, dict(point.attributes)) for point in durations] == [
-        (3, good),
+        (2, good),
+        (1, {**good, retried: True}),
         (1, {**bad, "error.type": "404"}),
     ]
     assert tuple(durations[0].explicit_bounds) == (
         *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
+        *(30, 60, 120, 300),
     )
+    del where["http.request.method"]
+    retry = {**where, project: "P", "otel_connector.reason": "status_503"}
+    (delay,) = data.pop("otel_connector.retry.delay")
+    assert (dict(delay.attributes), delay.value > 0) == (retry, True)
+    where["http.request.method"] = "GET"
     assert values(data) == {
         "http.client.active_requests": [(1, where)],
         "otel_connector.received": [(36, {"otel_connector.project": "P"}), (15, {"otel_connector.project": "Q"})],
-        "otel_connector.retries": [(1, {"otel_connector.reason": "status_503"})],
-        "otel_connector.queue.time": [(0, {})],
+        "otel_connector.retries": [(1, retry)],
         "otel_connector.host.paused": [(0, {})],
         "otel_connector.rows.written": [(4, {})],
         "otel_connector.rows.waiting": [(0, {})],
@@ -515,15 +519,6 @@ async def test_an_sdk_set_up_between_two_calls_records_the_second(server: FaultS
     )
     out, err = await process.communicate()
     assert (process.returncode, out.decode().splitlines()) == (0, ["['after']", "[(1, 'after')]"]), err.decode()
-
-
-async def test_none_and_the_global_meter_provider_share_their_instruments(
-    server: FaultServer, session: aiohttp.ClientSession
-) -> None:
-    guard = TelemetryGuard(time.monotonic_ns)
-    first = _metrics.instruments_of(None, guard)
-    assert _metrics.instruments_of(metrics.get_meter_provider(), guard) is first
-    assert _metrics.instruments_of(MeterProvider(shutdown_on_exit=False), guard) is not first
 
 
 @pytest.mark.parametrize("trace_id", [0, 1, 2**127 + 5, 2**128 - 1, 2**128, -1, True])
