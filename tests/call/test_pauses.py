@@ -377,7 +377,7 @@ async def test_the_locks_of_the_metrics_are_replaced_after_a_fork(
         _after_fork._after_fork()
         assert await subject.get(session, server.url("/ok"), "P") == {"ok": True}
         assert _metrics._registry._lock is not before
-    assert sdk.points("otel_connector.queue.time")
+    assert sdk.points("otel_connector.received")
 
 
 async def test_a_session_of_another_event_loop_ends_a_get_many(server: FaultServer, clock: FakeClock) -> None:
