@@ -7,9 +7,11 @@ import re
 
 import aiohttp
 import pytest
+from support import demo_picture
 from support.documents import DOCS
 
 from otel_connector import DEFAULT_REDACTED_PARAMS, AsyncConnector, HTTPStatusError
+from otel_connector.cli._demo_command import _JAEGER
 from otel_connector.testing import FaultServer, Step, disconnect, ok, respond
 
 
@@ -56,3 +58,13 @@ async def test_the_size_of_the_body_of_an_error(step: Step, least: int, most: in
         with pytest.raises(HTTPStatusError):
             await connector.get(session, server.url("/x"), "Test")
     assert least <= connector.stats().bytes_received <= most
+
+
+def test_the_picture_of_the_demo_shows_what_it_prints() -> None:
+    """After a change of the demo: `python -m support.demo_picture` in `tests`."""
+    picture = demo_picture.PICTURE.read_text(encoding="utf-8")
+    assert "url(http" not in picture.replace('"', "")  # nothing is loaded
+    text = demo_picture.shown(picture)
+    assert _JAEGER in text
+    assert re.search(r"must be an absolute http or https URL with a host: http//127\.0\.0\.1", text)
+    assert "300 calls started, 300 rows written" in text
