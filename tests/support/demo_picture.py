@@ -36,7 +36,7 @@ def output() -> str:
             text=True,
             check=True,
         )
-        return done.stdout.replace(str(Path(folder).resolve()), "/home/you")
+        return str(done.stdout).replace(str(Path(folder).resolve()), "/home/you")
 
 
 def shown(picture: str) -> str:
