@@ -82,8 +82,8 @@ class AsyncConnector:
     Args:
         logfile: The CSV file, or a `CSVSpanExporter`; None writes no CSV.
         overwrite_log: True empties the file first; False appends.
-        n_tries: Maximum number of attempts of a call, including the first. aiohttp by itself sends a GET again when a
-            connection breaks before the response; that counts as an attempt, too.
+        n_tries: Maximum number of attempts of a call, including the first. The second request that aiohttp by itself
+            sends when a connection breaks before the response is not limited by it.
         timeout: Seconds for one attempt, including its body; or an `aiohttp.ClientTimeout`.
         retry: What is retried, and how long the waits are.
         retry_budget: The number of retries of a host in relation to its successes; None for no limit.

@@ -92,6 +92,7 @@ def pages(site: Path) -> dict[Path, Page]:
 def test_every_document_is_a_page_and_is_in_the_navigation(site: Path, pages: dict[Path, Page]) -> None:
     documents = {path.relative_to(DOCS).with_suffix(".html").as_posix() for path in PAGES if path != README}
     assert {path.relative_to(site).as_posix() for path in pages} == documents | {"404.html"}
+    assert not (site / "zensical.toml").exists()
     linked = {urlsplit(link).path.removeprefix("./") for link in pages[site / "index.html"].links}
     assert linked >= documents
 
