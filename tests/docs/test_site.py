@@ -133,6 +133,11 @@ def test_links_of_the_readme_have_targets(site: Path, pages: dict[Path, Page]) -
             assert address.fragment in pages[page].ids, target
 
 
+def test_a_long_signature_has_a_line_for_each_parameter(site: Path) -> None:
+    page = re.sub(r"<[^>]+>", "", (site / "reference" / "python.html").read_text(encoding="utf-8"))
+    assert "AsyncConnector(\n    logfile: " in page
+
+
 @pytest.mark.parametrize(
     ("module", "page"),
     [(otel_connector, "python"), (review, "review"), (testing, "testing")],
@@ -143,3 +148,20 @@ def test_the_reference_has_every_public_name(
 ) -> None:
     names = set(module.__all__) - {"__version__"}
     assert {f"{module.__name__}.{name}" for name in names} <= pages[site / "reference" / f"{page}.html"].ids
+
+
+@pytest.mark.browser
+def test_on_a_phone_no_table_is_wider_than_the_page(site: Path, pages: dict[Path, Page]) -> None:
+    sync_api, chromium = pytest.importorskip("playwright.sync_api"), shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs chromium")
+    wide = "[...document.querySelectorAll('article table')].filter(each => each.scrollWidth > innerWidth).length"
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        found = {}
+        for path in pages:
+            page.goto(path.as_uri())
+            found[path.relative_to(site).as_posix()] = page.evaluate(wide)
+        browser.close()
+    assert not {name: tables for name, tables in found.items() if tables}
