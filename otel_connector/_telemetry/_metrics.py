@@ -359,7 +359,7 @@ class _Registry:
 
 
 # A second copy of this module (reloaded, or in another package) must find these: the SDK would ignore its callbacks
-_registry: _Registry = vars(metrics).setdefault(f"_otel_connector_{__version__}", _Registry())
+_registry: _Registry = metrics.__dict__.setdefault(f"_otel_connector_{__version__}", _Registry())
 
 
 def instruments_of(provider: MeterProvider | None, guard: TelemetryGuard) -> Instruments:
