@@ -127,9 +127,10 @@ IN_TEXT = _patterns(
 )
 
 # A name and its value in JSON, also escaped, YAML, headers, INI, Python and Ruby. ``name=value`` is in IN_TEXT. Not
-# name:80, which is a host with its port, nor a message about the option auth
+# name:80, which is a host with its port, nor a message about the option auth. It does not end in a backslash: a run of
+# them would be divided in all ways
 PAIR = re.compile(
-    r"(?<![\w.\-\[\]\\])([\w.\-\[\]\\]+)(?<!\bauth(?=: [A-Z]\w+(?:\(\))? ))"
+    r"(?<![\w.\-\[\]\\])([\w.\-\[\]\\]*[\w.\-\[\]])(?<!\bauth(?=: [A-Z]\w+(?:\(\))? ))"
     r"(?:\\*[\"'][ \t]*|[ \t]+|(?!=[^\s\"'\\>=]|:(?://|[0-9]{1,5}(?!\w))))[:=]{1,2}>?[ \t]*"
 )
 # A quotation mark in the value has more backslashes before it than the one that ends the value
@@ -142,7 +143,7 @@ PAIR_VALUE = re.compile(
 )
 # To the end of the line: behind the first name in a line of YAML, and of a header
 LINE_START = re.compile(r"(?:[\n\"']|\\n)[ \t]*(?:- )?[\w.\-\[\]]+\Z")
-LINE_VALUE = re.compile(r"(?P<line>(?!null|\\*[\"'\[{(])[^\r\n]*?)(?=\\*[\"'](?!\w)|\\[nr]|[\r\n]|\Z)")
+LINE_VALUE = re.compile(r"(?P<line>(?!null|\\*[\"'\[{(])[^\r\n]*?)(?=(?<!\\)\\*[\"'](?!\w)|\\[nr]|[\r\n]|\Z)")
 HEADER_VALUE = re.compile(r"(?P<line>(?!\\*[\"'])[^\r\n]*?)(?=\\[nr]|[\r\n]|\Z)")
 HEADER_NAME = re.compile(r"(?:proxy-)?authorization|(?:set-)?cookie", re.IGNORECASE)
 # RFC 7235, section 2.1, without the parameters of a challenge, and the words that follow in sentences

@@ -33,6 +33,9 @@ _ESCAPED_CHARACTERS = 2_048
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]*")  # RFC 3986, section 2.3: the same in every form
 _ESCAPE = re.compile("%[0-9A-F]{2}")
 
+# Names of headers in which services expect a credential, such as X-Vault-Token, DD-API-KEY and CF-Access-Client-Secret
+_CREDENTIAL_NAME = re.compile(r"(?<![a-z])(?:token|key|secret|password|session)(?![a-z])", re.IGNORECASE)
+
 
 def credentials_of(
     session: aiohttp.ClientSession, url: Any, options: Mapping[str, Any], exchange: Exchange | None, redactor: Redactor
@@ -74,7 +77,7 @@ def _secrets(
     for name, value in chain.from_iterable(map(_pairs, named)):
         if (read := _HEADERS.get(name.lower())) is not None:
             yield from read(value)
-        elif redactor.listed_name(name):
+        elif redactor.listed_name(name) or _CREDENTIAL_NAME.search(name):
             yield value
 
 
@@ -128,11 +131,19 @@ _HEADERS: dict[str, Callable[[str], Iterable[str]]] = {
 }
 
 
+_SPECIAL_IN_HTML = re.compile("[&<>]")
+
+
 def _forms(secret: str) -> Iterator[str]:
     """Yield a secret as it is, as it is escaped in JSON, HTML, and the `repr` of str and bytes, and percent-encoded."""
     in_json = json.dumps(secret)[1:-1]
     escaped = secret, in_json, json.dumps(in_json)[1:-1], repr(in_json)[1:-1], repr(secret)[1:-1], html.escape(secret)
-    for text in {*escaped, repr(secret.encode("utf-8", "surrogatepass"))[2:-1]}:
+    of_others = (  # PHP escapes the slash by default, Go what is special in HTML; others escape no letter
+        in_json.replace("/", "\\/"),
+        _SPECIAL_IN_HTML.sub(lambda char: f"\\u{ord(char[0]):04x}", in_json),
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+    )
+    for text in {*escaped, *of_others, repr(secret.encode("utf-8", "surrogatepass"))[2:-1]}:
         yield text
         data = text.encode("utf-8", "surrogatepass")
         for encoded in (

@@ -1,9 +1,9 @@
 """Whether a file may be trusted: which files are opened, and which are refused because another user put them there.
 
-In a folder that other users may write, such as ``/tmp``, one of them can create a file before this program does, or
-replace a link to it. Then this program would write to, or believe, a file of that user (CWE-379, CWE-283). A file that
-exists must belong to this user or to root. A new file is created exclusively, so it is ours. The owners of the folders
-above are not checked.
+In a folder that other users may write, such as ``/tmp`` or one of their own, one of them can create a file before this
+program does, or replace a link to it. Then this program would write to, or believe, a file of that user (CWE-379,
+CWE-283). A file that exists must belong to this user or to root. A new file is created exclusively, so it is ours. The
+owners of the folders above are not checked.
 
 This file knows nothing about logs.
 
@@ -116,7 +116,7 @@ def refuse_file_of_other_user(
     if _is_trusted(status.st_uid) or status.st_uid == owner:
         return
     folders = Path(path).parent, Path(os.path.realpath(path)).parent
-    shared = any(folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH) for folder in folders)
+    shared = any(_others_may_write(folder.stat()) for folder in folders)
     if shared or anywhere:
         where = ", in a folder that others may write" if shared else ""
         why = f"belongs to another user ({_name(status.st_uid)}){where}; remove it, or use a folder of your own"
@@ -136,6 +136,10 @@ def _refuse_links_of_other_users(path: str) -> None:
         if not os.path.lexists(path):
             return
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+
+def _others_may_write(folder: os.stat_result) -> bool:
+    return not _is_trusted(folder.st_uid) or bool(folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def _is_trusted(user: int) -> bool:

@@ -5,7 +5,8 @@ predicted, so another user can plant neither a file nor a link there. A symbolic
 and results are not written here: rows are appended to them. There is no fsync: if a power failure empties the file, it
 can be written again.
 
-Used by ``_replay._checkpoint``, ``cli._review_command`` and ``review._pictures``.
+Used by ``_replay._checkpoint``, ``cli._fetch_command``, ``cli._option_errors``, ``cli._review_command`` and
+``review._pictures``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ _OUTPUTS = (1, 2)  # standard output and standard error
 def write_whole(path: str, content: bytes, *, like: Iterable[str] = ()) -> None:
     """Write a file, or replace its content.
 
-    An existing file keeps its mode and group (its owner, too, if this user is root), unless `like` is narrower.
+    An existing file keeps its mode and group, unless `like` is narrower. If this user is root, it keeps its owner, too,
+    unless a file of `like` has another owner.
 
     Args:
         path: The file.
@@ -73,9 +75,25 @@ def check_target(path: str) -> tuple[Path, os.stat_result | None]:
         return Path(path).resolve(), None
     status = os.fstat(fd)
     os.close(fd)
+    _refuse_outputs(path, status)
+    return Path(path).resolve(), status
+
+
+def refuse_outputs(path: str) -> None:
+    """Raise if the shell writes standard output or standard error to this file: two writers would damage it.
+
+    Raises:
+        FileExistsError: It does.
+    """
+    with suppress(FileNotFoundError):
+        status = Path(path).stat()
+        if stat.S_ISREG(status.st_mode):
+            _refuse_outputs(path, status)
+
+
+def _refuse_outputs(path: str, status: os.stat_result) -> None:
     if any(_is_open_as(status, output) for output in _OUTPUTS):
         raise FileExistsError(errno.EEXIST, "standard output or standard error is written to this file", path)
-    return Path(path).resolve(), status
 
 
 def refuse_log(path: str, logs: Iterable[str] = ()) -> None:
@@ -109,11 +127,19 @@ def _set_access(fd: int, existing: os.stat_result | None, like: list[str]) -> No
     if existing is not None:
         mode = stat.S_IMODE(existing.st_mode)
         try:
-            os.fchown(fd, existing.st_uid if not os.geteuid() else -1, existing.st_gid)
+            kept = not os.geteuid() and _owned_by(existing.st_uid, like)
+            os.fchown(fd, existing.st_uid if kept else -1, existing.st_gid)
         except OSError:  # not a group of this user
             mode &= ~_GROUP
     with suppress(OSError):  # some file systems have no permissions; then those of the new file are not wider
         os.fchmod(fd, mode & _narrowest(like, os.fstat(fd).st_gid))
+
+
+def _owned_by(user: int, paths: list[str]) -> bool:
+    try:
+        return all(Path(path).stat().st_uid == user for path in paths)
+    except OSError:  # renamed or removed in the meantime
+        return False
 
 
 def _narrowest(like: list[str], group: int) -> int:

@@ -343,7 +343,7 @@ class _Registry:
     """The instruments of every meter provider of the process."""
 
     def __init__(self) -> None:
-        self._instruments: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()
+        self._instruments: dict[int, Instruments] = {}  # by the id of the provider, which may not be hashable
         self.start_over()
         start_over_in_child(self)
 
@@ -352,9 +352,11 @@ class _Registry:
 
     def instruments_of(self, provider: MeterProvider, guard: TelemetryGuard) -> Instruments:
         with self._lock:
-            found = self._instruments.get(provider)  # raises before an instrument is created
+            found = self._instruments.get(id(provider))
             if found is None:
-                found = self._instruments[provider] = Instruments(provider, guard)
+                # Raises if the provider has no weak references, before an instrument is created
+                weakref.finalize(provider, self._instruments.pop, id(provider), None).atexit = False
+                found = self._instruments[id(provider)] = Instruments(provider, guard)
             return found
 
 
@@ -370,6 +372,6 @@ def instruments_of(provider: MeterProvider | None, guard: TelemetryGuard) -> Ins
         guard: Receives its exceptions. Metrics whose instrument cannot be created are then not reported.
     """
     if provider is not None:
-        with guard.guarded("looking up the meter provider"):  # it may not be hashable
+        with guard.guarded("looking up the meter provider"):  # it may have no weak references
             return _registry.instruments_of(provider, guard)
     return Instruments(provider, guard)

@@ -21,7 +21,10 @@ from contextlib import contextmanager, suppress
 
 _SHOW, _HIDE = b"\x1b[?25h", b"\n\x1b[?25l"  # DECTCEM; on a new line, below that of the shell
 _STOP = "SIGTSTP"
-_ENDS = ("SIGHUP", "SIGQUIT", "SIGTERM", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGVTALRM", "SIGPROF")
+_ENDS = (
+    *("SIGHUP", "SIGQUIT", "SIGTERM", "SIGABRT", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGIO"),
+    *("SIGXCPU", "SIGVTALRM", "SIGPROF"),
+)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from otel_connector._connector import AsyncConnector
 from otel_connector._csv._lines import read_log_head
 from otel_connector._csv._ownership import refuse_file_of_other_user
 from otel_connector._csv._parts import log_files
+from otel_connector._csv._whole_file import refuse_outputs
 from otel_connector._distinct_urls import SameRedactedForm
 from otel_connector._fetch._fetch import CONDITION_NAMES, Fetch, FetchOptions, StoppableLimiter
 from otel_connector._fetch._results import ResultsFile
@@ -150,6 +151,7 @@ def _check_out(out: Path | None, log: Path) -> None:
 
 def _results_file(out: Path, *, resume: bool) -> ResultsFile:
     with naming("--out"):
+        refuse_outputs(str(out))
         return ResultsFile(out, resume=resume)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import typer
 
+from otel_connector._csv._whole_file import refuse_outputs
 from otel_connector._record import one_line
 
 
@@ -49,6 +50,7 @@ def naming_log(log: Path) -> Generator[None]:
         InvalidOption: The file cannot be opened, or is not a log.
     """
     try:
+        refuse_outputs(str(log))
         yield
     except (OSError, ValueError) as error:  # its cause is the same error without the name of the connector's parameter
         cause = error.__cause__ or error

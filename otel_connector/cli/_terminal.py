@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _UNKNOWN_SIZE = 80, 24  # columns and lines, as in `shutil.get_terminal_size`
 _MAX_SIZE = 10_000  # no terminal is larger; views fill their width with spaces
 _UNLIMITED = 10**9  # columns
-_END_OF_LINE = re.compile(r"(?: |\x1b\[[0-9;]*m)+$", re.MULTILINE)  # a table pads its cells
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class TolerantStream:
@@ -219,8 +219,19 @@ def show(console: Console, *views: RenderableType) -> None:
         return
     with console.capture() as captured:
         console.print(*views, sep="\n", crop=False)
-    console.file.write(_END_OF_LINE.sub(lambda end: end[0].replace(" ", ""), captured.get()))
+    console.file.write("\n".join(map(_without_padding, captured.get().split("\n"))))
     console.file.flush()
+
+
+def _without_padding(line: str) -> str:
+    """Return a line without the blanks at its end, with which a table pads its cells; styles among them stay."""
+    styles = ""
+    while True:
+        line = line.rstrip(" ")
+        start = line.rfind("\x1b") if line.endswith("m") else -1
+        if start < 0 or not _STYLE.fullmatch(line, start):
+            return line + styles
+        line, styles = line[:start], line[start:] + styles
 
 
 def print_lines(console: Console, *lines: str) -> None:

@@ -38,14 +38,23 @@ OTHER = 65_534
 LOG = HEADER + rows(call(0), call(1))
 REFUSED = re.escape(f"belongs to another user ({pwd.getpwuid(OTHER).pw_name}), in a folder that others may write")
 
-SHARED = {"as /tmp": 0o1777, "world-writable": 0o777, "group-writable": 0o770, "group-writable, setgid": 0o2775}
+# Mode and owner of the folder
+SHARED = {
+    "as /tmp": (0o1777, 0),
+    "world-writable": (0o777, 0),
+    "group-writable": (0o770, 0),
+    "group-writable, setgid": (0o2775, 0),
+    "of the other user": (0o755, OTHER),
+}
 
 
 @pytest.fixture(params=SHARED)
 def shared(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "shared"
     folder.mkdir()
-    folder.chmod(SHARED[request.param])
+    mode, owner = SHARED[request.param]
+    os.chown(folder, owner, 0)
+    folder.chmod(mode)
     monkeypatch.chdir(folder)
     return folder
 

@@ -99,9 +99,27 @@ def test_the_owner_and_the_group_of_an_existing_file_are_kept(tmp_path: Path) ->
     target = made(tmp_path / "old", 0o640)
     os.chown(target, OTHER, OTHER)
     log = made(tmp_path / "log")
+    os.chown(log, OTHER, OTHER)
     write_whole(str(target), b"new", like=[str(log)])
     status = target.stat()
     assert (status.st_uid, status.st_gid, mode_of(target)) == (OTHER, OTHER, 0o640)
+
+
+@needs_root
+def test_a_file_of_another_user_than_the_log_becomes_ones_own(tmp_path: Path) -> None:
+    """Its owner would read what the log contains."""
+    target, log = made(tmp_path / "old", 0o640), made(tmp_path / "log", 0o600)
+    os.chown(target, OTHER, 0)
+    write_whole(str(target), b"new", like=[str(log)])
+    assert (target.stat().st_uid, mode_of(target)) == (os.geteuid(), 0o600)
+
+
+@needs_root
+def test_a_log_that_was_removed_may_have_had_another_owner(tmp_path: Path) -> None:
+    target = made(tmp_path / "old", 0o640)
+    os.chown(target, OTHER, 0)
+    write_whole(str(target), b"new", like=[str(tmp_path / "gone")])
+    assert target.stat().st_uid == os.geteuid()
 
 
 @needs_root
@@ -161,7 +179,7 @@ def test_a_link_of_another_user_is_refused(tmp_path: Path) -> None:
 @needs_root
 @pytest.mark.parametrize(
     ("folder_mode", "folder_owner", "refused"),
-    [(0o1777, 0, True), (0o770, 0, True), (0o755, 0, False), (0o755, OTHER, False)],
+    [(0o1777, 0, True), (0o770, 0, True), (0o755, 0, False), (0o755, OTHER, True)],
     ids=["like /tmp", "of a group", "private", "of the owner of the file"],
 )
 def test_a_file_that_another_user_may_have_planted_is_refused(

@@ -733,3 +733,30 @@ def test_help_describes_the_options_and_exit_codes() -> None:
         assert word in output
     assert "--install-completion" in runner.invoke(app, ["--help"]).output
     assert runner.invoke(app, ["--version"]).output.startswith("otel-connector ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "redirection"),
+    [
+        ("--log l.csv --out /dev/stdout", "> r.jsonl"),
+        ("--log l.csv --out r.jsonl", "> r.jsonl"),
+        ("--log l.csv --out r.jsonl", ">> r.jsonl"),
+        ("--log /dev/stdout", "> r.jsonl"),
+        ("--log r.jsonl", "2> r.jsonl"),
+    ],
+)
+def test_a_file_that_the_shell_writes_an_output_to_is_refused(
+    arguments: str, redirection: str, tmp_path: Path, api: FaultServer
+) -> None:
+    """The summary would overwrite the results or the log."""
+    command = f"{sys.executable} -m otel_connector fetch {api.url('/ok')} {arguments} {redirection}"
+    done = processes.run(
+        ["sh", "-c", command], cwd=tmp_path, env=command_line.environment({}), capture_output=True, text=True
+    )
+    option = "--out" if "--out" in arguments else "--log"
+    assert done.returncode == 2
+    assert f"{option}: " in done.stderr + (tmp_path / "r.jsonl").read_text()
+    assert (
+        "standard output or standard error is written to this file" in done.stderr + (tmp_path / "r.jsonl").read_text()
+    )
+    assert not api.requests

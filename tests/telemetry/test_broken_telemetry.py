@@ -242,19 +242,12 @@ def instruments(fault: Fault) -> dict[str, Any]:
     return {"meter_provider": Provider()}
 
 
-def unhashable(fault: Fault) -> dict[str, Any]:
-    class Provider(NoOpMeterProvider):
-        __hash__ = fault
-
-    return {"meter_provider": Provider()}
-
-
 RAISING: dict[str, Broken] = {
     function.__name__: function
     for function in (
         *(on_start, on_end, simple_exporter, sampler, id_generator),
         *(exemplar_reservoir, exemplar_filter, view, reader),
-        *(get_tracer, get_meter, instruments, unhashable),
+        *(get_tracer, get_meter, instruments),
     )
 }
 
@@ -558,7 +551,7 @@ INTERRUPTED: dict[str, Broken] = {
     **RAISING,
     "propagator": lambda fault: {},
 }
-del INTERRUPTED["get_tracer"], INTERRUPTED["get_meter"], INTERRUPTED["instruments"], INTERRUPTED["unhashable"]
+del INTERRUPTED["get_tracer"], INTERRUPTED["get_meter"], INTERRUPTED["instruments"]
 
 
 class FaultOnce(Fault):
@@ -639,7 +632,7 @@ async def test_another_exception_of_a_signal_handler_within_telemetry_is_logged(
 
 
 @pytest.mark.parametrize("error", ENDING, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("make", [get_tracer, get_meter, instruments, unhashable])
+@pytest.mark.parametrize("make", [get_tracer, get_meter, instruments])
 def test_the_program_ends_if_a_component_ends_it_while_a_connector_is_created(
     make: Broken, error: BaseException, log: Log
 ) -> None:
