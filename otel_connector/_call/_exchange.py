@@ -159,7 +159,7 @@ class Exchange:
         if self.is_first:
             response = await handler(request)
         else:
-            token = self.scope.enter_request()
+            token = self.scope.enter()
             try:
                 response = await handler(request)
             finally:
@@ -181,7 +181,7 @@ class Exchange:
         self.entered = True
         if self.target is not None:
             self._prepare(request, self.target)
-        token = self.scope.enter_other()
+        token = self.scope.enter(other=True)
         try:
             return await handler(request)
         finally:
@@ -194,7 +194,7 @@ class Exchange:
         self._note_target(request.url)
         if self.headers is not None and self.before_redirect is not None:
             headers, self.headers = self.headers, None  # only once, even if aiohttp sends the request again
-            token = self.scope.enter_other()
+            token = self.scope.enter(other=True)
             try:
                 await self.before_redirect(request.url, headers)
             finally:

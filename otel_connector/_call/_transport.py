@@ -59,7 +59,7 @@ async def attempt(request: Request, exchange: Exchange, seconds: float) -> Any:
     try:
         # Not aiohttp's own limit, which cannot be suspended while a redirect waits
         async with time_limit(None if seconds == math.inf else seconds) as exchange.limit:
-            token = exchange.scope.enter_request()
+            token = exchange.scope.enter()
             try:
                 response = await _send(request, exchange)
             except BaseException:  # raised again; a response must not stay open

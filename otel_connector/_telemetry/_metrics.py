@@ -330,13 +330,10 @@ def _project_label(project: str) -> dict[str, AttributeValue]:
 
 
 def _wait_labels(wait: Wait) -> dict[str, AttributeValue]:
-    (address, port), project, reason = wait
-    labels: dict[str, AttributeValue] = {_names.PROJECT: project, _names.REASON: reason}
-    if address:
-        labels[_names.SERVER_ADDRESS] = address
-        if port is not None:
-            labels[_names.SERVER_PORT] = port
-    return labels
+    host, project, reason = wait
+    labels = _request_labels(host)
+    del labels[_names.METHOD]
+    return {**labels, _names.PROJECT: project, _names.REASON: reason}
 
 
 class _Registry:

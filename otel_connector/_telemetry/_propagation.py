@@ -74,18 +74,14 @@ class Scope:
         self._context, self._guard = context, guard
         self._request_context = Context({**context, _SUPPRESS_HTTP: True})
 
-    def enter_request(self) -> Token[Context] | None:
-        """Let no other instrumentation create a span. Pass the token to `leave`."""
-        try:
-            return otel_context.attach(self._request_context)
-        except BaseException as error:  # noqa: BLE001 - of the application
-            self._guard.swallow(error, "entering a context")
-            return None
+    def enter(self, *, other: bool = False) -> Token[Context] | None:
+        """Enter the context of the request, in which no other instrumentation creates a span. `leave` takes the token.
 
-    def enter_other(self) -> Token[Context] | None:
-        """Enter the context of other code, such as a middleware, within a request. Pass the token to `leave`."""
+        Args:
+            other: Enter the context of other code instead, such as a middleware, within a request.
+        """
         try:
-            return otel_context.attach(self._context)
+            return otel_context.attach(self._context if other else self._request_context)
         except BaseException as error:  # noqa: BLE001 - of the application
             self._guard.swallow(error, "entering a context")
             return None

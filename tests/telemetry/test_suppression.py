@@ -9,8 +9,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
-from opentelemetry import trace
 from opentelemetry.instrumentation.aiohttp_client import create_trace_config
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation, suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -213,3 +213,20 @@ async def test_the_request_of_a_call_has_one_span(server: FaultServer, sdk: SDK)
         await AsyncConnector(None, **sdk.providers).get(session, server.url("/x"), "P")
     assert [span.name for span in sdk.spans.get_finished_spans()] == ["GET", "GET"]
     assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+async def test_without_an_sdk_a_call_keeps_the_context_of_its_caller(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    server.script("/x", ok)
+    seen: list[object] = []
+    token = otel_context.attach(baggage.set_baggage("tenant", "a"))
+    try:
+        await AsyncConnector(log.path).get(
+            session, server.url("/x"), "P", decode=lambda _: seen.append(baggage.get_baggage("tenant"))
+        )
+    finally:
+        otel_context.detach(token)
+    assert seen == ["a"]
+    assert server.requests[0].headers["baggage"] == "tenant=a"
+    assert log.only().success
