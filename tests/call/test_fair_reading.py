@@ -247,6 +247,15 @@ async def test_data_received_after_a_pause_is_appended_to_the_buffered_data() ->
         assert not handler._pending
 
 
+async def test_reading_continues_with_the_buffered_data() -> None:
+    async with buffering() as (handler, response):
+        while handler._next_step is not None:  # noqa: ASYNC110 - until the reader of the body has enough
+            await asyncio.sleep(0)
+        assert handler._pending
+        assert await response.read() == BODY
+        assert not handler._pending
+
+
 async def test_a_websocket_of_the_same_session_receives_every_message() -> None:
     """Data after the response to an upgrade is not HTTP. It may arrive together with that response."""
     frame = b"\x82\x7e" + (60_000).to_bytes(2, "big") + b"a" * 60_000
