@@ -239,9 +239,9 @@ class CallTelemetry:
         if not current and self._is_proxy and getattr(trace, "_TRACER_PROVIDER", self) is None:
             # No SDK is set: the API would return the invalid span. Skipping it saves 4 % of the instructions of a call
             return self._without_span(url_telemetry, label, new_call_id(), "")
+        caller = trace.get_current_span(current).get_span_context() if current else None
         if current and is_suppressed(current):
-            call_id = new_call_id(trace.get_current_span(current).get_span_context())
-            call = self._without_span(url_telemetry, label, call_id, "")
+            call = self._without_span(url_telemetry, label, new_call_id(caller), "")
             call.silent, call.counts = True, self._uncounted
             return call
         name, kind, attributes = _names.CALL_NAME, SpanKind.CLIENT, url_telemetry.http.copy()
@@ -252,24 +252,21 @@ class CallTelemetry:
         # A span of another class than the API's may start to record later
         recorded = recording or type(span) is not trace.NonRecordingSpan
         if not own.is_valid:  # not put into the context: it would hide the caller's span from the propagator
-            call_id = new_call_id(trace.get_current_span(current).get_span_context())
-            call = self._without_span(url_telemetry, label, call_id, None if current else "")
+            call = self._without_span(url_telemetry, label, new_call_id(caller), None if current else "")
             call.span, call.recorded = span, recorded
             if current:
                 call.context, call.scope = current, Scope(current, self._guard)
             return call
         call_id = own_id = call_id_of(own)
-        if not recording and current:
-            # Without an SDK the API returns the caller's span
-            parent = trace.get_current_span(current).get_span_context()
-            call_id = new_call_id(parent) if own.span_id == parent.span_id else own_id
+        if not recording and caller is not None and own.span_id == caller.span_id:
+            call_id = new_call_id(caller)  # without an SDK the API returns the caller's span
         context = trace.set_span_in_context(span, current)
         scope = Scope(context, self._guard)
         known = not own.trace_state and not (current and get_baggage(current))
         traceparent = f"00-{own_id}-{own.trace_flags:02x}" if known else None
-        return CallSpan(
-            url_telemetry, label, call_id, span, context, scope, traceparent, self.counts, recorded=recorded
-        )
+        call = CallSpan(url_telemetry, label, call_id, span, context, scope, traceparent, self.counts)
+        call.recorded = recorded
+        return call
 
     def _start_without_span(self, url_telemetry: UrlTelemetry, project: str) -> CallSpan:
         """Return what a call has if its span cannot be started: the caller's span, unless that is broken, too."""
@@ -297,9 +294,8 @@ class CallTelemetry:
         if resend_count:
             attributes[_names.RESEND_COUNT] = resend_count
         with self._guard.guarded("starting the attempt's span"):
-            span = self._tracer.start_span(
-                _names.CALL_NAME, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_time
-            )
+            kind = SpanKind.CLIENT
+            span = self._tracer.start_span(_names.CALL_NAME, kind=kind, attributes=attributes, start_time=start_time)
             context = trace.set_span_in_context(span)
             scope = Scope(context, self._guard)
             return AttemptSpan(span, start_time, context, scope, otel_context.attach(context))
