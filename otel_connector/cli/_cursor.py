@@ -66,7 +66,7 @@ def in_foreground(descriptor: int) -> bool:
 
 
 def _write(descriptor: int, sequence: bytes) -> None:
-    """Write at once, or not at all: a terminal may be stopped (Ctrl-S) or gone."""
+    """Write without waiting, or not at all: a terminal may be stopped (Ctrl-S) or gone."""
     with suppress(OSError):
         if select.select([], [descriptor], [], 0)[1]:
             os.write(descriptor, sequence)

@@ -101,12 +101,10 @@ def fetch(
     try:
         params = redacting.redacted_params(redact, no_redact)
         condition, urls = parse(fail_if, CONDITION_NAMES), urls_from(source, numbers, Redactor(params).url)
-        limiter = None if rate is None else _limiter(rate)
-        done = _checked_logs(resume_from or ()) or resume
-        _check_seconds({"--timeout": timeout, "--deadline": deadline})
+        limiter, done = None if rate is None else _limiter(rate), _checked_logs(resume_from or ()) or resume
         policy = RetryPolicy(statuses=RETRIED_STATUSES | checked_statuses("--retry-status", retry_status or ()))
         args = {"headers": parsed_headers(header, stdin_is_used=source == "-")} if header else {}
-        _check_out(out, log)
+        _check_values(out, log, {"--timeout": timeout, "--deadline": deadline})
         with naming_log(log):
             connector = AsyncConnector(
                 log,
@@ -142,7 +140,10 @@ def _with_options(error: Exception, redact: Sequence[str]) -> Exception:
     return error.for_command(redact) if isinstance(error, SameRedactedForm) else error
 
 
-def _check_out(out: Path | None, log: Path) -> None:
+def _check_values(out: Path | None, log: Path, options: Mapping[str, float | None]) -> None:
+    for option, seconds in options.items():
+        if seconds is not None:
+            checked_seconds(option, seconds, positive=True)
     if out == Path("-"):
         raise ValueError("--out must be a file, not -: --resume needs the file to continue a killed run")
     if out is not None and os.path.realpath(out) == os.path.realpath(log):
@@ -153,12 +154,6 @@ def _results_file(out: Path, *, resume: bool) -> ResultsFile:
     with naming("--out"):
         refuse_outputs(str(out))
         return ResultsFile(out, resume=resume)
-
-
-def _check_seconds(options: Mapping[str, float | None]) -> None:
-    for option, seconds in options.items():
-        if seconds is not None:
-            checked_seconds(option, seconds, positive=True)
 
 
 def _checked_logs(resume_from: Sequence[Path]) -> list[str]:
