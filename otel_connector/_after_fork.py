@@ -1,7 +1,7 @@
 """Calls objects in the child of a fork, before any other code runs there.
 
-The threads of the parent are missing in the child, so locks are never released, and what the parent has counted or
-still has to write belongs to the parent. This file does not know what the objects do about it.
+The threads of the parent are missing in the child, so a lock that one of them holds is never released there. What the
+parent has counted, or still has to write, belongs to the parent. This file does not know what the objects do about it.
 
 Used by ``_connector_stats``, ``_csv._background``, ``_csv._writer``, ``_telemetry._metrics`` and ``_telemetry._spans``.
 """

@@ -32,8 +32,9 @@ _ESCAPED_CHARACTERS = 2_048
 
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]*")  # RFC 3986, section 2.3: the same in every form
 _ESCAPE = re.compile("%[0-9A-F]{2}")
+_SPECIAL_IN_HTML = re.compile("[&<>]")
 
-# Names of headers in which services expect a credential, such as X-Vault-Token, DD-API-KEY and CF-Access-Client-Secret
+# Names of headers and parameters in which services expect a credential, such as X-Vault-Token and DD-API-KEY
 _CREDENTIAL_NAME = re.compile(r"(?<![a-z])(?:token|key|secret|password|session)(?![a-z])", re.IGNORECASE)
 
 
@@ -129,9 +130,6 @@ _HEADERS: dict[str, Callable[[str], Iterable[str]]] = {
     "cookie": _of_cookie,
     "proxy-authorization": _of_authorization,
 }
-
-
-_SPECIAL_IN_HTML = re.compile("[&<>]")
 
 
 def _forms(secret: str) -> Iterator[str]:
