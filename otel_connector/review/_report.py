@@ -270,15 +270,17 @@ _CallRow = tuple[str, str, datetime, float, str, int | None, str]
 
 def _slowest(calls: Calls) -> Iterable[Any]:
     return calls.rows(
-        f"SELECT {_CALL} FROM calls_compact WHERE call_id IS NOT NULL ORDER BY delta_t DESC LIMIT {_MOST_SLOW}"
+        f"SELECT {_CALL} FROM calls_compact WHERE call_id IS NOT NULL "
+        f"ORDER BY delta_t DESC, t DESC, call_id DESC LIMIT {_MOST_SLOW}"
     )
 
 
 def _failed(calls: Calls, summary: Summary, traces: TraceURL | None) -> str:
     """Return the latest failed calls of each class, so that frequent classes leave room for rare ones."""
     rows = calls.rows(
-        f"SELECT {_CALL} FROM (SELECT *, row_number() OVER (PARTITION BY error_type ORDER BY t DESC) AS latest "
-        f"FROM calls_compact WHERE NOT success AND call_id IS NOT NULL ORDER BY latest LIMIT {_MOST_FAILED}) ORDER BY t"
+        f"SELECT {_CALL} FROM (SELECT *, row_number() OVER (PARTITION BY error_type ORDER BY t DESC, call_id DESC) "
+        "AS latest FROM calls_compact WHERE NOT success AND call_id IS NOT NULL "
+        f"ORDER BY latest, error_type LIMIT {_MOST_FAILED}) ORDER BY t, call_id"
     )
     shown = len(rows)
     note = f'<p class="faint">{shown:,} of {summary.total.failed:,} failed calls: some of each class</p>'

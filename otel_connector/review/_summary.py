@@ -1,7 +1,7 @@
 """Summarizes calls: figures as frozen values, which a terminal, a page, JSON or a condition can use.
 
-Percentiles are exact, as defined in `_percentile`; DuckDB's ``quantile_cont`` has the same definition. Does not know
-how figures are shown.
+Percentiles are exact, as defined in `_percentile`; DuckDB's ``quantile_cont`` has the same definition. DuckDB reads the
+rows in any order, so each choice among equal values has a further key. Does not know how figures are shown.
 
 Used by ``review``, ``review._formats`` and ``review._report``.
 """
@@ -253,12 +253,10 @@ def _errors(calls: Calls, total: int) -> tuple[ErrorClass, ...]:
     counts = calls.rows(
         "SELECT error_type, count(*) FROM calls_compact WHERE NOT success GROUP BY 1 ORDER BY 2 DESC, 1"
     )
-    examples = dict[str, dict[str, Any]](
-        calls.rows(f"SELECT error_type, max_by({_CALL}, t) FROM calls_with_text WHERE NOT success GROUP BY 1")
-    )
+    query = f"SELECT error_type, max_by({_CALL}, (t, call_id)) FROM {{}} WHERE NOT success {{}} GROUP BY 1"
+    examples = dict[str, dict[str, Any]](calls.rows(query.format("calls_with_text", "")))
     for name in {name for name, _ in counts} - examples.keys():  # no texts of these classes are in memory
-        query = f"SELECT {_CALL} FROM calls WHERE NOT success AND error_type = ? LIMIT 1"
-        ((examples[name],),) = calls.rows(query, [name])
+        examples.update(calls.rows(query.format("calls", "AND error_type = ?"), [name]))
     return tuple(
         ErrorClass(name=name, calls=count, share=count / total, example=ListedCall(**examples[name]))
         for name, count in counts
@@ -267,7 +265,8 @@ def _errors(calls: Calls, total: int) -> tuple[ErrorClass, ...]:
 
 def _slowest(calls: Calls) -> tuple[ListedCall, ...]:
     """Return the slowest call of each of the slowest URLs."""
-    query = f"SELECT max_by({_CALL}, delta_t) FROM {{}} GROUP BY url ORDER BY max(delta_t) DESC, url LIMIT {_SLOWEST}"
+    query = f"SELECT max_by({_CALL}, (delta_t, t, call_id)) FROM {{}} GROUP BY url "
+    query += f"ORDER BY max(delta_t) DESC, url LIMIT {_SLOWEST}"
     found = [ListedCall(**row) for (row,) in calls.rows(query.format("calls_with_text"))]
     cutoff = found[-1].delta_t if len(found) == _SLOWEST else -1.0
     ((unknown,),) = calls.rows("SELECT count(*) FROM calls_compact WHERE delta_t > ? AND call_id IS NULL", [cutoff])
@@ -298,8 +297,8 @@ def _bursts(calls: Calls) -> Bursts:
     peak, peak_calls, median, seconds = calls.rows(
         "WITH seconds AS (SELECT epoch_us(t) // 1000000 AS second, count(*) AS n FROM calls_compact GROUP BY 1), "
         "middle AS (SELECT median(n) AS median FROM seconds) "
-        "SELECT make_timestamp(max_by(second, n) * 1000000), max(n), any_value(median), count_if(n >= ? * median) "
-        "FROM seconds, middle",
+        "SELECT make_timestamp(max_by(second, (n, -second)) * 1000000), max(n), any_value(median), "
+        "count_if(n >= ? * median) FROM seconds, middle",
         [_BURST],
     )[0]
     return Bursts(peak=peak, peak_calls=peak_calls or 0, median=median or 0.0, seconds=seconds or 0)

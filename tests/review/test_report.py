@@ -6,6 +6,7 @@ import inspect
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -256,6 +257,22 @@ def test_every_chart_is_drawn_without_any_request(
 
 def test_a_report_is_smaller_than_3_mb_for_any_number_of_calls(reports: dict[str, Path]) -> None:
     assert {name: path.stat().st_size < 3_000_000 for name, path in reports.items()} == dict.fromkeys(reports, True)
+
+
+def test_equal_calls_are_listed_in_the_same_order_whatever_the_order_of_the_rows(tmp_path: Path) -> None:
+    # More than the tables of slow and of failed calls show, all of the same duration; each second with 100 failures
+    made = [row(n, 1_790_000_000 + n % 20, error=f"E{n % 2}: x") for n in range(2_000)]
+
+    def report() -> str:
+        with load(log_of(tmp_path / "logs.csv", *made)) as calls:
+            return html_report(calls, summarize(calls))
+
+    pages = set[str]()
+    with ThreadPoolExecutor(1) as thread:  # the browser's event loop runs in this thread, which must not block
+        for _ in range(4):
+            made = made[731:] + made[:731]
+            pages.add(thread.submit(report).result())
+    assert len(pages) == 1
 
 
 def test_reports_state_that_there_are_no_calls_or_no_failures(open_report: Any) -> None:

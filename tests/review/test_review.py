@@ -374,6 +374,23 @@ def test_a_large_log_has_the_same_summary_and_keeps_few_texts(
     assert all(each.example.error for each in large.errors)
 
 
+def test_equal_values_are_listed_in_the_same_order_whatever_the_order_of_the_rows(log: Path) -> None:
+    """Every call has an equal: in its second, of its URL, its duration, its project and its error class."""
+    made = [
+        call(n, t=START + n // 40, url=f"https://h{n % 3}.example/", project=f"{n % 4}", error="E: x")
+        for n in range(400)
+    ]
+    random_numbers = random.Random(1)
+    found = list[review.Summary]()
+    for _ in range(8):
+        random_numbers.shuffle(made)
+        with review.load(write(log, made)) as calls:
+            found.append(review.summarize(calls))
+    assert found == [found[0]] * len(found)
+    assert found[0].bursts.peak == at(0)
+    assert [int(each.call_id[:32], 16) for each in found[0].slowest] == [400, 398, 399]
+
+
 def test_the_summary_of_a_log_without_calls_has_no_figures(log: Path) -> None:
     write(log, [])
     with review.load(log) as calls:
