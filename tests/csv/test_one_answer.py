@@ -138,14 +138,15 @@ def replayed(name: str) -> Answer:
     return sorted(exporter.found), last.damaged
 
 
-def reviewed(name: str, large: int = _load._LARGE) -> Answer:
+def reviewed(*names: str, large: int = _load._LARGE) -> tuple[list[int], dict[str, int]]:
+    """Return the sizes of the rows of all logs, and the number of damaged lines of each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_load, "_LARGE", large)
-        calls = review.load(name)
+        calls = review.load(*names)
     with calls:
         sizes = [row[0] for row in calls.rows("SELECT response_size FROM log ORDER BY 1")]
         assert len(calls) == len(sizes) == len(calls.rows("SELECT t FROM calls"))
-        return sizes, sum(file.damaged for file in calls.files)
+        return sizes, {file.path: file.damaged for file in calls.files}
 
 
 def resumed(name: str) -> tuple[list[int], int]:
@@ -168,21 +169,46 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize("line", LINES)
-@pytest.mark.parametrize("stored", STORED)
-def test_all_readers_agree_which_lines_are_rows(line: str, stored: str, folder: Path) -> None:
+def write_log(line: str, stored: str, path: Path) -> tuple[list[int], int]:
+    """Write a log with this line between good ones. Return the numbers of its rows, and of its damaged lines."""
     odd, is_row = LINES[line]
-    content = STORED[stored](HEADER + GOOD[0] + odd + b"".join(GOOD[1:]))
-    (folder / "logs.csv").write_bytes(content)
-    numbers = [0, 1, 2, 3, *([4] if is_row else [])]
-    damaged = (not is_row) + (stored == "beside a damaged line")
-    assert replayed("logs.csv") == (numbers, damaged)
-    assert reviewed("logs.csv") == (numbers, damaged)
-    if stored in {"plain", "gzip"}:
-        assert reviewed("logs.csv", large=0) == (numbers, damaged)
+    path.write_bytes(STORED[stored](HEADER + GOOD[0] + odd + b"".join(GOOD[1:])))
+    return [0, 1, 2, 3, *([4] if is_row else [])], (not is_row) + (stored == "beside a damaged line")
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_all_readers_agree_which_lines_are_rows(line: str, folder: Path) -> None:
+    answer = write_log(line, "plain", folder / "logs.csv")
+    assert replayed("logs.csv") == answer
+    numbers, damaged = answer
+    assert reviewed("logs.csv") == reviewed("logs.csv", large=0) == (numbers, {"logs.csv": damaged})
+    assert resumed("logs.csv") == (numbers, len(numbers))
+    assert checked("logs.csv") == (len(numbers), line in ALTERED, damaged)
+
+
+@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("stored", [form for form in STORED if form != "plain"])
+def test_the_form_of_a_log_does_not_change_which_lines_are_rows(line: str, stored: str, folder: Path) -> None:
+    numbers, damaged = answer = write_log(line, stored, folder / "logs.csv")
+    assert replayed("logs.csv") == answer
     assert resumed("logs.csv") == (numbers, len(numbers))
     altered = (line in ALTERED) + (stored in {"byte order mark", "no header"})
     assert checked("logs.csv") == (len(numbers), len(numbers) + 1 if stored == "CR LF" else altered, damaged)
+
+
+@pytest.mark.parametrize("large", [0, _load._LARGE], ids=["large", "small"])
+@pytest.mark.parametrize("stored", [form for form in STORED if form != "plain"])
+@pytest.mark.parametrize("read_by", ["DuckDB", "Python"])
+def test_a_review_of_logs_in_one_form_has_their_rows(read_by: str, stored: str, large: int, folder: Path) -> None:
+    """One review of one log for each line. DuckDB reads all of the files unless it fails at one of them."""
+    answers = {
+        f"{number:02}.csv": write_log(line, stored, folder / f"{number:02}.csv")
+        for number, line in enumerate(LINES)
+        if read_by == "Python" or LINES[line][1]
+    }
+    sizes, damaged = reviewed(*answers, large=large)
+    assert sizes == sorted(size for numbers, _ in answers.values() for size in numbers)
+    assert damaged == {name: lines for name, (_, lines) in answers.items()}
 
 
 @pytest.mark.parametrize("stored", ["plain", "gzip"])
@@ -193,7 +219,8 @@ def test_all_readers_agree_how_long_a_row_can_be(longer: int, stored: str, folde
     (folder / "logs.csv").write_bytes(STORED[stored](HEADER + GOOD[0] + row + GOOD[1]))
     numbers = [0, 1, 4] if longer <= 0 else [0, 1]
     answer = numbers, longer > 0
-    assert replayed("logs.csv") == reviewed("logs.csv") == reviewed("logs.csv", large=0) == answer
+    assert replayed("logs.csv") == answer
+    assert reviewed("logs.csv") == reviewed("logs.csv", large=0) == (numbers, {"logs.csv": longer > 0})
     assert resumed("logs.csv") == (numbers, len(numbers))
     assert checked("logs.csv") == (len(numbers), longer <= 0, longer > 0)
 
@@ -219,7 +246,8 @@ def test_all_readers_read_the_same_files(name: str, stored: str, folder: Path) -
     for _ in range(2):  # the first replay leaves a file beside the log, too
         damaged = 2 * (stored == "beside a damaged line")
         assert replayed(path) == ([0, 1, 2, 3], damaged)
-        assert reviewed(path) == ([0, 1, 2, 3], damaged)
+        sizes, broken_lines = reviewed(path)
+        assert (sizes, sum(broken_lines.values())) == ([0, 1, 2, 3], damaged)
         assert resumed(path) == ([0, 1, 2, 3], 4)
         rows_of_all, _, broken = checked(path)
         assert (rows_of_all, broken) == (4, damaged)

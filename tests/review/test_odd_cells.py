@@ -109,7 +109,8 @@ def test_a_status_outside_100_to_599_is_shown_as_another_5xx(tmp_path: Path, sta
     assert found is not None
     shown = str(int(status)) if 100 <= int(status) <= 599 else "5xx other"
     assert set(found.statuses) == {shown, "200"}
-    done = run_here(tmp_path, "review", "logs.csv", "--html", "r.html", "--svg", "r.svg")
+    pictures = ["--html", "r.html", "--svg", "r.svg"] if status in {"0", "999"} else []  # a second for each
+    done = run_here(tmp_path, "review", "logs.csv", *pictures)
     assert (done.code, done.error) == (0, "")
     assert str(int(status)) in done.out
 

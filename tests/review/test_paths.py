@@ -45,9 +45,14 @@ def in_the_file(path: str | Path) -> list[Any]:
         return found
 
 
-@pytest.fixture
-def expected(tmp_path: Path) -> list[Any]:
-    found = in_the_file(write(tmp_path / "plain.csv", MADE))
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("plain") / "plain.csv", MADE)
+
+
+@pytest.fixture(scope="module")
+def expected(plain: Path) -> list[Any]:
+    found = in_the_file(plain)
     assert len(found) == len(MADE)
     return found
 
@@ -61,8 +66,9 @@ def test_the_name_of_a_folder_changes_nothing(
     folder.mkdir()
     write(folder / "logs.csv", MADE)
     (folder / "packed.csv.gz").write_bytes(gzip.compress(HEADER + rows(*MADE)))
-    for large, path in ((0, folder / "logs.csv"), (_load._LARGE, f"{name}/logs.csv"), (0, f"{name}/packed.csv.gz")):
-        monkeypatch.setattr(_load, "_LARGE", large)  # the rows of a large log are read again by each query
+    assert in_the_file(folder / "logs.csv") == expected
+    monkeypatch.setattr(_load, "_LARGE", 0)  # the rows of a large log are read again by each query
+    for path in (f"{name}/logs.csv", f"{name}/packed.csv.gz"):
         assert in_the_file(path) == expected
 
 
@@ -77,14 +83,14 @@ def test_the_name_of_a_log_changes_nothing(
 
 @pytest.mark.parametrize("name", ["a=b", *PARTITIONS[:2], *NAMES], ids=ascii)
 def test_the_name_of_tmpdir_changes_nothing_or_is_refused(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: list[Any]
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path, expected: list[Any]
 ) -> None:
     (tmp_path / name).mkdir()
     monkeypatch.setattr(_load, "_LARGE", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
     packed = tmp_path / "packed.csv.gz"
     packed.write_bytes(gzip.compress(HEADER + rows(*MADE)))
-    for path in (tmp_path / "plain.csv", packed):
+    for path in (plain, packed):
         if {*name} & {*r"\?"}:
             with pytest.raises(OSError, match=r"DuckDB cannot use a path with this name.* set TMPDIR") as caught:
                 review.load(path)
@@ -178,13 +184,13 @@ def test_a_log_that_is_renamed_while_it_is_read_has_not_grown(tmp_path: Path) ->
 
 
 def test_logs_are_copied_where_the_file_system_has_no_links(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: list[Any]
+    plain: Path, monkeypatch: pytest.MonkeyPatch, expected: list[Any]
 ) -> None:
     def refuse(_link: Path, _target: Path) -> None:
         raise PermissionError(1, "Operation not permitted")  # vfat; Windows without the privilege
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
-    assert in_the_file(tmp_path / "plain.csv") == expected
+    assert in_the_file(plain) == expected
 
 
 # The folder for temporary files.

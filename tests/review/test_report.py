@@ -259,7 +259,7 @@ def test_a_report_is_smaller_than_3_mb_for_any_number_of_calls(reports: dict[str
     assert {name: path.stat().st_size < 3_000_000 for name, path in reports.items()} == dict.fromkeys(reports, True)
 
 
-def test_equal_calls_are_listed_in_the_same_order_whatever_the_order_of_the_rows(tmp_path: Path) -> None:
+def test_equal_calls_are_listed_in_the_same_order_for_any_order_of_the_rows(tmp_path: Path) -> None:
     # More than the tables of slow and of failed calls show, all of the same duration; each second with 100 failures
     made = [row(n, 1_790_000_000 + n % 20, error=f"E{n % 2}: x") for n in range(2_000)]
 

@@ -374,7 +374,7 @@ def test_a_large_log_has_the_same_summary_and_keeps_few_texts(
     assert all(each.example.error for each in large.errors)
 
 
-def test_equal_values_are_listed_in_the_same_order_whatever_the_order_of_the_rows(log: Path) -> None:
+def test_equal_values_are_listed_in_the_same_order_for_any_order_of_the_rows(log: Path) -> None:
     """Every call has an equal: in its second, of its URL, its duration, its project and its error class."""
     made = [
         call(n, t=START + n // 40, url=f"https://h{n % 3}.example/", project=f"{n % 4}", error="E: x")

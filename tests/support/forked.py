@@ -25,7 +25,7 @@ import sys
 import threading
 import types
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -247,6 +247,11 @@ def _child(request: Mapping[str, Any], streams: Sequence[int]) -> Any:
     _set_warnings(filters)
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = list(dict.fromkeys([request["cwd"], *filter(None, paths), *sys.path[1:]]))
+    return program(arguments)
+
+
+def program(arguments: Sequence[str]) -> Callable[[], Any]:
+    """Return a function that runs ``python ARGUMENTS`` in this process."""
     if arguments[0] == "-m":
         sys.argv[:] = arguments[1:]
         return lambda: runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)

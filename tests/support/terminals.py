@@ -8,21 +8,22 @@ import pty
 import re
 import select
 import struct
-import sys
 import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from support.processes import Process
+from support.forked import Program
 
 SHOWN, HIDDEN = b"\x1b[?25h", b"\x1b[?25l"
 
 # Starts a job. When it stops, takes the terminal back, reports that, and reads a command: fg or bg
 _SHELL = """
 import fcntl, os, signal, sys, termios
-commands, reports = int(sys.argv[1]), int(sys.argv[2])
+from support.forked import program
+commands, reports = os.open(sys.argv[1], os.O_RDWR), os.open(sys.argv[2], os.O_RDWR)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -32,9 +33,12 @@ if job == 0:
     os.tcsetpgrp(0, os.getpgrp()) if sys.argv[3] == "fg" else None
     signal.signal(signal.SIGTTOU, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    os.execv(sys.argv[4], sys.argv[4:])
-os.write(reports, b"started %d\\n" % job)
-while True:
+    os.close(commands)
+    os.close(reports)
+    program(sys.argv[4:])()
+else:
+    os.write(reports, b"started %d\\n" % job)
+while job:
     _, status = os.waitpid(job, os.WUNTRACED)
     try:
         os.tcsetpgrp(0, os.getpgrp())
@@ -126,15 +130,15 @@ def on_terminal(
     """Run ``python ARGUMENTS`` on a terminal of `size` (lines, columns), as a job in the foreground or background."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
-    commands, command_end = os.pipe()
-    report_end, reports = os.pipe()
-    program = [sys.executable, "-c", _SHELL, str(commands), str(reports), job, sys.executable, *arguments]
-    with Process(
-        program, cwd=folder, env=dict(env), stdin=slave, stdout=slave, stderr=slave, pass_fds=(commands, reports)
-    ):
-        for each in (slave, commands, reports):
-            os.close(each)
-        terminal = Terminal(master, command_end, report_end)
+    with ExitStack() as stack:
+        pipes = [Path(stack.enter_context(TemporaryDirectory()), name) for name in ("commands", "reports")]
+        for pipe in pipes:
+            os.mkfifo(pipe)
+        ends = [os.open(pipe, os.O_RDWR) for pipe in pipes]
+        shell = ["-c", _SHELL, *map(str, pipes), job, *arguments]
+        stack.enter_context(Program(shell, cwd=folder, env=dict(env), stdin=slave, stdout=slave, stderr=slave))
+        os.close(slave)
+        terminal = Terminal(master, *ends)
         try:
             yield terminal
         finally:
