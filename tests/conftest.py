@@ -28,7 +28,7 @@ from otel_connector.testing import FakeClock, FaultServer
 
 # `.ci/run` selects "thorough"
 settings.register_profile("quick", max_examples=25, deadline=None)
-settings.register_profile("thorough", max_examples=100, deadline=None)
+settings.register_profile("thorough", max_examples=50, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 DEFAULT_SELECTION = "not timing and not soak"
