@@ -27,8 +27,6 @@ from otel_connector._record import UNSAFE, one_line
 from otel_connector.cli import _cursor
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from rich.console import OverflowMethod, RenderableType
 
 _UNKNOWN_SIZE = 80, 24  # columns and lines, as in `shutil.get_terminal_size`
@@ -149,10 +147,22 @@ def can_animate(console: Console) -> bool:
     return drawn and is_terminal(console) and _cursor.in_foreground(console.file.fileno())
 
 
+class _Live(Live):
+    """A view that is not redrawn while the program is in the background, whose writes may stop it (stty tostop)."""
+
+    def __init__(self, console: Console, **options: Any) -> None:
+        super().__init__(console=console, **options)
+        self._descriptor = console.file.fileno()
+
+    def refresh(self) -> None:
+        if _cursor.in_foreground(self._descriptor):
+            super().refresh()
+
+
 @contextmanager
 def live_view(console: Console, **options: Any) -> Generator[Live]:
-    """Return a view that is redrawn; the options are those of `rich.live.Live`."""
-    with _cursor.restored(console.file.fileno()), Live(console=console, **options) as live:
+    """Return a view that is redrawn in the foreground; the options are those of `rich.live.Live`."""
+    with _cursor.restored(console.file.fileno()), _Live(console, **options) as live:
         yield live
 
 
@@ -172,8 +182,8 @@ def progress_bar(console: Console, *columns: progress.ProgressColumn) -> Generat
     shown = can_animate(console)
     bar = progress.BarColumn(bar_width=None)
     columns = columns or (_Description(), bar, progress.TaskProgressColumn(), progress.TimeRemainingColumn())
-    cursor: AbstractContextManager[None] = _cursor.restored(console.file.fileno()) if shown else nullcontext()
-    with cursor, progress.Progress(*columns, console=console, transient=True, expand=True, disable=not shown) as view:
+    view = progress.Progress(*columns, console=console, expand=True, disable=not shown)
+    with live_view(console, get_renderable=view.get_renderable, transient=True) if shown else nullcontext():
         yield view
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import threading
@@ -44,15 +45,21 @@ def ended(terminal: Terminal) -> int:
     return code
 
 
-def test_a_stopped_fetch_shows_the_cursor_and_its_view_again_when_it_continues(fetching: Terminal) -> None:
+STOPS = [signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU]  # POSIX.1-2024, <signal.h>: default action S, except SIGSTOP
+
+
+@pytest.mark.parametrize("stop", [None, *STOPS], ids=lambda stop: stop.name if stop else "Ctrl-Z")
+def test_a_stopped_fetch_shows_the_cursor_and_its_view_again_when_it_continues(
+    stop: signal.Signals | None, fetching: Terminal
+) -> None:
     for _ in range(2):
-        fetching.type(CTRL_Z)
+        os.kill(fetching.job, stop) if stop else fetching.type(CTRL_Z)
         fetching.report("stopped")
         assert fetching.cursor_is_visible()
         before = len(fetching.output)
         fetching.command("fg")
+        fetching.read_until(re.escape(HIDDEN), before)
         fetching.read_until(rb"1 in flight", before)
-        assert HIDDEN in fetching.output[before:]
         assert not fetching.cursor_is_visible()
     fetching.type(CTRL_C)
     fetching.read_until(rb"second Ctrl-C")
@@ -61,15 +68,73 @@ def test_a_stopped_fetch_shows_the_cursor_and_its_view_again_when_it_continues(f
     assert fetching.cursor_is_visible()
 
 
+# Draws and reads only on signals. One that arrives just before signal.pause() would not end it
+DRAWN = """
+import os, signal
+from otel_connector.cli._terminal import live_view, output_console
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+signal.set_wakeup_fd(writer)
+with live_view(output_console(), auto_refresh=False) as live:
+    signal.signal(signal.SIGUSR1, lambda *_: (live.refresh(), os._exit(7)))
+    signal.signal(signal.SIGUSR2, lambda *_: (os.read(0, 1), os._exit(8)))
+    live.update("drawn", refresh=True)
+    while True:
+        os.read(reader, 1)
+"""
+
+
+@pytest.fixture
+def in_background(tmp_path: Path) -> Iterator[Terminal]:
+    """Run a job that has hidden the cursor and continues in the background, where a write stops it (stty tostop)."""
+    with on_terminal(tmp_path, ["-c", DRAWN], environment(XTERM)) as terminal:
+        terminal.read_until(rb"drawn")
+        terminal.stop_writers_in_background()
+        terminal.type(CTRL_Z)
+        terminal.report("stopped")
+        terminal.command("bg")
+        yield terminal
+
+
+def test_a_job_in_the_background_does_not_draw(in_background: Terminal) -> None:
+    """POSIX.1-2024, XBD, section 11.1.4: with TOSTOP, a write would send SIGTTOU."""
+    os.kill(in_background.job, signal.SIGUSR1)
+    assert int(in_background.report("ended")) == 7
+
+
+def test_a_job_in_the_background_that_reads_is_stopped_with_a_visible_cursor(in_background: Terminal) -> None:
+    """POSIX.1-2024, XBD, section 11.1.4: a read sends SIGTTIN."""
+    os.kill(in_background.job, signal.SIGUSR2)
+    for _ in range(2):
+        in_background.report("stopped")
+        assert in_background.cursor_is_visible()
+        in_background.command("bg")
+    in_background.report("stopped")
+    in_background.command("fg")
+    in_background.read_until(re.escape(HIDDEN), in_background.output.rfind(SHOWN))
+    in_background.type(b"x\n")
+    assert int(in_background.report("ended")) == 8
+
+
+ENDS = sorted(set(SIGNALS) - {signal.SIGUSR1, signal.SIGUSR2})  # the program handles these two
+
+
+@pytest.mark.parametrize("number", ENDS, ids=lambda number: signal.Signals(number).name)
+def test_a_signal_ends_a_job_in_the_background(number: int, in_background: Terminal) -> None:
+    """The write of the handler does not stop it."""
+    os.kill(in_background.job, number)
+    assert int(in_background.report("ended")) == -number
+    assert in_background.cursor_is_visible()
+
+
 def test_a_fetch_that_continues_in_the_background_leaves_the_cursor_to_the_shell(fetching: Terminal) -> None:
     fetching.type(CTRL_Z)
     fetching.report("stopped")
     before = len(fetching.output)
     fetching.command("bg")
-    fetching.read_until(rb"1 in flight", before)
-    assert HIDDEN not in fetching.output[before:]
     os.kill(fetching.job, signal.SIGINT)
     fetching.read_until(rb"second Ctrl-C", before)
+    assert HIDDEN not in fetching.output[before:]
     os.kill(fetching.job, signal.SIGINT)
     assert ended(fetching) == 130
 

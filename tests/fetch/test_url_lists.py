@@ -11,12 +11,15 @@ import lzma
 import os
 import re
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import brotli
 import pytest
 from support import command_line, processes
 from support.command_line import run_here
@@ -210,10 +213,41 @@ def test_white_space_around_a_url_is_removed(line: str, api: FaultServer, tmp_pa
     assert [row["url"] for row in rows(tmp_path)] == [api.url("/ok")]
 
 
-def test_a_character_of_an_iri_that_unicode_calls_white_space_is_sent(api: FaultServer, tmp_path: Path) -> None:
-    """RFC 3987, section 2.2: ucschar has U+00A0 and U+3000."""
-    api.script("/a%C2%A0b%E3%80%80c", json_body(1))
-    (tmp_path / "urls").write_text(api.url("/").removesuffix("/") + "/a\u00a0b\u3000c", encoding="utf-8")
+# Unicode's White_Space beyond ASCII (PropList.txt): an IRI may contain most of these (RFC 3987, section 2.2, ucschar),
+# and curl and wget send them. But a line with one may also be more than a URL, and the escape says which is meant
+BLANKS = (
+    "\u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
+ZERO_WIDTH = "\u180e\u200b\u2060\ufeff"
+
+
+@pytest.mark.parametrize("char", BLANKS + ZERO_WIDTH, ids=lambda char: f"U+{ord(char):04X}")
+def test_a_blank_of_unicode_joins_nothing_to_a_url(char: str, api: FaultServer, tmp_path: Path) -> None:
+    url = api.url("/ok")
+    lines = [f"{url}{char}{url}", f"{url}{char}HTTP://x"]
+    lines += [f"{url}{char}out=foo", f"{url}{char}# note"] if char in BLANKS else []
+    (tmp_path / "urls").write_text("\n".join([f"{url}?n=1", *lines]), encoding="utf-8", newline="")
+    code, _, error = run_here(tmp_path, "fetch", "urls")
+    assert (code, [request.query for request in api.requests]) == (1, ["n=1"])
+    escaped = "".join(f"%{byte:02X}" for byte in char.encode())
+    assert (
+        f"otel-connector fetch: line 2 of the list has U+{ord(char):04X} in it: write one URL on a line, "
+        f"and {escaped} for this character in a URL" in error
+    )
+    assert sum(row["error"].startswith("InvalidURL: ") for row in rows(tmp_path)) == len(lines)
+
+
+def test_a_no_break_space_of_latin_1_does_not_join_two_urls(api: FaultServer, tmp_path: Path) -> None:
+    (tmp_path / "urls").write_text(f"{api.url('/ok')}\u00a0{api.url('/ok')}", encoding="latin-1")
+    assert "has the byte A0 in it: write one URL on a line, and %A0 for" in run_here(tmp_path, "fetch", "urls").error
+    assert api.requests == []
+
+
+@pytest.mark.parametrize("char", "\u200b\u200c\u200d\u2060\ufeff\u00ad")
+def test_a_character_without_a_width_is_sent_as_a_part_of_a_url(char: str, api: FaultServer, tmp_path: Path) -> None:
+    """RFC 3987, section 2.2 (ucschar); ZWJ and ZWNJ are letters of some languages."""
+    api.script(f"/a{quote(char)}b", json_body(1))
+    (tmp_path / "urls").write_text(f"{api.url('/')}a{char}b", encoding="utf-8")
     assert run_here(tmp_path, "fetch", "urls").code == 0
 
 
@@ -233,6 +267,7 @@ COMPRESSED: dict[str, tuple[bytes, str, str]] = {
     "zstd (RFC 8878)": (zstd.compress(LIST.encode()), "zstd", "zstd -dc"),
     "xz": (lzma.compress(LIST.encode()), "xz", "xz -dc"),
     "bzip2": (bz2.compress(LIST.encode()), "bzip2", "bzip2 -dc"),
+    "lzma": (lzma.compress(LIST.encode(), lzma.FORMAT_ALONE), "lzma", "xz -dc"),
     "lz4": (b"\x04\x22\x4d\x18\x64\x40\xa7", "lz4", "lz4 -dc"),
 }
 
@@ -263,6 +298,29 @@ def test_a_zip_archive_is_reported(tmp_path: Path) -> None:
     assert (
         "urls.zip is compressed (zip); unpack it: unzip -p urls.zip | " in run_here(tmp_path, "fetch", "urls.zip").error
     )
+
+
+def test_a_tar_archive_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "urls").write_text(LIST, encoding="utf-8")
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(tmp_path / "urls.tar", "w", format=form) as archive:
+            archive.add(tmp_path / "urls", "urls")
+        message = "urls.tar is compressed (tar); unpack it: tar -xOf urls.tar | otel-connector fetch -\n"
+        assert run_here(tmp_path, "fetch", "urls.tar").error.endswith(message)
+
+
+@pytest.mark.parametrize("number", [1, 2, 100, 10_000])
+def test_a_list_that_is_called_as_a_brotli_file_is_reported_if_it_is_not_text(number: int, tmp_path: Path) -> None:
+    """RFC 7932 has no magic number."""
+    (tmp_path / "urls.br").write_bytes(brotli.compress("".join(f"{LIST}{n}" for n in range(number)).encode()))
+    message = "urls.br is compressed (brotli); unpack it: brotli -dc urls.br | otel-connector fetch -\n"
+    assert run_here(tmp_path, "fetch", "urls.br").error.endswith(message)
+
+
+def test_a_text_that_is_called_as_a_brotli_file_is_read(api: FaultServer, tmp_path: Path) -> None:
+    api.script("/%E9", json_body(1))
+    (tmp_path / "urls.br").write_bytes(f"# Brazil\r\n\t{api.url('/ok')}\n{api.url('/')}\u00e9\n".encode("latin-1"))
+    assert run_here(tmp_path, "fetch", "urls.br").code == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="iconv")

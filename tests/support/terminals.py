@@ -96,6 +96,12 @@ class Terminal:
         assert name == event, text
         return number
 
+    def stop_writers_in_background(self) -> None:
+        """Do as ``stty tostop``."""
+        attributes = termios.tcgetattr(self._master)
+        attributes[3] |= termios.TOSTOP
+        termios.tcsetattr(self._master, termios.TCSANOW, attributes)
+
     def command(self, name: str) -> None:
         """Give the shell a command for a stopped job: ``fg`` or ``bg``."""
         os.write(self._commands, f"{name}\n".encode())
