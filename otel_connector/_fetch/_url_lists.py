@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import quote
 
 from otel_connector._call._urls import NotOneURL
 from otel_connector._serial_executor import SerialExecutor
@@ -40,11 +41,15 @@ _COMPRESSED = {  # the first bytes, and the program that unpacks to standard out
     b"\xfd7zXZ\x00": ("xz", "xz -dc"),
     b"BZh": ("bzip2", "bzip2 -dc"),
     b"\x04\x22\x4d\x18": ("lz4", "lz4 -dc"),
+    b"\x5d\x00\x00": ("lzma", "xz -dc"),
     b"PK\x03\x04": ("zip", "unzip -p"),
 }
 
-_WHITE_SPACE = re.compile(r"[\t-\r\x1c-\x20]")  # of ASCII; the characters of an IRI (RFC 3987) include other ones
-_WHY_NOT_ONE = "of the list has white space in it: write one URL on a line, and %20 for a space in a URL"
+# White space of Unicode. Other invisible characters may be a part of an IRI (RFC 3987, section 2.2), but not before
+# another URL; the last is the no-break space of ISO 8859-1 as a byte (PEP 383)
+_SEPARATOR = re.compile("\\s|[\u180e\u200b\u2060\ufeff\udca0](?=https?://)", re.IGNORECASE)
+_TAR_MAGIC = slice(257, 262)  # POSIX.1-2024, pax, ustar interchange format
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _AGAIN = "run the command again, with --resume, for the others"
 
 _MAX_DIGITS = 18  # of a number of a range: the length of the range then fits into 64 bits, as Python requires
@@ -70,7 +75,7 @@ class UrlLines(_UrlSource):
 
     UTF-8, with or without a byte order mark. White space around a URL is removed. A line with white space in it is
     yielded as a `NotOneURL`: it may be two URLs, or a URL with options or a note, and no URL contains white space
-    (RFC 3986, section 2, and appendix C).
+    (RFC 3986, section 2, and appendix C). White space of an IRI has to be percent-encoded.
 
     A file is read more than once, and only as it was when its URLs were counted. If a block of it has changed, no line
     of it is yielded, nor of later blocks. What was appended is not yielded. `problem` reports both.
@@ -182,17 +187,31 @@ def _urls(lines: list[str], lines_before: int) -> list[str]:
     for number, line in enumerate(lines, lines_before + 1):
         url = line.strip()
         if url and not url.startswith("#"):
-            urls.append(NotOneURL(url, f"line {number:,} {_WHY_NOT_ONE}") if _WHITE_SPACE.search(url) else url)
+            found = _SEPARATOR.search(url)
+            urls.append(NotOneURL(url, f"line {number:,} {_why_not_one(found[0])}") if found else url)
     return urls
+
+
+def _why_not_one(char: str) -> str:
+    what, instead = "white space", "%20 for a space"
+    if not char.isascii():
+        instead = f"{quote(char, errors='surrogateescape')} for this character"
+        what = "the byte A0" if char == "\udca0" else f"U+{ord(char):04X}"
+    return f"of the list has {what} in it: write one URL on a line, and {instead} in a URL"
 
 
 def _check_encoding(name: str, head: bytes) -> None:
     """Raise ValueError for the beginning of a file that is compressed, or in UTF-16 or UTF-32."""
     shown = shlex.quote(name)
-    for magic, (compression, program) in _COMPRESSED.items():
-        if head.startswith(magic):
-            command = f"{program} {shown} | otel-connector fetch -"
-            raise ValueError(f"{name} is compressed ({compression}); unpack it: {command}")
+    found = next((each for magic, each in _COMPRESSED.items() if head.startswith(magic)), None)
+    if head[_TAR_MAGIC] == b"ustar":
+        found = "tar", "tar -xOf"
+    elif name.endswith(".br") and _CONTROL.search(head[:_CHECKED]):  # brotli has no magic number (RFC 7932)
+        found = "brotli", "brotli -dc"
+    if found is not None:
+        compression, program = found
+        command = f"{program} {shown} | otel-connector fetch -"
+        raise ValueError(f"{name} is compressed ({compression}); unpack it: {command}")
     encoding = json.detect_encoding(head[:_CHECKED])
     if not encoding.startswith("utf-8") and "\0" not in head[:_CHECKED].decode(encoding, "replace"):
         known = encoding.upper().replace("-LE", "LE").replace("-BE", "BE")  # as iconv names it
