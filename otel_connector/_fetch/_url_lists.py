@@ -53,6 +53,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _AGAIN = "run the command again, with --resume, for the others"
 
 _MAX_DIGITS = 18  # of a number of a range: the length of the range then fits into 64 bits, as Python requires
+_LARGE_FORMAT = re.compile(r"\d{4}")
 _RANGE = re.compile(r"(-?\d+):(-?\d+)(?::([1-9]\d*))?")
 
 
@@ -305,12 +306,15 @@ def _parsed_range(text: str) -> range:
 
 
 def _checked_template(template: str, numbers: range, redact: Callable[[str], str]) -> str:
-    not_one = f"{redact(template)!r} is not a template"
+    why = "it must have one {}, for the numbers of --range"
     try:
-        if [name for _, name, _, _ in string.Formatter().parse(template) if name is not None] == [""]:
-            for number in (numbers[0], numbers[-1]):  # {:c} refuses some numbers
-                template.format(number)
-            return template
+        fields = [(name, form or "") for _, name, form, _ in string.Formatter().parse(template) if name is not None]
+        if len(fields) == 1 and fields[0][0] == "" and "{" not in fields[0][1]:
+            if not _LARGE_FORMAT.search(fields[0][1]):
+                for number in (numbers[0], numbers[-1]):  # {:c} refuses some numbers
+                    template.format(number)
+                return template
+            why = "the width and the precision of a number of --range must be at most 999"
     except (OverflowError, ValueError) as error:
-        raise ValueError(f"{not_one}: {error}") from None
-    raise ValueError(f"{not_one}: it must have one {{}}, for the numbers of --range")
+        why = str(error)
+    raise ValueError(f"{redact(template)!r} is not a template: {why}") from None

@@ -367,6 +367,42 @@ def test_the_message_about_a_template_shows_no_secret(template: str, tmp_path: P
         assert (code, "hush" in out + error, "REDACTED" in error) == (2, False, True), error
 
 
+_LARGE = "the width and the precision of a number of --range must be at most 999"
+FORMATS = {
+    "digits that are not ASCII": ("{:\u0669\u0669\u0669\u0669\u0669\u0669\u0669\u0669\u0669\u0669\u0669}", _LARGE),
+    "a width": ("{:99999999999999}", _LARGE),
+    "a width that is too large for Python": ("{:99999999999999999999}", _LARGE),
+    "a width with zeros": ("{:0999999999}", _LARGE),
+    "a width after a fill": ("{:*>9999}", _LARGE),
+    "a precision": ("{:.99999999999f}", _LARGE),
+    "a precision of a small result": ("{:.9999g}", _LARGE),
+    "a nested format": ("{:{}}", "it must have one {}, for the numbers of --range"),
+    "a nested format with a name": ("{:{width}}", "it must have one {}, for the numbers of --range"),
+    "an attribute": ("{.real}", "it must have one {}, for the numbers of --range"),
+    "an attribute of an attribute": ("{.__class__.__init__}", "it must have one {}, for the numbers of --range"),
+    "an index": ("{[0]}", "it must have one {}, for the numbers of --range"),
+    "a number": ("{0}", "it must have one {}, for the numbers of --range"),
+    "a conversion": ("{!r:>99999999999}", _LARGE),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_that_is_not_for_a_number_in_a_url_is_refused(name: str, tmp_path: Path) -> None:
+    """RFC 9110, section 4.1: URLs of 8,000 octets are the recommended minimum; longer numbers are a mistake."""
+    given, why = FORMATS[name]
+    code, out, error = run_here(tmp_path, "fetch", f"http://127.0.0.1:1/{given}", "--range", "1:2")
+    assert (code, out, "Traceback" in error) == (2, "", False)
+    assert f"'http://127.0.0.1:1/{given}' is not a template: " in error
+    assert why in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("given", "sent"), [("{:05}", "00001"), ("{:,}", "1"), ("{:x}", "1"), ("{:.2f}", "1.00")])
+def test_a_format_for_numbers_is_used(given: str, sent: str, api: FaultServer, tmp_path: Path) -> None:
+    api.script(f"/{sent}", json_body(1))
+    assert run_here(tmp_path, "fetch", f"{api.url('/')}{given}", "--range", "1:1").code == 0
+
+
 # Which URLs are the same
 
 SAME = {
