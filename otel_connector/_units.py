@@ -24,7 +24,9 @@ STEP = 1_000  # the factor between two units of bytes, or of durations below a s
 LEAST_SHARE = 0.0001  # the smallest share that two decimals of a percentage can show
 _PERIODS = (("s", 1), ("min", MINUTE), ("h", _HOUR))
 _SIZES = ("B", "kB", "MB", "GB", "TB", "PB")  # powers of 1,000
-_LISTED_FILES = 3  # that are all named
+MOST_FILES = 20
+"""How many names of files a terminal shows."""
+
 _TWO_PLACES, _ONE_PLACE = 9.995, 99.95  # below these, a number is rounded to two or one decimals: three digits in all
 
 
@@ -84,11 +86,10 @@ def moment(time: datetime | None) -> str:
     return NONE if time is None else f"{time:%Y-%m-%d %H:%M:%S}"
 
 
-def listed_files(names: Sequence[str]) -> str:
-    """Format the names of files: ``a.csv, b.csv``; of more than three ``12 files: a.csv, ..., l.csv``."""
-    if len(names) <= _LISTED_FILES:
-        return ", ".join(names) or NONE
-    return f"{counted(len(names), 'file')}: {names[0]}, ..., {names[-1]}"
+def listed_files(names: Sequence[str], most: int | None = None) -> str:
+    """Format the names of files: ``a.csv, b.csv``; of more than `most`, ``a.csv, b.csv and 1,204 more``."""
+    more = "" if most is None or len(names) <= most else f" and {len(names) - most:,} more"
+    return f"{', '.join(names[:most])}{more}" or NONE
 
 
 def counted(number: int, noun: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from otel_connector._units import MOST_FILES
 from otel_connector.cli._terminal import is_terminal, print_lines, show, styled, table
 from otel_connector.review import _compare_text as words
 
@@ -27,7 +28,9 @@ _STYLES = {"worse": "bold red", "better": "bold green", "more": "bold cyan", "le
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
     """Print a comparison."""
-    print_lines(console, f"before  {words.run(comparison.before)}", f"after   {words.run(comparison.after)}", "")
+    most = MOST_FILES if is_terminal(console) else None
+    before, after = words.run(comparison.before, most), words.run(comparison.after, most)
+    print_lines(console, f"before  {before}", f"after   {after}", "")
     show(console, styled(words.headline(comparison), "bold"), "")
     show(console, _table(console, "All calls", [("", comparison.total.differences)]))
     if comparison.total.more_errors:

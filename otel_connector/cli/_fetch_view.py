@@ -16,8 +16,8 @@ from rich.console import Group
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from otel_connector._units import counted, duration, listed_files, rate
-from otel_connector.cli._terminal import live_view, print_lines, show, styled, table, tolerant_console
+from otel_connector._units import MOST_FILES, counted, duration, listed_files, rate
+from otel_connector.cli._terminal import is_terminal, live_view, print_lines, show, styled, table, tolerant_console
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,8 @@ class FetchView:
     def show_resumed(self) -> None:
         """Print what the log contains of the list, if the fetch is resumed."""
         if self._fetch.resumed is not None:
-            print_lines(self._console, resumed_line(self._fetch.resumed, self._fetch.options.project))
+            most = MOST_FILES if is_terminal(self._console) else None
+            print_lines(self._console, resumed_line(self._fetch.resumed, self._fetch.options.project, most))
 
     async def show(self) -> None:
         """Show the progress until cancelled."""
@@ -98,9 +99,9 @@ def show_result(run: Fetch, log: Path, out: Path | None) -> None:
     print_lines(console, f"Log: {log.absolute()}", *([] if out is None else [f"Results: {out.absolute()}"]))
 
 
-def resumed_line(found: Resumed, project: str) -> str:
-    """Return how much of the list the log contains, for a fetch that is resumed."""
-    files = listed_files(found.files)
+def resumed_line(found: Resumed, project: str, most: int | None = None) -> str:
+    """Return how much of the list the log contains, for a fetch that is resumed, and the names of `most` files."""
+    files = listed_files(found.files, most)
     if found.rows and not found.of_project:
         return f"The log has {found.rows:,} rows, but none of the project {project!r}: no URL is skipped; read: {files}"
     counts = f"The log has {found.of_project:,} rows of the project {project!r}; URLs with a success: {found.done:,}"

@@ -8,11 +8,12 @@ Used by ``cli._review_command``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from rich.console import Group as Lines
 
-from otel_connector._units import NONE, counted, duration, listed_files, moment, rate, share, size
+from otel_connector._units import MOST_FILES, NONE, counted, duration, listed_files, moment, rate, share, size
 from otel_connector.cli._terminal import line, styled, table
 
 if TYPE_CHECKING:
@@ -47,10 +48,16 @@ def summary_view(summary: Summary, *, width: int, lines: int | None = None, all_
     sizes = [len(summary.projects), len(summary.hosts), len(summary.errors), len(summary.slowest)]
     fitting = sizes
     if lines is not None and not all_rows:
-        fitting = _share_rows(max(lines - _FIXED_LINES - (len(_read(summary)) > 1), len(sizes)), sizes)
+        names = wrap(_names(summary, cut=True), width) if len(_read(summary)) > 1 else []
+        fitting = _share_rows(max(lines - _FIXED_LINES - len(names), len(sizes)), sizes)
     projects, hosts, errors, slowest = fitting
     wide, cut = width >= _WIDE, lines is not None
-    parts: list[RenderableType] = [*_total(summary), "", _groups(summary, projects, hosts, wide=wide, cut=cut), ""]
+    parts: list[RenderableType] = [
+        *_total(summary, cut=cut),
+        "",
+        _groups(summary, projects, hosts, wide=wide, cut=cut),
+        "",
+    ]
     if summary.errors:
         more = len(summary.errors) - errors + summary.more_errors
         parts += [
@@ -103,12 +110,16 @@ def _read(summary: Summary) -> list[str]:
     return [file.path for file in summary.files if not file.problem]
 
 
-def _total(summary: Summary) -> Iterator[Text]:
+def _names(summary: Summary, *, cut: bool) -> str:
+    return listed_files(_read(summary), MOST_FILES if cut else None)
+
+
+def _total(summary: Summary, *, cut: bool) -> Iterator[Text]:
     total, latency = summary.total, summary.total.latency
-    names = listed_files(read := _read(summary))
-    if len(read) > 1:
-        yield line(names)
-        names = counted(len(read), "file")
+    names = _names(summary, cut=cut)
+    if (read := len(_read(summary))) > 1:
+        yield styled(names)
+        names = counted(read, "file")
     end = moment(total.end).removeprefix(f"{moment(total.start).partition(' ')[0]} ")
     yield line(f"{names}: {moment(total.start)} to {end} UTC, {duration(total.seconds)}")
     succeeded = f"{share(1 - total.error_rate)} succeeded, {total.failed:,} failed"

@@ -94,9 +94,9 @@ def headline(comparison: Comparison) -> str:
     return "No difference of all calls is larger than noise"
 
 
-def run(which: Run) -> str:
-    """Return the files, the number of calls and the period of a run."""
-    files = listed_files([one_line(Path(path).name, _NAME_LIMIT) for path in which.files])
+def run(which: Run, most: int | None = None) -> str:
+    """Return the names of at most `most` files, the number of calls and the period of a run."""
+    files = listed_files([one_line(Path(path).name, _NAME_LIMIT) for path in which.files], most)
     if not which.start:
         return f"{files}: no calls"
     return f"{files}: {which.calls:,} calls in {duration(which.seconds)} from {moment(which.start)} UTC"

@@ -11,6 +11,7 @@ import lzma
 import os
 import pty
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from rich.console import Console
 from support import processes
 from support.command_line import environment, finish, run_here, start
 from support.logs import busy_hour, call, rows, write
+from support.terminals import on_terminal
 
 from otel_connector import review
 from otel_connector._csv._format import HEADER
@@ -46,17 +48,36 @@ def test_a_log_that_was_archived_by_date_is_not_reviewed_and_the_files_that_were
         (["logs.20261128.csv"], 1_000),
         (["logs.csv"], 100),
     ]
+    names = ""
     for number in range(1, 5):
         write(tmp_path / f"logs.{number:06d}.csv", [call(number)])
         lines = run_here(tmp_path, "review", "logs.csv").out.splitlines()
-        assert lines[0] == (
-            ", ".join([*(f"logs.{each:06d}.csv" for each in range(1, number + 1)), "logs.csv"])
-            if number < 3
-            else f"{number + 1} files: logs.000001.csv, ..., logs.csv"
-        )
+        names = ", ".join([*(f"logs.{each:06d}.csv" for each in range(1, number + 1)), "logs.csv"])
+        assert lines[0] == names
         assert lines[1].startswith(f"{number + 1} files: 2026-")
     compared = run_here(tmp_path, "review", "--compare", "logs.20261128.csv", "logs.csv")
-    assert "after   5 files: logs.000001.csv, ..., logs.csv: 104 calls" in compared.out
+    assert f"after   {names}: 104 calls" in compared.out
+
+
+@pytest.mark.skipif(not hasattr(os, "setsid"), reason="terminals")
+@pytest.mark.parametrize(("number", "more"), [(20, b""), (21, b"and 1 more"), (300, b"and 280 more")])
+def test_a_terminal_names_the_files_up_to_a_limit_and_a_pipe_names_all(
+    number: int, more: bytes, tmp_path: Path
+) -> None:
+    names = [f"part-{each:03d}-of-many.csv" for each in range(number)]
+    for each in names:
+        write(tmp_path / each, [call(0)])
+    for arguments in (["part-*"], ["--compare", "part-*", names[0]]):
+        assert ", ".join(names) in run_here(tmp_path, "review", *arguments).out
+        with on_terminal(
+            tmp_path, ["-m", "otel_connector", "review", *arguments], environment({"TERM": "xterm"})
+        ) as terminal:
+            assert terminal.report("ended") == "0"
+        shown = terminal.output.partition(b"2026")[0]
+        assert re.findall(rb"part-\d{3}-of-many\.csv", shown)[:20] == [each.encode() for each in names[:20]]
+        assert (b" more" in shown, more in b" ".join(shown.split())) == (bool(more), True)
+    facts = json.loads(run_here(tmp_path, "review", "part-*", "--json").out)
+    assert [file["path"] for file in facts["files"]] == names
 
 
 @pytest.mark.parametrize(

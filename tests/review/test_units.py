@@ -71,12 +71,14 @@ def test_counts_are_shown_with_singular_or_plural(number: int, shown: str) -> No
         ("", "-"),
         ("a", "a"),
         ("abc", "a, b, c"),
-        ("abcd", "4 files: a, ..., d"),
-        (["x"] * 1_234, "1,234 files: x, ..., x"),
+        ("abcd", "a, b, c, d"),
+        ("x" * 20, ", ".join("x" * 20)),
+        ("x" * 1_234, f"{', '.join('x' * 20)} and 1,214 more"),
     ],
 )
-def test_of_many_files_the_number_and_two_names_are_shown(names: Sequence[str], shown: str) -> None:
-    assert _units.listed_files(names) == shown
+def test_of_many_files_the_first_names_and_the_number_of_the_others_are_shown(names: Sequence[str], shown: str) -> None:
+    assert _units.listed_files(names, _units.MOST_FILES) == shown
+    assert _units.listed_files(names) == (", ".join(names) or "-")
 
 
 @given(st.lists(st.integers(0, 10**10).map(lambda us: us / 1e6), min_size=1), st.floats(0, 1))
