@@ -19,13 +19,15 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_left
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 
+from otel_connector import _secret_notations as notations
 from otel_connector import _secret_patterns as patterns
+from otel_connector._secret_notations import Found
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 REDACTED = "REDACTED"
 """The replacement of a secret (OpenTelemetry semantic conventions 1.44, url.full)."""
@@ -43,10 +45,7 @@ _LONG = 8  # characters of a credential that is searched within words, too: a sh
 _INDENT = 64  # characters before a name at most, if it is the first one in its line
 _KNOWN_NAMES, _NAME_LIMIT = 1_024, 64  # names of parameters that are remembered, and their characters
 
-# Where a secret starts and ends, and the parameter that it is the value of (empty for userinfo, and for what could not
-# be decoded). A plain tuple, because a hostile URL has thousands
 _UNSURE = " "  # the name of what may be userinfo or something else, so that it is decoded as well
-_Found: TypeAlias = "tuple[int, int, str]"
 
 
 class Redactor:
@@ -83,17 +82,22 @@ class Redactor:
             text: The text.
             sent: Credentials that are redacted wherever they appear, in every form.
         """
-        found = self._found(_ended(text, _TEXT_LIMIT), patterns.IN_TEXT, 0) + _occurrences(text, sent)
+        ended = _ended(text, _TEXT_LIMIT)
+        found = self._found(ended, patterns.IN_TEXT, 0) + _occurrences(text, sent)
+        if escaped := notations.without_entities(ended):
+            plain, offsets = escaped
+            inner = self._found(plain, patterns.IN_TEXT, 0)
+            found += [(offsets[start], offsets[end], name) for start, end, name in inner]
         cut = [(start, min(end, _TEXT_LIMIT), name) for start, end, name in found if start < _TEXT_LIMIT]
         return _marked(_replaced(text[:_TEXT_LIMIT], cut), text, _TEXT_LIMIT)
 
     def listed_name(self, name: str) -> str:
         """Return the parameter that makes a found name secret, as it was given; empty for what is not a parameter."""
         plain = _comparable(name.strip())
-        parts = (part.rpartition(".")[2] for pattern in patterns.PARTS_OF_NAME for part in pattern.split(plain))
+        parts = (part for pattern in patterns.PARTS_OF_NAME for each in pattern.split(plain) for part in _ends(each))
         return self._secret.get(plain) or next(filter(None, map(self._secret.get, parts)), "")
 
-    def secrets(self, url: str) -> list[_Found] | None:
+    def secrets(self, url: str) -> list[Found] | None:
         """Return where the secrets of a URL are; None if it cannot be parsed, so that it may be secret as a whole."""
         whole, limit = len(url), min(len(url), _URL_LIMIT)
         url = _ended(url, limit)
@@ -110,34 +114,33 @@ class Redactor:
             unclear = "@" in _folded(path) or "=" in path
         if unclear:
             return None
-        secrets: list[_Found] = []
+        secrets: list[Found] = []
         if user:
             has_host = authority[len(user) + 1 :].partition(":")[0]
             if not has_host and ("@" in url[match.start("path") :] or "%40" in url):
                 return None  # the password contains an @ before a / or ? or #, and what follows belongs to it
             secrets += _user_and_password(url, len(head), len(head) + len(user))
-        if "@" in path or "%" in path or ";" in path or not path.isascii():
-            secrets += _moved(self._in_path(path, 0), match.start("path"))
+        secrets += _moved(self._in_path(path, 0), match.start("path"))
         if rest := match["rest"]:
             secrets += _moved(self._found(rest, patterns.IN_QUERY, 0), match.start("rest"))
         return secrets if limit == whole else [(start, min(end, limit), name) for start, end, name in secrets]
 
-    def _in_path(self, path: str, level: int) -> list[_Found]:
+    def _in_path(self, path: str, level: int) -> list[Found]:
         """Return the secrets of a path, and of the query that follows it in a path that was decoded."""
         query = patterns.QUERY_START.search(path)
         end = len(path) if query is None else query.start()
         # In a path that was decoded, the query may be a part of a password with unencoded delimiters
         found = _userinfo(_folded(path if level else path[:end]), patterns.IN_PATH)
-        found += self._in_segments(path, end)
+        found += self._in_segments(path, end) + notations.in_url(path, self._is_secret)
         if "%" in path:
             found += self._deeper(path[:end], found, patterns.IN_PATH, level, in_path=True)
         if query is not None:
             found += _moved(self._found(path[end:], patterns.IN_DECODED, level), end)
         return found
 
-    def _in_segments(self, path: str, end: int) -> list[_Found]:
+    def _in_segments(self, path: str, end: int) -> list[Found]:
         """Return the values of secret parameters of path segments, such as ``;jsessionid=``."""
-        found: list[_Found] = []
+        found: list[Found] = []
         segment = encoded_url = 0
         inner_url = path.find("//", 0, end)
         for match in patterns.MATRIX_NAME.finditer(path, 0, end):
@@ -155,23 +158,23 @@ class Redactor:
                 found.append((begin, stop, unquote_plus(match[1])))
         return found
 
-    def _found(self, text: str, kind: patterns.Patterns, level: int) -> list[_Found]:
+    def _found(self, text: str, kind: patterns.Patterns, level: int) -> list[Found]:
         """Return the secrets of a text that was decoded `level` times."""
-        found: list[_Found] = []
+        found: list[Found] = []
         folded = _folded(text)
         if "@" in folded:
             found += _userinfo(folded, kind)
             found += _users(folded, kind)
         if "=" in text:
             found += self._values(text, 0, kind)
-        if kind is patterns.IN_TEXT:
-            found += self._pairs(text)
+        in_text = notations.in_text if kind is patterns.IN_TEXT else notations.in_url
+        found += in_text(text, self._is_secret)
         if "%" in text:
             found += self._deeper(text, found, kind, level, in_path=False)
         return found
 
-    def _values(self, text: str, start: int, kind: patterns.Patterns) -> list[_Found]:
-        found: list[_Found] = []
+    def _values(self, text: str, start: int, kind: patterns.Patterns) -> list[Found]:
+        found: list[Found] = []
         kept, fragment = start, text.find("#") if kind is patterns.IN_QUERY else -1
         seen = slashes = query = 0  # the offsets of the last // and of the last ? or # before a name
         for match in kind.name.finditer(text, start):
@@ -192,31 +195,11 @@ class Redactor:
                 found.append((value.start(), kept, unquote_plus(match[1])))
         return found
 
-    def _pairs(self, text: str) -> list[_Found]:
-        """Return the values of notations other than ``name=value``, and the credentials of headers."""
-        found: list[_Found] = [(*match.span(1), "") for match in patterns.CREDENTIALS.finditer(text)]
-        kept = 0
-        for match in patterns.PAIR.finditer(text):
-            name, begin = match[1], match.end()
-            if begin <= kept or not self._is_secret(name):
-                continue
-            line = patterns.HEADER_VALUE if patterns.HEADER_NAME.fullmatch(name) else None
-            if text[match.end(1)] == ":" and patterns.LINE_START.search(
-                text, max(match.start() - _INDENT, 0), match.end(1)
-            ):
-                line = line or patterns.LINE_VALUE
-            value = (line and line.match(text, begin)) or patterns.PAIR_VALUE.match(text, begin)
-            if value and value.lastgroup:
-                start, kept = value.span(value.lastgroup)
-                if start < kept:
-                    found.append((start, kept, name))
-        return found
-
     def _deeper(
-        self, text: str, shallow: list[_Found], kind: patterns.Patterns, level: int, *, in_path: bool
-    ) -> list[_Found]:
+        self, text: str, shallow: list[Found], kind: patterns.Patterns, level: int, *, in_path: bool
+    ) -> list[Found]:
         """Return the secrets of the parts that have to be decoded, `shallow` are those that need no decoding."""
-        found: list[_Found] = []
+        found: list[Found] = []
         masks = _without_overlaps(shallow)
         for part in kind.part.finditer(text):
             start, end = part.span()
@@ -251,6 +234,15 @@ def _comparable(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
+def _ends(name: str) -> Iterator[str]:
+    """Yield the last part of a dotted name, and the part before the number of an element, or before ``.value``."""
+    parts = name.split(".")
+    yield parts[-1]
+    while len(parts) > 1 and (parts[-1].isdecimal() or parts[-1] == "value"):
+        parts.pop()
+    yield parts[-1]
+
+
 def _ended(text: str, limit: int) -> str:
     """Return a text of at most `limit` characters. What is cut may have been a password, so an ``@`` follows it."""
     text = text if len(text) <= limit else f"{text[:limit]}@"
@@ -272,8 +264,8 @@ def _as_far_as_safe(url: str) -> str:
     return f"{shown}{rest[:1] if rest[:1] in '?#' else ''}{REDACTED if rest else ''}"
 
 
-def _occurrences(text: str, secrets: Iterable[str]) -> list[_Found]:
-    found: list[_Found] = []
+def _occurrences(text: str, secrets: Iterable[str]) -> list[Found]:
+    found: list[Found] = []
     for secret in secrets:
         start = text.find(secret, 0, _TEXT_LIMIT + len(secret))
         while start >= 0:
@@ -299,7 +291,7 @@ def _changes_by_folding(url: str, end: int) -> bool:
     return any(folded.count(mark) != url.count(mark) for mark in "@:/?#=")
 
 
-def _replaced(text: str, secrets: list[_Found]) -> str:
+def _replaced(text: str, secrets: list[Found]) -> str:
     """Return a text with its secrets replaced; those that overlap are replaced by one word."""
     if not secrets:
         return text
@@ -314,24 +306,24 @@ def _replaced(text: str, secrets: list[_Found]) -> str:
     return "".join(pieces) + text[kept:]
 
 
-def _moved(secrets: list[_Found], offset: int) -> list[_Found]:
+def _moved(secrets: list[Found], offset: int) -> list[Found]:
     return [(start + offset, end + offset, name) for start, end, name in secrets]
 
 
-def _user_and_password(text: str, start: int, end: int, name: str = "") -> list[_Found]:
+def _user_and_password(text: str, start: int, end: int, name: str = "") -> list[Found]:
     colon = text.find(":", start, end)
     if colon < 0:
         return [(start, end, name)] if start < end else []
     return [(start, colon, name), (colon + 1, end, name)]
 
 
-def _userinfo(text: str, kind: patterns.Patterns) -> list[_Found]:
+def _userinfo(text: str, kind: patterns.Patterns) -> list[Found]:
     """Return the userinfo between ``//`` and the last ``@`` of each authority.
 
     If there is no host behind the ``@``, or no number behind the colon, the password has unencoded delimiters. It then
     extends to the last ``@`` before the end of the URL.
     """
-    found: list[_Found] = []
+    found: list[Found] = []
     done = end = last = 0
     if "@" not in text:
         return found
@@ -362,9 +354,9 @@ def _userinfo(text: str, kind: patterns.Patterns) -> list[_Found]:
     return found
 
 
-def _users(text: str, kind: patterns.Patterns) -> list[_Found]:
+def _users(text: str, kind: patterns.Patterns) -> list[Found]:
     """Return each ``user:password`` before an ``@`` that follows no ``//``, as in the settings of proxies."""
-    found: list[_Found] = []
+    found: list[Found] = []
     for match in kind.user.finditer(text):
         start, at = match.start(), match.end() - 1
         colon = text.find(":", start, at)
@@ -380,8 +372,8 @@ def _users(text: str, kind: patterns.Patterns) -> list[_Found]:
     return found
 
 
-def _without_overlaps(found: list[_Found]) -> list[_Found]:
-    merged: list[_Found] = []
+def _without_overlaps(found: list[Found]) -> list[Found]:
+    merged: list[Found] = []
     for start, end, name in sorted(each for each in found if each[2] != _UNSURE):
         if merged and start < merged[-1][1]:
             begin, before, other = merged[-1]
@@ -400,7 +392,7 @@ def _barriers(text: str, start: int, end: int) -> list[int]:
     return barriers
 
 
-def _decoded(text: str, start: int, end: int, masks: list[_Found]) -> tuple[str, list[int]]:
+def _decoded(text: str, start: int, end: int, masks: list[Found]) -> tuple[str, list[int]]:
     """Return a part of a text decoded once, and the offset of each of its characters, and of its end, in `text`.
 
     A secret of `masks` becomes one letter, because what it contains must not be taken for a delimiter. No other secret

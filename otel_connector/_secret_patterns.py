@@ -50,18 +50,20 @@ IGNORED_BY_PARSERS = re.compile(r"[\t\r\n]")  # WHATWG URL, section 4.4: removed
 # Where a secret starts or ends in decoded text. Decoding never gives this lone surrogate, and the redactor replaces it
 BARRIER = "\ud800"
 
-# Escapes of the characters that begin or end a secret: # % & / : ; = ? @ \ and, in UTF-8, characters like U+FF20 that
-# are folded to them. Other escapes hide nothing
-STRUCTURE = re.compile(r"%(?:2[356fF]|3[aAbBdDfF]|40|5[cC]|[eE][fF])")
+# Escapes of the characters that begin or end a secret: " # % & ' / : ; = ? @ \ and, in UTF-8, characters like U+FF20
+# that are folded to them, and of the blank after the scheme of a credential. Other escapes hide nothing
+_AFTER_SCHEME = "(?:(?<=(?i:bearer).)|(?<=(?i:basic).))"
+STRUCTURE = re.compile(rf"%(?:2[235-7fF]|3[aAbBdDfF]|40|5[cC]|[eE][fF]|{_AFTER_SCHEME}20)")
 ESCAPES = re.compile(r"(?:%[0-9a-fA-F]{2})+")
 
 # The form of nearly every URL. Only the values of its parameters can be secret: there is no @, encoded or not, and no
-# encoded character that may start another parameter
+# encoded character that may start another parameter, nor a quotation mark, as in JSON, or the scheme of a credential
+_NO_SCHEME = "(?<!(?i:bearer).)(?<!(?i:basic).)"
 PLAIN = re.compile(
     r"https?://[a-zA-Z0-9.\-]+(?::[0-9]+)?"
-    r"(?:/[a-zA-Z0-9/._~+\-]*(?:%(?!25|3[dD]|40|[eE][fF])[a-zA-Z0-9/._~+\-]*)*)?"
-    r"([?#][!#$&'()*+,\-./0-9:;=?A-Z\[\]_a-z~]*"
-    r"(?:%(?!2[356]|3[bBdDfF]|40|[eE][fF])[!#$&'()*+,\-./0-9:;=?A-Z\[\]_a-z~]*)*)?"
+    rf"(?:/[a-zA-Z0-9/._~\-]*(?:(?:\+|%(?!2[257]|3[dD]|40|[eE][fF])){_NO_SCHEME}[a-zA-Z0-9/._~\-]*)*)?"
+    r"([?#][!#$&()*,\-./0-9:;=?A-Z\[\]_a-z~]*"
+    rf"(?:(?:\+|%(?!2[235-7]|3[bBdDfF]|40|[eE][fF])){_NO_SCHEME}[!#$&()*,\-./0-9:;=?A-Z\[\]_a-z~]*)*)?"
 )
 
 
@@ -124,33 +126,6 @@ IN_TEXT = _patterns(
     between=r"\s<>",
     user=r"(?<![^/?#\s<>])[^/?#\s<>]*@",
     part=r"(?<![^&#\s\"<>])[^&#\s\"<>]+(?<!['),.\]}])",
-)
-
-# A name and its value in JSON, also escaped, YAML, headers, INI, Python and Ruby. ``name=value`` is in IN_TEXT. Not
-# name:80, which is a host with its port, nor a message about the option auth. It does not end in a backslash: a run of
-# them would be divided in all ways
-PAIR = re.compile(
-    r"(?<![\w.\-\[\]\\])([\w.\-\[\]\\]*[\w.\-\[\]])(?<!\bauth(?=: [A-Z]\w+(?:\(\))? ))"
-    r"(?:\\*[\"'][ \t]*|[ \t]+|(?!=[^\s\"'\\>=]|:(?://|[0-9]{1,5}(?!\w))))[:=]{1,2}>?[ \t]*"
-)
-# A quotation mark in the value has more backslashes before it than the one that ends the value
-PAIR_VALUE = re.compile(
-    r"[bBuUrR]{0,2}(\\*[\"'])(?P<quoted>.*?)(?:(?<!\\)\1|\Z)"
-    r"|(?P<nested>[\[{(][^\]})]*[\]})]?)"
-    r"|(?!(?:[nN]ull|[nN]one|[tT]rue|[fF]alse)\b)"
-    r"(?P<word>[^\s\"'<>\\]*(?:\\(?![nrt\"'])[^\s\"'<>\\]*)*(?<!['),.;\]}]))",
-    re.DOTALL,
-)
-# To the end of the line: behind the first name in a line of YAML, and of a header
-LINE_START = re.compile(r"(?:[\n\"']|\\n)[ \t]*(?:- )?[\w.\-\[\]]+\Z")
-LINE_VALUE = re.compile(r"(?P<line>(?!null|\\*[\"'\[{(])[^\r\n]*?)(?=(?<!\\)\\*[\"'](?!\w)|\\[nr]|[\r\n]|\Z)")
-HEADER_VALUE = re.compile(r"(?P<line>(?!\\*[\"'])[^\r\n]*?)(?=\\[nr]|[\r\n]|\Z)")
-HEADER_NAME = re.compile(r"(?:proxy-)?authorization|(?:set-)?cookie", re.IGNORECASE)
-# RFC 7235, section 2.1, without the parameters of a challenge, and the words that follow in sentences
-CREDENTIALS = re.compile(
-    r"(?<![a-z0-9])(?:bearer|basic)[ \t]+(?![a-z_]+=[\"\w]|(?:auth\w*|tokens?|credentials?|realm|scheme|access)\b)"
-    r"([a-z0-9\-._~+/]+=*)(?<!\.)",
-    re.IGNORECASE,
 )
 
 # What a URL that cannot be parsed shows: its scheme, and host and path if there is no userinfo that has another end

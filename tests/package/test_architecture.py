@@ -242,6 +242,7 @@ WINGS = [
             "_percentile": ("aiohttp",),
             "_recent_calls": ("aiohttp",),
             "_record": ("aiohttp",),
+            "_secret_notations": ("aiohttp",),
             "_secret_patterns": ("aiohttp",),
             "_units": ("aiohttp",),
             "_version": ("aiohttp",),
