@@ -362,6 +362,10 @@ def _users(text: str, kind: patterns.Patterns) -> list[Found]:
         colon = text.find(":", start, at)
         if colon >= 0:
             start = max(start, text.rfind("&", start, max(start, text.rfind("=", start, at))) + 1)  # of this parameter
+            if patterns.ENCODED_JSON.match(text, start, at):
+                continue
+            if json := patterns.JSON.match(text, start, at):
+                start = json.end()
             colon = text.find(":", start, at)
         if colon >= 0:
             start = max(start, *(text.rfind(mark, start, colon) + 1 for mark in patterns.BEFORE_USER))

@@ -149,6 +149,9 @@ PORT = re.compile(r":[0-9]*")
 ENCODED_URL = re.compile(r"(?::|%3[aA])%2[fF]%2[fF]")
 ENCODED_QUESTION_MARK = re.compile(r"%3[fF]")
 ENCODED_PAIR = re.compile(r"%(?:3[dDfF]|26)")
+# Behind the last name or mark of JSON, an @ may be in a string; JSON that is encoded is searched when it is decoded
+JSON = re.compile(r"(?:[^={\[&]*=)?[{\[].*[\"'][\s+]*[:,][\s+]*(?:\\*[\"'])?", re.DOTALL)
+ENCODED_JSON = re.compile(r"(?:[^=%{\[&]*=)?(?:%[75][bB]|[{\[]).*%2[27]", re.DOTALL)
 BEFORE_USER = "=;,\"'([{"
 NO_USER = frozenset({"acct", "mailto", "sip", "sips", "xmpp"})  # schemes whose URIs have an @ and no password
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 from aiohttp.http_exceptions import LineTooLong
+from yarl import URL
 
 from otel_connector._call._aiohttp_private import MALFORMED_BODY
 from otel_connector._call._exchange import REDIRECTS, Exchange, Request
@@ -43,6 +44,9 @@ _REFUSED = "redirect not followed: "
 _FORBIDDEN_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110, section 5.5
 
 _QUOTED = re.compile(r"'.*'|\".*\"", re.DOTALL)
+
+_HAS_SCHEME = re.compile(r"https?://[^/]")
+_PROXY = "it must start with http:// or https:// and a host"
 
 _AUTHORIZATION = "Authorization"
 _CERTIFICATE = (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch)
@@ -176,10 +180,12 @@ class _Failure(NamedTuple):
     @property
     def url(self) -> str:
         """The URL that aiohttp rejects, the reason, and the URL of the call if it is another one."""
-        url, reason = str(self.error.url), self.error.description
-        prefix = "proxy is not a URL: " if url == str(self.request.options.get("proxy")) else ""
-        suffix = "" if prefix or url == str(self.request.url) else f": {self.location or self.requested}"
-        return f"{prefix}{self.request.redact(url)}{f' - {without_quotations(reason)}' if reason else ''}{suffix}"
+        url, reason, proxy = str(self.error.url), self.error.description, self.request.options.get("proxy")
+        if proxy is not None and url in {str(proxy), str(URL(proxy)) if isinstance(self.error.url, URL) else ""}:
+            # Without a scheme it may be a password, which has been given in the wrong place
+            return f"proxy is not a URL: {self.request.redact(url) if _HAS_SCHEME.match(url) else _PROXY}"
+        suffix = "" if url == str(self.request.url) else f": {self.location or self.requested}"
+        return f"{self.request.redact(url)}{f' - {without_quotations(reason)}' if reason else ''}{suffix}"
 
     @property
     def options(self) -> str:

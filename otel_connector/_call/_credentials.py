@@ -30,6 +30,8 @@ _SHORTEST = 4  # characters; a shorter text is too frequent to be told apart fro
 # Characters that are escaped in all ways, in some 20 ms: a server may set cookies of any number and length
 _ESCAPED_CHARACTERS = 1_024
 
+_ENCODED_CHARACTERS = 8_192  # the same for base64, which is shorter
+
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]*")  # RFC 3986, section 2.3: the same in every form
 _ESCAPE = re.compile("%[0-9A-F]{2}")
 _SPECIAL_IN_HTML = re.compile("[&<>]")
@@ -50,11 +52,13 @@ def credentials_of(
         exchange: Its last attempt; None if there was none.
         redactor: States which names are secret.
     """
-    forms, characters = set[str](), 0
+    forms, encoded, escaped = set[str](), 0, 0
     for secret in dict.fromkeys(_secrets(session, url, options, exchange, redactor)):
         if len(secret) >= _SHORTEST:
             forms.add(secret)
-            if not _UNRESERVED.fullmatch(secret) and (characters := characters + len(secret)) <= _ESCAPED_CHARACTERS:
+            if (encoded := encoded + _SHORTEST + len(secret)) <= _ENCODED_CHARACTERS:
+                forms.update(_in_base64(secret))
+            if not _UNRESERVED.fullmatch(secret) and (escaped := escaped + len(secret)) <= _ESCAPED_CHARACTERS:
                 forms.update(_forms(secret))
     return frozenset(forms)
 
@@ -132,6 +136,15 @@ _HEADERS: dict[str, Callable[[str], Iterable[str]]] = {
 }
 
 
+def _in_base64(secret: str) -> Iterator[str]:
+    """Yield a secret in both alphabets of base64 (RFC 4648), with and without padding, and percent-encoded."""
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        encoded = encode(secret.encode("utf-8", "surrogatepass")).decode()
+        for form in (encoded, encoded.rstrip("=")):
+            yield form
+            yield quote(form, safe="")
+
+
 def _forms(secret: str) -> Iterator[str]:
     """Yield a secret as it is, as it is escaped in JSON, HTML, and the `repr` of str and bytes, and percent-encoded."""
     in_json = json.dumps(secret)[1:-1]
@@ -140,6 +153,7 @@ def _forms(secret: str) -> Iterator[str]:
         in_json.replace("/", "\\/"),
         _SPECIAL_IN_HTML.sub(lambda char: f"\\u{ord(char[0]):04x}", in_json),
         json.dumps(secret, ensure_ascii=False)[1:-1],
+        html.escape(in_json),
     )
     for text in {*escaped, *of_others, repr(secret.encode("utf-8", "surrogatepass"))[2:-1]}:
         yield text

@@ -219,12 +219,23 @@ async def test_secrets_in_a_rejected_url_are_not_shown(
 
 @pytest.mark.parametrize(
     ("proxy", "error"),
-    [("nope", "proxy is not a URL: nope"), ("http://us:canary\uff20h/", "proxy is not a URL: http://REDACTED@h/")],
+    [
+        *(
+            (each, "it must start with http:// or https:// and a host$")
+            for each in ("canary", "canary x", "http:canary")
+        ),
+        *(
+            (each, "it must start with http:// or https:// and a host$")
+            for each in ("canary", "canary x", "http:canary", "canary:x", "u:canary@h:80")
+        ),
+        ("http://h:99999", "http://h:99999$"),
+        ("http://us:canary\uff20h/", "http://REDACTED@h/"),
+    ],
 )
 async def test_a_proxy_that_is_not_a_url_is_named_in_the_error(
     proxy: str, error: str, server: FaultServer, session: aiohttp.ClientSession
 ) -> None:
-    with pytest.raises(otel_connector.InvalidURL, match=f"^{error}"):
+    with pytest.raises(otel_connector.InvalidURL, match=f"^proxy is not a URL: {error}"):
         await AsyncConnector(None).get(session, server.url("/x"), "P", proxy=proxy)
 
 

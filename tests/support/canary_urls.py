@@ -18,6 +18,7 @@ OUTERMOST = 3  # as many levels of URLs may be in a URL
 _SECRET_NAMES = (
     *("token", "access_token", "Api-Key", "APIKEY", "sig", "X-Amz-Signature", "pwd", "sessionid", "client_secret"),
     *("%74oken", "t%6Fken", "key", "token[]", "subscription-key", "x-api-key", "private_key"),
+    *("token.0", "a.password.value"),
 )
 _PLAIN_PAIRS = ("a=1", "q=a%20b+c", "x-token=2", "code=7", "e=%C3%A9", "b", "c=", "list[]=1", "r=%2Fx%2Fy", "d=%2526")
 _SEGMENTS = ("v1", "a%20b", "@me", "a:b@c", "x;v=1", "group%2Fname", "%C3%A9", "tok=1", "~u", "(x)", "100%25")
@@ -98,12 +99,24 @@ class CanaryUrls:
         return self.secret(inside) + ":" + self.secret((*inside, ":", "%3A")) + "@"
 
     def _pair(self, levels: int) -> CanaryUrl:
-        kind = self._random.randrange(4)
+        kind = self._random.randrange(5)
+        if kind == 4:
+            return CanaryUrl("x=", "x=") + self._notation(levels).encoded(self._encoder(levels))
         if kind == 0 or (kind == 1 and not levels):
             return CanaryUrl("", "") + self._random.choice(_PLAIN_PAIRS)
         if kind == 1:
             return CanaryUrl("next=", "next=") + self._url("inner.example", levels - 1).encoded(self._encoder(levels))
         return CanaryUrl("", "") + f"{self._random.choice(_SECRET_NAMES)}=" + self.secret()
+
+    def _notation(self, levels: int) -> CanaryUrl:
+        """A secret in JSON, or behind a scheme (RFC 6750, section 2.1)."""
+        kind = self._random.randrange(3)
+        if kind == 0 and levels == OUTERMOST:  # a slash of an outer path may belong to the credential
+            return CanaryUrl("Bearer ", "Bearer ") + self.secret(("", "-", ".", "_", "~", "+", "/"))
+        if kind == 1:
+            value = f'["a","{self.secret().url}",{{"b":"]"}}]'
+            return CanaryUrl(f'{{"token":{value},"a":1}}', f'{{"token":{REDACTED},"a":1}}')
+        return CanaryUrl('{"a":1,"token": "', '{"a":1,"token": "') + self.secret() + '"}'
 
     def _fragment(self) -> CanaryUrl:
         kind = self._random.randrange(8)
