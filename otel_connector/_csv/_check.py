@@ -163,7 +163,9 @@ def _how_altered(line: bytes, written: bytes) -> str | None:
 
 
 def check(
-    path: str | os.PathLike[str], progress: Callable[[int, int], object] = lambda _done, _size: None
+    path: str | os.PathLike[str],
+    progress: Callable[[int, int], object] = lambda _done, _size: None,
+    max_unpacked_bytes: int = _lines.MAX_UNPACKED_BYTES,
 ) -> CheckReport:
     """Read a log and report which lines are whole. Nothing is changed, no writer waits, and memory is bounded.
 
@@ -172,16 +174,19 @@ def check(
     Args:
         path: The file, plain or gzip. It may be written meanwhile; then it is checked as it was at the start.
         progress: Called after each block with the bytes read, and the bytes of the file.
+        max_unpacked_bytes: The most that a compressed log may have after decompression.
 
     Raises:
         OSError: It cannot be read, or is not a regular file.
-        ValueError: It is not a log: empty, in another compression, binary, or with another header; the message says so.
+        ValueError: It is not a log: empty, in another compression, binary, or with another header; or it exceeds
+            `max_unpacked_bytes`. The message says so.
     """
     name, scan = os.fspath(path), _Scan()
     with _lines.open_log(name) as (raw, file):
         _lines.read_head(file)
         size = os.fstat(raw.fileno()).st_size
-        for done in _scan_plain(raw.fileno(), scan, size) if file is raw else _scan_gzip(raw, file, scan):
+        limited = _lines.Limited(file, max_unpacked_bytes)
+        for done in _scan_plain(raw.fileno(), scan, size) if file is raw else _scan_gzip(raw, file, limited, scan):
             progress(done, size)
         changed = os.fstat(raw.fileno()).st_size != size
     unfinished, torn = scan.unfinished, None
@@ -211,12 +216,12 @@ def _scan_plain(fd: int, scan: _Scan, size: int) -> Generator[int]:
         scan.feed(block[: block.find(b"\n") + 1] or block)
 
 
-def _scan_gzip(raw: BufferedReader, file: BufferedIOBase, scan: _Scan) -> Generator[int]:
+def _scan_gzip(raw: BufferedReader, file: BufferedIOBase, limited: _lines.Limited, scan: _Scan) -> Generator[int]:
     """Scan the content of a compressed file; yield the compressed bytes read so far."""
     file.seek(0)
     done = 0
     # Line by line, as all readers do: how much can be read before damage depends on the sizes of the reads
-    for line in _lines.lines(file):
+    for line in _lines.lines(limited):
         if line.ended:
             scan.end_line(line.content, line.end - line.offset - 1)
         elif line.what == _lines.UNFINISHED:

@@ -27,6 +27,7 @@ from typing import NamedTuple
 from otel_connector._csv._format import CALL_ID, HEADER, decode_row
 from otel_connector._csv._ownership import open_regular
 from otel_connector._record import COLUMNS, TEXT_LIMIT, CallRecord, one_line
+from otel_connector._units import size
 
 # Largest length of a line, in bytes, with its line end. The longest row has some 90 kB: two texts of 8,192 and three of
 # 2,048 characters of 4 bytes. It is also the largest cell that the csv module reads by default
@@ -35,6 +36,16 @@ LINE_LIMIT = 2**17
 HOLE = "the line contains NUL bytes, as after a crash of the machine"
 TOO_LONG = "the line is longer than any row"
 UNFINISHED = "the line has no line end"  # torn, or being written
+
+MAX_UNPACKED_BYTES = 10_000_000_000
+"""Bytes that the compressed logs of a review, or one of a check, may have after decompression, by default.
+
+gzip packs up to 1,032 bytes into one (https://zlib.net/zlib_tech.html), so a small file that someone has sent could
+fill the disk. These are some 60 million rows. The number is fixed, so that a log has the same review on each machine.
+"""
+
+# Bytes that a line counts at least; each row has more. Otherwise line ends would take hours before they reach the limit
+_SHORTEST_LINE = 64
 
 BOM = b"\xef\xbb\xbf"
 BAD_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
@@ -182,6 +193,28 @@ def open_log(path: str) -> Generator[tuple[BufferedReader, BufferedIOBase]]:
     with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as raw:
         compressed = raw.peek(len(_GZIP)).startswith(_GZIP)
         yield raw, gzip.GzipFile(fileobj=raw) if compressed else raw
+
+
+class Limited(BufferedIOBase):
+    """The content of a compressed log, line by line. It raises ValueError where its limit is exceeded.
+
+    Attributes:
+        unpacked: The bytes that were read; a line counts at least 64.
+    """
+
+    def __init__(self, file: BufferedIOBase, limit: int) -> None:
+        self._file, self._limit = file, limit
+        self.unpacked = 0
+
+    def readline(self, limit: int | None = -1, /) -> bytes:
+        line = self._file.readline(limit)
+        self.unpacked += max(len(line), _SHORTEST_LINE) if line else 0
+        if self.unpacked > self._limit:
+            raise ValueError(
+                "not read: the compressed logs have more bytes after decompression than --max-unpacked-bytes"
+                f" (max_unpacked_bytes) allows; {size(self._limit)} were left for this one"
+            )
+        return line
 
 
 def read_log_head(path: str, *, may_be_empty: bool = False) -> LogHead:

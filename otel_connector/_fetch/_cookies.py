@@ -22,8 +22,9 @@ from yarl import URL
 class HostCookies(aiohttp.CookieJar):
     """Cookies that are sent only to the host that has set them.
 
-    The attribute ``Domain`` is ignored. So no list of public suffixes is needed, which a user agent has to keep up to
-    date (RFC 6265, section 5.3, step 5). A host may be an IP address (section 5.1.3).
+    The attribute ``Domain`` only decides whether a cookie is stored: not if it is another host, or a top-level domain,
+    which is a public suffix (RFC 6265, section 5.3, steps 5 and 6). So no list of the other public suffixes is needed,
+    which a user agent has to keep up to date. A host may be an IP address (section 5.1.3).
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,12 @@ class HostCookies(aiohttp.CookieJar):
 
     def update_cookies(self, cookies: Any, response_url: URL = URL()) -> None:  # noqa: B008 - as in aiohttp
         """Store cookies, without their domain."""
+        host = (response_url.raw_host or "").lower()
         for name, morsel in cast("list[tuple[str, Morsel[str]]]", cookies):
+            domain = morsel["domain"].removeprefix(".").lower()
+            parents, _, top = domain.rpartition(".")
+            if domain not in {"", host} and (not parents or top.isdecimal() or not host.endswith(f".{domain}")):
+                continue
             of_host: Any = morsel.copy()
             of_host["domain"] = ""
             super().update_cookies([(name, of_host)], response_url)

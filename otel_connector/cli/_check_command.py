@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from otel_connector._csv import _check
+from otel_connector._csv._lines import MAX_UNPACKED_BYTES
 from otel_connector._csv._parts import log_files, torn_file
 from otel_connector.cli._exit_codes import USAGE, WRONG
 from otel_connector.cli._option_errors import described
@@ -47,6 +48,14 @@ def check(
             " a program is writing is not repaired.",
         ),
     ] = False,
+    max_unpacked_bytes: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Maximum size of a compressed log after decompression. A log that exceeds it is not checked.",
+        ),
+    ] = MAX_UNPACKED_BYTES,
 ) -> None:
     """Report whether a log is intact, and where it is damaged.
 
@@ -57,7 +66,7 @@ def check(
     """
     console = output_console()
     paths = dict.fromkeys(path for file in files for path in _log_files(file))
-    codes = [USAGE if path is None else _check_file(console, path, repair=repair) for path in paths]
+    codes = [USAGE if path is None else _check_file(console, path, max_unpacked_bytes, repair=repair) for path in paths]
     raise typer.Exit(max(codes))
 
 
@@ -70,11 +79,11 @@ def _log_files(file: str) -> list[str | None]:
         return [None]
 
 
-def _check_file(console: Console, path: str, *, repair: bool) -> int:
+def _check_file(console: Console, path: str, max_unpacked_bytes: int, *, repair: bool) -> int:
     """Check one file, print the result, and return the exit code."""
     try:
         moved = _check.repair(path) if repair else 0
-        report = _scan(console, path)
+        report = _scan(console, path, max_unpacked_bytes)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         print_errors(f"otel-connector check: {path}: {why}")
@@ -83,11 +92,13 @@ def _check_file(console: Console, path: str, *, repair: bool) -> int:
     return 0 if report.whole else WRONG
 
 
-def _scan(console: Console, path: str) -> _check.CheckReport:
+def _scan(console: Console, path: str, max_unpacked_bytes: int) -> _check.CheckReport:
     """Check one log, and show the progress on a terminal."""
     with progress_bar(console) as progress:
         task = progress.add_task(Path(path).name, total=None)
-        return _check.check(path, lambda done, size: progress.update(task, completed=done, total=size))
+        return _check.check(
+            path, lambda done, size: progress.update(task, completed=done, total=size), max_unpacked_bytes
+        )
 
 
 def _report_lines(path: str, report: _check.CheckReport, moved: int) -> Iterator[str]:

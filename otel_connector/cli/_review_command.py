@@ -23,6 +23,7 @@ import typer
 from rich.console import Group
 
 from otel_connector._arguments import checked_text
+from otel_connector._csv._lines import MAX_UNPACKED_BYTES
 from otel_connector._csv._parts import log_files
 from otel_connector._csv._whole_file import check_target, refuse_log, write_whole
 from otel_connector.cli import _call_filters as filters
@@ -50,7 +51,6 @@ from otel_connector.review._compare_text import markdown as markdown_of
 from otel_connector.review._filters import InvalidCondition, condition
 from otel_connector.review._formats import CONDITION_NAMES, as_csv, as_json, as_markdown, values
 from otel_connector.review._query import Answer
-from otel_connector.review._repaired import MAX_UNPACKED_BYTES
 from otel_connector.review._trace_url import TraceURL
 
 if TYPE_CHECKING:

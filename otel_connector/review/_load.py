@@ -25,11 +25,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from otel_connector._arguments import checked_int, checked_text
 from otel_connector._csv._format import CALL_ID, FORMULA_STARTS, LATEST, LONGEST, NUMBER
-from otel_connector._csv._lines import LINE_LIMIT
+from otel_connector._csv._lines import LINE_LIMIT, MAX_UNPACKED_BYTES
 from otel_connector._csv._parts import log_files
 from otel_connector._record import COLUMNS, one_line
 from otel_connector.review._filters import EVERYTHING, InvalidCondition, quoted
-from otel_connector.review._repaired import MAX_UNPACKED_BYTES
 from otel_connector.review._sources import LogFile, Source, create_private_folder
 
 if TYPE_CHECKING:

@@ -4,27 +4,18 @@ A row is one physical line, so each line is judged by itself: a torn line damage
 This takes some microseconds per line. It is done only for logs that are damaged, compressed, or saved by another
 program. Knows nothing of DuckDB.
 
-Used by ``cli._review_command``, ``review._load`` and ``review._sources``.
+Used by ``review._sources``.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 from dataclasses import dataclass, field
 from typing import IO
 
 from otel_connector._csv._format import HEADER
-from otel_connector._csv._lines import UNFINISHED, is_header, is_plain_row, lines, open_log, read_line
-from otel_connector._units import size
+from otel_connector._csv._lines import UNFINISHED, Limited, is_header, is_plain_row, lines, open_log, read_line
 from otel_connector.review._files import FoundLog
-
-MAX_UNPACKED_BYTES = 10_000_000_000
-"""Bytes that the compressed logs of a review may have after decompression, by default.
-
-gzip packs up to 1,032 bytes into one (https://zlib.net/zlib_tech.html), so a small file that someone has sent could
-fill the disk. These are some 60 million rows. The number is fixed, so that a log has the same review on each machine.
-"""
 
 _DESCRIBED = 20  # damaged lines that are described; further ones are only counted
 
@@ -54,23 +45,6 @@ class CopyReport:
             self.described.append((line, defect))
 
 
-class _Limited(io.BufferedIOBase):
-    """The content of a compressed log, line by line. It raises ValueError where its limit is exceeded."""
-
-    def __init__(self, file: io.BufferedIOBase, report: CopyReport, limit: int) -> None:
-        self._file, self._report, self._limit = file, report, limit
-
-    def readline(self, limit: int | None = -1, /) -> bytes:
-        line = self._file.readline(limit)
-        self._report.unpacked += len(line)
-        if self._report.unpacked > self._limit:
-            raise ValueError(
-                "not read: the compressed logs have more bytes after decompression than --max-unpacked-bytes"
-                f" (max_unpacked_bytes) allows; {size(self._limit)} were left for this one"
-            )
-        return line
-
-
 def copy_good_rows(log: FoundLog, target: IO[str], report: CopyReport, max_unpacked_bytes: int) -> None:
     """Write the header and the rows of a log to `target`. Texts stay unchanged; numbers are written in one notation.
 
@@ -87,7 +61,9 @@ def copy_good_rows(log: FoundLog, target: IO[str], report: CopyReport, max_unpac
     target.write(HEADER.decode())
     writer = csv.writer(target, lineterminator="\n")
     with open_log(log.path) as (raw, file):
-        for line in lines(file if file is raw else _Limited(file, report, max_unpacked_bytes)):
+        limited = Limited(file, max_unpacked_bytes)
+        for line in lines(file if file is raw else limited):
+            report.unpacked = limited.unpacked
             if line.what == UNFINISHED:
                 report.unfinished = True
             elif line.what is not None:

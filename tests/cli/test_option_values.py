@@ -65,7 +65,7 @@ TWO_COLUMNS = "--sql: two columns of the result are named 'a'; rename one with A
 
 WRONG: dict[str, dict[str, dict[str, str]]] = {
     "demo": {"--log": LOG_OPTION, "--calls": number(1)},
-    "check": {"FILES...": LOGS},
+    "check": {"FILES...": LOGS, "--max-unpacked-bytes": number(1)},
     "fetch": {
         "URLS": {
             "": f"'': {MISSING}",

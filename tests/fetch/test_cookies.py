@@ -75,6 +75,29 @@ def test_no_host_sets_a_cookie_for_another_one(
     assert [cookies for asked, cookies in found if asked == other] == ["", ""]
 
 
+@pytest.mark.parametrize(
+    ("host", "domain", "stored"),
+    [
+        ("evil.com", "com", False),
+        ("evil.com", ".COM", False),
+        ("localhost", "localhost", True),  # it is the host itself
+        ("evil.com", "bank.com", False),
+        ("evil.com", "vil.com", False),
+        ("evil.com", "a.evil.com", False),
+        ("127.0.0.1", "0.0.1", False),
+        ("a.evil.com", "evil.com", True),
+        ("evil.com", ".EVIL.com", True),
+    ],
+)
+def test_a_cookie_whose_domain_is_a_top_level_domain_or_another_host_is_not_stored(
+    host: str, domain: str, stored: bool, server: FaultServer, tmp_path: Path
+) -> None:
+    """RFC 6265, section 5.3, steps 5 and 6, and section 5.1.3."""
+    server.script("/set", respond(body=b"1", headers={"Set-Cookie": f"sid=1; Domain={domain}"}))
+    requests = run(server, tmp_path, f"{host}/set", f"{host}/read", keep=True, by_chunk=False)
+    assert requests == [(host, ""), (host, "sid=1" if stored else "")]
+
+
 @BOTH
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("attributes", ["", "; Domain=example.com", "; Domain=.example.com", "; HttpOnly"])
@@ -85,7 +108,8 @@ def test_a_cookie_is_sent_with_the_redirects_of_its_call_and_later_only_if_kept(
     cookie = {"Set-Cookie": f"session=1; Path=/{attributes}", "Location": f"http://{host}:{server.port}/read"}
     server.script("/redirect", respond(302, headers=cookie))
     found = run(server, tmp_path, f"{host}/redirect", f"{host}/read", keep=keep, by_chunk=by_chunk)
-    assert found == [(host, ""), (host, "session=1"), (host, "session=1" if keep else "")]
+    sent = "" if host == "127.0.0.1" and "Domain" in attributes else "session=1"  # RFC 6265, section 5.3, step 6
+    assert found == [(host, ""), (host, sent), (host, sent if keep else "")]
 
 
 @BOTH

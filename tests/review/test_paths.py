@@ -276,6 +276,20 @@ def test_a_decompression_bomb_ends_at_the_limit(byte: bytes, tmp_path: Path) -> 
         assert len(calls) == 1
 
 
+def test_line_ends_reach_the_limit_as_fast_as_rows(tmp_path: Path) -> None:
+    """A line counts at least 64 bytes, which each row has: the time is that of a log with as many bytes."""
+    bomb = tmp_path / "bomb.csv.gz"
+    content = HEADER + rows(call(0))
+    bomb.write_bytes(gzip.compress(content + b"\n" * 100))
+    with review.load(bomb, max_unpacked_bytes=len(content) + 6_400) as calls:
+        assert calls.files[0].damaged == 100
+    with pytest.raises(ValueError, match="not read: the compressed logs have more bytes"):
+        review.load(bomb, max_unpacked_bytes=len(content) + 6_399)
+    for limit, code in ((len(content) + 6_400, 1), (len(content) + 6_399, 2)):
+        done = run_here(tmp_path, "check", "bomb.csv.gz", "--max-unpacked-bytes", str(limit))
+        assert (done.code, "not read: the compressed logs have more bytes" in done.error) == (code, code == 2)
+
+
 # The output for programs.
 
 
