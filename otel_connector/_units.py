@@ -2,7 +2,7 @@
 
 The one place that decides how these are written. Imports nothing of the package.
 
-Used by ``_call``, ``_telemetry``, ``cli``, ``review`` and ``testing``.
+Used by ``_call``, ``_csv``, ``_telemetry``, ``cli``, ``review`` and ``testing``.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ GIVEN: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "auth": ("/", {"auth": ("user", f"{CANARY}:é")}, {}),
     "type of auth": ("/", {"auth": f"user:{CANARY}"}, {}),
     "proxy": ("/", {"proxy": f"http://user:{CANARY}@127.0.0.1:PORT"}, {}),
-    "proxy that is no URL": ("/", {"proxy": CANARY}, {}),
+    "proxy that is not a URL": ("/", {"proxy": CANARY}, {}),
     "invalid proxy": ("/", {"proxy": f"http://user:{CANARY}@[127.0.0.1"}, {}),
     "proxy without a server": ("/", {"proxy": f"http://user:{CANARY}@127.0.0.1:1"}, {}),
     "proxy_auth": ("/", {"proxy": "http://127.0.0.1:PORT", "proxy_auth": ("user", CANARY)}, {}),

@@ -91,9 +91,12 @@ def test_json_in_a_url_is_redacted(notation: str, secret: str, place: str, encod
                 "http://h/?q=bearer%20auth&r=Bearer&s=bearer+",
                 "http://h/?token.type=1&key.name=2&values=3&a.0=4&value=5&0=6&.=7&token..=8",
                 "http://h/?sort=key:asc&q=it's&filter={a:'b',n:1}&f=name+eq+'x'",
+                'http://h/?x={"a":1,"mail":"me@h.org"}&y=%7B%22a%22:1,%22mail%22:%22me@h.org%22%7D',
                 "http://h/?x=%7B%22a%22%3A%22b%22%2C%22tokens%22%3A1%2C%22token%22%3Anull%7D",
             )
         ),
+        # an @ in a string of JSON belongs to its own string
+        (f'http://h/?x={{"a":1,"b":"u:{CANARY}@h"}}', 'http://h/?x={"a":1,"b":"REDACTED:REDACTED@h"}'),
         # an object that is cut, and a quotation mark that is never closed: up to the end of the parameter
         (f'http://h/?x={{"token":{{"a":"{CANARY}"&b=1', 'http://h/?x={"token":REDACTED&b=1'),
         (f'http://h/?x={{"token":{{"a":"{CANARY}"', 'http://h/?x={"token":REDACTED'),
