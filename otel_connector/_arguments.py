@@ -24,6 +24,8 @@ from otel_connector._clock import Clock
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2: the name of a header
 
+TEMPLATE_LENGTH = 1_024  # characters: far more than any route of an API has
+
 _Kind = TypeVar("_Kind")
 
 
@@ -59,9 +61,18 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 def checked_text(name: str, value: object) -> str:
     """Return a text that contains more than white space."""
-    if not checked_instance(name, value, str).strip():
+    text = str.__str__(checked_instance(name, value, str))  # of a subclass, such as an Enum's member, what it holds
+    if not text.strip():
         raise ValueError(f"{name} must not be empty")
-    return str(value)
+    return text
+
+
+def checked_template(value: object) -> str:
+    """Return a template of paths, such as ``/items/{id}``."""
+    text = checked_text("template", value)
+    if len(text) > TEMPLATE_LENGTH:
+        raise ValueError(f"template must have at most {TEMPLATE_LENGTH:,} characters, not {len(text):,}")
+    return text
 
 
 def checked_instance(name: str, value: object, kind: type[_Kind]) -> _Kind:

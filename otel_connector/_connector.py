@@ -27,6 +27,7 @@ from otel_connector._arguments import (
     checked_path,
     checked_paths,
     checked_seconds,
+    checked_template,
     checked_timeout,
     checked_urls,
 )
@@ -182,6 +183,7 @@ class AsyncConnector:
         *,
         decode: Callable[[bytes], Any] = json.loads,
         default: Any = _RAISE,
+        template: str | None = None,
         **aiohttp_options: Any,
     ) -> Any:
         """Request `url` and return its decoded body; retry what the policy retries.
@@ -195,6 +197,9 @@ class AsyncConnector:
             decode: Converts the bytes of the whole body to the value, for example ``bytes.decode`` for text or
                 ``bytes`` for the bytes themselves. Not called for 204, 205 and 304, which return None.
             default: Returned instead of raising a `ConnectorError`.
+            template: The path with placeholders, such as ``/items/{id}``, the same for all items: the span is named
+                ``GET /items/{id}``, and it and the durations in the metrics have it as ``url.template``. Of more than
+                100 templates, the metrics show the others as ``_other``.
             aiohttp_options: Further options of ``aiohttp.ClientSession.get``: ``params``, ``headers``, ``ssl``,
                 ``allow_redirects`` ... ``timeout`` overrides that of the connector for this call.
 
@@ -211,7 +216,7 @@ class AsyncConnector:
         call, calls = Call(self._settings), self._in_this_process.calls
         calls.started += 1
         try:
-            value = await call.run(session, url, project_name, decode, aiohttp_options)
+            value = await call.run(session, url, project_name, decode, aiohttp_options, template=template)
         except BaseException as error:
             self._end(call, calls, error)
             if not isinstance(default, _Raise) and isinstance(error, ConnectorError):
@@ -231,6 +236,7 @@ class AsyncConnector:
         resume: bool | Iterable[str | os.PathLike[str]] = False,
         sink: Callable[[Outcome], Awaitable[object] | object] | None = None,
         decode: Callable[[bytes], Any] = json.loads,
+        template: str | None = None,
         **aiohttp_options: Any,
     ) -> Outcomes:
         """Request many URLs, and return an async iterator over their outcomes, in the order in which they arrive.
@@ -258,6 +264,7 @@ class AsyncConnector:
                 method ``holds``, this is called in a thread with ``call_id`` and ``t`` of each success that `resume`
                 finds; if it returns False, the URL is requested again. ``call_id`` alone may repeat.
             decode: As for `get`.
+            template: As for `get`, the same for all.
             aiohttp_options: As for `get`, the same for all.
 
         Raises:
@@ -267,9 +274,11 @@ class AsyncConnector:
             RuntimeError: The connector is closed.
         """
         self._check_many(session, project_name, decode, ordered, aiohttp_options)
+        if template is not None:
+            checked_template(template)
         logs = self._logs_to_resume(resume)
         aiohttp_options = shared_options(aiohttp_options)
-        shared = session, project_name, decode, aiohttp_options
+        shared = session, project_name, decode, aiohttp_options, template
         fetch = partial(self._outcome, checked_hook("sink", sink, awaited=True), shared)
 
         async def read_logs() -> Resumed | None:
@@ -304,18 +313,18 @@ class AsyncConnector:
     async def _outcome(
         self,
         sink: Callable[[Outcome], Awaitable[object] | object] | None,
-        shared: tuple[aiohttp.ClientSession, str, Callable[[bytes], Any], dict[str, Any]],
+        shared: tuple[aiohttp.ClientSession, str, Callable[[bytes], Any], dict[str, Any], str | None],
         url: str | URL,
     ) -> Outcome:
         """Make one call of a `get_many`; `shared` are the arguments of all its calls."""
-        session, project, decode, options = shared
+        session, project, decode, options, template = shared
         if self._closed:
             raise RuntimeError(_CLOSED)
         call, calls = Call(self._settings), self._in_this_process.calls
         calls.started += 1
         in_sink = False
         try:
-            value = await call.run(session, url, project, decode, options)
+            value = await call.run(session, url, project, decode, options, template=template)
             if sink is not None:
                 in_sink = True
                 result = sink(Outcome(url, value, None, call.stop()))

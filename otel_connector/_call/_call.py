@@ -18,7 +18,7 @@ from aiohttp import ClientSession
 from multidict import CIMultiDict
 from yarl import URL
 
-from otel_connector._arguments import check_call, checked_timeout
+from otel_connector._arguments import check_call, checked_template, checked_timeout
 from otel_connector._call._body import loads
 from otel_connector._call._credentials import credentials_of
 from otel_connector._call._exchange import Exchange, Request
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from multidict import MultiMapping
 
     from otel_connector._call._settings import CallSettings, Target
-    from otel_connector._telemetry._spans import CallSpan
+    from otel_connector._telemetry._call_span import CallSpan
 
 
 _FIRST_SERVER_ERROR = 500  # RFC 9110, section 15.6
@@ -82,7 +82,7 @@ class Call:
         self._credentials: tuple[Exchange | None, frozenset[str]] | None = None  # those of the last attempt
         self._paid: int | None = None  # tokens of the last retry
         self._stopped_ns: int | None = None
-        self._url = self._host = self._project = self._last_failure = ""
+        self._url = self._host = self._project = self._template = self._last_failure = ""
         self._reason = _FIRST_ATTEMPT
         self._queued = 0.0
         self._started_us = self._started_ns = self._sent = self.attempts = self.retries = 0
@@ -94,6 +94,8 @@ class Call:
         project: str,
         decode: Callable[[bytes], Any],
         options: dict[str, Any],
+        *,
+        template: str | None = None,
     ) -> Any:
         """Attempt, decide and wait, until the call has its value or fails.
 
@@ -103,8 +105,9 @@ class Call:
             project: The project that the call belongs to.
             decode: Converts the bytes of the body to the value.
             options: Options of ``aiohttp.ClientSession.get``; this object keeps a copy.
+            template: The template of the URL; None for none.
         """
-        settings, request = self._settings, self._prepared(session, url, project, decode, options)
+        settings, request = self._settings, self._prepared(session, url, project, decode, options, template=template)
         host = self._host
         permit = self._permit = Permit(settings.admission, session, host)
         while True:
@@ -136,7 +139,9 @@ class Call:
             self.retries += 1
             settings.telemetry.retried(self._opened(), self._reason, wait)
 
-    def _prepared(self, session: Any, url: Any, project: Any, decode: Any, options: dict[str, Any]) -> Request:
+    def _prepared(
+        self, session: Any, url: Any, project: Any, decode: Any, options: dict[str, Any], *, template: Any
+    ) -> Request:
         """Check the arguments and return the request; an error of an argument has a row, too."""
         settings = self._settings
         self._given = session, url, options
@@ -144,6 +149,8 @@ class Call:
         self._project = one_line(project if type(project) is str else text_of(project))
         try:
             check_call(session, project, decode, options)
+            if template is not None:
+                self._template = one_line(settings.redactor.text(checked_template(template)))
             if options:
                 options = repeatable(options)
             params = options.pop("params", None) if options else None
@@ -360,6 +367,8 @@ class Call:
             clock, telemetry, target = self._settings.clock, self._settings.telemetry, self._target
             self._started_us, self._started_ns = clock.time_ns() // 1_000, clock.monotonic_ns()
             url_telemetry = telemetry.for_url(self._url, None, None) if target is None else target.url_telemetry
+            if self._template:
+                url_telemetry = telemetry.with_template(url_telemetry, self._template)
             try:
                 self._span = telemetry.start(url_telemetry, self._project, self._started_us * 1_000)
             except BaseException:  # ends the program; `end` must not start the span again

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from otel_connector._call._retry import RetryPolicy, RetryQuotas
     from otel_connector._clock import Clock
     from otel_connector._redact import Redactor
-    from otel_connector._telemetry._spans import CallTelemetry, UrlTelemetry
+    from otel_connector._telemetry._call_span import UrlTelemetry
+    from otel_connector._telemetry._spans import CallTelemetry
 
 _TARGET_LIMIT = 128  # the size of yarl's cache of parsed URLs, which has the same purpose
 

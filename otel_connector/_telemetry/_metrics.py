@@ -6,7 +6,7 @@ here. This file does not know spans, the SDK or aiohttp.
 
 Source: OpenTelemetry semantic conventions 1.44, "HTTP client metrics".
 
-Used by ``_replay._row_span`` and ``_telemetry._spans``.
+Used by ``_replay._row_span``, ``_telemetry._call_span`` and ``_telemetry._spans``.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ _DURATION_BUCKETS = (
 )
 
 # The SDK keeps every label set until the process ends (2.2 kB each) and has no limit: a crawler would fill the memory.
-# Further hosts and projects become `_other`. With these limits, statuses and errors included, an instrument stays near
-# the specification's default limit of 2,000 label sets
+# Further hosts, projects and templates become `_other`. With these limits, statuses and errors included, an instrument
+# stays near the specification's default limit of 2,000 label sets
 HOST_LIMIT = 200
 PROJECT_LIMIT = 50
+TEMPLATE_LIMIT = 100
 OTHER: Final = "_other"
 
 RowCounter: TypeAlias = Callable[[], RowCounts]
@@ -114,6 +115,7 @@ class Instruments:
     def __init__(self, provider: MeterProvider | None, guard: TelemetryGuard) -> None:
         self._hosts: set[Host] = set()
         self._projects: set[str] = set()
+        self._templates: set[str] = set()
         self.start_over()
         self._duration: Histogram | None = None
         self._call_duration: Histogram | None = None
@@ -167,6 +169,7 @@ class Instruments:
         seconds: float,
         host: Host,
         project: str,
+        template: str,
         context: Context,
         *,
         status: int | None,
@@ -181,6 +184,7 @@ class Instruments:
             seconds: The duration of its span.
             host: What `host` returned for it.
             project: What `project` returned for it.
+            template: What `template` returned for it; empty if it has none.
             context: The context with the span, so that an exemplar refers to it.
             status: Its HTTP status.
             error_type: The value of ``error.type``, if it is an error.
@@ -196,6 +200,8 @@ class Instruments:
         labels[_names.PROJECT] = project
         labels[_names.SUCCESS] = success
         labels[_names.RETRIED] = retried
+        if template:
+            labels[_names.URL_TEMPLATE] = template
         if status is not None:
             labels[_names.STATUS_CODE] = status
         if error_type is not None:
@@ -250,6 +256,10 @@ class Instruments:
     def project(self, project: str) -> str:
         """Return the label of a project, limited in number."""
         return project if project in self._projects else self._limited(self._projects, project, PROJECT_LIMIT, OTHER)
+
+    def template(self, template: str) -> str:
+        """Return the label of a template, limited in number."""
+        return self._limited(self._templates, template, TEMPLATE_LIMIT, OTHER)
 
     def _limited(self, known: set[_Label], label: _Label, limit: int, other: _Label) -> _Label:
         if label in known:

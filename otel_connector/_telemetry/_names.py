@@ -4,8 +4,8 @@ The code takes the names from here, and ``docs/reference/telemetry.md`` is gener
 support.reference``, in ``tests``). A test checks that nothing else is sent, and nothing with another type. This file
 does not know OpenTelemetry.
 
-Used by ``_replay._replay``, ``_replay._row_span``, ``_telemetry._attributes``, ``_telemetry._metrics`` and
-``_telemetry._spans``.
+Used by ``_replay._replay``, ``_replay._row_span``, ``_telemetry._attributes``, ``_telemetry._call_span``,
+``_telemetry._metrics`` and ``_telemetry._spans``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ PROTOCOL_VERSION: Final = "network.protocol.version"
 SERVER_ADDRESS: Final = "server.address"
 SERVER_PORT: Final = "server.port"
 URL_FULL: Final = "url.full"
+URL_TEMPLATE: Final = "url.template"
 ERROR_TYPE: Final = "error.type"
 
 PROJECT: Final = FIELD_PREFIX + "project"
@@ -102,6 +103,11 @@ HTTP_ATTRIBUTES: Final = (
 )
 """On the call's span; with ``attempt_spans=True`` on the attempts' spans instead."""
 
+TEMPLATE_ATTRIBUTE: Final = Attribute(
+    URL_TEMPLATE, "string", "", "`template` was given; from the start", IN_DEVELOPMENT
+)
+"""On the call's span; with ``attempt_spans=True`` on the attempts' spans as well."""
+
 CALL_ATTRIBUTES: Final = (
     _ERROR_TYPE,
     Attribute(FIELD_PREFIX + "call_id", "string", "", "always"),
@@ -134,6 +140,7 @@ LABELS: Final = (
     Attribute(SERVER_PORT, "int", "", "the URL has a port and the host is not _other", CONVENTIONS),
     _STATUS_CODE,
     _ERROR_TYPE,
+    Attribute(URL_TEMPLATE, "string", "", "`template` was given; after 100 templates _other", IN_DEVELOPMENT),
     Attribute(PROJECT, "string", "", "always; after 50 projects _other"),
     Attribute(SUCCESS, "boolean", "", "always"),
     Attribute(RETRIED, "boolean", "", "always: whether there was an attempt before, which had failed"),
@@ -146,7 +153,8 @@ LABELS: Final = (
 )
 """On the metrics that list them."""
 
-_DURATION_LABELS = (METHOD, SERVER_ADDRESS, SERVER_PORT, STATUS_CODE, ERROR_TYPE, PROJECT, SUCCESS, RETRIED)
+_REQUEST_LABELS = (METHOD, SERVER_ADDRESS, SERVER_PORT)
+_DURATION_LABELS = (*_REQUEST_LABELS, STATUS_CODE, ERROR_TYPE, URL_TEMPLATE, PROJECT, SUCCESS, RETRIED)
 _WAIT_LABELS = (SERVER_ADDRESS, SERVER_PORT, PROJECT, REASON)
 
 DURATION: Final = Metric(
@@ -169,7 +177,7 @@ ACTIVE: Final = Metric(
     "up-down counter",
     "{request}",
     "Number of active HTTP requests.",
-    (METHOD, SERVER_ADDRESS, SERVER_PORT),
+    _REQUEST_LABELS,
     IN_DEVELOPMENT,
 )
 RECEIVED: Final = Metric(

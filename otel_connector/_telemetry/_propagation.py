@@ -4,7 +4,7 @@ The headers are those of the global propagator, which belongs to the application
 `TelemetryGuard`, and a header that would change or break the request is omitted. This file does not know spans or how a
 request is sent.
 
-Used by ``_call._exchange`` and ``_telemetry._spans``.
+Used by ``_call._exchange``, ``_telemetry._call_span`` and ``_telemetry._spans``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ know the SDK or aiohttp.
 
 Source: OpenTelemetry semantic conventions 1.44, "HTTP client span", the form with one span for the top-most operation.
 
-Used by ``_call._call``, ``_call._settings`` and ``_connector``.
+Used by ``_call._settings`` and ``_connector``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
@@ -35,6 +34,7 @@ from otel_connector._telemetry._attributes import (
     outcome_attributes,
 )
 from otel_connector._telemetry._call_ids import call_id_of, new_call_id
+from otel_connector._telemetry._call_span import AttemptSpan, CallSpan, UrlTelemetry
 from otel_connector._telemetry._metrics import (
     SCHEMA_URL,
     SCOPE,
@@ -50,80 +50,14 @@ from otel_connector._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextvars import Token
 
     from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import Span, Tracer, TracerProvider
-    from opentelemetry.util.types import AttributeValue
+    from opentelemetry.trace import Tracer, TracerProvider
 
     from otel_connector._record import Attempt, CallRecord
 
 
 _EMPTY = Context()
-
-
-@dataclass(slots=True, eq=False)
-class UrlTelemetry:
-    """What the spans and metrics of all calls for one URL have in common.
-
-    Attributes:
-        http: The attributes that an HTTP span starts with. Pass a copy: a sampler may change it.
-        host: The host labels of the metrics, limited in number.
-    """
-
-    http: dict[str, AttributeValue]
-    host: Host
-
-
-@dataclass(slots=True, eq=False)
-class CallSpan:
-    """The span of one call, while the call is in flight.
-
-    Attributes:
-        url_telemetry: The data of its URL.
-        project: The project label of the metrics, limited in number.
-        call_id: The ids of the span, or generated ids if the span has none of its own.
-        span: The span.
-        context: The context that contains the span.
-        scope: The contexts of its attempts, unless these have spans of their own.
-        traceparent: All that the W3C propagators would write, ``""`` for nothing. None if the propagators must be
-            called, because there may be baggage or another vendor's ``tracestate``.
-        counts: The counters that count the call as active.
-        silent: Whether instrumentation is suppressed: no span, no metric and no header.
-        recorded: False if the span is not recorded, so that no exporter receives it.
-        token: Detaches the context; None if it is not attached.
-    """
-
-    url_telemetry: UrlTelemetry
-    project: str
-    call_id: str
-    span: Span
-    context: Context
-    scope: Scope
-    traceparent: str | None
-    counts: CallCounts
-    silent: bool = False
-    recorded: bool = False
-    token: Token[Context] | None = None
-
-
-@dataclass(slots=True, eq=False)
-class AttemptSpan:
-    """The span of one attempt, with ``attempt_spans=True``.
-
-    Attributes:
-        span: The span.
-        start_time: Unix time in nanoseconds.
-        context: The context that contains the span.
-        scope: The contexts of the attempt.
-        token: Detaches the context.
-    """
-
-    span: Span
-    start_time: int
-    context: Context
-    scope: Scope
-    token: Token[Context]
 
 
 class CallTelemetry:
@@ -202,11 +136,20 @@ class CallTelemetry:
         """
         return UrlTelemetry(http_attributes(url, host, port), self.host(host, port))
 
+    def with_template(self, url_telemetry: UrlTelemetry, template: str) -> UrlTelemetry:
+        """Return what `start` needs for a call with a template, such as ``/items/{id}``."""
+        return UrlTelemetry(
+            {**url_telemetry.http, _names.URL_TEMPLATE: template},
+            url_telemetry.host,
+            f"{_names.CALL_NAME} {template}",
+            self._instruments.template(template),
+        )
+
     def start(self, url_telemetry: UrlTelemetry, project: str, start_time: int) -> CallSpan:
         """Start the call's span and make it the current span until `end`.
 
         Args:
-            url_telemetry: What `for_url` returned.
+            url_telemetry: What `for_url` or `with_template` returned.
             project: The call's project.
             start_time: Unix time in nanoseconds.
         """
@@ -244,9 +187,10 @@ class CallTelemetry:
             call = self._without_span(url_telemetry, label, new_call_id(caller), "")
             call.silent, call.counts = True, self._uncounted
             return call
-        name, kind, attributes = _names.CALL_NAME, SpanKind.CLIENT, url_telemetry.http.copy()
+        name, kind, attributes = url_telemetry.name, SpanKind.CLIENT, url_telemetry.http.copy()
         if self.attempt_spans:
-            name, kind, attributes = _names.CALL_WITH_ATTEMPT_SPANS_NAME, SpanKind.INTERNAL, {}
+            name, kind = _names.CALL_WITH_ATTEMPT_SPANS_NAME, SpanKind.INTERNAL
+            attributes = {key: attributes[key] for key in (_names.URL_TEMPLATE,) if key in attributes}
         span = self._tracer.start_span(name, kind=kind, attributes=attributes, start_time=start_time)
         own, recording = span.get_span_context(), span.is_recording()
         # A span of another class than the API's may start to record later
@@ -294,8 +238,8 @@ class CallTelemetry:
         if resend_count:
             attributes[_names.RESEND_COUNT] = resend_count
         with self._guard.guarded("starting the attempt's span"):
-            kind = SpanKind.CLIENT
-            span = self._tracer.start_span(_names.CALL_NAME, kind=kind, attributes=attributes, start_time=start_time)
+            name, kind = call.url_telemetry.name, SpanKind.CLIENT
+            span = self._tracer.start_span(name, kind=kind, attributes=attributes, start_time=start_time)
             context = trace.set_span_in_context(span)
             scope = Scope(context, self._guard)
             return AttemptSpan(span, start_time, context, scope, otel_context.attach(context))
@@ -340,6 +284,7 @@ class CallTelemetry:
                 (end_time - attempt.start_time) / 1e9,
                 call.url_telemetry.host,
                 call.project,
+                call.url_telemetry.template,
                 attempt.context,
                 status=status,
                 error_type=error_type,
@@ -439,6 +384,7 @@ class CallTelemetry:
                 record.delta_t,
                 call.url_telemetry.host,
                 call.project,
+                call.url_telemetry.template,
                 call.context,
                 status=record.response_code,
                 error_type=error_type,

@@ -191,6 +191,7 @@ WINGS = [
             "_attributes": (),
             "_call_ids": (),
             "_propagation": (),
+            "_call_span": (),
             "_spans": (),
             "_sdk_exit": (OTEL,),
             "_bounded_session": (OTEL,),

@@ -135,12 +135,12 @@ WRONG: dict[Callable[..., object], tuple[Callable[..., object], dict[str, Any], 
     AsyncConnector.get: (
         in_a_session("get"),
         {"session": None, "url": "http://a/", "project_name": "P"},
-        {"session": 1, "url": 1, "project_name": 1, "decode": 1},
+        {"session": 1, "url": 1, "project_name": 1, "decode": 1, "template": ""},
     ),
     AsyncConnector.get_many: (
         in_a_session("get_many"),
         {"session": None, "urls": [], "project_name": "P"},
-        {"session": 1, "urls": "http://a/", "project_name": 1, "decode": 1}
+        {"session": 1, "urls": "http://a/", "project_name": 1, "decode": 1, "template": ""}
         | {"max_concurrency": 0, "ordered": 1, "resume": "logs.csv", "sink": 1},
     ),
     AsyncConnector.rate_limit: (
