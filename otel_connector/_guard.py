@@ -3,8 +3,8 @@
 Such code is span processors, exporters, samplers, propagators, metric readers and log handlers. KeyboardInterrupt and
 SystemExit are raised again. Any other exception is logged, and the call continues. This file does not know calls.
 
-Used by ``_call._call_log``, ``_csv._writer``, ``_telemetry._metrics``, ``_telemetry._propagation`` and
-``_telemetry._spans``.
+Used by ``_call._call_log``, ``_csv._writer``, ``_telemetry._contrib_settings``, ``_telemetry._metrics``,
+``_telemetry._propagation`` and ``_telemetry._spans``.
 """
 
 from __future__ import annotations

@@ -80,6 +80,7 @@ class Call:
         self._failure: ConnectorError | None = None
         self._given: tuple[Any, Any, dict[str, Any]] = None, None, {}  # session, URL and options
         self._credentials: tuple[Exchange | None, frozenset[str]] | None = None  # those of the last attempt
+        self._headers: CIMultiDict[str] | None = None
         self._paid: int | None = None  # tokens of the last retry
         self._stopped_ns: int | None = None
         self._url = self._host = self._project = self._template = self._last_failure = ""
@@ -153,6 +154,7 @@ class Call:
                 self._template = one_line(settings.redactor.text(checked_template(template)))
             if options:
                 options = repeatable(options)
+                self._headers = options.pop("headers", None)
             params = options.pop("params", None) if options else None
             target = settings.targets.get(url) if type(url) is str and params is None else None
             self._target = target = target or settings.target(session, url, params)
@@ -166,7 +168,7 @@ class Call:
                 loads if decode is json.loads else decode,
                 settings.max_body_bytes,
                 settings.redactor.url,
-                options.pop("headers", None) if options else None,
+                self._headers,
                 options,
             )
         except BaseException as error:
@@ -221,6 +223,7 @@ class Call:
             http_version=None if self._exchange is None else self._exchange.version,
             queued=self._queued,
             retried=self.retries > 0,
+            headers=None if self._exchange is None else self._exchange.response_headers,
         )
         return record
 
@@ -286,6 +289,7 @@ class Call:
                     error=self._described(failure),
                     retried=self.retries > 0,
                     resend_count=self._sent - 1 if exchange.sent > 1 else 0,
+                    headers=exchange.response_headers,
                 )
             del failure  # otherwise the error would refer to this frame, and this frame to the error
 
@@ -367,8 +371,9 @@ class Call:
             clock, telemetry, target = self._settings.clock, self._settings.telemetry, self._target
             self._started_us, self._started_ns = clock.time_ns() // 1_000, clock.monotonic_ns()
             url_telemetry = telemetry.for_url(self._url, None, None) if target is None else target.url_telemetry
-            if self._template:
-                url_telemetry = telemetry.with_template(url_telemetry, self._template)
+            if self._template or telemetry.contrib is not None:
+                headers = None if target is None else (self._given[0].headers, self._headers)
+                url_telemetry = telemetry.for_call(url_telemetry, self._template, headers)
             try:
                 self._span = telemetry.start(url_telemetry, self._project, self._started_us * 1_000)
             except BaseException:  # ends the program; `end` must not start the span again

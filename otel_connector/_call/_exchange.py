@@ -110,6 +110,7 @@ class Exchange:
         scope: The contexts of the attempt: other instrumentations are suppressed for its request, and for nothing else.
         before_redirect: Awaited before the request of a redirect, with its URL and the headers of the redirect.
         headers: Those of the last redirect.
+        response_headers: Those of the last response.
         sent_with: The headers of the last request, and the user and the headers for its proxy; see `_credentials`.
     """
 
@@ -136,6 +137,7 @@ class Exchange:
     scope: Scope = field(init=False)
     before_redirect: Callable[[URL, MultiMapping[str]], Awaitable[None]] | None = None
     headers: MultiMapping[str] | None = None
+    response_headers: MultiMapping[str] | None = None
     sent_with: tuple[Any, Any, Any] = (None, None, None)
 
     @property
@@ -165,9 +167,10 @@ class Exchange:
             finally:
                 self.scope.leave(token)
         self.answered, self.status, self.version = True, response.status, response.version
+        self.response_headers = headers = response.headers
         if self.follows and response.status in REDIRECTS:
             self._note_redirect(request.url, response)
-        headers, content = response.headers, response.content
+        content = response.content
         if special or CONTENT_ENCODING in headers or headers.get(TRANSFER_ENCODING, _CHUNKED) != _CHUNKED:
             self.bound_content(response)
         elif content.is_eof():
@@ -262,7 +265,7 @@ class Exchange:
             self.bound_content(response)
         self.redirects = len(response.history)
         self.sent = self.sent or self.redirects + 1
-        self.answered, self.status = True, response.status
+        self.answered, self.status, self.response_headers = True, response.status, response.headers
         version: object = response.version  # that of a cache may have another type
         self.version = version if isinstance(version, aiohttp.HttpVersion) else None
         if self.redirects:

@@ -60,7 +60,8 @@ class CallSettings:
         """Return the target of a call; raises what `resolve_url` raises."""
         resolved = resolve_url(session, url, params)
         shown = one_line(self.redactor.url(str(resolved)), URL_LIMIT)
-        url_telemetry = self.telemetry.for_url(shown, resolved.host, resolved.port)
+        excluded = self.telemetry.contrib is not None and self.telemetry.contrib.excludes(resolved)
+        url_telemetry = self.telemetry.for_url(shown, resolved.host, resolved.port, excluded=excluded)
         target = Target(resolved, shown, host_of(resolved), url_telemetry)
         # Only a str: a subclass may define equality. Only absolute URLs: they are the same in every session
         if type(url) is str and params is None and URL(url).absolute:

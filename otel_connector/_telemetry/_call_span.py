@@ -25,19 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class UrlTelemetry:
-    """What the spans and metrics of all calls for one URL have in common, or of all with one template.
+    """What the spans and metrics of all calls for one URL have in common; and what a call adds to it.
 
     Attributes:
         http: The attributes that an HTTP span starts with. Pass a copy: a sampler may change it.
         host: The host labels of the metrics, limited in number.
         name: The name of an HTTP span.
         template: The label ``url.template`` of the metrics, limited in number; empty for none.
+        excluded: Whether there is no telemetry of its calls, by a setting of contrib.
     """
 
     http: dict[str, AttributeValue]
     host: Host
     name: str = _names.CALL_NAME
     template: str = ""
+    excluded: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +56,7 @@ class CallSpan:
         traceparent: All that the W3C propagators would write, ``""`` for nothing. None if the propagators must be
             called, because there may be baggage or another vendor's ``tracestate``.
         counts: The counters that count the call as active.
-        silent: Whether instrumentation is suppressed: no span, no metric and no header.
+        silent: Whether instrumentation is suppressed, or the URL excluded: no span, no metric and no header.
         recorded: False if the span is not recorded, so that no exporter receives it.
         token: Detaches the context; None if it is not attached.
     """

@@ -103,6 +103,24 @@ HTTP_ATTRIBUTES: Final = (
 )
 """On the call's span; with ``attempt_spans=True`` on the attempts' spans instead."""
 
+HEADER_ATTRIBUTES: Final = (
+    Attribute(
+        "http.request.header.<key>",
+        "string[]",
+        "",
+        "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST matches a header that was given; from the start",
+        CONVENTIONS,
+    ),
+    Attribute(
+        "http.response.header.<key>",
+        "string[]",
+        "",
+        "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE matches a header of the last response",
+        CONVENTIONS,
+    ),
+)
+"""As `HTTP_ATTRIBUTES`. Contrib's functions make the names: in lower case, with ``_`` for ``-``."""
+
 TEMPLATE_ATTRIBUTE: Final = Attribute(
     URL_TEMPLATE, "string", "", "`template` was given; from the start", IN_DEVELOPMENT
 )

@@ -15,7 +15,8 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
 
 from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
@@ -35,6 +36,7 @@ from otel_connector._telemetry._attributes import (
 )
 from otel_connector._telemetry._call_ids import call_id_of, new_call_id
 from otel_connector._telemetry._call_span import AttemptSpan, CallSpan, UrlTelemetry
+from otel_connector._telemetry._contrib_settings import contrib_settings
 from otel_connector._telemetry._metrics import (
     SCHEMA_URL,
     SCOPE,
@@ -51,11 +53,14 @@ from otel_connector._version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from multidict import MultiMapping
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer, TracerProvider
 
     from otel_connector._record import Attempt, CallRecord
 
+
+GivenHeaders: TypeAlias = "tuple[MultiMapping[str], MultiMapping[str] | None]"
 
 _EMPTY = Context()
 
@@ -92,6 +97,7 @@ class CallTelemetry:
         self._guard = TelemetryGuard(monotonic_ns)
         self._untraced = Scope(_EMPTY, self._guard)
         self._uncounted = CallCounts()  # of calls for which instrumentation is suppressed
+        self.contrib = contrib_settings(self._guard)
         self._tracer: Tracer = trace.NoOpTracer()
         with self._guard.guarded("getting a tracer"):
             self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider, SCHEMA_URL)
@@ -126,30 +132,39 @@ class CallTelemetry:
             self._instruments.add(self.counts, self._log, self._paused_hosts)
             weakref.finalize(self, self._instruments.retire, self.counts).atexit = False
 
-    def for_url(self, url: str, host: str | None, port: int | None) -> UrlTelemetry:
+    def for_url(self, url: str, host: str | None, port: int | None, *, excluded: bool = False) -> UrlTelemetry:
         """Return what `start` needs for a URL. It can be kept for further calls.
 
         Args:
             url: The requested URL, redacted.
             host: Its host, None if it has none.
             port: Its port.
+            excluded: Whether its calls have no telemetry.
         """
-        return UrlTelemetry(http_attributes(url, host, port), self.host(host, port))
+        return UrlTelemetry(http_attributes(url, host, port), self.host(host, port), excluded=excluded)
 
-    def with_template(self, url_telemetry: UrlTelemetry, template: str) -> UrlTelemetry:
-        """Return what `start` needs for a call with a template, such as ``/items/{id}``."""
-        return UrlTelemetry(
-            {**url_telemetry.http, _names.URL_TEMPLATE: template},
-            url_telemetry.host,
-            f"{_names.CALL_NAME} {template}",
-            self._instruments.template(template),
-        )
+    def for_call(self, url_telemetry: UrlTelemetry, template: str, headers: GivenHeaders | None) -> UrlTelemetry:
+        """Return what `start` needs for a call with a template, or if headers are captured.
+
+        Args:
+            url_telemetry: What `for_url` returned.
+            template: Such as ``/items/{id}``; empty for none.
+            headers: Those of the session, and those of the call; None if they are not known.
+        """
+        http = url_telemetry.http.copy()
+        if self.contrib is not None and headers is not None:
+            http |= self.contrib.request_headers(*headers)
+        if not template:
+            return replace(url_telemetry, http=http)
+        http[_names.URL_TEMPLATE] = template
+        name, label = f"{_names.CALL_NAME} {template}", self._instruments.template(template)
+        return replace(url_telemetry, http=http, name=name, template=label)
 
     def start(self, url_telemetry: UrlTelemetry, project: str, start_time: int) -> CallSpan:
         """Start the call's span and make it the current span until `end`.
 
         Args:
-            url_telemetry: What `for_url` or `with_template` returned.
+            url_telemetry: What `for_url` or `for_call` returned.
             project: The call's project.
             start_time: Unix time in nanoseconds.
         """
@@ -179,14 +194,16 @@ class CallTelemetry:
 
     def _start(self, url_telemetry: UrlTelemetry, label: str, start_time: int) -> CallSpan:
         current = otel_context.get_current()
+        if url_telemetry.excluded or (current and is_suppressed(current)):
+            call_id = new_call_id(trace.get_current_span(current).get_span_context())
+            call = self._without_span(url_telemetry, label, call_id, "")
+            call.silent, call.counts = True, self._uncounted
+            call.context, call.scope = current, Scope(current, self._guard)
+            return call
         if not current and self._is_proxy and getattr(trace, "_TRACER_PROVIDER", self) is None:
             # No SDK is set: the API would return the invalid span. Skipping it saves 4 % of the instructions of a call
             return self._without_span(url_telemetry, label, new_call_id(), "")
         caller = trace.get_current_span(current).get_span_context() if current else None
-        if current and is_suppressed(current):
-            call = self._without_span(url_telemetry, label, new_call_id(caller), "")
-            call.silent, call.counts = True, self._uncounted
-            return call
         name, kind, attributes = url_telemetry.name, SpanKind.CLIENT, url_telemetry.http.copy()
         if self.attempt_spans:
             name, kind = _names.CALL_WITH_ATTEMPT_SPANS_NAME, SpanKind.INTERNAL
@@ -257,6 +274,7 @@ class CallTelemetry:
         error: str,
         retried: bool,
         resend_count: int = 0,
+        headers: MultiMapping[str] | None = None,
     ) -> None:
         """End the span of an attempt, and record its duration.
 
@@ -271,11 +289,14 @@ class CallTelemetry:
             retried: Whether there was an attempt before.
             resend_count: The resend count of its last request, if it sent more than one (a redirect, or a resend of
                 aiohttp); otherwise 0.
+            headers: Those of its last response; None if it had none.
         """
         with self._guard.guarded("ending the attempt's span"):
             otel_context.detach(attempt.token)
             if attempt.span.is_recording():
-                attempt.span.set_attributes(outcome_attributes(status, error_type, http_version, resend_count))
+                attributes = self.contrib.response_headers(headers) if self.contrib and headers else {}
+                attributes |= outcome_attributes(status, error_type, http_version, resend_count)
+                attempt.span.set_attributes(attributes)
                 if error_type is not None:
                     attempt.span.set_status(error_status(error_type, error))
             attempt.span.end(end_time)
@@ -343,6 +364,7 @@ class CallTelemetry:
         http_version: tuple[int, int] | None,
         queued: float,
         retried: bool,
+        headers: MultiMapping[str] | None = None,
     ) -> None:
         """End the call's span with all attributes, and record its metrics.
 
@@ -356,6 +378,7 @@ class CallTelemetry:
             http_version: Major and minor HTTP version of the last response.
             queued: Seconds that the call waited for a permit before it started.
             retried: Whether there was more than one attempt.
+            headers: Those of the last response; None if there was none.
         """
         call.counts.active[call.url_telemetry.host] -= 1
         call.counts.received[call.project] += record.response_size
@@ -364,11 +387,12 @@ class CallTelemetry:
                 otel_context.detach(call.token)
             if call.span is not INVALID_SPAN:
                 if call.span.is_recording():
-                    attributes = field_attributes(record)
                     if self.attempt_spans:
-                        attributes |= outcome_attributes(None, error_type)
-                    else:
+                        attributes = outcome_attributes(None, error_type)
+                    else:  # headers first: the SDK drops the oldest attributes above its limit
+                        attributes = self.contrib.response_headers(headers) if self.contrib and headers else {}
                         attributes |= outcome_attributes(record.response_code, error_type, http_version, resend_count)
+                    attributes |= field_attributes(record)
                     if queued:
                         attributes[_names.QUEUE_DURATION] = queued
                     call.span.set_attributes(attributes)

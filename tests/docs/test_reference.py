@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +30,7 @@ from otel_connector._telemetry._names import (
     CONVENTIONS,
     EVENT_ATTRIBUTES,
     FIELD_PREFIX,
+    HEADER_ATTRIBUTES,
     HTTP_ATTRIBUTES,
     IN_DEVELOPMENT,
     LABELS,
@@ -39,7 +41,8 @@ from otel_connector._telemetry._names import (
 )
 from otel_connector.testing import FakeClock, FaultServer, ok, redirect
 
-OTLP = {str: "string", bool: "boolean", int: "int", float: "double"}
+OTLP = {str: "string", bool: "boolean", int: "int", float: "double", tuple: "string[]"}
+HEADERS = re.compile(r"(http\.(?:request|response)\.header\.)\w+")
 TEMPLATE = "/items/{id}"
 KINDS = {"Histogram": "histogram", "Sum, monotonic": "counter", "Sum": "up-down counter"}
 
@@ -65,7 +68,7 @@ def test_every_command_of_the_reference_is_in_the_help() -> None:
 
 
 def types(attributes: Iterable[dict[str, Any]]) -> set[tuple[str, str]]:
-    return {(name, OTLP[type(value)]) for each in attributes for name, value in each.items()}
+    return {(HEADERS.sub(r"\1<key>", name), OTLP[type(value)]) for each in attributes for name, value in each.items()}
 
 
 def declared(attributes: Iterable[Attribute]) -> set[tuple[str, str]]:
@@ -87,7 +90,7 @@ async def make_calls_of_all_kinds(server: FaultServer, sdk: SDK, log: Log, *, at
         **sdk.providers,
     )
     urls = [server.url(path) for path in ("/ok", "/ok", "/flaky", "/gone", "/away")]
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers={"X-Sent": "1"}) as session:
         outcomes = await asyncio.gather(
             *(subject.get(session, url, "P") for url in urls),
             subject.get(session, "http://127.0.0.1:1/", "P", template=TEMPLATE),
@@ -97,17 +100,26 @@ async def make_calls_of_all_kinds(server: FaultServer, sdk: SDK, log: Log, *, at
     return subject
 
 
+@pytest.fixture
+def captured_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Capture all headers, by the variables of contrib."""
+    for kind in ("REQUEST", "RESPONSE"):
+        monkeypatch.setenv(f"OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_{kind}", ".*")
+
+
+@pytest.mark.usefixtures("captured_headers")
 async def test_spans_and_events_have_exactly_the_declared_attributes(server: FaultServer, sdk: SDK, log: Log) -> None:
     await make_calls_of_all_kinds(server, sdk, log, attempt_spans=False)
     spans = sdk.spans.get_finished_spans()
     assert {span.name for span in spans} == {_names.CALL_NAME, f"{_names.CALL_NAME} {TEMPLATE}"}
-    all_declared = declared((*HTTP_ATTRIBUTES, TEMPLATE_ATTRIBUTE, *CALL_ATTRIBUTES))
+    all_declared = declared((*HTTP_ATTRIBUTES, *HEADER_ATTRIBUTES, TEMPLATE_ATTRIBUTE, *CALL_ATTRIBUTES))
     assert types(dict(span.attributes or {}) for span in spans) == all_declared
     events = [event for span in spans for event in span.events]
     assert {event.name for event in events} == {_names.ATTEMPT_EVENT}
     assert types(dict(event.attributes or {}) for event in events) == declared(EVENT_ATTRIBUTES)
 
 
+@pytest.mark.usefixtures("captured_headers")
 async def test_call_and_attempt_spans_have_exactly_the_declared_attributes(
     server: FaultServer, sdk: SDK, log: Log
 ) -> None:
@@ -118,7 +130,7 @@ async def test_call_and_attempt_spans_have_exactly_the_declared_attributes(
         (attempts if span.name.startswith(_names.CALL_NAME) else calls).append(dict(span.attributes or {}))
     error_type = [attribute for attribute in CALL_ATTRIBUTES if attribute.name == _names.ERROR_TYPE]
     assert types(calls) == declared([TEMPLATE_ATTRIBUTE, *CALL_ATTRIBUTES])
-    assert types(attempts) == declared([*HTTP_ATTRIBUTES, TEMPLATE_ATTRIBUTE, *error_type])
+    assert types(attempts) == declared([*HTTP_ATTRIBUTES, *HEADER_ATTRIBUTES, TEMPLATE_ATTRIBUTE, *error_type])
 
 
 @pytest.mark.parametrize("attempt_spans", [False, True])
@@ -167,7 +179,9 @@ ALL_ATTRIBUTES = {**dict(constants("_incubating/attributes")), **STABLE_ATTRIBUT
 STABLE_METRICS = dict(constants("metrics"))
 ALL_METRICS = {**dict(constants("_incubating/metrics")), **STABLE_METRICS}
 CONVENTION_NAMESPACES = {name.partition(".")[0] for name in [*ALL_ATTRIBUTES, *ALL_METRICS]}
-ATTRIBUTES = sorted({*HTTP_ATTRIBUTES, TEMPLATE_ATTRIBUTE, *CALL_ATTRIBUTES, *EVENT_ATTRIBUTES, *LABELS})
+ATTRIBUTES = sorted(
+    {*HTTP_ATTRIBUTES, *HEADER_ATTRIBUTES, TEMPLATE_ATTRIBUTE, *CALL_ATTRIBUTES, *EVENT_ATTRIBUTES, *LABELS}
+)
 
 
 def test_the_constants_of_the_conventions_were_read() -> None:
@@ -180,8 +194,9 @@ def test_the_constants_of_the_conventions_were_read() -> None:
 @pytest.mark.parametrize("attribute", ATTRIBUTES, ids=lambda attribute: str(attribute.name))
 def test_an_attribute_in_a_namespace_of_the_conventions_is_one_of_them(attribute: Attribute) -> None:
     if attribute.name.partition(".")[0] in CONVENTION_NAMESPACES:
-        assert attribute.source == (CONVENTIONS if attribute.name in STABLE_ATTRIBUTES else IN_DEVELOPMENT)
-        assert not ALL_ATTRIBUTES[attribute.name].strip().startswith("Deprecated")
+        name = attribute.name.removesuffix(".<key>")
+        assert attribute.source == (CONVENTIONS if name in STABLE_ATTRIBUTES else IN_DEVELOPMENT)
+        assert not ALL_ATTRIBUTES[name].strip().startswith("Deprecated")
     else:
         assert attribute.source == OURS
         assert attribute.name.startswith(FIELD_PREFIX)

@@ -192,6 +192,7 @@ WINGS = [
             "_call_ids": (),
             "_propagation": (),
             "_call_span": (),
+            "_contrib_settings": (),
             "_spans": (),
             "_sdk_exit": (OTEL,),
             "_bounded_session": (OTEL,),

@@ -51,10 +51,16 @@ The instrumentation scope is `{SCOPE}`, with the version of the package and the 
 
 `{call}`, or `{call} /items/{{id}}` with `template="/items/{{id}}"`, kind CLIENT, from the first attempt (after the wait
 in the queue) to the decoded body. Its status is ERROR if the call fails, otherwise unset, even if the caller cancelled
-it. With `attempt_spans=True` its name is `{attempts}`, its kind INTERNAL, and it lacks the first seven attributes; each
+it. With `attempt_spans=True` its name is `{attempts}`, its kind INTERNAL, and it lacks the first nine attributes; each
 attempt has a CLIENT span with the name above, with these, `{_names.URL_TEMPLATE}` and `{_names.ERROR_TYPE}`.
 """
-    yield from attributes((*_names.HTTP_ATTRIBUTES, _names.TEMPLATE_ATTRIBUTE, *_names.CALL_ATTRIBUTES))
+    yield from attributes(
+        (*_names.HTTP_ATTRIBUTES, *_names.HEADER_ATTRIBUTES, _names.TEMPLATE_ATTRIBUTE, *_names.CALL_ATTRIBUTES)
+    )
+    yield (
+        "`<key>` is the name of a header, in lower case and with `_` for `-`. The variables are those of [contrib's "
+        "aiohttp instrumentation](../opentelemetry/frameworks.md#settings-of-contribs-aiohttp-instrumentation).\n"
+    )
     yield f"## Its events\n\n`{_names.ATTEMPT_EVENT}`, one for each failed attempt, at the end of the attempt.\n"
     yield from attributes(_names.EVENT_ATTRIBUTES)
     yield "## The metrics\n\nAll except the histogram are observable: they are read when metrics are collected.\n"
