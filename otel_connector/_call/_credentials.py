@@ -154,7 +154,7 @@ def _forms(secret: str) -> Iterator[str]:
         _SPECIAL_IN_HTML.sub(lambda char: f"\\u{ord(char[0]):04x}", in_json),
         json.dumps(secret, ensure_ascii=False)[1:-1],
     )
-    yield from (in_html := html.escape(in_json), quote(in_html, safe=""))
+    yield from (in_html := html.escape(in_json), quote(in_html), quote(in_html, safe=""))
     for text in {*escaped, *of_others, repr(secret.encode("utf-8", "surrogatepass"))[2:-1]}:
         yield text
         data = text.encode("utf-8", "surrogatepass")
