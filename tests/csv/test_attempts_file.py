@@ -315,6 +315,18 @@ def test_rows_wait_while_the_disk_is_full_and_are_written_in_order_when_it_has_r
             exporter.shutdown()
 
 
+def test_with_an_fsync_for_each_row_a_power_cut_loses_no_attempt(server: FaultServer, tmp_path: Path) -> None:
+    with faulty_disks.with_power_cut(tmp_path / "disk") as disk:
+        exporter = CSVSpanExporter(disk.path, fsync_interval=0)
+        fail(connector(exporter), server, 5)
+        disk.strike()
+        exporter.shutdown()
+        (path,) = disk.elsewhere()
+        log = Log(path)
+        assert len(log.records()) == 5
+        assert_two_for_each_row(log)
+
+
 def test_a_forked_child_writes_its_own_attempts_and_none_of_its_parent(server: FaultServer, log: Log) -> None:
     subject = connector(log.path)
     fail(subject, server, 2)
