@@ -100,6 +100,8 @@ class AsyncConnector:
         propagate: Whether requests carry the trace context of the call (``traceparent``) and baggage, instead of
             headers of these names.
         attempt_spans: Whether each attempt has a CLIENT span of its own below the call's, which is then INTERNAL.
+        attempts: Whether each failed attempt, and each attempt after one, has a row in ``<stem>.attempts.csv`` beside
+            the log. If `logfile` is an exporter, this file has its options, too.
         on_retry: Called with every `Attempt` that is followed by another one. Its exceptions are logged.
         fair_reading: Whether connections parse large or hostile responses in steps of some milliseconds, so that other
             tasks can run, and report every error in a response. For this, the connector of each session is changed to
@@ -131,6 +133,7 @@ class AsyncConnector:
         redact_params: Iterable[str] = DEFAULT_REDACTED_PARAMS,
         propagate: bool = True,
         attempt_spans: bool = False,
+        attempts: bool = False,
         on_retry: Callable[[Attempt], object] | None = None,
         fair_reading: bool = True,
         tracer_provider: TracerProvider | None = None,
@@ -138,7 +141,7 @@ class AsyncConnector:
         clock: Clock | None = None,
     ) -> None:
         switches = {"overwrite_log": overwrite_log, "propagate": propagate, "attempt_spans": attempt_spans}
-        for name, value in (switches | {"fair_reading": fair_reading}).items():
+        for name, value in (switches | {"attempts": attempts, "fair_reading": fair_reading}).items():
             check_bool(name, value)
         check_provider("tracer_provider", tracer_provider, "get_tracer")
         check_provider("meter_provider", meter_provider, "get_meter")
@@ -162,7 +165,7 @@ class AsyncConnector:
             call_logger=CallLogger(checked_hook("on_retry", on_retry), clock.monotonic_ns),
         )
         # After all checks, because it may empty the file
-        self._exporter, self._owns_exporter = _open_exporter(logfile, overwrite=overwrite_log)
+        self._exporter, self._owns_exporter = _open_exporter(logfile, overwrite=overwrite_log, attempts=attempts)
         telemetry = CallTelemetry(
             tracer_provider,
             meter_provider,
@@ -173,7 +176,7 @@ class AsyncConnector:
         )
         self._settings = settings(telemetry=telemetry)
         self._closed = False
-        self._in_this_process = CallsOfProcess(self._exporter)
+        self._in_this_process = CallsOfProcess(self._exporter, with_attempts=attempts)
 
     async def get(
         self,
@@ -396,18 +399,27 @@ class AsyncConnector:
         await self.aclose()
 
 
-def _open_exporter(logfile: Any, *, overwrite: bool) -> tuple[CSVSpanExporter | None, bool]:
+def _open_exporter(logfile: Any, *, overwrite: bool, attempts: bool) -> tuple[CSVSpanExporter | None, bool]:
     """Return the exporter for `logfile`, and whether the connector created it."""
     if logfile is None:
+        if attempts:
+            raise ValueError("attempts=True needs a logfile: the file of the attempts is beside it")
         return None, False
     from otel_connector.csv_exporter import CSVSpanExporter, named_error
 
     if isinstance(logfile, CSVSpanExporter):
         if overwrite:
             raise ValueError("overwrite_log requires a path; pass overwrite=True to the CSVSpanExporter instead")
-        return logfile, False
-    path = checked_path("logfile", logfile, "a path, a CSVSpanExporter or None")
-    try:
-        return CSVSpanExporter(path, overwrite=overwrite), True
-    except (OSError, ValueError) as error:  # its cause is the same error without the name of the exporter's argument
-        raise named_error("logfile", error.__cause__, path) from error.__cause__
+        exporter, is_own = logfile, False
+    else:
+        path = checked_path("logfile", logfile, "a path, a CSVSpanExporter or None")
+        try:
+            exporter, is_own = CSVSpanExporter(path, overwrite=overwrite), True
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # its cause is the same error without the name of the exporter's argument
+            raise named_error("logfile", error.__cause__, path) from error.__cause__
+    if attempts:
+        exporter.open_attempts()
+    return exporter, is_own

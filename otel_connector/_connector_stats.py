@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 from otel_connector._after_fork import start_over_in_child
 
 if TYPE_CHECKING:
-    from otel_connector._record import CallRecord
+    from collections.abc import Sequence
+
+    from otel_connector._record import AttemptRecord, CallRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +53,17 @@ class ConnectorStats:
 class Exporter(Protocol):
     """Writes the rows of calls."""
 
-    def export_record(self, record: CallRecord, start_time: int | None) -> None:
-        """Write the row of a call; `start_time` is that of its span."""
+    def export_record(self, record: CallRecord, start_time: int | None, attempts: Sequence[AttemptRecord] = ()) -> None:
+        """Write the rows of the attempts and the row of a call; `start_time` is that of its span."""
         ...
 
 
 class CallTotals:
     """The calls that a connector has started in one process.
+
+    Args:
+        exporter: Writes their rows; None for no rows.
+        with_attempts: Whether it writes those of their attempts, too.
 
     Attributes:
         started: Number of calls.
@@ -67,8 +73,9 @@ class CallTotals:
         received: Bytes of their bodies.
     """
 
-    def __init__(self, exporter: Exporter | None) -> None:
+    def __init__(self, exporter: Exporter | None, *, with_attempts: bool) -> None:
         self._exporter = exporter
+        self._with_attempts = with_attempts
         self.started = self.succeeded = self.failed = self.retries = self.received = 0
 
     @property
@@ -76,8 +83,8 @@ class CallTotals:
         """Number of calls in progress."""
         return self.started - self.succeeded - self.failed
 
-    def write(self, record: CallRecord, start_time: int | None) -> None:
-        """Count a call that has ended, and write its row."""
+    def write(self, record: CallRecord, start_time: int | None, attempts: Sequence[AttemptRecord]) -> None:
+        """Count a call that has ended, and write its row, after those of its attempts."""
         # Counted before the row is written: a caller of `stats` that finds the row must not find the call in progress
         if record.success:
             self.succeeded += 1
@@ -85,21 +92,25 @@ class CallTotals:
             self.failed += 1
         self.received += record.response_size
         if self._exporter is not None:
-            self._exporter.export_record(record, start_time)
+            self._exporter.export_record(record, start_time, attempts if self._with_attempts else ())
 
 
 class CallsOfProcess:
     """The calls of a connector in this process. The child of a fork starts from zero.
 
+    Args:
+        exporter: Writes their rows; None for no rows.
+        with_attempts: Whether it writes those of their attempts, too.
+
     Attributes:
         calls: The calls. A call keeps the object with which it has started.
     """
 
-    def __init__(self, exporter: Exporter | None) -> None:
-        self._exporter = exporter
+    def __init__(self, exporter: Exporter | None, *, with_attempts: bool = False) -> None:
+        self._exporter, self._with_attempts = exporter, with_attempts
         self.start_over()
         start_over_in_child(self)
 
     def start_over(self) -> None:
         """Count from zero."""
-        self.calls = CallTotals(self._exporter)
+        self.calls = CallTotals(self._exporter, with_attempts=self._with_attempts)

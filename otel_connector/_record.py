@@ -1,4 +1,4 @@
-"""The record of a call, of a failed attempt, and of the rows of a log.
+"""The record of a call, of an attempt, and of the rows of a log.
 
 `CallRecord` holds the ten fields of the span, the CSV row and the API. It is created once, at the end of a call, and
 never changed. Its texts are escaped here, so that all three show the same characters. This file does not know how a
@@ -121,6 +121,39 @@ class Attempt:
     error: str
     reason: str
     wait: float | None
+
+
+class AttemptRecord(NamedTuple):
+    """The fields of one attempt of a call, in the order of the columns of the attempts log; also those of its event.
+
+    Of all attempts of a call, `duration`, `queue` and `wait` together are the call's `delta_t`.
+
+    Attributes:
+        call_id: The call's id, as in its row.
+        number: Number of the attempt in its call, from 1. A second request that aiohttp makes by itself has a number,
+            and no record.
+        t: Start of the attempt, Unix time in seconds, whole microseconds; that of the first attempt is the call's `t`.
+        duration: Seconds from its start to its result, without the queue time of redirects.
+        queue: Seconds that its redirects, and after its failure the next attempt, waited for a permit.
+        wait: Seconds between its failure and the next attempt, without the queue time; None if none was to follow.
+        reason: Why it was retried or could have been, for example ``status_503`` or ``connection``; ``cancelled`` if
+            the call was cancelled during the attempt; empty if the attempt succeeded.
+        status: HTTP status of its response; None if it had none.
+        error_type: Qualified class name of its error, or the status as text; empty if it succeeded or was cancelled.
+    """
+
+    call_id: str
+    number: int
+    t: float
+    duration: float
+    queue: float
+    wait: float | None
+    reason: str
+    status: int | None
+    error_type: str
+
+
+ATTEMPT_COLUMNS: tuple[str, ...] = AttemptRecord._fields
 
 
 class RowCounts(NamedTuple):

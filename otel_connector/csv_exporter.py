@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,11 +23,12 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_connector._arguments import check_choice, checked_instance, checked_path
 from otel_connector._csv._background import BackgroundRows
-from otel_connector._csv._format import HEADER, encode_row
+from otel_connector._csv._format import ATTEMPTS, CALLS, RowFormat, encode_attempt, encode_row
 from otel_connector._csv._options import BACKLOG_BYTES, LogOptions
+from otel_connector._csv._parts import attempts_file
 from otel_connector._csv._writer import RowWriter
 from otel_connector._recent_calls import RecentCalls
-from otel_connector._record import CallRecord, Fields, RowCounts
+from otel_connector._record import AttemptRecord, CallRecord, Fields, RowCounts
 from otel_connector._telemetry._attributes import FIELD_NAMES
 from otel_connector._telemetry._call_ids import call_id_of
 
@@ -105,7 +107,8 @@ class CSVSpanExporter(SpanExporter):
             path = os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
             argument = PATH_VARIABLE
         self._path = checked_path(argument, path)
-        options = LogOptions(
+        self._background = mode == "background"
+        self._options = LogOptions(
             overwrite=overwrite,
             permissions=permissions,
             backlog_bytes=backlog_bytes,
@@ -113,16 +116,32 @@ class CSVSpanExporter(SpanExporter):
             rotate_rows=rotate_rows,
             rotate_bytes=rotate_bytes,
         )
-        try:
-            writer = RowWriter(self._path, HEADER, options)
-        except (OSError, ValueError) as error:
-            raise named_error(argument, error, self._path) from error
-        self._rows: RowWriter | BackgroundRows = writer
-        if mode == "background":
-            self._rows = BackgroundRows(writer, backlog_bytes, self._path)
+        self._rows = self._open(argument, self._path, CALLS)
+        self._attempts: RowWriter | BackgroundRows | None = None
         real_path = os.path.realpath(self._path)
         with _registry_lock:
             self._written_calls = _calls_by_path.setdefault(real_path, RecentCalls(_REMEMBERED_CALLS))
+
+    def _open(self, argument: str, path: str, form: RowFormat[Any]) -> RowWriter | BackgroundRows:
+        """Open a file with the options of this exporter; `argument` is named in errors."""
+        try:
+            writer = RowWriter(path, form.header, self._options)
+        except (OSError, ValueError) as error:
+            raise named_error(argument, error, path) from error
+        return BackgroundRows(writer, self._options.backlog_bytes, path) if self._background else writer
+
+    def open_attempts(self) -> None:
+        """Open the file for the attempts of calls, ``<stem>.attempts.csv`` beside the log, with the options of the log.
+
+        A connector with ``attempts=True`` does this. It has no effect if the file is open.
+
+        Raises:
+            ValueError: The file has another header.
+            OSError: As for the log.
+        """
+        with _registry_lock:
+            if self._attempts is None:
+                self._attempts = self._open("attempts", attempts_file(self._path), ATTEMPTS)
 
     @property
     def path(self) -> str:
@@ -140,8 +159,8 @@ class CSVSpanExporter(SpanExporter):
                     rows.append(encode_row(fields))
         return SpanExportResult.SUCCESS if self._rows.write(rows) else SpanExportResult.FAILURE
 
-    def export_record(self, record: CallRecord, start_time: int | None) -> None:
-        """Write the row of a call of the connector.
+    def export_record(self, record: CallRecord, start_time: int | None, attempts: Sequence[AttemptRecord] = ()) -> None:
+        """Write the row of a call of the connector, after those of its attempts.
 
         It is the row that `export` writes for the span of the call, complete with any sampler and any span limit. No
         span is created only to be read again; that would cost more than the row.
@@ -150,9 +169,14 @@ class CSVSpanExporter(SpanExporter):
             record: The call.
             start_time: Start of its span, Unix time in nanoseconds; None if it has no span that could arrive here a
                 second time through the SDK.
+            attempts: Its attempts; they are written after `open_attempts`.
         """
         if start_time is None or self._written_calls.add((record.call_id, start_time)):
-            self._rows.write((encode_row(record),))
+            try:
+                if attempts and self._attempts is not None:
+                    self._attempts.write([*map(encode_attempt, attempts)])
+            finally:  # a signal handler may raise during that write
+                self._rows.write((encode_row(record),))
 
     @property
     def row_counter(self) -> Callable[[], RowCounts]:
@@ -164,22 +188,31 @@ class CSVSpanExporter(SpanExporter):
         return self._rows.counts()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Write the waiting rows; True if every row is in the file.
+        """Write the waiting rows; True if every row is in its file.
 
         Args:
-            timeout_millis: How long to wait for the thread of the mode ``background``, in milliseconds. The mode
+            timeout_millis: How long to wait for the threads of the mode ``background``, in milliseconds. The mode
                 ``call`` does not wait: the rows are in the file, or the disk has just refused them.
         """
-        if isinstance(self._rows, BackgroundRows):
-            return self._rows.flush(timeout_millis / 1e3)
-        return self._rows.flush()
+        deadline = time.monotonic() + timeout_millis / 1e3
+        complete = True
+        for rows in self._files():
+            if isinstance(rows, BackgroundRows):
+                complete = rows.flush(max(deadline - time.monotonic(), 0.0)) and complete
+            else:
+                complete = rows.flush() and complete
+        return complete
 
     def shutdown(self) -> None:
-        """Write the waiting rows, in the mode ``background`` for at most 5 s, and close the file.
+        """Write the waiting rows, in the mode ``background`` for at most 5 s for each file, and close the files.
 
         Later rows are lost, and counted.
         """
-        self._rows.close()
+        for rows in self._files():
+            rows.close()
+
+    def _files(self) -> list[RowWriter | BackgroundRows]:
+        return [self._rows] if self._attempts is None else [self._attempts, self._rows]
 
     def _fields(self, span: ReadableSpan) -> Fields | None:
         """Return the ten fields of a span; None if they are missing or of another type, or were written already."""

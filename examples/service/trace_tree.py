@@ -68,7 +68,8 @@ def lines(node: Node, before: str = "", below: str = "") -> Iterator[str]:
     shown = [node.service, node.kind, span.name, f"{seconds * 1e3:.1f} ms", *result, failed]
     yield before + "  ".join(str(each) for each in shown if each is not None)
     for event in span.events:
-        about = ", ".join(f"{name} {shown_value(value)}" for name, value in values(event.attributes).items())
+        shown_values = {name: value for name, value in values(event.attributes).items() if not name.endswith(".start")}
+        about = ", ".join(f"{name} {shown_value(value)}" for name, value in shown_values.items())
         yield f"{below}{'│' if node.children else ' '}   * {event.name}: {about.replace(event.name + '.', '')}"
     for child in node.children:
         last = child is node.children[-1]

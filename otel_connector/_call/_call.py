@@ -19,6 +19,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from otel_connector._arguments import check_call, checked_template, checked_timeout
+from otel_connector._call._attempts import AttemptHistory
 from otel_connector._call._body import loads
 from otel_connector._call._credentials import credentials_of
 from otel_connector._call._exchange import Exchange, Request
@@ -37,15 +38,15 @@ from otel_connector._errors import (
     InvalidURL,
     RedirectRefused,
     RetryBudgetExhausted,
-    class_name,
+    error_type_of,
     message_of,
 )
-from otel_connector._record import TEXT_LIMIT, URL_LIMIT, Attempt, CallRecord, one_line
+from otel_connector._record import TEXT_LIMIT, URL_LIMIT, Attempt, AttemptRecord, CallRecord, one_line
 from otel_connector._redact import REDACTED
 from otel_connector._units import exact_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import aiohttp
     from multidict import MultiMapping
@@ -60,7 +61,7 @@ _FIRST_ATTEMPT, _REDIRECT = "first_attempt", "redirect"  # reasons of a wait, be
 
 _TIMER_SECONDS = 0.01  # by which a timer may differ from the clock
 
-WriteRow: TypeAlias = "Callable[[CallRecord, int | None], None]"
+WriteRow: TypeAlias = "Callable[[CallRecord, int | None, Sequence[AttemptRecord]], None]"
 
 
 class Call:
@@ -77,6 +78,7 @@ class Call:
         self._span: CallSpan | None = None
         self._exchange: Exchange | None = None
         self._permit: Permit | None = None
+        self._history: AttemptHistory | None = None  # unless the first attempt has succeeded
         self._failure: ConnectorError | None = None
         self._given: tuple[Any, Any, dict[str, Any]] = None, None, {}  # session, URL and options
         self._credentials: tuple[Exchange | None, frozenset[str]] | None = None  # those of the last attempt
@@ -197,7 +199,8 @@ class Call:
 
         Args:
             error: How the call failed; None if it did not.
-            write: Takes the record and the start of the call's span in Unix nanoseconds, None if there is no span.
+            write: Takes the record, the start of the call's span in Unix nanoseconds (None if there is no span), and
+                the attempts; none if the first one succeeded.
         """
         settings, span = self._settings, self._span or self._opened()
         self._failure = None  # its traceback refers to this call
@@ -208,10 +211,16 @@ class Call:
         if isinstance(error, ConnectorError):
             self._redact_message(error)
             error.call_id, error.url, error.attempts = span.call_id, self._url, self.attempts
-        record, error_type = self._record(span, error, delta_us), None
-        write(record, self._started_us * 1_000 if span.recorded else None)
+        record, error_type, history = self._record(span, error, delta_us), None, self._history
+        if history is not None or (error is not None and self.attempts and self._stopped_ns is None):
+            history = history or AttemptHistory(span.call_id, self._started_us)
+            permit, exchange = cast("Permit", self._permit), cast("Exchange", self._exchange)
+            unsuccessful = error if self._stopped_ns is None else None
+            history.ends(self._started_us + delta_us, self.attempts, unsuccessful, exchange.status, permit.suspended)
+        start_time = self._started_us * 1_000 if span.recorded else None
+        write(record, start_time, () if history is None else history.records)
         if isinstance(error, Exception):
-            error_type = _error_type(error)
+            error_type = error_type_of(error)
             # After the row, because a log handler may raise KeyboardInterrupt
             settings.call_logger.failed(self._host, record, self.attempts)
         settings.telemetry.end(
@@ -224,12 +233,15 @@ class Call:
             queued=self._queued,
             retried=self.retries > 0,
             headers=None if self._exchange is None else self._exchange.response_headers,
+            failures=() if history is None else history.failures,
         )
         return record
 
     async def _enter(self, permit: Permit) -> None:
         """Wait until the attempt may start; before the first one, this is not part of the call's time."""
         remaining = self._remaining()
+        if self._history is not None:
+            self._history.queues(self._unix_ns() // 1_000)
         try:
             async with time_limit(None if remaining == math.inf else remaining):
                 await permit.enter(self._settings.clock.monotonic_ns() / 1e9 + remaining)
@@ -261,6 +273,8 @@ class Call:
             exchange.context = telemetry.inject(span, attempt_span)
         failure: BaseException | None = None
         exchange.before_redirect = self._before_redirect
+        if self._history is not None:
+            self._history.begins(self._unix_ns() // 1_000)
         try:
             return await attempt(request, exchange, min(seconds, remaining))
         except AttemptTimeout as error:
@@ -285,7 +299,7 @@ class Call:
                     end_time=self._unix_ns(),
                     status=exchange.status,
                     http_version=exchange.version,
-                    error_type=_error_type(failure) if isinstance(failure, Exception) else None,
+                    error_type=error_type_of(failure) if isinstance(failure, Exception) else None,
                     error=self._described(failure),
                     retried=self.retries > 0,
                     resend_count=self._sent - 1 if exchange.sent > 1 else 0,
@@ -351,13 +365,14 @@ class Call:
             number=self.attempts,
             duration=now_ns / 1e9 - permit.entered - permit.suspended,
             status=exchange.status,
-            error_type=_error_type(error),
+            error_type=error_type_of(error),
             error=self._described(error),
             reason=decision.reason,
             wait=None if refused else wait,
         )
         self._last_failure, self._reason = failed.error, failed.reason
-        settings.telemetry.attempt_failed(self._opened(), failed, self._unix_ns())
+        self._history = self._history or AttemptHistory(failed.call_id, self._started_us)
+        self._history.failed(failed, self._unix_ns() // 1_000, permit.suspended)
         if refused:
             raise RetryBudgetExhausted(f"the retry budget of {self._host} is exhausted: {error}") from error
         if wait is not None:
@@ -433,8 +448,3 @@ class Call:
             error is None,
             "" if error is None else self._described(error),
         )
-
-
-def _error_type(error: Exception) -> str:
-    """Return the value of ``error.type``: the status as text, or the class's qualified name."""
-    return str(error.status) if isinstance(error, HTTPStatusError) else class_name(type(error))

@@ -18,9 +18,10 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BufferedIOBase, BufferedReader, BytesIO
+from typing import Any
 
 from otel_connector._csv import _lines
-from otel_connector._csv._format import HEADER, encode_row
+from otel_connector._csv._format import CALLS, RowFormat
 from otel_connector._csv._lock import try_lock
 from otel_connector._csv._ownership import open_own
 from otel_connector._csv._parts import torn_file
@@ -89,6 +90,7 @@ class CheckReport:
 class _Scan:
     """Counts and checks lines. Keeps at most one unfinished line, of at most `LINE_LIMIT` bytes and a block."""
 
+    form: RowFormat[Any]
     rows: int = 0
     altered: int = 0
     number: int = 0  # of the last line that ended
@@ -124,11 +126,11 @@ class _Scan:
         """Check a line; if it is longer than any row, `line` may be a piece of it."""
         if length >= _lines.LINE_LIMIT:  # the line end counts
             what: str | None = _lines.HOLE if self._has_nul or b"\0" in line else _lines.TOO_LONG
-        elif self.number == 0 and _lines.is_header(line):
-            what = _how_altered(line, HEADER)
+        elif self.number == 0 and _lines.is_header(line, self.form):
+            what = _how_altered(line, self.form.header)
             self.altered += what is not None
         else:
-            what = _what_is_wrong(line)
+            what = _what_is_wrong(line, self.form)
             self.altered += what in _ALTERATIONS
             self.rows += what is None or what in _ALTERATIONS
             if self.number == 0 and what is None:
@@ -146,15 +148,15 @@ class _Scan:
             self.more += 1
 
 
-def _what_is_wrong(line: bytes) -> str | None:
+def _what_is_wrong(line: bytes, form: RowFormat[Any]) -> str | None:
     """Return why a line is not a row as it was written, or None if it is one."""
-    if _lines.is_plain_row(line):
+    if form is CALLS and _lines.is_plain_row(line):
         return None
     try:
-        _, record = _lines.read_line(line)
+        _, record = _lines.read_row(line, form)
     except ValueError as error:
         return str(error)
-    return _how_altered(line, encode_row(record))
+    return _how_altered(line, form.encode(record))
 
 
 def _how_altered(line: bytes, written: bytes) -> str | None:
@@ -167,8 +169,9 @@ def check(
     progress: Callable[[int, int], object] = lambda _done, _size: None,
     max_unpacked_bytes: int = _lines.MAX_UNPACKED_BYTES,
 ) -> CheckReport:
-    """Read a log and report which lines are whole. Nothing is changed, no writer waits, and memory is bounded.
+    """Read a log, or an attempts log, and report which lines are whole.
 
+    Nothing is changed, no writer waits, and memory is bounded.
     Rows that are missing as a whole, and letters that were changed inside a text, are not detected.
 
     Args:
@@ -181,9 +184,9 @@ def check(
         ValueError: It is not a log: empty, in another compression, binary, or with another header; or it exceeds
             `max_unpacked_bytes`. The message says so.
     """
-    name, scan = os.fspath(path), _Scan()
+    name = os.fspath(path)
     with _lines.open_log(name) as (raw, file):
-        _lines.read_head(file)
+        scan = _Scan(_lines.format_of(file))
         size = os.fstat(raw.fileno()).st_size
         limited = _lines.Limited(file, max_unpacked_bytes)
         for done in _scan_plain(raw.fileno(), scan, size) if file is raw else _scan_gzip(raw, file, limited, scan):
@@ -246,7 +249,7 @@ def repair(path: str | os.PathLike[str]) -> int:
     fd = open_own(name, os.O_RDWR)
     try:
         # Before the lock: a file that is not a log is not locked either
-        _lines.read_head(BytesIO(b"".join(blocks(fd, 0, _lines.LINE_LIMIT))))
+        _lines.format_of(BytesIO(b"".join(blocks(fd, 0, _lines.LINE_LIMIT))))
         if not try_lock(fd):
             why = "another process is writing this file; end that process first, or try again later"
             raise BlockingIOError(errno.EWOULDBLOCK, why, name)

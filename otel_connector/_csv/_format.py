@@ -1,4 +1,4 @@
-r"""One `CallRecord` as one line of CSV, and back.
+r"""One record as one line of CSV, and back: of a call, or of an attempt (`RowFormat`).
 
 The format is RFC 4180 with ``\n`` as the line end: comma, quotes only where needed, UTF-8 without a byte order mark.
 One row is one physical line, because its texts contain no line breaks (`one_line`). So tail, grep and a repair after a
@@ -13,18 +13,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from otel_connector._record import COLUMNS, TEXT_LIMIT, URL_LIMIT, CallRecord, Fields, one_line
+from otel_connector._record import (
+    ATTEMPT_COLUMNS,
+    COLUMNS,
+    TEXT_LIMIT,
+    URL_LIMIT,
+    AttemptRecord,
+    CallRecord,
+    Fields,
+    one_line,
+)
 
 _Number = TypeVar("_Number", int, float)
-
-HEADER = (",".join(COLUMNS) + "\n").encode()
+_Record = TypeVar("_Record")
 
 LATEST = (
     253_402_300_799  # largest `t` of a row, in seconds: the end of the year 9999. Dates of Python and SQL end there
 )
 LONGEST = 10**9  # largest `delta_t` of a row, in seconds: thirty years
+_LARGEST_CODE = 2**31 - 1
 
 CALL_ID = re.compile("[0-9a-f]{32}-[0-9a-f]{16}")
 
@@ -99,12 +109,8 @@ def decode_row(cells: Sequence[str]) -> CallRecord:
     Raises:
         ValueError: The row has another number of cells, or a cell has no value of its column; names the column.
     """
-    if len(cells) != len(COLUMNS):
-        raise ValueError(f"a row has {len(COLUMNS)} cells, this one has {len(cells)}")
+    _check_cells(cells, COLUMNS)
     call_id, project, t, delta_t, url, redirect_url, size, code, success, error = cells
-    # A row that was torn in its first cell, and the next row joined to it, have ten cells together
-    if not CALL_ID.fullmatch(call_id):
-        raise ValueError(f"call_id {call_id!r} is not an id; the line may contain parts of two rows")
     if success not in {"True", "False"}:
         raise ValueError(f"success must be True or False, not {success!r}")
     return CallRecord(
@@ -115,10 +121,74 @@ def decode_row(cells: Sequence[str]) -> CallRecord:
         url=_unguarded(url),
         redirect_url=_unguarded(redirect_url),
         response_size=_number("response_size", size, int, 2**63 - 1),
-        response_code=_number("response_code", code, int, 2**31 - 1) if code else None,
+        response_code=_number("response_code", code, int, _LARGEST_CODE) if code else None,
         success=success == "True",
         error=_unguarded(error),
     )
+
+
+def encode_attempt(record: AttemptRecord) -> bytes:
+    """Return the line of an attempt, with its line end. Numbers and texts are written as those of a call."""
+    call_id, number, t, duration, queue, wait, reason, status, error_type = record
+    return (
+        f"{cell(call_id)},{number:d},{t:.6f},{duration:.6f},{queue:.6f},{'' if wait is None else f'{wait:.6f}'},"
+        f"{cell(reason)},{'' if status is None else status},{cell(error_type)}\n"
+    ).encode()
+
+
+def decode_attempt(cells: Sequence[str]) -> AttemptRecord:
+    """Return the record of one row of an attempts log, as `decode_row` does of a log.
+
+    Raises:
+        ValueError: As for `decode_row`.
+    """
+    _check_cells(cells, ATTEMPT_COLUMNS)
+    call_id, number, t, duration, queue, wait, reason, status, error_type = cells
+    return AttemptRecord(
+        call_id=call_id,
+        number=_number("number", number, int, _LARGEST_CODE),
+        t=_number("t", t, float, LATEST),
+        duration=_number("duration", duration, float, LONGEST),
+        queue=_number("queue", queue, float, LONGEST),
+        wait=_number("wait", wait, float, LONGEST) if wait else None,
+        reason=_unguarded(reason),
+        status=_number("status", status, int, _LARGEST_CODE) if status else None,
+        error_type=_unguarded(error_type),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RowFormat(Generic[_Record]):
+    """What the rows of a file are.
+
+    Attributes:
+        columns: The names of the columns.
+        encode: Returns the line of a record.
+        decode: Returns the record of the cells of a line; raises ValueError if they are not a row.
+    """
+
+    columns: tuple[str, ...]
+    encode: Callable[[_Record], bytes]
+    decode: Callable[[Sequence[str]], _Record]
+
+    @property
+    def header(self) -> bytes:
+        """The first line of the file, with its line end."""
+        return (",".join(self.columns) + "\n").encode()
+
+
+CALLS: RowFormat[CallRecord] = RowFormat(COLUMNS, encode_row, decode_row)
+ATTEMPTS: RowFormat[AttemptRecord] = RowFormat(ATTEMPT_COLUMNS, encode_attempt, decode_attempt)
+
+HEADER = CALLS.header
+
+
+def _check_cells(cells: Sequence[str], columns: tuple[str, ...]) -> None:
+    if len(cells) != len(columns):
+        raise ValueError(f"a row has {len(columns)} cells, this one has {len(cells)}")
+    # A row that was torn in its first cell, and the next row joined to it, have as many cells together as one row
+    if not CALL_ID.fullmatch(cells[0]):
+        raise ValueError(f"call_id {cells[0]!r} is not an id; the line may contain parts of two rows")
 
 
 def _unguarded(cell: str) -> str:

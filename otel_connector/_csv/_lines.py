@@ -22,12 +22,14 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from io import BufferedIOBase, BufferedReader
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from otel_connector._csv._format import CALL_ID, HEADER, decode_row
+from otel_connector._csv._format import ATTEMPTS, CALL_ID, CALLS, HEADER, RowFormat
 from otel_connector._csv._ownership import open_regular
-from otel_connector._record import COLUMNS, TEXT_LIMIT, CallRecord, one_line
+from otel_connector._record import TEXT_LIMIT, CallRecord, one_line
 from otel_connector._units import size
+
+_Record = TypeVar("_Record")
 
 # Largest length of a line, in bytes, with its line end. The longest row has some 90 kB: two texts of 8,192 and three of
 # 2,048 characters of 4 bytes. It is also the largest cell that the csv module reads by default
@@ -137,30 +139,36 @@ def is_plain_row(line: bytes) -> bool:
     return len(line) <= TEXT_LIMIT and _PLAIN_ROW.fullmatch(line) is not None
 
 
-def is_header(line: bytes) -> bool:
+def is_header(line: bytes, form: RowFormat[Any] = CALLS) -> bool:
     """Return whether a line without its end is the header, even if another program has saved it again."""
     names = line.removeprefix(BOM).rstrip(b"\r\n").decode(errors="replace").split(",")
-    return tuple(name.strip('" ') for name in names) == COLUMNS
+    return tuple(name.strip('" ') for name in names) == form.columns
 
 
 def read_line(line: bytes) -> tuple[list[str], CallRecord]:
+    r"""Return the cells of a row of a log and its record; see `read_row`."""
+    return read_row(line, CALLS)
+
+
+def read_row(line: bytes, form: RowFormat[_Record]) -> tuple[list[str], _Record]:
     r"""Return the cells of a row and its record.
 
     Args:
         line: The line, without ``\n``.
+        form: What the rows of the file are.
 
     Raises:
         ValueError: It is not a row; the message is one line and states why.
     """
     if b"\0" in line:
         raise ValueError(HOLE)
-    if is_header(line):
+    if is_header(line, form):
         raise ValueError("the line is a header: files were joined")
     if b"\r" in line.removesuffix(b"\r"):
         raise ValueError("the line contains a carriage return")
     try:
         cells = next(csv.reader([line.decode()], strict=True), list[str]())
-        return cells, decode_row(cells)
+        return cells, form.decode(cells)
     except UnicodeDecodeError as error:
         raise ValueError(f"the line is not UTF-8 from byte {error.start} on") from None
     except csv.Error as error:
@@ -175,6 +183,8 @@ def not_a_log(head: bytes) -> ValueError:
         why = "the file is empty"
     elif HEADER.startswith(head):
         why = "the file contains only the beginning of a header; it can be deleted"
+    elif is_header(head.partition(b"\n")[0], ATTEMPTS):
+        why = "the file has the attempts of a log; name the log"
     else:
         line = head.partition(b"\n")[0]
         found = line[: 4 * _REASON_LIMIT].decode(errors="replace")[:_REASON_LIMIT]
@@ -256,19 +266,40 @@ def read_head(file: BufferedIOBase, *, may_be_empty: bool = False) -> tuple[byte
         first, second = file.readline(LINE_LIMIT), file.readline(LINE_LIMIT)
     except BAD_GZIP as error:
         raise ValueError(f"not a log: the file cannot be unpacked: {error}") from None
-    if first.endswith(b"\n"):
-        if is_header(first):
-            return first, second
-        with suppress(ValueError):
-            read_line(first[:-1])
-            return first, second
-    elif may_be_empty and HEADER.startswith(first):
+    if _starts_file(first, CALLS) or (may_be_empty and not first.endswith(b"\n") and HEADER.startswith(first)):
         return first, second
     raise not_a_log(first)
 
 
+def format_of(file: BufferedIOBase) -> RowFormat[Any]:
+    """Return what the rows of an open file are, a log or an attempts log. Read its first line, as `read_head`.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    start = file.tell()
+    with suppress(*BAD_GZIP):
+        if _starts_file(file.readline(LINE_LIMIT), ATTEMPTS):
+            return ATTEMPTS
+    file.seek(start)
+    read_head(file)
+    return CALLS
+
+
+def _starts_file(line: bytes, form: RowFormat[Any]) -> bool:
+    """Return whether the first line of a file is a header, or a row: the header may be missing."""
+    if not line.endswith(b"\n"):
+        return False
+    if is_header(line, form):
+        return True
+    with suppress(ValueError):
+        read_row(line[:-1], form)
+        return True
+    return False
+
+
 def may_be_log(path: str) -> bool:
-    """Return whether a file is a log, or is compressed in a form in which a log may be.
+    """Return whether a file is a log or an attempts log, or is compressed in a form in which one may be.
 
     Raises:
         OSError: It cannot be read.
@@ -277,7 +308,7 @@ def may_be_log(path: str) -> bool:
         if raw.peek(max(map(len, _MAGIC))).startswith(tuple(_MAGIC)):
             return True
         with suppress(ValueError):
-            read_head(file)
+            format_of(file)
             return True
     return False
 

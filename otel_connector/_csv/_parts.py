@@ -9,7 +9,7 @@ adds, and without the suffix of a compression. A link to ``logs.csv``, ``logs.00
 
 - ``logs.csv.replayed`` stores how far each of its files was sent. A file is recognized by its first row
   (`_lines.LogHead`), which neither rotation nor compression changes.
-- ``logs.attempts.csv`` is a log itself, and is rotated as one.
+- ``logs.attempts.csv`` has the attempts of its calls (`attempts_file`). It is rotated like a log.
 - ``logs.csv.torn`` has the unfinished lines of ``logs.csv``. Each part has a file of its own (`torn_file`): lines of a
   part that is repaired later do not belong to the file that is written now.
 
@@ -19,7 +19,7 @@ Version 0.1.0 wrote no zeros before numbers of six digits. Such a file is a part
 has no neighbours down to the zeros. Archived and rotated files (`_NUMBERED`) share the side files of the log that they
 were.
 
-Used by ``_csv``, ``_replay``, ``cli`` and ``review``.
+Used by ``_csv``, ``_fetch``, ``_replay``, ``cli``, ``csv_exporter`` and ``review``.
 """
 
 from __future__ import annotations
@@ -88,6 +88,18 @@ def torn_file(path: str) -> str:
     return path if path.endswith(_TORN_SUFFIX) else f"{_uncompressed(Path(path))}{_TORN_SUFFIX}"
 
 
+def attempts_file(path: str) -> str:
+    """Return the path of the file for the attempts of the calls of a log."""
+    name = _uncompressed(Path(path))
+    return str(name.with_name(f"{name.stem}.attempts{name.suffix}"))
+
+
+def file_in_error(error: Exception, log: str) -> str:
+    """Return the file that an error of a connector is about: its log, or the `attempts_file`."""
+    text = error.strerror if isinstance(error, OSError) else str(error)
+    return attempts_file(log) if text and text.startswith("attempts: ") else log
+
+
 def is_side_file(path: str) -> bool:
     """Return whether a file has the name of one beside a log: ``logs.csv.torn`` or ``logs.csv.replayed``."""
     return _SIDE_FILE.fullmatch(Path(path).name) is not None
@@ -117,7 +129,7 @@ def _logs_of_side_file(path: Path) -> Generator[str]:
         yield log_name(str(path))
     path = Path(log_name(str(path)))
     if found := _ATTEMPTS.fullmatch(path.name):
-        yield str(path.with_name(found["stem"] + (found["suffix"] or "")))
+        yield log_name(str(path.with_name(found["stem"] + (found["suffix"] or ""))))
 
 
 def _parts_of(log: Path) -> list[str]:

@@ -15,9 +15,10 @@ from typing import Any, cast
 
 import aiohttp
 
-from otel_connector._arguments import checked_instance, checked_int, checked_path
+from otel_connector._arguments import check_bool, checked_instance, checked_int, checked_path
 from otel_connector._call._urls import listed_url
 from otel_connector._connector import AsyncConnector
+from otel_connector._csv._parts import file_in_error
 from otel_connector._fetch._cookies import cookie_jar
 from otel_connector._fetch._results import ResultsFile, ResultsSink
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS
@@ -78,7 +79,9 @@ class Chunk:
         for name in ("session", "urls", "project_name", "max_concurrency", "resume", "sink", "decode"):
             if name in self.options:
                 raise ValueError(f"options must not have {name}: fetch_chunk sets it")
-        AsyncConnector(None, **self.connector)
+        check_bool("attempts", self.connector.get("attempts", False))
+        options: dict[str, Any] = {**self.connector, "attempts": False}  # which needs a log
+        AsyncConnector(None, **options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +107,7 @@ def _open_log(chunk: Chunk) -> AsyncConnector:
     try:
         return AsyncConnector(chunk.log, **chunk.connector)
     except (OSError, ValueError) as error:  # its cause is the same error without the name of the connector's argument
-        raise named_error("log", error.__cause__ or error, chunk.log) from error.__cause__
+        raise named_error("log", error.__cause__ or error, file_in_error(error, chunk.log)) from error.__cause__
 
 
 async def fetch_chunk(chunk: Chunk) -> ChunkReport:

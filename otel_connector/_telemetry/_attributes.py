@@ -18,7 +18,7 @@ from otel_connector._telemetry import _names
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
-    from otel_connector._record import Attempt, CallRecord
+    from otel_connector._record import AttemptRecord, CallRecord
 
 FIELD_NAMES = tuple(_names.FIELD_PREFIX + name for name in COLUMNS)
 
@@ -55,14 +55,17 @@ def outcome_attributes(
     return attributes
 
 
-def event_attributes(attempt: Attempt) -> dict[str, AttributeValue]:
+def event_attributes(attempt: AttemptRecord) -> dict[str, AttributeValue]:
     """Return the attributes of the event of a failed attempt."""
     attributes: dict[str, AttributeValue] = {
         _names.ATTEMPT_NUMBER: attempt.number,
+        _names.ATTEMPT_START: attempt.t,
         _names.ATTEMPT_DURATION: attempt.duration,
         _names.ATTEMPT_REASON: attempt.reason,
         **outcome_attributes(attempt.status, attempt.error_type),
     }
+    if attempt.queue:
+        attributes[_names.ATTEMPT_QUEUE] = attempt.queue
     if attempt.wait is not None:
         attributes[_names.ATTEMPT_WAIT] = attempt.wait
     return attributes

@@ -38,7 +38,9 @@ CALL_NAME: Final = "GET"
 CALL_WITH_ATTEMPT_SPANS_NAME: Final = FIELD_PREFIX + "get"
 ATTEMPT_EVENT: Final = FIELD_PREFIX + "attempt"
 ATTEMPT_NUMBER: Final = ATTEMPT_EVENT + ".number"
+ATTEMPT_START: Final = ATTEMPT_EVENT + ".start"
 ATTEMPT_DURATION: Final = ATTEMPT_EVENT + ".duration"
+ATTEMPT_QUEUE: Final = ATTEMPT_EVENT + ".queue"
 ATTEMPT_WAIT: Final = ATTEMPT_EVENT + ".wait"
 ATTEMPT_REASON: Final = ATTEMPT_EVENT + ".reason"
 
@@ -144,9 +146,11 @@ CALL_ATTRIBUTES: Final = (
 
 EVENT_ATTRIBUTES: Final = (
     Attribute(ATTEMPT_NUMBER, "int", "", "always; from 1"),
-    Attribute(ATTEMPT_DURATION, "double", "s", "always"),
+    Attribute(ATTEMPT_START, "double", "s", "always; Unix time"),
+    Attribute(ATTEMPT_DURATION, "double", "s", "always; without queue"),
     Attribute(ATTEMPT_REASON, "string", "", "always: the reason of the retry, or of the failure, e.g. status_503"),
-    Attribute(ATTEMPT_WAIT, "double", "s", "another attempt follows"),
+    Attribute(ATTEMPT_QUEUE, "double", "s", "its redirects, or the next attempt after the wait, waited for a permit"),
+    Attribute(ATTEMPT_WAIT, "double", "s", "another attempt follows, or was to follow; without queue"),
     _STATUS_CODE,
     Attribute(ERROR_TYPE, "string", "", "always: the status, or the exception's qualified class name", CONVENTIONS),
 )

@@ -51,13 +51,14 @@ from otel_connector._telemetry._propagation import Scope, headers_for, is_suppre
 from otel_connector._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from multidict import MultiMapping
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer, TracerProvider
+    from opentelemetry.util.types import AttributeValue
 
-    from otel_connector._record import Attempt, CallRecord
+    from otel_connector._record import AttemptRecord, CallRecord
 
 
 GivenHeaders: TypeAlias = "tuple[MultiMapping[str], MultiMapping[str] | None]"
@@ -324,13 +325,10 @@ class CallTelemetry:
             return headers_for(call.context, call.traceparent, self._guard)
         return headers_for(attempt.context, None, self._guard)
 
-    def attempt_failed(self, call: CallSpan, attempt: Attempt, timestamp: int) -> None:
-        """Add a failed attempt to the span as an event."""
-        if self.attempt_spans:
-            return
-        with self._guard.guarded("adding an event"):
-            if call.span.is_recording():
-                call.span.add_event(_names.ATTEMPT_EVENT, event_attributes(attempt), timestamp)
+    def _add_events(self, call: CallSpan, failures: Sequence[tuple[AttemptRecord, int]]) -> None:
+        for attempt, ended in () if self.attempt_spans else failures:
+            with self._guard.guarded("adding an event"):
+                call.span.add_event(_names.ATTEMPT_EVENT, event_attributes(attempt), ended)
 
     def retried(self, call: CallSpan, reason: str, seconds: float) -> None:
         """Count a retry, before which the call has waited for `seconds`."""
@@ -365,8 +363,9 @@ class CallTelemetry:
         queued: float,
         retried: bool,
         headers: MultiMapping[str] | None = None,
+        failures: Sequence[tuple[AttemptRecord, int]] = (),
     ) -> None:
-        """End the call's span with all attributes, and record its metrics.
+        """End the call's span with all attributes and its events, and record its metrics.
 
         Args:
             call: What `start` returned.
@@ -379,6 +378,8 @@ class CallTelemetry:
             queued: Seconds that the call waited for a permit before it started.
             retried: Whether there was more than one attempt.
             headers: Those of the last response; None if there was none.
+            failures: The failed attempts, each with its end in Unix nanoseconds; each becomes an event, unless
+                attempts have spans.
         """
         call.counts.active[call.url_telemetry.host] -= 1
         call.counts.received[call.project] += record.response_size
@@ -387,15 +388,16 @@ class CallTelemetry:
                 otel_context.detach(call.token)
             if call.span is not INVALID_SPAN:
                 if call.span.is_recording():
+                    attributes: dict[str, AttributeValue] = {_names.QUEUE_DURATION: queued} if queued else {}
                     if self.attempt_spans:
-                        attributes = outcome_attributes(None, error_type)
+                        attributes |= outcome_attributes(None, error_type)
                     else:  # headers first: the SDK drops the oldest attributes above its limit
-                        attributes = self.contrib.response_headers(headers) if self.contrib and headers else {}
+                        attributes |= self.contrib.response_headers(headers) if self.contrib and headers else {}
                         attributes |= outcome_attributes(record.response_code, error_type, http_version, resend_count)
                     attributes |= field_attributes(record)
-                    if queued:
-                        attributes[_names.QUEUE_DURATION] = queued
                     call.span.set_attributes(attributes)
+                    if failures:
+                        self._add_events(call, failures)
                     if error_type is not None:
                         call.span.set_status(error_status(error_type, record.error))
                 call.span.end(end_time)

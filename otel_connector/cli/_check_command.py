@@ -7,6 +7,7 @@ Used by ``cli``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,7 @@ import typer
 
 from otel_connector._csv import _check
 from otel_connector._csv._lines import MAX_UNPACKED_BYTES
-from otel_connector._csv._parts import log_files, torn_file
+from otel_connector._csv._parts import attempts_file, log_files, torn_file
 from otel_connector.cli._exit_codes import USAGE, WRONG
 from otel_connector.cli._option_errors import described
 from otel_connector.cli._terminal import output_console, print_errors, print_lines, progress_bar
@@ -62,7 +63,7 @@ def check(
     A killed program or a full disk can leave a last line without a line end; --repair moves it to another file. All
     other damage (NUL bytes after a crash of the machine, joined files, lines of other programs) is reported with its
     line and byte offset and is never changed; all other rows can still be read. A file can be checked while a program
-    writes it. Without --repair, no file is changed.
+    writes it. Without --repair, no file is changed. The attempts log of a log (logs.attempts.csv) is checked with it.
     """
     console = output_console()
     paths = dict.fromkeys(path for file in files for path in _log_files(file))
@@ -71,9 +72,14 @@ def check(
 
 
 def _log_files(file: str) -> list[str | None]:
-    """Return the files of a log: its parts, then the log. If they cannot be found, print why and return None."""
+    """Return the files of a log: its parts, the log, and those of its attempts.
+
+    If they cannot be found, print why and return None.
+    """
     try:
-        return [*log_files([file])]
+        logs = log_files([file])
+        attempts = [path for path in map(attempts_file, logs) if os.path.lexists(path)]
+        return [*logs, *log_files(attempts)]
     except OSError as error:
         print_errors(f"otel-connector check: {described(error)}")
         return [None]

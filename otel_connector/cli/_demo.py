@@ -234,7 +234,7 @@ class Demo:
         self._servers = _Servers(faults.FaultServer(), faults.FaultServer(tls=True), faults.FaultServer())
         self._calls = _plan(calls)
         self._connector = AsyncConnector(
-            log, n_tries=_N_TRIES, timeout=_TIMEOUT, retry=_RETRY, max_body_bytes=_MAX_BODY_BYTES
+            log, n_tries=_N_TRIES, timeout=_TIMEOUT, retry=_RETRY, max_body_bytes=_MAX_BODY_BYTES, attempts=True
         )
         self._log = log
         self._size_before = log.stat().st_size

@@ -44,7 +44,9 @@ Examples:
 
 
 def demo(
-    log: Annotated[Path, path_option(text="CSV file; rows are appended.")] = Path("logs.csv"),
+    log: Annotated[
+        Path, path_option(text="CSV file; rows are appended. Failed attempts have rows in logs.attempts.csv beside it.")
+    ] = Path("logs.csv"),
     calls: Annotated[int, typer.Option(metavar="N", min=1, help="Number of calls.")] = DEFAULT_CALLS,
     otlp: Annotated[
         bool | None,

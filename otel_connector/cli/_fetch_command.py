@@ -115,6 +115,7 @@ def fetch(
                 rate_limiter=limiter,
                 adaptive_concurrency=per_host,
                 redact_params=params,
+                attempts=True,
             )
         with nullcontext() if out is None else closing(_results_file(out, resume=resume)) as results:
             fetch_options = FetchOptions(

@@ -32,7 +32,9 @@ Numbers = Annotated[
     ),
 ]
 Project = Annotated[str, typer.Option(metavar="NAME", help="Project of the calls in the log.")]
-Log = Annotated[Path, path_option(text="CSV file; rows are appended.")]
+Log = Annotated[
+    Path, path_option(text="CSV file; rows are appended. Failed attempts have rows in logs.attempts.csv beside it.")
+]
 Out = Annotated[
     Path | None, path_option(text="JSON lines file for the bodies; compressed if its name ends in .gz or .zst.")
 ]

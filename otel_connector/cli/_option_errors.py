@@ -14,6 +14,7 @@ from typing import Any
 
 import typer
 
+from otel_connector._csv._parts import file_in_error
 from otel_connector._csv._whole_file import refuse_outputs
 from otel_connector._record import one_line
 
@@ -55,7 +56,7 @@ def naming_log(log: Path) -> Generator[None]:
     except (OSError, ValueError) as error:  # its cause is the same error without the name of the connector's parameter
         cause = error.__cause__ or error
         why = cause.strerror if isinstance(cause, OSError) and cause.strerror else cause
-        raise InvalidOption(f"--log: {one_line(str(log))}: {why}") from None
+        raise InvalidOption(f"--log: {one_line(file_in_error(error, str(log)))}: {why}") from None
 
 
 def path_option(*names: str, text: str, metavar: str = "PATH") -> Any:

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from support import processes
 from support.command_line import Finished, environment, finish, run_here, start
+from support.logs import attempts_in
 from support.otlp_receiver import Received, grpc_receiver, http_receiver
 from support.own_network import run_in_own_network
 from typer.testing import CliRunner
@@ -105,6 +106,19 @@ def test_every_kind_of_outcome_is_in_the_log(finished: tuple[Path, str]) -> None
     undecodable = {row.response_size for row in rows if class_of(row) == "DecodeFailed"}
     assert len(undecodable) == 2, "one kind has a body that is not JSON, the other has an empty body"
     assert 0 in undecodable
+
+
+def test_the_attempts_log_beside_the_log_has_the_attempts_of_all_calls_but_immediate_successes(
+    finished: tuple[Path, str],
+) -> None:
+    seconds = Counter[str]()
+    for attempt in attempts_in(finished[0].with_name("logs.attempts.csv")):
+        seconds[attempt.call_id] += round((attempt.duration + attempt.queue + (attempt.wait or 0)) * 1e6)
+    times = {row.call_id: round(row.delta_t * 1e6) for row in rows_of(finished[0])}
+    without_attempt = {"InvalidURL", "CancelledError"}  # the latter perhaps
+    failed = {row.call_id for row in rows_of(finished[0]) if not row.success and class_of(row) not in without_attempt}
+    assert failed < seconds.keys(), "calls that succeeded after a failed attempt have rows, too"
+    assert {call_id: times[call_id] for call_id in seconds} == dict(seconds)
 
 
 def test_the_printed_tables_match_the_rows(finished: tuple[Path, str]) -> None:

@@ -14,6 +14,7 @@ import typer
 from support.command_line import run_here
 from support.logs import call, write
 
+from otel_connector._csv._format import ATTEMPTS
 from otel_connector.cli import app
 from otel_connector.cli._exit_codes import USAGE, fail
 
@@ -85,6 +86,7 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
             **new_file("--out", "no/x"),
             "-": "--out must be a file, not -",
             "./logs.csv": "--out must be another file than --log, not logs.csv",
+            "./logs.attempts.csv": "--out: logs.attempts.csv: this file already has results",
             "other.csv": "--out: other.csv: this file already has results; continue it (--resume), or use another name",
             "loop": f"--out: loop: {LOOP}",
         },
@@ -180,6 +182,7 @@ def arguments(command: str, option: str, value: str) -> list[str]:
 def folder(tmp_path: Path) -> Path:
     """Return a folder with files of several kinds."""
     write(tmp_path / "logs.csv", [call(0), call(1)])
+    (tmp_path / "logs.attempts.csv").write_bytes(ATTEMPTS.header)
     (tmp_path / "urls.txt").write_text("# no URL\n")
     (tmp_path / "other.csv").write_text("a,b\n")
     (tmp_path / "folder").mkdir()

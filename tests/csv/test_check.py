@@ -32,7 +32,7 @@ from typer.testing import CliRunner
 from otel_connector import CallRecord
 from otel_connector._csv import _check, _lock, _torn_tail
 from otel_connector._csv._check import CheckReport, DamagedLine, check, repair
-from otel_connector._csv._format import HEADER, encode_row
+from otel_connector._csv._format import CALLS, HEADER, encode_row
 from otel_connector._csv._lines import LINE_LIMIT, is_plain_row, read_line
 from otel_connector._csv._torn_tail import cut_torn_tail, last_row_end
 from otel_connector._csv._writer import RowWriter
@@ -102,7 +102,7 @@ def test_rows_across_blocks_are_counted_and_the_progress_is_reported(path: Path)
 
 @given(RECORDS)
 def test_every_encoded_record_is_accepted_as_undamaged(record: CallRecord) -> None:
-    assert _check._what_is_wrong(encode_row(record)[:-1]) is None
+    assert _check._what_is_wrong(encode_row(record)[:-1], CALLS) is None
 
 
 @given(st.data())

@@ -39,7 +39,7 @@ from otel_connector._telemetry._names import (
     TEMPLATE_ATTRIBUTE,
     Attribute,
 )
-from otel_connector.testing import FakeClock, FaultServer, ok, redirect
+from otel_connector.testing import FakeClock, FaultServer, ok, redirect, respond
 
 OTLP = {str: "string", bool: "boolean", int: "int", float: "double", tuple: "string[]"}
 HEADERS = re.compile(r"(http\.(?:request|response)\.header\.)\w+")
@@ -81,6 +81,7 @@ async def make_calls_of_all_kinds(server: FaultServer, sdk: SDK, log: Log, *, at
     server.script("/flaky", [503, ok])
     server.script("/gone", 404)
     server.script("/away", redirect("/ok"))
+    server.script("/moved", respond(303, headers=[("Location", "/gone"), ("Retry-After", "1")]))
     subject = AsyncConnector(
         log.path,
         n_tries=2,
@@ -89,14 +90,22 @@ async def make_calls_of_all_kinds(server: FaultServer, sdk: SDK, log: Log, *, at
         clock=FakeClock(),
         **sdk.providers,
     )
-    urls = [server.url(path) for path in ("/ok", "/ok", "/flaky", "/gone", "/away")]
+    urls = [server.url(path) for path in ("/ok", "/ok", "/flaky", "/gone", "/away", "/moved")]
     async with aiohttp.ClientSession(headers={"X-Sent": "1"}) as session:
         outcomes = await asyncio.gather(
             *(subject.get(session, url, "P") for url in urls),
             subject.get(session, "http://127.0.0.1:1/", "P", template=TEMPLATE),
             return_exceptions=True,
         )
-    assert [isinstance(outcome, ConnectorError) for outcome in outcomes] == [False, False, False, True, False, True]
+    assert [isinstance(outcome, ConnectorError) for outcome in outcomes] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+        True,
+        True,
+    ]
     return subject
 
 

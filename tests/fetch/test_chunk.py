@@ -161,6 +161,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "log is empty": ({"log": ""}, ValueError, "log must be a path of at least one character"),
     "results is empty": ({"results": ""}, ValueError, "results must be a path of at least one character"),
     "results is the same file as log": ({"results": "logs.csv"}, ValueError, "results must be another file than log"),
+    "attempts is an int": ({"connector": {"attempts": 1}}, TypeError, "attempts must be True or False, not 1"),
     "connector is an AsyncConnector": (
         {"connector": AsyncConnector(None)},
         TypeError,
@@ -204,3 +205,18 @@ async def test_a_file_that_cannot_be_used_is_named(
     with pytest.raises(kind, match=message):
         await fetch_chunk(Chunk(**{"urls": [], "project": "P", "log": "logs.csv", **changed}))
     assert (tmp_path / "other.csv").read_text() == "a,b\n"
+
+
+def test_the_attempts_of_a_chunk_are_beside_its_log(api: FaultServer, tmp_path: Path) -> None:
+    log = Log(tmp_path / "logs.csv")
+    options: Any = {"attempts": True, "n_tries": 2, "retry": RetryPolicy(statuses=[404], backoff=0)}  # type: ignore[arg-type]
+    chunk = Chunk(urls=[api.url("/missing"), api.url("/ok")], project="P", log=str(log.path), connector=options)
+    assert run(pickle.loads(pickle.dumps(chunk))).failed == 1
+    assert [(each.number, each.reason) for each in log.attempts()] == [(1, "status_404"), (2, "status_404")]
+
+
+def test_an_attempts_log_of_another_kind_is_named_in_the_error_of_a_chunk(tmp_path: Path) -> None:
+    (tmp_path / "logs.attempts.csv").write_text("a,b\n")
+    chunk = Chunk(urls=[], project="P", log=str(tmp_path / "logs.csv"), connector={"attempts": True})
+    with pytest.raises(ValueError, match=r"log: '.*logs\.attempts\.csv': the file has another header"):
+        run(chunk)

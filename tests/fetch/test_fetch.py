@@ -33,6 +33,7 @@ import uvloop
 from rich.console import Console
 from support import command_line, processes
 from support.command_line import Finished, environment, run_here
+from support.logs import attempts_in
 from support.loop_and_memory import leaves_nothing
 from support.otlp_receiver import Received, grpc_receiver
 from support.processes import Process
@@ -231,6 +232,11 @@ def test_options_reach_the_calls(api: FaultServer, tmp_path: Path) -> None:
     )  # fmt: skip
     assert code == 0
     assert len(rows(tmp_path, "other.csv")) == 1
+    assert [attempt.reason for attempt in attempts_in(tmp_path / "other.attempts.csv")] == [
+        "status_418",
+        "status_500",
+        "",
+    ]
     assert {request.headers["X-Mine"] for request in api.received("/odd")} == {"a: b"}
     assert {request.headers["X-Other"] for request in api.received("/odd")} == {"c"}
 

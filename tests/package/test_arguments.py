@@ -128,7 +128,7 @@ WRONG: dict[Callable[..., object], tuple[Callable[..., object], dict[str, Any], 
         AsyncConnector,
         {"logfile": None},
         dict.fromkeys(("retry", "retry_budget", "rate_limiter", "on_retry", "tracer_provider", "meter_provider"), 1)
-        | dict.fromkeys(("propagate", "attempt_spans", "fair_reading", "overwrite_log", "clock"), 1)
+        | dict.fromkeys(("propagate", "attempt_spans", "attempts", "fair_reading", "overwrite_log", "clock"), 1)
         | dict.fromkeys(("logfile", "timeout", "deadline", "n_tries", "max_body_bytes"), 0)
         | {"adaptive_concurrency": -1, "redact_params": "token"},
     ),

@@ -58,13 +58,14 @@ async def function_calls_per_get(
 
 
 # Measured with CPython 3.11 and the SDK 1.45: 95, 128 and 448. Other versions differ by up to 3
-@pytest.mark.parametrize(("kind", "limit"), [("nothing", 96), ("csv", 130), ("full", 452)])
+@pytest.mark.parametrize(("kind", "limit"), [("nothing", 96), ("csv", 130), ("csv with attempts", 130), ("full", 452)])
 async def test_the_number_of_function_calls_per_call_is_limited(
     kind: str, limit: int, server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     server.script("/x", ok)
     options: dict[str, Any] = sdk.providers if kind == "full" else {}
-    subject = AsyncConnector(None if kind == "nothing" else log.path, **options)
+    path = None if kind == "nothing" else log.path
+    subject = AsyncConnector(path, attempts=kind == "csv with attempts", **options)
     count = await function_calls_per_get(subject, session, server.url("/x"))
     assert limit / 2 < count <= limit, "if it is below half of the limit, the calls are no longer counted correctly"
 

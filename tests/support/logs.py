@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from otel_connector import CallRecord
-from otel_connector._csv._format import HEADER, decode_row, encode_row
+from otel_connector._csv._format import HEADER, decode_attempt, decode_row, encode_row
+from otel_connector._record import ATTEMPT_COLUMNS, AttemptRecord
 
 START = 1_790_000_000.0  # 2026-09-21 14:13:20 UTC
 
@@ -30,10 +31,22 @@ class Log:
         """Return all rows."""
         return [decode_row(cells) for cells in self.cells()[1:]]
 
+    def attempts(self) -> list[AttemptRecord]:
+        """Return all rows of the attempts log beside the log."""
+        return attempts_in(self.path.with_suffix(".attempts.csv"))
+
     def only(self) -> CallRecord:
         """Return the row of a log with one row."""
         (record,) = self.records()
         return record
+
+
+def attempts_in(path: Path) -> list[AttemptRecord]:
+    """Return the rows of an attempts log. It must have one header, and end with a whole line."""
+    text = path.read_bytes().decode()
+    header, *lines = csv.reader(text.splitlines(), strict=True)
+    assert (tuple(header), text[-1]) == (ATTEMPT_COLUMNS, "\n")
+    return [decode_attempt(cells) for cells in lines]
 
 
 def call(number: int, **fields: Any) -> CallRecord:

@@ -1,0 +1,465 @@
+"""Tests of the file of the attempts log: it has the options and the guarantees of the log that it is beside.
+
+What is in its rows is tested in ``tests/call/test_attempts.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import linecache
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import failing_calls, faulty_disks, processes
+from support.command_line import run_here
+from support.failing_calls import WRITES, Fault, Say, children, fork, joined, without_coverage
+from support.logs import Log, attempts_in, call, write
+from support.processes import clean_environment
+from support.records import BLANK, NASTY
+
+from otel_connector import AsyncConnector, ConnectorError, CSVSpanExporter, RetryPolicy
+from otel_connector._csv import _backlog, _file, _flusher, _lock, _writer
+from otel_connector._csv._check import check
+from otel_connector._csv._format import ATTEMPTS, CALLS, HEADER, decode_attempt, encode_attempt
+from otel_connector._csv._lines import read_row
+from otel_connector._csv._parts import attempts_file, log_files
+from otel_connector._record import AttemptRecord
+from otel_connector.csv_exporter import CSVSpanProcessor
+from otel_connector.testing import FakeClock, FaultServer
+
+AT_ONCE = RetryPolicy(backoff=0)
+ATTEMPT = AttemptRecord(BLANK.call_id, 1, 1_700_000_000.25, 0.5, 0.0, 1.0, "status_503", 503, "503")
+
+
+@pytest.fixture
+def server() -> Any:
+    with FaultServer() as server:
+        server.script("/x", 503)
+        yield server
+
+
+@pytest.fixture
+def beside(log: Log) -> Path:
+    """Return the path of the attempts log."""
+    return log.path.with_name("logs.attempts.csv")
+
+
+def connector(log: Any, **options: Any) -> AsyncConnector:
+    return AsyncConnector(log, **{"n_tries": 2, "retry": AT_ONCE, "clock": FakeClock(), "attempts": True, **options})
+
+
+def fail(subject: AsyncConnector, server: FaultServer, calls: int = 1) -> None:
+    """Make calls of two attempts each, which fail."""
+
+    async def make() -> None:
+        async with aiohttp.ClientSession() as session:
+            for number in range(calls):
+                with contextlib.suppress(ConnectorError):
+                    await subject.get(session, server.url("/x", n=number), "P")
+
+    asyncio.run(make())
+
+
+def numbers(attempts: Iterable[AttemptRecord]) -> list[int]:
+    return [attempt.number for attempt in attempts]
+
+
+def assert_two_for_each_row(log: Log, attempts: Iterable[AttemptRecord] | None = None) -> None:
+    """Check that each call of the log has two attempts, and no other call has any."""
+    found = Counter(attempt.call_id for attempt in (log.attempts() if attempts is None else attempts))
+    assert found == dict.fromkeys((record.call_id for record in log.records()), 2)
+
+
+# The format of a row.
+
+
+@given(
+    st.builds(
+        AttemptRecord,
+        call_id=st.just(BLANK.call_id),
+        number=st.integers(1, 2**31 - 1),
+        t=st.integers(0, 2**33).map(lambda each: each / 2),
+        duration=st.integers(0, 10**9).map(lambda each: each / 2),
+        queue=st.integers(0, 10**6).map(lambda each: each / 4),
+        wait=st.none() | st.integers(0, 10**6).map(lambda each: each / 4),
+        reason=st.sampled_from(["", "status_503", "connection"]),
+        status=st.none() | st.integers(100, 999),
+        error_type=st.sampled_from([each for each in NASTY if len(each) < 100 and each.isprintable()]),
+    )
+)
+def test_every_encoded_attempt_is_decoded_unchanged(record: AttemptRecord) -> None:
+    line = encode_attempt(record)
+    assert line.count(b"\n") == 1
+    assert read_row(line[:-1], ATTEMPTS)[1] == record
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"call_id": "7"}, "call_id '7' is not an id"),
+        ({"number": "x"}, "number must be a number, not 'x'"),
+        ({"duration": "-1"}, "duration must be from 0"),
+        ({"wait": "soon"}, "wait must be a number, not 'soon'"),
+        ({"status": "1e999"}, "status must be a number"),
+        ({"t": "nan"}, "t must be from 0"),
+    ],
+)
+def test_a_cell_that_is_not_a_value_of_its_column_is_named(changed: dict[str, str], message: str) -> None:
+    cells = dict(zip(ATTEMPTS.columns, encode_attempt(ATTEMPT).decode().strip().split(","), strict=True))
+    with pytest.raises(ValueError, match=message):
+        decode_attempt(list((cells | changed).values()))
+
+
+def test_a_row_of_a_call_is_not_a_row_of_an_attempt() -> None:
+    with pytest.raises(ValueError, match="a row has 9 cells, this one has 10"):
+        read_row(CALLS.encode(BLANK)[:-1], ATTEMPTS)
+
+
+# The options of the log are those of the file.
+
+
+def test_the_file_is_private_and_is_appended_or_emptied_with_the_log(
+    server: FaultServer, log: Log, beside: Path
+) -> None:
+    for _ in range(2):
+        fail(connector(log.path), server)
+    assert beside.stat().st_mode & 0o777 == 0o600
+    assert numbers(log.attempts()) == [1, 2, 1, 2]
+    assert_two_for_each_row(log)
+
+    fail(connector(log.path, overwrite_log=True), server)
+    assert numbers(log.attempts()) == [1, 2]
+    assert_two_for_each_row(log)
+
+
+def test_the_file_has_the_options_of_an_exporter_that_two_connectors_share(
+    server: FaultServer, log: Log, beside: Path, tmp_path: Path
+) -> None:
+    exporter = CSVSpanExporter(log.path, rotate_rows=3, permissions=0o640)
+    first, second = connector(exporter), connector(exporter)
+    without = connector(exporter, attempts=False)
+    for subject in (first, second, without):
+        fail(subject, server, 2)
+    exporter.shutdown()
+
+    names = ["logs.attempts.000001.csv", "logs.attempts.000002.csv", "logs.attempts.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs.000001.csv", *names, "logs.csv"]
+    assert log_files([str(beside)]) == [str(tmp_path / name) for name in names]
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o640] * 5
+    attempts = [attempts_in(tmp_path / name) for name in names]
+    assert [len(each) for each in attempts] == [3, 3, 2]
+    assert len({attempt.call_id for each in attempts for attempt in each}) == 4
+    assert exporter.counts() == (6, 0, 0), "only the rows of calls are counted"
+
+
+def test_a_renamed_file_is_created_again(server: FaultServer, log: Log, beside: Path) -> None:
+    subject = connector(log.path, n_tries=3)
+    fail(subject, server)
+    moved = beside.rename(beside.with_name("logs.attempts.csv.1"))
+    fail(subject, server)
+    assert (numbers(attempts_in(moved)), numbers(log.attempts())) == ([1, 2, 3], [1, 2, 3])
+
+
+def test_in_background_mode_the_rows_are_written_by_a_flush_and_at_the_end(server: FaultServer, log: Log) -> None:
+    exporter = CSVSpanExporter(log.path, mode="background")
+    subject = connector(exporter)
+    fail(subject, server)
+    assert exporter.force_flush()
+    assert_two_for_each_row(log)
+    fail(subject, server)
+    CSVSpanProcessor(exporter).shutdown()
+    assert_two_for_each_row(log)
+    assert numbers(log.attempts()) == [1, 2, 1, 2]
+
+
+def test_a_log_that_is_a_link_has_its_attempts_beside_its_target(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "logs.csv").symlink_to(tmp_path / "data" / "target.csv")
+    connector(tmp_path / "logs.csv")
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["target.attempts.csv", "target.csv"]
+
+
+# Files that cannot be used.
+
+
+def test_a_file_of_another_kind_is_refused_and_not_changed(log: Log, beside: Path) -> None:
+    beside.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"attempts: '.*logs\.attempts\.csv': the file has another header"):
+        connector(log.path)
+    assert beside.read_text() == "a,b\n1,2\n"
+
+
+def test_a_folder_is_refused(log: Log, beside: Path) -> None:
+    beside.mkdir()
+    with pytest.raises(IsADirectoryError, match=r"attempts: .*logs\.attempts\.csv"):
+        connector(CSVSpanExporter(log.path))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+@pytest.mark.parametrize("link", [False, True], ids=["file", "link"])
+def test_a_file_that_another_user_has_put_there_is_refused(link: bool, tmp_path: Path) -> None:
+    (shared := tmp_path / "shared").mkdir()
+    shared.chmod(0o1777)
+    planted = shared / "logs.attempts.csv"
+    if link:
+        planted.symlink_to(tmp_path / "victim")
+    else:
+        planted.write_bytes(b"")
+    os.chown(planted, 65_534, 65_534, follow_symlinks=False)
+    with pytest.raises(PermissionError, match=r"attempts: .*belongs to another user"):
+        connector(shared / "logs.csv")
+    assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.parametrize("command", [("demo", "--calls", "1"), ("fetch", "http://127.0.0.1:1/", "--tries", "1")])
+def test_the_commands_name_the_file_that_cannot_be_used(command: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "logs.attempts.csv").write_text("a,b\n")
+    done = run_here(tmp_path, *command)
+    assert done.code == 2
+    assert "--log: logs.attempts.csv: the file has another header: 'a,b'" in done.error
+
+
+# Nothing is lost or damaged.
+
+
+def make_failing_calls(say: Say, path: str, url: str, first: int, fault: dict[str, Any] | None) -> None:
+    """Make calls of two attempts forever, and report the number of each call after it has raised."""
+    subject = AsyncConnector(path, n_tries=2, retry=AT_ONCE, attempts=True)
+    if fault is not None:
+        failing_calls.arm(path.removesuffix(".csv"), fault)  # both files
+
+    async def caller(session: aiohttp.ClientSession, count: Iterable[int]) -> None:
+        for number in count:
+            with contextlib.suppress(ConnectorError):
+                await subject.get(session, url, str(number))
+            say(number)
+
+    async def callers() -> None:
+        count = itertools.count(first)
+        async with aiohttp.ClientSession() as session:
+            await asyncio.gather(*(caller(session, count) for _ in range(8)))
+
+    asyncio.run(callers())
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    return path.read_bytes().split(b"\n")[1:-1] if path.exists() else []
+
+
+@pytest.mark.skipif(bool(failing_calls.MISSING), reason=failing_calls.MISSING)
+@pytest.mark.parametrize("kills", [24, pytest.param(4_000, marks=pytest.mark.soak)])
+def test_no_attempt_of_a_call_that_returned_is_missing_after_kill_9(
+    kills: int, server: FaultServer, log: Log, beside: Path, tmp_path: Path
+) -> None:
+    chance, torn = random.Random(seed := random.SystemRandom().randrange(2**32)), 0
+    print(f"seed {seed}")  # noqa: T201 - shown when the test fails
+    with children(failing_calls.compiled(tmp_path), __file__) as prepared:
+        for kill in range(kills):
+            fault = Fault(action="torn", value=chance.randrange(1, 1_000), nth=chance.randrange(1, 60), only=WRITES)
+            ended = prepared.run(
+                make_failing_calls,
+                None if kill % 2 else chance.uniform(0, 0.2),
+                path=str(log.path),
+                url=server.url("/x"),
+                first=kill * 1_000_000,
+                fault=asdict(fault) if kill % 2 else None,
+            )
+            assert ended.code == -signal.SIGKILL
+            rows = [read_row(line, CALLS)[1] for line in whole_lines(log.path)]
+            attempts = Counter(read_row(line, ATTEMPTS)[1].call_id for line in whole_lines(beside))
+            assert set(map(str, ended.said)) <= {row.project for row in rows}
+            assert {attempts[row.call_id] for row in rows} <= {2}, "attempts are written before the row of their call"
+            torn += beside.exists() and not beside.read_bytes().endswith(b"\n")
+            connector(log.path)  # the next writer repairs both files
+            assert check(beside).whole
+            assert check(log.path).whole
+    assert torn
+    assert beside.with_name("logs.attempts.csv.torn").exists()
+
+
+@pytest.mark.parametrize("mode", ["call", "background"])
+def test_rows_wait_while_the_disk_is_full_and_are_written_in_order_when_it_has_room(
+    mode: Any, server: FaultServer, tmp_path: Path
+) -> None:
+    with faulty_disks.full(tmp_path / "disk") as disk:
+        exporter, log = CSVSpanExporter(disk.path, mode=mode), Log(disk.path)
+        try:
+            subject = connector(exporter)
+            fail(subject, server, 5)
+            assert exporter.force_flush()
+            disk.strike()
+            fail(subject, server, 60)
+            assert not exporter.force_flush()
+            disk.heal()
+            fail(subject, server, 5)
+            assert exporter.force_flush()
+            assert len(log.records()) == 70
+            assert numbers(log.attempts()) == [1, 2] * 70
+            assert_two_for_each_row(log)
+        finally:
+            exporter.shutdown()
+
+
+def test_with_an_fsync_for_each_row_a_power_cut_loses_no_attempt(server: FaultServer, tmp_path: Path) -> None:
+    with faulty_disks.with_power_cut(tmp_path / "disk") as disk:
+        exporter = CSVSpanExporter(disk.path, fsync_interval=0)
+        fail(connector(exporter), server, 5)
+        disk.strike()
+        exporter.shutdown()
+        (path,) = disk.elsewhere()
+        log = Log(path)
+        assert len(log.records()) == 5
+        assert_two_for_each_row(log)
+
+
+def test_a_forked_child_writes_its_own_attempts_and_none_of_its_parent(server: FaultServer, log: Log) -> None:
+    subject = connector(log.path)
+    fail(subject, server, 2)
+
+    joined(fork(lambda: fail(subject, server, 3)))
+    fail(subject, server)
+    assert len(log.records()) == 6
+    assert_two_for_each_row(log)
+
+
+class Interrupted(BaseException):
+    """Raised by the trace function, instead of a signal handler."""
+
+
+FILES = {module.__file__ for module in (_writer, _backlog, _flusher, _file, _lock)}
+
+
+def write_interrupted(folder: str) -> None:
+    """Write a call, with an exception before the first line of the writer's files, then the second, and so on."""
+    for nth in itertools.count(1):
+        path = Path(folder, f"{nth}.csv")
+        interrupted = interrupted_write(CSVSpanExporter(path), nth)
+        files = path, Path(attempts_file(str(path)))
+        print(json.dumps([interrupted, *(file.read_text() for file in files)]))  # noqa: T201 - read by the test
+        if not interrupted:
+            return
+
+
+def interrupted_write(exporter: CSVSpanExporter, nth: int) -> str:
+    """Write a call, and raise before the `nth` line; return the rows that were being written, empty for none."""
+    exporter.open_attempts()
+    left, interrupted = nth, ""
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left, interrupted
+        del argument
+        if frame.f_code.co_filename not in FILES:
+            return None
+        # See `test_interrupted_writes.interrupt`
+        if event == "line" and not linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith(
+            "with "
+        ):
+            left -= 1
+            if not left:
+                sys.settrace(None)
+                interrupted = "attempts" if is_within(frame, exporter._attempts) else "calls"
+                raise Interrupted
+        return trace
+
+    sys.settrace(trace)
+    with contextlib.suppress(Interrupted):
+        exporter.export_record(BLANK, None, [ATTEMPT, ATTEMPT])
+    sys.settrace(None)
+    exporter.shutdown()
+    return interrupted
+
+
+def is_within(frame: FrameType | None, writer: object) -> bool:
+    """Return whether a frame was called, directly or not, by a method of the writer."""
+    while frame is not None:
+        if frame.f_locals.get("self") is writer:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def test_a_signal_handler_that_raises_during_the_write_of_the_attempts_loses_no_row(tmp_path: Path) -> None:
+    program = f"import test_attempts_file as t; t.write_interrupted({str(tmp_path)!r})"
+    variables = without_coverage(clean_environment(None, Path(__file__).parent))
+    done = processes.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=variables)
+    written = [json.loads(line) for line in done.stdout.splitlines()]
+    calls = (CALLS.header + CALLS.encode(BLANK)).decode()
+    attempts = (ATTEMPTS.header + encode_attempt(ATTEMPT) * 2).decode()
+    assert {interrupted for interrupted, _, _ in written} == {"attempts", "calls", ""}
+    for interrupted, found_calls, found_attempts in written:
+        # A handler that raises before a write has accepted its rows has interrupted the code that calls it
+        assert found_calls == calls or (interrupted == "calls" and found_calls == HEADER.decode())
+        assert found_attempts == attempts or (interrupted, found_attempts) == ("attempts", ATTEMPTS.header.decode())
+
+
+# Commands.
+
+
+def test_check_reports_and_repairs_the_attempts_with_their_log(tmp_path: Path) -> None:
+    write(tmp_path / "logs.csv", [call(0)])
+    for name in ("logs.attempts.000001.csv", "logs.attempts.csv"):
+        (tmp_path / name).write_bytes(ATTEMPTS.header + encode_attempt(ATTEMPT))
+    (tmp_path / "logs.attempts.csv").write_bytes(ATTEMPTS.header + encode_attempt(ATTEMPT) * 2 + b"0af7")
+
+    done = run_here(tmp_path, "check", "logs*.csv")
+    assert done.code == 1
+    assert [line.partition(", bytes")[0] for line in done.out.splitlines() if not line.startswith(" ")] == [
+        "logs.csv: intact; rows: 1, damaged lines: 0",
+        "logs.attempts.000001.csv: intact; rows: 1, damaged lines: 0",
+        "logs.attempts.csv: DAMAGED; rows: 2, damaged lines: 0",
+    ]
+    done = run_here(tmp_path, "check", "--repair", "logs.csv")
+    assert (done.code, (tmp_path / "logs.attempts.csv.torn").read_bytes()) == (0, b"0af7")
+    assert (tmp_path / "logs.attempts.csv").read_bytes() == ATTEMPTS.header + encode_attempt(ATTEMPT) * 2
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "words"),
+    [
+        (encode_attempt(ATTEMPT), 1, "the header is missing; the line itself is a whole row"),
+        (ATTEMPTS.header + CALLS.encode(BLANK), 1, "a row has 9 cells, this one has 10"),
+        (ATTEMPTS.header.replace(b"\n", b"\r\n"), 1, "ALTERED"),
+        (ATTEMPTS.header * 2, 1, "the line is a header: files were joined"),
+        (ATTEMPTS.header + encode_attempt(ATTEMPT).replace(b"0.500000", b"0.5"), 1, "altered lines: 1"),
+        (b"", 2, "not a log: the file is empty"),
+        (HEADER, 0, "intact; rows: 0"),
+    ],
+)
+def test_check_of_an_attempts_log_by_its_name(content: bytes, code: int, words: str, tmp_path: Path) -> None:
+    (tmp_path / "logs.attempts.csv").write_bytes(content)
+    done = run_here(tmp_path, "check", "logs.attempts.csv")
+    assert (done.code, words in done.out + done.error) == (code, True)
+
+
+@pytest.mark.parametrize("name", ["logs.csv", "logs.20261128.csv", "logs"])
+def test_patterns_skip_the_attempts_of_a_log(name: str, tmp_path: Path) -> None:
+    connector(tmp_path / name)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert log_files([f"{tmp_path}/logs*"]) == [str(tmp_path / name)]
+
+
+def test_other_commands_say_what_an_attempts_log_is_and_do_not_replace_it(tmp_path: Path) -> None:
+    write(tmp_path / "logs.csv", [call(0)])
+    content = ATTEMPTS.header + encode_attempt(ATTEMPT)
+    (tmp_path / "logs.attempts.csv").write_bytes(content)
+    done = run_here(tmp_path, "review", "logs.attempts.csv")
+    assert done.code == 2
+    assert "logs.attempts.csv: not a log: the file has the attempts of a log; name the log" in done.error
+    done = run_here(tmp_path, "review", "--html", "logs.attempts.csv", "logs.csv")
+    assert (done.code, "this file is a log, or belongs to one" in done.error) == (2, True)
+    assert (tmp_path / "logs.attempts.csv").read_bytes() == content
