@@ -1,4 +1,7 @@
-"""Tests that `docs/troubleshooting.md` has an entry for each error class and each log line of the package."""
+"""Tests that `docs/troubleshooting.md` has an entry for each error class and each log line of the package.
+
+Its messages of commands are compared with what the commands print.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import logs
+from support.command_line import finish, run_here, start
 from support.documents import DOCS, blocks
 
 import otel_connector
 from otel_connector import ConnectorError
 
 PAGE = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-SHOWN = [
+TEXTS = [
     line
     for block in blocks()
     if block.name.startswith("troubleshooting.md") and block.language == "text"
     for line in block.text.splitlines()
 ]
+MESSAGES = [line for line in TEXTS if line.startswith("otel-connector")]
+SHOWN = [line for line in TEXTS if line not in MESSAGES]
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 
 
@@ -105,3 +112,37 @@ def test_a_log_line_has_an_entry_with_an_example(line: str) -> None:
 def test_every_example_is_a_log_line() -> None:
     patterns = [pattern_of(line) for line in LINES]
     assert [shown for shown in SHOWN if not any(re.fullmatch(pattern, shown) for pattern in patterns)] == []
+
+
+RUNS = {
+    "a missing server": (["demo"], {"without": "trustme"}),
+    "a missing database": (["review", "logs.csv"], {"without": "duckdb"}),
+    "a log of another program": (["fetch", "-", "--log", "other.csv"], {}),
+    "a review of another file": (["review", "other.csv"], {}),
+    "results that exist": (["fetch", "http://127.0.0.1:1/{}", "--range", "1:5", "--out", "items.jsonl"], {}),
+    "one redacted form": (["fetch", "https://api.example.com/items?key={}", "--range", "1:5"], {}),
+    "no collector": (
+        ["replay", "logs.csv"],
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+        },
+    ),
+}
+
+
+def test_every_message_of_a_command_is_printed_by_a_run(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("a,b\n", encoding="utf-8")
+    (tmp_path / "items.jsonl").write_text(
+        '{"url":"http://127.0.0.1/","call_id":"1","t":1.0,"status":200,"text":""}\n', encoding="utf-8"
+    )
+    logs.write(tmp_path / "logs.csv", [logs.call(0)])
+    finished = [run_here(tmp_path, *words, **extra) for words, extra in RUNS.values()]
+    finished.append(finish(start(tmp_path, "demo", without="typer")))  # in this process it is loaded
+    assert {done.code for done in finished} == {2}
+    printed = [done.error.splitlines()[-1] for done in finished]
+    assert len(MESSAGES) == len(finished)
+    for message in MESSAGES:
+        pattern = ".*".join(map(re.escape, message.split("...")))
+        assert any(re.fullmatch(pattern, line) for line in printed), (message, printed)
