@@ -151,17 +151,22 @@ def test_the_reference_has_every_public_name(
 
 
 @pytest.mark.browser
-def test_on_a_phone_no_table_is_wider_than_the_page(site: Path, pages: dict[Path, Page]) -> None:
+def test_on_a_phone_no_table_is_wider_than_the_page_and_each_cell_starts_at_the_left(
+    site: Path, pages: dict[Path, Page]
+) -> None:
     sync_api, chromium = pytest.importorskip("playwright.sync_api"), shutil.which("chromium")
     if chromium is None:
         pytest.skip("needs chromium")
     wide = "[...document.querySelectorAll('article table')].filter(each => each.scrollWidth > innerWidth).length"
+    right = (
+        "[...document.querySelectorAll('article td')].filter(each => getComputedStyle(each).textAlign != 'left').length"
+    )
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 390, "height": 844})
         found = {}
         for path in pages:
             page.goto(path.as_uri())
-            found[path.relative_to(site).as_posix()] = page.evaluate(wide)
+            found[path.relative_to(site).as_posix()] = page.evaluate(wide) + page.evaluate(right)
         browser.close()
-    assert not {name: tables for name, tables in found.items() if tables}
+    assert not {name: count for name, count in found.items() if count}
