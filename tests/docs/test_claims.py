@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import gzip
 import re
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
 
 import aiohttp
 import pytest
 from support import demo_picture
-from support.documents import DOCS
+from support.documents import DOCS, README
+from yarl import URL
 
-from otel_connector import DEFAULT_REDACTED_PARAMS, AsyncConnector, HTTPStatusError
+from otel_connector import DEFAULT_REDACTED_PARAMS, AsyncConnector, DecodeFailed, HTTPStatusError
+from otel_connector._csv._done import CompletedUrls
+from otel_connector._distinct_urls import DistinctUrls
+from otel_connector._redact import Redactor
 from otel_connector.cli._demo_command import _JAEGER
-from otel_connector.testing import FaultServer, Step, disconnect, ok, respond
+from otel_connector.testing import Connection, FaultServer, Step, disconnect, ok, redirect, respond
 
 
 def test_the_page_about_secrets_names_each_parameter_and_no_other() -> None:
@@ -58,6 +65,73 @@ async def test_the_size_of_the_body_of_an_error(step: Step, least: int, most: in
         with pytest.raises(HTTPStatusError):
             await connector.get(session, server.url("/x"), "Test")
     assert least <= connector.stats().bytes_received <= most
+
+
+EMPTY = {"empty": respond(200, body=b""), "a redirect that is not followed": redirect("/y")}
+
+
+@pytest.mark.parametrize("step", EMPTY.values(), ids=EMPTY)
+async def test_an_empty_response_is_an_error_for_json_and_empty_bytes(step: Step) -> None:
+    """`guides/requests.md`."""
+    async with FaultServer() as server, aiohttp.ClientSession() as session:
+        server.script("/x", step)
+        connector, url = AsyncConnector(None, n_tries=1), server.url("/x")
+        with pytest.raises(DecodeFailed):
+            await connector.get(session, url, "Test", allow_redirects=False)
+        assert await connector.get(session, url, "Test", allow_redirects=False, decode=bytes) == b""
+
+
+async def test_a_response_of_http_1_0_is_a_success() -> None:
+    """`http.md`."""
+
+    async def old(connection: Connection) -> None:
+        await connection.send(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        connection.close()
+
+    async with FaultServer() as server, aiohttp.ClientSession() as session:
+        server.script("/x", old)
+        assert await AsyncConnector(None, n_tries=1).get(session, server.url("/x"), "Test") == {}
+
+
+def bytes_for_each(urls: list[str], make: Callable[[], tuple[Any, Callable[[str], None]]]) -> float:
+    """Return the memory that is kept after the second function that `make` returns was called with each URL."""
+    tracemalloc.start()
+    kept, add = make()
+    before = tracemalloc.get_traced_memory()[0]
+    for url in urls:
+        add(url)
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    del kept
+    return (after - before) / len(urls)
+
+
+def test_the_memory_of_a_completed_url() -> None:
+    """`guides/many-urls.md` and the README: about 70 bytes. The set doubles at times, which gives 64 to 78."""
+
+    def make() -> tuple[CompletedUrls, Callable[[str], None]]:
+        completed = CompletedUrls()
+        return completed, lambda url: completed.add(url.encode())
+
+    assert 60 < bytes_for_each([f"https://api.example.com/data?page={n}" for n in range(70_000)], make) < 80
+
+
+def test_the_memory_of_a_url_with_a_secret() -> None:
+    """`guides/many-urls.md`: up to 170 bytes more."""
+
+    def make() -> tuple[DistinctUrls, Callable[[str], None]]:
+        distinct = DistinctUrls(Redactor(DEFAULT_REDACTED_PARAMS), URL)
+        return distinct, distinct.check
+
+    assert 80 < bytes_for_each([f"https://api.example.com/data?page={n}&token={n}" for n in range(6_000)], make) < 170
+
+
+def test_the_demo_fails_a_quarter_of_its_calls() -> None:
+    """The README says so; `test_every_kind_of_outcome_is_in_the_log` checks the log itself."""
+    assert "a quarter failed on" in README.read_text(encoding="utf-8")
+    text = demo_picture.shown(demo_picture.PICTURE.read_text(encoding="utf-8"))
+    calls = [tuple(map(int, row)) for row in re.findall(r"(?:Prices|Weather) +(\d+) +(\d+) +(\d+)", text)]
+    assert [round(failed / total, 2) for total, _, failed in calls] == [0.25, 0.25]
 
 
 def test_the_picture_of_the_demo_shows_what_it_prints() -> None:
