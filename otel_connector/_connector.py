@@ -211,7 +211,7 @@ class AsyncConnector:
             ConnectorError: Any other failure, by subclass.
             TypeError: An argument has the wrong type, or aiohttp does not accept an option.
             ValueError: The value of an option is out of range.
-            RuntimeError: The connector is closed; only this case has no row.
+            RuntimeError: The connector is closed; the call has no row.
             asyncio.CancelledError: The call was cancelled.
         """
         if self._closed:

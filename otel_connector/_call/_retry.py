@@ -70,7 +70,7 @@ class RetryPolicy:
     """Which failures are retried, and how long the waits are. An immutable value that calls share.
 
     Attributes:
-        statuses: HTTP statuses that are retried. Default: `RETRIED_STATUSES`.
+        statuses: HTTP statuses that are retried. Default: 408, 425, 429, 500, 502, 503 and 504.
         backoff: Maximum of the first wait in seconds; it doubles with each further attempt. Default: 0.5.
         backoff_cap: Maximum of any computed wait in seconds. Default: 30.
         retry_after_cap: Maximum of a server's ``Retry-After`` in seconds. If it asks for more, the call fails without a

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import re
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,7 +16,7 @@ from support import demo_picture
 from support.documents import DOCS, README
 from yarl import URL
 
-from otel_connector import DEFAULT_REDACTED_PARAMS, AsyncConnector, DecodeFailed, HTTPStatusError
+from otel_connector import DEFAULT_REDACTED_PARAMS, AsyncConnector, DecodeFailed, HTTPStatusError, RetryPolicy
 from otel_connector._csv._done import CompletedUrls
 from otel_connector._distinct_urls import DistinctUrls
 from otel_connector._redact import Redactor
@@ -65,6 +67,32 @@ async def test_the_size_of_the_body_of_an_error(step: Step, least: int, most: in
         with pytest.raises(HTTPStatusError):
             await connector.get(session, server.url("/x"), "Test")
     assert least <= connector.stats().bytes_received <= most
+
+
+async def test_three_kinds_of_calls_have_no_row(tmp_path: Path) -> None:
+    """`guides/log.md`; every other call has one, also with a rejected argument."""
+    log = tmp_path / "logs.csv"
+    async with aiohttp.ClientSession() as session:
+        connector = AsyncConnector(log)
+        with pytest.raises(TypeError):
+            await connector.get(session, "http://127.0.0.1:1/", "Test", no_such_option=1)
+        rows = log.read_text(encoding="utf-8").splitlines()
+        assert len(rows) == 2
+        task = asyncio.create_task(connector.get(session, "http://127.0.0.1:1/", "Test"))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(TypeError, match="missing"):
+            await connector.get(session, "http://127.0.0.1:1/")  # type: ignore[call-arg]
+        await connector.aclose()
+        with pytest.raises(RuntimeError, match=r"^the connector is closed$"):
+            await connector.get(session, "http://127.0.0.1:1/", "Test")
+    assert log.read_text(encoding="utf-8").splitlines() == rows
+
+
+def test_the_reference_lists_the_retried_statuses() -> None:
+    (statuses,) = re.findall(r"statuses: HTTP statuses .* Default: ([\d, and]+)\.", RetryPolicy.__doc__ or "")
+    assert {int(status) for status in re.findall(r"\d+", statuses)} == RetryPolicy().statuses
 
 
 EMPTY = {"empty": respond(200, body=b""), "a redirect that is not followed": redirect("/y")}
