@@ -22,7 +22,7 @@ from pathlib import Path
 
 from otel_connector._csv._lines import may_be_log
 from otel_connector._csv._ownership import open_own, open_regular
-from otel_connector._csv._parts import is_side_file
+from otel_connector._csv._parts import is_side_file, log_name
 
 _PRIVATE = 0o600
 _NEW = 0o666  # before the umask, as for any new file of a program
@@ -97,20 +97,19 @@ def _refuse_outputs(path: str, status: os.stat_result) -> None:
 
 
 def refuse_log(path: str, logs: Iterable[str] = ()) -> None:
-    """Raise if writing `path` would replace a log, a file beside a log, or one that is compressed, as logs may be.
+    """Raise if writing `path` would replace a log, or a compressed file, as logs may be, or if it has a log's name.
 
     Args:
         path: The file to write.
-        logs: Files that must not be replaced in any case.
+        logs: Logs that are read, whose names and those of their parts `path` must not have.
 
     Raises:
         OSError: It cannot be read.
         ValueError: It would; names `path`.
     """
-    if not Path(path).is_file():
-        return
-    given = any(Path(log).exists() and Path(path).samefile(log) for log in logs)
-    if given or is_side_file(str(Path(path).resolve())) or may_be_log(path):
+    real = str(Path(path).resolve())
+    belongs = is_side_file(real) or log_name(real) in (log_name(str(Path(log).resolve())) for log in logs)
+    if belongs or (Path(path).is_file() and may_be_log(path)):
         raise ValueError(f"{path}: this file is a log, or belongs to one; name another file")
 
 

@@ -369,6 +369,17 @@ def test_no_form_of_a_log_is_replaced_by_a_report(tmp_path: Path, name: str, thr
     assert path.read_bytes() == PROTECTED[name]
 
 
+@pytest.mark.parametrize("name", ["read.000002.csv", "read.000002.csv.gz", "read.csv.torn", "read.csv.replayed"])
+def test_a_report_does_not_get_the_name_of_a_file_of_a_log(tmp_path: Path, name: str) -> None:
+    """The next review would take it for a part of the log."""
+    write(tmp_path / "read.csv", [call(0)])
+    done = run_here(tmp_path, "review", "read.csv", "--html", name)
+    assert done.code == 2
+    assert f"--html: {name}: this file is a log, or belongs to one; name another file" in done.error
+    assert not (tmp_path / name).exists()
+    assert run_here(tmp_path, "review", "read.csv", "--html", "read.000002.html").code == 0
+
+
 @pytest.mark.parametrize("name", ["plain.csv", "log.csv.gz", "log.csv.torn"])
 def test_no_log_is_replaced_by_a_picture_of_that_name(tmp_path: Path, name: str) -> None:
     write(tmp_path / "read.csv", [call(0)])
