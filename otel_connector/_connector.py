@@ -414,7 +414,8 @@ def _open_exporter(logfile: Any, *, overwrite: bool, attempts: bool) -> tuple[CS
     else:
         path = checked_path("logfile", logfile, "a path, a CSVSpanExporter or None")
         try:
-            exporter, is_own = CSVSpanExporter(path, overwrite=overwrite), True
+            # No span reaches it, so the variable about spans has no effect
+            exporter, is_own = CSVSpanExporter(path, overwrite=overwrite, spans="connector"), True
         except (
             OSError,
             ValueError,

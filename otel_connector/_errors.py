@@ -25,7 +25,8 @@ A call also raises errors that are not in the tree: `TypeError` and `ValueError`
 `asyncio.CancelledError`. This file does not know how an error is detected (``_aiohttp_errors``), nor whether it is
 retried (``_retry``).
 
-Used by ``__init__``, ``_call``, ``_connector``, ``_distinct_urls``, ``_fetch``, ``_replay`` and ``cli``.
+Used by ``__init__``, ``_call``, ``_connector``, ``_distinct_urls``, ``_fetch``, ``_replay``, ``_telemetry`` and
+``cli``.
 """
 
 from __future__ import annotations
@@ -49,8 +50,12 @@ def class_name(kind: type[BaseException]) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """Return the text of an error without addresses of objects in memory, so that equal failures have equal texts."""
-    text = str(error)
+    """Return the text of an error without addresses of objects in memory."""
+    return without_addresses(str(error))
+
+
+def without_addresses(text: str) -> str:
+    """Return a text without addresses of objects in memory, so that equal failures have equal texts."""
     begin = text[:_SHOWN]
     return _ADDRESS.sub("", begin) + text[_SHOWN:] if " at 0x" in begin else text
 

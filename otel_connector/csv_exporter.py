@@ -9,33 +9,42 @@ Used by applications, ``__init__``, ``_connector`` and ``_fetch._chunk``.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace import SpanContext
 
-from otel_connector._arguments import check_choice, checked_instance, checked_path
+from otel_connector._arguments import check_choice, checked_instance, checked_names, checked_path
 from otel_connector._csv._background import BackgroundRows
-from otel_connector._csv._format import ATTEMPTS, CALLS, RowFormat, encode_attempt, encode_row
+from otel_connector._csv._format import ATTEMPTS, CALLS, LATEST, LONGEST, RowFormat, encode_attempt, encode_row
 from otel_connector._csv._options import BACKLOG_BYTES, LogOptions
 from otel_connector._csv._parts import attempts_file
 from otel_connector._csv._writer import RowWriter
 from otel_connector._recent_calls import RecentCalls
-from otel_connector._record import AttemptRecord, CallRecord, Fields, RowCounts
+from otel_connector._record import AttemptRecord, CallRecord, Fields, RowCounts, one_line
+from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
 from otel_connector._telemetry._attributes import FIELD_NAMES
 from otel_connector._telemetry._call_ids import call_id_of
+from otel_connector._telemetry._foreign_spans import foreign_fields, is_http_client
+
+_logger = logging.getLogger("otel_connector")
 
 PATH_VARIABLE = "OTEL_CONNECTOR_CSV_PATH"
 """Environment variable with the path of the file, used if the exporter is created without a path, as the SDK does."""
 
 DEFAULT_PATH = "otel_connector.csv"
+
+SPANS_VARIABLE = "OTEL_CONNECTOR_CSV_SPANS"
+"""Environment variable with the value of `spans`, used if the exporter is created without that argument."""
 
 _NUMBER = (float, int)
 
@@ -55,9 +64,12 @@ if hasattr(os, "register_at_fork"):  # held during a fork: in the child, no othe
 
 
 class CSVSpanExporter(SpanExporter):
-    """Writes one CSV row for every span that has the ten ``otel_connector.*`` fields; skips all others.
+    """Writes one CSV row for every span that has the ten ``otel_connector.*`` fields.
 
-    A call that arrives twice (directly from the connector and through a provider it was added to) is written once.
+    With ``spans="http"`` it also writes a row for every HTTP request of another client, such as httpx with its
+    instrumentation: for each CLIENT span with the attribute ``http.request.method`` or ``http.method``, of any method,
+    that is not one of a database, an RPC or messaging. All other spans are skipped. A call that arrives twice (directly
+    from the connector and through a provider it was added to) is written once.
 
     In the mode ``call``, `export` appends to the file before it returns: a killed process loses no row. Rows that the
     disk refuses wait in memory and are written when the disk accepts them; `export` then returns FAILURE and never
@@ -82,6 +94,10 @@ class CSVSpanExporter(SpanExporter):
             Default None: any size.
         backlog_bytes: Bytes of rows that may wait in memory, default 64 MiB. Further rows are lost and counted.
         permissions: Mode of a file that is created, regardless of the umask. Default: 0600.
+        spans: ``connector`` for the calls of the connector, or ``http`` for all HTTP requests. Default:
+            ``$OTEL_CONNECTOR_CSV_SPANS``, or ``connector``; the first HTTP request that therefore has no row is logged.
+        redact_params: Query parameters whose values are not written to the rows of other clients, compared without
+            case. The rows of a connector are redacted by its own `redact_params`.
 
     Raises:
         TypeError: An argument has the wrong type; the message names it.
@@ -100,8 +116,17 @@ class CSVSpanExporter(SpanExporter):
         rotate_bytes: int | None = None,
         backlog_bytes: int = BACKLOG_BYTES,
         permissions: int = 0o600,
+        spans: Literal["connector", "http"] | None = None,
+        redact_params: Iterable[str] = DEFAULT_REDACTED_PARAMS,
     ) -> None:
         check_choice("mode", mode, ("call", "background"))
+        secret = checked_names("redact_params", redact_params)
+        variable = os.environ.get(SPANS_VARIABLE) if spans is None else None
+        chosen = variable or spans
+        if chosen is not None:
+            check_choice(SPANS_VARIABLE if variable else "spans", chosen, ("connector", "http"))
+        self._foreign_redactor = Redactor(secret) if chosen == "http" else None
+        self._reports_foreign_spans = chosen is None
         argument = "path"
         if path is None:
             path = os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
@@ -149,12 +174,12 @@ class CSVSpanExporter(SpanExporter):
         return self._path
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Write a row for each span that has the fields; FAILURE if a row is not in the file yet."""
+        """Write a row for each span that is a call; FAILURE if a row is not in the file yet."""
         rows: list[bytes] = []
         for span in spans:
             # A span that cannot be a row (ids of another type, a number that is too large for a float, or one with
             # thousands of digits) must not prevent the other rows
-            with suppress(OverflowError, TypeError, ValueError):
+            with suppress(Exception):
                 if (fields := self._fields(span)) is not None:
                     rows.append(encode_row(fields))
         return SpanExportResult.SUCCESS if self._rows.write(rows) else SpanExportResult.FAILURE
@@ -215,7 +240,7 @@ class CSVSpanExporter(SpanExporter):
         return [self._rows] if self._attempts is None else [self._attempts, self._rows]
 
     def _fields(self, span: ReadableSpan) -> Fields | None:
-        """Return the ten fields of a span; None if they are missing or of another type, or were written already."""
+        """Return the ten fields of a span; None if it is not a call, or its row was written already."""
         context, attributes = span.get_span_context(), span.attributes
         if context is None or attributes is None:
             return None
@@ -225,21 +250,48 @@ class CSVSpanExporter(SpanExporter):
             mapping = mapping.copy()
         except AttributeError:  # of another kind of mapping
             mapping = attributes
-        recorded, project, t, delta_t, url, redirect_url, size, code, success, error = map(mapping.get, FIELD_NAMES)
-        if (
-            recorded is None
-            or not isinstance(t, _NUMBER)
-            or not isinstance(delta_t, _NUMBER)
-            or not isinstance(size, int)
-            or (code is not None and not isinstance(code, int))
-        ):
-            return None
-        # Not the attribute: the SDK may truncate it (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT), and ids would collide
-        call_id = call_id_of(context)
-        project, url, redirect_url, error = [str(text or "") for text in (project, url, redirect_url, error)]
-        fields = (call_id, project, t, delta_t, url, redirect_url, size, code, success is True, error)
+        if mapping.get(FIELD_NAMES[0]) is None:
+            fields = self._foreign_fields(span, mapping)
+        else:
+            fields = _connector_fields(context, mapping)
         # With the start time, because ids repeat in a program that seeds `random`, which the SDK uses for them
-        return fields if self._written_calls.add((call_id, span.start_time)) else None
+        return fields if fields and self._written_calls.add((fields[0], span.start_time)) else None
+
+    def _foreign_fields(self, span: ReadableSpan, attributes: Mapping[str, Any]) -> Fields | None:
+        """Return the fields of an HTTP span of another client, or log that it has no row."""
+        redactor = self._foreign_redactor
+        if not (redactor or self._reports_foreign_spans) or not is_http_client(span, attributes):
+            return None
+        if redactor:
+            fields = foreign_fields(span, attributes, redactor)
+            # Otherwise the readers would take the row for a damaged one
+            return fields if fields and 0 <= fields[2] <= LATEST and fields[3] <= LONGEST else None
+        self._reports_foreign_spans = False
+        scope = span.instrumentation_scope
+        _logger.warning(
+            "%s: HTTP requests of other clients have no rows; the first is a span of %s. Set %s=http, or pass "
+            'spans="http", to write them; with "connector", this line is not logged',
+            self._path,
+            one_line(scope.name) if scope else "unknown scope",
+            SPANS_VARIABLE,
+        )
+        return None
+
+
+def _connector_fields(context: SpanContext, attributes: Mapping[str, Any]) -> Fields | None:
+    """Return the fields in the attributes of the span of a call; None if one is missing or of another type."""
+    _, project, t, delta_t, url, redirect_url, size, code, success, error = map(attributes.get, FIELD_NAMES)
+    if (
+        not isinstance(t, _NUMBER)
+        or not isinstance(delta_t, _NUMBER)
+        or not isinstance(size, int)
+        or (code is not None and not isinstance(code, int))
+    ):
+        return None
+    # Not the attribute: the SDK may truncate it (OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT), and ids would collide
+    call_id = call_id_of(context)
+    project, url, redirect_url, error = [str(text or "") for text in (project, url, redirect_url, error)]
+    return (call_id, project, t, delta_t, url, redirect_url, size, code, success is True, error)
 
 
 class CSVSpanProcessor(SpanProcessor):
@@ -263,7 +315,7 @@ class CSVSpanProcessor(SpanProcessor):
         """Do nothing: a row is written when a span ends."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Write the row of the span, if it has the fields."""
+        """Write the row of the span, if it is a call."""
         self._exporter.export((span,))
 
     def shutdown(self) -> None:

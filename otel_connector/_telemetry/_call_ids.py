@@ -2,7 +2,7 @@
 
 This file does not know how a span is started.
 
-Used by ``_telemetry._spans``, ``csv_exporter`` and ``providers``.
+Used by ``_telemetry._foreign_spans``, ``_telemetry._spans``, ``csv_exporter`` and ``providers``.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ here. This file does not know spans, the SDK or aiohttp.
 
 Source: OpenTelemetry semantic conventions 1.44, "HTTP client metrics".
 
-Used by ``_replay._row_span``, ``_telemetry._call_span`` and ``_telemetry._spans``.
+Used by ``_replay._row_span``, ``_telemetry._call_span``, ``_telemetry._foreign_spans`` and ``_telemetry._spans``.
 """
 
 from __future__ import annotations

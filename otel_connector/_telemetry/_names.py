@@ -4,8 +4,7 @@ The code takes the names from here, and ``docs/reference/telemetry.md`` is gener
 support.reference``, in ``tests``). A test checks that nothing else is sent, and nothing with another type. This file
 does not know OpenTelemetry.
 
-Used by ``_replay._replay``, ``_replay._row_span``, ``_telemetry._attributes``, ``_telemetry._call_span``,
-``_telemetry._metrics`` and ``_telemetry._spans``.
+Used by ``_replay`` and ``_telemetry``.
 """
 
 from __future__ import annotations

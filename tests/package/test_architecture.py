@@ -191,6 +191,7 @@ WINGS = [
             "_metrics": (),
             "_attributes": (),
             "_call_ids": (),
+            "_foreign_spans": (),
             "_propagation": (),
             "_call_span": (),
             "_contrib_settings": (),

@@ -157,7 +157,8 @@ WRONG: dict[Callable[..., object], tuple[Callable[..., object], dict[str, Any], 
     CSVSpanExporter: (
         CSVSpanExporter,
         {"path": "no/logs.csv"},
-        {"path": 1, "overwrite": 1, "mode": [], "fsync_interval": -1, "permissions": 0}
+        {"path": 1, "overwrite": 1, "mode": [], "fsync_interval": -1, "permissions": 0, "spans": "all"}
+        | {"redact_params": "token"}
         | dict.fromkeys(("rotate_rows", "rotate_bytes", "backlog_bytes"), 0),
     ),
     CSVSpanProcessor: (CSVSpanProcessor, {}, {"exporter": 1}),

@@ -52,6 +52,9 @@ PRELOADED = (
 )
 """Modules that are safe to import before the fork: their import does not depend on the environment of the program."""
 
+OPENTELEMETRY_INSTRUMENT = "from opentelemetry.instrumentation.auto_instrumentation import run; run()"
+"""The console script `opentelemetry-instrument` as Python code, wherever it is installed."""
+
 _LONGEST_REQUEST = 1 << 20
 
 

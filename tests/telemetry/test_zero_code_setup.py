@@ -11,15 +11,12 @@ from pathlib import Path
 import pytest
 from support.collector import Collector, collector
 from support.documents import block_starting
-from support.forked import run_python
+from support.forked import OPENTELEMETRY_INSTRUMENT, run_python
 
 from otel_connector.testing import FaultServer, ok
 
-SHELL = block_starting("shell", "pip install opentelemetry-distro")
+SHELL = block_starting("shell", "pip install opentelemetry-distro\n")
 FILE = block_starting("yaml", "file_format:")
-
-# What the console script `opentelemetry-instrument` runs, wherever it is installed
-OPENTELEMETRY_INSTRUMENT = "from opentelemetry.instrumentation.auto_instrumentation import run; run()"
 
 PROGRAM = """
 import asyncio, sys
