@@ -18,7 +18,7 @@ from support.otlp_receiver import Received, http_receiver
 
 from otel_connector import review
 from otel_connector._csv._check import check
-from otel_connector.testing import FaultServer, ok
+from otel_connector.testing import FaultServer, ok, redirect
 
 pytestmark = pytest.mark.neighbours(
     *("opentelemetry.distro", "opentelemetry.instrumentation.httpx", "httpx"),
@@ -132,6 +132,34 @@ def test_a_program_has_one_row_for_each_client_span(names: str, base: str, close
     with review.load(log.path) as calls:
         total = review.summarize(calls).total
     assert (total.calls, total.failed) == (20, 10)
+
+
+FOLLOWING = """
+async def redirected():
+    async with aiohttp.ClientSession() as session, session.get("{base}/moved") as response:
+        await response.read()
+
+asyncio.run(redirected())
+requests.get("{base}/moved")
+httpx.get("{base}/moved", follow_redirects=True)
+urllib3.request("GET", "{base}/moved")
+urllib3.request("GET", "{base}/busy", retries=urllib3.Retry(1, status_forcelist=[503]))
+"""
+
+
+def test_a_row_is_a_span_also_of_redirects_and_retries(
+    base: str, server: FaultServer, closed_port: int, tmp_path: Path
+) -> None:
+    server.script("/moved", redirect("/a"))
+    server.script("/busy", [503, ok])
+    variables = {"OTEL_TRACES_EXPORTER": "csv", "OTEL_CONNECTOR_CSV_SPANS": "http"}
+    assert run(tmp_path, base, closed_port, clients=(), end=FOLLOWING.format(base=base), **variables) == ""
+    found = [
+        (record.url.removeprefix(base), record.response_code)
+        for record in Log(tmp_path / "otel_connector.csv").records()
+    ]
+    one, each = [("/moved", 200)], [("/moved", 302), ("/a", 200)]
+    assert found == [*one, *one, *each, *each, ("/busy", 200)]
 
 
 def test_the_configuration_file_accepts_the_parameter(base: str, closed_port: int, tmp_path: Path) -> None:
