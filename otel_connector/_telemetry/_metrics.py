@@ -11,6 +11,7 @@ Used by ``_replay._row_span``, ``_telemetry._call_span``, ``_telemetry._foreign_
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections import Counter, defaultdict
@@ -108,21 +109,21 @@ class Instruments:
     callback of the first. In the child of a fork they start from zero, and report no connector until it is used there.
 
     Args:
-        provider: The provider. None: nothing is recorded.
+        meter: The meter of the provider. None: nothing is recorded.
+        duration: Its histogram of the requests; None if it could not be created.
         guard: Receives its exceptions.
     """
 
-    def __init__(self, provider: MeterProvider | None, guard: TelemetryGuard) -> None:
+    def __init__(self, meter: Meter | None, duration: Histogram | None, guard: TelemetryGuard) -> None:
         self._hosts: set[Host] = set()
         self._projects: set[str] = set()
         self._templates: set[str] = set()
         self.start_over()
-        self._duration: Histogram | None = None
+        self._duration = duration
         self._call_duration: Histogram | None = None
-        if provider is not None:
+        if meter is not None:
             start_over_in_child(self)
-            with guard.guarded("getting a meter"):
-                self._create(provider.get_meter(SCOPE, __version__, SCHEMA_URL), guard)
+            self._create(meter, guard)
 
     def start_over(self) -> None:
         """Report nothing of the parent, in the child of a fork. Also called by the constructor."""
@@ -139,15 +140,8 @@ class Instruments:
 
     def _create(self, meter: Meter, guard: TelemetryGuard) -> None:
         creating = guard.guarded("creating an instrument")  # one at a time: the meter may fail for one kind only
-
-        def histogram(metric: _names.Metric) -> Histogram:
-            return meter.create_histogram(
-                metric.name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=_DURATION_BUCKETS
-            )
-
         with creating:
-            self._duration = histogram(_names.DURATION)
-            self._call_duration = histogram(_names.CALL_DURATION)
+            self._call_duration = _histogram(meter, _names.CALL_DURATION)
         for metric, observe in (
             (_names.RECEIVED, self._sum_of(lambda counts: counts.received, _project_label)),
             (_names.RETRIES, self._sum_of(lambda counts: counts.retries, _wait_labels)),
@@ -320,6 +314,20 @@ def _request_labels(host: Host) -> dict[str, AttributeValue]:
     return labels
 
 
+def _histogram(meter: Meter, metric: _names.Metric) -> Histogram:
+    return meter.create_histogram(
+        metric.name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=_DURATION_BUCKETS
+    )
+
+
+def given_provider(provider: MeterProvider | None) -> MeterProvider | None:
+    """Return what `provider_in_force` needs for a provider that was passed in; None for the global one.
+
+    The API's proxy stands for the global provider. ``metrics.get_meter_provider()`` returns it before one is set.
+    """
+    return None if type(provider).__name__ == "_ProxyMeterProvider" else provider
+
+
 def provider_in_force(given: MeterProvider | None) -> MeterProvider | None:
     """Return the meter provider that is in force now, None if none is set. `given` takes precedence over the global."""
     if given is not None:
@@ -327,12 +335,7 @@ def provider_in_force(given: MeterProvider | None) -> MeterProvider | None:
     # The API's own function would look for an environment variable, at 0.5 % of the instructions of a bare call, and
     # return a proxy, which stays with the first provider that is set
     provider: MeterProvider | None = getattr(_api, "_METER_PROVIDER", _UNKNOWN)
-    return _public_global_provider() if provider is _UNKNOWN else provider
-
-
-def _public_global_provider() -> MeterProvider | None:
-    provider = metrics.get_meter_provider()
-    return None if type(provider).__name__ == "_ProxyMeterProvider" else provider
+    return given_provider(metrics.get_meter_provider()) if provider is _UNKNOWN else provider
 
 
 def _project_label(project: str) -> dict[str, AttributeValue]:
@@ -347,10 +350,16 @@ def _wait_labels(wait: Wait) -> dict[str, AttributeValue]:
 
 
 class _Registry:
-    """The instruments of every meter provider of the process."""
+    """The instruments of every meter provider of the process.
+
+    Several providers may pass on to one SDK: its own, and wrappers of it. The SDK returns the same histogram to all of
+    them, which identifies the instruments. A wrapper that makes histograms of its own is identified by itself.
+    """
 
     def __init__(self) -> None:
-        self._instruments: dict[int, Instruments] = {}  # by the id of the provider, which may not be hashable
+        self._by_provider: dict[int, Instruments] = {}  # by id, because a provider may not be hashable
+        # By id, too, which is not used again while the instruments exist: they keep the histogram
+        self._by_histogram: weakref.WeakValueDictionary[int, Instruments] = weakref.WeakValueDictionary()
         self.start_over()
         start_over_in_child(self)
 
@@ -359,12 +368,27 @@ class _Registry:
 
     def instruments_of(self, provider: MeterProvider, guard: TelemetryGuard) -> Instruments:
         with self._lock:
-            found = self._instruments.get(id(provider))
+            found = self._by_provider.get(id(provider))
             if found is None:
-                # Raises if the provider has no weak references, before an instrument is created
-                weakref.finalize(provider, self._instruments.pop, id(provider), None).atexit = False
-                found = self._instruments[id(provider)] = Instruments(provider, guard)
+                found = self._create(provider, guard)
+                with contextlib.suppress(TypeError):  # it has no weak references, and is asked again
+                    weakref.finalize(provider, self._by_provider.pop, id(provider), None).atexit = False
+                    self._by_provider[id(provider)] = found
             return found
+
+    def _create(self, provider: MeterProvider, guard: TelemetryGuard) -> Instruments:
+        meter = duration = None
+        with guard.guarded("getting a meter"):
+            meter = provider.get_meter(SCOPE, __version__, SCHEMA_URL)
+        if meter is not None:
+            with guard.guarded("creating an instrument"):
+                duration = _histogram(meter, _names.DURATION)
+        found = self._by_histogram.get(id(duration))
+        if found is None:
+            found = Instruments(meter, duration, guard)
+            if duration is not None:
+                self._by_histogram[id(duration)] = found
+        return found
 
 
 # A second copy of this module (reloaded, or in another package) must find these: the SDK would ignore its callbacks
@@ -378,7 +402,4 @@ def instruments_of(provider: MeterProvider | None, guard: TelemetryGuard) -> Ins
         provider: The provider; None for instruments that record nothing.
         guard: Receives its exceptions. Metrics whose instrument cannot be created are then not reported.
     """
-    if provider is not None:
-        with guard.guarded("looking up the meter provider"):  # it may have no weak references
-            return _registry.instruments_of(provider, guard)
-    return Instruments(provider, guard)
+    return Instruments(None, None, guard) if provider is None else _registry.instruments_of(provider, guard)

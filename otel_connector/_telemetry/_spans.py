@@ -44,6 +44,7 @@ from otel_connector._telemetry._metrics import (
     CountedLog,
     Host,
     PausedHosts,
+    given_provider,
     instruments_of,
     provider_in_force,
 )
@@ -102,14 +103,14 @@ class CallTelemetry:
         self._tracer: Tracer = trace.NoOpTracer()
         with self._guard.guarded("getting a tracer"):
             self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider, SCHEMA_URL)
-        self._meter_provider, self._log, self._paused_hosts = meter_provider, log, paused_hosts
+        self._meter_provider, self._log, self._paused_hosts = given_provider(meter_provider), log, paused_hosts
         self._provider_in_use: MeterProvider | None = None
         self._instruments = instruments_of(None, self._guard)
         self.counts = CallCounts()
         with self._guard.guarded("looking up the meter provider"):
             metrics.get_meter_provider()  # creates the one that the environment names
         self._lock = threading.Lock()
-        self._use(provider_in_force(meter_provider))
+        self._use(provider_in_force(self._meter_provider))
         self.attempt_spans = attempt_spans
         self._is_proxy = isinstance(self._tracer, trace.ProxyTracer)
         start_over_in_child(self)

@@ -341,7 +341,7 @@ async def call(url):
         return await subject.get(session, url, "a project that is new")
 
 def hold():
-    (instruments,) = _metrics._registry._instruments.values()
+    (instruments,) = _metrics._registry._by_provider.values()
     with _metrics._registry._lock, instruments._lock:
         held.set()
         forked.wait()

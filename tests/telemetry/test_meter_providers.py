@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import sys
+import time
+import weakref
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -20,6 +25,7 @@ from support.logs import Log
 from support.sdk import points
 
 from otel_connector import AsyncConnector
+from otel_connector._guard import TelemetryGuard
 from otel_connector._telemetry import _metrics, _names
 from otel_connector.testing import FakeClock, FaultServer, json_body, silent
 
@@ -123,6 +129,118 @@ async def test_a_provider_that_is_passed_in_and_then_made_global_counts_both_con
     found = totals(reader)
     assert (found["otel_connector.rows.written"], found["otel_connector.received"]) == (3, 6)
     assert found["http.client.request.duration"] == 3
+
+
+class Facade(metrics.MeterProvider):
+    """Passes on to the provider of an SDK, as a wrapper of an application does."""
+
+    def __init__(self, provider: metrics.MeterProvider) -> None:
+        self.provider = provider
+
+    def get_meter(self, *args: Any, **options: Any) -> metrics.Meter:
+        return self.provider.get_meter(*args, **options)
+
+
+class Plain:
+    """The same, without weak references and without a hash."""
+
+    __slots__ = ("provider",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, provider: metrics.MeterProvider) -> None:
+        self.provider = provider
+
+    def get_meter(self, *args: Any, **options: Any) -> Any:
+        return self.provider.get_meter(*args, **options)
+
+
+class OwnMeters(Facade):
+    """The same, with a new meter each time, which has the instruments of the SDK."""
+
+    def get_meter(self, *args: Any, **options: Any) -> Any:
+        meter = super().get_meter(*args, **options)
+        names = [name for name in dir(meter) if name.startswith("create_")]
+        return SimpleNamespace(**{name: getattr(meter, name) for name in names})
+
+
+class OwnInstruments(Facade):
+    """The same, with new instruments each time, as Logfire's provider makes them."""
+
+    def get_meter(self, *args: Any, **options: Any) -> Any:
+        meter = super().get_meter(*args, **options)
+
+        def create_histogram(*args: Any, **options: Any) -> Any:
+            return SimpleNamespace(record=meter.create_histogram(*args, **options).record)
+
+        observable = ("create_observable_counter", "create_observable_up_down_counter")
+        return SimpleNamespace(create_histogram=create_histogram, **{name: getattr(meter, name) for name in observable})
+
+
+WAYS: dict[str, list[Callable[[MeterProvider], Any]]] = {
+    "the API's proxy and the global": [lambda _: metrics.get_meter_provider(), lambda _: None],
+    "the API's proxy and the SDK's": [lambda _: metrics.get_meter_provider(), lambda sdk: sdk],
+    "the API's proxy twice": [lambda _: metrics.get_meter_provider()] * 2,
+    "a wrapper and the global": [Facade, lambda _: None],
+    "the SDK's and a wrapper": [lambda sdk: sdk, Facade],
+    "two wrappers": [Facade, Facade],
+    "a wrapper of a wrapper": [Facade, lambda sdk: Facade(Facade(sdk))],
+    "a wrapper without weak references": [Plain, Plain],
+    "wrapped meters": [OwnMeters, lambda sdk: sdk],
+}
+
+
+@pytest.mark.parametrize("public", [False, True], ids=["the API's private name", "without it"])
+@pytest.mark.parametrize("ways", WAYS.values(), ids=WAYS)
+async def test_connectors_whose_providers_are_of_one_sdk_are_counted_together(
+    ways: list[Callable[[MeterProvider], Any]],
+    public: bool,
+    server: FaultServer,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if public:
+        monkeypatch.setattr(_metrics, "_api", object())
+    provider, reader = provider_with_reader()
+    server.script("/x", json_body({}))
+    connectors = []
+    for number, way in enumerate(ways):
+        connectors.append(AsyncConnector(tmp_path / f"{number}.csv", meter_provider=way(provider)))
+        if not number:
+            metrics.set_meter_provider(provider)
+    for connector in (*connectors, connectors[0]):
+        await connector.get(session, server.url("/x"), "P")
+    del connector, connectors
+    gc.collect()
+    found = totals(reader)
+    assert (found["otel_connector.rows.written"], found["otel_connector.received"]) == (3, 6)
+    assert (found["http.client.request.duration"], found.get("http.client.active_requests", 0)) == (3, 0)
+    assert caplog.text == ""
+
+
+async def test_connectors_with_one_wrapper_that_makes_its_own_instruments_are_counted_together(
+    server: FaultServer, session: aiohttp.ClientSession
+) -> None:
+    provider, reader = provider_with_reader()
+    server.script("/x", json_body({}))
+    wrapper = OwnInstruments(provider)
+    for _ in range(2):
+        await AsyncConnector(None, meter_provider=wrapper).get(session, server.url("/x"), "P")
+    assert totals(reader)["otel_connector.received"] == 4
+
+
+def test_the_instruments_of_a_provider_that_is_gone_are_collected() -> None:
+    sdk, _ = provider_with_reader()
+    providers: list[Any] = [sdk, Facade(sdk), Plain(sdk), OwnInstruments(sdk)]
+    guard, ids = TelemetryGuard(time.monotonic_ns), set(map(id, providers))
+    instruments = [weakref.ref(_metrics.instruments_of(provider, guard)) for provider in providers]
+    gc.collect()
+    assert None not in [reference() for reference in instruments], "the SDK has their callbacks"
+    del sdk, providers, _
+    gc.collect()
+    assert [reference() for reference in instruments] == [None] * 4
+    assert not ids & set(_metrics._registry._by_provider)
 
 
 async def test_a_second_copy_of_the_module_reports_through_the_same_instruments(
