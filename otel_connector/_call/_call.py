@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 
 
 _FIRST_SERVER_ERROR = 500  # RFC 9110, section 15.6
-
 _FIRST_ATTEMPT, _REDIRECT = "first_attempt", "redirect"  # reasons of a wait, beside those of retries
 
 _TIMER_SECONDS = 0.01  # by which a timer may differ from the clock
@@ -80,7 +79,7 @@ class Call:
         self._permit: Permit | None = None
         self._history: AttemptHistory | None = None  # unless the first attempt has succeeded
         self._failure: ConnectorError | None = None
-        self._given: tuple[Any, Any, dict[str, Any]] = None, None, {}  # session, URL and options
+        self._given: tuple[Any, Any, dict[str, Any]] = None, None, {}  # session if it is one, URL, options
         self._credentials: tuple[Exchange | None, frozenset[str]] | None = None  # those of the last attempt
         self._headers: CIMultiDict[str] | None = None
         self._paid: int | None = None  # tokens of the last retry
@@ -139,15 +138,13 @@ class Call:
                     await permit.leave(self._remaining())
             permit = self._permit = Permit(settings.admission, session, host)
             await settings.clock.sleep(wait)
-            self.retries += 1
-            settings.telemetry.retried(self._opened(), self._reason, wait)
 
     def _prepared(
         self, session: Any, url: Any, project: Any, decode: Any, options: dict[str, Any], *, template: Any
     ) -> Request:
         """Check the arguments and return the request; an error of an argument has a row, too."""
         settings = self._settings
-        self._given = session, url, options
+        self._given = session if isinstance(session, ClientSession) else None, url, options
         # For a subclass of str, such as an Enum's member, the text that it holds
         self._project = one_line(project if type(project) is str else text_of(project))
         try:
@@ -203,7 +200,7 @@ class Call:
                 the attempts; none if the first one succeeded.
         """
         settings, span = self._settings, self._span or self._opened()
-        self._failure = None  # its traceback refers to this call
+        waited, self._failure = self._failure is not None, None  # its traceback refers to this call
         if self._paid is not None and self._permit is not None and self._permit.waiting and settings.quotas is not None:
             settings.quotas.put_back(self._host, self._paid)  # the retry was not made
         stopped_ns = settings.clock.monotonic_ns() if self._stopped_ns is None else self._stopped_ns
@@ -217,6 +214,7 @@ class Call:
             permit, exchange = cast("Permit", self._permit), cast("Exchange", self._exchange)
             unsuccessful = error if self._stopped_ns is None else None
             history.ends(self._started_us + delta_us, self.attempts, unsuccessful, exchange.status, permit.suspended)
+            settings.telemetry.waited(span, history.records[-1], again=False)
         start_time = self._started_us * 1_000 if span.recorded else None
         write(record, start_time, () if history is None else history.records)
         if isinstance(error, Exception):
@@ -231,7 +229,7 @@ class Call:
             resend_count=self._sent - 1 if self._sent else 0,
             http_version=None if self._exchange is None else self._exchange.version,
             queued=self._queued,
-            retried=self.retries > 0,
+            retried=waited,
             headers=None if self._exchange is None else self._exchange.response_headers,
             failures=() if history is None else history.failures,
         )
@@ -245,15 +243,17 @@ class Call:
         try:
             async with time_limit(None if remaining == math.inf else remaining):
                 await permit.enter(self._settings.clock.monotonic_ns() / 1e9 + remaining)
+            permit.check_session()  # here, where no time limit applies when the rate limiter is left
         except DeadlineExceeded:
             if self._failure is not None:  # the pause would outlast the deadline: the last failure is the call's
                 raise self._failure from self._failure.__cause__
             raise
         except asyncio.TimeoutError as error:
             raise self._deadline_exceeded("in the queue") from error
-        permit.check_session()  # here, where no time limit applies when the rate limiter is left
-        self._queued += permit.queued
-        self._settings.telemetry.queued(self._opened(), self._reason, permit.queued)
+        finally:
+            if self.attempts or not permit.waiting:  # otherwise `_opened` counts it, when the call ends
+                self._queued += permit.queued
+                self._settings.telemetry.queued(self._opened(), self._reason, permit.queued)
 
     def _deadline_exceeded(self, where: str) -> DeadlineExceeded:
         after = f", after {self._last_failure}" if self._last_failure else ""
@@ -275,6 +275,8 @@ class Call:
         exchange.before_redirect = self._before_redirect
         if self._history is not None:
             self._history.begins(self._unix_ns() // 1_000)
+            self.retries += 1
+            telemetry.waited(span, self._history.records[-1], again=True)
         try:
             return await attempt(request, exchange, min(seconds, remaining))
         except AttemptTimeout as error:
@@ -422,14 +424,12 @@ class Call:
         """Return the message of an error without secrets, and without the credentials that the call has sent."""
         redactor, exchange = self._settings.redactor, self._exchange
         if self._credentials is None or self._credentials[0] is not exchange:
-            (session, url, options), sent = self._given, frozenset[str]()
-            if isinstance(session, ClientSession):
-                known = url if self._target is None else self._target.url
-                try:
-                    sent = credentials_of(session, known, options, exchange, redactor)
-                except Exception:  # noqa: BLE001 - of an option that cannot be read: it may have shown a secret before
-                    return REDACTED
-            self._credentials = exchange, sent
+            session, url, options = self._given
+            known = url if self._target is None else self._target.url
+            try:
+                self._credentials = exchange, credentials_of(session, known, options, exchange, redactor)
+            except Exception:  # noqa: BLE001 - of an option that cannot be read: it may have shown a secret before
+                return REDACTED
         return redactor.text(message_of(error), self._credentials[1])
 
     def _record(self, span: CallSpan, error: BaseException | None, delta_us: int) -> CallRecord:

@@ -41,12 +41,16 @@ _CREDENTIAL_NAME = re.compile(r"(?<![a-z])(?:token|key|secret|password|session)(
 
 
 def credentials_of(
-    session: aiohttp.ClientSession, url: Any, options: Mapping[str, Any], exchange: Exchange | None, redactor: Redactor
+    session: aiohttp.ClientSession | None,
+    url: Any,
+    options: Mapping[str, Any],
+    exchange: Exchange | None,
+    redactor: Redactor,
 ) -> frozenset[str]:
     """Return the credentials of a call in every form: of its URLs, headers, cookies, parameters and proxy.
 
     Args:
-        session: The session of the call.
+        session: The session of the call; None for no credentials.
         url: Its URL, resolved or else as it was given.
         options: Its options, as they were given.
         exchange: Its last attempt; None if there was none.
@@ -64,8 +68,14 @@ def credentials_of(
 
 
 def _secrets(
-    session: aiohttp.ClientSession, url: Any, options: Mapping[str, Any], exchange: Exchange | None, redactor: Redactor
+    session: aiohttp.ClientSession | None,
+    url: Any,
+    options: Mapping[str, Any],
+    exchange: Exchange | None,
+    redactor: Redactor,
 ) -> Iterator[str]:
+    if session is None:
+        return
     urls, auths = [url, options.get("proxy")], [options.get("auth"), options.get("proxy_auth"), session.auth]
     named = [*map(options.get, ("headers", "proxy_headers", "params", "data", "json")), session.headers]
     if exchange is not None:

@@ -225,7 +225,7 @@ class Permit:
         waiting: Whether the attempt may not start yet.
         entered: When the attempt was allowed to start, in monotonic seconds.
         admitted: The same, or when the last redirect was allowed to be followed.
-        queued: Seconds that it waited before the attempt.
+        queued: Seconds that it waited before the attempt, also without success.
         suspended: Seconds that redirects waited during the attempt.
         suffix: What the path of the session's connector adds to `host`.
     """
@@ -284,10 +284,12 @@ class Permit:
             RateLimiterFailed: The rate limiter raised.
         """
         started = self.admission.now()
-        await self._acquire_all(until)
-        self.entered, self.waiting = self.admission.now(), False
-        self.admitted = self.entered
-        self.queued = self.entered - started
+        try:
+            await self._acquire_all(until)
+            self.waiting = False
+        finally:
+            self.entered = self.admitted = self.admission.now()
+            self.queued = self.entered - started
 
     def move_nowait(self, host: str) -> bool:
         """Exchange the slots for those of another host, to which a redirect leads; return whether that was possible.

@@ -91,7 +91,7 @@ class CallCounts:
         active: Calls in flight, by host and port.
         received: Bytes of body read, by project.
         retries: Attempts after the first.
-        delays: Seconds of waiting before them.
+        delays: Seconds of waiting after failed attempts.
         queued: Seconds that calls waited for a permit.
     """
 
@@ -183,7 +183,7 @@ class Instruments:
             status: Its HTTP status.
             error_type: The value of ``error.type``, if it is an error.
             success: Whether it succeeded.
-            retried: Whether an attempt before it, or the first one of the call, had failed.
+            retried: Whether an attempt had failed before it; of a call, whether it has waited after one.
             with_attempts: Whether each attempt was recorded by itself.
         """
         histogram = self._call_duration if with_attempts else self._duration

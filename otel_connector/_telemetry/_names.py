@@ -164,7 +164,13 @@ LABELS: Final = (
     Attribute(URL_TEMPLATE, "string", "", "`template` was given; after 100 templates _other", IN_DEVELOPMENT),
     Attribute(PROJECT, "string", "", "always; after 50 projects _other"),
     Attribute(SUCCESS, "boolean", "", "always"),
-    Attribute(RETRIED, "boolean", "", "always: whether there was an attempt before, which had failed"),
+    Attribute(
+        RETRIED,
+        "boolean",
+        "",
+        "always: whether the call waited after a failed attempt, even if it ended before the next one; of an attempt "
+        "(attempt_spans=True), whether one before it had failed",
+    ),
     Attribute(
         REASON,
         "string",
@@ -208,7 +214,11 @@ RETRIES: Final = Metric(
     "otel_connector.retries", "counter", "{retry}", "Attempts after the first of a call.", _WAIT_LABELS
 )
 RETRY_DELAY: Final = Metric(
-    "otel_connector.retry.delay", "counter", "s", "Time that calls waited after failed attempts.", _WAIT_LABELS
+    "otel_connector.retry.delay",
+    "counter",
+    "s",
+    "Time that calls waited after failed attempts, even if they ended before the next one.",
+    _WAIT_LABELS,
 )
 PAUSED: Final = Metric(
     "otel_connector.host.paused", "up-down counter", "{host}", "Hosts that are paused at their request."

@@ -331,11 +331,18 @@ class CallTelemetry:
             with self._guard.guarded("adding an event"):
                 call.span.add_event(_names.ATTEMPT_EVENT, event_attributes(attempt), ended)
 
-    def retried(self, call: CallSpan, reason: str, seconds: float) -> None:
-        """Count a retry, before which the call has waited for `seconds`."""
-        key = call.url_telemetry.host, call.project, reason
-        call.counts.retries[key] += 1
-        call.counts.delays[key] += seconds
+    def waited(self, call: CallSpan, attempt: AttemptRecord, *, again: bool) -> None:
+        """Count the wait after an attempt, if there was one, and the attempt that follows.
+
+        Args:
+            call: The call's span.
+            attempt: The attempt.
+            again: Whether another one follows. If not, the call has ended.
+        """
+        key = call.url_telemetry.host, call.project, attempt.reason
+        if attempt.wait is not None:
+            call.counts.delays[key] += attempt.wait
+            call.counts.retries[key] += again
 
     def queued(self, call: CallSpan, reason: str, seconds: float, host: Host | None = None) -> None:
         """Count the time that an attempt waited for its permit.
@@ -377,7 +384,7 @@ class CallTelemetry:
             resend_count: Requests sent after the first, for any reason.
             http_version: Major and minor HTTP version of the last response.
             queued: Seconds that the call waited for a permit before it started.
-            retried: Whether there was more than one attempt.
+            retried: Whether it has waited after a failed attempt.
             headers: Those of the last response; None if there was none.
             failures: The failed attempts, each with its end in Unix nanoseconds; each becomes an event, unless
                 attempts have spans.

@@ -12,7 +12,7 @@ import math
 import re
 import shutil
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ class Example:
         prometheus: Scraped the program from the first batch to the end.
         rows: The log: two batches of the same calls.
         retries: Retries by their reason, counted by `on_retry`.
-        delays: Seconds of waiting before retries by their reason, from `on_retry`.
+        delays: Seconds of waiting after failed attempts by their reason, from the attempts log.
         queued: The queue time of the calls of each batch in seconds, from their spans.
         paused: The hosts that requested a pause, from the statistics of the connectors.
         at: The time when Prometheus had stored both batches and nothing else.
@@ -95,7 +95,7 @@ class Example:
     prometheus: Prometheus
     rows: list[CallRecord]
     retries: Counter[str]
-    delays: Counter[str]
+    delays: dict[str, float]
     queued: list[float]
     paused: set[str]
     at: float
@@ -218,18 +218,17 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
     registry = CollectorRegistry()
     scraped = Scraped(registry)
     retries: Counter[str] = Counter()
-    delays: Counter[str] = Counter()
 
     def on_retry(attempt: Attempt) -> None:
         retries[attempt.reason] += attempt.wait is not None
-        delays[attempt.reason] += attempt.wait or 0  # type: ignore[assignment]  # a Counter of seconds
 
     with FaultServer() as closed:
         refused = closed.url("/")
     collector = hold()
     with FaultServer() as server, traced(server.url("/v1/traces"), registry) as providers:
         server.script("/v1/traces", [collector.step, 400, ok])
-        options = {"n_tries": 2, "retry": RetryPolicy(backoff=0.001), "on_retry": on_retry, **providers}
+        options: dict[str, Any] = {"n_tries": 2, "on_retry": on_retry, "attempts": True, **providers}
+        options["retry"] = RetryPolicy(backoff=0.001)
         exporter = CSVSpanExporter(log.path)
         usual, short_timeout = (AsyncConnector(exporter, timeout=timeout, **options) for timeout in (30, 0.1))
         # One for each batch: a second call of the same connector would wait for the end of the pause
@@ -251,6 +250,10 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
             providers["tracer_provider"].force_flush()
             end = wait_until_stored(scraped, running)
             (group,) = running.get("rules")["groups"]
+            delays = defaultdict[str, float](float)
+            for attempt in log.attempts():
+                if attempt.wait is not None:
+                    delays[attempt.reason] += attempt.wait
             yield Example(running, log.records(), retries, delays, waits, hosts, at, end, group["rules"])
         asyncio.run(failing.aclose())
 
