@@ -99,7 +99,9 @@ class AsyncConnector:
             the default ones, so add yours to `DEFAULT_REDACTED_PARAMS`.
         propagate: Whether requests carry the trace context of the call (``traceparent``) and baggage, instead of
             headers of these names.
-        attempt_spans: Whether each attempt has a CLIENT span of its own below the call's, which is then INTERNAL.
+        attempt_spans: Whether each attempt has a CLIENT span of its own below the call's, which is then INTERNAL. In
+            the metrics, ``http.client.request.duration`` then counts attempts, and ``otel_connector.call.duration``
+            counts calls.
         attempts: Whether each failed attempt, and each attempt after one, has a row in ``<stem>.attempts.csv`` beside
             the log. If `logfile` is an exporter, this file has its options, too.
         on_retry: Called with every `Attempt` that is followed by another one. Its exceptions are logged.

@@ -31,8 +31,8 @@ class ConnectorStats:
         calls_failed: Calls that raised, or returned their `default`, including cancelled ones.
         retries: Attempts that the connector made after the first of a call; not those that aiohttp makes by itself.
         bytes_received: Bytes of the body that the last attempts of completed calls read, after content decoding.
-        hosts_paused: The ``host:port`` of servers that asked for a pause that has not ended; ``host:port (path)`` for
-            one on a Unix socket.
+        hosts_paused: The ``host:port`` of servers that asked for a pause that has not ended, also before the fork;
+            ``host:port (path)`` for one on a Unix socket.
         rows_written: Rows in the log.
         rows_waiting: Rows kept in memory because they could not be written yet.
         rows_lost: Rows that were discarded.

@@ -27,7 +27,7 @@ from support.sdk import points
 from otel_connector import AsyncConnector
 from otel_connector._guard import TelemetryGuard
 from otel_connector._telemetry import _metrics, _names
-from otel_connector.testing import FakeClock, FaultServer, json_body, silent
+from otel_connector.testing import FakeClock, FaultServer, json_body, retry_after, silent
 
 # Those of a call without `attempt_spans` and without a wait
 ALL = {metric.name for metric in _names.METRICS} - {"otel_connector.call.duration", "otel_connector.queue.time"}
@@ -361,3 +361,51 @@ def test_a_forked_child_counts_from_zero(how: str, what: str, mode: str, server:
     assert (found["received"], found["http.client.active_requests"]) == (6, 0)
     assert found["rows.written"] + found["rows.waiting"] == (3 if what == "has a dropped connector" else 4)
     assert found["rows.lost"] == 0
+
+
+FORKS = """
+import asyncio, json, os, sys
+import aiohttp
+from otel_connector import AsyncConnector
+
+what, url = sys.argv[1:3]
+
+async def main():
+    if what == "after a pause":
+        connector = AsyncConnector("logs.csv", n_tries=1)
+        decode = json.loads
+    else:
+        connector = AsyncConnector("logs.csv")
+        decode = lambda body: os.fork()
+    async with aiohttp.ClientSession() as session:
+        value = await connector.get(session, url, "P", decode=decode, default=None)
+    pid = os.fork() if value is None else value
+    stats = connector.stats()
+    shown = [stats.calls_started, stats.calls_active, stats.calls_failed, stats.rows_written, len(stats.hosts_paused)]
+    if not pid:
+        with open("child.json", "w") as file:
+            json.dump(shown, file)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    print(json.dumps(shown))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "parent", "child"),
+    [("after a pause", [1, 0, 1, 1, 1], [0, 0, 0, 0, 1]), ("in decode", [1, 0, 0, 1, 0], [0, 0, 0, 1, 0])],
+)
+def test_what_a_child_takes_over(
+    what: str, parent: list[int], child: list[int], server: FaultServer, tmp_path: Path
+) -> None:
+    """The pause of a host still applies. A call that ends in both processes has a row of each; the parent counts it."""
+    server.script("/x", retry_after(60) if what == "after a pause" else json_body({}))
+    done = forked.run_python(["-W", "ignore", "-c", FORKS, what, server.url("/x")], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == parent
+    assert json.loads((tmp_path / "child.json").read_text()) == child
+    rows = Log(tmp_path / "logs.csv").records()
+    assert len(rows) == parent[3] + child[3]
+    assert len({row.call_id for row in rows}) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -91,6 +92,26 @@ def test_an_exporter_that_fetches_its_token_exports_one_span_for_one_span(
     assert (exporter.exported, len(log.records())) == (["one"], 1)
 
 
+class FetchesTokenInThread(FetchesToken):
+    """The same, in a thread that does not have the context of the export. Only for the first two spans."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if len(self.exported) < 2:
+            self.exported += [span.name for span in spans]
+            with ThreadPoolExecutor() as pool:
+                pool.submit(super().export, ()).result()
+        return SpanExportResult.SUCCESS
+
+
+def test_a_token_that_is_fetched_in_a_thread_without_the_context_is_traced(server: FaultServer, log: Log) -> None:
+    server.script("/token", json_body("secret"))
+    exporter, provider = FetchesTokenInThread(server.url("/token")), TracerProvider(shutdown_on_exit=False)
+    exporter.connector = AsyncConnector(log.path, tracer_provider=provider)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.get_tracer("t").start_span("one").end()
+    assert exporter.exported == ["one", "GET"]
+
+
 # Where application code runs inside a call. Each function makes a call that runs `inner` there
 
 
@@ -159,6 +180,71 @@ async def test_a_request_of_application_code_within_a_call_is_traced(
     ids = {f"{span.context.span_id:016x}" for span in spans if span.context is not None}
     assert len(sent) == times
     assert {parent.split("-")[2] for parent in sent} <= ids
+
+
+# Where code runs inside aiohttp's own request. Each function returns the session of the call
+
+
+def as_session(inner: Callable[[], Awaitable[None]]) -> aiohttp.ClientSession:
+    with pytest.warns(DeprecationWarning, match="Inheritance"):
+
+        class Session(aiohttp.ClientSession):
+            async def _request(self, *args: Any, **options: Any) -> Any:
+                await inner()
+                return await super()._request(*args, **options)
+
+    return Session()
+
+
+def as_trace_config(inner: Callable[[], Awaitable[None]]) -> aiohttp.ClientSession:
+    async def on_request_start(*_: object) -> None:
+        await inner()
+
+    config = aiohttp.TraceConfig()
+    config.on_request_start.append(on_request_start)
+    return aiohttp.ClientSession(trace_configs=[config])
+
+
+def as_resolver(inner: Callable[[], Awaitable[None]]) -> aiohttp.ClientSession:
+    class Resolver(aiohttp.ThreadedResolver):
+        async def resolve(self, *args: Any, **options: Any) -> Any:
+            await inner()
+            return await super().resolve(*args, **options)
+
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=Resolver()))
+
+
+def as_connector(inner: Callable[[], Awaitable[None]]) -> aiohttp.ClientSession:
+    class Connector(aiohttp.TCPConnector):
+        async def connect(self, *args: Any, **options: Any) -> Any:
+            await inner()
+            return await super().connect(*args, **options)
+
+    return aiohttp.ClientSession(connector=Connector())
+
+
+@pytest.mark.parametrize("by", ["contrib", "connector"])
+@pytest.mark.parametrize("place", [as_session, as_trace_config, as_resolver, as_connector])
+async def test_a_request_inside_aiohttps_own_request_is_not_traced(
+    place: Callable[[Callable[[], Awaitable[None]]], aiohttp.ClientSession], by: str, server: FaultServer, sdk: SDK
+) -> None:
+    server.script("/x", ok)
+    server.script("/inner", ok)
+    config = create_trace_config(tracer_provider=sdk.tracer_provider, meter_provider=sdk.meter_provider)
+    async with aiohttp.ClientSession(trace_configs=[config]) as other:
+
+        async def inner() -> None:
+            if by == "contrib":
+                await other.get(server.url("/inner"))
+            else:
+                await AsyncConnector(None, **sdk.providers).get(other, server.url("/inner"), "inner")
+
+        async with place(inner) as session:
+            url = server.url("/x").replace("127.0.0.1", "localhost")
+            await AsyncConnector(None, **sdk.providers).get(session, url, "P")
+    assert sdk.span().attributes["url.full"].endswith("/x")
+    (request,) = server.received("/inner")
+    assert "traceparent" not in request.headers
 
 
 class Limiter:
