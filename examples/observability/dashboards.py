@@ -5,6 +5,8 @@ scrapes `opentelemetry-exporter-prometheus`: dots become underscores, and the un
 
 - Other instrumentations record `http.client.request.duration`, too. Series of the connector have the label
   `otel_connector_success`.
+- A connector with `attempt_spans=True` records attempts there, and its calls as `otel_connector.call.duration`. The
+  queries use the latter for the programs that have it.
 - `rate` and `increase` do not count the first value of a series. Exact numbers are read from the counters themselves
   (`last_over_time`), which start with the program.
 """
@@ -34,6 +36,7 @@ FOLDER = Path(__file__).parent / "grafana" / "dashboards"
 
 DURATION = "http_client_request_duration_seconds"
 CALLS = f"{DURATION}_count"
+CALL_DURATION = "otel_connector_call_duration_seconds"  # only with attempt_spans=True
 ACTIVE = "http_client_active_requests"
 RECEIVED = "otel_connector_received_bytes_total"
 RETRIES = "otel_connector_retries_total"
@@ -81,12 +84,12 @@ SDK_METRICS = (
 
 def per_second(metric: str, selector: str, by: str = "") -> str:
     """Return the rate of a counter, summed, by these labels."""
-    return f"{_sum(by)}(rate({metric}{{{selector}}}[$__rate_interval]))"
+    return f"{_sum(by)}({_of(metric, selector, 'rate', '$__rate_interval')})"
 
 
 def so_far(metric: str, selector: str, by: str = "") -> str:
     """Return the last values of the counters of all programs in the time range, summed, by these labels."""
-    return f"{_sum(by)}(last_over_time({metric}{{{selector}}}[$__range]))"
+    return f"{_sum(by)}({_of(metric, selector, 'last_over_time', '$__range')})"
 
 
 def error_share(by: str = "") -> str:
@@ -168,7 +171,7 @@ def service() -> Dashboard:
             "The darker, the more calls took that long. Two bands are typical: calls that succeeded at the first"
             " attempt, and calls that were retried. A dot is one call, and opens its trace.",
             "s",
-            f"sum by (le) (increase({DURATION}_bucket{{{OURS}}}[$__rate_interval]))",
+            f"sum by (le) ({_of(f'{DURATION}_bucket', OURS, 'increase', '$__rate_interval')})",
         ),
     )
     _rate_errors_duration(built, "project", "otel_connector_project")
@@ -299,7 +302,7 @@ def collection() -> Dashboard:
             "Done so far by project",
             "A line that stops rising shows a project that is finished or blocked.",
             "short",
-            query(f"sum by (otel_connector_project) ({CALLS}{{{OURS}}})", "{{otel_connector_project}}"),
+            query(f"sum by (otel_connector_project) ({_of(CALLS, OURS)})", "{{otel_connector_project}}"),
         ),
     )
     section(
@@ -417,7 +420,7 @@ def health() -> Dashboard:
             "Completed calls, minus rows written, waiting and lost. Greater than 0 if a connector has no log"
             " (`logfile=None`); less than 0 if other spans have rows too, or if several providers count.",
             "short",
-            f"sum({CALLS}{{{ALL_OF_JOB}}}) - {written} - {waiting} - {lost}",
+            f"sum({_of(CALLS, ALL_OF_JOB)}) - {written} - {waiting} - {lost}",
             decimals=0,
         ).span(6),
         lines("Rows written by program", "Rows per second.", "short", query(per_second(WRITTEN, JOB, PROGRAM), LEGEND)),
@@ -509,6 +512,18 @@ def main() -> None:
         path = FOLDER / f"{name}.json"
         path.write_text(to_json(make()), encoding="utf-8")
         print(path)
+
+
+def _of(metric: str, selector: str, function: str = "", window: str = "") -> str:
+    """Return a function of a metric. If the metric has the durations of requests, return that of the calls."""
+
+    def value(metric: str, selector: str) -> str:
+        return f"{function}({metric}{{{selector}}}[{window}])" if function else f"{metric}{{{selector}}}"
+
+    if not metric.startswith(DURATION):
+        return value(metric, selector)
+    calls = value(metric.replace(DURATION, CALL_DURATION), selector)
+    return f"{calls} or {value(metric, selector)} unless on (job, instance) {value(f'{CALL_DURATION}_count', JOB)}"
 
 
 def _sum(by: str) -> str:

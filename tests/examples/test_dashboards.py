@@ -211,8 +211,8 @@ def traced(collector: str, registry: CollectorRegistry) -> Iterator[dict[str, An
             metrics.shutdown()
 
 
-@pytest.fixture(scope="module")
-def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
+@pytest.fixture(scope="module", params=[False, True], ids=["one span", "attempt spans"])
+def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
     folder = tmp_path_factory.mktemp("example")
     log = Log(folder / "logs.csv")
     registry = CollectorRegistry()
@@ -228,11 +228,12 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
     with FaultServer() as server, traced(server.url("/v1/traces"), registry) as providers:
         server.script("/v1/traces", [collector.step, 400, ok])
         options: dict[str, Any] = {"n_tries": 2, "on_retry": on_retry, "attempts": True, **providers}
+        options["attempt_spans"] = request.param
         options["retry"] = RetryPolicy(backoff=0.001)
         exporter = CSVSpanExporter(log.path)
         usual, short_timeout = (AsyncConnector(exporter, timeout=timeout, **options) for timeout in (30, 0.1))
         # One for each batch: a second call of the same connector would wait for the end of the pause
-        paused = [AsyncConnector(exporter, n_tries=1, **providers) for _ in range(2)]
+        paused = [AsyncConnector(exporter, **{**options, "n_tries": 1}) for _ in range(2)]
         queued = QueueTimes()
         providers["tracer_provider"].add_span_processor(queued)
         asyncio.run(batch(Connectors(usual, short_timeout, paused[0]), server, refused))
@@ -245,7 +246,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
             at = wait_until_stored(scraped, running)
             waits = [first, queued.seconds - first]
             hosts = {host for connector in paused for host in connector.stats().hosts_paused}
-            failing = lose_rows(folder / "gone", providers, server)
+            failing = lose_rows(folder / "gone", providers | {"attempt_spans": request.param}, server)
             assert (failing.stats().rows_waiting, failing.stats().rows_lost) == (1, 2)
             providers["tracer_provider"].force_flush()
             end = wait_until_stored(scraped, running)
@@ -438,7 +439,10 @@ def test_shares_agree_with_the_log(example: Example) -> None:
 
 
 def test_quantiles_are_in_the_same_bucket_as_those_of_the_log(example: Example) -> None:
-    series = example.prometheus.series("sum by (le) (http_client_request_duration_seconds_bucket)", example.at)
+    series = example.prometheus.series(
+        "sum by (le) (otel_connector_call_duration_seconds_bucket or http_client_request_duration_seconds_bucket)",
+        example.at,
+    )
     bounds = sorted(float(labels["le"]) for labels, _ in series)
     seconds = sorted(row.delta_t for row in sorted(example.rows, key=lambda row: row.t)[BATCH:])
     for title, share in (("Median", 0.5), ("p99", 0.99)):
