@@ -209,9 +209,9 @@ async def test_connectors_whose_providers_are_of_one_sdk_are_counted_together(
         connectors.append(AsyncConnector(tmp_path / f"{number}.csv", meter_provider=way(provider)))
         if not number:
             metrics.set_meter_provider(provider)
-    for connector in (*connectors, connectors[0]):
-        await connector.get(session, server.url("/x"), "P")
-    del connector, connectors
+    for number in (0, 1, 0):
+        await connectors[number].get(session, server.url("/x"), "P")
+    connectors.clear()
     gc.collect()
     found = totals(reader)
     assert (found["otel_connector.rows.written"], found["otel_connector.received"]) == (3, 6)
