@@ -99,8 +99,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--loop") == "debug":
         config.option.asyncio_debug = True  # pytest-asyncio sets the mode of each loop itself
     # A shell starts background jobs with these signals ignored, and every child process would inherit that
-    for ignored, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-        if signal.getsignal(ignored) is signal.SIG_IGN:
+    for name, handler in (
+        ("SIGINT", signal.default_int_handler),
+        ("SIGHUP", signal.SIG_DFL),
+        ("SIGQUIT", signal.SIG_DFL),
+    ):
+        ignored = getattr(signal, name, None)  # Windows has only the first
+        if ignored is not None and signal.getsignal(ignored) is signal.SIG_IGN:
             signal.signal(ignored, handler)
     # Hundreds of processes load the same modules. Without cached bytecode, each compiles them, and the run takes twice
     # as long
