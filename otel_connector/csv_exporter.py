@@ -121,7 +121,7 @@ class CSVSpanExporter(SpanExporter):
     ) -> None:
         check_choice("mode", mode, ("call", "background"))
         secret = checked_names("redact_params", redact_params)
-        variable = os.environ.get(SPANS_VARIABLE) if spans is None else None
+        variable = os.environ.get(SPANS_VARIABLE, "").strip().lower() if spans is None else ""
         chosen = variable or spans
         if chosen is not None:
             check_choice(SPANS_VARIABLE if variable else "spans", chosen, ("connector", "http"))

@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from otel_connector._errors import without_addresses
 from otel_connector._record import Fields
-from otel_connector._redact import Redactor
+from otel_connector._redact import REDACTED, Redactor
 from otel_connector._telemetry import _names
 from otel_connector._telemetry._call_ids import call_id_of
 from otel_connector._telemetry._metrics import SCOPE
@@ -42,6 +42,8 @@ _FIRST_ERROR = 400
 _SIZES = range(2**63)  # the integers of OTLP
 _OTHER = "_OTHER"  # semantic conventions, "error.type": the value if the type is unknown
 _CLASS = re.compile(r"(\w{1,99})(?::|\Z)")  # at the start of a description that the SDK has made of an exception
+# A client quotes the value of a header that it refuses, such as a key with the line break of the file that it is from
+_HEADER_VALUE = re.compile(r"(header value:? )b?['\"].*", re.DOTALL)
 
 
 def is_http_client(span: ReadableSpan, attributes: Mapping[str, Any]) -> bool:
@@ -107,7 +109,8 @@ def _error(span: ReadableSpan, attributes: Mapping[str, Any], code: int | None) 
         kind, message = found[1], message[found.end() :].lstrip()
     if not kind and (message or span.status.status_code is StatusCode.ERROR):
         kind = _OTHER
-    return f"{kind}: {without_addresses(message)}" if message else kind
+    message = _HEADER_VALUE.sub(rf"\1{REDACTED}", without_addresses(message))
+    return f"{kind}: {message}" if message else kind
 
 
 def _text(attributes: Mapping[str, Any], names: tuple[str, ...]) -> str:

@@ -41,8 +41,8 @@ def restored(descriptor: int) -> Generator[None]:
     handling: set[int] = set()
 
     def handle(number: int, _: object) -> None:
-        if number in handling:
-            return
+        if number in handling:  # another thread got the signal, too
+            return  # pragma: no cover - a matter of some microseconds
         handling.add(number)
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {number, signal.SIGTTOU})
         _write(descriptor, _SHOW)

@@ -316,6 +316,17 @@ async def test_a_credential_that_the_call_has_sent_is_not_shown_in_base64(
     assert not [form for form in forms if form in log.path.read_text()]
 
 
+async def test_a_long_credential_is_redacted_as_it_is(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    """Its forms in base64 are not searched: they are bounded, for any number and length of credentials."""
+    long = "a1b2" * 1_100
+    server.script("/", respond(200, f"a {long} b".encode()))
+    with pytest.raises(ConnectorError) as caught:
+        await AsyncConnector(log.path).get(session, server.url("/"), "P", decode=shows, cookies={"a": long})
+    assert str(caught.value).endswith("not expected: a REDACTED b")
+
+
 # A server may send secrets that the call does not know: in each notation, in each place of a response
 BODIES = [
     f'{{"token": "{CANARY} {CANARY}", "a": 1}}',

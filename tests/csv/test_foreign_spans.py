@@ -242,6 +242,25 @@ def test_url_and_error_are_redacted(tmp_path: Path) -> None:
     assert "s2" not in record.error
 
 
+@pytest.mark.parametrize(
+    ("kind", "message", "shown"),
+    [  # h11 (in httpx), http.client (in urllib3), requests
+        ("LocalProtocolError", r"Illegal header value b'S3CRET\n'", "Illegal header value REDACTED"),
+        ("ValueError", r"""Invalid header value b"S'3CRET\n\"\"""", "Invalid header value REDACTED"),
+        (
+            "InvalidHeader",
+            r"return character(s) in header value: 'S3CRET\n'",
+            "return character(s) in header value: REDACTED",
+        ),
+        ("ValueError", "Invalid header value", "Invalid header value"),
+    ],
+)
+def test_a_header_value_that_is_refused_is_redacted(kind: str, message: str, shown: str, log: Log) -> None:
+    """A key that was read from a file ends in a line break, which these clients quote."""
+    (record,) = rows_of(log.path, span(NO_STATUS, events=[exception(kind, message)]))
+    assert record.error == f"{kind}: {shown}"
+
+
 def test_long_texts_are_cut_and_control_characters_escaped(tmp_path: Path) -> None:
     huge = "x" * 5_000_000
     spans = [
@@ -446,7 +465,14 @@ def test_a_log_handler_that_raises_does_not_affect_the_export(tmp_path: Path) ->
         logging.getLogger("otel_connector").removeHandler(handler)
 
 
-@pytest.mark.parametrize("value", ["all", "HTTP", " http", "1"])
+@pytest.mark.parametrize("value", ["HTTP", " Http "])
+def test_the_variable_is_read_without_regard_to_case(value: Any, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenTelemetry specification, "Environment Variable Specification", enum values."""
+    monkeypatch.setenv("OTEL_CONNECTOR_CSV_SPANS", value)
+    assert CSVSpanExporter(log.path)._foreign_redactor is not None
+
+
+@pytest.mark.parametrize("value", ["all", "https", "1"])
 def test_another_value_is_refused_with_the_name_of_its_place(
     value: Any, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
