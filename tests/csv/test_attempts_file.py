@@ -315,6 +315,24 @@ def test_rows_wait_while_the_disk_is_full_and_are_written_in_order_when_it_has_r
             exporter.shutdown()
 
 
+@pytest.mark.parametrize("mode", ["call", "background"])
+@pytest.mark.parametrize(("name", "lost"), [("logs.csv", 1), ("logs.attempts.csv", 2)])
+def test_rows_that_still_wait_when_the_file_is_closed_are_logged_as_lost(
+    name: str, lost: int, mode: Any, server: FaultServer, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter = CSVSpanExporter(log.path, mode=mode)
+    subject = connector(exporter)
+    file = log.path.with_name(name)
+    file.unlink()
+    file.mkdir()
+    fail(subject, server)
+    for _ in range(2):
+        exporter.shutdown()
+    lines = [line for line in caplog.messages if "lost" in line]
+    assert lines == [f"{file}: {lost} rows are lost, because the disk refused them"]
+    assert exporter.counts().lost == (name == "logs.csv")
+
+
 def test_with_an_fsync_for_each_row_a_power_cut_loses_no_attempt(server: FaultServer, tmp_path: Path) -> None:
     with faulty_disks.with_power_cut(tmp_path / "disk") as disk:
         exporter = CSVSpanExporter(disk.path, fsync_interval=0)
