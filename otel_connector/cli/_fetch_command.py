@@ -21,7 +21,7 @@ import typer
 from otel_connector._arguments import checked_seconds
 from otel_connector._call._retry import RETRIED_STATUSES, RetryPolicy, checked_statuses
 from otel_connector._connector import AsyncConnector
-from otel_connector._csv._lines import read_log_head
+from otel_connector._csv._lines import logs_of_calls, read_log_head
 from otel_connector._csv._ownership import refuse_file_of_other_user
 from otel_connector._csv._parts import log_files
 from otel_connector._csv._whole_file import refuse_outputs
@@ -158,9 +158,9 @@ def _results_file(out: Path, *, resume: bool) -> ResultsFile:
 
 
 def _checked_logs(resume_from: Sequence[Path]) -> list[str]:
-    logs = [os.fspath(path) for path in resume_from]
     with naming("--resume-from"):
-        for path in log_files(logs):
+        logs = logs_of_calls(log_files(map(os.fspath, resume_from)))
+        for path in logs:
             refuse_file_of_other_user(path, Path(path).stat())
             read_log_head(path, may_be_empty=True)
     return logs
