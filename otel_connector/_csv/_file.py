@@ -4,7 +4,7 @@ Every write happens under the file's lock, which is held for some microseconds. 
 other process is in the middle of a row. So a line without a line end was left by a killed program or a full disk; it is
 removed before the next row is written. This file does not know rows that wait, rotation policy, or threads.
 
-Used by ``_csv._writer``.
+Used by ``_csv._writer`` and ``csv_exporter``.
 """
 
 from __future__ import annotations
