@@ -81,8 +81,6 @@ _PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EWOULDBLOCK
 # Seconds that a row waits for the lock of the file, and seconds for the rows after one that waited without success
 _LOCK_TIMEOUT, _SHORT_LOCK_TIMEOUT = 1.0, 0.002
 
-_LOST = "%s: %d rows are lost, because the disk refused them"
-
 
 class RowWriter:
     """Appends rows to one CSV file. Thread-safe.
@@ -216,7 +214,7 @@ class RowWriter:
         """Write the waiting rows before the process ends. Waits for a disk that hangs, regardless of `seconds`."""
         del seconds
         if not self.busy and not self.flush() and not self._closed:
-            self._log_warning(_LOST, self.counts().waiting)
+            self._log_lost(self.counts().waiting)
 
     def close(self) -> bool:
         """Write the waiting rows and close the file. Safe to call again.
@@ -238,7 +236,7 @@ class RowWriter:
                 self._log = None
         self._warn()
         if self._lost and not closed:
-            self._log_warning(_LOST, self._lost)
+            self._log_lost(self._lost)
         return complete
 
     def counts(self) -> RowCounts:
@@ -328,6 +326,9 @@ class RowWriter:
         if error is None or (suffix := throttle.admit(self._monotonic())) is None:
             return
         self._log_warning("%s cannot be %s: %s%s", what, error, suffix)
+
+    def _log_lost(self, rows: int) -> None:
+        self._log_warning("%s: %d rows are lost, because the disk refused them", rows)
 
     def _log_warning(self, message: str, *arguments: object) -> None:
         """Log a line that begins with the path."""

@@ -225,6 +225,24 @@ async def test_an_attempt_that_another_base_exception_ends_has_its_class_as_reas
     assert [dict(event.attributes) for event in sdk.span().events] == [as_event(each) for each in attempts]
 
 
+@pytest.mark.parametrize(
+    ("before", "reasons"), [([], []), ([503], ["status_503", ""])], ids=["the first attempt", "a retry"]
+)
+async def test_a_sink_that_raises_is_not_a_failure_of_the_attempt(
+    before: list[int], reasons: list[str], server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    server.script("/x", [*before, ok])
+
+    def sink(_: object) -> None:
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        async for _ in connector(log).get_many(session, [server.url("/x")], "P", sink=sink):
+            pass
+    assert log.only().error == "OSError: no room"
+    assert [each.reason for each in log.attempts()] == reasons
+
+
 class Endless(FakeClock):
     """A clock whose sleeps advance the time by 2 s and do not end."""
 

@@ -102,7 +102,7 @@ def assert_two_for_each_row(log: Log, attempts: Iterable[AttemptRecord] | None =
         queue=st.integers(0, 10**6).map(lambda each: each / 4),
         wait=st.none() | st.integers(0, 10**6).map(lambda each: each / 4),
         reason=st.sampled_from(["", "status_503", "connection"]),
-        status=st.none() | st.integers(100, 999),
+        status=st.integers(100, 999),
         error_type=st.sampled_from([each for each in NASTY if len(each) < 100 and each.isprintable()]),
     )
 )
@@ -121,6 +121,9 @@ def test_every_encoded_attempt_is_decoded_unchanged(record: AttemptRecord) -> No
         ({"wait": "soon"}, "wait must be a number, not 'soon'"),
         ({"status": "1e999"}, "status must be a number"),
         ({"t": "nan"}, "t must be from 0"),
+        ({"number": "0"}, "number must be from 1 to 2147483647, not 0"),
+        ({"status": "9999"}, "status must be from 0 to 999, not 9999"),
+        ({"reason": "", "status": "", "error_type": ""}, "reason, status and error_type are all empty"),
     ],
 )
 def test_a_cell_that_is_not_a_value_of_its_column_is_named(changed: dict[str, str], message: str) -> None:
@@ -198,6 +201,27 @@ def test_a_log_that_is_a_link_has_its_attempts_beside_its_target(tmp_path: Path)
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["target.attempts.csv", "target.csv"]
 
 
+def test_a_link_that_leads_to_another_log_later_keeps_its_attempts_beside_the_first_one(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    """As documented: the log follows the link, the attempts log does not. ``call_id`` still joins them."""
+    link = tmp_path / "cur.csv"
+    link.symlink_to("first.csv")
+    subject = connector(link)
+    link.unlink()
+    link.symlink_to("second.csv")
+    fail(subject, server)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "cur.csv",
+        "first.attempts.csv",
+        "first.csv",
+        "second.csv",
+    ]
+    assert {each.call_id for each in attempts_in(tmp_path / "first.attempts.csv")} == {
+        Log(tmp_path / "second.csv").only().call_id
+    }
+
+
 # Files that cannot be used.
 
 
@@ -236,6 +260,31 @@ def test_the_commands_name_the_file_that_cannot_be_used(command: tuple[str, ...]
     done = run_here(tmp_path, *command)
     assert done.code == 2
     assert "--log: logs.attempts.csv: the file has another header: 'a,b'" in done.error
+    assert done.error.endswith("; --no-attempts does not write it\n") is (command[0] == "fetch")
+
+
+@pytest.mark.parametrize(("options", "written"), [((), True), (("--attempts",), True), (("--no-attempts",), False)])
+def test_fetch_can_be_told_to_write_no_attempts_log(options: tuple[str, ...], written: bool, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "fetch", "http://127.0.0.1:1/", "--tries", "1", *options)
+    assert done.code == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs.attempts.csv"] * written + ["logs.csv"]
+
+
+def test_without_attempts_fetch_leaves_a_file_with_that_name_alone(tmp_path: Path) -> None:
+    (tmp_path / "logs.attempts.csv").write_text("a,b\n")
+    done = run_here(tmp_path, "fetch", "http://127.0.0.1:1/", "--tries", "1", "--no-attempts")
+    assert (done.code, (tmp_path / "logs.attempts.csv").read_text()) == (1, "a,b\n")
+
+
+@pytest.mark.parametrize("attempts", ["--attempts", "--no-attempts"])
+@pytest.mark.parametrize("out", ["logs.attempts.csv", "./logs.attempts.csv", "link", "LOG"])
+def test_the_results_cannot_be_in_the_attempts_log(out: str, attempts: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("logs.attempts.csv")
+    (tmp_path / "LOG").symlink_to("logs.csv")
+    log, out = ("LOG", "logs.attempts.csv") if out == "LOG" else ("logs.csv", out)
+    done = run_here(tmp_path, "fetch", "http://127.0.0.1:1/", "--log", log, "--out", out, attempts)
+    assert (done.code, "--out must be another file than the attempts log of --log, not" in done.error) == (2, True)
+    assert not (tmp_path / "logs.csv").exists()
 
 
 FOREIGN = {
@@ -522,6 +571,41 @@ def test_check_of_an_attempts_log_by_its_name(content: bytes, code: int, words: 
     (tmp_path / "logs.attempts.csv").write_bytes(content)
     done = run_here(tmp_path, "check", "logs.attempts.csv")
     assert (done.code, words in done.out + done.error) == (code, True)
+
+
+LOG_OF_CALLS = HEADER + CALLS.encode(BLANK)
+
+
+@pytest.mark.parametrize("arguments", [("logs.csv",), ("logs.attempts.csv", "logs.csv"), ("*.csv",)])
+@pytest.mark.parametrize(
+    ("content", "why"),
+    {
+        "empty": (b"", "not a log: the file is empty"),
+        "unrelated": (b"a,b\n", "not a log: its first line is 'a,b', not the header"),
+        "a log": (LOG_OF_CALLS, "not an attempts log: the file is a log of calls"),
+        "missing": (None, "No such file or directory"),
+    }.values(),
+)
+def test_check_says_that_a_file_is_not_the_attempts_log_of_a_log_and_checks_the_log(
+    content: bytes | None, why: str, arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    write(tmp_path / "logs.csv", [call(0)])
+    beside = tmp_path / "logs.attempts.csv"
+    if content is None:
+        beside.symlink_to("nowhere")
+        arguments = ("logs.csv",)
+    else:
+        beside.write_bytes(content)
+    done = run_here(tmp_path, "check", *arguments)
+    assert (done.code, done.out.splitlines()) == (2, ["logs.csv: intact; rows: 1, damaged lines: 0, bytes: 205"])
+    assert done.error == f"otel-connector check: logs.attempts.csv: the attempts log of logs.csv: {why}\n"
+
+
+def test_check_does_not_say_that_review_reads_the_rows_of_an_attempts_log(tmp_path: Path) -> None:
+    content = ATTEMPTS.header + encode_attempt(ATTEMPT).replace(b"0.500000", b"0.5")
+    (tmp_path / "logs.attempts.csv").write_bytes(content)
+    done = run_here(tmp_path, "check", "logs.attempts.csv")
+    assert done.out.endswith("  Altered lines have another form (line end, quotes, numbers)\n")
 
 
 @pytest.mark.parametrize("name", ["logs.csv", "logs.20261128.csv", "logs"])
