@@ -407,7 +407,7 @@ def _open_exporter(logfile: Any, *, overwrite: bool, attempts: bool) -> tuple[CS
         if attempts:
             raise ValueError("attempts=True needs a logfile: the file of the attempts is beside it")
         return None, False
-    from otel_connector.csv_exporter import CSVSpanExporter, named_error
+    from otel_connector.csv_exporter import CSVSpanExporter, check_log_and_attempts, named_error
 
     if isinstance(logfile, CSVSpanExporter):
         if overwrite:
@@ -415,6 +415,8 @@ def _open_exporter(logfile: Any, *, overwrite: bool, attempts: bool) -> tuple[CS
         exporter, is_own = logfile, False
     else:
         path = checked_path("logfile", logfile, "a path, a CSVSpanExporter or None")
+        if overwrite and attempts:
+            check_log_and_attempts(path)
         try:
             # No span reaches it, so the variable about spans has no effect
             exporter, is_own = CSVSpanExporter(path, overwrite=overwrite, spans="connector"), True

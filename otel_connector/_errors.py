@@ -181,6 +181,6 @@ class RetryBudgetExhausted(RetryRefused):
     """The `RetryBudget` of the host is exhausted; ``__cause__`` is the failure that would have been retried."""
 
 
-def error_type_of(error: Exception) -> str:
+def error_type_of(error: BaseException) -> str:
     """Return the value of ``error.type``: the status as text, or the class's qualified name."""
     return str(error.status) if isinstance(error, HTTPStatusError) else class_name(type(error))

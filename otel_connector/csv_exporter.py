@@ -25,6 +25,7 @@ from opentelemetry.trace import SpanContext
 
 from otel_connector._arguments import check_choice, checked_instance, checked_names, checked_path
 from otel_connector._csv._background import BackgroundRows
+from otel_connector._csv._file import check_usable
 from otel_connector._csv._format import ATTEMPTS, CALLS, LATEST, LONGEST, RowFormat, encode_attempt, encode_row
 from otel_connector._csv._options import BACKLOG_BYTES, LogOptions
 from otel_connector._csv._parts import attempts_file
@@ -47,6 +48,8 @@ SPANS_VARIABLE = "OTEL_CONNECTOR_CSV_SPANS"
 """Environment variable with the value of `spans`, used if the exporter is created without that argument."""
 
 _NUMBER = (float, int)
+
+_DEFAULT_OPTIONS = LogOptions()
 
 # If the exporter of a connector is also added to a provider, a call arrives twice. 4,096 is twice the default queue of
 # the batch processor, so the second arrival is recognized unless that queue was enlarged
@@ -150,6 +153,8 @@ class CSVSpanExporter(SpanExporter):
     def _open(self, argument: str, path: str, form: RowFormat[Any]) -> RowWriter | BackgroundRows:
         """Open a file with the options of this exporter; `argument` is named in errors."""
         try:
+            if form is ATTEMPTS:  # its name was not given, so a file of another kind is not emptied
+                check_usable(path, form.header, self._options)
             writer = RowWriter(path, form.header, self._options)
         except (OSError, ValueError) as error:
             raise named_error(argument, error, path) from error
@@ -161,7 +166,7 @@ class CSVSpanExporter(SpanExporter):
         A connector with ``attempts=True`` does this. It has no effect if the file is open.
 
         Raises:
-            ValueError: The file has another header.
+            ValueError: The file has another header. It is not emptied then, not even with ``overwrite=True``.
             OSError: As for the log.
         """
         with _registry_lock:
@@ -325,6 +330,22 @@ class CSVSpanProcessor(SpanProcessor):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Return True if every row is in the file."""
         return self._exporter.force_flush(timeout_millis)
+
+
+def check_log_and_attempts(logfile: str) -> None:
+    """Raise if a log or its attempts log cannot be used, before one of them is emptied.
+
+    Raises:
+        ValueError: The attempts log has another header; names it.
+        OSError: One cannot be opened; names it.
+    """
+    argument, path = "logfile", logfile
+    try:
+        check_usable(path, None, _DEFAULT_OPTIONS)
+        argument, path = "attempts", attempts_file(logfile)
+        check_usable(path, ATTEMPTS.header, _DEFAULT_OPTIONS)
+    except (OSError, ValueError) as error:
+        raise named_error(argument, error, path) from error
 
 
 def named_error(argument: str, error: BaseException | None, path: str) -> OSError | ValueError:

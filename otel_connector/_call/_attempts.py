@@ -9,6 +9,7 @@ Used by ``_call._call``.
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from typing import TYPE_CHECKING
 
 from otel_connector._errors import error_type_of
@@ -70,10 +71,10 @@ class AttemptHistory:
         if self._complete(now):
             return
         reason = error_type = ""
-        if isinstance(error, Exception):
-            reason, error_type = type(error).__name__, error_type_of(error)
-        elif error is not None:
+        if isinstance(error, CancelledError):
             reason = _CANCELLED
+        elif error is not None:
+            reason, error_type = type(error).__name__, error_type_of(error)
         self._suspended = self._within_attempt(suspended, now)
         self._add(now, self._suspended, None, (number, reason, status, error_type))
 

@@ -25,6 +25,7 @@ _logger = logging.getLogger("otel_connector")
 _GATHERING = 0.01  # seconds in which rows are collected: waking the thread for each row would slow the calls down
 _IDLE = 1.0  # seconds after which a thread without work ends
 _BATCH = 1_000  # rows in one write of the thread
+_LOST = "%s: %d rows are lost, because the disk did not take them in time"
 
 _without_thread: set[BackgroundRows] = set()  # kept alive: their rows are written at exit
 
@@ -101,21 +102,22 @@ class BackgroundRows:
 
     def finish(self, seconds: float) -> None:
         """Write the queued rows before the process ends."""
-        if not self.flush(seconds) and not self._closed:
-            waiting = self.counts().waiting
-            _logger.warning("%s: %d rows are lost, because the disk did not take them in time", self._name, waiting)
+        if not self.flush(seconds) and (waiting := self.counts().waiting):
+            _logger.warning(_LOST, self._name, waiting)
 
     def close(self, seconds: float = EXIT_TIMEOUT) -> bool:
         """Write the queued rows and close the file, within `seconds`; True if no row is lost. Safe to call again."""
         complete = self.flush(seconds)
         with self._state:
             self._closed = True
-            hangs = self._busy
-            self._refused += len(self._queue)
-            self._received -= len(self._queue)
+            hangs, queued = self._busy, len(self._queue)
+            self._refused += queued
+            self._received -= queued
             self._queue.clear()
             self._no_gathering.set()
             self._state.notify_all()
+        if queued:
+            _logger.warning(_LOST, self._name, queued)
         if not hangs:  # otherwise the thread closes it, if its write ever ends
             complete = self._rows.close() and complete
         return complete

@@ -21,7 +21,7 @@ from io import BufferedIOBase, BufferedReader, BytesIO
 from typing import Any
 
 from otel_connector._csv import _lines
-from otel_connector._csv._format import CALLS, RowFormat
+from otel_connector._csv._format import ATTEMPTS, CALLS, RowFormat
 from otel_connector._csv._lock import try_lock
 from otel_connector._csv._ownership import open_own
 from otel_connector._csv._parts import torn_file
@@ -64,6 +64,7 @@ class CheckReport:
         unfinished: The last line, if it has no line end: torn, or being written.
         torn: Size in bytes of the file ``<logfile>.torn`` of earlier repairs; None if there is none.
         changed: Whether the file grew or shrank while it was read.
+        attempts: Whether the file is an attempts log.
     """
 
     size: int
@@ -74,6 +75,7 @@ class CheckReport:
     unfinished: DamagedLine | None
     torn: int | None
     changed: bool
+    attempts: bool = False
 
     @property
     def whole(self) -> bool:
@@ -204,6 +206,7 @@ def check(
         unfinished=unfinished,
         torn=torn,
         changed=changed,
+        attempts=scan.form is ATTEMPTS,
     )
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Generator, Iterable
 from hashlib import blake2b
 
-from otel_connector._csv._lines import open_log, read_head, rows
+from otel_connector._csv._lines import logs_of_calls, open_log, read_head, rows
 from otel_connector._csv._ownership import refuse_file_of_other_user
 from otel_connector._csv._parts import log_files
 from otel_connector._record import one_line
@@ -95,7 +95,7 @@ def read_done(
     done, our_project = CompletedUrls(), one_line(project).encode()
     own = [] if log is None else [log]
     own_files = len(log_files(own))
-    done.files = log_files([*own, *others])
+    done.files = log_files([*own, *logs_of_calls(log_files(others))])
     for number, path in enumerate(done.files):
         has_result = holds if number < own_files else None
         count = of_project = 0  # attributes would take longer

@@ -4,7 +4,7 @@ Every write happens under the file's lock, which is held for some microseconds. 
 other process is in the middle of a row. So a line without a line end was left by a killed program or a full disk; it is
 removed before the next row is written. This file does not know rows that wait, rotation policy, or threads.
 
-Used by ``_csv._writer``.
+Used by ``_csv._writer`` and ``csv_exporter``.
 """
 
 from __future__ import annotations
@@ -264,9 +264,8 @@ class AppendFile:
         head = _read_at(self._fd, 0, _HEAD_LIMIT)
         if 0 < len(head) < len(self._header) and self._header.startswith(head):
             os.ftruncate(self._fd, 0)  # half a header, of a program that was killed at that moment
-        elif head and not head.startswith(self._header):
-            found = head.split(b"\n", 1)[0][:200].decode(errors="replace")
-            raise ValueError(f"the file has another header: {found!r}; choose another file, or empty this one")
+        else:
+            _refuse_other_header(head, self._header)
         self._repair()
         self.synced = self.end
 
@@ -361,6 +360,33 @@ class AppendFile:
             except OSError:
                 self.torn = done - whole
         return whole
+
+
+def check_usable(path: str, header: bytes | None, options: LogOptions) -> None:
+    """Raise as `AppendFile` does if it could not open a file. The file is created, but nothing in it is changed.
+
+    Args:
+        path: The file.
+        header: The header that it must have, if it is not empty; None for any content.
+        options: How it is written.
+
+    Raises:
+        OSError, ValueError: As `AppendFile`.
+    """
+    fd = open_own(path, os.O_RDWR | os.O_APPEND, options.permissions)
+    try:
+        lock(fd, _OPENING_TIMEOUT)
+        if header is not None:
+            _refuse_other_header(_read_at(fd, 0, _HEAD_LIMIT), header)
+    finally:
+        os.close(fd)
+
+
+def _refuse_other_header(head: bytes, header: bytes) -> None:
+    """Raise unless a file that begins with `head` has the header, the beginning of it, or nothing."""
+    if not head.startswith(header) and not header.startswith(head):
+        found = head.split(b"\n", 1)[0][:200].decode(errors="replace")
+        raise ValueError(f"the file has another header: {found!r}; choose another file, or empty this one")
 
 
 def absolute(path: str) -> str:

@@ -35,6 +35,7 @@ LATEST = (
 )
 LONGEST = 10**9  # largest `delta_t` of a row, in seconds: thirty years
 _LARGEST_CODE = 2**31 - 1
+_LARGEST_STATUS = 999  # of three digits (RFC 9112, section 4); aiohttp accepts no other
 
 CALL_ID = re.compile("[0-9a-f]{32}-[0-9a-f]{16}")
 
@@ -144,15 +145,17 @@ def decode_attempt(cells: Sequence[str]) -> AttemptRecord:
     """
     _check_cells(cells, ATTEMPT_COLUMNS)
     call_id, number, t, duration, queue, wait, reason, status, error_type = cells
+    if not (reason or status or error_type):
+        raise ValueError("reason, status and error_type are all empty: an attempt that succeeded has a status")
     return AttemptRecord(
         call_id=call_id,
-        number=_number("number", number, int, _LARGEST_CODE),
+        number=_number("number", number, int, _LARGEST_CODE, least=1),
         t=_number("t", t, float, LATEST),
         duration=_number("duration", duration, float, LONGEST),
         queue=_number("queue", queue, float, LONGEST),
         wait=_number("wait", wait, float, LONGEST) if wait else None,
         reason=_unguarded(reason),
-        status=_number("status", status, int, _LARGEST_CODE) if status else None,
+        status=_number("status", status, int, _LARGEST_STATUS) if status else None,
         error_type=_unguarded(error_type),
     )
 
@@ -195,11 +198,11 @@ def _unguarded(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _is_formula(cell) else cell
 
 
-def _number(column: str, cell: str, kind: Callable[[str], _Number], most: int) -> _Number:
+def _number(column: str, cell: str, kind: Callable[[str], _Number], most: int, *, least: int = 0) -> _Number:
     try:
         number = kind(cell if NUMBER.fullmatch(cell) else "")
     except ValueError:
         raise ValueError(f"{column} must be a number, not {cell!r}") from None
-    if not 0 <= number <= most:
-        raise ValueError(f"{column} must be from 0 to {most}, not {number}")
+    if not least <= number <= most:
+        raise ValueError(f"{column} must be from {least} to {most}, not {number}")
     return number

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import logging
 import os
 import re
 import zlib
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from io import BufferedIOBase, BufferedReader
@@ -30,6 +31,8 @@ from otel_connector._record import TEXT_LIMIT, CallRecord, one_line
 from otel_connector._units import size
 
 _Record = TypeVar("_Record")
+
+_logger = logging.getLogger("otel_connector")
 
 # Largest length of a line, in bytes, with its line end. The longest row has some 90 kB: two texts of 8,192 and three of
 # 2,048 characters of 4 bytes. It is also the largest cell that the csv module reads by default
@@ -295,6 +298,25 @@ def _starts_file(line: bytes, form: RowFormat[Any]) -> bool:
     with suppress(ValueError):
         read_row(line[:-1], form)
         return True
+    return False
+
+
+def logs_of_calls(paths: Sequence[str]) -> list[str]:
+    """Return the files without those that are attempts logs, and log their names in one line.
+
+    The shell expands ``*.csv`` to these files, too. If there are no other files, return all: reading one raises an
+    error that says what it is. So does a file that cannot be read.
+    """
+    left_out = [path for path in paths if _is_attempts_log(path)]
+    if len(left_out) in {0, len(paths)}:
+        return list(paths)
+    _logger.warning("left out, because attempts logs have no calls: %s", ", ".join(map(one_line, left_out)))
+    return [path for path in paths if path not in left_out]
+
+
+def _is_attempts_log(path: str) -> bool:
+    with suppress(OSError, ValueError), open_log(path) as (_, file):
+        return format_of(file) is ATTEMPTS
     return False
 
 

@@ -214,7 +214,7 @@ class RowWriter:
         """Write the waiting rows before the process ends. Waits for a disk that hangs, regardless of `seconds`."""
         del seconds
         if not self.busy and not self.flush() and not self._closed:
-            _logger.warning("%s: %d rows are lost, because the disk refused them", self.path, self.counts().waiting)
+            self._log_lost(self.counts().waiting)
 
     def close(self) -> bool:
         """Write the waiting rows and close the file. Safe to call again.
@@ -227,7 +227,7 @@ class RowWriter:
         complete = self.flush()
         with self._lock:
             self._recover()
-            self._closed = True
+            closed, self._closed = self._closed, True
             self._lost, self._backlog = self._lost + len(self._backlog.rows), Backlog(self._options.backlog_bytes)
             self._unsynced = self._no_unsynced_rows()
             self._start_or_stop_flusher()
@@ -235,6 +235,8 @@ class RowWriter:
                 self._failure = self._log.close()
                 self._log = None
         self._warn()
+        if self._lost and not closed:
+            self._log_lost(self._lost)
         return complete
 
     def counts(self) -> RowCounts:
@@ -323,8 +325,15 @@ class RowWriter:
             throttle, what = self._rotations, "rotated, its rows go on into the old file"
         if error is None or (suffix := throttle.admit(self._monotonic())) is None:
             return
+        self._log_warning("%s cannot be %s: %s%s", what, error, suffix)
+
+    def _log_lost(self, rows: int) -> None:
+        self._log_warning("%s: %d rows are lost, because the disk refused them", rows)
+
+    def _log_warning(self, message: str, *arguments: object) -> None:
+        """Log a line that begins with the path."""
         try:
-            _logger.warning("%s cannot be %s: %s%s", self.path, what, error, suffix)
+            _logger.warning(message, self.path, *arguments)
         except BaseException as problem:  # noqa: BLE001 - of a log handler of the application; the call must go on
             pass_on(problem)
 

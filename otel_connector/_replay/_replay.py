@@ -198,7 +198,8 @@ class Replay:
         self._exporter, self._to = exporter, to
         self._row_filter = row_filter or RowFilter()
         self._resource = _resource(service_name)
-        self._logs = [_lines.read_log_head(path) for path in log_files(os.fspath(log) for log in logs)]
+        paths = _lines.logs_of_calls(log_files(os.fspath(log) for log in logs))
+        self._logs = [_lines.read_log_head(path) for path in paths]
         key = {"to": to, "service": str(self._resource.attributes[SERVICE_NAME]), "wanted": self._row_filter.key()}
         self._checkpoints: dict[str, Checkpoint] = {}  # of each file of a log
         files: dict[str, list[str]] = {}  # of each checkpoint

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,33 +67,47 @@ def check(
     writes it. Without --repair, no file is changed. The attempts log of a log (logs.attempts.csv) is checked with it.
     """
     console = output_console()
-    paths = dict.fromkeys(path for file in files for path in _log_files(file))
-    codes = [USAGE if path is None else _check_file(console, path, max_unpacked_bytes, repair=repair) for path in paths]
+    roles: dict[str, str] = {}
+    codes: list[int] = []
+    for file in files:
+        found = _roles(file)
+        codes += [] if found else [USAGE]
+        for path, role in found.items():
+            roles[path] = role or roles.get(path, "")
+    codes += (_check_file(console, path, role, max_unpacked_bytes, repair=repair) for path, role in roles.items())
     raise typer.Exit(max(codes))
 
 
-def _log_files(file: str) -> list[str | None]:
-    """Return the files of a log: its parts, the log, and those of its attempts.
+def _roles(file: str) -> dict[str, str]:
+    """Return the files of a log: its parts and the log, and those of its attempts, each with a text that says so.
 
-    If they cannot be found, print why and return None.
+    If they cannot be found, print why and return none.
     """
     try:
-        logs = log_files([file])
-        attempts = [path for path in map(attempts_file, logs) if os.path.lexists(path)]
-        return [*logs, *log_files(attempts)]
+        roles = dict.fromkeys(log_files([file]), "")
     except OSError as error:
         print_errors(f"otel-connector check: {described(error)}")
-        return [None]
+        return {}
+    for log in tuple(roles):
+        if os.path.lexists(attempts := attempts_file(log)):
+            found = [attempts]  # if it cannot be read, its check reports why
+            with suppress(OSError):
+                found = log_files(found)
+            roles |= dict.fromkeys(found, f"the attempts log of {log}: ")
+    return roles
 
 
-def _check_file(console: Console, path: str, max_unpacked_bytes: int, *, repair: bool) -> int:
+def _check_file(console: Console, path: str, role: str, max_unpacked_bytes: int, *, repair: bool) -> int:
     """Check one file, print the result, and return the exit code."""
     try:
         moved = _check.repair(path) if repair else 0
         report = _scan(console, path, max_unpacked_bytes)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        print_errors(f"otel-connector check: {path}: {why}")
+        print_errors(f"otel-connector check: {path}: {role}{why}")
+        return USAGE
+    if role and not report.attempts:
+        print_errors(f"otel-connector check: {path}: {role}not an attempts log: the file is a log of calls")
         return USAGE
     print_lines(console, *_report_lines(path, report, moved))
     return 0 if report.whole else WRONG
@@ -119,7 +134,8 @@ def _report_lines(path: str, report: _check.CheckReport, moved: int) -> Iterator
     if report.more:
         yield f"  {report.more:,} more {'damaged or altered' if altered else 'damaged'} lines are not listed"
     if altered:
-        yield "  Altered lines have another form (line end, quotes, numbers); review, replay and resume read their rows"
+        readers = "" if report.attempts else "; review, replay and resume read their rows"
+        yield f"  Altered lines have another form (line end, quotes, numbers){readers}"
     if (last := report.unfinished) is not None:
         yield f"  last line {last.line:,}, offset {last.offset:,}, length {last.length:,}: {last.what}"
         yield f"    If no program is writing it, --repair moves it to {torn_name}"

@@ -43,7 +43,7 @@ def continue_command(context: typer.Context, redactor: Redactor) -> str:
             # A file whose name looks like an option has to follow the options
             (after if text.startswith("-") and text != "-" else words).append(text)
         elif isinstance(value, bool):
-            words.append(parameter.opts[0])
+            words.append((parameter.opts if value else parameter.secondary_opts)[0])
         else:
             values = cast("list[Any]", value if isinstance(value, (list, tuple)) else [value])
             for text in map(str, values):

@@ -21,9 +21,9 @@ import typer
 from otel_connector._arguments import checked_seconds
 from otel_connector._call._retry import RETRIED_STATUSES, RetryPolicy, checked_statuses
 from otel_connector._connector import AsyncConnector
-from otel_connector._csv._lines import read_log_head
+from otel_connector._csv._lines import logs_of_calls, read_log_head
 from otel_connector._csv._ownership import refuse_file_of_other_user
-from otel_connector._csv._parts import log_files
+from otel_connector._csv._parts import attempts_file, log_files
 from otel_connector._csv._whole_file import refuse_outputs
 from otel_connector._distinct_urls import SameRedactedForm
 from otel_connector._fetch._fetch import CONDITION_NAMES, Fetch, FetchOptions, StoppableLimiter
@@ -74,6 +74,7 @@ def fetch(
     numbers: options.Numbers = None,
     project: options.Project = "fetch",
     log: options.Log = Path("logs.csv"),
+    attempts: options.Attempts = True,
     out: options.Out = None,
     concurrency: options.Concurrency = 50,
     rate: options.Rate = None,
@@ -105,7 +106,7 @@ def fetch(
         policy = RetryPolicy(statuses=RETRIED_STATUSES | checked_statuses("--retry-status", retry_status or ()))
         args = {"headers": parsed_headers(header, stdin_is_used=source == "-")} if header else {}
         _check_values(out, log, {"--timeout": timeout, "--deadline": deadline})
-        with naming_log(log):
+        with naming_log(log, attempts_hint="; --no-attempts does not write it"):
             connector = AsyncConnector(
                 log,
                 n_tries=tries,
@@ -115,7 +116,7 @@ def fetch(
                 rate_limiter=limiter,
                 adaptive_concurrency=per_host,
                 redact_params=params,
-                attempts=True,
+                attempts=attempts,
             )
         with nullcontext() if out is None else closing(_results_file(out, resume=resume)) as results:
             fetch_options = FetchOptions(
@@ -149,6 +150,8 @@ def _check_values(out: Path | None, log: Path, options: Mapping[str, float | Non
         raise ValueError("--out must be a file, not -: --resume needs the file to continue a killed run")
     if out is not None and os.path.realpath(out) == os.path.realpath(log):
         raise ValueError(f"--out must be another file than --log, not {out}")
+    if out is not None and os.path.realpath(out) == os.path.realpath(attempts_file(str(log))):
+        raise ValueError(f"--out must be another file than the attempts log of --log, not {out}")
 
 
 def _results_file(out: Path, *, resume: bool) -> ResultsFile:
@@ -158,9 +161,9 @@ def _results_file(out: Path, *, resume: bool) -> ResultsFile:
 
 
 def _checked_logs(resume_from: Sequence[Path]) -> list[str]:
-    logs = [os.fspath(path) for path in resume_from]
     with naming("--resume-from"):
-        for path in log_files(logs):
+        logs = logs_of_calls(log_files(map(os.fspath, resume_from)))
+        for path in logs:
             refuse_file_of_other_user(path, Path(path).stat())
             read_log_head(path, may_be_empty=True)
     return logs

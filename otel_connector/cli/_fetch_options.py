@@ -32,8 +32,12 @@ Numbers = Annotated[
     ),
 ]
 Project = Annotated[str, typer.Option(metavar="NAME", help="Project of the calls in the log.")]
-Log = Annotated[
-    Path, path_option(text="CSV file; rows are appended. Failed attempts have rows in logs.attempts.csv beside it.")
+Log = Annotated[Path, path_option(text="CSV file; rows are appended.")]
+Attempts = Annotated[
+    bool,
+    typer.Option(
+        "--attempts/--no-attempts", help="Write the failed attempts to logs.attempts.csv, if the log is logs.csv."
+    ),
 ]
 Out = Annotated[
     Path | None, path_option(text="JSON lines file for the bodies; compressed if its name ends in .gz or .zst.")

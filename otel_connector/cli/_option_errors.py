@@ -44,8 +44,8 @@ def naming(option: str) -> Generator[None]:
 
 
 @contextmanager
-def naming_log(log: Path) -> Generator[None]:
-    """Name ``--log`` in the errors of the file of a connector.
+def naming_log(log: Path, *, attempts_hint: str = "") -> Generator[None]:
+    """Name ``--log`` in the errors of the files of a connector, with a hint in those of the attempts log.
 
     Raises:
         InvalidOption: The file cannot be opened, or is not a log.
@@ -56,7 +56,9 @@ def naming_log(log: Path) -> Generator[None]:
     except (OSError, ValueError) as error:  # its cause is the same error without the name of the connector's parameter
         cause = error.__cause__ or error
         why = cause.strerror if isinstance(cause, OSError) and cause.strerror else cause
-        raise InvalidOption(f"--log: {one_line(file_in_error(error, str(log)))}: {why}") from None
+        file = file_in_error(error, str(log))
+        hint = attempts_hint if file != str(log) else ""
+        raise InvalidOption(f"--log: {one_line(file)}: {why}{hint}") from None
 
 
 def path_option(*names: str, text: str, metavar: str = "PATH") -> Any:

@@ -7,12 +7,13 @@ Used by ``cli``.
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from functools import partial
 from json import dumps
@@ -23,7 +24,7 @@ import typer
 from rich.console import Group
 
 from otel_connector._arguments import checked_text
-from otel_connector._csv._lines import MAX_UNPACKED_BYTES
+from otel_connector._csv._lines import MAX_UNPACKED_BYTES, logs_of_calls
 from otel_connector._csv._parts import log_files
 from otel_connector._csv._whole_file import check_target, refuse_log, write_whole
 from otel_connector.cli import _call_filters as filters
@@ -183,6 +184,7 @@ def _compare(
 ) -> int:
     """Print a comparison of two logs, and return the exit code. A condition counts the changed figures."""
     failing = None if fail_if is None else parse(fail_if, _VERDICTS)
+    files = logs_of_calls(files)
     if len(files) != _BEFORE_AND_AFTER:
         raise ValueError(f"--compare needs two logs, before and after, not {len(files)}; quote patterns")
     with read(files[0]) as before, read(files[1]) as after:
@@ -272,7 +274,7 @@ def _print_answer(console: Console, calls: Calls, sql: str, form: str) -> int:
 def _follow(console: Console, read: Callable[[], Calls], top: int | None) -> NoReturn:
     """Show the log while it grows, until Ctrl-C. If the output is not a terminal, print one summary after another."""
     view = live_view(console, auto_refresh=False, vertical_overflow="crop") if can_animate(console) else nullcontext()
-    with view as live:
+    with view as live, _each_line_once():
         summary: Summary | None = None
         while True:
             started = time.monotonic()
@@ -287,6 +289,23 @@ def _follow(console: Console, read: Callable[[], Calls], top: int | None) -> NoR
             else:
                 live.update(_screen(console, summary, top), refresh=True)
             time.sleep(max(_FOLLOW_INTERVAL, time.monotonic() - started))
+
+
+@contextmanager
+def _each_line_once() -> Generator[None]:
+    """Log each line about the files once, and not at each update."""
+    logger, logged = logging.getLogger("otel_connector"), set[str]()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        known = len(logged)
+        logged.add(record.getMessage())
+        return len(logged) > known
+
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
 
 
 def _exit_code(summary: Summary, failing: Condition | None) -> int:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from otel_connector._arguments import checked_int, checked_text
 from otel_connector._csv._format import CALL_ID, FORMULA_STARTS, LATEST, LONGEST, NUMBER
-from otel_connector._csv._lines import LINE_LIMIT, MAX_UNPACKED_BYTES
+from otel_connector._csv._lines import LINE_LIMIT, MAX_UNPACKED_BYTES, logs_of_calls
 from otel_connector._csv._parts import log_files
 from otel_connector._record import COLUMNS, one_line
 from otel_connector.review._filters import EVERYTHING, InvalidCondition, quoted
@@ -192,7 +192,7 @@ def load(*paths: str | PathLike[str], where: str = EVERYTHING, max_unpacked_byte
             raise TypeError(f"paths must be paths, one after the other as in load(*paths), not {type(path).__name__}")
     checked_text("where", where)
     checked_int("max_unpacked_bytes", max_unpacked_bytes)
-    files = log_files([fsdecode(path) for path in paths])
+    files = logs_of_calls(log_files([fsdecode(path) for path in paths]))
     folder = create_private_folder()
     calls = Calls(duckdb.connect(config=_CONFIG), folder)
     with ExitStack() as on_error:

@@ -201,6 +201,48 @@ async def test_an_attempt_during_which_the_call_is_cancelled_has_a_row_and_no_ev
     assert len(sdk.span().events) == len(before)
 
 
+class Stopped(BaseException):
+    """Ends a call, and is neither an error nor a cancellation."""
+
+
+async def test_an_attempt_that_another_base_exception_ends_has_its_class_as_reason(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
+    server.script("/x", [503, ok])
+
+    def decode(body: bytes) -> None:
+        raise Stopped(len(body))
+
+    with pytest.raises(Stopped):
+        await connector(log, **sdk.providers).get(session, server.url("/x"), "P", decode=decode)
+    name = f"{Stopped.__module__}.Stopped"
+    attempts = log.attempts()
+    assert [(each.reason, each.status, each.error_type) for each in attempts] == [
+        ("status_503", 503, "503"),
+        ("Stopped", 200, name),
+    ]
+    assert log.only().error.startswith("Stopped: ")
+    assert [dict(event.attributes) for event in sdk.span().events] == [as_event(each) for each in attempts]
+
+
+@pytest.mark.parametrize(
+    ("before", "reasons"), [([], []), ([503], ["status_503", ""])], ids=["the first attempt", "a retry"]
+)
+async def test_a_sink_that_raises_is_not_a_failure_of_the_attempt(
+    before: list[int], reasons: list[str], server: FaultServer, session: aiohttp.ClientSession, log: Log
+) -> None:
+    server.script("/x", [*before, ok])
+
+    def sink(_: object) -> None:
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        async for _ in connector(log).get_many(session, [server.url("/x")], "P", sink=sink):
+            pass
+    assert log.only().error == "OSError: no room"
+    assert [each.reason for each in log.attempts()] == reasons
+
+
 class Endless(FakeClock):
     """A clock whose sleeps advance the time by 2 s and do not end."""
 

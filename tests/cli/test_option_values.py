@@ -86,7 +86,7 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
             **new_file("--out", "no/x"),
             "-": "--out must be a file, not -",
             "./logs.csv": "--out must be another file than --log, not logs.csv",
-            "./logs.attempts.csv": "--out: logs.attempts.csv: this file already has results",
+            "./logs.attempts.csv": "--out must be another file than the attempts log of --log, not logs.attempts.csv",
             "other.csv": "--out: other.csv: this file already has results; continue it (--resume), or use another name",
             "loop": f"--out: loop: {LOOP}",
         },

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import itertools
 import json
 import linecache
 import os
 import random
+import re
 import signal
 import sys
 from collections import Counter
@@ -26,15 +28,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import failing_calls, faulty_disks, processes
-from support.command_line import run_here
+from support.command_line import finish, run_here, start
 from support.failing_calls import WRITES, Fault, Say, children, fork, joined, without_coverage
 from support.logs import Log, attempts_in, call, write
+from support.otlp_receiver import Received, grpc_receiver
 from support.processes import clean_environment
 from support.records import BLANK, NASTY
 
 from otel_connector import AsyncConnector, ConnectorError, CSVSpanExporter, RetryPolicy
 from otel_connector._csv import _backlog, _file, _flusher, _lock, _writer
 from otel_connector._csv._check import check
+from otel_connector._csv._done import read_done
 from otel_connector._csv._format import ATTEMPTS, CALLS, HEADER, decode_attempt, encode_attempt
 from otel_connector._csv._lines import read_row
 from otel_connector._csv._parts import attempts_file, log_files
@@ -98,7 +102,7 @@ def assert_two_for_each_row(log: Log, attempts: Iterable[AttemptRecord] | None =
         queue=st.integers(0, 10**6).map(lambda each: each / 4),
         wait=st.none() | st.integers(0, 10**6).map(lambda each: each / 4),
         reason=st.sampled_from(["", "status_503", "connection"]),
-        status=st.none() | st.integers(100, 999),
+        status=st.integers(100, 999),
         error_type=st.sampled_from([each for each in NASTY if len(each) < 100 and each.isprintable()]),
     )
 )
@@ -117,6 +121,9 @@ def test_every_encoded_attempt_is_decoded_unchanged(record: AttemptRecord) -> No
         ({"wait": "soon"}, "wait must be a number, not 'soon'"),
         ({"status": "1e999"}, "status must be a number"),
         ({"t": "nan"}, "t must be from 0"),
+        ({"number": "0"}, "number must be from 1 to 2147483647, not 0"),
+        ({"status": "9999"}, "status must be from 0 to 999, not 9999"),
+        ({"reason": "", "status": "", "error_type": ""}, "reason, status and error_type are all empty"),
     ],
 )
 def test_a_cell_that_is_not_a_value_of_its_column_is_named(changed: dict[str, str], message: str) -> None:
@@ -194,6 +201,27 @@ def test_a_log_that_is_a_link_has_its_attempts_beside_its_target(tmp_path: Path)
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["target.attempts.csv", "target.csv"]
 
 
+def test_a_link_that_leads_to_another_log_later_keeps_its_attempts_beside_the_first_one(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    """As documented: the log follows the link, the attempts log does not. ``call_id`` still joins them."""
+    link = tmp_path / "cur.csv"
+    link.symlink_to("first.csv")
+    subject = connector(link)
+    link.unlink()
+    link.symlink_to("second.csv")
+    fail(subject, server)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "cur.csv",
+        "first.attempts.csv",
+        "first.csv",
+        "second.csv",
+    ]
+    assert {each.call_id for each in attempts_in(tmp_path / "first.attempts.csv")} == {
+        Log(tmp_path / "second.csv").only().call_id
+    }
+
+
 # Files that cannot be used.
 
 
@@ -232,6 +260,87 @@ def test_the_commands_name_the_file_that_cannot_be_used(command: tuple[str, ...]
     done = run_here(tmp_path, *command)
     assert done.code == 2
     assert "--log: logs.attempts.csv: the file has another header: 'a,b'" in done.error
+    assert done.error.endswith("; --no-attempts does not write it\n") is (command[0] == "fetch")
+
+
+@pytest.mark.parametrize(("options", "written"), [((), True), (("--attempts",), True), (("--no-attempts",), False)])
+def test_fetch_can_be_told_to_write_no_attempts_log(options: tuple[str, ...], written: bool, tmp_path: Path) -> None:
+    done = run_here(tmp_path, "fetch", "http://127.0.0.1:1/", "--tries", "1", *options)
+    assert done.code == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs.attempts.csv"] * written + ["logs.csv"]
+
+
+def test_without_attempts_fetch_leaves_a_file_with_that_name_alone(tmp_path: Path) -> None:
+    (tmp_path / "logs.attempts.csv").write_text("a,b\n")
+    done = run_here(tmp_path, "fetch", "http://127.0.0.1:1/", "--tries", "1", "--no-attempts")
+    assert (done.code, (tmp_path / "logs.attempts.csv").read_text()) == (1, "a,b\n")
+
+
+@pytest.mark.parametrize("attempts", ["--attempts", "--no-attempts"])
+@pytest.mark.parametrize("out", ["logs.attempts.csv", "./logs.attempts.csv", "link", "LOG"])
+def test_the_results_cannot_be_in_the_attempts_log(out: str, attempts: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("logs.attempts.csv")
+    (tmp_path / "LOG").symlink_to("logs.csv")
+    log, out = ("LOG", "logs.attempts.csv") if out == "LOG" else ("logs.csv", out)
+    done = run_here(tmp_path, "fetch", "http://127.0.0.1:1/", "--log", log, "--out", out, attempts)
+    assert (done.code, "--out must be another file than the attempts log of --log, not" in done.error) == (2, True)
+    assert not (tmp_path / "logs.csv").exists()
+
+
+FOREIGN = {
+    "a file of another kind": b"a,b\n1,2\n",
+    "a log": HEADER + CALLS.encode(BLANK),
+    "a binary file": bytes(5_000),
+    "a row without the header": encode_attempt(ATTEMPT),
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("opened_by", ["a path", "an exporter"])
+def test_overwriting_empties_no_file_that_is_not_an_attempts_log(
+    opened_by: str, content: bytes, log: Log, beside: Path
+) -> None:
+    write(log.path, [call(0)])
+    before = log.path.read_bytes()
+    beside.write_bytes(content)
+    by_path = opened_by == "a path"
+    log_or_exporter = log.path if by_path else CSVSpanExporter(log.path, overwrite=True)
+    with pytest.raises(ValueError, match=r"attempts: '.*logs\.attempts\.csv': the file has another header"):
+        connector(log_or_exporter, overwrite_log=by_path)
+    assert beside.read_bytes() == content
+    assert log.path.read_bytes() == (before if by_path else HEADER)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "locked"])
+@pytest.mark.parametrize("name", ["logs.csv", "logs.attempts.csv"])
+def test_overwriting_empties_no_file_if_the_other_one_cannot_be_opened(
+    name: str, kind: str, log: Log, beside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_file, "_OPENING_TIMEOUT", 0.0)
+    write(log.path, [call(0)])
+    beside.write_bytes(ATTEMPTS.header + encode_attempt(ATTEMPT))
+    file = log.path.with_name(name)
+    other = {log.path, beside} - {file}
+    before = [path.read_bytes() for path in other]
+    with file.open() as locked:
+        if kind == "locked":
+            _lock.lock(locked.fileno(), 0.0)
+        else:
+            file.unlink()
+            (os.mkfifo if kind == "pipe" else Path.mkdir)(file)
+        argument = "logfile" if file == log.path else "attempts"
+        with pytest.raises(OSError, match=rf"{argument}: .*{re.escape(str(file))}"):
+            connector(log.path, overwrite_log=True)
+    assert [path.read_bytes() for path in other] == before
+
+
+@pytest.mark.parametrize("content", [b"", ATTEMPTS.header[:20], ATTEMPTS.header + encode_attempt(ATTEMPT)[:30]])
+def test_overwriting_empties_an_attempts_log_of_which_the_end_is_missing(
+    content: bytes, log: Log, beside: Path
+) -> None:
+    beside.write_bytes(content)
+    connector(log.path, overwrite_log=True)
+    assert (log.path.read_bytes(), beside.read_bytes()) == (HEADER, ATTEMPTS.header)
 
 
 # Nothing is lost or damaged.
@@ -313,6 +422,24 @@ def test_rows_wait_while_the_disk_is_full_and_are_written_in_order_when_it_has_r
             assert_two_for_each_row(log)
         finally:
             exporter.shutdown()
+
+
+@pytest.mark.parametrize("mode", ["call", "background"])
+@pytest.mark.parametrize(("name", "lost"), [("logs.csv", 1), ("logs.attempts.csv", 2)])
+def test_rows_that_still_wait_when_the_file_is_closed_are_logged_as_lost(
+    name: str, lost: int, mode: Any, server: FaultServer, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter = CSVSpanExporter(log.path, mode=mode)
+    subject = connector(exporter)
+    file = log.path.with_name(name)
+    file.unlink()
+    file.mkdir()
+    fail(subject, server)
+    for _ in range(2):
+        exporter.shutdown()
+    lines = [line for line in caplog.messages if "lost" in line]
+    assert lines == [f"{file}: {lost} rows are lost, because the disk refused them"]
+    assert exporter.counts().lost == (name == "logs.csv")
 
 
 def test_with_an_fsync_for_each_row_a_power_cut_loses_no_attempt(server: FaultServer, tmp_path: Path) -> None:
@@ -446,6 +573,41 @@ def test_check_of_an_attempts_log_by_its_name(content: bytes, code: int, words: 
     assert (done.code, words in done.out + done.error) == (code, True)
 
 
+LOG_OF_CALLS = HEADER + CALLS.encode(BLANK)
+
+
+@pytest.mark.parametrize("arguments", [("logs.csv",), ("logs.attempts.csv", "logs.csv"), ("*.csv",)])
+@pytest.mark.parametrize(
+    ("content", "why"),
+    {
+        "empty": (b"", "not a log: the file is empty"),
+        "unrelated": (b"a,b\n", "not a log: its first line is 'a,b', not the header"),
+        "a log": (LOG_OF_CALLS, "not an attempts log: the file is a log of calls"),
+        "missing": (None, "No such file or directory"),
+    }.values(),
+)
+def test_check_says_that_a_file_is_not_the_attempts_log_of_a_log_and_checks_the_log(
+    content: bytes | None, why: str, arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    write(tmp_path / "logs.csv", [call(0)])
+    beside = tmp_path / "logs.attempts.csv"
+    if content is None:
+        beside.symlink_to("nowhere")
+        arguments = ("logs.csv",)
+    else:
+        beside.write_bytes(content)
+    done = run_here(tmp_path, "check", *arguments)
+    assert (done.code, done.out.splitlines()) == (2, ["logs.csv: intact; rows: 1, damaged lines: 0, bytes: 205"])
+    assert done.error == f"otel-connector check: logs.attempts.csv: the attempts log of logs.csv: {why}\n"
+
+
+def test_check_does_not_say_that_review_reads_the_rows_of_an_attempts_log(tmp_path: Path) -> None:
+    content = ATTEMPTS.header + encode_attempt(ATTEMPT).replace(b"0.500000", b"0.5")
+    (tmp_path / "logs.attempts.csv").write_bytes(content)
+    done = run_here(tmp_path, "check", "logs.attempts.csv")
+    assert done.out.endswith("  Altered lines have another form (line end, quotes, numbers)\n")
+
+
 @pytest.mark.parametrize("name", ["logs.csv", "logs.20261128.csv", "logs"])
 def test_patterns_skip_the_attempts_of_a_log(name: str, tmp_path: Path) -> None:
     connector(tmp_path / name)
@@ -463,3 +625,84 @@ def test_other_commands_say_what_an_attempts_log_is_and_do_not_replace_it(tmp_pa
     done = run_here(tmp_path, "review", "--html", "logs.attempts.csv", "logs.csv")
     assert (done.code, "this file is a log, or belongs to one" in done.error) == (2, True)
     assert (tmp_path / "logs.attempts.csv").read_bytes() == content
+
+
+# A shell expands ``*.csv`` to the attempts log, too; a pattern in quotes can match one whose log is elsewhere.
+
+LEFT_OUT = "left out, because attempts logs have no calls: h.attempts.000001.csv.gz, h.attempts.csv"
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Path:
+    """Return a folder with two logs, and the attempts log of a third, with a compressed part."""
+    for number, name in enumerate(("a.csv", "b.csv")):
+        write(tmp_path / name, [call(10 * number + each) for each in range(3)])
+    content = ATTEMPTS.header + encode_attempt(ATTEMPT)
+    (tmp_path / "h.attempts.csv").write_bytes(content)
+    (tmp_path / "h.attempts.000001.csv.gz").write_bytes(gzip.compress(content))
+    return tmp_path
+
+
+EXPANDED = ("a.csv", "h.attempts.csv", "h.attempts.000001.csv.gz", "b.csv")
+FETCH = ("fetch", "http://127.0.0.1:1/", "--tries", "1", "--fail-if", "skipped > 1")
+RESUME_FROM = tuple(f"--resume-from={name}" for name in EXPANDED)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    {
+        "review": (("review", *EXPANDED), "6 calls"),
+        "review, a pattern": (("review", "*.csv*"), "6 calls"),
+        "review --json": (("review", "--json", *EXPANDED), '"calls": 6'),
+        "compare": (("review", "--compare", *EXPANDED), "b.csv"),
+        "replay": (("replay", *EXPANDED), "6"),
+        "replay, a pattern": (("replay", "*.csv*"), "6"),
+        "resume": ((*FETCH, *RESUME_FROM), ""),
+        "resume, a pattern": ((*FETCH, "--resume-from", "*.csv*"), ""),
+    }.values(),
+    ids=str,
+)
+def test_an_attempts_log_among_logs_is_left_out_with_one_line(
+    arguments: tuple[str, ...], shown: str, both: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with grpc_receiver(Received()) as endpoint:
+        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint} if arguments[0] == "replay" else {}
+        done = run_here(both, *arguments, **variables)
+    assert (done.code, shown in done.out) == (0, True)
+    (line,) = (line for line in caplog.messages if "left out" in line)
+    names = line.rpartition(": ")[2].split(", ")
+    assert sorted(names) == sorted(EXPANDED[1:3])
+
+
+@pytest.mark.parametrize(
+    "command", [("review",), ("review", "--compare", "a.csv"), ("replay",), (*FETCH, "--resume-from")], ids=str
+)
+def test_an_attempts_log_alone_is_an_error_that_says_what_it_is(
+    command: tuple[str, ...], both: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (both / "h.attempts.000001.csv.gz").unlink()
+    done = run_here(both, *command, "h.attempts.csv")
+    compared = "--compare" in command
+    assert done.code == 2
+    assert ("--compare needs two logs" if compared else "has the attempts of a log; name the log") in done.error
+    assert any("left out" in line for line in caplog.messages) is compared
+
+
+def test_the_attempts_log_of_a_resume_is_left_out_of_the_further_logs(both: Path) -> None:
+    names = [str(both / name) for name in EXPANDED]
+    assert read_done(names[0], names[1:], "P").files == [names[0], names[3]]
+    with pytest.raises(ValueError, match="has the attempts of a log; name the log"):
+        read_done(names[0], names[1:2], "P")
+
+
+def test_the_line_is_on_standard_error_and_follow_prints_it_once(both: Path) -> None:
+    program = start(both, "review", "--follow", *EXPANDED)
+    assert program.stdout is not None
+    for calls in (6, 7):  # two updates
+        assert any(f"{calls} calls" in line for line in program.stdout)
+        with (both / "a.csv").open("ab") as file:
+            file.write(CALLS.encode(call(30)))
+    program.send_signal(signal.SIGINT)
+    done = finish(program)
+    assert done.code == 130
+    assert done.error.splitlines() == [LEFT_OUT]

@@ -181,6 +181,22 @@ def test_rows_that_a_hanging_disk_does_not_take_in_time_are_logged_as_lost(
     assert len(caplog.messages) == 1
 
 
+def test_queued_rows_that_a_hanging_disk_does_not_take_before_the_end_are_logged_as_lost(
+    disk: HangingDisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = rows_of(disk)
+    make_thread_hang(rows, disk)
+    rows.write([row(1), row(2)])
+    for _ in range(2):
+        assert not rows.close(0.0)
+    assert caplog.messages == ["logs.csv: 2 rows are lost, because the disk did not take them in time"]
+    rows.finish(0.0)  # the process ends: the row that is being written is lost, too
+    assert caplog.messages[1:] == ["logs.csv: 1 rows are lost, because the disk did not take them in time"]
+    disk.open.set()
+    rows.finish(5.0)
+    assert len(caplog.messages) == 2
+
+
 def test_after_a_fork_the_child_does_not_own_the_parents_queue(disk: HangingDisk) -> None:
     rows = rows_of(disk)
     make_thread_hang(rows, disk)

@@ -396,7 +396,7 @@ def interrupt_when(process: processes.Process, log: Path, lines: int) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_finishes_the_calls_in_flight(api: FaultServer, tmp_path: Path) -> None:
-    arguments = (api.url("/ok?n={}"), "--range", "1:1000000", "--out", "r.jsonl", "--concurrency", "7")
+    arguments = (api.url("/ok?n={}"), "--range", "1:1000000", "--no-attempts", "--out", "r.jsonl", "--concurrency", "7")
     with start(tmp_path, *arguments) as process:
         interrupt_when(process, tmp_path / "logs.csv", 50)
         out, error = process.communicate(timeout=30)

@@ -143,7 +143,7 @@ WINGS = [
             "_body": (),
             "_transport": ("otel_connector._call._retry",),
             "_settings": ("asyncio",),
-            "_attempts": ("aiohttp", "asyncio", "otel_connector._call"),
+            "_attempts": ("aiohttp", "otel_connector._call"),
             "_call": (),
             "_resume": (),
         },
