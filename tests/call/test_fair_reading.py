@@ -227,12 +227,15 @@ async def test_a_closed_connection_discards_its_buffered_data(end: Callable[[Fai
 async def test_a_lost_connection_parses_its_buffered_data_before_it_ends() -> None:
     """A connection is lost when a write fails, for example."""
     async with buffering() as (handler, response):
+        while handler._next_step is not None:  # noqa: ASYNC110 - until the reader of the body has enough
+            await asyncio.sleep(0)
         held, closed = len(handler._pending), handler.closed
+        assert held
         assert handler.transport is not None
         assert closed is not None
         handler.transport.abort()
         await asyncio.wait_for(closed, 5)
-        assert response.content.total_bytes > held
+        assert response.content.total_bytes >= held
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.content.readany()
 
