@@ -413,7 +413,8 @@ def test_ctrl_c_finishes_the_calls_in_flight(api: FaultServer, tmp_path: Path) -
 def test_a_second_ctrl_c_cancels_the_calls_in_flight(api: FaultServer, tmp_path: Path) -> None:
     (tmp_path / "urls").write_text("\n".join([api.url("/ok")] * 3 + [api.url("/never")] * 100))
     with start(tmp_path, "urls", "--concurrency", "5", "--timeout", "600") as process:
-        interrupt_when(process, tmp_path / "logs.csv", 4)
+        processes.wait_until(lambda: len(api.received("/never")) == 5, process)
+        process.send_signal(signal.SIGINT)
         with pytest.raises(subprocess.TimeoutExpired):  # it still waits for the calls in flight
             process.wait(0.5)
         process.send_signal(signal.SIGINT)
