@@ -420,10 +420,8 @@ def _open_exporter(logfile: Any, *, overwrite: bool, attempts: bool) -> tuple[CS
         try:
             # No span reaches it, so the variable about spans has no effect
             exporter, is_own = CSVSpanExporter(path, overwrite=overwrite, spans="connector"), True
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # its cause is the same error without the name of the exporter's argument
+        except (OSError, ValueError) as error:
+            # Its cause is the same error without the name of the exporter's argument
             raise named_error("logfile", error.__cause__, path) from error.__cause__
     if attempts:
         exporter.open_attempts()

@@ -103,8 +103,7 @@ def fetch(
         params = redacting.redacted_params(redact, no_redact)
         condition, urls = parse(fail_if, CONDITION_NAMES), urls_from(source, numbers, Redactor(params).url)
         limiter, done = None if rate is None else _limiter(rate), _checked_logs(resume_from or ()) or resume
-        policy = RetryPolicy(statuses=RETRIED_STATUSES | checked_statuses("--retry-status", retry_status or ()))
-        args = {"headers": parsed_headers(header, stdin_is_used=source == "-")} if header else {}
+        policy, args = _retry_policy(retry_status or ()), _call_options(header, source)
         _check_values(out, log, {"--timeout": timeout, "--deadline": deadline})
         with naming_log(log, attempts_hint="; --no-attempts does not write it"):
             connector = AsyncConnector(
@@ -128,14 +127,21 @@ def fetch(
                 results=results,
                 keep_cookies=keep_cookies,
             )
-            run = Fetch(connector, urls, fetch_options, limiter=limiter, redact_params=params)
-            _run(run, quiet=quiet)
+            run = _run(Fetch(connector, urls, fetch_options, limiter=limiter, redact_params=params), quiet=quiet)
     except (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
         fail("fetch", _with_options(error, redact or ()), {"--out": out})
     code = exit_code(run, condition, log, continue_command(context, Redactor(params)))
     if not quiet:
         show_result(run, log, out)
     raise typer.Exit(code)
+
+
+def _retry_policy(statuses: Sequence[int]) -> RetryPolicy:
+    return RetryPolicy(statuses=RETRIED_STATUSES | checked_statuses("--retry-status", statuses))
+
+
+def _call_options(header: Sequence[str] | None, source: str) -> dict[str, Any]:
+    return {"headers": parsed_headers(header, stdin_is_used=source == "-")} if header else {}
 
 
 def _with_options(error: Exception, redact: Sequence[str]) -> Exception:
@@ -191,8 +197,8 @@ def _event_loop() -> tuple[str, Callable[[Coroutine[Any, Any, None]], None]]:
     return "uvloop", uvloop.run
 
 
-def _run(run: Fetch, *, quiet: bool) -> None:
-    """Fetch the URLs, show the progress, and handle Ctrl-C."""
+def _run(run: Fetch, *, quiet: bool) -> Fetch:
+    """Fetch the URLs, show the progress, and handle Ctrl-C. Return `run`."""
     console = tolerant_console(sys.stderr)
     name, run_on_loop = _event_loop()
     if not quiet:
@@ -201,6 +207,7 @@ def _run(run: Fetch, *, quiet: bool) -> None:
     view = None if quiet else FetchView(console, run, animated=can_animate(console))
     with telemetry, suppress(KeyboardInterrupt):
         run_on_loop(_run_until_stopped(run, view))
+    return run
 
 
 async def _run_until_stopped(run: Fetch, view: FetchView | None) -> None:
