@@ -504,6 +504,18 @@ def test_every_module_has_a_docstring(file: Path) -> None:
     assert docstring, f"{file} has no docstring"
 
 
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_a_function_has_at_most_60_lines_and_a_module_450(file: Path) -> None:
+    """Without the docstring of the function."""
+    text = (FOLDER / file).read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 450
+    for function in ast.walk(ast.parse(text)):
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            docstring = ast.get_docstring(function, clean=False) or ""
+            lines = (function.end_lineno or 0) - function.lineno + 1 - len(docstring.splitlines())
+            assert lines <= 60, function.name
+
+
 def test_two_types_have_different_names() -> None:
     """A name means one thing in the whole package. The annotations of `cli` have the names of the options."""
     files: dict[str, set[str]] = {}
