@@ -27,13 +27,12 @@ if TYPE_CHECKING:
 
 _SHORTEST = 4  # characters; a shorter text is too frequent to be told apart from others
 
-# Characters that are escaped in all ways, in some 20 ms: a server may set cookies of any number and length
+# Characters that are escaped in all ways, in some 30 ms: a server may set cookies of any number and length
 _ESCAPED_CHARACTERS = 1_024
 
 _ENCODED_CHARACTERS = 4_096  # the same for base64, which is shorter
 
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]*")  # RFC 3986, section 2.3: the same in every form
-_ESCAPE = re.compile("%[0-9A-F]{2}")
 _SPECIAL_IN_HTML = re.compile("[&<>]")
 
 # Names of headers and parameters in which services expect a credential, such as X-Vault-Token and DD-API-KEY
@@ -176,4 +175,5 @@ def _forms(secret: str) -> Iterator[str]:
             quote(quote(data, "")),
         ):
             yield encoded
-            yield _ESCAPE.sub(lambda escape: escape[0].lower(), encoded)
+            first, *escapes = encoded.split("%")
+            yield "%".join([first, *(each[:2].lower() + each[2:] for each in escapes)])
