@@ -192,6 +192,8 @@ def blocking_calls() -> BlockBuster:
         function.can_block_in("otel_connector/csv_exporter.py", {"__init__", "force_flush", "shutdown"})
         # The constructor imports the SDK when the first log is opened
         function.can_block_in("otel_connector/_connector.py", {"_open_exporter"})
+        # uvloop joins the thread that shuts its executor down. blockbuster knows only the function of asyncio
+        function.can_block_in("asyncio/runners.py", {"close"})
     # coverage.py takes a lock of its own when a thread runs a function for the first time
     running = coverage.Coverage.current() if (coverage := sys.modules.get("coverage")) is not None else None
     lock_of_coverage = getattr(getattr(running, "_collector", None), "data_lock", None)
