@@ -115,7 +115,9 @@ mutations = st.lists(
 
 
 # An example takes 0.1 s
-@settings(max_examples=min(settings().max_examples, 40), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=min(settings().max_examples, 40) * 2 // 5, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(mutations, st.booleans())
 def test_a_changed_row_is_read_in_the_same_way_from_every_file(
     tmp_path: Path, changes: list[tuple[int, int, str]], large: bool

@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import tempfile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,12 @@ SUFFIXED = (*(f"a.{suffix}" for suffix in ("gz", "csv.gz", "zst", "parquet", "js
 NOT_UTF_8 = os.fsdecode(b"b\xff")
 
 
-def in_the_file(path: str | Path) -> list[Any]:
-    """Return the rows of a log as a review reads them, and fail unless it is the only file and all of it was read."""
-    with review.load(path) as calls:
-        assert [(file.path, file.problem, file.damaged) for file in calls.files] == [(str(path), "", 0)]
+def in_the_file(*paths: str | Path) -> list[Any]:
+    """Return the rows of logs as a review reads them, and fail unless all of these files were read, and no other."""
+    with review.load(*paths) as calls:
+        assert [(file.path, file.problem, file.damaged) for file in calls.files] == [
+            (str(each), "", 0) for each in paths
+        ]
         found = calls.rows("SELECT * FROM log ORDER BY t")
         assert calls.rows(f"SELECT {', '.join(COLUMNS)} FROM calls ORDER BY t") == found
         return found
@@ -64,12 +67,11 @@ def test_the_name_of_a_folder_changes_nothing(
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / name
     folder.mkdir()
-    write(folder / "logs.csv", MADE)
-    (folder / "packed.csv.gz").write_bytes(gzip.compress(HEADER + rows(*MADE)))
-    assert in_the_file(folder / "logs.csv") == expected
+    halves = HEADER + rows(*MADE[:2]), HEADER + rows(*MADE[2:])
+    (folder / "logs.csv").write_bytes(halves[0])
+    (folder / "packed.csv.gz").write_bytes(gzip.compress(halves[1]))
     monkeypatch.setattr(_load, "_LARGE", 0)  # the rows of a large log are read again by each query
-    for path in (f"{name}/logs.csv", f"{name}/packed.csv.gz"):
-        assert in_the_file(path) == expected
+    assert in_the_file(folder / "logs.csv", f"{name}/packed.csv.gz") == expected
 
 
 @pytest.mark.parametrize("name", [*NAMES, *SUFFIXED, NOT_UTF_8], ids=ascii)
@@ -77,8 +79,14 @@ def test_the_name_of_a_log_changes_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: list[Any]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = write(tmp_path / name, MADE)
-    assert in_the_file(path) == in_the_file(name) == expected
+    write(tmp_path / name, MADE)
+    assert in_the_file(name) == expected
+
+
+def test_the_absolute_name_of_a_log_changes_nothing(tmp_path: Path, expected: list[Any]) -> None:
+    folder = tmp_path / "a*b" / "{a,b}" / "t=5"
+    folder.mkdir(parents=True)
+    assert in_the_file(write(folder / "[a].csv", MADE)) == expected
 
 
 @pytest.mark.parametrize("name", ["a=b", *PARTITIONS[:2], *NAMES], ids=ascii)
@@ -90,13 +98,13 @@ def test_the_name_of_tmpdir_changes_nothing_or_is_refused(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
     packed = tmp_path / "packed.csv.gz"
     packed.write_bytes(gzip.compress(HEADER + rows(*MADE)))
-    for path in (plain, packed):
-        if {*name} & {*r"\?"}:
+    if {*name} & {*r"\?"}:
+        for path in (plain, packed):
             with pytest.raises(OSError, match=r"DuckDB cannot use a path with this name.* set TMPDIR") as caught:
                 review.load(path)
             assert caught.value.filename == str(tmp_path / name)
-        else:
-            assert in_the_file(path) == expected
+    else:
+        assert in_the_file(plain, packed) == sorted([*expected, *expected], key=itemgetter(COLUMNS.index("t")))
     assert not list((tmp_path / name).iterdir())
 
 
@@ -293,14 +301,15 @@ def test_line_ends_reach_the_limit_as_fast_as_rows(tmp_path: Path) -> None:
 # The output for programs.
 
 
-@pytest.mark.parametrize("encoding", ["iso-8859-1", "ascii", "utf-16", "cp1252:strict", "utf-8"])
+PRINTED = (["--json"], ["--csv"], ["--markdown"])
+QUERIED = [[*form, "--sql", "SELECT DISTINCT project FROM calls"] for form in PRINTED]
+
+
 @pytest.mark.parametrize(
-    "options",
-    [
-        *(["--json"], ["--csv"], ["--markdown"]),
-        *([f"--{form}", "--sql", "SELECT DISTINCT project FROM calls"] for form in ("json", "csv", "markdown")),
-    ],
-    ids=" ".join,
+    ("options", "encoding"),
+    [(options, "iso-8859-1") for options in (*PRINTED, *QUERIED)]
+    + [(PRINTED[n % 3], name) for n, name in enumerate(["ascii", "utf-16", "cp1252:strict", "utf-8"])],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_output_for_programs_is_utf_8_in_every_locale(options: list[str], encoding: str, tmp_path: Path) -> None:
     """RFC 8259, section 8.1: JSON text MUST be encoded using UTF-8."""
