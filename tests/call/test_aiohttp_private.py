@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,7 +98,7 @@ def check_log(url: str) -> None:
 
 
 def child(name: str, url: str) -> None:
-    """Run in a child process, which has not imported the package's modules for calls before."""
+    """Run in a child process, and import the package again."""
     logging.basicConfig(format="%(message)s", force=True)
     for module in [each for each in sys.modules if each.startswith("otel_connector")]:
         del sys.modules[module]
@@ -125,19 +126,41 @@ ALL_NAMES = (
 )
 
 
+def children(url: str) -> None:
+    """Run `child` for each name in a fork, in a folder of that name, with its standard error in a file."""
+    for name in ALL_NAMES:
+        Path(name).mkdir()
+        pid = os.fork()
+        if pid == 0:
+            os.chdir(name)
+            os.dup2(os.open("stderr", os.O_WRONLY | os.O_CREAT), 2)
+            child(name, url)
+            return
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        Path(name, "status").write_text(str(status), encoding="ascii")
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which `children` has run."""
+    folder = tmp_path_factory.mktemp("children")
+    with FaultServer() as server:
+        server.script("/x", ok)
+        server.script("/redirect", redirect("/x"))
+        server.script("/gzip", compressed(b'{"ok": true}'))
+        command, environment = processes.function(__file__, f"children({server.url('/').rstrip('/')!r})")
+        processes.run(command, env=environment, cwd=folder, check=True, capture_output=True, text=True)
+    return folder
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
 @pytest.mark.parametrize("name", ALL_NAMES)
-def test_calls_work_without_a_private_name_and_a_warning_is_logged_once(
-    name: str, server: FaultServer, tmp_path: Path
-) -> None:
-    server.script("/x", ok)
-    server.script("/redirect", redirect("/x"))
-    server.script("/gzip", compressed(b'{"ok": true}'))
-    command, environment = processes.function(__file__, f"child({name!r}, {server.url('/').rstrip('/')!r})")
-    ended = processes.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    lines = [line for line in ended.stderr.splitlines() if line.startswith("aiohttp ")]
+def test_calls_work_without_a_private_name_and_a_warning_is_logged_once(name: str, ended: Path) -> None:
+    error = (ended / name / "stderr").read_text(encoding="utf-8")
+    assert (ended / name / "status").read_text(encoding="ascii") == "0", error
+    lines = [line for line in error.splitlines() if line.startswith("aiohttp ")]
     expected = WARNINGS.get(name)  # `_base_url` is used only if `_build_url` is missing
-    assert len(lines) == (expected is not None), ended.stderr
+    assert len(lines) == (expected is not None), error
     assert expected is None or expected in lines[0]
 
 

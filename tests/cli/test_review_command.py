@@ -60,7 +60,7 @@ def test_a_log_that_was_archived_by_date_is_not_reviewed_and_the_files_that_were
 
 
 @pytest.mark.skipif(not hasattr(os, "setsid"), reason="terminals")
-@pytest.mark.parametrize(("number", "more"), [(20, b""), (21, b"and 1 more"), (300, b"and 280 more")])
+@pytest.mark.parametrize(("number", "more"), [(20, b""), (21, b"and 1 more"), (60, b"and 40 more")])
 def test_a_terminal_names_the_files_up_to_a_limit_and_a_pipe_names_all(
     number: int, more: bytes, tmp_path: Path
 ) -> None:
@@ -440,11 +440,14 @@ def test_reports_and_pictures_are_as_private_as_the_logs_and_follow_links(tmp_pa
     (tmp_path / "real.html").write_text("old")
     (tmp_path / "real.html").chmod(0o640)
     (tmp_path / "r.html").symlink_to("real.html")
-    outputs = ("--html", "r.html", "--svg", "n.svg", "--png", "n.png")
+    outputs = ("--html", "r.html", "--svg", "n.svg")
     for logs, mode in ((("a.csv",), 0o640), (("a.csv", "b.csv", "foreign.csv"), 0o600)):
-        assert run_here(tmp_path, "review", *logs, *outputs).code == 0
+        png = ("--png", "n.png") if mode == 0o640 else ()
+        assert run_here(tmp_path, "review", *logs, *outputs, *png).code == 0
+        for path in tmp_path.glob("n-*.png") if not png else ():
+            path.unlink()
         written = [tmp_path / "real.html", *tmp_path.glob("n-*.svg"), *tmp_path.glob("n-*.png")]
-        assert len(written) == 11
+        assert len(written) == (11 if png else 6)
         assert {oct(path.stat().st_mode & 0o777) for path in written} == {oct(mode)}
         assert (tmp_path / "r.html").is_symlink()
 

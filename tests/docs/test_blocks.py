@@ -145,14 +145,14 @@ def test_the_commands_of_a_block_run(block: Block, api: FaultServer, tmp_path: P
         if words[:4] == ["python", "-m", "pip", "install"]:
             assert set(re.findall(r"\w+", words[4].partition("[")[2])) <= extras(), words
             continue
-        command = [sys.executable, "-m", "otel_connector", *(local(word, api) for word in words[1:])]
-        where = tmp_path
         if words[0] == "python":
-            command, where = [sys.executable, *words[1:], "--help"], ROOT
+            done = run_python([*words[1:], "--help"], ROOT, **QUIET)
         else:
             assert words[0] == "otel-connector"
-            command += ["--calls", "30"] if words[1] == "demo" else []
-        processes.run(command, check=True, capture_output=True, timeout=100, cwd=where, env=environment())
+            fewer = ["--calls", "30"] if words[1] == "demo" else []
+            command = ["-m", "otel_connector", *(local(word, api) for word in words[1:]), *fewer]
+            done = run_python(command, tmp_path, **QUIET)
+        assert done.returncode == 0, done.stderr
         ran += 1
     assert ran or "pip install" in block.text
 
