@@ -286,7 +286,7 @@ READING_METHODS: dict[str, Callable[[aiohttp.StreamReader], Any]] = {
     "readexactly": lambda content: content.readexactly(len(LINES)),
     "wait_eof": _when_complete,
 }
-LINES: bytes = b"".join(b"%d\n" % number for number in range(300_000))
+LINES: bytes = b"".join(b"%d\n" % number for number in range(100_000))
 
 
 @pytest.mark.parametrize("method", READING_METHODS)
