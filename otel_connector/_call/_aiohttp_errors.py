@@ -16,10 +16,9 @@ from http.cookies import CookieError
 from typing import Any, NamedTuple
 
 import aiohttp
-from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
-from otel_connector._call._aiohttp_private import MALFORMED_BODY
+from otel_connector._call._aiohttp_private import LINE_TOO_LONG, MALFORMED_BODY
 from otel_connector._call._exchange import REDIRECTS, Exchange, Request
 from otel_connector._errors import (
     AttemptTimeout,
@@ -43,6 +42,7 @@ _REFUSED = "redirect not followed: "
 
 _FORBIDDEN_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110, section 5.5
 
+_UNKNOWN_OPTION = re.compile(r"unexpected keyword argument '(\w+)'")
 _QUOTED = re.compile(r"'.*'|\".*\"", re.DOTALL)
 
 _HAS_SCHEME = re.compile(r"https?://[^/]")
@@ -150,7 +150,7 @@ class _Failure(NamedTuple):
     @property
     def message(self) -> str:
         cause: BaseException | None = self.error
-        while cause is not None and not isinstance(cause, LineTooLong):
+        while cause is not None and not isinstance(cause, LINE_TOO_LONG):
             cause = cause.__cause__
         if cause is not None:  # aiohttp's message shows the line, which may be a cookie
             return f"a line of the head of the response is longer than {cause.args[1]} bytes; {_HEAD_LIMITS}"
@@ -193,6 +193,12 @@ class _Failure(NamedTuple):
         return ", ".join([*(["headers"] if self.request.headers else []), *self.request.options]) or "session"
 
     @property
+    def argument(self) -> str:
+        """The options of the call and aiohttp's message; of an option that it does not know, only that."""
+        unknown = _UNKNOWN_OPTION.search(str(self.error))
+        return f"{unknown[1]} is not an option of get" if unknown else f"{self.options}: {self.error}"
+
+    @property
     def time(self) -> str:
         read = f" ({self.exchange.size} bytes read)" if self.exchange.in_body else ""
         if not self.exchange.out_of_time:  # one of ClientTimeout's finer limits; aiohttp's message names it
@@ -220,11 +226,11 @@ _TABLE = [
     # Host (IDNA) and userinfo (Latin-1) of a URL are encoded only when it is requested
     _Rule(UnicodeError, Stage.REDIRECT, RedirectRefused, f"{_REFUSED}its host cannot be encoded: {{0.location}}"),
     _Rule(UnicodeError, None, InvalidURL, "url has a host or userinfo that cannot be encoded: {0.requested}"),
-    # At a redirect, its Location is the reason: the options of the call were accepted for the first request
+    # At a redirect, its Location is at fault: the options of the call were accepted for the first request
     _Rule(_ARGUMENT, Stage.REDIRECT, RedirectRefused, f"{_REFUSED}{{0.quoting_nothing}}: {{0.location}}"),
     _Rule(_ARGUMENT, Stage.URL, InvalidURL, "{0.quoting_nothing}: {0.requested}"),
-    _Rule(TypeError, Stage.REQUEST, TypeError, "{0.options}: {0.error}"),
-    _Rule(_ARGUMENT, Stage.REQUEST, ValueError, "{0.options}: {0.error}"),
+    _Rule(TypeError, Stage.REQUEST, TypeError, "{0.argument}"),
+    _Rule(_ARGUMENT, Stage.REQUEST, ValueError, "{0.argument}"),
     _Rule(MALFORMED_BODY, Stage.BODY, MalformedResponse, "the chunks of the body are malformed"),
     # Raised by a middleware, a trace or a resolver, or by aiohttp for this URL or response only
     _Rule(_ARGUMENT, None, ConnectorError, "{0.error.__class__.__name__}: {0.quoting_nothing}: {0.requested}"),

@@ -2,10 +2,11 @@
 
 aiohttp may rename a private name in any release. The package must then still import and make its calls: slower, without
 protection of the event loop against many small chunks, without the checks of `CheckedHandler`, or with less detail. A
-warning is logged once for each feature that is lost. This file does not know calls, attempts or the package's errors.
+warning is logged once for each feature that is lost. `CheckedHandler`, which checks the framing of responses and the
+end of TLS connections, is here because it is made of private names. This file does not know calls, attempts or the
+package's errors.
 
-Used by ``_call._aiohttp_errors``, ``_call._body``, ``_call._exchange``, ``_call._fair_reading``, ``_call._pacing`` and
-``_call._transport``.
+Used by ``_call``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import select
 import ssl
 from contextlib import suppress
 from functools import cache, partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.http import HttpProcessingError, HttpResponseParser
+    from aiohttp.http_exceptions import LineTooLong
 else:
     try:
         from aiohttp.client_proto import ResponseHandler
@@ -34,6 +37,10 @@ else:
     except ImportError:
         ResponseHandler = asyncio.Protocol  # lacks the names below, so it is not used for connections
         HttpProcessingError = HttpResponseParser = type("Missing", (Exception,), {})
+    try:
+        from aiohttp.http_exceptions import LineTooLong
+    except ImportError:
+        LineTooLong = type("Missing", (Exception,), {})
 
 _logger = logging.getLogger("otel_connector")
 
@@ -151,6 +158,43 @@ def loop_of(connector: aiohttp.BaseConnector) -> asyncio.AbstractEventLoop:
     return asyncio.get_running_loop() if loop is None else loop
 
 
+class _NoConnection:
+    """What a `StreamReader` calls of its connection. Here, the original content controls the connection."""
+
+    _reading_paused = False
+    connected = True
+
+    def pause_reading(self) -> None:
+        """Do nothing."""
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Do nothing."""
+
+
+class ContentWithoutConnection(aiohttp.StreamReader):
+    """A content whose reading methods call `step` while they have no data. A subclass replaces it.
+
+    Args:
+        limit: Bytes that `readline` reads.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, limit: int) -> None:
+        connection: Any = _NoConnection()
+        super().__init__(connection, limit, loop=asyncio.get_running_loop())
+
+    async def _wait(self, func_name: str) -> None:
+        await self.step(func_name)
+
+    async def step(self, func_name: str) -> None:
+        """Take one step towards more data.
+
+        Args:
+            func_name: The reading method.
+        """
+
+
 def warn_of_content() -> None:
     """Warn that contents cannot be replaced."""
     _warn_once("StreamReader._wait", "compressed bodies are decoded by aiohttp, which accepts incomplete ones")
@@ -172,12 +216,15 @@ MALFORMED_BODY = (MalformedBody, HttpProcessingError)
 """What a reader of a malformed body gets. The parser in Python raises its own error for most of them."""
 
 
+LINE_TOO_LONG: type[Exception] = LineTooLong  # a line of a head is longer than the session allows
+
+
 class CheckedHandler(ResponseHandler):
     """A connection of aiohttp that reports every error in a response, and never takes excess bytes for a response.
 
-    aiohttp ends a body without a length at a reset as at its end, does not report an error in a chunked body to the
-    reader of that body, discards a complete response with the excess bytes after it, and takes bytes that arrive on an
-    idle connection for the next response.
+    aiohttp itself takes a reset for the end of a body without a length. It does not report an error in a chunked body
+    to the reader of that body. It discards a complete response with the excess bytes after it, and takes bytes that
+    arrive on an idle connection for the next response.
     """
 
     _requests = 1  # sent on this connection; 1 also for a connection whose class was replaced
@@ -363,6 +410,10 @@ class PausableHandler(CheckedHandler):
             _aiohttp_resume(self)
 
     resume_transport = _resume_transport_reading
+
+
+is_reading_paused: Callable[[ResponseHandler], bool] = attrgetter("_reading_paused")
+"""Whether a connection does not read."""
 
 
 def replace_connection_class(connector: aiohttp.BaseConnector, replacement: type[CheckedHandler]) -> None:

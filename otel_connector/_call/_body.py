@@ -143,7 +143,7 @@ async def _unread(response: aiohttp.ClientResponse, request: Request) -> aiohttp
     codings = content_codings(values)
     # What aiohttp decodes is decoded: by a `BoundedContent`, or by aiohttp for the cache that the response is from
     codings = codings[: len(codings) - len(coding_of_aiohttp(values))]
-    read: object = type(response).read  # a class of the application may do more in it
+    read: object = type(response).read  # a class of the application may replace it
     if read is aiohttp.ClientResponse.read:
         body: bytes | None = getattr(response, KEPT_BODY, None)
     else:

@@ -5,8 +5,8 @@ session subclasses therefore see the body as plain aiohttp decodes it, and the c
 aiohttp's own decoder is not used: it checks the end of a deflate stream only, has no limit when ``read`` is called,
 and lets the server choose the memory of the window. This file does not know calls, statuses or errors of aiohttp.
 
-How it works. All reading methods of aiohttp's `StreamReader` call ``_wait`` while the buffer is empty. Here, this takes
-one step: read what has arrived, or decode one more piece of it into the buffer. So little is decoded in advance.
+How it works. All reading methods of aiohttp's `StreamReader` call `step` while the buffer is empty. It takes one step:
+read what has arrived, or decode one more piece of it into the buffer. So little is decoded in advance.
 
 Used by ``_call._body`` and ``_call._exchange``.
 """
@@ -14,18 +14,20 @@ Used by ``_call._body`` and ``_call._exchange``.
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
-
+from otel_connector._call._aiohttp_private import ContentWithoutConnection
 from otel_connector._call._content_coding import ContentCodings
 from otel_connector._errors import BodyTooLarge, ConnectorError
+from otel_connector._serial_executor import SerialExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import aiohttp
 
 _WORK_SECONDS = 0.005
 """Seconds after which other tasks run, even if the next bytes are available without waiting."""
@@ -35,23 +37,7 @@ _IN_ADVANCE = 2**18  # bytes that are decoded before anything reads them
 _LINE_LIMIT = 2**18  # bytes that `readline` reads, as in a content of aiohttp
 
 
-class _NoConnection:
-    """What a `StreamReader` calls of its connection. Here, the original content controls the connection."""
-
-    _reading_paused = False
-    connected = True
-
-    def pause_reading(self) -> None:
-        """Do nothing."""
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """Do nothing."""
-
-
-_NO_CONNECTION: Any = _NoConnection()
-
-
-class BoundedContent(aiohttp.StreamReader):
+class BoundedContent(ContentWithoutConnection):
     """A content that is read from another one, decoded and limited.
 
     Args:
@@ -67,18 +53,18 @@ class BoundedContent(aiohttp.StreamReader):
     __slots__ = ("_busy", "_codings", "_limit", "_pieces", "_resumed", "_source", "_worker")
 
     def __init__(self, source: aiohttp.StreamReader, codings: Sequence[str], limit: int) -> None:
-        super().__init__(_NO_CONNECTION, _LINE_LIMIT, loop=asyncio.get_running_loop())
+        super().__init__(_LINE_LIMIT)
         self._source = source
         self._codings = ContentCodings(codings)
         self._limit = limit
         self._pieces: Iterator[bytes] | None = None
-        self._worker: ThreadPoolExecutor | None = None
+        self._worker: SerialExecutor | None = None
         self._busy = False
         self._resumed = perf_counter()
         if source.is_eof() and source.exception() is None:
             self._read_received()
 
-    async def _wait(self, func_name: str) -> None:
+    async def step(self, func_name: str) -> None:
         """Take one step towards more data. aiohttp's methods repeat this until there is some, or the end."""
         if self._busy:
             raise RuntimeError(f"{func_name}() called while another coroutine is already waiting for incoming data")
@@ -100,7 +86,7 @@ class BoundedContent(aiohttp.StreamReader):
     async def wait_eof(self) -> None:
         """Read up to the end."""
         while not self.is_eof():
-            await self._wait("wait_eof")
+            await self.step("wait_eof")
 
     def exception(self) -> BaseException | None:
         """Return the error that reading raises."""
@@ -141,8 +127,9 @@ class BoundedContent(aiohttp.StreamReader):
         # A large window is filled in one step, which would block the event loop for too long. The thread is our own:
         # the loop's default executor has several, and each keeps an arena of memory
         if self._worker is None:
-            self._worker = ThreadPoolExecutor(1, "otel_connector.decoder")
-        return await asyncio.get_running_loop().run_in_executor(self._worker, next, pieces, None)
+            self._worker = SerialExecutor("decoder")
+            self._worker.start()
+        return await asyncio.wrap_future(self._worker.submit(partial(next, pieces, None)))
 
     def _add(self, piece: bytes | None) -> None:
         if piece is None:
@@ -157,12 +144,12 @@ class BoundedContent(aiohttp.StreamReader):
 
     def _end_worker(self) -> None:
         if self._worker is not None:
-            self._worker.shutdown(wait=False)
+            self._worker.stop()
 
 
 def content_of(body: bytes) -> aiohttp.StreamReader:
     """Return a content that consists of `body`."""
-    content = aiohttp.StreamReader(_NO_CONNECTION, _LINE_LIMIT, loop=asyncio.get_running_loop())
+    content = ContentWithoutConnection(_LINE_LIMIT)
     content.feed_data(body)
     content.feed_eof()
     return content

@@ -3,7 +3,8 @@
 gzip, deflate, brotli and zstd are decoded, alone or several in sequence. The size of a piece is bounded for every
 compression ratio. The end of each stream is checked, so that a truncated body is never mistaken for a complete one.
 aiohttp decodes these codings as well, but it does not report where a stream ended, and the server can choose the memory
-of the decoder. This file knows bytes only, not connections, responses or limits.
+of the decoder. This file knows the header and the bytes of a body and the memory of its decoders, but not connections,
+attempts or the limit of a call.
 
 Used by ``_call._body``, ``_call._bounded_content`` and ``_call._exchange``.
 """

@@ -21,7 +21,7 @@ import asyncio
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from otel_connector._call._aiohttp_private import PausableHandler, replace_connection_class
+from otel_connector._call._aiohttp_private import PausableHandler, is_reading_paused, replace_connection_class
 
 if TYPE_CHECKING:
     import aiohttp
@@ -103,7 +103,7 @@ class FairResponseHandler(PausableHandler):
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Continue with the pending data before anything new is read."""
-        if not self._reading_paused:  # aiohttp calls this after every read; its own method would parse no data
+        if not is_reading_paused(self):  # aiohttp calls this after every read; its own method would parse no data
             return
         self._reader_full = False
         _resume_reading(self, resume_parser)

@@ -52,7 +52,7 @@ def check_range(sent: MultiMapping[str], received: MultiMapping[str]) -> int | N
 
     Raises:
         BodyTruncated: It is less than the request asked for.
-        MalformedResponse: It is another part than the requested one, or the response does not tell which one it is.
+        MalformedResponse: It is another part than the requested one, or the response does not state which one it is.
     """
     requested = sent.get(RANGE, "").strip()
     name, _, ranges = requested.partition("=")
@@ -92,7 +92,7 @@ def check_size(expected: int, received: MultiMapping[str], size: int) -> None:
         BodyTruncated: There are fewer.
         MalformedResponse: There are more.
     """
-    # The range is one of the coded representation (RFC 9110, section 14.1), and its decoded size tells nothing
+    # The range is one of the coded representation (RFC 9110, section 14.1), so its decoded size is not compared
     sent = int(received.get(CONTENT_LENGTH, expected if CONTENT_ENCODING in received else size))
     if sent != expected:
         error = BodyTruncated if sent < expected else MalformedResponse

@@ -107,7 +107,7 @@ def is_side_file(path: str) -> bool:
 
 def _uncompressed(path: Path) -> Path:
     """Return a path without symbolic links and without the suffix of a compression."""
-    path = path.resolve() if path.is_symlink() else path
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path  # `resolve` raises if links form a loop
     return path.with_name(re.sub(rf"(?<=.){_COMPRESSED}\Z", "", path.name))
 
 

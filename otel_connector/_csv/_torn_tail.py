@@ -2,7 +2,7 @@ r"""The end of a log: where its last whole row ends, and how the bytes after it 
 
 A row is one physical line, so only the bytes after the last ``\n`` can be left behind by a killed writer. Only these
 are ever cut, after they were saved in another file. Files are read in blocks, so their size does not matter. This file
-knows neither which process writes a log nor what a row means.
+knows neither which process writes a log nor what a row means. Results files of JSON lines use it, too.
 
 Used by ``_csv._check``, ``_csv._file``, ``_fetch._result_formats`` and ``review._files``.
 """
@@ -64,7 +64,7 @@ def last_row_end(fd: int) -> int:
     while end:
         start, step = max(end - step, 0), _BLOCK
         block = b"".join(blocks(fd, start, end))
-        if len(block) < end - start:  # rows after a line end found in half a block would be cut
+        if len(block) < end - start:  # a line end in the rest may not be the last one
             raise OSError(errno.EIO, "the file shrinks while it is read")
         if (found := block.rfind(b"\n")) >= 0:
             return start + found + 1

@@ -5,8 +5,8 @@ predicted, so another user can plant neither a file nor a link there. A symbolic
 and results are not written here: rows are appended to them. There is no fsync: if a power failure empties the file, it
 can be written again.
 
-Used by ``_replay._checkpoint``, ``cli._fetch_command``, ``cli._option_errors``, ``cli._review_command`` and
-``review._pictures``.
+Used by ``_fetch._chunk``, ``_replay._checkpoint``, ``cli._fetch_command``, ``cli._option_errors``,
+``cli._review_command`` and ``review._pictures``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from otel_connector._csv._lines import may_be_log
 from otel_connector._csv._ownership import open_own, open_regular
-from otel_connector._csv._parts import is_side_file, log_name
+from otel_connector._csv._parts import attempts_file, is_side_file, log_name
 
 _PRIVATE = 0o600
 _NEW = 0o666  # before the umask, as for any new file of a program
@@ -107,10 +107,25 @@ def refuse_log(path: str, logs: Iterable[str] = ()) -> None:
         OSError: It cannot be read.
         ValueError: It would; names `path`.
     """
-    real = str(Path(path).resolve())
-    belongs = is_side_file(real) or log_name(real) in (log_name(str(Path(log).resolve())) for log in logs)
-    if belongs or (Path(path).is_file() and may_be_log(path)):
-        raise ValueError(f"{path}: this file is a log, or belongs to one; name another file")
+    refuse_name_of_log(path, logs)
+    if Path(path).is_file() and may_be_log(path):
+        raise _belongs_to_log(path)
+
+
+def refuse_name_of_log(path: str, logs: Iterable[str]) -> None:
+    """Raise if `path` has the name of one of these logs, of a part of it, or of a file beside any log.
+
+    Raises:
+        ValueError: It has; names `path`.
+    """
+    names = [log_name(os.path.realpath(log)) for log in logs]
+    real = os.path.realpath(path)
+    if is_side_file(real) or log_name(real) in {*names, *map(attempts_file, names)}:
+        raise _belongs_to_log(path)
+
+
+def _belongs_to_log(path: str) -> ValueError:
+    return ValueError(f"{path}: this file is a log, or belongs to one; name another file")
 
 
 def _is_open_as(status: os.stat_result, fd: int) -> bool:

@@ -19,6 +19,7 @@ from otel_connector._arguments import check_bool, checked_instance, checked_int,
 from otel_connector._call._urls import listed_url
 from otel_connector._connector import AsyncConnector
 from otel_connector._csv._parts import file_in_error
+from otel_connector._csv._whole_file import refuse_name_of_log
 from otel_connector._fetch._cookies import cookie_jar
 from otel_connector._fetch._results import ResultsFile, ResultsSink
 from otel_connector._redact import DEFAULT_REDACTED_PARAMS
@@ -110,6 +111,13 @@ def _open_log(chunk: Chunk) -> AsyncConnector:
         raise named_error("log", error.__cause__ or error, file_in_error(error, chunk.log)) from error.__cause__
 
 
+def _open_results(chunk: Chunk) -> ResultsFile | None:
+    if chunk.results is None:
+        return None
+    refuse_name_of_log(chunk.results, [chunk.log])
+    return ResultsFile(chunk.results, resume=True)
+
+
 async def fetch_chunk(chunk: Chunk) -> ChunkReport:
     """Fetch the URLs of a chunk that have no success in its log, or no result in its results file.
 
@@ -126,10 +134,11 @@ async def fetch_chunk(chunk: Chunk) -> ChunkReport:
     Raises:
         OSError: A file cannot be written, or another run of the chunk is writing it (`BlockingIOError`).
         TypeError: `chunk` is not a `Chunk`.
-        ValueError: The log or the results file is a file of another kind.
+        ValueError: The log or the results file is a file of another kind, or the results file has the name of a file of
+            the log.
     """
     checked_instance("chunk", chunk, Chunk)
-    results = None if chunk.results is None else await asyncio.to_thread(ResultsFile, chunk.results, resume=True)
+    results = await asyncio.to_thread(_open_results, chunk)
     succeeded = failed = 0
     try:
         connector = await asyncio.to_thread(_open_log, chunk)

@@ -100,7 +100,8 @@ def headers_for(context: Context, traceparent: str | None, guard: TelemetryGuard
 
     Args:
         context: The context, with the span.
-        traceparent: All that the W3C propagators would write for it, ``""`` for nothing; None if that is not known.
+        traceparent: The value of the only header that the W3C propagators would write; ``""`` if they would write none;
+            None if this is not known.
         guard: Receives the exceptions of the propagator.
     """
     headers: dict[str, str] = {}

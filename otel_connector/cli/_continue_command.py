@@ -1,6 +1,7 @@
 """The command that continues a stopped ``otel-connector fetch``: made of the options as they were parsed.
 
-Secrets are replaced, and the result is one line that a shell reads back as the same arguments. Does not know the run.
+Secrets are replaced, and the result is one line that a shell reads back as the same arguments. Does not know how a
+fetch runs.
 
 Used by ``cli._fetch_command``.
 """

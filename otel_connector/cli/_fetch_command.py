@@ -23,8 +23,8 @@ from otel_connector._call._retry import RETRIED_STATUSES, RetryPolicy, checked_s
 from otel_connector._connector import AsyncConnector
 from otel_connector._csv._lines import logs_of_calls, read_log_head
 from otel_connector._csv._ownership import refuse_file_of_other_user
-from otel_connector._csv._parts import attempts_file, log_files
-from otel_connector._csv._whole_file import refuse_outputs
+from otel_connector._csv._parts import log_files
+from otel_connector._csv._whole_file import refuse_name_of_log, refuse_outputs
 from otel_connector._distinct_urls import SameRedactedForm
 from otel_connector._fetch._fetch import CONDITION_NAMES, Fetch, FetchOptions, StoppableLimiter
 from otel_connector._fetch._results import ResultsFile
@@ -154,10 +154,9 @@ def _check_values(out: Path | None, log: Path, options: Mapping[str, float | Non
             checked_seconds(option, seconds, positive=True)
     if out == Path("-"):
         raise ValueError("--out must be a file, not -: --resume needs the file to continue a killed run")
-    if out is not None and os.path.realpath(out) == os.path.realpath(log):
-        raise ValueError(f"--out must be another file than --log, not {out}")
-    if out is not None and os.path.realpath(out) == os.path.realpath(attempts_file(str(log))):
-        raise ValueError(f"--out must be another file than the attempts log of --log, not {out}")
+    if out is not None:
+        with naming("--out"):
+            refuse_name_of_log(str(out), [str(log)])
 
 
 def _results_file(out: Path, *, resume: bool) -> ResultsFile:

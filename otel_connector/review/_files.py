@@ -1,7 +1,8 @@
 """Inspects the files of a review: whether each is a log, and which lines were cut off it earlier.
 
-It opens regular files only, changes none, and reads their first line and their end. Damage in the middle is found when
-the whole file is read (`_load`, `_repaired`). Does not know how rows are read.
+It opens regular files only, and changes none. `inspect_log` reads the first line and the end of a log. `FoundLog.lines`
+reads the whole file, counts its lines, and finds those that DuckDB reads in another way than `_csv._lines`. Does not
+know the columns of a row.
 
 Used by ``review._repaired`` and ``review._sources``.
 """
@@ -19,8 +20,8 @@ from otel_connector._csv._ownership import open_regular
 from otel_connector._csv._parts import torn_file
 from otel_connector._csv._torn_tail import blocks, last_row_end
 
-# DuckDB drops blanks between a comma and a quote. This expression finds all of them, and a few texts with quotes. It
-# starts with a quote, because `re` finds a single character faster than anything else
+# DuckDB drops blanks between a comma and a quote. This expression matches all of them, and also a few cells
+# whose text has quotes. It starts with a quote, because `re` finds a single character faster than anything else
 _BLANK_AT_QUOTE = re.compile(rb'"(?: +[,\n"]|(?<= ")(?:[^",\n]|"[,\n]))')
 
 

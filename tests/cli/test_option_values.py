@@ -85,8 +85,17 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
         "--out": {
             **new_file("--out", "no/x"),
             "-": "--out must be a file, not -",
-            "./logs.csv": "--out must be another file than --log, not logs.csv",
-            "./logs.attempts.csv": "--out must be another file than the attempts log of --log, not logs.attempts.csv",
+            **{
+                f"./{name}": f"--out: {name}: this file is a log, or belongs to one; name another file"
+                for name in (
+                    "logs.csv",
+                    "logs.000001.csv",
+                    "logs.csv.gz",
+                    "logs.attempts.csv",
+                    "logs.csv.replayed",
+                    "x.torn",
+                )
+            },
             "other.csv": "--out: other.csv: this file already has results; continue it (--resume), or use another name",
             "loop": f"--out: loop: {LOOP}",
         },

@@ -194,6 +194,12 @@ def test_paths_are_stored_as_text_and_urls_as_a_tuple(tmp_path: Path) -> None:
         ({"log": "other.csv"}, ValueError, r"^log: 'other.csv': the file has another header: 'a,b'; "),
         ({"results": "folder"}, IsADirectoryError, r"\] Is a directory: 'folder'$"),
         ({"results": "other.csv"}, ValueError, r"^'other.csv' does not contain JSON lines: "),
+        ({"results": "logs.000001.csv"}, ValueError, r"^logs\.000001\.csv: this file is a log, or belongs to one; "),
+        (
+            {"results": "logs.attempts.csv"},
+            ValueError,
+            r"^logs\.attempts\.csv: this file is a log, or belongs to one; ",
+        ),
     ],
 )
 async def test_a_file_that_cannot_be_used_is_named(
