@@ -15,6 +15,7 @@ import typer
 
 from otel_connector._version import __version__
 from otel_connector.cli import _check_command, _demo_command, _fetch_command, _replay_command, _review_command
+from otel_connector.cli._stop_signals import handled_signals
 from otel_connector.cli._terminal import escape_log_lines, print_document, print_errors, printable
 
 # The errors of arguments. typer does not export this class of click
@@ -35,11 +36,15 @@ def _show_version(requested: bool) -> None:
 
 
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Reliable async GETs: one OpenTelemetry span, one metric set and one CSV row per call."""
+    del version  # its callback has handled it
+    if context.invoked_subcommand in {"demo", "fetch", "replay"}:
+        context.obj = context.with_resource(handled_signals())
 
 
 app.callback(epilog="Try it: otel-connector demo")(_options)

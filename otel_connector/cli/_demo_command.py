@@ -12,8 +12,9 @@ import os
 import shlex
 from collections.abc import Sequence
 from contextlib import aclosing, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -21,8 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from otel_connector._units import duration
 from otel_connector.cli._collector import select_collector
 from otel_connector.cli._demo import DEFAULT_CALLS, Demo, DemoReport, DemoSummary
-from otel_connector.cli._exit_codes import INTERRUPTED, WRONG, fail
+from otel_connector.cli._exit_codes import WRONG, fail
 from otel_connector.cli._option_errors import naming_log, path_option
+from otel_connector.cli._stop_signals import Stopped, StopSignals
 from otel_connector.cli._terminal import is_terminal, output_console, print_lines, progress_bar, show, styled, table
 from otel_connector.providers import configure
 
@@ -36,6 +38,19 @@ _JAEGER = "docker run --rm -p 127.0.0.1:4317:4317 -p 127.0.0.1:16686:16686 jaege
 
 # \b is the escape of click for a paragraph that must not be wrapped
 EPILOG = """\b
+Ctrl-C, SIGTERM (docker stop, Kubernetes, systemd) and SIGHUP cancel the calls in flight. Their rows are written,
+and the spans are sent.
+
+\b
+Exit code:
+  0    every call has its row
+  1    rows are missing
+  2    an argument is invalid, or a file cannot be written
+  129  stopped by SIGHUP
+  130  stopped by Ctrl-C
+  143  stopped by SIGTERM
+
+\b
 Examples:
   otel-connector demo
   otel-connector demo --calls 2000 --log demo.csv
@@ -44,6 +59,7 @@ Examples:
 
 
 def demo(
+    context: typer.Context,
     log: Annotated[
         Path, path_option(text="CSV file; rows are appended. Failed attempts have rows in logs.attempts.csv beside it.")
     ] = Path("logs.csv"),
@@ -62,7 +78,7 @@ def demo(
     The server runs on this machine until the demo ends. Every kind of outcome occurs: success, redirect, 404, 503,
     Retry-After, timeout, refused or reset connection, truncated body, untrusted certificate, cancellation and so on.
     """
-    console = output_console()
+    console, signals = output_console(), cast("StopSignals", context.obj)
     try:
         with naming_log(log):
             run = Demo(log, calls)
@@ -70,13 +86,14 @@ def demo(
         telemetry = configure("otel-connector-demo", exit_timeout=_EXIT_TIMEOUT) if endpoint else None
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         fail("demo", error)
+    signals.defer()
     try:
         with telemetry or nullcontext():
-            asyncio.run(_make_calls(run, calls, console))
-    except KeyboardInterrupt:
+            asyncio.run(_make_calls(run, calls, console, signals))
+    except (asyncio.CancelledError, Stopped):
         counts = f"{run.stats().calls_started} calls started, {run.stats().rows_written} rows written"
         print_lines(console, f"Stopped: {counts} to {log.absolute()}")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(signals.exit_code) from None
     report = run.report()
     _show_summary(console, report.summary)
     but = "" if report.rows == report.started else "BUT "
@@ -88,11 +105,10 @@ def demo(
         print_lines(console, *_where_traces_are(endpoint, telemetry.sent_over_otlp(), report, log))
     else:
         print_lines(console, f"Some traces and metrics were not sent to {endpoint}.")
-    if report.started != report.rows:
-        raise typer.Exit(WRONG)
+    raise typer.Exit(signals.exit_code or (WRONG if report.started != report.rows else 0))
 
 
-async def _make_calls(run: Demo, calls: int, console: Console) -> None:
+async def _make_calls(run: Demo, calls: int, console: Console, signals: StopSignals) -> None:
     """Run the demo, and show its progress on a terminal."""
     print_lines(console, "Calling a faulty server on this machine. The log contains:")
     columns = (
@@ -102,7 +118,9 @@ async def _make_calls(run: Demo, calls: int, console: Console) -> None:
         TimeElapsedColumn(),
     )
     ended = [0, 0]
-    with progress_bar(console, *columns) as progress:
+    this_task: asyncio.Task[Any] = cast("Any", asyncio.current_task())
+    cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, this_task.cancel)  # wakes the loop
+    with progress_bar(console, *columns) as progress, signals.calling(cancel):
         task = progress.add_task("", total=calls, good=0, bad=0)
         async with aclosing(run.run()) as results:
             async for result in results:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,20 @@ from otel_connector._fetch._results import ResultsFile
 from otel_connector._fetch._url_lists import urls_from
 from otel_connector._optional_module import optional_module
 from otel_connector._redact import REDACTED, Redactor
-from otel_connector._units import counted
+from otel_connector._units import counted, exact_duration
 from otel_connector.cli import _fetch_options as options
 from otel_connector.cli import _redact_options as redacting
 from otel_connector.cli._continue_command import continue_command
-from otel_connector.cli._exit_codes import INTERRUPTED, USAGE, code_of_condition, fail
+from otel_connector.cli._exit_codes import USAGE, code_of_condition, fail
 from otel_connector.cli._fail_if import Condition, parse
 from otel_connector.cli._fetch_view import FetchView, show_result, show_start
 from otel_connector.cli._header_option import parsed_headers
 from otel_connector.cli._option_errors import naming, naming_log
+from otel_connector.cli._stop_signals import CALLS_SECONDS, Stopped, StopSignals
 from otel_connector.cli._terminal import can_animate, print_errors, tolerant_console
 from otel_connector.providers import configure
+
+_EXIT_TIMEOUT = 4.0  # seconds for the export of the last spans; with CALLS_SECONDS, less than `docker stop` waits
 
 # \b is the escape of click for a paragraph that must not be wrapped
 EPILOG = """\b
@@ -50,14 +53,17 @@ body as json, as text, or as base64. The log has a row for every call, including
 
 \b
 Ctrl-C stops the run after the calls in flight have ended, and prints the command that continues it.
-A second Ctrl-C cancels these calls.
+A second Ctrl-C cancels these calls. SIGTERM (docker stop, Kubernetes, systemd) and SIGHUP do the same,
+but cancel these calls after 3 s; the run ends within 9 s.
 
 \b
 Exit code:
   0    all URLs were fetched, or the condition of --fail-if does not hold
   1    the condition of --fail-if holds; by default, if a URL failed
   2    an argument is invalid, a file cannot be read or written, or the list has changed during the run
+  129  stopped by SIGHUP
   130  stopped by Ctrl-C
+  143  stopped by SIGTERM
 
 \b
 Examples:
@@ -118,7 +124,7 @@ def fetch(
                 attempts=attempts,
             )
         with nullcontext() if out is None else closing(_results_file(out, resume=resume)) as results:
-            fetch_options = FetchOptions(
+            chosen = FetchOptions(
                 project=project,
                 concurrency=concurrency,
                 resume=done,
@@ -127,10 +133,10 @@ def fetch(
                 results=results,
                 keep_cookies=keep_cookies,
             )
-            run = _run(Fetch(connector, urls, fetch_options, limiter=limiter, redact_params=params), quiet=quiet)
+            run = _run(Fetch(connector, urls, chosen, limiter=limiter, redact_params=params), context.obj, quiet=quiet)
     except (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
         fail("fetch", _with_options(error, redact or ()), {"--out": out})
-    code = exit_code(run, condition, log, continue_command(context, Redactor(params)))
+    code = exit_code(run, condition, log, continue_command(context, Redactor(params)), context.obj)
     if not quiet:
         show_result(run, log, out)
     raise typer.Exit(code)
@@ -196,47 +202,57 @@ def _event_loop() -> tuple[str, Callable[[Coroutine[Any, Any, None]], None]]:
     return "uvloop", uvloop.run
 
 
-def _run(run: Fetch, *, quiet: bool) -> Fetch:
-    """Fetch the URLs, show the progress, and handle Ctrl-C. Return `run`."""
+def _run(run: Fetch, signals: StopSignals, *, quiet: bool) -> Fetch:
+    """Fetch the URLs, show the progress, and send the telemetry. Return `run`."""
     console = tolerant_console(sys.stderr)
     name, run_on_loop = _event_loop()
     if not quiet:
         show_start(console, run, name)
-    telemetry = configure("otel-connector-fetch") if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") else nullcontext()
+    telemetry = (
+        configure("otel-connector-fetch", exit_timeout=_EXIT_TIMEOUT)
+        if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        else nullcontext()
+    )
     view = None if quiet else FetchView(console, run, animated=can_animate(console))
-    with telemetry, suppress(KeyboardInterrupt):
-        run_on_loop(_run_until_stopped(run, view))
+    signals.defer()
+    with telemetry, suppress(Stopped):
+        run_on_loop(_run_until_stopped(run, view, signals))
     return run
 
 
-async def _run_until_stopped(run: Fetch, view: FetchView | None) -> None:
-    loop, fetching = asyncio.get_running_loop(), asyncio.ensure_future(run.run())
-    showing: asyncio.Future[None] | None = None
+async def _run_until_stopped(run: Fetch, view: FetchView | None, signals: StopSignals) -> None:
+    loop, fetching = asyncio.get_running_loop(), asyncio.create_task(run.run())
 
-    def interrupted() -> None:
-        if not run.stopped:
-            run.stop()
-            active = counted(run.progress().active, "call")
-            print_errors(f"Stopping after {active} in flight; a second Ctrl-C cancels these")
+    def stop() -> None:
+        if run.stopped:
             return
-        loop.remove_signal_handler(signal.SIGINT)  # a third Ctrl-C ends the program
-        fetching.cancel()
+        run.stop()
+        cancelled = "a second Ctrl-C cancels these"
+        if not signals.interactive:
+            loop.call_later(CALLS_SECONDS, fetching.cancel)
+            cancelled = f"those that take longer than {exact_duration(CALLS_SECONDS)} are cancelled"
+        print_errors(f"Stopping after {counted(run.progress().active, 'call')} in flight; {cancelled}")
 
-    # Shells start "fetch ... &" with SIGINT ignored (POSIX.1-2024, XCU, section 2.12): Ctrl-C is for the others
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        with suppress(NotImplementedError):  # on Windows, Ctrl-C cancels the whole run
-            loop.add_signal_handler(signal.SIGINT, interrupted)
+    soon = loop.call_soon_threadsafe  # wakes the loop
     try:
-        begun = asyncio.ensure_future(run.begun.wait())
+        with signals.calling(partial(soon, stop), partial(soon, fetching.cancel)):
+            await _shown(run, fetching, view)
+    except asyncio.CancelledError:
+        if not run.stopped:
+            raise
+
+
+async def _shown(run: Fetch, fetching: asyncio.Task[None], view: FetchView | None) -> None:
+    """Wait until the URLs are fetched, and show the progress."""
+    showing: asyncio.Future[None] | None = None
+    try:
+        begun = asyncio.create_task(run.begun.wait())
         await asyncio.wait({fetching, begun}, return_when=asyncio.FIRST_COMPLETED)
         begun.cancel()
         if view is not None:
             view.show_resumed()
             showing = asyncio.ensure_future(view.show())
         await fetching
-    except asyncio.CancelledError:
-        if not run.stopped:
-            raise
     finally:
         if showing is not None:
             showing.cancel()
@@ -244,7 +260,7 @@ async def _run_until_stopped(run: Fetch, view: FetchView | None) -> None:
                 await showing
 
 
-def exit_code(run: Fetch, condition: Condition, log: Path, resume_command: str) -> int:
+def exit_code(run: Fetch, condition: Condition, log: Path, resume_command: str, signals: StopSignals) -> int:
     """Return the exit code, and print the reason if it is not 0."""
     if missing := run.rows_missing():
         rows = counted(missing, "row")
@@ -258,6 +274,6 @@ def exit_code(run: Fetch, condition: Condition, log: Path, resume_command: str) 
         print_errors(f"Continue with: {resume_command}")
         if REDACTED in resume_command:
             print_errors(f"Replace {REDACTED} by the secrets before")
-        return INTERRUPTED
+        return signals.exit_code
     code = code_of_condition("fetch", condition, run.figures())
-    return USAGE if missing or run.list_problem else code
+    return signals.exit_code or (USAGE if missing or run.list_problem else code)

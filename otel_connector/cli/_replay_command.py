@@ -20,8 +20,9 @@ from otel_connector._replay import _replay as replays
 from otel_connector.cli import _call_filters as filters
 from otel_connector.cli import _redact_options as redacting
 from otel_connector.cli._collector import select_collector
-from otel_connector.cli._exit_codes import INTERRUPTED, WRONG, fail
+from otel_connector.cli._exit_codes import WRONG, fail
 from otel_connector.cli._option_errors import path_option
+from otel_connector.cli._stop_signals import Stopped
 from otel_connector.cli._terminal import output_console, print_lines, progress_bar, tolerant_console
 
 # \b is the escape of click for a paragraph that must not be wrapped
@@ -35,7 +36,9 @@ Exit code:
   0    all rows were sent
   1    lines are damaged; all other rows were sent
   2    an argument is invalid, a file cannot be read, or the collector did not accept the spans
+  129  stopped by SIGHUP
   130  stopped by Ctrl-C
+  143  stopped by SIGTERM
 
 \b
 Examples:
@@ -104,9 +107,9 @@ def replay(
         )
         try:
             _run_with_progress(run, to)
-        except KeyboardInterrupt:
+        except Stopped:
             print_lines(output_console(), f"Stopped; spans sent: {run.replayed().sent:,}. The same command continues.")
-            raise typer.Exit(INTERRUPTED) from None
+            raise
         finally:
             exporter.shutdown()
     except (replays.CollectorRefused, ImportError, OSError, TypeError, ValueError) as error:

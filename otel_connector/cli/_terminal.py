@@ -90,10 +90,14 @@ class TolerantStream:
 class _Console(Console):
     """A console whose size is that of its own stream. What is not a terminal has no limit, so that nothing is cut."""
 
+    def __init__(self, stream: TextIO, **options: Any) -> None:
+        self._limited = stream.isatty()  # also after the terminal is lost: a view is as wide as the console
+        super().__init__(file=stream, **options)
+
     @property  # type: ignore[misc] # it cannot be set
     def size(self) -> ConsoleDimensions:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The columns and lines. 0 means unknown, also of a pseudoterminal; so do values that are not numbers."""
-        if not is_terminal(self):
+        if not self._limited:
             return ConsoleDimensions(_UNLIMITED, _UNKNOWN_SIZE[1])
         own: tuple[int, int] = _UNKNOWN_SIZE
         with suppress(OSError):
@@ -118,7 +122,7 @@ def _console(stream: TextIO) -> Console:
     # Without a width and a height, rich would read the variables, and raise for some values
     width, height = _UNKNOWN_SIZE
     return _Console(
-        file=stream, width=width, height=height, color_system=None if plain else "auto", highlight=False, markup=False
+        stream, width=width, height=height, color_system=None if plain else "auto", highlight=False, markup=False
     )
 
 

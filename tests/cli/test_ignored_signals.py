@@ -38,15 +38,17 @@ def in_background(folder: Path, command: str, ignored: str = "INT", **extra: str
     )
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_fetch_in_the_background_of_a_script_goes_on(count: int, api: FaultServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ignored", "count"), [("INT", 1), ("INT", 2), ("HUP", 1), ("TERM", 1)])
+def test_fetch_goes_on_after_a_signal_that_was_ignored_when_it_started(
+    ignored: str, count: int, api: FaultServer, tmp_path: Path
+) -> None:
     held = hold()
     api.script("/held", held.step)
     (tmp_path / "urls").write_text(f"{api.url('/held')}\n{api.url('/ok')}\n")
-    with in_background(tmp_path, "fetch urls --concurrency 1") as process:
+    with in_background(tmp_path, "fetch urls --concurrency 1", ignored) as process:
         held.arrived.wait(30)
         for _ in range(count):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(getattr(signal, f"SIG{ignored}"))
         held.release()
         out, error = process.communicate()
     assert (process.returncode, "Done: 2 URLs in" in out) == (0, True), error

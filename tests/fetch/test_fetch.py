@@ -46,6 +46,7 @@ from otel_connector.cli import app
 from otel_connector.cli._fail_if import parse
 from otel_connector.cli._fetch_command import _event_loop, _run_until_stopped, exit_code
 from otel_connector.cli._fetch_view import FetchView, progress_line, result_line
+from otel_connector.cli._stop_signals import StopSignals
 from otel_connector.cli._terminal import TolerantStream
 from otel_connector.testing import FaultServer, json_body, respond, retry_after, silent
 
@@ -670,13 +671,12 @@ async def test_a_run_that_is_stopped_before_its_first_call_requests_nothing(api:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 async def test_cancelling_the_fetch_task_raises_cancellederror(api: FaultServer) -> None:
     run = Fetch(AsyncConnector(None, timeout=600), OneUrl(api.url("/never")), FetchOptions(project="P", concurrency=1))
-    watching = asyncio.ensure_future(_run_until_stopped(run, None))
+    watching = asyncio.ensure_future(_run_until_stopped(run, None, StopSignals()))
     while not api.requests:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0.001)
     watching.cancel()
     with pytest.raises(asyncio.CancelledError):
         await watching
-    assert asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
 
 
 def test_writing_to_a_closed_or_ascii_only_stream_raises_nothing(tmp_path: Path) -> None:
@@ -700,7 +700,7 @@ async def test_a_closed_log_gives_exit_code_2_and_reports_the_lost_rows(
     await asyncio.to_thread(log.shutdown)
     run = Fetch(AsyncConnector(log), OneUrl(api.url("/ok")), FetchOptions(project="P", concurrency=1))
     await run.run()
-    assert exit_code(run, parse("failed > 0", CONDITION_NAMES), Path("logs.csv"), "") == 2
+    assert exit_code(run, parse("failed > 0", CONDITION_NAMES), Path("logs.csv"), "", StopSignals()) == 2
     assert "1 row could not be written;" in capfd.readouterr().err
 
 

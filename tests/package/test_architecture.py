@@ -57,6 +57,7 @@ WINGS = [
         {
             "_fail_if": ("aiohttp", "asyncio", *TERMINAL),
             "_cursor": ("aiohttp", "asyncio", "rich", "typer"),
+            "_stop_signals": ("aiohttp", "asyncio", "rich", "typer"),
             "_terminal": ("aiohttp", "asyncio", "typer"),
             "_option_errors": ("aiohttp", "asyncio", "rich"),
             "_exit_codes": ("aiohttp", "asyncio"),

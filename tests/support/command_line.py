@@ -104,7 +104,7 @@ def run_here(folder: Path, *arguments: str, without: str = "", **extra: str) -> 
             patch.delenv(name)
         for name in extra:
             patch.setenv(name, variables[name])
-        before = signal.getsignal(signal.SIGTERM)
+        before = signal.getsignal(signal.SIGTERM)  # review keeps its handler
         with redirect_stdout(out), redirect_stderr(error), pytest.raises(SystemExit) as ended:
             main()
         signal.signal(signal.SIGTERM, before)
