@@ -123,6 +123,20 @@ class Attempt:
     wait: float | None
 
 
+class Retry(NamedTuple):
+    """Why an attempt after the first was made, and the time between the end of the one before it and its start.
+
+    Attributes:
+        reason: The reason of the attempt before it, such as ``status_503``.
+        wait: Seconds that the call waited, without the queue time.
+        queue: Seconds that it then waited for a permit.
+    """
+
+    reason: str
+    wait: float
+    queue: float
+
+
 class AttemptRecord(NamedTuple):
     """The fields of one attempt of a call, in the order of the columns of the attempts log; also those of its event.
 

@@ -13,7 +13,7 @@ from asyncio import CancelledError
 from typing import TYPE_CHECKING
 
 from otel_connector._errors import error_type_of
-from otel_connector._record import AttemptRecord
+from otel_connector._record import AttemptRecord, Retry
 
 if TYPE_CHECKING:
     from otel_connector._record import Attempt
@@ -34,19 +34,24 @@ class AttemptHistory:
     Attributes:
         records: The attempts, in order.
         failures: The records of those that failed, each with its end in Unix nanoseconds.
+        began: Start of the last attempt.
+        retry: Why and when the last attempt was made; after the end of the call, the retry for which it still waited.
+            None for the first attempt, and if no retry was to follow.
     """
 
     def __init__(self, call_id: str, started: int) -> None:
         self.records: list[AttemptRecord] = []
         self.failures: list[tuple[AttemptRecord, int]] = []
+        self.retry: Retry | None = None
         self._call_id = call_id
-        self._began = started  # the last attempt
+        self.began = started
         self._failure: Attempt | None = None  # its failure, until it is complete
         self._failed_at = self._suspended = 0
         self._queue_since: int | None = None
 
     def failed(self, failure: Attempt, now: int, suspended: float) -> None:
         """Note that an attempt failed, in which redirects waited for `suspended` seconds."""
+        self.retry = None
         self._failure, self._failed_at, self._suspended = failure, now, self._within_attempt(suspended, now)
 
     def queues(self, now: int) -> None:
@@ -56,7 +61,7 @@ class AttemptHistory:
     def begins(self, now: int) -> None:
         """Note that the next attempt begins."""
         self._complete(now)
-        self._began = now
+        self.began = now
 
     def ends(self, now: int, number: int, error: BaseException | None, status: int | None, suspended: float) -> None:
         """Note the end of the call.
@@ -70,6 +75,7 @@ class AttemptHistory:
         """
         if self._complete(now):
             return
+        self.retry = None
         reason = error_type = ""
         if isinstance(error, CancelledError):
             reason = _CANCELLED
@@ -86,6 +92,7 @@ class AttemptHistory:
         if failure.wait is not None:
             queue_since = now if self._queue_since is None else self._queue_since
             ended, wait, queue = self._failed_at, queue_since - self._failed_at, queue + now - queue_since
+            self.retry = Retry(failure.reason, wait / 1e6, (now - queue_since) / 1e6)
         self._add(ended, queue, wait, (failure.number, failure.reason, failure.status, failure.error_type))
         self._failure = self._queue_since = None
         return True
@@ -95,8 +102,8 @@ class AttemptHistory:
         record = AttemptRecord(
             self._call_id,
             number,
-            self._began / 1e6,
-            (ended - self._began - self._suspended) / 1e6,
+            self.began / 1e6,
+            (ended - self.began - self._suspended) / 1e6,
             queue / 1e6,
             None if wait is None else wait / 1e6,
             reason,
@@ -109,4 +116,4 @@ class AttemptHistory:
 
     def _within_attempt(self, seconds: float, now: int) -> int:
         """Return a part of the last attempt in microseconds, not longer than the attempt."""
-        return min(round(seconds * 1e6), now - self._began)
+        return min(round(seconds * 1e6), now - self.began)

@@ -25,7 +25,7 @@ from otel_connector._call._credentials import credentials_of
 from otel_connector._call._exchange import Exchange, Request
 from otel_connector._call._options import repeatable
 from otel_connector._call._pacing import Permit
-from otel_connector._call._retry import THROTTLING_STATUSES, retry_after_of
+from otel_connector._call._retry import retry_after_of
 from otel_connector._call._settings import steps_of
 from otel_connector._call._transport import attempt, forget_address
 from otel_connector._call._urls import host_of, text_of
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from otel_connector._telemetry._call_span import CallSpan
 
 
-_FIRST_SERVER_ERROR = 500  # RFC 9110, section 15.6
 _FIRST_ATTEMPT, _REDIRECT = "first_attempt", "redirect"  # reasons of a wait, beside those of retries
 
 _TIMER_SECONDS = 0.01  # by which a timer may differ from the clock
@@ -87,7 +86,7 @@ class Call:
         self._url = self._host = self._project = self._template = self._last_failure = ""
         self._reason = _FIRST_ATTEMPT
         self._queued = 0.0
-        self._started_us = self._started_ns = self._sent = self.attempts = self.retries = 0
+        self._started_us = self._started_ns = self._ended_ns = self._sent = self.attempts = self.retries = 0
 
     async def run(
         self,
@@ -185,7 +184,7 @@ class Call:
         Returns:
             The record of the call, if it ends without an error.
         """
-        self._stopped_ns = self._settings.clock.monotonic_ns()
+        self._stopped_ns = self._ended_ns or self._settings.clock.monotonic_ns()
         return self._record(self._opened(), None, (self._stopped_ns - self._started_ns) // 1_000)
 
     def end(self, error: BaseException | None, write: WriteRow) -> CallRecord:
@@ -203,7 +202,9 @@ class Call:
         waited, self._failure = self._failure is not None, None  # its traceback refers to this call
         if self._paid is not None and self._permit is not None and self._permit.waiting and settings.quotas is not None:
             settings.quotas.put_back(self._host, self._paid)  # the retry was not made
-        stopped_ns = settings.clock.monotonic_ns() if self._stopped_ns is None else self._stopped_ns
+        stopped_ns = self._stopped_ns
+        if stopped_ns is None:
+            stopped_ns = self._ended_ns or settings.clock.monotonic_ns()
         delta_us = (stopped_ns - self._started_ns) // 1_000
         if isinstance(error, ConnectorError):
             self._redact_message(error)
@@ -214,7 +215,7 @@ class Call:
             permit, exchange = cast("Permit", self._permit), cast("Exchange", self._exchange)
             unsuccessful = error if self._stopped_ns is None else None
             history.ends(self._started_us + delta_us, self.attempts, unsuccessful, exchange.status, permit.suspended)
-            settings.telemetry.waited(span, history.records[-1], again=False)
+            settings.telemetry.waited(span, history.records[-1], again=False, unmade=history.retry)
         start_time = self._started_us * 1_000 if span.recorded else None
         write(record, start_time, () if history is None else history.records)
         if isinstance(error, Exception):
@@ -239,7 +240,7 @@ class Call:
         """Wait until the attempt may start; before the first one, this is not part of the call's time."""
         remaining = self._remaining()
         if self._history is not None:
-            self._history.queues(self._unix_ns() // 1_000)
+            self._history.queues(self._unix_us(self._settings.clock.monotonic_ns()))
         try:
             async with time_limit(None if remaining == math.inf else remaining):
                 await permit.enter(self._settings.clock.monotonic_ns() / 1e9 + remaining)
@@ -264,24 +265,26 @@ class Call:
         settings, telemetry, span = self._settings, self._settings.telemetry, self._span or self._opened()
         seconds = request.timeout.total or math.inf  # aiohttp uses 0 for no limit
         remaining = math.inf if settings.deadline is None else self._remaining()
-        bounded = remaining < seconds
-        attempt_span = None
+        attempt_span, exchange.scope = None, span.scope
+        if self._history is not None:
+            self._history.begins(self._unix_us(settings.clock.monotonic_ns()))
+            self.retries += 1
+            telemetry.waited(span, self._history.records[-1], again=True)
         if telemetry.attempt_spans:
-            attempt_span = telemetry.start_attempt(span, self._sent, self._unix_ns())
-        exchange.scope = span.scope if attempt_span is None else attempt_span.scope
+            history, began, retry = self._history, self._started_us, None
+            if history is not None:
+                began, retry = history.began, history.retry
+            attempt_span = telemetry.start_attempt(span, self._sent, began * 1_000, retry)
+            exchange.scope = span.scope if attempt_span is None else attempt_span.scope
         if settings.propagate:
             exchange.context = telemetry.inject(span, attempt_span)
         failure: BaseException | None = None
         exchange.before_redirect = self._before_redirect
-        if self._history is not None:
-            self._history.begins(self._unix_ns() // 1_000)
-            self.retries += 1
-            telemetry.waited(span, self._history.records[-1], again=True)
         try:
             return await attempt(request, exchange, min(seconds, remaining))
         except AttemptTimeout as error:
             failure = error
-            if not (exchange.out_of_time and (bounded or self._remaining() < _TIMER_SECONDS)):
+            if not (exchange.out_of_time and (remaining < seconds or self._remaining() < _TIMER_SECONDS)):
                 raise
             failure = DeadlineExceeded(f"{exact_duration(settings.deadline or 0.0)} passed: {error}")
             raise failure from error
@@ -295,10 +298,13 @@ class Call:
             self.attempts += 1 + exchange.repeats
             self._sent += exchange.sent
             if attempt_span is not None:
+                self._ended_ns = settings.clock.monotonic_ns()
                 telemetry.end_attempt(
                     span,
                     attempt_span,
-                    end_time=self._unix_ns(),
+                    end_time=self._unix_us(self._ended_ns) * 1_000,
+                    number=self.attempts,
+                    redirect_queue=cast("Permit", self._permit).suspended,
                     status=exchange.status,
                     http_version=exchange.version,
                     error_type=error_type_of(failure) if isinstance(failure, Exception) else None,
@@ -336,19 +342,12 @@ class Call:
 
     def _after_failure(self, error: ConnectorError, exchange: Exchange, permit: Permit) -> float | None:
         """Note a failed attempt, and return the seconds to wait before the next one; None if there is none."""
-        settings, now_ns, started = self._settings, self._settings.clock.monotonic_ns(), permit.admitted
+        settings, now_ns = self._settings, self._ended_ns or self._settings.clock.monotonic_ns()
         if isinstance(error, HTTPStatusError):
             error.retry_after = retry_after_of(CIMultiDict(error.headers), settings.clock.time_ns() / 1e9)
         # After a redirect, another host may have answered
         answered_by = permit.host if exchange.final_url is None else f"{host_of(exchange.final_url)}{permit.suffix}"
-        if isinstance(error, HTTPStatusError) and error.status in THROTTLING_STATUSES:
-            settings.admission.throttled(answered_by, started, settings.retry.pause(error))
-        elif not settings.admission.adaptive or (
-            isinstance(error, HTTPStatusError) and error.status < _FIRST_SERVER_ERROR
-        ):
-            # The server does not throttle. After a pause any other end admits further callers: they would wait for one
-            # timeout after the other
-            settings.admission.succeeded(answered_by, started)
+        settings.note_failure(error, answered_by, permit.admitted)
         decision = settings.retry.decide(
             error,
             attempt=self.attempts,
@@ -374,11 +373,11 @@ class Call:
         )
         self._last_failure, self._reason = failed.error, failed.reason
         self._history = self._history or AttemptHistory(failed.call_id, self._started_us)
-        self._history.failed(failed, self._unix_ns() // 1_000, permit.suspended)
+        self._history.failed(failed, self._unix_us(now_ns), permit.suspended)
         if refused:
             raise RetryBudgetExhausted(f"the retry budget of {self._host} is exhausted: {error}") from error
         if wait is not None:
-            self._failure = error
+            self._failure, self._ended_ns = error, 0
             settings.call_logger.retrying(self._host, failed)
         return wait
 
@@ -407,9 +406,9 @@ class Call:
             return math.inf
         return self._settings.deadline - (self._settings.clock.monotonic_ns() - self._accepted_ns) / 1e9
 
-    def _unix_ns(self) -> int:
-        """Return the time for the spans: the start of the call plus the time on the monotonic clock since then."""
-        return self._started_us * 1_000 + self._settings.clock.monotonic_ns() - self._started_ns
+    def _unix_us(self, monotonic_ns: int) -> int:
+        """Return a moment for spans and rows: the start of the call plus the time on the monotonic clock since then."""
+        return self._started_us + (monotonic_ns - self._started_ns) // 1_000
 
     def _described(self, error: BaseException | None) -> str:
         if error is None:

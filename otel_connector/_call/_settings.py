@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from yarl import URL
 
+from otel_connector._call._retry import THROTTLING_STATUSES
 from otel_connector._call._transport import resolve_url
 from otel_connector._call._urls import host_of
+from otel_connector._errors import ConnectorError, HTTPStatusError
 from otel_connector._record import URL_LIMIT, one_line
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from otel_connector._telemetry._spans import CallTelemetry
 
 _TARGET_LIMIT = 128  # the size of yarl's cache of parsed URLs, which has the same purpose
+
+_FIRST_SERVER_ERROR = 500  # RFC 9110, section 15.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,15 @@ class CallSettings:
     def __post_init__(self) -> None:
         """Derive `step_timeout`, which aiohttp gets, from `timeout`."""
         object.__setattr__(self, "step_timeout", steps_of(self.timeout))
+
+    def note_failure(self, error: ConnectorError, host: str, started: float) -> None:
+        """Pause or admit the callers of the host that answered an attempt, which started at `started` and failed."""
+        if isinstance(error, HTTPStatusError) and error.status in THROTTLING_STATUSES:
+            self.admission.throttled(host, started, self.retry.pause(error))
+        elif not self.admission.adaptive or (isinstance(error, HTTPStatusError) and error.status < _FIRST_SERVER_ERROR):
+            # The server does not throttle. After a pause any other end admits further callers: they would wait for one
+            # timeout after the other
+            self.admission.succeeded(host, started)
 
     def target(self, session: aiohttp.ClientSession, url: Any, params: Any) -> Target:
         """Return the target of a call; raises what `resolve_url` raises."""

@@ -18,7 +18,7 @@ from otel_connector._telemetry import _names
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
-    from otel_connector._record import AttemptRecord, CallRecord
+    from otel_connector._record import AttemptRecord, CallRecord, Retry
 
 FIELD_NAMES = tuple(_names.FIELD_PREFIX + name for name in COLUMNS)
 
@@ -52,6 +52,16 @@ def outcome_attributes(
         attributes[_names.ERROR_TYPE] = error_type
     if resend_count:
         attributes[_names.RESEND_COUNT] = resend_count
+    return attributes
+
+
+def retry_attributes(retry: Retry | None) -> dict[str, AttributeValue]:
+    """Return why a retry was made, and the waits between the attempt before it and itself; nothing for None."""
+    if retry is None:
+        return {}
+    attributes: dict[str, AttributeValue] = {_names.RETRY_REASON: retry.reason, _names.RETRY_WAIT: retry.wait}
+    if retry.queue:
+        attributes[_names.RETRY_QUEUE] = retry.queue
     return attributes
 
 

@@ -43,6 +43,11 @@ ATTEMPT_QUEUE: Final = ATTEMPT_EVENT + ".queue"
 ATTEMPT_WAIT: Final = ATTEMPT_EVENT + ".wait"
 ATTEMPT_REASON: Final = ATTEMPT_EVENT + ".reason"
 
+RETRY_REASON: Final = FIELD_PREFIX + "retry.reason"
+RETRY_WAIT: Final = FIELD_PREFIX + "retry.wait"
+RETRY_QUEUE: Final = FIELD_PREFIX + "retry.queue"
+REDIRECT_QUEUE: Final = FIELD_PREFIX + "redirect.queue"
+
 
 class Attribute(NamedTuple):
     """An attribute of a span, an event or a metric.
@@ -139,9 +144,25 @@ CALL_ATTRIBUTES: Final = (
     Attribute(FIELD_PREFIX + "response_code", "int", "", "there was a response"),
     Attribute(SUCCESS, "boolean", "", "always"),
     Attribute(FIELD_PREFIX + "error", "string", "", "the call did not succeed"),
-    Attribute(QUEUE_DURATION, "double", "s", "the call waited for a permit before it started"),
+    Attribute(
+        QUEUE_DURATION, "double", "s", "the call waited for a permit: before it started, for a retry or a redirect"
+    ),
 )
 """On the call's span, set at its end: the ten fields, as in the log, and two more."""
+
+RETRY_ATTRIBUTES: Final = (
+    Attribute(RETRY_REASON, "string", "", "not the first attempt: why it was made, e.g. status_503"),
+    Attribute(RETRY_WAIT, "double", "s", "not the first attempt: the wait before it, without queue"),
+    Attribute(RETRY_QUEUE, "double", "s", "not the first attempt, and after the wait it waited for a permit"),
+)
+"""With ``attempt_spans=True``: on the span of an attempt; on the call's span if the retry was not made."""
+
+ATTEMPT_SPAN_ATTRIBUTES: Final = (
+    Attribute(ATTEMPT_NUMBER, "int", "", "always; from 1"),
+    *RETRY_ATTRIBUTES,
+    Attribute(REDIRECT_QUEUE, "double", "s", "its redirects waited for a permit, within the span"),
+)
+"""With ``attempt_spans=True``: what the span of an attempt has beside `HTTP_ATTRIBUTES`."""
 
 EVENT_ATTRIBUTES: Final = (
     Attribute(ATTEMPT_NUMBER, "int", "", "always; from 1"),

@@ -33,6 +33,7 @@ from otel_connector._telemetry._attributes import (
     field_attributes,
     http_attributes,
     outcome_attributes,
+    retry_attributes,
 )
 from otel_connector._telemetry._call_ids import call_id_of, new_call_id
 from otel_connector._telemetry._call_span import AttemptSpan, CallSpan, UrlTelemetry
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
-    from otel_connector._record import AttemptRecord, CallRecord
+    from otel_connector._record import AttemptRecord, CallRecord, Retry
 
 
 GivenHeaders: TypeAlias = "tuple[MultiMapping[str], MultiMapping[str] | None]"
@@ -243,17 +244,20 @@ class CallTelemetry:
             call.token = otel_context.attach(call.context)
         return call
 
-    def start_attempt(self, call: CallSpan, resend_count: int, start_time: int) -> AttemptSpan | None:
+    def start_attempt(
+        self, call: CallSpan, resend_count: int, start_time: int, retry: Retry | None = None
+    ) -> AttemptSpan | None:
         """Start the span of an attempt below the call's span and make it the current span; None if that fails.
 
         Args:
             call: The call's span.
             resend_count: Requests that the call has sent before.
             start_time: Unix time in nanoseconds.
+            retry: Why it is made, and the waits before it; None for the first attempt.
         """
         if call.silent:
             return None
-        attributes = call.url_telemetry.http.copy()
+        attributes = call.url_telemetry.http | retry_attributes(retry)
         if resend_count:
             attributes[_names.RESEND_COUNT] = resend_count
         with self._guard.guarded("starting the attempt's span"):
@@ -270,11 +274,13 @@ class CallTelemetry:
         attempt: AttemptSpan,
         *,
         end_time: int,
+        number: int,
         status: int | None,
         http_version: tuple[int, int] | None,
         error_type: str | None,
         error: str,
         retried: bool,
+        redirect_queue: float,
         resend_count: int = 0,
         headers: MultiMapping[str] | None = None,
     ) -> None:
@@ -284,11 +290,13 @@ class CallTelemetry:
             call: The call's span.
             attempt: What `start_attempt` returned.
             end_time: Unix time in nanoseconds.
+            number: Its number, from 1.
             status: The HTTP status of its last response.
             http_version: Major and minor HTTP version of its last response.
             error_type: The value of ``error.type``; None if the attempt is not an error.
             error: ``ClassName: message``, for the status of the span; empty if the attempt succeeded.
             retried: Whether there was an attempt before.
+            redirect_queue: Seconds that its redirects waited for a permit.
             resend_count: The resend count of its last request, if it sent more than one (a redirect, or a resend of
                 aiohttp); otherwise 0.
             headers: Those of its last response; None if it had none.
@@ -298,6 +306,9 @@ class CallTelemetry:
             if attempt.span.is_recording():
                 attributes = self.contrib.response_headers(headers) if self.contrib and headers else {}
                 attributes |= outcome_attributes(status, error_type, http_version, resend_count)
+                attributes[_names.ATTEMPT_NUMBER] = number
+                if redirect_queue:
+                    attributes[_names.REDIRECT_QUEUE] = round(redirect_queue, 6)
                 attempt.span.set_attributes(attributes)
                 if error_type is not None:
                     attempt.span.set_status(error_status(error_type, error))
@@ -331,14 +342,18 @@ class CallTelemetry:
             with self._guard.guarded("adding an event"):
                 call.span.add_event(_names.ATTEMPT_EVENT, event_attributes(attempt), ended)
 
-    def waited(self, call: CallSpan, attempt: AttemptRecord, *, again: bool) -> None:
+    def waited(self, call: CallSpan, attempt: AttemptRecord, *, again: bool, unmade: Retry | None = None) -> None:
         """Count the wait after an attempt, if there was one, and the attempt that follows.
 
         Args:
             call: The call's span.
             attempt: The attempt.
             again: Whether another one follows. If not, the call has ended.
+            unmade: The retry for which the call waited when it ended. No attempt has a span for this time.
         """
+        if unmade is not None and self.attempt_spans:
+            with self._guard.guarded("setting the attributes of a retry"):
+                call.span.set_attributes(retry_attributes(unmade))
         key = call.url_telemetry.host, call.project, attempt.reason
         if attempt.wait is not None:
             call.counts.delays[key] += attempt.wait
@@ -396,7 +411,7 @@ class CallTelemetry:
                 otel_context.detach(call.token)
             if call.span is not INVALID_SPAN:
                 if call.span.is_recording():
-                    attributes: dict[str, AttributeValue] = {_names.QUEUE_DURATION: queued} if queued else {}
+                    attributes: dict[str, AttributeValue] = {_names.QUEUE_DURATION: round(queued, 6)} if queued else {}
                     if self.attempt_spans:
                         attributes |= outcome_attributes(None, error_type)
                     else:  # headers first: the SDK drops the oldest attributes above its limit

@@ -25,6 +25,7 @@ from otel_connector import COLUMNS, AsyncConnector, ConnectorError
 from otel_connector._telemetry import _names
 from otel_connector._telemetry._metrics import HOST_LIMIT, PROJECT_LIMIT, TEMPLATE_LIMIT
 from otel_connector._telemetry._names import (
+    ATTEMPT_SPAN_ATTRIBUTES,
     CALL_ATTRIBUTES,
     CALL_DURATION,
     CONVENTIONS,
@@ -75,6 +76,19 @@ def declared(attributes: Iterable[Attribute]) -> set[tuple[str, str]]:
     return {(attribute.name, attribute.type) for attribute in attributes}
 
 
+class SlowLimiter:
+    """Makes each attempt wait."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+
+    async def __aenter__(self) -> None:
+        await self._clock.sleep(0.25)
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
 async def make_calls_of_all_kinds(server: FaultServer, sdk: SDK, log: Log, *, attempt_spans: bool) -> AsyncConnector:
     """Make calls that succeed, queue, are retried, are redirected and fail, so that each attribute is set by one."""
     server.script("/ok", ok)
@@ -82,12 +96,14 @@ async def make_calls_of_all_kinds(server: FaultServer, sdk: SDK, log: Log, *, at
     server.script("/gone", 404)
     server.script("/away", redirect("/ok"))
     server.script("/moved", respond(303, headers=[("Location", "/gone"), ("Retry-After", "1")]))
+    clock = FakeClock()
     subject = AsyncConnector(
         log.path,
         n_tries=2,
         attempt_spans=attempt_spans,
         adaptive_concurrency=1,
-        clock=FakeClock(),
+        rate_limiter=SlowLimiter(clock),
+        clock=clock,
         **sdk.providers,
     )
     urls = [server.url(path) for path in ("/ok", "/ok", "/flaky", "/gone", "/away", "/moved")]
@@ -139,7 +155,9 @@ async def test_call_and_attempt_spans_have_exactly_the_declared_attributes(
         (attempts if span.name.startswith(_names.CALL_NAME) else calls).append(dict(span.attributes or {}))
     error_type = [attribute for attribute in CALL_ATTRIBUTES if attribute.name == _names.ERROR_TYPE]
     assert types(calls) == declared([TEMPLATE_ATTRIBUTE, *CALL_ATTRIBUTES])
-    assert types(attempts) == declared([*HTTP_ATTRIBUTES, *HEADER_ATTRIBUTES, TEMPLATE_ATTRIBUTE, *error_type])
+    assert types(attempts) == declared(
+        [*HTTP_ATTRIBUTES, *HEADER_ATTRIBUTES, TEMPLATE_ATTRIBUTE, *error_type, *ATTEMPT_SPAN_ATTRIBUTES]
+    )
 
 
 @pytest.mark.parametrize("attempt_spans", [False, True])
@@ -189,7 +207,8 @@ STABLE_METRICS = dict(constants("metrics"))
 ALL_METRICS = {**dict(constants("_incubating/metrics")), **STABLE_METRICS}
 CONVENTION_NAMESPACES = {name.partition(".")[0] for name in [*ALL_ATTRIBUTES, *ALL_METRICS]}
 ATTRIBUTES = sorted(
-    {*HTTP_ATTRIBUTES, *HEADER_ATTRIBUTES, TEMPLATE_ATTRIBUTE, *CALL_ATTRIBUTES, *EVENT_ATTRIBUTES, *LABELS}
+    {*HTTP_ATTRIBUTES, *HEADER_ATTRIBUTES, TEMPLATE_ATTRIBUTE, *CALL_ATTRIBUTES, *ATTEMPT_SPAN_ATTRIBUTES}
+    | {*EVENT_ATTRIBUTES, *LABELS}
 )
 
 

@@ -61,6 +61,12 @@ attempt has a CLIENT span with the name above, with these, `{_names.URL_TEMPLATE
         "`<key>` is the name of a header, in lower case and with `_` for `-`. The variables are those of [contrib's "
         "aiohttp instrumentation](../opentelemetry/frameworks.md#settings-of-contribs-aiohttp-instrumentation).\n"
     )
+    yield (
+        "## The spans of its attempts\n\nOnly with `attempt_spans=True`, beside the attributes above. Each starts where"
+        " the one before it ended, after `retry.wait` and `retry.queue`: spans and these times are together exactly "
+        f"the span of the call. If the call ended while it waited, its span has `{_names.RETRY_REASON}` ....\n"
+    )
+    yield from attributes(_names.ATTEMPT_SPAN_ATTRIBUTES)
     yield f"## Its events\n\n`{_names.ATTEMPT_EVENT}`, one for each failed attempt, at the end of the attempt.\n"
     yield from attributes(_names.EVENT_ATTRIBUTES)
     yield "## The metrics\n\nAll except the histogram are observable: they are read when metrics are collected.\n"

@@ -15,7 +15,18 @@ from support.logs import Log
 from support.sdk import SDK, points
 
 from otel_connector import COLUMNS, AsyncConnector, ConnectorError, DeadlineExceeded, RateLimiterFailed, RetryPolicy
-from otel_connector.testing import FakeClock, FaultServer, garbage, hold, ok, redirect, reset, silent, truncated
+from otel_connector.testing import (
+    FakeClock,
+    FaultServer,
+    garbage,
+    hold,
+    ok,
+    redirect,
+    reset,
+    respond,
+    silent,
+    truncated,
+)
 
 
 def connector(log: Log | None, sdk: SDK | None, **options: Any) -> AsyncConnector:
@@ -70,14 +81,24 @@ async def test_each_attempt_has_its_own_span(
         "network.protocol.version": "1.1",
     }
     assert [dict(attempt.attributes) for attempt in attempts] == [
-        {**common, "http.response.status_code": 503, "error.type": "503"},
+        {**common, "http.response.status_code": 503, "error.type": "503", "otel_connector.attempt.number": 1},
         {
             **common,
             "http.response.status_code": 200,
             "error.type": "otel_connector.BodyTruncated",
             "http.request.resend_count": 1,
+            "otel_connector.attempt.number": 2,
+            "otel_connector.retry.reason": "status_503",
+            "otel_connector.retry.wait": 0.25,
         },
-        {**common, "http.response.status_code": 200, "http.request.resend_count": 2},
+        {
+            **common,
+            "http.response.status_code": 200,
+            "http.request.resend_count": 2,
+            "otel_connector.attempt.number": 3,
+            "otel_connector.retry.reason": "truncated",
+            "otel_connector.retry.wait": 0.5,
+        },
     ]
     assert [attempt.status.status_code for attempt in attempts] == [
         StatusCode.ERROR,
@@ -284,3 +305,113 @@ async def test_an_error_in_a_span_processor_does_not_fail_the_call(
 def test_a_bad_argument_is_named(value: object) -> None:
     with pytest.raises(TypeError, match=r"^attempt_spans must be True or False"):
         AsyncConnector(None, attempt_spans=value)  # type: ignore[arg-type]
+
+
+# Where the time of a call went
+
+
+class SlowLimiter:
+    """Makes each attempt wait a little."""
+
+    async def __aenter__(self) -> None:
+        await asyncio.sleep(0.003)
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+def microseconds(seconds: Any) -> int:
+    """Return a time in whole microseconds; it must have no digits below."""
+    assert isinstance(seconds, float)
+    assert seconds == round(seconds, 6)
+    return round(seconds * 1e6)
+
+
+def assert_the_times_add_up(sdk: SDK) -> list[dict[str, Any]]:
+    """Check that the spans of the attempts, the waits and the queues are exactly the span of the call.
+
+    Returns:
+        The attributes of each attempt, and of the call, about its time.
+    """
+    call, attempts = call_and_attempt_spans(sdk)
+    found = [{**span.attributes} for span in (*attempts, call)]
+    names = ("attempt.number", "retry.reason", "retry.wait", "retry.queue", "redirect.queue")
+    times = [{name: each[key] for name in names if (key := f"otel_connector.{name}") in each} for each in found]
+    before = [sum(microseconds(each.get(name, 0.0)) for name in ("retry.wait", "retry.queue")) for each in times]
+    position = times_of(call)[0]
+    for attempt, microseconds_before in zip(attempts, before, strict=False):
+        assert times_of(attempt)[0] == position + microseconds_before * 1_000
+        position = times_of(attempt)[1]
+    assert times_of(call)[1] == position + before[-1] * 1_000
+    microseconds(found[-1].get("otel_connector.queue.duration", 0.0))
+    return times
+
+
+REAL_TIME: dict[str, Any] = {"clock": None, "retry": RetryPolicy(backoff=0.004), "timeout": 5}
+
+
+async def test_attempts_waits_and_queues_are_exactly_the_time_of_the_call(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    server.script("/x", [503, truncated(16, 64), ok])
+    subject = connector(None, sdk, **REAL_TIME, rate_limiter=SlowLimiter(), propagate=False)
+    assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
+    first, second, third, call = assert_the_times_add_up(sdk)
+    assert first == {"attempt.number": 1}
+    assert second.pop("retry.queue") >= 0.003
+    assert second.pop("retry.wait") >= 0.0
+    assert second == {"attempt.number": 2, "retry.reason": "status_503"}
+    assert (third["attempt.number"], third["retry.reason"]) == (3, "truncated")
+    assert third["retry.queue"] >= 0.003
+    assert call == {}
+
+
+async def test_the_wait_of_a_redirect_is_within_the_span_of_its_attempt(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    server.script("/x", [503, respond(302, headers=[("Location", "/y"), ("Retry-After", "4")])])
+    server.script("/y", [ok])
+    await connector(None, sdk, timeout=9).get(session, server.url("/x"), "P")
+    _, second, _ = assert_the_times_add_up(sdk)
+    _, (_, span) = call_and_attempt_spans(sdk)
+    assert (second["redirect.queue"], times_of(span)[1] - times_of(span)[0]) == (4.0, 4 * 10**9)
+
+
+@pytest.mark.parametrize("steps", [[404], [503], [silent]], ids=str)
+async def test_the_times_of_a_failed_call_add_up(
+    steps: list[Any], server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    server.script("/x", steps)
+    with pytest.raises(ConnectorError):
+        await connector(None, sdk, **{**REAL_TIME, "timeout": 0.05}, n_tries=2).get(session, server.url("/x"), "P")
+    assert_the_times_add_up(sdk)
+
+
+async def test_the_wait_for_a_retry_that_is_not_made_is_on_the_span_of_the_call(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
+    server.script("/x", 503)
+    waits = asyncio.Event()
+    policy = RetryPolicy(backoff=1e6, backoff_cap=1e6)  # with full jitter, a wait of some days
+    subject = connector(log, sdk, **{**REAL_TIME, "retry": policy}, on_retry=lambda _: waits.set())
+    task = asyncio.create_task(subject.get(session, server.url("/x"), "P"))
+    await waits.wait()
+    await asyncio.sleep(0.002)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    first, call = assert_the_times_add_up(sdk)
+    assert first == {"attempt.number": 1}
+    assert call.pop("retry.wait") >= 0.001
+    assert call == {"retry.reason": "status_503"}
+
+
+async def test_the_number_of_an_attempt_is_that_of_the_attempts_log(
+    server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
+) -> None:
+    """A resend of aiohttp's own resend counts as an attempt."""
+    server.script("/x", [reset, 503, ok])
+    await connector(log, sdk, attempts=True).get(session, server.url("/x"), "P")
+    _, attempts = call_and_attempt_spans(sdk)
+    numbers = [attempt.attributes["otel_connector.attempt.number"] for attempt in attempts]
+    assert numbers == [attempt.number for attempt in log.attempts()] == [2, 3]
