@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from otel_connector._call._settings import CallSettings, Target
     from otel_connector._telemetry._call_span import CallSpan
 
-
 _FIRST_ATTEMPT, _REDIRECT = "first_attempt", "redirect"  # reasons of a wait, beside those of retries
 
 _TIMER_SECONDS = 0.01  # by which a timer may differ from the clock
@@ -69,6 +68,15 @@ class Call:
         settings: The settings of the connector.
     """
 
+    _history: AttemptHistory | None = None  # here are values that most calls keep
+    _failure: ConnectorError | None = None
+    _credentials: tuple[Exchange | None, frozenset[str]] | None = None  # those of the last attempt
+    _headers: CIMultiDict[str] | None = None
+    _paid: int | None = None  # tokens of the last retry
+    _stopped_ns: int | None = None
+    _template = _last_failure = ""
+    _reason = _FIRST_ATTEMPT
+
     def __init__(self, settings: CallSettings) -> None:
         self._settings = settings
         self._accepted_ns = settings.clock.monotonic_ns()
@@ -76,15 +84,8 @@ class Call:
         self._span: CallSpan | None = None
         self._exchange: Exchange | None = None
         self._permit: Permit | None = None
-        self._history: AttemptHistory | None = None  # unless the first attempt has succeeded
-        self._failure: ConnectorError | None = None
-        self._given: tuple[Any, Any, dict[str, Any]] = None, None, {}  # session if it is one, URL, options
-        self._credentials: tuple[Exchange | None, frozenset[str]] | None = None  # those of the last attempt
-        self._headers: CIMultiDict[str] | None = None
-        self._paid: int | None = None  # tokens of the last retry
-        self._stopped_ns: int | None = None
-        self._url = self._host = self._project = self._template = self._last_failure = ""
-        self._reason = _FIRST_ATTEMPT
+        self._given: tuple[Any, Any, dict[str, Any]] = None, None, {}  # session, URL and options
+        self._url = self._host = self._project = ""
         self._queued = 0.0
         self._started_us = self._started_ns = self._ended_ns = self._sent = self.attempts = self.retries = 0
 
@@ -143,7 +144,7 @@ class Call:
     ) -> Request:
         """Check the arguments and return the request; an error of an argument has a row, too."""
         settings = self._settings
-        self._given = session if isinstance(session, ClientSession) else None, url, options
+        self._given = session, url, options
         # For a subclass of str, such as an Enum's member, the text that it holds
         self._project = one_line(project if type(project) is str else text_of(project))
         try:
@@ -195,8 +196,7 @@ class Call:
 
         Args:
             error: How the call failed; None if it did not.
-            write: Takes the record, the start of the call's span in Unix nanoseconds (None if there is no span), and
-                the attempts; none if the first one succeeded.
+            write: Takes the record, the start of the span in Unix nanoseconds (None: no span), and the attempts.
         """
         settings, span = self._settings, self._span or self._opened()
         waited, self._failure = self._failure is not None, None  # its traceback refers to this call
@@ -210,14 +210,14 @@ class Call:
             self._redact_message(error)
             error.call_id, error.url, error.attempts = span.call_id, self._url, self.attempts
         record, error_type, history = self._record(span, error, delta_us), None, self._history
+        exchange = self._exchange
         if history is not None or (error is not None and self.attempts and self._stopped_ns is None):
             history = history or AttemptHistory(span.call_id, self._started_us)
-            permit, exchange = cast("Permit", self._permit), cast("Exchange", self._exchange)
+            status, suspended = cast("Exchange", exchange).status, cast("Permit", self._permit).suspended
             unsuccessful = error if self._stopped_ns is None else None
-            history.ends(self._started_us + delta_us, self.attempts, unsuccessful, exchange.status, permit.suspended)
+            history.ends(self._started_us + delta_us, self.attempts, unsuccessful, status, suspended)
             settings.telemetry.waited(span, history.records[-1], again=False, unmade=history.retry)
-        start_time = self._started_us * 1_000 if span.recorded else None
-        write(record, start_time, () if history is None else history.records)
+        write(record, self._started_us * 1_000 if span.recorded else None, () if history is None else history.records)
         if isinstance(error, Exception):
             error_type = error_type_of(error)
             # After the row, because a log handler may raise KeyboardInterrupt
@@ -228,10 +228,10 @@ class Call:
             end_time=(self._started_us + delta_us) * 1_000,
             error_type=error_type,
             resend_count=self._sent - 1 if self._sent else 0,
-            http_version=None if self._exchange is None else self._exchange.version,
+            http_version=None if exchange is None else exchange.version,
             queued=self._queued,
             retried=waited,
-            headers=None if self._exchange is None else self._exchange.response_headers,
+            headers=None if exchange is None else exchange.response_headers,
             failures=() if history is None else history.failures,
         )
         return record
@@ -424,6 +424,7 @@ class Call:
         redactor, exchange = self._settings.redactor, self._exchange
         if self._credentials is None or self._credentials[0] is not exchange:
             session, url, options = self._given
+            session = session if isinstance(session, ClientSession) else None
             known = url if self._target is None else self._target.url
             try:
                 self._credentials = exchange, credentials_of(session, known, options, exchange, redactor)
