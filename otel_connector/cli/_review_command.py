@@ -60,8 +60,8 @@ if TYPE_CHECKING:
 # \b is the escape of click for a paragraph that must not be wrapped
 EPILOG = f"""\b
 The table calls has the columns call_id, project, t (UTC), delta_t (seconds), url, redirect_url,
-response_size (bytes), response_code, success, error, host and error_type. Queries may read and write
-other files; nothing restricts them.
+response_size (bytes), response_code, success, error, host, endpoint and error_type. Queries may read
+and write other files; nothing restricts them.
 
 \b
 Names in --fail-if: {", ".join(CONDITION_NAMES)};

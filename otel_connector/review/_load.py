@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from os import PathLike, fsdecode
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,8 +29,9 @@ from otel_connector._csv._format import CALL_ID, FORMULA_STARTS, LATEST, LONGEST
 from otel_connector._csv._lines import LINE_LIMIT, MAX_UNPACKED_BYTES, logs_of_calls
 from otel_connector._csv._parts import log_files
 from otel_connector._record import COLUMNS, one_line
+from otel_connector.review._endpoints import URL_PATH, endpoint_sql, path_sql
 from otel_connector.review._filters import EVERYTHING, InvalidCondition, quoted
-from otel_connector.review._sources import LogFile, Source, create_private_folder
+from otel_connector.review._sources import LogFile, Source, create_private_folder, write_sample
 
 if TYPE_CHECKING:
     import duckdb
@@ -42,7 +44,7 @@ MEMORY_LIMIT = "600MB"
 
 _BUFFER = 2**24  # bytes that DuckDB reads at a time; with its default, 16 lines of the largest size, it takes more time
 _LARGE = 128 * 2**20  # bytes of logs from which the texts of ordinary calls are not kept in memory
-_SAMPLE_ROWS = 20_000  # read first, to find out what is ordinary
+_SAMPLE = 8 * 2**20  # bytes of the logs that are read first, to find out what is ordinary
 _KEPT_OF_ORDINARY = 1_009  # one in so many failures of a frequent class keeps its texts; a prime number
 _FREQUENT = 0.005  # share of the calls of the sample from which a class of failures is frequent
 
@@ -90,9 +92,11 @@ class Calls:
     Attributes:
         files: What was found in each file.
         connection: The DuckDB connection, with these views. ``log`` has the ten columns of all rows. ``calls`` also has
-            ``host`` and ``error_type``, for the rows that match the filters; for a large log, each query reads the
-            files. ``calls_compact`` is the same and fast, but for a large log the texts (call_id, url, redirect_url,
-            error) are NULL, except for slow calls and examples of failures. Use it in one thread at a time.
+            ``host``, ``endpoint`` and ``error_type``, for the rows that match the filters; for a large log, each query
+            reads the files. ``calls_compact`` is the same and fast, but for a large log the texts (call_id, url,
+            redirect_url, error) are NULL, except for slow calls and examples of failures. Use it in one thread at a
+            time. An endpoint is the host and path of a URL with ``{id}`` for its values:
+            ``api.example.com/items/{id}/stock``. There are at most 50; further ones are ``other``.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: str) -> None:
@@ -247,7 +251,7 @@ def _read(
         sources = [source for source in sources if not source.problem]
         if not sources:
             return
-        wrong = _read_wrong(connection, sources, where, large=large)
+        wrong = _read_wrong(connection, sources, where, folder, large=large)
         if not wrong:
             break
     part = f"CASE WHEN texts IS NOT NULL THEN split_part(texts, {_NUL}, {{}}) END AS {{}}"  # '' in DuckDB 1.1
@@ -257,12 +261,12 @@ def _read(
             f"CREATE VIEW {view} AS SELECT * EXCLUDE (texts, authority, kept), {_HOST}, {texts} "
             f"FROM (SELECT *{', TRUE AS kept' if where == EVERYTHING else ''} FROM stored.everything) WHERE {condition}"
         )
-    from_files = f"SELECT * EXCLUDE (authority, is_row) FROM parsed_log WHERE ({where})"
+    from_files = f"SELECT * EXCLUDE (authority, path, applied, is_row) FROM parsed_log WHERE ({where})"
     connection.execute(f"CREATE VIEW calls AS {from_files if large else 'FROM calls_compact'}")
 
 
 def _read_wrong(
-    connection: duckdb.DuckDBPyConnection, sources: list[Source], where: str, *, large: bool
+    connection: duckdb.DuckDBPyConnection, sources: list[Source], where: str, folder: str, *, large: bool
 ) -> list[Source]:
     """Read the files into the table, and return those that DuckDB may have read wrong and that are not copies."""
     import duckdb
@@ -271,8 +275,9 @@ def _read_wrong(
     with ThreadPoolExecutor(1) as thread:  # DuckDB releases the GIL
         counts = [thread.submit(source.log.lines) for source in originals]
         try:
-            _create_log_views(connection, sources)
-            connection.execute(_table_sql(connection, where, large=large))
+            ordinary = _ordinary(connection, sources, f"{folder}/sample.csv")
+            _create_log_views(connection, sources, ordinary.endpoint)
+            connection.execute(_table_sql(ordinary.has_texts if large else "TRUE", where))
         except (duckdb.BinderException, duckdb.ParserException, duckdb.OutOfMemoryException):
             raise  # caused by `where`, or by a full disk
         except duckdb.Error:
@@ -287,12 +292,35 @@ def _read_wrong(
     return [] if not bad and None not in counted and lines <= rows <= lines + grown else originals
 
 
-def _create_log_views(connection: duckdb.DuckDBPyConnection, sources: list[Source]) -> None:
-    """Create ``log`` with the ten typed columns, and ``parsed_log`` with host, error class and ``is_row``.
+@dataclass(frozen=True, slots=True)
+class _Ordinary:
+    """SQL that a sample of the calls decides: the endpoint of a call, and whether a large log keeps its texts."""
+
+    endpoint: str
+    has_texts: str
+
+
+def _ordinary(connection: duckdb.DuckDBPyConnection, sources: list[Source], path: str) -> _Ordinary:
+    """Read a sample from all parts of the logs, or all of them if they are small."""
+    files = [source.read_from for source in sources]
+    if sum(source.log.size for source in sources) > _SAMPLE:
+        write_sample(files, path, _SAMPLE)
+        files = [path]
+    _create_log_views(connection, sources, "'' AS endpoint, '' AS applied", files)
+    groups = connection.execute(
+        "SELECT path, count(*), count_if(NOT success), sum(delta_t) FROM parsed_log WHERE is_row GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    return _Ordinary(endpoint_sql(groups), _has_texts_sql(connection))
+
+
+def _create_log_views(
+    connection: duckdb.DuckDBPyConnection, sources: list[Source], endpoint: str, files: list[str] | None = None
+) -> None:
+    """Create ``log`` with the ten typed columns, and ``parsed_log`` with host, endpoint, error class and ``is_row``.
 
     A time or duration that is out of range is NULL there.
     """
-    paths = ", ".join(quoted(glob.escape(source.read_from)) for source in sources)
+    paths = ", ".join(quoted(glob.escape(path)) for path in files or [source.read_from for source in sources])
     tails = [source.log.tail.partition(b",")[0].decode("utf-8", "replace") for source in sources if source.log.tail]
     names = {"t": "t_cell", "delta_t": "delta_t_cell", "response_size": "size_cell"}
     names |= {"response_code": "code_cell", "success": "success_cell"}
@@ -312,8 +340,12 @@ def _create_log_views(connection: duckdb.DuckDBPyConnection, sources: list[Sourc
         {f"WHERE call_id NOT IN ({', '.join(map(quoted, tails))})" if tails else ""}""")
     connection.execute(f"CREATE OR REPLACE VIEW log AS SELECT {', '.join(COLUMNS)} FROM cells")
     connection.execute(f"""
-        CREATE OR REPLACE VIEW parsed_log AS SELECT *, {_HOST}, {_ERROR_TYPE} FROM (
-            SELECT {", ".join(COLUMNS)}, {_IS_ROW} AS is_row, {_AUTHORITY} FROM cells
+        CREATE OR REPLACE VIEW parsed_log AS SELECT * EXCLUDE (url_path), {endpoint} FROM (
+            SELECT *, {path_sql()} AS path FROM (
+                SELECT *, {_HOST}, {_ERROR_TYPE} FROM (
+                    SELECT {", ".join(COLUMNS)}, {_IS_ROW} AS is_row, {_AUTHORITY}, {URL_PATH} FROM cells
+                )
+            )
         )""")
 
 
@@ -325,29 +357,29 @@ def _unguarded(column: str) -> str:
     return f"CASE WHEN {is_guarded} THEN {column}[2:] ELSE {column} END AS {column}"
 
 
-def _table_sql(connection: duckdb.DuckDBPyConnection, where: str, *, large: bool) -> str:
+def _table_sql(has_texts: str, where: str) -> str:
     texts = f"CASE WHEN has_texts THEN concat_ws({_NUL}, {', '.join(_TEXTS)}) END AS texts"
     # An invalid row has no t, and `kept` exists only if it is needed: two more columns take 10 % more time
     return f"""
         CREATE OR REPLACE TABLE stored.everything AS
         SELECT CASE WHEN is_row THEN t END AS t,
-            delta_t, project, authority, error_type, response_size, response_code, success, {texts}
+            delta_t, project, authority, endpoint, error_type, response_size, response_code, success, {texts}
             {f", ({where}) IS TRUE AS kept" if where != EVERYTHING else ""}
-        FROM (SELECT *, {_has_texts_sql(connection) if large else "TRUE"} AS has_texts FROM parsed_log)"""
+        FROM (SELECT *, {has_texts} AS has_texts FROM parsed_log)"""
 
 
 def _has_texts_sql(connection: duckdb.DuckDBPyConnection) -> str:
     """Return the condition for the calls of a large log that keep their texts: slow ones, and some of each failure.
 
-    It bounds the memory for any number of calls. Thresholds come from the first calls. If these are not typical, more
-    or fewer texts are kept; a query that needs others reads the log.
+    It bounds the memory for any number of calls. Thresholds come from the sample. If it is not typical, more or fewer
+    texts are kept; a query that needs others reads the log.
     """
     failures: dict[str, int] | None
-    slow, failures = connection.execute(
-        f"SELECT quantile_cont(delta_t, 0.999), histogram(error_type) FILTER (WHERE NOT success) "
-        f"FROM (FROM parsed_log LIMIT {_SAMPLE_ROWS})"
+    calls, slow, failures = connection.execute(
+        "SELECT count(*), quantile_cont(delta_t, 0.999), histogram(error_type) FILTER (WHERE NOT success) "
+        "FROM parsed_log WHERE is_row"
     ).fetchall()[0]
-    frequent = [quoted(name) for name, calls in (failures or {}).items() if calls > _FREQUENT * _SAMPLE_ROWS]
+    frequent = [quoted(name) for name, failed in (failures or {}).items() if failed > _FREQUENT * calls]
     rare = f"error_type NOT IN ({', '.join(frequent)})" if frequent else "TRUE"
     # CASE evaluates the conditions of failures for failures only
     return f"""CASE WHEN delta_t >= {slow or 0} THEN TRUE WHEN success THEN FALSE

@@ -15,11 +15,17 @@ import os
 import secrets
 import shutil
 import tempfile
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
+from otel_connector._csv._format import HEADER
 from otel_connector.review._files import FoundLog, TornFile, find_torn_file, inspect_log
 from otel_connector.review._repaired import CopyReport, copy_good_rows
+
+_BLOCK = 2**15  # bytes of each part of a sample: many lines
 
 # Errors of a write to the private folder. A read of a log does not have them
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -111,6 +117,19 @@ class Source:
             unfinished=report.unfinished or (not self.problem and bool(self.log.tail)),
             torn=find_torn_file(self._path),
         )
+
+
+def write_sample(paths: Sequence[str], target: str, size: int) -> None:
+    """Write about `size` bytes of lines, spread evenly over some logs, to a file, after the header."""
+    ends = list(accumulate(Path(path).stat().st_size for path in paths))
+    with Path(target).open("wb") as sample:
+        sample.write(HEADER)
+        for at in range(0, ends[-1], max(1, ends[-1] * _BLOCK // size)):
+            number = bisect_right(ends, at)
+            with Path(paths[number]).open("rb") as log:
+                log.seek(at - ends[number] + Path(paths[number]).stat().st_size)
+                log.readline()  # the rest of a line, or the header
+                sample.write(log.read(_BLOCK).rpartition(b"\n")[0] + b"\n")
 
 
 def create_private_folder() -> str:

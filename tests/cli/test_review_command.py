@@ -279,7 +279,7 @@ def test_sql_on_a_large_log_has_all_urls_and_errors(
     example_log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_load, "_LARGE", 0)
-    monkeypatch.setattr(_load, "_SAMPLE_ROWS", 500)
+    monkeypatch.setattr(_load, "_SAMPLE", 100_000)
     query = "SELECT count(DISTINCT call_id), count(url), count(error) FROM calls"
     assert run_here(tmp_path, "review", example_log, "--sql", query, "--csv").out.splitlines()[1] == "3041,3041,3041"
 

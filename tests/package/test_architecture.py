@@ -101,6 +101,7 @@ WINGS = [
             "_trace_url": (),
             "_html": (),
             "_filters": (),
+            "_endpoints": ("duckdb",),
             "_noise": (),
             "_files": (),
             "_repaired": (),

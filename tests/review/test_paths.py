@@ -32,6 +32,7 @@ NAMES = (
 PARTITIONS = (
     *("project=Other", "success=True", "delta_t=9", "response_code=200", "t=5", "error=none", "url=x", "call_id=1"),
     *("redirect_url=x", "response_size=7", "host=x", "error_type=x", "extra_cell=x", "success_cell=True", "t_number=1"),
+    *("endpoint=x", "url_path=x", "path=x", "applied=x"),
 )
 SUFFIXED = (*(f"a.{suffix}" for suffix in ("gz", "csv.gz", "zst", "parquet", "json", "duckdb")), "t=5.csv", "s3:.csv")
 NOT_UTF_8 = os.fsdecode(b"b\xff")

@@ -361,7 +361,7 @@ def test_a_large_log_has_the_same_summary_and_keeps_few_texts(
     with review.load(log) as calls:
         small = review.summarize(calls)
     monkeypatch.setattr(_load, "_LARGE", 0)
-    monkeypatch.setattr(_load, "_SAMPLE_ROWS", 500)
+    monkeypatch.setattr(_load, "_SAMPLE", 100_000)
     with review.load(log) as calls:
         large = review.summarize(calls)
         ((kept,),) = calls.rows("SELECT count(url) FROM calls_compact")

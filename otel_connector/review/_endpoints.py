@@ -1,0 +1,185 @@
+"""Groups URLs into endpoints: ``api.example.com/items/7/stock`` is a call of ``api.example.com/items/{id}/stock``.
+
+A log has no templates, so they are found in two steps. First, SQL replaces the segments of a path that are surely
+values: numbers, hashes, UUIDs, dates, and texts with four digits or more. Second, the remaining paths are compared with
+each other in a tree: many rare siblings, siblings with the same continuations, and siblings that look like ids are
+values as well (slugs, names, short ids). The result is SQL for every row. It has at most 50 names: the endpoints with
+the largest share of the calls, the failures or the time, and `OTHER`. Knows neither files nor tables.
+
+Used by ``review._load``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from statistics import median
+
+from otel_connector.review._filters import quoted
+
+OTHER = "other"
+"""The name of all endpoints that have none of their own."""
+
+MOST_ENDPOINTS = 50
+"""The number of names, with `OTHER`."""
+
+URL_PATH = "substr(split_part(split_part(url, '?', 1), '#', 1), instr(url, '://') + 3 + length(authority)) AS url_path"
+"""SQL for the path of ``url``; needs ``authority``."""
+
+_VALUE = "{id}"
+_MARK = "\x01"
+
+# A whole segment: in `_without_values` each has its own slash on both sides, because RE2 has no lookahead. A suffix is
+# kept: /items/7.json, /items/7:archive
+_SURE = r"(?:\d+|[0-9a-fA-F-]{16,}|(?:[^/]*?\d){4}[^/]*?)"
+_SUFFIX = r"(\.[a-z]\w{0,4}|:[a-zA-Z]+)?"
+_LIKE_ID = re.compile(r"(?!v\d)(?=.*\d.*\D\d|\d+$|.*[%@,+~]|(?=.*\d)(?=.*[a-z]).{8,}[A-Z]).*")
+
+# A first segment such as 1, 2.0 or 2010-04-01 is usually the version of an API
+_VERSION = r"^/(?:\d{1,2}(?:\.\d{1,2})?|\d{4}-\d\d-\d\d)(?:/|$)"
+
+# Chosen on 1,060 paths of the published documents of five APIs (`tests/review/test_endpoints.py`)
+_MANY, _RARE = 20, 5  # more siblings than this, with a median of at most so many calls, are values
+_TOO_MANY = 150  # more siblings than this are values
+_ALIKE, _COMMON = 6, 3  # at least so many siblings are values if at least so many words follow most of them
+_OFTEN, _MOST_OWN = 8, 40  # times the median of the calls of its siblings: up to so many of these are no values
+
+
+@dataclass(slots=True)
+class _Node:
+    """A segment of paths: the calls that have it, and the segments that follow it."""
+
+    calls: int = 0
+    next: dict[str, _Node] = field(default_factory=dict[str, "_Node"])
+
+    def words(self) -> set[str]:
+        """Return all segments that follow, at any depth, except values."""
+        return {word for name, node in self.next.items() for word in ({name} - {_VALUE, ""}) | node.words()}
+
+
+_Rules = dict[str, set[str]]
+"""By the path before a position of values: the segments at this position that are not values."""
+
+
+def path_sql() -> str:
+    """Return SQL for host and path without the values that are sure; needs ``authority``, ``host`` and `URL_PATH`."""
+    first = "split_part(url_path, '/', 2)"
+    rest = _without_values(f"substr(url_path, 2 + length({first}))")
+    return f"""CASE WHEN authority = '' THEN '' WHEN url_path IN ('', '/') THEN host || '/'
+        WHEN url_path[2] BETWEEN '0' AND '9' AND regexp_matches(url_path, '{_VERSION}')
+        THEN host || '/' || {first} || {rest} ELSE host || {_without_values("url_path")} END"""
+
+
+def _without_values(path: str) -> str:
+    doubled = f"replace({path}, '/', '//') || '/'"
+    kept = rf"regexp_replace({doubled}, '/{_SURE}{_SUFFIX}/', '/{_VALUE}\1/', 'g')"
+    plain = f"regexp_replace({doubled}, '/{_SURE}/', '/{_VALUE}/', 'g')"  # without a group, it takes half the time
+    has_suffix = f"contains({path}, '.') OR contains({path}, ':')"
+    return f"replace(CASE WHEN {has_suffix} THEN {kept} ELSE {plain} END, '//', '/')[:-2]"
+
+
+def endpoint_sql(groups: Iterable[tuple[str, int, int, float]]) -> str:
+    """Return SQL for ``applied`` (of no further use) and ``endpoint``; needs ``path``, which is `path_sql`.
+
+    Args:
+        groups: Of some calls, by ``path``: the path, the calls, the failed calls, the seconds of all calls.
+    """
+    groups = [group for group in groups if group[0]]
+    root = _Node()
+    for path, calls, _, _ in groups:
+        node = root
+        for name in path.split("/"):
+            node = node.next.setdefault(name, _Node())
+            node.calls += calls
+    rules = {rule: own for host, node in root.next.items() for rule, own in _rules(node, host)}
+    totals = defaultdict[str, list[float]](lambda: [0.0, 0.0, 0.0])
+    for path, *figures in groups:
+        name = _template(path, rules)
+        totals[name] = [total + figure for total, figure in zip(totals[name], figures, strict=True)]
+    return _sql(_most_important(totals), rules)
+
+
+def _rules(node: _Node, path: str) -> Iterator[tuple[str, set[str]]]:
+    """Find the positions of values below a node, and merge these."""
+    if values := _values(node):
+        merged = node.next.setdefault(_VALUE, _Node())
+        for name in values:
+            _merge(node.next.pop(name), merged)
+        yield path, node.next.keys() - {_VALUE}
+    for name, following in node.next.items():
+        yield from _rules(following, f"{path}/{name}")
+
+
+def _merge(node: _Node, into: _Node) -> None:
+    into.calls += node.calls
+    for name, following in node.next.items():
+        _merge(following, into.next.setdefault(name, _Node()))
+
+
+def _values(node: _Node) -> list[str]:
+    """Return the segments after a node that are values."""
+    names = sorted(node.next.keys() - {_VALUE, ""})
+    if len(names) == 1 and re.match(_VERSION, f"/{names[0]}"):
+        return []
+    like_ids = {name for name in names if _LIKE_ID.fullmatch(name)}
+    if not names or not (len(like_ids) > len(names) / 2 or _are_many(node, names) or _are_alike(node, names)):
+        return sorted(like_ids)
+    often = _OFTEN * median(node.next[name].calls for name in names)
+    own = {name for name in names if node.next[name].calls > often} - like_ids
+    return [name for name in names if name not in own or len(own) > _MOST_OWN]
+
+
+def _are_many(node: _Node, names: list[str]) -> bool:
+    rare = median(node.next[name].calls for name in names) <= _RARE
+    return len(names) > (_MANY if rare else _TOO_MANY)
+
+
+def _are_alike(node: _Node, names: list[str]) -> bool:
+    """Return whether the same words follow most of the names."""
+    followed = [words for name in names if (words := node.next[name].words())]
+    counts = Counter(word for words in followed for word in words)
+    common = sum(2 * count > len(followed) for count in counts.values())
+    return len(followed) >= max(_ALIKE, len(names) / 2) and common >= _COMMON
+
+
+def _template(path: str, rules: _Rules) -> str:
+    found, *names = path.split("/")
+    for name in names:
+        own = rules.get(found)
+        found += f"/{name if own is None or not name or name in own else _VALUE}"
+    return found
+
+
+def _most_important(totals: dict[str, list[float]]) -> list[str]:
+    """Return the names that have the largest share of the calls, the failures or the time."""
+    if len(totals) <= MOST_ENDPOINTS:
+        return sorted(totals)
+    sums = [sum(column) or 1.0 for column in zip(*totals.values(), strict=True)]
+    shares = {name: max(part / whole for part, whole in zip(row, sums, strict=True)) for name, row in totals.items()}
+    return sorted(shares, key=lambda name: (-shares[name], name))[: MOST_ENDPOINTS - 1]
+
+
+def _sql(names: list[str], rules: _Rules) -> str:
+    """Return SQL that applies the rules to ``path``, from the left to the right, and looks up the result."""
+    by_depth = defaultdict[int, _Rules](dict)
+    for path in sorted(rules):
+        if any(name.startswith(f"{path}/{_VALUE}") for name in names):
+            by_depth[path.count("/")][path] = rules[path]
+    applied = "path"
+    for _, at_depth in sorted(by_depth.items()):
+        own = "|".join(f"{re.escape(path)}/(?:{_either(own)})" for path, own in at_depth.items() if own)
+        if own:  # marked, so that the next expression does not match them
+            applied = rf"regexp_replace({applied}, {quoted(f'^({own})(/|$)')}, '\1{_MARK}\2')"
+        values = f"^((?:{_either(at_depth)})/)[^/{_MARK}]+(/|$)"
+        applied = rf"regexp_replace({applied}, {quoted(values)}, '\1{_VALUE}\2')"
+        applied = f"replace({applied}, '{_MARK}', '')" if own else applied
+    known = f"IN ({', '.join(map(quoted, ['', *names]))})"
+    # Most paths are names already, and need no expressions
+    applied = f"CASE WHEN path {known} THEN path ELSE {applied} END AS applied"
+    return f"{applied}, CASE WHEN applied {known} THEN applied ELSE '{OTHER}' END AS endpoint"
+
+
+def _either(texts: Iterable[str]) -> str:
+    return "|".join(map(re.escape, sorted(texts)))
