@@ -86,7 +86,7 @@ Examples:
 
 _VERDICTS = {"better": "number", "worse": "number"}
 _BEFORE_AND_AFTER = 2
-_REPORT_GROUPS = 500  # projects, hosts and errors in a report
+_REPORT_GROUPS = 500  # projects, hosts, endpoints and errors in a report
 _FOLLOW_INTERVAL = 2.0  # seconds between two updates; longer if an update takes longer
 
 
@@ -205,9 +205,8 @@ def _compare(
 
 
 def _verdict_counts(comparison: Comparison) -> dict[str, float]:
-    """Count the figures (of all calls, of projects, of hosts) that became better or worse by more than noise."""
-    groups = (comparison.total, *comparison.projects.compared, *comparison.hosts.compared)
-    counts = Counter[str](row.verdict for group in groups for row in group.differences)
+    """Count the figures (of all calls, projects, hosts, endpoints) that became better or worse by more than noise."""
+    counts = Counter[str](row.verdict for group in comparison.groups for row in group.differences)
     return {name: counts[name] for name in _VERDICTS}
 
 

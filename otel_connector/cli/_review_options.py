@@ -14,7 +14,7 @@ import typer
 
 from otel_connector.cli._option_errors import path_option
 
-DEFAULT_TOP = 20  # projects, hosts and errors
+DEFAULT_TOP = 20  # projects, hosts, endpoints and errors
 
 Files = Annotated[
     list[str],
@@ -59,6 +59,7 @@ Top = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help=f"Maximum number of projects, hosts and errors to list. Default: {DEFAULT_TOP}, or what fits a terminal.",
+        help=f"Maximum number of projects, hosts, endpoints and errors to list. Default: {DEFAULT_TOP}, or what fits a"
+        " terminal.",
     ),
 ]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from otel_connector.review import ErrorClass, Group, LogFile, Summary
     from otel_connector.review._query import Answer
 
-_FIXED_LINES = 19  # of a full summary without the rows of its tables, plus two prompts
+_FIXED_LINES = 20  # of a full summary without the rows of its tables, plus two prompts
 _MAX_ROWS = 10  # of a table on a high screen
 _YELLOW, _RED = 0.01, 0.1  # failure rates from which these colours are used
 _LISTED_DAMAGE = 3  # damaged lines listed per file
@@ -45,17 +45,19 @@ def summary_view(summary: Summary, *, width: int, lines: int | None = None, all_
     """
     if not summary.total.calls:
         return Lines(styled("No calls."))
-    sizes = [len(summary.projects), len(summary.hosts), len(summary.errors), len(summary.slowest)]
+    sizes = [
+        len(each) for each in (summary.projects, summary.hosts, summary.endpoints, summary.errors, summary.slowest)
+    ]
     fitting = sizes
     if lines is not None and not all_rows:
         names = wrap(_names(summary, cut=True), width) if len(_read(summary)) > 1 else []
         fitting = _share_rows(max(lines - _FIXED_LINES - len(names), len(sizes)), sizes)
-    projects, hosts, errors, slowest = fitting
+    *groups, errors, slowest = fitting
     wide, cut = width >= _WIDE, lines is not None
     parts: list[RenderableType] = [
         *_total(summary, cut=cut),
         "",
-        _groups(summary, projects, hosts, wide=wide, cut=cut),
+        _groups(summary, groups, wide=wide, cut=cut),
         "",
     ]
     if summary.errors:
@@ -133,17 +135,19 @@ def _colour(error_rate: float) -> str:
     return "green" if error_rate < _YELLOW else "yellow" if error_rate < _RED else "red"
 
 
-def _groups(summary: Summary, projects: int, hosts: int, *, wide: bool, cut: bool) -> Table:
-    """Return the table of the projects and, below them, the hosts."""
+def _groups(summary: Summary, rows: Sequence[int], *, wide: bool, cut: bool) -> Table:
+    """Return the table of the projects and, below them, the hosts and endpoints."""
     columns = table("Project", "Calls", "Failed", "p50", "p95", "p99", "Max", *(("Rate", "Bytes") if wide else ()))
     # On a narrow screen only the names are cut. On a wide one the table does not expand: numbers stay near the names
     columns.expand = cut and not wide
     names = columns.columns[0]
     names.overflow, names.ratio, names.min_width = "ellipsis", 1, 12
     names.max_width = _MAX_NAME if cut and wide else None
-    _add_groups(columns, summary.projects, projects, summary.more_projects, wide=wide)
+    _add_groups(columns, summary.projects, rows[0], summary.more_projects, wide=wide)
     columns.add_row(styled("Host", "bold"))
-    _add_groups(columns, summary.hosts, hosts, summary.more_hosts, wide=wide)
+    _add_groups(columns, summary.hosts, rows[1], summary.more_hosts, wide=wide)
+    columns.add_row(styled("Endpoint", "bold"))
+    _add_groups(columns, summary.endpoints, rows[2], summary.more_endpoints, wide=wide)
     return columns
 
 

@@ -8,8 +8,8 @@ The tests, and the reasons for them (their sources are in `_noise`):
 - Calls per second, bytes per call, and shares of failures: Welch's t-test on the figures and these errors. If there are
   few failures: Fisher's exact test on counts that are divided by their design effect.
 - Percentiles: Woodruff's interval, which assumes no distribution, and Welch's t-test on its ends.
-- Of many rows, some differ by chance. Each of the three tables (all calls, projects, hosts) is corrected by Holm's
-  method, so that the probability of a wrong mark in the whole table is as low as the confidence requires.
+- Of many rows, some differ by chance. Each of the four tables (all calls, projects, hosts, endpoints) is corrected by
+  Holm's method, so that the probability of a wrong mark in the whole table is as low as the confidence requires.
 - A significant difference can be irrelevant: below `minimum` it gets a verdict of its own.
 - If a run is too short, or its noise could hide a difference of half the figure, the verdict says so instead of "same".
 
@@ -69,10 +69,10 @@ def compare(
     Args:
         before: The calls of the first run.
         after: The calls of the second run.
-        confidence: The probability that a table of two equal runs marks no difference, of 1. There are three tables:
-            all calls, projects, hosts.
+        confidence: The probability that a table of two equal runs marks no difference, of 1. There are four tables:
+            all calls, projects, hosts, endpoints.
         minimum: The smallest relative difference that matters, of 1.
-        groups: The number of projects, and of hosts, that are compared: those with the most calls.
+        groups: The number of projects, of hosts and of endpoints that are compared: those with the most calls.
 
     Raises:
         TypeError: An argument has the wrong type; the message names it.
@@ -96,6 +96,7 @@ def compare(
         total=total,
         projects=_groups(task, "project", groups),
         hosts=_groups(task, "host", groups),
+        endpoints=_groups(task, "endpoint", groups),
     )
 
 

@@ -104,8 +104,7 @@ def run(which: Run, most: int | None = None) -> str:
 
 def method(comparison: Comparison) -> str:
     """Return how noise and differences were told apart."""
-    groups = (comparison.total, *comparison.projects.compared, *comparison.hosts.compared)
-    tests = {row.test for group in groups for row in group.differences if row.test}
+    tests = {row.test for group in comparison.groups for row in group.differences if row.test}
     return (
         f"Noise is how much a figure differs between {BATCHES} batches of its own run: equal intervals of time. "
         f"A difference is larger than noise at {comparison.confidence * 100:.4g} % confidence for each table as a "
@@ -115,8 +114,12 @@ def method(comparison: Comparison) -> str:
 
 
 def tables(comparison: Comparison) -> Iterator[tuple[str, str, Groups]]:
-    """Yield the tables of projects and hosts to show. A single group with all calls needs no table."""
-    for title, one, groups in (("Projects", "project", comparison.projects), ("Hosts", "host", comparison.hosts)):
+    """Yield the tables of projects, hosts and endpoints to show. A single group with all calls needs no table."""
+    for title, one, groups in (
+        ("Projects", "project", comparison.projects),
+        ("Hosts", "host", comparison.hosts),
+        ("Endpoints", "endpoint", comparison.endpoints),
+    ):
         if len(groups.compared) != 1 or groups.only_before or groups.only_after or any(groups.more):
             yield title, one, groups
 

@@ -108,7 +108,7 @@ class OnlyIn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Groups:
-    """The projects, or the hosts, of two runs: of each of the first three kinds, those with the most calls.
+    """The projects, hosts or endpoints of two runs: of each of the first three kinds, those with the most calls.
 
     Attributes:
         compared: Those of both runs.
@@ -157,6 +157,7 @@ class Comparison:
         total: All calls.
         projects: By project.
         hosts: By host and port.
+        endpoints: By endpoint: the host and path of a URL, with ``{id}`` for its values.
     """
 
     before: Run
@@ -166,8 +167,16 @@ class Comparison:
     total: Compared
     projects: Groups
     hosts: Groups
+    endpoints: Groups
+
+    @property
+    def groups(self) -> tuple[Compared, ...]:
+        """All calls, then each project, host and endpoint that was compared."""
+        tables = (self.projects, self.hosts, self.endpoints)
+        return (self.total, *(group for table in tables for group in table.compared))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as values for JSON. Times are in ISO 8601; NaN and infinity are None."""
         result: dict[str, Any] = plain(self)
+        del result["groups"]  # they are in the tables
         return result

@@ -69,7 +69,12 @@ def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def _every_group(summary: Summary) -> Iterator[tuple[str, Group]]:
     yield "total", summary.total
-    for of, groups in (("project", summary.projects), ("host", summary.hosts), ("quarter", summary.quarters)):
+    for of, groups in (
+        ("project", summary.projects),
+        ("host", summary.hosts),
+        ("endpoint", summary.endpoints),
+        ("quarter", summary.quarters),
+    ):
         yield from ((of, each) for each in groups)
 
 
@@ -84,8 +89,10 @@ def as_markdown(summary: Summary) -> str:
         rows = ((each.name, f"{each.calls:,}", share(each.share), each.example.error) for each in summary.errors)
         lines += ["", *markdown_table(("Error", "Calls", "Share", "For example"), rows, texts=(0, 3))]
     if summary.slowest:
-        slow = ((duration(each.delta_t), each.url, each.call_id) for each in summary.slowest)
-        lines += ["", *markdown_table(("Slowest", "URL", "call_id"), slow, texts=(1, 2))]
+        slow = (
+            (duration(each.delta_t), each.error_type, each.endpoint, each.url, each.call_id) for each in summary.slowest
+        )
+        lines += ["", *markdown_table(("Slowest", "Error", "Endpoint", "URL", "call_id"), slow, texts=(1, 2, 3, 4))]
     for file in summary.files:
         if file.problem or file.damaged:
             problem = escaped(file.problem) or f"damaged lines, not counted: {file.damaged:,}"
@@ -95,7 +102,7 @@ def as_markdown(summary: Summary) -> str:
 
 def _figures(of: str, each: Group) -> tuple[str, ...]:
     times = (duration(getattr(each.latency, name)) for name in _LATENCIES)
-    name = f"{of} {each.name}" if of in {"project", "host"} else each.name or of
+    name = f"{of} {each.name}" if of in {"project", "host", "endpoint"} else each.name or of
     return (name, f"{each.calls:,}", share(each.error_rate), rate(each.rate), *times, size(each.bytes))
 
 

@@ -53,8 +53,8 @@ def html_report(calls: Calls, summary: Summary, *, title: str = "Calls", trace_u
 
     Args:
         calls: The result of `load`.
-        summary: The result of `summarize`. Its ``top`` limits the tables of hosts and projects. They can be searched,
-            so some hundreds are useful.
+        summary: The result of `summarize`. Its ``top`` limits the tables of projects, hosts and endpoints. They can be
+            searched, so some hundreds are useful.
         title: The heading of the page.
         trace_url: The URL of a trace, with ``{trace_id}``, ``{span_id}`` or ``{call_id}`` in it, such as
             ``http://localhost:16686/trace/{trace_id}``. Without it, calls have no links.
@@ -127,6 +127,9 @@ def _sections(
     yield _section("what", "Latency and errors", f'<div class="pair">{rest}</div>{_errors(summary, traces)}')
     yield _section("projects", "Projects", _groups("Project", summary.projects, summary.more_projects, "projects"))
     yield _section("hosts", "Hosts", _groups("Host", summary.hosts, summary.more_hosts, "hosts"))
+    yield _section(
+        "endpoints", "Endpoints", _groups("Endpoint", summary.endpoints, summary.more_endpoints, "endpoints")
+    )
     yield _section("slowest", "Slowest calls", _calls(_slowest(calls), traces, "slowest calls"))
     if summary.total.failed:
         yield _section("failed", "Failed calls", _failed(calls, summary, traces))

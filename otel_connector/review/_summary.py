@@ -45,10 +45,10 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Calls that have something in common: a project, a host, or a quarter of the period.
+    """Calls that have something in common: a project, a host, an endpoint, or a quarter of the period.
 
     Attributes:
-        name: The project, the host or the quarter; empty for all calls.
+        name: The project, the host, the endpoint or the quarter; empty for all calls.
         calls: The number of calls.
         failed: The number of calls that did not succeed.
         bytes: The size of all response bodies, in bytes.
@@ -98,6 +98,8 @@ class ListedCall:
     response_code: int | None
     success: bool
     error: str
+    endpoint: str
+    error_type: str
 
     @property
     def trace_id(self) -> str:
@@ -163,6 +165,8 @@ class Summary:
         more_projects: The number of further projects.
         hosts: By host and port, those with the most calls.
         more_hosts: The number of further hosts.
+        endpoints: By endpoint (host and path, with ``{id}`` for its values), those with the most calls.
+        more_endpoints: The number of further endpoints.
         errors: By error class, those with the most calls.
         more_errors: The number of further classes.
         slowest: The slowest calls, one for each URL.
@@ -177,6 +181,8 @@ class Summary:
     more_projects: int
     hosts: tuple[Group, ...]
     more_hosts: int
+    endpoints: tuple[Group, ...]
+    more_endpoints: int
     errors: tuple[ErrorClass, ...]
     more_errors: int
     slowest: tuple[ListedCall, ...]
@@ -201,7 +207,7 @@ def summarize(calls: Calls, *, top: int = 20) -> Summary:
 
     Args:
         calls: The result of `load`.
-        top: Maximum number of projects, of hosts and of error classes; those with the most calls are listed.
+        top: Maximum number of projects, hosts, endpoints and error classes; those with the most calls are listed.
 
     Raises:
         TypeError: An argument has the wrong type; the message names it.
@@ -212,6 +218,7 @@ def summarize(calls: Calls, *, top: int = 20) -> Summary:
     total = _group("", calls.rows(f"SELECT {_FIGURES} FROM calls_compact")[0])
     projects, more_projects = _groups(calls, "project", top)
     hosts, more_hosts = _groups(calls, "host", top)
+    endpoints, more_endpoints = _groups(calls, "endpoint", top)
     errors = _errors(calls, total.calls)
     return Summary(
         files=calls.files,
@@ -220,6 +227,8 @@ def summarize(calls: Calls, *, top: int = 20) -> Summary:
         more_projects=more_projects,
         hosts=hosts,
         more_hosts=more_hosts,
+        endpoints=endpoints,
+        more_endpoints=more_endpoints,
         errors=errors[:top],
         more_errors=len(errors[top:]),
         slowest=_slowest(calls),

@@ -43,7 +43,7 @@ RUN = """
     )
     SELECT make_timestamp(1700000000000000 + (since * 1e6)::BIGINT) AS t,
         $slower * 0.1 * exp(0.5 * sqrt(-2 * ln(u + 1e-12)) * cos(2 * pi() * v) + 0.05 * sin(since)) AS delta_t,
-        'P' AS project, 'host' || hash(i) % $hosts AS host, w >= $failing AS success,
+        'P' AS project, 'host' || hash(i) % $hosts AS host, host || '/{id}' AS endpoint, w >= $failing AS success,
         CASE WHEN success THEN '' WHEN i % 3 = 0 THEN 'HTTPStatusError 503' ELSE 'ConnectFailed' END AS error_type,
         500 + (u * 1000)::BIGINT AS response_size, 200 AS response_code FROM drawn
 """
