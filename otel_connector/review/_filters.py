@@ -1,6 +1,6 @@
 """Turns the filters of a review into one condition in SQL, and reads times as users type them. Knows no database.
 
-Used by ``cli._call_filters``, ``cli._review_command`` and ``review._load``.
+Used by ``cli._call_filters``, ``cli._review_command``, ``review._endpoints`` and ``review._load``.
 """
 
 from __future__ import annotations
