@@ -91,8 +91,8 @@ class CSVSpanExporter(SpanExporter):
         fsync_interval: Seconds of rows that a power failure may lose; 0 calls fsync for each row before `export`
             returns (in the mode ``call``). Default None: fsync is never called. If fsync fails, all rows since the last
             successful one are written again.
-        rotate_rows: Number of rows after which the file is renamed (``logs.csv`` to ``logs.000001.csv``) and a new one
-            is created; 1,000,000 rows fit into a spreadsheet. Default None: never.
+        rotate_rows: Number of rows after which the file is renamed (``logs.csv`` to ``logs.part-000001.csv``) and a new
+            one is created; 1,000,000 rows fit into a spreadsheet. Default None: never.
         rotate_bytes: Size in bytes that the file does not exceed, unless a single row is longer; it is renamed before.
             Default None: any size.
         backlog_bytes: Bytes of rows that may wait in memory, default 64 MiB. Further rows are lost and counted.

@@ -4,7 +4,7 @@ Review, replay, resume and check use this file, so they read the same files of a
 a log contains nor how it is written.
 
 All files of a log lead to one name (`log_name`): the path without symbolic links, without the number that rotation
-adds, and without the suffix of a compression. A link to ``logs.csv``, ``logs.000001.csv``, ``logs.csv.gz`` and
+adds, and without the suffix of a compression. A link to ``logs.csv``, ``logs.part-000001.csv``, ``logs.csv.gz`` and
 ``logs.csv.1`` all have the name ``logs.csv``. The files beside a log are called after this name:
 
 - ``logs.csv.replayed`` stores how far each of its files was sent. A file is recognized by its first row
@@ -13,11 +13,11 @@ adds, and without the suffix of a compression. A link to ``logs.csv``, ``logs.00
 - ``logs.csv.torn`` has the unfinished lines of ``logs.csv``. Each part has a file of its own (`torn_file`): lines of a
   part that is repaired later do not belong to the file that is written now.
 
-Only a file that rotation made is a part. Its number is a count, written after two zeros: ``000001``, ``009999``,
-``0010000``. No date begins with two zeros, so a log that was archived by date (``logs.20261128.csv``) is another log.
-Version 0.1.0 wrote no zeros before numbers of six digits. Such a file is a part if the part before it exists: a date
-has no neighbours down to the zeros. Archived and rotated files (`_NUMBERED`) share the side files of the log that they
-were.
+Only a file that rotation made is a part. Its name has the word ``part``, which no date and no time has, so a log that
+was archived by date or time (``logs.20261128.csv``, ``logs.001500.csv``) is another log. Earlier versions wrote the
+number only (``logs.000001.csv``). Such files are parts from 000001 up to the first gap, and only below the first number
+that has the word: rotation continues the count. Archived and rotated files (`_NUMBERED`) share the side files of the
+log that they were.
 
 Used by ``_csv``, ``_fetch``, ``_replay``, ``cli``, ``csv_exporter`` and ``review``.
 """
@@ -41,7 +41,9 @@ _NO_MATCH = "no file matches this pattern"
 
 # Names of rotated and archived files: the writer's (`next_part`), those with a date, and those of logrotate
 _NUMBERED = re.compile(
-    r"(?P<stem>.*[^.])\.\d[\dT_:-]{5,}Z?(?P<suffix>\.[^.]+)?|(?P<log>.+\.[A-Za-z]\w*)[.-]\d[\dT_:-]*Z?", re.DOTALL
+    r"(?P<stem>.*[^.])\.(?:part-\d{6,}|\d[\dT_:-]{5,}Z?)(?P<suffix>\.[^.]+)?"
+    r"|(?P<log>.+\.[A-Za-z]\w*)[.-]\d[\dT_:-]*Z?",
+    re.DOTALL,
 )
 
 # A checkpoint is written to a temporary file first, which kill -9 leaves behind
@@ -52,9 +54,9 @@ _ATTEMPTS = re.compile(r"(?P<stem>.*[^.])\.attempts(?P<suffix>\.[^.]+)?", re.DOT
 def log_files(names: Iterable[str]) -> list[str]:
     """Return the files of some logs in order: of each log its parts, oldest first, then the log itself.
 
-    A part of ``logs.csv`` is ``logs.000001.csv``, plain or compressed (``logs.000001.csv.gz``). The parts of a symbolic
-    link are in the folder of its target, because the writer renames the target. Each file is returned once, under the
-    name by which it was found first. A pattern does not match the files that are written in addition to a log
+    A part of ``logs.csv`` is ``logs.part-000001.csv``, plain or compressed (``logs.part-000001.csv.gz``). The parts of
+    a symbolic link are in the folder of its target, because the writer renames the target. Each file is returned once,
+    under the name by which it was found first. A pattern does not match the files that are written in addition to a log
     (``logs.csv.torn``, ``logs.csv.replayed``, ``logs.attempts.csv``), unless it matches nothing else.
 
     Args:
@@ -140,22 +142,27 @@ def _parts_of(log: Path) -> list[str]:
 def _numbered_parts(log: Path) -> list[tuple[int, str]]:
     """Return the number and the path of each part of a log, in order."""
     name = _uncompressed(log)
-    part = re.compile(rf"{re.escape(name.stem)}\.([0-9]{{6,}}){re.escape(name.suffix)}{_COMPRESSED}")
+    part = re.compile(rf"{re.escape(name.stem)}\.((?:part-)?[0-9]{{6,}}){re.escape(name.suffix)}{_COMPRESSED}")
     found: dict[str, str] = {}
     for path in sorted(log.parent.iterdir()):  # sorted: while gzip works, the original comes first and counts
         if matched := part.fullmatch(path.name):
             found.setdefault(matched[1], str(path))
-    parts: list[tuple[int, str]] = []
-    for digits in sorted(found, key=int):
-        number = int(digits)
-        follows = bool(parts) and number - parts[-1][0] <= 1 and digits == f"{number:06d}"  # of version 0.1.0
-        if number and (digits == _digits(number) or follows):
-            parts.append((number, found[digits]))
-    return parts
+    numbers = sorted(int(each.removeprefix("part-")) for each in found if each.startswith("part-"))
+    parts = [(number, found[mark]) for number in numbers if number and (mark := _mark(number)) in found]
+    earlier: list[tuple[int, str]] = []
+    while not parts or len(earlier) + 1 < parts[0][0]:
+        number = len(earlier) + 1
+        # Of version 0.1.0, and of development versions after it
+        paths = [found[mark] for mark in (f"{number:06d}", f"00{number:04d}") if mark in found]
+        if not paths:
+            break
+        earlier.append((number, paths[0]))
+    return [*earlier, *parts]
 
 
-def _digits(number: int) -> str:
-    return f"00{number:04d}"
+def _mark(number: int) -> str:
+    """Return what rotation adds to the name of a part."""
+    return f"part-{number:06d}"
 
 
 def next_part(log: Path) -> Path:
@@ -168,4 +175,4 @@ def next_part(log: Path) -> Path:
         OSError: Its folder cannot be listed.
     """
     number = max(_numbered_parts(log), default=(0, ""))[0] + 1
-    return log.with_name(f"{log.stem}.{_digits(number)}{log.suffix}")
+    return log.with_name(f"{log.stem}.{_mark(number)}{log.suffix}")

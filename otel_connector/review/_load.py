@@ -170,7 +170,7 @@ def load(*paths: str | PathLike[str], where: str = EVERYTHING, max_unpacked_byte
 
     Args:
         paths: Logs, plain or gzip, or patterns such as ``logs*.csv``. The parts of a rotated log
-            (``logs.000001.csv``) are read with it. A log may be written at the same time.
+            (``logs.part-000001.csv``) are read with it. A log may be written at the same time.
         where: A condition in SQL on the columns. ``calls`` contains only the rows that match it.
         max_unpacked_bytes: Bytes that all compressed logs together may have after decompression. A log that exceeds
             them is not read, and has this as its `LogFile.problem`.

@@ -581,7 +581,12 @@ async def test_resume_reads_all_parts_of_a_rotated_log_and_the_given_logs(
     async for _ in AsyncConnector(exporter).get_many(session, given, "P", max_concurrency=1):
         pass
     parts = await asyncio.to_thread(log_files, [str(log.path)])
-    assert [Path(part).name for part in parts] == ["logs.000001.csv", "logs.000002.csv", "logs.000003.csv", "logs.csv"]
+    assert [Path(part).name for part in parts] == [
+        "logs.part-000001.csv",
+        "logs.part-000002.csv",
+        "logs.part-000003.csv",
+        "logs.csv",
+    ]
     outcomes = connector(log).get_many(session, urls(server, 8), "P", resume=True)
     assert [outcome.url async for outcome in outcomes] == urls(server, 8)[7:]
     # Logs given by path, with another log of the connector and without one

@@ -369,7 +369,9 @@ def test_no_form_of_a_log_is_replaced_by_a_report(tmp_path: Path, name: str, thr
     assert path.read_bytes() == PROTECTED[name]
 
 
-@pytest.mark.parametrize("name", ["read.000002.csv", "read.000002.csv.gz", "read.csv.torn", "read.csv.replayed"])
+@pytest.mark.parametrize(
+    "name", ["read.part-000002.csv", "read.000002.csv", "read.000002.csv.gz", "read.csv.torn", "read.csv.replayed"]
+)
 def test_a_report_does_not_get_the_name_of_a_file_of_a_log(tmp_path: Path, name: str) -> None:
     """The next review would take it for a part of the log."""
     write(tmp_path / "read.csv", [call(0)])

@@ -164,8 +164,8 @@ def test_the_file_has_the_options_of_an_exporter_that_two_connectors_share(
         fail(subject, server, 2)
     exporter.shutdown()
 
-    names = ["logs.attempts.000001.csv", "logs.attempts.000002.csv", "logs.attempts.csv"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs.000001.csv", *names, "logs.csv"]
+    names = ["logs.attempts.part-000001.csv", "logs.attempts.part-000002.csv", "logs.attempts.csv"]
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "logs.csv", "logs.part-000001.csv"}
     assert log_files([str(beside)]) == [str(tmp_path / name) for name in names]
     assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o640] * 5
     attempts = [attempts_in(tmp_path / name) for name in names]
@@ -540,7 +540,7 @@ def test_a_signal_handler_that_raises_during_the_write_of_the_attempts_loses_no_
 
 def test_check_reports_and_repairs_the_attempts_with_their_log(tmp_path: Path) -> None:
     write(tmp_path / "logs.csv", [call(0)])
-    for name in ("logs.attempts.000001.csv", "logs.attempts.csv"):
+    for name in ("logs.attempts.part-000001.csv", "logs.attempts.csv"):
         (tmp_path / name).write_bytes(ATTEMPTS.header + encode_attempt(ATTEMPT))
     (tmp_path / "logs.attempts.csv").write_bytes(ATTEMPTS.header + encode_attempt(ATTEMPT) * 2 + b"0af7")
 
@@ -548,7 +548,7 @@ def test_check_reports_and_repairs_the_attempts_with_their_log(tmp_path: Path) -
     assert done.code == 1
     assert [line.partition(", bytes")[0] for line in done.out.splitlines() if not line.startswith(" ")] == [
         "logs.csv: intact; rows: 1, damaged lines: 0",
-        "logs.attempts.000001.csv: intact; rows: 1, damaged lines: 0",
+        "logs.attempts.part-000001.csv: intact; rows: 1, damaged lines: 0",
         "logs.attempts.csv: DAMAGED; rows: 2, damaged lines: 0",
     ]
     done = run_here(tmp_path, "check", "--repair", "logs.csv")
@@ -630,7 +630,7 @@ def test_other_commands_say_what_an_attempts_log_is_and_do_not_replace_it(tmp_pa
 
 # A shell expands ``*.csv`` to the attempts log, too; a pattern in quotes can match one whose log is elsewhere.
 
-LEFT_OUT = "left out, because attempts logs have no calls: h.attempts.000001.csv.gz, h.attempts.csv"
+LEFT_OUT = "left out, because attempts logs have no calls: h.attempts.part-000001.csv.gz, h.attempts.csv"
 
 
 @pytest.fixture
@@ -640,11 +640,11 @@ def both(tmp_path: Path) -> Path:
         write(tmp_path / name, [call(10 * number + each) for each in range(3)])
     content = ATTEMPTS.header + encode_attempt(ATTEMPT)
     (tmp_path / "h.attempts.csv").write_bytes(content)
-    (tmp_path / "h.attempts.000001.csv.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "h.attempts.part-000001.csv.gz").write_bytes(gzip.compress(content))
     return tmp_path
 
 
-EXPANDED = ("a.csv", "h.attempts.csv", "h.attempts.000001.csv.gz", "b.csv")
+EXPANDED = ("a.csv", "h.attempts.csv", "h.attempts.part-000001.csv.gz", "b.csv")
 FETCH = ("fetch", "http://127.0.0.1:1/", "--tries", "1", "--fail-if", "skipped > 1")
 RESUME_FROM = tuple(f"--resume-from={name}" for name in EXPANDED)
 
@@ -681,7 +681,7 @@ def test_an_attempts_log_among_logs_is_left_out_with_one_line(
 def test_an_attempts_log_alone_is_an_error_that_says_what_it_is(
     command: tuple[str, ...], both: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (both / "h.attempts.000001.csv.gz").unlink()
+    (both / "h.attempts.part-000001.csv.gz").unlink()
     done = run_here(both, *command, "h.attempts.csv")
     compared = "--compare" in command
     assert done.code == 2

@@ -230,7 +230,7 @@ def test_a_file_that_is_planted_during_a_rotation_receives_no_rows(
         assert writer.write([rows(call(1))])
     assert writer.write([rows(call(2))])
     assert Path("logs.csv").read_bytes() == HEADER
-    assert Path("logs.000001.csv").read_bytes() == HEADER + rows(call(0), call(1), call(2))
+    assert Path("logs.part-000001.csv").read_bytes() == HEADER + rows(call(0), call(1), call(2))
     assert "belongs to another user" in caplog.text
     Path("logs.csv").unlink()
     writer.close()

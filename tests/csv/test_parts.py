@@ -38,24 +38,34 @@ NAMES: dict[str, tuple[list[str], list[str], list[str]]] = {
     # what there is in the folder, what is named, what is found
     "a log": (["logs.csv", "other.csv"], ["logs.csv"], ["logs.csv"]),
     "parts": (
-        ["logs.csv", "logs.000002.csv", "logs.000001.csv"],
+        ["logs.csv", "logs.part-000002.csv", "logs.part-000001.csv"],
         ["logs.csv"],
-        ["logs.000001.csv", "logs.000002.csv", "logs.csv"],
+        ["logs.part-000001.csv", "logs.part-000002.csv", "logs.csv"],
     ),
     "the order of numbers": (
-        ["logs.csv", "logs.009999.csv", "logs.0010000.csv", "logs.00123456.csv", "logs.0099.csv", "logs.000007.csv"],
+        ["logs.csv", "logs.part-999999.csv", "logs.part-1000000.csv", "logs.part-123456.csv", "logs.part-000007.csv"],
         ["logs.csv"],
-        ["logs.000007.csv", "logs.009999.csv", "logs.0010000.csv", "logs.00123456.csv", "logs.csv"],
+        ["logs.part-000007.csv", "logs.part-123456.csv", "logs.part-999999.csv", "logs.part-1000000.csv", "logs.csv"],
     ),
-    "parts of an earlier version, which wrote six digits": (
-        ["logs.csv", "logs.009998.csv", "logs.009999.csv", "logs.010000.csv.gz", "logs.010001.csv", "logs.010003.csv"],
+    "parts of earlier versions": (
+        ["logs.csv", "logs.000002.csv", "logs.000001.csv.gz"],
         ["logs.csv"],
-        ["logs.009998.csv", "logs.009999.csv", "logs.010000.csv.gz", "logs.010001.csv", "logs.csv"],
+        ["logs.000001.csv.gz", "logs.000002.csv", "logs.csv"],
     ),
-    "parts of two versions with one number": (
-        ["logs.csv", "logs.009999.csv", "logs.010000.csv", "logs.0010000.csv"],
+    "parts of an earlier version, and later ones": (
+        ["logs.csv", "logs.000002.csv", "logs.000001.csv", "logs.part-000003.csv", "logs.part-000004.csv"],
         ["logs.csv"],
-        ["logs.009999.csv", "logs.0010000.csv", "logs.010000.csv", "logs.csv"],
+        ["logs.000001.csv", "logs.000002.csv", "logs.part-000003.csv", "logs.part-000004.csv", "logs.csv"],
+    ),
+    "a number of an earlier version that rotation had made under the present name": (
+        ["logs.csv", "logs.000001.csv", "logs.part-000001.csv"],
+        ["logs.csv"],
+        ["logs.part-000001.csv", "logs.csv"],
+    ),
+    "numbers of an earlier version with a gap": (
+        ["logs.csv", "logs.000001.csv", "logs.000002.csv", "logs.000004.csv", "logs.001500.csv"],
+        ["logs.csv"],
+        ["logs.000001.csv", "logs.000002.csv", "logs.csv"],
     ),
     "numbers that rotation does not write": (
         [
@@ -64,14 +74,21 @@ NAMES: dict[str, tuple[list[str], list[str], list[str]]] = {
             "logs.0000000001.csv",
             "logs.00000.csv",
             "logs.\u0660\u0660\u0660\u0660\u0660\u0661.csv",
+            "logs.part-000000.csv",
+            "logs.part-0000001.csv",
+            "logs.part-00001.csv",
+            "logs.part-1.csv",
+            "logs.part000001.csv",
+            "logs-part-000001.csv",
+            "logs.part-\u0660\u0660\u0660\u0660\u0660\u0661.csv",
         ],
         ["logs.csv"],
         ["logs.csv"],
     ),
     "compressed parts": (
-        ["logs.csv", "logs.000002.csv", "logs.000001.csv.gz"],
+        ["logs.csv", "logs.part-000002.csv", "logs.part-000001.csv.gz"],
         ["logs.csv"],
-        ["logs.000001.csv.gz", "logs.000002.csv", "logs.csv"],
+        ["logs.part-000001.csv.gz", "logs.part-000002.csv", "logs.csv"],
     ),
     "parts that must be unpacked first": (["l.csv", "l.000001.csv.zst"], ["l.csv"], ["l.000001.csv.zst", "l.csv"]),
     "a part that is being compressed": (
@@ -143,6 +160,12 @@ NAMES: dict[str, tuple[list[str], list[str], list[str]]] = {
     "only side files": (["a.csv", "a.csv.torn"], ["*.torn"], ["a.csv.torn"]),
     "a side file by its path": (["a.csv", "a.csv.torn"], ["a.csv.torn"], ["a.csv.torn"]),
     "a log that is named like a side file": (["a.attempts.csv", "b.csv"], ["*"], ["a.attempts.csv", "b.csv"]),
+    "side files of a part": (
+        ["h.csv", "h.part-000001.csv.torn", "h.attempts.part-000001.csv", "h.part-000001.csv.gz"],
+        ["h*"],
+        ["h.part-000001.csv.gz", "h.csv"],
+    ),
+    "no suffix, and parts": (["logs", "logs.part-000001"], ["logs"], ["logs.part-000001", "logs"]),
     "no suffix": (["logs", "logs.000001", "logs.000001.csv"], ["logs"], ["logs.000001", "logs"]),
 }
 
@@ -168,6 +191,9 @@ ARCHIVES = (
     *("20261128", "20261128T093000", "20261128T093000Z", "20261128093000", "2026112809", "202611", "2026-11-28"),
     *("2026-11-28T09:30:00Z", "2026-11-28_093000", "261128", "281126", "112826", "010326", "093000", "2026332"),
     *("1795858200", "1795858200000", "2026W48", "26-11"),
+    # the hour after midnight, with `date +%H%M%S`
+    *("001500", "000130", "000000", "000002", "005959", "000959"),
+    *("1", "2", "7"),  # logrotate
 )
 
 
@@ -175,12 +201,14 @@ ARCHIVES = (
 @pytest.mark.parametrize(
     "form", ["logs.{}.csv", "logs.csv.{}", "logs.csv-{}", "logs.{}.csv.gz", "{}.logs.csv", "logs-{}.csv"]
 )
-@pytest.mark.parametrize("parts", [[], ["logs.000001.csv", "logs.000002.csv"]], ids=["without parts", "with parts"])
+@pytest.mark.parametrize(
+    "parts", [[], ["logs.part-000001.csv", "logs.part-000002.csv.gz"]], ids=["without parts", "with parts"]
+)
 def test_a_log_that_was_archived_by_date_is_another_log(date: str, form: str, parts: list[str], folder: Path) -> None:
     make(folder, "logs.csv", form.format(date), *parts)
     assert log_files(["logs.csv"]) == [*parts, "logs.csv"]
     assert log_files([form.format(date)]) == [form.format(date)]
-    assert next_part(Path("logs.csv")) == Path(f"logs.{len(parts) + 1:06d}.csv")
+    assert next_part(Path("logs.csv")) == Path(f"logs.part-{len(parts) + 1:06d}.csv")
 
 
 def test_daily_archives_are_not_parts_even_without_a_gap(folder: Path) -> None:
@@ -188,18 +216,37 @@ def test_daily_archives_are_not_parts_even_without_a_gap(folder: Path) -> None:
     assert log_files(["logs.csv"]) == ["logs.000001.csv", "logs.csv"]
 
 
-@pytest.mark.parametrize("last", [9_998, 9_999, 10_000, 999_999, 99_999_999])
-def test_a_part_with_a_large_number_is_found_again_without_those_before_it(last: int, folder: Path) -> None:
-    make(folder, "logs.csv", f"logs.00{last:04d}.csv")
+@pytest.mark.parametrize("last", [1, 9_999, 999_999, 99_999_999])
+@pytest.mark.parametrize("ending", ["csv", "csv.gz"])
+def test_a_part_is_found_again_without_those_before_it(last: int, ending: str, folder: Path) -> None:
+    make(folder, "logs.csv", f"logs.part-{last:06d}.{ending}")
     part = next_part(Path("logs.csv"))
-    assert part.name == f"logs.00{last + 1:04d}.csv"
+    assert part.name == f"logs.part-{last + 1:06d}.csv"
     make(folder, part.name)
-    assert log_files(["logs.csv"]) == [f"logs.00{last:04d}.csv", part.name, "logs.csv"]
+    assert log_files(["logs.csv"]) == [f"logs.part-{last:06d}.{ending}", part.name, "logs.csv"]
     assert log_name(str(part)) == "logs.csv"
 
 
+@pytest.mark.parametrize("digits", ["0010000", "010000"], ids=["of the development of 0.2", "of 0.1"])
+def test_ten_thousand_parts_of_an_earlier_version_are_continued(digits: str, folder: Path) -> None:
+    make(folder, "logs.csv", *(f"logs.{number:06d}.csv" for number in range(1, 10_000)), f"logs.{digits}.csv.gz")
+    assert log_files(["logs.csv"])[-2:] == [f"logs.{digits}.csv.gz", "logs.csv"]
+    assert next_part(Path("logs.csv")).name == "logs.part-010001.csv"
+
+
 LOG_NAMES = {
-    "h.csv": ["h.csv", "h.csv.gz", "h.000001.csv", "h.000001.csv.gz", "h.1000000.csv", "h.csv.1", "h.csv.2.gz"],
+    "part.csv": ["part.csv", "part.part-000001.csv"],
+    "h.csv": [
+        "h.part-000001.csv",
+        "h.part-1000000.csv.gz",
+        "h.csv",
+        "h.csv.gz",
+        "h.000001.csv",
+        "h.000001.csv.gz",
+        "h.1000000.csv",
+        "h.csv.1",
+        "h.csv.2.gz",
+    ],
     "i.csv": [
         "i.csv-20261129",
         "i.csv-20261129.zst",
@@ -208,7 +255,7 @@ LOG_NAMES = {
         "i.2026-11-28.csv",
         "i.csv.2026-11-28.gz",
     ],
-    "h": ["h", "h.gz", "h.000001", "h.000001.bz2"],
+    "h": ["h", "h.gz", "h.part-000001", "h.part-000001.gz", "h.000001", "h.000001.bz2"],
     "run-7": ["run-7"],
     "h.12345.csv": ["h.12345.csv"],
     "..000001": ["..000001"],
@@ -327,10 +374,14 @@ def test_every_reader_reads_all_parts(read: Callable[[str], int], name: str, com
     for number in range(12):
         exporter.export_record(call(number), None)
     exporter.shutdown()
-    assert sorted(path.name for path in Path("data").iterdir()) == ["logs.000001.csv", "logs.000002.csv", "logs.csv"]
+    assert sorted(path.name for path in Path("data").iterdir()) == [
+        "logs.csv",
+        "logs.part-000001.csv",
+        "logs.part-000002.csv",
+    ]
     if compressed:
-        part = folder / "data" / "logs.000001.csv"
-        part.with_name("logs.000001.csv.gz").write_bytes(gzip.compress(part.read_bytes()))
+        part = folder / "data" / "logs.part-000001.csv"
+        part.with_name("logs.part-000001.csv.gz").write_bytes(gzip.compress(part.read_bytes()))
         part.unlink()
     (folder / "data" / "logs.csv.torn").write_bytes(rows(call(20))[:-9])
     (folder / "data" / "logs.attempts.csv").write_bytes(HEADER + rows(call(21)))

@@ -571,7 +571,7 @@ def test_a_relative_path_is_resolved_when_the_writer_is_created(
 
 
 def parts(path: Path) -> list[bytes]:
-    return [part.read_bytes() for part in sorted(path.parent.glob("logs*.csv"))]
+    return [part.read_bytes() for part in sorted(path.parent.glob("logs*.csv"), key=lambda part: (part == path, part))]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 10])
@@ -581,7 +581,11 @@ def test_rotation_by_rows_starts_a_new_file_after_the_given_number(path: Path, b
     for start in range(0, 10, batch):
         assert writer.write(rows[start : start + batch])
     assert parts(path) == [HEADER + b"".join(rows[:4]), HEADER + b"".join(rows[4:8]), HEADER + b"".join(rows[8:])]
-    assert [part.name for part in sorted(path.parent.iterdir())] == ["logs.000001.csv", "logs.000002.csv", "logs.csv"]
+    assert [part.name for part in sorted(path.parent.iterdir())] == [
+        "logs.csv",
+        "logs.part-000001.csv",
+        "logs.part-000002.csv",
+    ]
     assert writer.counts() == (10, 0, 0)
 
 
@@ -691,16 +695,16 @@ def test_rows_stay_in_the_old_file_when_rotation_cannot_open_a_new_one(
     assert parts(path) == [HEADER + row(0) + row(1) + row(2), HEADER + row(3)]
 
 
-@pytest.mark.parametrize("existing", ["logs.000001.csv", "logs.000001.csv.gz", "logs.000001.csv.zst"])
+@pytest.mark.parametrize("existing", ["logs.part-000001.csv", "logs.part-000001.csv.gz", "logs.part-000001.csv.zst"])
 def test_a_part_gets_a_number_behind_all_parts_compressed_or_not(existing: str, path: Path) -> None:
     path.with_name(existing).write_bytes(b"of another time\n")
-    path.with_name("logs.000004.csv").write_bytes(b"later\n")
+    path.with_name("logs.part-000004.csv").write_bytes(b"later\n")
     writer = RowWriter(path, HEADER, LogOptions(rotate_rows=1))
     for number in range(3):
         assert writer.write([row(number)])
     assert path.with_name(existing).read_bytes() == b"of another time\n"
-    assert path.with_name("logs.000005.csv").read_bytes() == HEADER + row(0)
-    assert path.with_name("logs.000006.csv").read_bytes() == HEADER + row(1)
+    assert path.with_name("logs.part-000005.csv").read_bytes() == HEADER + row(0)
+    assert path.with_name("logs.part-000006.csv").read_bytes() == HEADER + row(1)
     assert path.read_bytes() == HEADER + row(2)
 
 
@@ -1440,8 +1444,8 @@ def test_rotation_renames_the_target_of_a_symbolic_link_and_keeps_the_link(path:
     assert path.is_symlink()
     found = {part.name: part.read_bytes() for part in (tmp_path / "data").iterdir()}
     assert found == {
-        "real.000001.csv": HEADER + row(0),
-        "real.000002.csv": HEADER + row(1),
+        "real.part-000001.csv": HEADER + row(0),
+        "real.part-000002.csv": HEADER + row(1),
         "real.csv": HEADER + row(2),
     }
 
