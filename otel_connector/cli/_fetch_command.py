@@ -224,8 +224,6 @@ async def _run_until_stopped(run: Fetch, view: FetchView | None, signals: StopSi
     loop, fetching = asyncio.get_running_loop(), asyncio.create_task(run.run())
 
     def stop() -> None:
-        if run.stopped:
-            return
         run.stop()
         cancelled = "a second Ctrl-C cancels these"
         if not signals.interactive:

@@ -31,6 +31,7 @@ from support.otlp_receiver import Received, http_receiver
 from support.processes import Process, wait_until
 from support.terminals import HIDDEN, on_terminal
 
+from otel_connector.cli._stop_signals import Stopped, StopSignals
 from otel_connector.testing import FaultServer, json_body, silent
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -100,6 +101,28 @@ def sleeps_and_handles(number: signal.Signals, process: Process) -> bool:
 
 def counted(received: Received) -> int:
     return sum(point.count for point in received.points("http.client.request.duration"))
+
+
+def test_signals_before_during_and_after_the_event_loop() -> None:
+    signals, calls = StopSignals(), list[str]()
+    signals.defer()
+    signals.handle(signal.SIGINT, None)
+    with signals.calling(lambda: calls.append("stop"), lambda: calls.append("cancel")):
+        assert calls == ["stop"], "it came before the loop ran"
+        signals.handle(signal.SIGTERM, None)
+    assert (calls, signals.exit_code) == (["stop", "cancel"], 130)
+    with pytest.raises(Stopped, match="130"):
+        signals.handle(signal.SIGTERM, None)
+
+
+def test_a_first_signal_before_the_run_raises_and_one_after_it_does_not() -> None:
+    before, after = StopSignals(), StopSignals()
+    with pytest.raises(Stopped, match="130"):
+        before.handle(signal.SIGINT, None)
+    with after.calling(list):
+        pass
+    after.handle(signal.SIGINT, None)
+    assert after.exit_code == 130
 
 
 @EACH_STOP
