@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -26,15 +26,18 @@ from support.sdk import SDK
 from otel_connector._csv import _flusher
 from otel_connector.testing import FakeClock, FaultServer
 
+if TYPE_CHECKING:
+    from support.backends import Backends
+
 # `.ci/run` selects "thorough"
 settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("thorough", max_examples=50, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
-DEFAULT_SELECTION = "not timing and not soak"
+DEFAULT_SELECTION = "not timing and not soak and not backends"
 NOT_RUN_NOTE = """\
-not run: the groups timing and soak. Run them with `python -m pytest -m timing -n 0` and \
-`python -m pytest -m soak -n 0 --timeout 0`"""
+not run: the groups timing, soak and backends. Run them with `python -m pytest -m timing -n 0`, \
+`python -m pytest -m soak -n 0 --timeout 0`, and `python -m pytest -m backends` after `.ci/build_backends`"""
 
 _run_folder = pytest.StashKey[Path]()
 _left_behind = pytest.StashKey[list[str]]()
@@ -82,6 +85,11 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if reason := _missing_packages(name for mark in item.iter_markers("neighbours") for name in mark.args):
         pytest.skip(reason)
+    if item.get_closest_marker("backends"):
+        from support.backends import MISSING, programs  # loads gRPC
+
+        if not programs():
+            pytest.skip(MISSING)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -122,7 +130,7 @@ def _runs_on_loop(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Exclude soak tests from `-m timing`, and tests without an event loop from runs with another loop.
+    """Exclude soak and backends tests from `-m timing`, and tests without an event loop from runs with another loop.
 
     The slowest files run first. Otherwise one worker may still run them when all others are done.
     """
@@ -130,7 +138,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=[item for item in items if not _runs_on_loop(item)])
         items[:] = [item for item in items if _runs_on_loop(item)]
     for item in items:
-        if item.get_closest_marker("soak"):
+        if item.get_closest_marker("soak") or item.get_closest_marker("backends"):
             item.own_markers = [mark for mark in item.own_markers if mark.name != "timing"]
     items.sort(key=lambda item: item.get_closest_marker("browser") is None and "neighbours" not in item.path.parts)
 
@@ -235,6 +243,15 @@ def no_unwritten_rows() -> Iterator[None]:
 def tls_server() -> Iterator[FaultServer]:
     with FaultServer(tls=True) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backends]:
+    """Jaeger, Prometheus and a collector, started once for all tests of this process."""
+    from support.backends import backends
+
+    with backends(tmp_path_factory.mktemp("backends")) as started:
+        yield started
 
 
 @pytest.fixture

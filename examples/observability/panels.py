@@ -24,11 +24,14 @@ from grafana_foundation_sdk.models.common import (
 from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
     DashboardLinkType,
+    DashboardRangeMapOptions,
     DataSourceRef,
     DataTransformerConfig,
     Panel,
+    RangeMap,
     Threshold,
     ThresholdsMode,
+    ValueMappingResult,
     VariableOption,
     VariableRefresh,
     VariableSort,
@@ -63,6 +66,7 @@ def number(
     *,
     steps: Mapping[float, str] | None = None,
     decimals: int | None = None,
+    named: Mapping[float, str] | None = None,
 ) -> stat.Panel:
     """Return a panel with one number, the value at the end of the time range.
 
@@ -73,9 +77,10 @@ def number(
         expr: PromQL.
         steps: The colour from each value on; green below the first. None: always blue, for a neutral number.
         decimals: Digits after the point; None for Grafana's default.
+        named: The text that is shown from each value on, instead of the number.
     """
     panel = stat.Panel().title(title).description(description).unit(unit).datasource(_SOURCE).height(4).span(4)
-    panel = panel.with_target(query(expr).ref_id("A")).thresholds(_thresholds(steps))
+    panel = panel.with_target(query(expr).ref_id("A")).thresholds(_thresholds(steps)).mappings(_mappings(named))
     panel = panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     return panel if decimals is None else panel.decimals(decimals)
 
@@ -89,6 +94,7 @@ def lines(
     stacked: bool = False,
     steps: Mapping[float, str] | None = None,
     most: float | None = None,
+    named: Mapping[float, str] | None = None,
 ) -> timeseries.Panel:
     """Return a panel with one line per series, and a legend with the last and the greatest value.
 
@@ -101,9 +107,11 @@ def lines(
         stacked: Draw the series on top of each other. Only useful if their sum has a meaning.
         steps: The values from which it is a warning (yellow) or an alert (red), drawn as dashed lines.
         most: The upper end of the axis; None adapts it to the data.
+        named: The text that legend and tooltip show from each value on, instead of the number.
     """
     panel = timeseries.Panel().title(title).description(description).unit(unit).datasource(_SOURCE)
     panel = panel.height(8).span(span).min(0).fill_opacity(30 if stacked else 8).show_points(VisibilityMode.NEVER)
+    panel = panel.mappings(_mappings(named))
     panel = panel.tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
     legend = common.VizLegendOptions().show_legend(show_legend=True).display_mode(LegendDisplayMode.TABLE)
     panel = panel.legend(legend.placement(LegendPlacement.BOTTOM).calcs(["lastNotNull", "max"]))
@@ -238,6 +246,14 @@ def to_json(built: dashboard.Dashboard) -> str:
         ):  # the SDK gives them to all; Grafana knows them of intervals only
             variable.pop(name, None)
     return json.dumps(model, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _mappings(named: Mapping[float, str] | None) -> list[Any]:
+    texts = enumerate((named or {}).items())
+    return [
+        RangeMap(DashboardRangeMapOptions(from_val=value, result=ValueMappingResult(text=text, index=index)))
+        for index, (value, text) in texts
+    ]
 
 
 def _thresholds(steps: Mapping[float, str] | None) -> dashboard.ThresholdsConfig:

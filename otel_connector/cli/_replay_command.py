@@ -47,6 +47,8 @@ Examples:
   OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317 otel-connector replay --otlp --rate 5000 logs.csv.gz
 """
 
+_TWICE = "A backend that has spans of these calls already will have them twice."
+
 Files = Annotated[
     list[str], typer.Argument(metavar="FILES...", help="Logs, plain or gzip. The parts of rotated logs are included.")
 ]
@@ -84,6 +86,8 @@ def replay(
     Shows a run that had no telemetry in Jaeger or Grafana. A span has the trace id, the span id and the times of its
     row. It has no parent and no events for failed attempts, because a row does not contain them. The resource attribute
     otel_connector.replayed marks these spans.
+
+    Jaeger and most other backends do not compare ids: if they have the span of a call already, they show it twice.
     """
     del otlp
     try:
@@ -106,6 +110,7 @@ def replay(
             redactor=redactor,
         )
         try:
+            print_lines(output_console(), f"Sending spans to {to}. {_TWICE}")
             _run_with_progress(run, to)
         except Stopped:
             print_lines(output_console(), f"Stopped; spans sent: {run.replayed().sent:,}. The same command continues.")

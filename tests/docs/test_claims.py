@@ -8,12 +8,15 @@ import re
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 from support import demo_picture
-from support.documents import DOCS, README
+from support.documents import DOCS, README, block_starting
+from support.sdk import SDK
 from yarl import URL
 
 from otel_connector import DEFAULT_REDACTED_PARAMS, AsyncConnector, DecodeFailed, HTTPStatusError, RetryPolicy
@@ -170,3 +173,31 @@ def test_the_picture_of_the_demo_shows_what_it_prints() -> None:
     assert _JAEGER in text
     assert re.search(r"must be an absolute http or https URL with a host: http//127\.0\.0\.1", text)
     assert "300 calls started, 300 rows written" in text
+
+
+async def test_the_boundaries_of_durations_and_the_view_that_changes_them(server: FaultServer, sdk: SDK) -> None:
+    """`opentelemetry/backends.md`, "How long may a duration be?"."""
+    page = (DOCS / "opentelemetry" / "backends.md").read_text(encoding="utf-8")
+    listed = page.partition("have the boundaries ")[2].partition(", because a call")[0]
+    example: dict[str, Any] = {}
+    exec(block_starting("python", "from opentelemetry.sdk.metrics import MeterProvider"), example)
+    reader, server_url = InMemoryMetricReader(), server.url("/data")
+    provider = MeterProvider([reader], views=example["views"], shutdown_on_exit=False)
+    server.script("/data", ok)
+    async with aiohttp.ClientSession() as session:
+        for each in (sdk.meter_provider, provider):
+            connector = AsyncConnector(None, meter_provider=each, attempt_spans=True)
+            await connector.get(session, server_url, "Test")
+    data = reader.get_metrics_data()
+    assert data is not None
+    for name in ("http.client.request.duration", "otel_connector.call.duration"):
+        (usual,) = sdk.points(name)
+        (changed,) = (
+            cast("HistogramDataPoint", point)
+            for metric in data.resource_metrics[0].scope_metrics[0].metrics
+            if metric.name == name
+            for point in metric.data.data_points
+        )
+        assert [f"{bound:g}" for bound in usual.explicit_bounds] == re.findall(r"[\d.]*\d", listed)
+        assert list(changed.explicit_bounds) == example["boundaries"]
+    provider.shutdown()

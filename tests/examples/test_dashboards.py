@@ -1,7 +1,7 @@
 """Tests of the dashboards in `examples/observability`: their queries return data, and the values agree with the log.
 
-A real Prometheus scrapes a program that makes calls of all kinds. Then every query of a dashboard and every rule is
-evaluated there.
+A program makes calls of all kinds and sends its metrics to a real Prometheus. Then every query of a dashboard and every
+rule is evaluated there.
 """
 
 from __future__ import annotations
@@ -22,30 +22,28 @@ from typing import Any, cast
 import aiohttp
 import promql_parser
 import pytest
-import yaml
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import Histogram, InMemoryMetricReader, Metric, Sum
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import CollectorRegistry
+from support.backends import EXAMPLE, Prometheus, prometheus
 from support.logs import Log
-from support.processes import ROOT
-from support.prometheus import Prometheus, Scraped, prometheus
 
-from otel_connector import AsyncConnector, Attempt, CallRecord, CSVSpanExporter, HTTPStatusError, RetryPolicy
+from otel_connector import AsyncConnector, Attempt, CallRecord, CSVSpanExporter, RetryPolicy
 from otel_connector.testing import FaultServer, hold, json_body, ok, retry_after, silent, truncated
 
-FOLDER = ROOT / "examples" / "observability"
-RULES = FOLDER / "prometheus" / "rules.yml"
-DASHBOARDS = {path.stem: json.loads(path.read_bytes()) for path in (FOLDER / "grafana" / "dashboards").glob("*.json")}
+DASHBOARDS = {path.stem: json.loads(path.read_bytes()) for path in (EXAMPLE / "grafana" / "dashboards").glob("*.json")}
 PLANNED = 200  # the number of URLs that is entered in the dashboard
 BATCH = 28  # calls per batch
 
 pytestmark = [
     pytest.mark.neighbours("promql_parser", "opentelemetry.exporter.prometheus", "grafana_foundation_sdk"),
-    pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Debian's package prometheus"),
+    pytest.mark.backends,
 ]
 
 
@@ -78,16 +76,17 @@ QUERIES = [
 
 @dataclass
 class Example:
-    """The calls of a program, and the Prometheus that scraped it.
+    """The calls of a program, and the Prometheus that received its metrics.
 
     Attributes:
-        prometheus: Scraped the program from the first batch to the end.
+        prometheus: Received the metrics after the first batch, after the second, and at the end.
         rows: The log: two batches of the same calls.
         retries: Retries by their reason, counted by `on_retry`.
         delays: Seconds of waiting after failed attempts by their reason, from the attempts log.
         queued: The queue time of the calls of each batch in seconds, from their spans.
         paused: The hosts that requested a pause, from the statistics of the connectors.
         at: The time when Prometheus had stored both batches and nothing else.
+        scraped: The names of the metrics and their labels, as `opentelemetry-exporter-prometheus` shows them.
         end: The time when it had also stored the counts of buffered and lost rows.
         rules: The rules and their state at `end`.
     """
@@ -99,6 +98,7 @@ class Example:
     queued: list[float]
     paused: set[str]
     at: float
+    scraped: dict[str, set[str]]
     end: float
     rules: list[dict[str, Any]]
 
@@ -195,11 +195,16 @@ class QueueTimes(SpanProcessor):
 
 
 @contextmanager
-def traced(collector: str, registry: CollectorRegistry) -> Iterator[dict[str, Any]]:
+def traced(collector: str, metrics_to: str, registry: CollectorRegistry) -> Iterator[dict[str, Any]]:
     """Yield providers with the SDK's own metrics. Their span queue overflows while the collector does not answer."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
-        metrics = MeterProvider([PrometheusMetricReader(registry=registry)], shutdown_on_exit=False)
+        sent = PeriodicExportingMetricReader(OTLPMetricExporter(metrics_to), export_interval_millis=math.inf)
+        metrics = MeterProvider(
+            [sent, PrometheusMetricReader(registry=registry)],
+            Resource({"service.name": "example", "service.instance.id": "1"}),
+            shutdown_on_exit=False,
+        )
         traces = TracerProvider(shutdown_on_exit=False, meter_provider=metrics)
         queue = {"max_queue_size": 16, "max_export_batch_size": 8, "schedule_delay_millis": 10}
         exporter = OTLPSpanExporter(collector, meter_provider=metrics)
@@ -216,7 +221,6 @@ def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("example")
     log = Log(folder / "logs.csv")
     registry = CollectorRegistry()
-    scraped = Scraped(registry)
     retries: Counter[str] = Counter()
 
     def on_retry(attempt: Attempt) -> None:
@@ -225,7 +229,11 @@ def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with FaultServer() as closed:
         refused = closed.url("/")
     collector = hold()
-    with FaultServer() as server, traced(server.url("/v1/traces"), registry) as providers:
+    with (
+        prometheus(folder, evaluation_interval="200ms") as running,
+        FaultServer() as server,
+        traced(server.url("/v1/traces"), running.otlp, registry) as providers,
+    ):
         server.script("/v1/traces", [collector.step, 400, ok])
         options: dict[str, Any] = {"n_tries": 2, "on_retry": on_retry, "attempts": True, **providers}
         options["attempt_spans"] = request.param
@@ -238,33 +246,40 @@ def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         providers["tracer_provider"].add_span_processor(queued)
         asyncio.run(batch(Connectors(usual, short_timeout, paused[0]), server, refused))
         first = queued.seconds
-        # Every series exists before the first scrape, so that a rate counts the second batch completely
-        with scraped.served() as port, prometheus(folder, port, RULES) as running:
-            scraped.wait()
-            asyncio.run(batch(Connectors(usual, short_timeout, paused[1]), server, refused))
-            collector.release()
-            at = wait_until_stored(scraped, running)
-            waits = [first, queued.seconds - first]
-            hosts = {host for connector in paused for host in connector.stats().hosts_paused}
-            failing = lose_rows(folder / "gone", providers | {"attempt_spans": request.param}, server)
-            assert (failing.stats().rows_waiting, failing.stats().rows_lost) == (1, 2)
-            providers["tracer_provider"].force_flush()
-            end = wait_until_stored(scraped, running)
-            (group,) = running.get("rules")["groups"]
-            delays = defaultdict[str, float](float)
-            for attempt in log.attempts():
-                if attempt.wait is not None:
-                    delays[attempt.reason] += attempt.wait
-            yield Example(running, log.records(), retries, delays, waits, hosts, at, end, group["rules"])
+        # Every series exists before the first export, so that a rate counts the second batch completely
+        providers["meter_provider"].force_flush()
+        asyncio.run(batch(Connectors(usual, short_timeout, paused[1]), server, refused))
+        collector.release()
+        providers["meter_provider"].force_flush()
+        at = time.time()
+        running.rules(after=at)
+        waits = [first, queued.seconds - first]
+        hosts = {host for connector in paused for host in connector.stats().hosts_paused}
+        failing = lose_rows(folder / "gone", providers | {"attempt_spans": request.param}, server)
+        assert (failing.stats().rows_waiting, failing.stats().rows_lost) == (1, 2)
+        providers["tracer_provider"].force_flush()
+        names = scraped_names(registry)
+        providers["meter_provider"].force_flush()
+        end = time.time()
+        delays = defaultdict[str, float](float)
+        for attempt in log.attempts():
+            if attempt.wait is not None:
+                delays[attempt.reason] += attempt.wait
+        rules = running.rules(after=end)
+        yield Example(running, log.records(), retries, delays, waits, hosts, at, names, time.time(), rules)
         asyncio.run(failing.aclose())
 
 
-def wait_until_stored(scraped: Scraped, running: Prometheus) -> float:
-    """Wait until Prometheus has stored the current metrics and evaluated the rules with them. Return the time."""
-    stored = scraped.wait()
-    while running.rules_evaluated() <= stored:
-        scraped.wait()
-    return time.time()
+def scraped_names(registry: CollectorRegistry) -> dict[str, set[str]]:
+    """Return the labels of each metric in the output for a scraping Prometheus."""
+    names: dict[str, set[str]] = {}
+    for family in registry.collect():
+        for sample in family.samples:
+            names.setdefault(sample.name, set()).update(
+                name for name in sample.labels if not name.startswith("otel_scope_") and name != "le"
+            )
+    del names["target_info"]
+    return names
 
 
 def error_class(row: CallRecord) -> str:
@@ -380,7 +395,6 @@ def test_paused_hosts_agree_with_the_connectors(example: Example) -> None:
     assert example.value(query_of("collection", "Hosts paused")) == len(example.paused) == 1
 
 
-@pytest.mark.timing  # the rates depend on the times of the scrapes
 def test_queue_times_agree_with_the_spans(example: Example) -> None:
     assert example.value("sum(otel_connector_queue_time_seconds_total)") == pytest.approx(sum(example.queued))
     # A rate contains only the second batch
@@ -425,7 +439,6 @@ def test_rates_have_the_proportions_of_the_log(example: Example) -> None:
     assert part("collection", "Bytes by project", "otel_connector_project") == halves
 
 
-@pytest.mark.timing  # the rates depend on the times of the scrapes
 def test_shares_agree_with_the_log(example: Example) -> None:
     failed = example.of_a_batch(lambda row: row.project if error_class(row) else "")
     share = {name: failed[name] / number for name, number in example.of_a_batch(project).items()}
@@ -456,41 +469,12 @@ def test_quantiles_are_in_the_same_bucket_as_those_of_the_log(example: Example) 
 # Names.
 
 
-def otlp_name(metric: Metric) -> str:
-    """Return the name that Prometheus 3 gives a metric received over OTLP (`UnderscoreEscapingWithSuffixes`)."""
-    name = re.sub(r"[^a-zA-Z0-9_:]", "_", metric.name)
-    unit = "" if (metric.unit or "").startswith("{") else {"s": "_seconds", "By": "_bytes"}[metric.unit or ""]
-    return name + unit + ("_total" if isinstance(metric.data, Sum) and metric.data.is_monotonic else "")
-
-
-async def test_scraped_metrics_have_the_same_names_as_over_otlp(
-    server: FaultServer, log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", raising=False)  # without the metrics of the SDK
-    registry, memory = CollectorRegistry(), InMemoryMetricReader()
-    provider = MeterProvider([PrometheusMetricReader(registry=registry), memory], shutdown_on_exit=False)
-    server.script("/data", [503, ok])
-    connector = AsyncConnector(log.path, retry=RetryPolicy(backoff=0), meter_provider=provider)
-    async with aiohttp.ClientSession() as session:
-        await connector.get(session, server.url("/data"), "Names")
-        with pytest.raises(HTTPStatusError):
-            await connector.get(session, server.url("/missing"), "Names")
-    data = memory.get_metrics_data()
-    assert data is not None
-    (scope,) = data.resource_metrics[0].scope_metrics
-    sent: dict[str, set[str]] = {}
-    for metric in scope.metrics:
-        labels = {name.replace(".", "_") for point in metric.data.data_points for name in point.attributes or {}}
-        suffixes = ("_bucket", "_count", "_sum") if isinstance(metric.data, Histogram) else ("",)
-        sent |= {otlp_name(metric) + suffix: labels for suffix in suffixes}
-    scraped: dict[str, set[str]] = {}
-    for family in registry.collect():
-        for sample in family.samples:
-            labels = {name for name in sample.labels if not name.startswith("otel_scope_") and name != "le"}
-            scraped.setdefault(sample.name, set()).update(labels)
-    scraped.pop("target_info")
-    provider.shutdown()
-    assert scraped == sent
+def test_metrics_have_the_same_names_over_otlp_and_when_they_are_scraped(example: Example) -> None:
+    stored: dict[str, set[str]] = {}
+    for series in example.prometheus.get("series", **{"match[]": '{__name__!="target_info", job="example"}'}):
+        labels = set(series) - {"__name__", "job", "instance", "le"}
+        stored.setdefault(series["__name__"], set()).update(labels)
+    assert stored == example.scraped
 
 
 def test_every_metric_is_used_by_a_dashboard(example: Example) -> None:
@@ -499,8 +483,3 @@ def test_every_metric_is_used_by_a_dashboard(example: Example) -> None:
     }
     used = {name for query in QUERIES for name in re.findall(r"\w+", cast("str", query.values[0]))}
     assert {name for name in stored if not name.endswith("_sum")} <= used
-
-
-def test_the_file_of_rules_contains_one_group() -> None:
-    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
-    assert [group["name"] for group in groups] == ["otel_connector"]

@@ -19,14 +19,15 @@ import promql_parser
 import pytest
 import yaml
 from support import processes
-from support.processes import ROOT
+from support.backends import BUILD, programs
+from support.backends import EXAMPLE as FOLDER
 
-FOLDER = ROOT / "examples" / "observability"
+from otel_connector._telemetry._metrics import _DURATION_BUCKETS
+
 JSON = {path.name: path.read_text(encoding="utf-8") for path in (FOLDER / "grafana" / "dashboards").iterdir()}
 DASHBOARDS = {Path(name).stem: json.loads(text) for name, text in JSON.items()}
 
 pytestmark = pytest.mark.neighbours("promql_parser", "check_jsonschema", "grafana_foundation_sdk")
-needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs Debian's package prometheus")
 
 
 def read(name: str) -> Any:
@@ -112,28 +113,41 @@ def test_only_queries_of_durations_request_exemplars() -> None:
 # Prometheus.
 
 
-@needs_promtool
+@pytest.mark.backends
 def test_promtool_accepts_the_rules_and_their_tests_pass() -> None:
-    checked = run("promtool", "check", "rules", "--lint-fatal", "rules.yml", folder=FOLDER / "prometheus")
+    promtool = programs()["promtool"]
+    checked = run(promtool, "check", "rules", "--lint-fatal", "rules.yml", folder=FOLDER / "prometheus")
     assert checked.returncode == 0, checked.stderr
-    tested = run("promtool", "test", "rules", "rules.test.yml", folder=FOLDER / "prometheus")
+    tested = run(promtool, "test", "rules", "rules.test.yml", folder=FOLDER / "prometheus")
     assert tested.returncode == 0, tested.stdout + tested.stderr
     tests = read("prometheus/rules.test.yml")["tests"]
-    assert {case["alertname"] for test in tests for case in test["alert_rule_test"]} == set(ALERTS)
+    assert {case["alertname"] for test in tests for case in test.get("alert_rule_test", [])} == set(ALERTS)
 
 
-@needs_promtool
-def test_promtool_accepts_the_configuration(tmp_path: Path) -> None:
-    config = read("prometheus/prometheus.yml")
-    assert config.pop("otlp") == {  # not known to Debian's older promtool
-        "translation_strategy": "UnderscoreEscapingWithSuffixes",
-        "promote_resource_attributes": ["deployment.environment.name", "service.version"],
-    }
-    shutil.copy(FOLDER / "prometheus" / "rules.yml", tmp_path)
-    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
-    checked = run("promtool", "check", "config", "prometheus.yml", folder=tmp_path)
+@pytest.mark.backends
+def test_promtool_accepts_the_configuration() -> None:
+    checked = run(programs()["promtool"], "check", "config", "prometheus.yml", folder=FOLDER / "prometheus")
     assert checked.returncode == 0, checked.stderr
     assert "1 rule files found" in checked.stdout
+
+
+def test_values_at_the_last_boundary_are_shown_as_above_it() -> None:
+    last = _DURATION_BUCKETS[-1]
+    shown = f"above {last / 60:.0f} min, the last boundary"
+    with_quantiles = [
+        panel
+        for panel in DASHBOARDS["service"]["panels"]
+        if any("histogram_quantile" in target["expr"] for target in panel.get("targets", []))
+    ]
+    assert len(with_quantiles) == 5
+    for panel in with_quantiles:
+        (mapping,) = panel["fieldConfig"]["defaults"]["mappings"]
+        assert mapping["type"] == "range"
+        assert (mapping["options"]["from"], mapping["options"]["to"]) == (last, None)
+        assert mapping["options"]["result"]["text"] == shown
+    assert (
+        f"{{{{ if ge $value {last} }}}}{shown}{{{{ else }}}}" in ALERTS["OtelConnectorSlow"]["annotations"]["summary"]
+    )
 
 
 def test_colours_and_alerts_use_the_same_thresholds() -> None:
@@ -149,6 +163,22 @@ def test_colours_and_alerts_use_the_same_thresholds() -> None:
 
 
 # The containers.
+
+
+def test_the_containers_have_the_versions_of_the_programs_that_the_tests_run() -> None:
+    """The modules of Jaeger and Prometheus have numbers of their own: 2.13.0 is v1.76.0, and 3.16.0 is v0.316.0."""
+    images = {name: service["image"].rpartition(":")[2] for name, service in read("compose.yaml")["services"].items()}
+    manifest = BUILD.with_name("backends.yaml").read_text(encoding="utf-8")
+    script = BUILD.read_text(encoding="utf-8")
+    built = dict(re.findall(r"^(\w+)=v[\d.]+ +# the module of \w+(?: \d)? ([\d.]+)$", script, re.MULTILINE))
+    collector = re.search(r"^collector=v([\d.]+)$", script, re.MULTILINE)
+    assert collector is not None
+    parts = re.findall(r"/(?:collector|opentelemetry-collector-contrib)/\S+ v(0[\d.]+)$", manifest, re.MULTILINE)
+    assert set(parts) == {collector[1]}
+    expected = {"jaeger": built["jaeger"], "prometheus": f"v{built['prometheus']}", "collector": collector[1]}
+    assert {name: images[name] for name in expected} == expected
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert all(f" {version.removeprefix('v')}" in readme for version in images.values())
 
 
 def test_the_compose_file_is_valid() -> None:

@@ -105,7 +105,7 @@ def test_a_run_that_leaves_something_behind_has_no_second_run(tmp_path: Path) ->
     (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8"))
     (tmp_path / "reports").mkdir()
     command: list[Any] = [sys.executable, SCRIPT, tmp_path / "reports", "label", *PYTEST, "-p", "pytest_asyncio.plugin"]
-    command += ["-o", "asyncio_mode=auto", "-o", "markers=timing\nsoak\nbrowser\nneighbours"]
+    command += ["-o", "asyncio_mode=auto", "-o", "markers=timing\nsoak\nbackends\nbrowser\nneighbours"]
     environment = {name: value for name, value in WITH_XDIST_ONLY.items() if name != MARK}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False

@@ -9,13 +9,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-import yaml
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import StatusCode
-from support.documents import block_starting
 from support.forked import run_python
 from support.logs import Log
 from support.sdk import SDK
@@ -153,43 +150,3 @@ async def test_log_and_metrics_are_complete_if_one_percent_of_calls_is_sampled(
     assert received.value == sum(record.response_size for record in records)
     (retries,) = sdk.points("otel_connector.retries")
     assert retries.value == subject.stats().retries == calls // 10
-
-
-TAIL_SAMPLING = block_starting("yaml", "processors:\n  tail_sampling:")
-
-
-async def test_spans_have_the_attributes_that_the_tail_sampling_policies_read(
-    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
-) -> None:
-    """The test evaluates the policies of the page itself: no package index has a collector with that processor."""
-    policies = yaml.safe_load(TAIL_SAMPLING)["processors"]["tail_sampling"]["policies"]
-    kinds = {policy["name"]: policy for policy in policies}
-    assert [policy["type"] for policy in policies] == [
-        "boolean_attribute",
-        "numeric_attribute",
-        "latency",
-        "probabilistic",
-    ]
-
-    server.script("/ok", ok)
-    server.script("/flaky", [503, ok])
-    server.script("/gone", 404)
-    subject = AsyncConnector(None, n_tries=2, clock=FakeClock(randoms=0.999), **sdk.providers)
-    for path in ("/ok", "/flaky", "/gone"):
-        await subject.get(session, server.url(path), "P", default=None)
-    fine, flaky, failed = sdk.spans.get_finished_spans()
-
-    def attribute_of(span: Any, policy: str, kind: str) -> Any:
-        return span.attributes.get(kinds[policy][kind]["key"])
-
-    wanted = kinds["failed"]["boolean_attribute"]["value"]
-    assert [attribute_of(span, "failed", "boolean_attribute") is wanted for span in (fine, flaky, failed)] == [
-        False,
-        False,
-        True,
-    ]
-    assert "error.type" in (failed.attributes or {})
-    assert failed.status.status_code is StatusCode.ERROR
-    least = kinds["tried again"]["numeric_attribute"]["min_value"]
-    retries = [attribute_of(span, "tried again", "numeric_attribute") for span in (fine, flaky, failed)]
-    assert [isinstance(count, int) and count >= least for count in retries] == [False, True, False]
