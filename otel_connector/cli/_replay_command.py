@@ -87,7 +87,7 @@ def replay(
     row. It has no parent and no events for failed attempts, because a row does not contain them. The resource attribute
     otel_connector.replayed marks these spans.
 
-    Jaeger and most other backends do not compare ids: if they have the span of a call already, they show it twice.
+    A backend does not replace the span of a call that it has already: Jaeger then shows the call twice.
     """
     del otlp
     try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from support.backends import Backends, collector, wait_for
+from support.backends import Backends, Collector, collector, wait_for
 from support.command_line import run_here
 from support.documents import block_starting
 from support.forked import run_python
@@ -28,6 +31,17 @@ pytestmark = pytest.mark.backends
 
 TAIL_SAMPLING = block_starting("yaml", "processors:\n  tail_sampling:")
 SLOW = 2.0  # seconds, the threshold of the policy
+
+
+@contextmanager
+def sending(to: Collector, service: str) -> Iterator[TracerProvider]:
+    """Yield a provider of that service, which has sent all spans at the end of the block."""
+    provider = TracerProvider(resource=Resource({"service.name": service}), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(to.endpoints["http/protobuf"] + "/v1/traces")))
+    try:
+        yield provider
+    finally:
+        provider.shutdown()
 
 
 def with_tail_sampling(config: str) -> str:
@@ -57,15 +71,12 @@ async def calls_of_all_kinds(server: FaultServer, log: Log, provider: TracerProv
     return rows
 
 
-async def test_tail_sampling_keeps_every_failed_retried_and_slow_call(
+def test_tail_sampling_keeps_every_failed_retried_and_slow_call(
     running: Backends, server: FaultServer, log: Log, tmp_path: Path
 ) -> None:
     with collector(tmp_path, running.jaeger, running.prometheus, with_tail_sampling) as sampling:
-        provider = TracerProvider(resource=Resource({"service.name": "sampled"}), shutdown_on_exit=False)
-        exporter = OTLPSpanExporter(sampling.endpoints["http/protobuf"] + "/v1/traces")
-        provider.add_span_processor(BatchSpanProcessor(exporter))
-        rows = await calls_of_all_kinds(server, log, provider)
-        provider.shutdown()
+        with sending(sampling, "sampled") as provider:
+            rows = asyncio.run(calls_of_all_kinds(server, log, provider))
         expected = {row.call_id for kind in ("failed", "retried", "slow") for row in rows[kind]}
         assert len(expected) == 45
 
@@ -85,7 +96,15 @@ def test_a_request_to_the_service_is_one_trace_and_the_dependency_graph_is_right
     done = run_python(arguments, tmp_path, **running.collector.environment())
     assert (done.returncode, done.stderr) == (0, "")
     callers, shop = (Log(tmp_path / "service-logs" / f"{name}.csv").records() for name in ("callers", "shop"))
-    spans = running.jaeger.spans("callers")
+
+    def complete() -> Any:
+        """Return all spans when each request of the shop has its SERVER span in an upstream."""
+        spans = running.jaeger.spans("callers", 60 + 60 + 120)
+        calls = [span["tags"] for span in spans if span["tags"].get("otel_connector.project") in {"price", "stock"}]
+        sent = sum(1 + call.get("http.request.resend_count", 0) for call in calls)
+        return spans if len(calls) == 120 and len(spans) == 60 + 60 + 120 + sent else None
+
+    spans = wait_for(complete)
     by_id = {span["spanID"]: span for span in spans}
     traces = Counter(span["traceID"] for span in spans)
     roots = {f"{span['traceID']}-{span['spanID']}" for span in spans if not span["references"]}
@@ -101,6 +120,7 @@ def test_a_request_to_the_service_is_one_trace_and_the_dependency_graph_is_right
     graph = {(edge["parent"], edge["child"]): edge["callCount"] for edge in edges}
     assert graph == {
         ("callers", "shop"): requests["offer"],
+        ("shop", "shop"): len(shop),  # a request and the calls below it
         ("shop", "price"): requests["price"],
         ("shop", "stock"): requests["stock"],
     }
@@ -108,22 +128,36 @@ def test_a_request_to_the_service_is_one_trace_and_the_dependency_graph_is_right
     assert requests["price"] > 60, "some of them were retried"
 
 
-async def test_a_log_without_telemetry_is_in_jaeger_after_a_replay_and_twice_after_a_second_one(
+def test_a_replayed_log_is_in_jaeger_and_calls_that_it_had_are_there_twice(
     running: Backends, server: FaultServer, log: Log, tmp_path: Path
 ) -> None:
+    """Jaeger shows the equal copies of a second replay once."""
+
+    async def calls(**options: Any) -> set[str]:
+        connector = AsyncConnector(log.path, n_tries=1, **options)
+        async with aiohttp.ClientSession() as session:
+            for path in ["/ok", "/gone"] * 10:
+                await connector.get(session, server.url(path), "Replayed", default=None)
+        return {row.call_id for row in log.records()}
+
     server.script("/ok", ok)
-    connector = AsyncConnector(log.path, n_tries=1)
-    async with aiohttp.ClientSession() as session:
-        for path in ["/ok", "/gone"] * 10:
-            await connector.get(session, server.url(path), "Replayed", default=None)
-    rows = {row.call_id: row for row in log.records()}
-    replay = ["replay", "logs.csv", "--service-name", "replayed"]
-    for copies, option in ((1, []), (1, []), (2, ["--ignore-checkpoint"])):
-        done = run_here(tmp_path, *replay, *option, **running.collector.environment())
+    with sending(running.collector, "replayed") as provider:
+        live = asyncio.run(calls(tracer_provider=provider))
+    rows = asyncio.run(calls())
+    assert (len(live), len(rows)) == (20, 40)
+
+    def shown(least: int) -> Counter[str]:
+        return Counter(span["tags"]["otel_connector.call_id"] for span in running.jaeger.spans("replayed", least))
+
+    assert shown(20) == Counter(live)
+    for option, sent in (((), 40), ((), 0), (("--ignore-checkpoint",), 40)):
+        arguments = ("replay", "logs.csv", "--service-name", "replayed", *option)
+        done = run_here(tmp_path, *arguments, **running.collector.environment())
         assert (done.code, done.error) == (0, "")
-        assert "A backend that has spans of these calls already will have them twice." in done.out
-        found = Counter(span["tags"]["otel_connector.call_id"] for span in running.jaeger.spans("replayed"))
-        assert found == dict.fromkeys(rows, copies)
+        notice, result = done.out.splitlines()
+        assert notice.endswith("A backend that has spans of these calls already will have them twice.")
+        assert f": {sent}" in result
+        assert shown(60) == {call_id: 2 if call_id in live else 1 for call_id in rows}
 
     report = tmp_path / "report.html"
     link = f"http://{running.jaeger.address}:16686/api/traces/{{trace_id}}"

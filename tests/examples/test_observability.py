@@ -206,7 +206,8 @@ def test_the_collector_exports_to_the_other_services() -> None:
     targets = [exporter["endpoint"] for exporter in collector["exporters"].values()]
     assert targets == ["jaeger:4317", "http://prometheus:9090/api/v1/otlp"]
     assert {"jaeger", "prometheus"} <= set(services)
-    assert {"--web.enable-otlp-receiver", "--enable-feature=exemplar-storage"} <= set(services["prometheus"]["command"])
+    features = "--enable-feature=exemplar-storage,created-timestamp-zero-ingestion"
+    assert {"--web.enable-otlp-receiver", features} <= set(services["prometheus"]["command"])
 
 
 def test_grafana_is_configured_with_the_addresses_of_the_other_services() -> None:

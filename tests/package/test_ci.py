@@ -1,4 +1,4 @@
-"""Tests of `.ci/run_tests.py`: it reports success only if every test has run and passed."""
+"""Tests of `.ci/run_tests.py`, which reports success only if every test has run and passed, and of `build_backends`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from support import processes
 from support.left_behind import EXIT_CODE, MARK
 from support.processes import ROOT, clean_environment
 
+BUILD = ROOT / ".ci" / "build_backends"
 SCRIPT = ROOT / ".ci" / "run_tests.py"
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "xdist"]
 WITH_XDIST_ONLY = clean_environment({"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
@@ -113,3 +114,20 @@ def test_a_run_that_leaves_something_behind_has_no_second_run(tmp_path: Path) ->
     assert done.returncode == EXIT_CODE, done.stdout + done.stderr
     assert "left behind: listening: 127.0.0.1:" in done.stdout
     assert "once more" not in done.stdout
+
+
+def test_programs_that_are_there_are_not_built_again(tmp_path: Path) -> None:
+    environment = clean_environment(
+        {"OTEL_CONNECTOR_BACKENDS": str(tmp_path), "PATH": "/usr/bin:/bin", "GOPROXY": "off"}
+    )
+    find = processes.run([BUILD, "--find"], env=environment, capture_output=True, text=True)
+    programs = [Path(line) for line in find.stdout.splitlines()]
+    assert find.returncode == 1
+    assert [program.name.partition("-")[0] for program in programs] == ["jaeger", "prometheus", "promtool", "otelcol"]
+    assert not list(tmp_path.iterdir())
+    for program in programs:
+        assert program.parent == tmp_path
+        program.touch(mode=0o755)
+    for options in ([], ["--find"]):
+        done = processes.run([BUILD, *options], env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, find.stdout, "")

@@ -100,10 +100,20 @@ class Jaeger:
         with urlopen(f"http://{self.address}:16686/api/{path}?{urlencode(params)}", timeout=30) as answer:
             return json.load(answer)["data"]
 
-    def spans(self, service: str, **params: object) -> list[dict[str, Any]]:
-        """Return all spans of all traces of a service, with the attributes in `tags` as a dictionary."""
-        traces = self.get("traces", service=service, limit=100_000, **params)
-        spans = [span for trace in traces for span in trace["spans"]]
+    def spans(self, service: str, least: int = 0, **params: object) -> list[dict[str, Any]]:
+        """Return all spans of all traces of a service, with the attributes in `tags` as a dictionary.
+
+        Args:
+            service: Its `service.name`.
+            least: Wait for this number of spans. By default, Jaeger stores a batch 200 ms after it has accepted it.
+            params: Further parameters of the search.
+        """
+
+        def found() -> list[dict[str, Any]]:
+            traces = self.get("traces", service=service, limit=100_000, **params)
+            return [span for trace in traces for span in trace["spans"]]
+
+        spans: list[dict[str, Any]] = wait_for(lambda: len(now := found()) >= least and now) if least else found()
         return [{**span, "tags": {tag["key"]: tag["value"] for tag in span["tags"]}} for span in spans]
 
 
