@@ -38,12 +38,14 @@ class Run:
         rows: The rows of their logs by call_id.
         outputs: What they printed.
         began: When they were started, Unix time.
+        ended: When the last one had ended.
     """
 
     name: str
     rows: dict[str, CallRecord]
     outputs: list[str]
     began: float
+    ended: float
 
     def selected(self, query: str, running: Backends) -> list[tuple[dict[str, str], float]]:
         """Return the series of a query, in which RUN selects these demos."""
@@ -69,7 +71,7 @@ def run_demos(
     assert messages <= {"Transient error StatusCode.UNAVAILABLE"}, "of the SDK, while there is no collector"
     rows = [row for log in logs for row in Log(log).records()]
     assert len(rows) == CALLS
-    return Run(name, {row.call_id: row for row in rows}, [done.out for done in ended], began)
+    return Run(name, {row.call_id: row for row in rows}, [done.out for done in ended], began, time.time())
 
 
 def spans_by_call(run: Run, running: Backends) -> dict[str, list[dict[str, Any]]]:
@@ -151,3 +153,10 @@ def test_nothing_is_missing_if_the_collector_is_killed_and_started_again(running
     assert spans.keys() == run.rows.keys()
     assert_equal_counts(run, running)
     assert all("Traces and metrics were sent to" in output for output in run.outputs)
+
+
+def test_every_rule_of_the_example_is_healthy(undisturbed: Run, running: Backends) -> None:
+    """They are evaluated every 15 s, here once after the calls."""
+    rules = running.prometheus.rules(after=undisturbed.ended)
+    assert {rule["name"]: rule["health"] for rule in rules} == {rule["name"]: "ok" for rule in rules}
+    assert len(rules) > 10
