@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.backends import Backends
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace.export import SpanExportResult
+from support.backends import Backends, Jaeger, collector
+from support.collector import own_address
 from support.command_line import finish, start
 from support.logs import Log
 from support.processes import Process, wait_until
+from support.sdk import SDK
 
 from otel_connector import COLUMNS, CallRecord
 
@@ -160,3 +164,16 @@ def test_every_rule_of_the_example_is_healthy(undisturbed: Run, running: Backend
     rules = running.prometheus.rules(after=undisturbed.ended)
     assert {rule["name"]: rule["health"] for rule in rules} == {rule["name"]: "ok" for rule in rules}
     assert len(rules) > 10
+
+
+def test_the_collector_accepts_only_what_jaeger_has_accepted(running: Backends, sdk: SDK, tmp_path: Path) -> None:
+    """A queue in the collector would accept it, and lose it if the collector is killed."""
+    with sdk.tracer_provider.get_tracer("test").start_as_current_span("one"):
+        pass
+    spans = sdk.spans.get_finished_spans()
+    no_jaeger = Jaeger(own_address())
+    for traces, result in ((no_jaeger, SpanExportResult.FAILURE), (running.jaeger, SpanExportResult.SUCCESS)):
+        with collector(tmp_path, traces, running.prometheus) as receiver:
+            exporter = OTLPSpanExporter(receiver.endpoints["http/protobuf"] + "/v1/traces", timeout=1)
+            assert exporter.export(spans) is result
+            exporter.shutdown()  # type: ignore[no-untyped-call]

@@ -28,7 +28,8 @@ def own_address() -> str:
 
     The agent cannot bind port 0. On an address of its own, every port is free.
     """
-    return str(ipaddress.IPv4Address("127.0.0.0") + (os.getpid() << 2 | next(_numbers) % 4))
+    number = os.getpid() % 2**20 << 4 | next(_numbers) % 2**4
+    return str(ipaddress.IPv4Address("127.0.0.0") + number)
 
 
 @dataclass(frozen=True)
