@@ -2,7 +2,7 @@
 
 Otherwise a failing server or disk would cause one line per call. This file does not know what is logged, nor where.
 
-Used by ``_call._call_log``, ``_call._pacing``, ``_csv._writer`` and ``_guard``.
+Used by ``_call._call_log``, ``_call._pacing``, ``_csv._writer``, ``_guard`` and ``_telemetry._sdk_exit``.
 """
 
 from __future__ import annotations

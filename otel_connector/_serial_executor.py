@@ -3,7 +3,8 @@
 The thread is a daemon, because a job may hang, and the interpreter must not wait for it at exit. A caller that waits
 for a job sets its own limit, by ``future.result(timeout)``. This file does not know what the jobs do.
 
-Used by ``_call._bounded_content``, ``_fetch._results``, ``_fetch._url_lists`` and ``_telemetry._sdk_exit``.
+Used by ``_call._bounded_content``, ``_doctor``, ``_fetch._results``, ``_fetch._url_lists`` and
+``_telemetry._sdk_exit``.
 """
 
 from __future__ import annotations

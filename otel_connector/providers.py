@@ -4,7 +4,7 @@ The SDK reads all ``OTEL_*`` variables itself. This file only selects OTLP if no
 that the SDK may take at the end of the program. It imports the SDK only when `configure()` is called. It does not know
 aiohttp or the connector, and serves any program.
 
-Used by applications, ``__init__``, ``cli._demo_command`` and ``cli._fetch_command``.
+Used by applications, ``__init__``, ``cli._demo_command``, ``cli._doctor_command`` and ``cli._fetch_command``.
 """
 
 from __future__ import annotations

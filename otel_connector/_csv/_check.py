@@ -7,7 +7,7 @@ cut, after they were saved elsewhere. This file does not know open writers and t
 Readers accept a row that another program saved in another notation (`_lines`). This file counts it and reports it as
 altered, because the bytes are not those that were written.
 
-Used by ``_replay._replay`` and ``cli._check_command``.
+Used by ``_replay._replay``, ``cli._check_command`` and ``cli._doctor_command``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BufferedIOBase, BufferedReader, BytesIO
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from otel_connector._csv import _lines
@@ -237,6 +239,25 @@ def _scan_gzip(raw: BufferedReader, file: BufferedIOBase, limited: _lines.Limite
         if (now := raw.tell()) > done:
             done = now
             yield done
+
+
+def try_access(path: str | os.PathLike[str]) -> bool:
+    """Return whether a log can be written now. False: another process holds its lock.
+
+    A log that does not exist can be written if a file can be created in its folder; it is not created.
+
+    Raises:
+        OSError: The log cannot be written.
+    """
+    name = os.fspath(path)
+    if not os.path.lexists(name):
+        with TemporaryFile(dir=Path(name).parent):
+            return True
+    fd = open_own(name, os.O_RDWR | os.O_APPEND)
+    try:
+        return try_lock(fd)
+    finally:
+        os.close(fd)
 
 
 def repair(path: str | os.PathLike[str]) -> int:

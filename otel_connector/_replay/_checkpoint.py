@@ -9,7 +9,7 @@ import errno
 import json
 import os
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Checkpoint:
     Args:
         path: The file. It is created by the first `save`.
         key: What was sent, and to which endpoint. A file with another key is ignored, and replaced by the first `save`.
+        former_key: The key of the same in the form of earlier versions; it is read, and not written.
         earlier: Files of earlier versions, which are read as well. A position in `path` is preferred.
         others: Checkpoints of other logs. They have the positions of files that were renamed since.
         ignore_checkpoint: Ignore the files in any case.
@@ -42,18 +43,19 @@ class Checkpoint:
         key: Mapping[str, str],
         earlier: Iterable[str],
         *,
+        former_key: Mapping[str, str],
         others: Iterable[str] = (),
         ignore_checkpoint: bool,
     ) -> None:
-        self._path, self._key = path, dict(key)
-        found = ChainMap(*(_read(each, self._key) for each in dict.fromkeys((path, *earlier))))
+        self._path, self._key, self._keys = path, dict(key), (dict(key), dict(former_key))
+        found = ChainMap(*(_read(each, self._keys) for each in dict.fromkeys((path, *earlier))))
         self._positions = {} if ignore_checkpoint else dict(found)
         self._others = [] if ignore_checkpoint else list(map(self._read_other, dict.fromkeys(others)))
         self._saved = False
 
     def _read_other(self, path: str) -> dict[str, Position]:
         with suppress(OSError):  # another program's file, or another user's
-            return _read(path, self._key)
+            return _read(path, self._keys)
         return {}
 
     def positions(self, identity: str) -> list[Position]:
@@ -78,7 +80,7 @@ class Checkpoint:
         self._saved = True
 
 
-def _read(path: str, key: Mapping[str, str]) -> dict[str, Position]:
+def _read(path: str, keys: Collection[Mapping[str, str]]) -> dict[str, Position]:
     try:
         with open(open_own(path, os.O_RDONLY), "rb") as file:  # noqa: PTH123 - opens a descriptor
             text = file.read(_SIZE_LIMIT)
@@ -90,7 +92,7 @@ def _read(path: str, key: Mapping[str, str]) -> dict[str, Position]:
         content: Any = json.loads(text)
         found = {name: Position(**each) for name, each in content["logs"].items()}
         is_checkpoint = content[_MARK] == 1 and all(map(_is_valid, found.values()))
-        same_key = {name: content[name] for name in key} == dict(key)
+        same_key = any({name: content[name] for name in key} == key for key in keys)
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         is_checkpoint = same_key = False
         found = {}

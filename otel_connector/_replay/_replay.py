@@ -5,22 +5,20 @@ acknowledged a batch, the position in the log is stored in a checkpoint, where t
 gives the same ids, times and attributes. So a batch that is sent again after a crash changes nothing in a backend that
 uses the ids as keys. This file does not know the terminal.
 
-Not every loss is visible here: the SDK's exporter reports a partial success as a success, and a backend may drop spans
-that it has acknowledged (Tempo does beyond its limits). Therefore the rate is limited.
+Not every loss is visible here: a backend may drop spans that it has acknowledged (Tempo does beyond its limits).
+Therefore the rate is limited.
 
 Used by ``cli._replay_command``.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from logging.handlers import BufferingHandler
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,18 +29,19 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
 )
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELResourceDetector, Resource
-from opentelemetry.sdk.trace.export import SpanExportResult
 
 from otel_connector._arguments import checked_seconds
 from otel_connector._csv import _lines
 from otel_connector._csv._check import DAMAGE_LIMIT, DamagedLine
 from otel_connector._csv._parts import log_files, log_name
 from otel_connector._recent_calls import RecentCalls
-from otel_connector._record import CallRecord, one_line
+from otel_connector._record import CallRecord
 from otel_connector._redact import Redactor
 from otel_connector._replay._checkpoint import Checkpoint
 from otel_connector._replay._row_span import read_row, span_of
 from otel_connector._telemetry._bounded_session import session_options
+from otel_connector._telemetry._export_problem import Kind, Problem, sentence
+from otel_connector._telemetry._exporter_watch import ExporterWatch
 from otel_connector._telemetry._names import FIELD_PREFIX
 
 if TYPE_CHECKING:
@@ -124,6 +123,8 @@ class Replayed:
         duplicates: Rows of calls that this run has already sent.
         damaged: Lines that are not rows, and rows that cannot be converted to a span.
         unfinished: Logs whose last line is incomplete: it is torn, or it is being written. That line is not sent.
+        rejected: Spans that the collector has rejected, while it accepted others of the same batch.
+        rejection: The first message about those.
         damage: The first `DAMAGE_LIMIT` damaged or unfinished lines, each with its log. Offsets are those of the
             uncompressed text.
     """
@@ -136,6 +137,8 @@ class Replayed:
     duplicates: int = 0
     damaged: int = 0
     unfinished: int = 0
+    rejected: int = 0
+    rejection: str = ""
     damage: tuple[tuple[str, DamagedLine], ...] = ()
 
 
@@ -153,7 +156,8 @@ class Replay:
         logs: CSV files, gzip or not, or patterns, in the order of sending. The parts of a rotated log are sent before
             it. Rows that are written after a file was opened are not sent.
         exporter: Exports the spans, see `open_otlp`. It is not shut down.
-        to: The endpoint of the exporter, redacted. A checkpoint of another endpoint is not used.
+        to: The endpoint of the exporter. A checkpoint of another endpoint is not used; it stores a hash, because an
+            endpoint may have a secret.
         service_name: ``service.name`` of the spans. Default: the operator's (``OTEL_SERVICE_NAME``,
             ``OTEL_RESOURCE_ATTRIBUTES``), or `DEFAULT_SERVICE`.
         row_filter: Which rows to send.
@@ -164,7 +168,7 @@ class Replay:
         ignore_checkpoint: Send all rows, also those that were sent before.
         monotonic: A clock that never steps back, in seconds.
         sleep: Waits for a number of seconds.
-        redactor: Redacts what the exporter logs.
+        redactor: Redacts the endpoint as version 0.1.0 did, whose checkpoints are read.
 
     Raises:
         TypeError, ValueError: `rate` is not a number, or not above 0.
@@ -187,7 +191,6 @@ class Replay:
         sleep: Callable[[float], object] = time.sleep,
         redactor: Redactor | None = None,
     ) -> None:
-        self._redactor = redactor or Redactor()
         self._rate, self._next = math.inf, -math.inf  # spans per second, and when the next one may be sent
         if rate is not None:
             self._rate = checked_seconds(
@@ -195,12 +198,19 @@ class Replay:
             )
         self._monotonic, self._sleep = monotonic, sleep
         self._batch_rows = int(max(1, min(self._rate, _BATCH_ROWS)))
-        self._exporter, self._to = exporter, to
+        self._reasons: list[tuple[Problem | None, str]] = []  # of what was lost of the current batch
+        self._watch = ExporterWatch(exporter, "traces", lambda watch: self._reasons.append(_reason(watch)))
         self._row_filter = row_filter or RowFilter()
         self._resource = _resource(service_name)
         paths = _lines.logs_of_calls(log_files(os.fspath(log) for log in logs))
         self._logs = [_lines.read_log_head(path) for path in paths]
-        key = {"to": to, "service": str(self._resource.attributes[SERVICE_NAME]), "wanted": self._row_filter.key()}
+        hashed = sha256(to.encode("utf-8", "surrogateescape")).hexdigest()
+        key = {
+            "to": f"sha256:{hashed}",
+            "service": str(self._resource.attributes[SERVICE_NAME]),
+            "wanted": self._row_filter.key(),
+        }
+        former_key = {**key, "to": (redactor or Redactor()).url(to)}
         self._checkpoints: dict[str, Checkpoint] = {}  # of each file of a log
         files: dict[str, list[str]] = {}  # of each checkpoint
         for log in self._logs:
@@ -210,7 +220,9 @@ class Replay:
         for name, paths in files.items():
             # Version 0.1.0 stored the position of each file beside it, under the name that the file had then
             earlier = [path + CHECKPOINT_SUFFIX for path in paths if checkpoint is None]
-            found = Checkpoint(name, key, earlier, others=others, ignore_checkpoint=ignore_checkpoint)
+            found = Checkpoint(
+                name, key, earlier, former_key=former_key, others=others, ignore_checkpoint=ignore_checkpoint
+            )
             self._checkpoints |= dict.fromkeys(paths, found)
         self._sent_calls = RecentCalls(REMEMBERED)
         self._replayed = Replayed(size=sum(log.size for log in self._logs))
@@ -296,21 +308,20 @@ class Replay:
         if not count:
             return position
         self._wait_for(count)
-        accepted, reason = False, "it gave no reason"
-        with _logged_by_exporters() as logged:
-            try:
-                accepted = self._exporter.export(batch.spans) is SpanExportResult.SUCCESS
-                if logged:
-                    reason = logged[-1].getMessage()
-            except Exception as error:  # noqa: BLE001 - each exporter raises errors of its own
-                reason = f"{type(error).__name__}: {error}"
-        if not accepted:
-            raise CollectorRefused(
-                f"{self._to} did not accept a batch of {count}: {one_line(self._redactor.text(reason))}."
-                f" Spans sent before it: {self._replayed.sent}; the next run continues after those"
-            )
-        self._replayed.sent += count
-        return position._replace(sent=position.sent + count)
+        before = self._watch.lost
+        self._reasons.clear()
+        with suppress(Exception):  # each exporter raises errors of its own; the watch describes them
+            self._watch.export(batch.spans)
+        lost = self._watch.lost - before
+        if self._reasons:
+            problem, reason = self._reasons[0]
+            if lost >= count or problem is None or problem.kind is not Kind.PARTIAL:
+                progress = f"Spans sent before: {self._replayed.sent}; the next run continues after those"
+                raise CollectorRefused(f"{reason} {progress}")
+            self._replayed.rejected += lost
+            self._replayed.rejection = self._replayed.rejection or reason
+        self._replayed.sent += count - lost
+        return position._replace(sent=position.sent + count - lost)
 
     def _wait_for(self, count: int) -> None:
         """Wait until the rate allows `count` spans. Unused time is not saved up for later."""
@@ -329,11 +340,13 @@ def _checkpoints_near(checkpoints: Iterable[str]) -> list[str]:
     return found
 
 
-def open_otlp(redactor: Redactor | None = None) -> tuple[SpanExporter, str]:
-    """Return the SDK's OTLP exporter of spans, set up by the ``OTEL_*`` variables, and its endpoint, redacted.
+def _reason(watch: ExporterWatch) -> tuple[Problem | None, str]:
+    problem = watch.problem or Problem(kind=Kind.UNKNOWN)
+    return problem, sentence(problem, [watch.target], count=watch.count, lost=watch.count)
 
-    Args:
-        redactor: Redacts the endpoint. Default: with the default names.
+
+def open_otlp() -> tuple[SpanExporter, str]:
+    """Return the SDK's OTLP exporter of spans, set up by the ``OTEL_*`` variables, and its endpoint with its secrets.
 
     Raises:
         ValueError: A variable has a value that the SDK does not accept, for example an unknown protocol.
@@ -351,8 +364,9 @@ def open_otlp(redactor: Redactor | None = None) -> tuple[SpanExporter, str]:
         exporter, default = OverHttp(**session_options()), "http://localhost:4318"
     else:
         raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL must be grpc or http/protobuf, not {protocol!r}")
-    endpoint = environ.get(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) or environ.get(OTEL_EXPORTER_OTLP_ENDPOINT) or default
-    return exporter, (redactor or Redactor()).url(endpoint)
+    return exporter, environ.get(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) or environ.get(
+        OTEL_EXPORTER_OTLP_ENDPOINT
+    ) or default
 
 
 def _resource(service_name: str | None) -> Resource:
@@ -366,15 +380,3 @@ def _resource(service_name: str | None) -> Resource:
     elif str(attributes[SERVICE_NAME]).startswith("unknown_service"):  # the SDK's default
         attributes[SERVICE_NAME] = DEFAULT_SERVICE
     return Resource({**attributes, REPLAYED: True}, detected.schema_url)
-
-
-@contextmanager
-def _logged_by_exporters() -> Generator[list[logging.LogRecord]]:
-    """Collect what the SDK's exporters log. They give the reason of a failure in no other way."""
-    handler, logger = BufferingHandler(sys.maxsize), logging.getLogger("opentelemetry.exporter")
-    handler.setLevel(logging.WARNING)
-    logger.addHandler(handler)
-    try:
-        yield handler.buffer
-    finally:
-        logger.removeHandler(handler)

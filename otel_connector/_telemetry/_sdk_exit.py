@@ -2,9 +2,9 @@
 
 By itself, the SDK delays the end of a program by 7 to 41 s if no collector answers, and does not report what was lost.
 Here a daemon thread per signal flushes and shuts down, with one deadline for all, and a watch on each exporter counts
-the failed exports. This file imports nothing of the SDK. It does not know aiohttp or the connector.
+the failed exports, which are logged. This file imports nothing of the SDK. It does not know aiohttp or the connector.
 
-Used by ``providers``.
+Used by ``_doctor`` and ``providers``.
 """
 
 from __future__ import annotations
@@ -15,41 +15,26 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, wait
-from contextlib import suppress
 from functools import partial
-from operator import attrgetter
-from typing import Any, Protocol, cast, final
+from typing import Any, NamedTuple, Protocol, cast, final
 
 from otel_connector._arguments import checked_seconds
+from otel_connector._log_throttle import LogThrottle
 from otel_connector._record import one_line
 from otel_connector._serial_executor import SerialExecutor
+from otel_connector._telemetry._export_problem import ExportTarget, Kind, Problem, sentence
+from otel_connector._telemetry._exporter_watch import ExporterWatch, watch_exporters
 from otel_connector._units import exact_duration
 
 _logger = logging.getLogger("otel_connector")
-_LOST = (
-    "telemetry was lost at the end of the program: %s (exit_timeout=%s). Check that a collector listens at"
-    " OTEL_EXPORTER_OTLP_ENDPOINT (default http://localhost:4317 for grpc, http://localhost:4318 for http/protobuf),"
-    " and that OTEL_EXPORTER_OTLP_PROTOCOL (default grpc) is its protocol"
-)
-
 # The part of exit_timeout that is reserved to stop exporters that are still trying: a number of seconds, and a share.
 # They stop within milliseconds. A thread that is killed inside the C++ code of grpc could abort the process
 _STOP_SECONDS = 0.5
 _STOP_SHARE = 0.1
 
 _SECONDS_AFTER_TIMEOUT = 0.1  # for a collector that did not answer a moment ago
-
-# Where the SDK keeps its exporters. It has no public access to them, nor to the result of an export. If a path does not
-# exist, its exporters are not stopped in time, and their failures are not counted. A test checks all paths
-_PIPELINES = (
-    attrgetter("_active_span_processor._span_processors"),
-    attrgetter("_metric_readers"),
-    attrgetter("_sdk_config.metric_readers"),  # SDK 1.38
-    attrgetter("_multi_log_record_processor._log_record_processors"),
-)
-_EXPORTERS = (attrgetter("_batch_processor._exporter"), attrgetter("span_exporter"), attrgetter("_exporter"))
 
 
 class Provider(Protocol):
@@ -59,106 +44,59 @@ class Provider(Protocol):
     def shutdown(self) -> object: ...
 
 
-class _ExporterWatch:
-    """Counts the failed exports of one exporter, and makes its shutdown idempotent.
+class _Loss(NamedTuple):
+    """What was lost where: the items of the last export, and those of all failed exports if others have arrived."""
 
-    The SDK ignores the result of ``export``: its ``force_flush`` returns True even if every batch was lost. Therefore
-    the watch replaces the two methods of the exporter object.
-    """
+    target: ExportTarget
+    problem: Problem
+    items: int = 0
+    lost: int | None = None
+    suffix: str = ""
 
-    def __init__(self, exporter: Any) -> None:
-        # Without a lock: it is only compared with an earlier value, and a lost increment leaves it larger than that
-        self.failed = 0
-        self.sent_over_otlp = False
-        self._is_otlp = type(exporter).__module__.startswith("opentelemetry.exporter.otlp.")
-        self._stopped = False
-        self._export: Callable[..., Any] = exporter.export
-        self._shutdown: Callable[..., Any] = exporter.shutdown
-        self._shutdown_claim = threading.Lock()
-        exporter.export = self.export
-        exporter.shutdown = self.shutdown
-
-    def export(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        """Export a batch. After the shutdown, count it as failed, without a log line."""
-        if self._stopped:
-            self.failed += 1
-            return None  # the SDK ignores the result
-        try:
-            result = self._export(batch, *args, **kwargs)
-        except BaseException:
-            self.failed += 1
-            raise
-        # SpanExportResult, MetricExportResult and LogRecordExportResult are three enums with the same two members
-        if getattr(result, "name", None) == "FAILURE":
-            self.failed += 1
-        elif self._is_otlp:
-            self.sent_over_otlp = True
-        return result
-
-    def shutdown(self, *args: Any, **kwargs: Any) -> None:
-        """Interrupt an export that waits for its next try, and prevent further exports. Only the first call counts.
-
-        Further calls come at the time limit, when the SDK itself shuts down, and from the reader of a forked child. The
-        exporter would log a warning for each of them.
-        """
-        self._stopped = True
-        if self._shutdown_claim.acquire(blocking=False):
-            self._shutdown(*args, **kwargs)
+    @classmethod
+    def of(cls, watch: ExporterWatch) -> _Loss:
+        problem = watch.problem or Problem(kind=Kind.UNKNOWN)
+        return cls(watch.target, problem, watch.count, watch.lost if watch.arrived else None)
 
 
-def _watch_exporters(provider: Provider) -> list[_ExporterWatch]:
-    """Find the exporters of a provider. For one that is not found, the time limit still applies."""
-    watches: list[_ExporterWatch] = []
-    for step in _first(provider, _PIPELINES) or ():
-        with suppress(AttributeError):  # it has no exporter, or one whose methods cannot be replaced
-            watches.append(_ExporterWatch(_first(step, _EXPORTERS)))
-    return watches
-
-
-def _first(owner: object, getters: tuple[attrgetter[Any], ...]) -> Any:
-    for getter in getters:
-        with suppress(AttributeError):
-            return getter(owner)
-    return None
-
-
-class _Signal:
+class Signal:
     """Traces, metrics or logs: the provider, its exporters, and the thread that flushes it."""
 
-    def __init__(self, name: str, provider: Provider) -> None:
+    def __init__(self, name: str, provider: Provider, on_loss: Callable[[ExporterWatch], object]) -> None:
         self.name = name
         self.executor = SerialExecutor(name)
-        self._provider = provider
-        self._watches = _watch_exporters(provider)
+        self.provider = provider
+        self.watches = watch_exporters(provider, name, on_loss)
 
     @property
     def failed(self) -> int:
         """The number of failed exports."""
-        return sum(watch.failed for watch in self._watches)
+        return sum(watch.failed for watch in self.watches)
 
-    @property
-    def sent_over_otlp(self) -> bool:
-        """Whether a collector has accepted an export."""
-        return any(watch.sent_over_otlp for watch in self._watches)
+    def loss(self, problem: Problem) -> _Loss:
+        """Return what was lost, with `problem` if its exporters do not know more."""
+        known = [_Loss.of(watch) for watch in self.watches if watch.problem is not None]
+        targets = [watch.target for watch in self.watches] or [ExportTarget(signal=self.name, protocol="its exporter")]
+        return known[0] if known else _Loss(targets[0], problem)
 
     def flush(self, timeout: float) -> object:
         """Make the SDK export its queue. The SDK may take longer than `timeout` seconds."""
-        return self._provider.force_flush(_millis(timeout))
+        return self.provider.force_flush(_millis(timeout))
 
     def finish(self, timeout: float) -> object:
         """Flush and shut down. The SDK may take longer than `timeout` seconds."""
         if self.name == "metrics":
             # Its shutdown collects and exports: with a flush before it, every metric would be sent twice. Only this
             # provider has a timeout here; the default is 30 s
-            return cast("Any", self._provider).shutdown(timeout_millis=_millis(timeout))
+            return cast("Any", self.provider).shutdown(timeout_millis=_millis(timeout))
         # The shutdown of the other two drops the queue after 30 s without a message; a flush does not
         flushed = self.flush(timeout)
-        self._provider.shutdown()
+        self.provider.shutdown()
         return flushed
 
     def stop(self) -> None:
         """Stop the exporters. What they have not sent is lost."""
-        for watch in self._watches:
+        for watch in self.watches:
             watch.shutdown()
 
 
@@ -178,13 +116,15 @@ class Telemetry:
 
     def __init__(self, signals: Mapping[str, Provider], exit_timeout: float) -> None:
         self._exit_timeout = exit_timeout
-        self._signals = [_Signal(name, provider) for name, provider in signals.items()]
+        self._throttles: dict[tuple[str, Kind], LogThrottle] = {}
+        self.signals = tuple(Signal(name, provider, self._on_loss) for name, provider in signals.items())
         self._stopper = SerialExecutor("stop")
-        self._executors = [*(signal.executor for signal in self._signals), self._stopper]
+        self._executors = [*(signal.executor for signal in self.signals), self._stopper]
         self._start_threads()
         self._reset()
         self._closing = False
         self._delivered = False
+        self._lost: Mapping[str, Problem] = {}  # at the end of the program
         self.timed_out_at = -math.inf  # monotonic seconds: when a signal handler had waited without success
         self._deadline = math.inf
         atexit.register(self.shutdown)
@@ -215,9 +155,46 @@ class Telemetry:
         """Shut down. An exception propagates."""
         self.shutdown()
 
-    def sent_over_otlp(self) -> tuple[str, ...]:
-        """Return for which of ``traces``, ``metrics`` and ``logs`` a collector has accepted an export."""
-        return tuple(signal.name for signal in self._signals if signal.sent_over_otlp)
+    def sent_over_otlp(self) -> dict[str, str]:
+        """Return the signals of which a receiver has accepted an export, each with the address of the receiver."""
+        watches = [watch for signal in self.signals for watch in signal.watches if watch.arrived and watch.is_otlp]
+        return {watch.target.signal: watch.target.origin for watch in watches}
+
+    def lost(self) -> tuple[str, ...]:
+        """Return the signals of which something was lost, without those that their receiver does not take at all."""
+        return tuple(
+            signal.name
+            for signal in self.signals
+            if (signal.failed or signal.name in self._lost)
+            and signal.loss(Problem(kind=Kind.UNKNOWN)).problem.kind is not Kind.UNSUPPORTED
+        )
+
+    def _on_loss(self, watch: ExporterWatch) -> None:
+        if not self._closing:  # otherwise `_finish` logs it
+            self._log([_Loss.of(watch)])
+
+    def _log(self, losses: Iterable[_Loss]) -> None:
+        """Log one line for each problem, at most once a minute; what a receiver does not take is logged once."""
+        groups: dict[tuple[Problem, str], list[_Loss]] = {}
+        for loss in losses:
+            if (suffix := self._admit(loss)) is not None:
+                groups.setdefault((loss.problem, loss.target.origin), []).append(loss._replace(suffix=suffix))
+        for (problem, _), group in groups.items():
+            first = group[0]
+            lost = first.lost if len(group) == 1 else None
+            text = sentence(problem, [loss.target for loss in group], count=first.items, lost=lost)
+            text = f"{text.removesuffix('.')}{first.suffix}" if first.suffix else text
+            if problem.kind is Kind.PARTIAL:
+                _logger.warning("%s were rejected by %s", *text.split(" were rejected by ", 1))
+            else:
+                _logger.warning("%s not sent: %s", *text.split(" not sent: ", 1))
+
+    def _admit(self, loss: _Loss) -> str | None:
+        """Return None if a loss must not be logged now, else what to append to its line."""
+        key = loss.target.signal, loss.problem.kind
+        if loss.problem.kind is Kind.UNSUPPORTED and key in self._throttles:
+            return None
+        return self._throttles.setdefault(key, LogThrottle()).admit(time.monotonic())
 
     def force_flush(self, timeout: float | None = None) -> bool:
         """Export all spans that have ended, all metrics and all log records, and wait for it.
@@ -228,7 +205,7 @@ class Telemetry:
         Returns:
             True if the exporters accepted everything in time. False if an export failed, even one that was in progress
             before; if the time was over (the SDK continues to try); and after `shutdown`. Batches that failed earlier
-            are lost and not reported here; the SDK has logged them.
+            are lost and not reported here; they were logged.
 
         Raises:
             TypeError, ValueError: `timeout` is not a positive finite number.
@@ -237,7 +214,7 @@ class Telemetry:
         timeout = min(timeout, threading.TIMEOUT_MAX)
         if self._closing:
             return False
-        jobs, lost = self._deliver(_Signal.flush, timeout, timeout)
+        jobs, lost = self._deliver(Signal.flush, timeout, timeout)
         for future in jobs:
             future.cancel()  # it has not started if an earlier flush hangs
         return not lost
@@ -246,8 +223,8 @@ class Telemetry:
         """Export what is left and shut down, within `configure`'s ``exit_timeout``.
 
         If a signal causes the shutdown, that time includes the work of its handler. The first call does the work; every
-        further call waits for it and returns the same result. What could not be exported is lost. One WARNING on the
-        logger ``otel_connector`` reports it, in addition to the SDK's own messages.
+        further call waits for it and returns the same result. What could not be exported is lost. A WARNING on the
+        logger ``otel_connector`` reports why, in addition to the SDK's own messages.
 
         Returns:
             True if the exporters accepted everything.
@@ -271,37 +248,36 @@ class Telemetry:
 
     def _finish(self, seconds: float) -> None:
         time_to_stop = min(_STOP_SECONDS, seconds * _STOP_SHARE)
-        lost = {signal.name: "interrupted" for signal in self._signals}  # stays if Ctrl-C ends the wait
+        interrupted = Problem(kind=Kind.INTERRUPTED)
+        lost = {signal.name: interrupted for signal in self.signals if signal.watches}  # stays if Ctrl-C ends the wait
         try:
-            jobs, lost = self._deliver(_Signal.finish, seconds, seconds - time_to_stop)
+            jobs, lost = self._deliver(Signal.finish, seconds, seconds - time_to_stop)
         finally:
-            stopped = [self._stopper.submit(signal.stop) for signal in self._signals if signal.name in lost]
+            stopped = [self._stopper.submit(signal.stop) for signal in self.signals if signal.name in lost]
             for executor in self._executors:
                 executor.stop()
-            self._delivered = not lost
-            if lost:
-                signals = ", ".join(f"{name} ({why})" for name, why in lost.items())
-                _logger.warning(_LOST, signals, exact_duration(self._exit_timeout))
+            self._delivered, self._lost = not lost, lost
+            self._log(signal.loss(lost[signal.name]) for signal in self.signals if signal.name in lost)
         remaining: list[Future[Any]] = [*jobs, *stopped]
         wait(remaining, max(0.0, self._deadline - time.monotonic()))
 
     def _deliver(
-        self, job: Callable[[_Signal, float], object], timeout: float, wait_for: float
-    ) -> tuple[list[Future[object]], dict[str, str]]:
+        self, job: Callable[[Signal, float], object], timeout: float, wait_for: float
+    ) -> tuple[list[Future[object]], dict[str, Problem]]:
         """Start a job with a timeout for each signal, and wait `wait_for` seconds.
 
         Returns:
-            The futures, and the reason for each signal that was not delivered by then.
+            The futures, and for each signal that was not delivered by then the problem, unless its exporter knows more.
         """
-        before = [signal.failed for signal in self._signals]
-        jobs = [signal.executor.submit(partial(job, signal, timeout)) for signal in self._signals]
+        before = [signal.failed for signal in self.signals]
+        jobs = [signal.executor.submit(partial(job, signal, timeout)) for signal in self.signals]
         wait(jobs, wait_for)
-        lost: dict[str, str] = {}
-        for signal, failed_before, future in zip(self._signals, before, jobs, strict=True):
+        lost: dict[str, Problem] = {}
+        for signal, failed_before, future in zip(self.signals, before, jobs, strict=True):
             if not future.done():
-                lost[signal.name] = "no answer in time"
+                lost[signal.name] = Problem(kind=Kind.TOO_SLOW, answer=exact_duration(self._exit_timeout))
             elif error := future.exception():
-                lost[signal.name] = one_line(f"{type(error).__name__}: {error}")
+                lost[signal.name] = Problem(kind=Kind.FAILED, answer=one_line(f"{type(error).__name__}: {error}"))
             elif future.result() is False or signal.failed > failed_before:
-                lost[signal.name] = "export failed"
+                lost[signal.name] = Problem(kind=Kind.UNKNOWN)
         return jobs, lost

@@ -14,7 +14,14 @@ from typing import Annotated, NoReturn, cast
 import typer
 
 from otel_connector._version import __version__
-from otel_connector.cli import _check_command, _demo_command, _fetch_command, _replay_command, _review_command
+from otel_connector.cli import (
+    _check_command,
+    _demo_command,
+    _doctor_command,
+    _fetch_command,
+    _replay_command,
+    _review_command,
+)
 from otel_connector.cli._stop_signals import handled_signals
 from otel_connector.cli._terminal import escape_log_lines, print_document, print_errors, printable
 
@@ -50,6 +57,7 @@ def _options(
 app.callback(epilog="Try it: otel-connector demo")(_options)
 app.command(epilog=_demo_command.EPILOG)(_demo_command.demo)
 app.command(epilog=_check_command.EPILOG)(_check_command.check)
+app.command(epilog=_doctor_command.EPILOG)(_doctor_command.doctor)
 app.command(epilog=_fetch_command.EPILOG)(_fetch_command.fetch)
 app.command(epilog=_review_command.EPILOG)(_review_command.review)
 app.command(epilog=_replay_command.EPILOG)(_replay_command.replay)

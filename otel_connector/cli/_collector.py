@@ -1,4 +1,4 @@
-"""Finds the OTLP collector: the endpoint in the environment, or a port of this machine that accepts connections.
+"""Finds out whether there is an OTLP collector: an endpoint in the environment, or a port of this machine.
 
 Does not know what is sent.
 
@@ -10,11 +10,9 @@ from __future__ import annotations
 import socket
 from collections.abc import MutableMapping
 
-from otel_connector._redact import Redactor
 
-
-def select_collector(environ: MutableMapping[str, str], ports: tuple[int, int] = (4317, 4318)) -> str | None:
-    """Return the endpoint of a collector, redacted: from the environment, else on this machine; None if there is none.
+def select_collector(environ: MutableMapping[str, str], ports: tuple[int, int] = (4317, 4318)) -> bool:
+    """Return whether the environment has an endpoint, or a process of this machine accepts connections at a usual port.
 
     For a collector on this machine, ``OTEL_EXPORTER_OTLP_PROTOCOL`` is set if it is not, because the SDK must use the
     protocol of the port.
@@ -24,14 +22,13 @@ def select_collector(environ: MutableMapping[str, str], ports: tuple[int, int] =
         ports: The ports to try, of OTLP over gRPC and over HTTP. The defaults are those of the specification
             (OpenTelemetry Protocol Exporter, "Configuration Options").
     """
-    for signal in ("", "TRACES_", "METRICS_"):
-        if endpoint := environ.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT"):
-            return Redactor().url(endpoint)
+    if any(environ.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT") for signal in ("", "TRACES_", "METRICS_")):
+        return True
     for port, protocol in zip(ports, ("grpc", "http/protobuf"), strict=True):
         if _accepts_connections(port):
             environ.setdefault("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
-            return f"http://localhost:{port}"
-    return None
+            return True
+    return False
 
 
 def _accepts_connections(port: int) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import aclosing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,6 @@ from otel_connector.providers import configure
 if TYPE_CHECKING:
     from rich.console import Console, OverflowMethod
 
-_DEFAULT_ENDPOINT = "http://localhost:4317"  # of the SDK, over gRPC
 _EXIT_TIMEOUT = 3.0  # seconds to wait at the end for a collector that does not answer
 
 _JAEGER = "docker run --rm -p 127.0.0.1:4317:4317 -p 127.0.0.1:16686:16686 jaegertracing/jaeger"
@@ -82,30 +81,30 @@ def demo(
     try:
         with naming_log(log):
             run = Demo(log, calls)
-        endpoint = None if otlp is False else select_collector(os.environ) or (_DEFAULT_ENDPOINT if otlp else None)
-        telemetry = configure("otel-connector-demo", exit_timeout=_EXIT_TIMEOUT) if endpoint else None
+        sends = otlp is not False and (select_collector(os.environ) or otlp)
+        telemetry = configure("otel-connector-demo", exit_timeout=_EXIT_TIMEOUT) if sends else None
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         fail("demo", error)
     signals.defer()
     try:
         with telemetry or nullcontext():
             asyncio.run(_make_calls(run, calls, console, signals))
+            report = run.report()
+            _show_summary(console, report.summary)
+            but = "" if report.rows == report.started else "BUT "
+            counts = f"{report.started} calls started, {but}{report.rows} rows written, {report.retries} retries."
+            print_lines(console, f"{counts} The log: {log.absolute()}")
     except (asyncio.CancelledError, Stopped):
         counts = f"{run.stats().calls_started} calls started, {run.stats().rows_written} rows written"
         print_lines(console, f"Stopped: {counts} to {log.absolute()}")
         raise typer.Exit(signals.exit_code) from None
-    report = run.report()
-    _show_summary(console, report.summary)
-    but = "" if report.rows == report.started else "BUT "
-    counts = f"{report.started} calls started, {but}{report.rows} rows written, {report.retries} retries."
-    print_lines(console, f"{counts} The log: {log.absolute()}")
-    if endpoint is None or telemetry is None:
+    lost: tuple[str, ...] = ()
+    if telemetry is None:
         print_lines(console, *_how_to_get_traces(requested=otlp))
-    elif telemetry.shutdown():  # called again for its result: it ran at the end of the with block
-        print_lines(console, *_where_traces_are(endpoint, telemetry.sent_over_otlp(), report, log))
-    else:
-        print_lines(console, f"Some traces and metrics were not sent to {endpoint}.")
-    raise typer.Exit(signals.exit_code or (WRONG if report.started != report.rows else 0))
+    else:  # what did not arrive was logged at the end of the block
+        lost = telemetry.lost()
+        print_lines(console, *_where_traces_are(telemetry.sent_over_otlp(), lost, report, log))
+    raise typer.Exit(signals.exit_code or (WRONG if report.started != report.rows or lost else 0))
 
 
 async def _make_calls(run: Demo, calls: int, console: Console, signals: StopSignals) -> None:
@@ -149,15 +148,15 @@ def _how_to_get_traces(*, requested: bool | None) -> tuple[str, ...]:
     return ("No collector listens on this machine. To see traces, start one and run the demo again:", f"  {_JAEGER}")
 
 
-def _where_traces_are(endpoint: str, signals: Sequence[str], report: DemoReport, log: Path) -> tuple[str, ...]:
-    if not signals:
-        return ("No traces or metrics were sent: the OTEL_* variables disable the export over OTLP.",)
-    sent = f"{' and '.join(signals).capitalize()} were sent to {endpoint}."
-    if report.example is None or "traces" not in signals:
-        return (sent,)
-    call_id = report.example.call_id
-    return (
-        f"{sent} One of the traces, if the collector is Jaeger:",
-        f"  http://localhost:16686/trace/{call_id.partition('-')[0]}",
-        f"  its row: grep {call_id} {shlex.quote(str(log))}",
-    )
+def _where_traces_are(sent: Mapping[str, str], lost: Collection[str], report: DemoReport, log: Path) -> Iterator[str]:
+    if not sent and not lost:
+        yield "No traces or metrics were sent: the OTEL_* variables disable the export over OTLP."
+    for origin in dict.fromkeys(sent.values()):
+        signals = [f"some {name}" if name in lost else name for name, to in sent.items() if to == origin]
+        what = " and ".join(signals)
+        yield f"{what[:1].upper()}{what[1:]} were sent to {origin}."
+    if report.example is not None and "traces" in sent:
+        call_id = report.example.call_id
+        yield "One of the traces, if the collector is Jaeger:"
+        yield f"  http://localhost:16686/trace/{call_id.partition('-')[0]}"
+        yield f"  its row: grep {call_id} {shlex.quote(str(log))}"

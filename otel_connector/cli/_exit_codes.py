@@ -2,8 +2,8 @@
 
 Does not know what the commands do.
 
-Used by ``cli._check_command``, ``cli._demo_command``, ``cli._fetch_command``, ``cli._replay_command`` and
-``cli._review_command``.
+Used by ``cli._check_command``, ``cli._demo_command``, ``cli._doctor_command``, ``cli._fetch_command``,
+``cli._replay_command`` and ``cli._review_command``.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import typer
 from otel_connector._arguments import checked_seconds, checked_text
 from otel_connector._redact import Redactor
 from otel_connector._replay import _replay as replays
+from otel_connector._telemetry._export_problem import origin_of
 from otel_connector.cli import _call_filters as filters
 from otel_connector.cli import _redact_options as redacting
 from otel_connector.cli._collector import select_collector
@@ -34,7 +35,7 @@ was sent; a rerun continues from there.
 \b
 Exit code:
   0    all rows were sent
-  1    lines are damaged; all other rows were sent
+  1    lines are damaged, or the collector rejected some spans; all other rows were sent
   2    an argument is invalid, a file cannot be read, or the collector did not accept the spans
   129  stopped by SIGHUP
   130  stopped by Ctrl-C
@@ -97,11 +98,12 @@ def replay(
         row_filter = _row_filter(project, since, until, failed_only=failed_only)
         select_collector(os.environ)
         redactor = Redactor(redacting.redacted_params(redact, no_redact))
-        exporter, to = replays.open_otlp(redactor)
+        exporter, endpoint = replays.open_otlp()
+        to = origin_of(endpoint)
         run = replays.Replay(
             files,
             exporter,
-            to=to,
+            to=endpoint,
             service_name=service_name,
             row_filter=row_filter,
             rate=rate,
@@ -121,7 +123,7 @@ def replay(
         fail("replay", error, {"--checkpoint": checkpoint})
     replayed = run.replayed()
     _show_result(replayed, to)
-    raise typer.Exit(WRONG if replayed.damaged else 0)
+    raise typer.Exit(WRONG if replayed.damaged or replayed.rejected else 0)
 
 
 def _row_filter(
@@ -149,12 +151,15 @@ def _show_result(replayed: replays.Replayed, to: str) -> None:
     console = output_console()
     for log, damage in replayed.damage:
         print_lines(console, f"{log}: line {damage.line:,}: {damage.what}")
+    if replayed.rejection:
+        print_lines(console, replayed.rejection)
     not_sent = {
         "sent before": replayed.skipped,
         "not selected": replayed.filtered_out,
         "duplicates": replayed.duplicates,
         "damaged lines": replayed.damaged,
         "unfinished last lines": replayed.unfinished,
+        "rejected by the collector": replayed.rejected,
     }
     counts = "".join(f"; {what}: {count:,}" for what, count in not_sent.items() if count)
     print_lines(console, f"Spans sent to {to}: {replayed.sent:,}{counts}")

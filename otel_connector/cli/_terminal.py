@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from otel_connector._record import UNSAFE, one_line
+from otel_connector._telemetry._export_problem import has_noted
 from otel_connector.cli import _cursor
 
 if TYPE_CHECKING:
@@ -292,6 +293,16 @@ class _OneLine(logging.Formatter):
 
 
 def escape_log_lines() -> None:
-    """Escape the log lines of this process, those of the SDK included: no command sets up a handler of its own."""
+    """Escape the log lines of this process, those of the SDK included: no command sets up a handler of its own.
+
+    What the SDK logs about an export whose problem is known is left out: this package reports it, and only once.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # grpc writes each TLS handshake that fails to standard error
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_OneLine())
+        logging.lastResort.addFilter(_is_no_repetition)
+
+
+def _is_no_repetition(record: logging.LogRecord) -> bool:
+    """Return False for a line of the SDK about an export whose problem this package reports."""
+    return not (record.name.startswith("opentelemetry.") and has_noted())

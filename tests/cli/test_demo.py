@@ -218,8 +218,12 @@ def test_a_collector_receives_every_call_of_the_log(
 
 def test_no_example_trace_is_shown_without_a_row() -> None:
     report = DemoReport(started=1, retries=0, rows=0, summary=summarise([]), example=None)
-    lines = _where_traces_are("http://a", ("traces", "metrics"), report, Path("logs.csv"))
-    assert lines == ("Traces and metrics were sent to http://a.",)
+    sent = {"traces": "http://a", "metrics": "http://a"}
+    assert list(_where_traces_are(sent, (), report, Path("logs.csv"))) == ["Traces and metrics were sent to http://a."]
+    assert list(_where_traces_are({**sent, "metrics": "http://b"}, ("traces",), report, Path("logs.csv"))) == [
+        "Some traces were sent to http://a.",
+        "Metrics were sent to http://b.",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -261,11 +265,24 @@ def test_an_sdk_that_cannot_be_set_up_is_reported(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_a_collector_that_does_not_answer_is_reported(closed_port: int, tmp_path: Path) -> None:
-    named = f"http://user:pw@127.0.0.1:{closed_port}"
-    code, out, _ = finish(start(tmp_path, "demo", "--calls", "1", extra={"OTEL_EXPORTER_OTLP_ENDPOINT": named}))
-    assert code == 0
-    assert "Some traces and metrics were not sent to http://REDACTED:REDACTED@127.0.0.1:" in out
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_collector_that_does_not_answer_is_reported(protocol: str, closed_port: int, tmp_path: Path) -> None:
+    named = f"http://user:pw@127.0.0.1:{closed_port}/t0ken"
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": named, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+    code, out, err = finish(start(tmp_path, "demo", "--calls", "1", extra=variables))
+    expected = (
+        ": over gRPC, it cannot have a user. Write http://host:port or https://host:port.\n"
+        if protocol == "grpc"
+        else " OTEL_METRICS_EXPORTER=none.\n"
+    )
+    assert code == 1
+    assert err.startswith("Traces and metrics were not sent: ")
+    assert err.endswith(expected)
+    assert err.count("\n") == 1
+    assert "t0ken" not in err
+    assert "pw" not in err
+    assert "sent to" not in out
+    assert "/trace/" not in out
 
 
 def demo_without_other_listeners(folder: str, *arguments: str, http: bool = False) -> None:
@@ -286,20 +303,19 @@ def demo_on_default_ports(folder: Path, *arguments: str, http: bool = False) -> 
 
 
 def test_a_missing_collector_is_reported_if_otlp_was_requested(tmp_path: Path) -> None:
-    (code, out, _), _ = demo_on_default_ports(tmp_path, "--otlp")
-    assert code == 0
+    (code, out, err), _ = demo_on_default_ports(tmp_path, "--otlp")
+    assert code == 1
     assert "No collector listens on this machine" not in out
     assert "docker run" not in out
-    assert "were not sent to http://localhost:4317" in out
+    assert "were not sent: nothing listens at http://localhost:4317 " in err
 
 
 def test_without_a_collector_the_output_shows_how_to_start_one(tmp_path: Path) -> None:
-    (code, out, _), _ = demo_on_default_ports(tmp_path)
-    assert code == 0
+    (code, out, err), _ = demo_on_default_ports(tmp_path)
+    assert (code, err) == (0, "")
     assert "No collector listens on this machine" in out
     # without an address, docker opens a port to the network, and past the firewall
     assert "docker run --rm -p 127.0.0.1:4317:4317 -p 127.0.0.1:16686:16686 jaegertracing/jaeger\n" in out
-    assert "were not sent to http://localhost:4317" not in out
 
 
 def test_a_collector_on_the_default_http_port_is_found(tmp_path: Path) -> None:
@@ -312,15 +328,15 @@ def test_a_collector_on_the_default_http_port_is_found(tmp_path: Path) -> None:
 def test_an_endpoint_in_the_environment_takes_precedence_over_a_listening_port(closed_port: int) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         one, closed = listener.getsockname()[1], closed_port
-        for environ, ports, endpoint, protocol in (
-            ({}, (one, closed), f"http://localhost:{one}", "grpc"),
-            ({}, (closed, one), f"http://localhost:{one}", "http/protobuf"),
-            ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, (closed, one), f"http://localhost:{one}", "grpc"),
-            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a:1?key=x"}, (one, one), "http://a:1?key=REDACTED", None),
-            ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, (closed, closed), None, None),
+        for environ, ports, found, protocol in (
+            ({}, (one, closed), True, "grpc"),
+            ({}, (closed, one), True, "http/protobuf"),
+            ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, (closed, one), True, "grpc"),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a:1?key=x"}, (one, one), True, None),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, (closed, closed), False, None),
         ):
             variables = dict(environ)
-            assert select_collector(variables, ports) == endpoint
+            assert select_collector(variables, ports) is found
             assert variables.get("OTEL_EXPORTER_OTLP_PROTOCOL") == protocol
 
 

@@ -23,6 +23,7 @@ from support.terminals import on_terminal
 
 from otel_connector import cli
 from otel_connector._csv import _check
+from otel_connector._telemetry._export_problem import Kind, Problem, note, noting
 from otel_connector.cli import _terminal
 from otel_connector.testing import FaultServer, json_body
 
@@ -123,7 +124,8 @@ def test_every_command_escapes_every_name(command: str, name: str, folder: Path)
 
 def test_every_command_is_tried() -> None:
     tried = {arguments[0] for arguments in COMMANDS.values()}
-    assert {each.callback.__name__ for each in cli.app.registered_commands if each.callback} <= tried
+    # `doctor` sets up the SDK; `test_the_texts_of_a_collector_are_escaped` tries it
+    assert {each.callback.__name__ for each in cli.app.registered_commands if each.callback} <= tried | {"doctor"}
 
 
 def test_the_values_of_json_stay_and_the_name_is_shown_escaped(folder: Path) -> None:
@@ -191,7 +193,11 @@ def refusing_http() -> Iterator[str]:
                     while len(body) < length:
                         body += connection.recv(65_536)
                     text = "\x1b[2J\x9b31m\x1b]0;t\x07".encode()
-                    answer = b"HTTP/1.1 400 " + text + b"\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+                    answer = (
+                        b"HTTP/1.1 400 "
+                        + text
+                        + b"\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+                    )
                     hostile = IN_UTF_8.encode()
                     connection.sendall(answer % len(hostile) + hostile)
 
@@ -205,18 +211,23 @@ def refusing_http() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-@pytest.mark.parametrize("command", ["replay", "demo", "fetch"])
+@pytest.mark.parametrize("command", ["replay", "demo", "fetch", "doctor"])
 def test_the_texts_of_a_collector_are_escaped(command: str, protocol: str, folder: Path) -> None:
     with (refusing_grpc if protocol == "grpc" else refusing_http)() as endpoint, FaultServer() as server:
         server.script("/ok", json_body(1))
-        arguments = {"replay": ["logs.csv"], "demo": ["--calls", "1"], "fetch": [server.url("/ok"), "--log", "n.csv"]}
+        arguments = {
+            "replay": ["logs.csv"],
+            "demo": ["--calls", "1"],
+            "fetch": [server.url("/ok"), "--log", "n.csv"],
+            "doctor": ["--log", LOG],
+        }
         extra = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
             "OTEL_METRICS_EXPORTER": "none",
         }
         done: Finished = finish(start(folder, command, *arguments[command], extra=extra))
-    assert "\\x1b[2J" in done.error
+    assert "\\x1b[2J" in done.out + done.error
     assert_escaped(done.out + done.error)
 
 
@@ -231,6 +242,18 @@ def test_a_log_record_is_one_line_and_its_traceback_is_indented() -> None:
     assert rest[0] == "  Traceback (most recent call last):"
     assert all(line.startswith("  ") for line in rest)
     assert_escaped("\n".join((first, *rest)))
+
+
+def test_lines_of_the_sdk_are_left_out_if_the_problem_of_the_export_is_known() -> None:
+    of_sdk, of_package = (
+        logging.LogRecord(name, logging.ERROR, __file__, 1, "failed", (), None)
+        for name in ("opentelemetry.exporter.x", "otel_connector")
+    )
+    assert _terminal._is_no_repetition(of_sdk)
+    with noting(lambda _problem: None):
+        assert _terminal._is_no_repetition(of_sdk)
+        note(Problem(kind=Kind.REFUSED))
+        assert [_terminal._is_no_repetition(each) for each in (of_sdk, of_package)] == [False, True]
 
 
 def test_a_fault_of_the_program_is_reported_without_its_escapes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

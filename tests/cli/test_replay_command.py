@@ -15,6 +15,7 @@ from support.otlp_receiver import Received, grpc_receiver, http_receiver
 from support.processes import wait_until
 
 from otel_connector._csv._format import HEADER
+from otel_connector.testing import FaultServer, respond
 
 
 @pytest.fixture
@@ -84,20 +85,42 @@ def test_invalid_arguments_exit_with_2_and_name_the_cause(
     assert message in done.error
 
 
-@pytest.mark.parametrize(
-    ("options", "shown"),
-    [
-        ((), "mine=1&key=REDACTED"),
-        (("--redact", "mine"), "mine=REDACTED&key=REDACTED"),
-        (("--no-redact", "key"), "mine=1&key=2"),
-    ],
-)
-def test_the_endpoint_is_redacted_as_the_options_say(options: tuple[str, ...], shown: str, tmp_path: Path) -> None:
-    write(tmp_path / "logs.csv", [call(0)])
+@pytest.mark.parametrize("secret", ["/t0ken", "?key=t0ken", "/?mine=t0ken#t0ken"])
+def test_a_secret_of_the_endpoint_is_neither_shown_nor_stored(secret: str, server: FaultServer, tmp_path: Path) -> None:
+    write(tmp_path / "logs.csv", [call(0), call(1)])
     to = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
-    endpoint = "http://127.0.0.1:1/?mine=1&key=2"
-    done = run_here(tmp_path, "replay", "logs.csv", *options, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, **to)
-    assert done.error.startswith(f"otel-connector replay: http://127.0.0.1:1/?{shown} did not accept a batch of 1")
+    origin = server.url("/")[:-1]
+    endpoint = origin.replace("://", "://user:t0ken@") + secret
+    done = Finished(0, "", "")
+    for code in (401, 200):
+        server.script(f"{secret.partition('?')[0].rstrip('/')}/v1/traces", respond(code))
+        server.script(secret.partition("?")[0] or "/", respond(code))
+        done = run_here(tmp_path, "replay", "logs.csv", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, **to)
+        assert "t0ken" not in f"{done}{(tmp_path / 'logs.csv.replayed').read_text()}"
+        assert origin in (done.error if code == 401 else done.out)
+    assert done.code == 0
+    assert run_here(tmp_path, "replay", "logs.csv", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, **to).out.endswith(
+        ": 0; sent before: 2\n"
+    )
+
+
+def test_spans_that_the_collector_rejects_are_counted(server: FaultServer, tmp_path: Path) -> None:
+    """OTLP, "Partial Success": the client must not send rejected items again."""
+    write(tmp_path / "logs.csv", map(call, range(3)))
+    to = {"OTEL_EXPORTER_OTLP_ENDPOINT": server.url("/")[:-1], "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+    partial = b'{"partialSuccess": {"rejectedSpans": %d, "errorMessage": "too old"}}'
+    server.script("/v1/traces", [respond(200, partial % 3), respond(200, partial % 2)])
+    done = run_here(tmp_path, "replay", "logs.csv", **to)
+    rejected = f'3 of 3 spans were rejected by {server.url("/")[:-1]}: "too old".'
+    assert done.code == 2
+    assert done.error.startswith(f"otel-connector replay: {rejected} Spans sent before: 0; the next run continues")
+    done = run_here(tmp_path, "replay", "logs.csv", **to)
+    assert (done.code, done.out.splitlines()) == (
+        1,
+        [rejected.replace("3 of", "2 of"), f"Spans sent to {server.url('/')[:-1]}: 1; rejected by the collector: 2"],
+    )
+    done = run_here(tmp_path, "replay", "logs.csv", **to)
+    assert (done.code, done.out.endswith(": 0; sent before: 1\n")) == (0, True)
 
 
 def test_an_unknown_protocol_exits_with_2(tmp_path: Path) -> None:
@@ -116,9 +139,12 @@ def test_a_missing_collector_exits_with_2_and_the_error_explains_how_to_resume(t
         OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
         OTEL_EXPORTER_OTLP_TIMEOUT="1",
     )
-    assert (done.code, done.out.count("\n")) == (2, 1)
-    assert "did not accept a batch of 1" in done.error
-    assert "the next run continues" in done.error
+    assert (done.code, done.out.count("\n")) == (2, 1)  # the line before the first span
+    assert done.error == (
+        "otel-connector replay: 1 span was not sent: nothing listens at http://127.0.0.1:1 (connection refused). Start"
+        " a collector, or set OTEL_EXPORTER_OTLP_ENDPOINT, or OTEL_TRACES_EXPORTER=none. Spans sent before: 0; the next"
+        " run continues after those\n"
+    )
 
 
 def test_ctrl_c_stops_the_replay_between_two_batches(received: Received, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from support.documents import DOCS, blocks
 
 import otel_connector
 from otel_connector import ConnectorError
+from otel_connector._telemetry._export_problem import Kind
 
 PAGE = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
 TEXTS = [
@@ -95,7 +96,7 @@ LINES = sorted({line for path in PACKAGE.rglob("*.py") for line in log_lines(pat
 
 def test_the_log_lines_were_found() -> None:
     assert {"on_retry raised; the call continues%s", "aiohttp %s has no %s, so %s"} < set(LINES)
-    assert [line.partition(":")[0] for line in LINES if line.startswith("telemetry was lost")]
+    assert {"%s not sent: %s", "%s were rejected by %s"} < set(LINES)
     assert len(LINES) >= 9
 
 
@@ -112,6 +113,12 @@ def test_a_log_line_has_an_entry_with_an_example(line: str) -> None:
 def test_every_example_is_a_log_line() -> None:
     patterns = [pattern_of(line) for line in LINES]
     assert [shown for shown in SHOWN if not any(re.fullmatch(pattern, shown) for pattern in patterns)] == []
+
+
+@pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.name)
+def test_a_kind_of_loss_has_a_row_with_an_example(kind: Kind) -> None:
+    pattern = re.sub(r"\\\{[a-z_]+\\\}", ".*?", re.escape(kind.value))
+    assert re.search(rf"^\| .* \| `{pattern}`", PAGE, re.MULTILINE)
 
 
 RUNS = {

@@ -98,8 +98,8 @@ class Received:
 
 
 @contextmanager
-def grpc_receiver(received: Received) -> Iterator[str]:
-    """Receive over gRPC during the block, and yield the endpoint."""
+def grpc_receiver(received: Received, *, metrics: bool = True) -> Iterator[str]:
+    """Receive over gRPC during the block, and yield the endpoint. Without `metrics`, it takes none, as Jaeger."""
 
     class Traces(traces_grpc.TraceServiceServicer):
         def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
@@ -119,7 +119,8 @@ def grpc_receiver(received: Received) -> Iterator[str]:
     with ThreadPoolExecutor(max_workers=2) as pool:
         server = grpc.server(pool)
         traces_grpc.add_TraceServiceServicer_to_server(Traces(), server)  # type: ignore[no-untyped-call]
-        metrics_grpc.add_MetricsServiceServicer_to_server(Metrics(), server)  # type: ignore[no-untyped-call]
+        if metrics:
+            metrics_grpc.add_MetricsServiceServicer_to_server(Metrics(), server)  # type: ignore[no-untyped-call]
         logs_grpc.add_LogsServiceServicer_to_server(Logs(), server)  # type: ignore[no-untyped-call]
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()

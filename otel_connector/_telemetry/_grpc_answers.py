@@ -1,0 +1,100 @@
+"""What a status of gRPC means for an export over OTLP, and an observer of the exporter's channel.
+
+The SDK's exporter discards the answer and logs the status, where a filter drops most lines. So an interceptor, which is
+public in grpc, observes each request. It is installed through attributes of the exporter that are not public. If a
+version of the SDK has no such attributes, an export fails without a reason. A test checks them.
+
+Used by ``_telemetry._exporter_watch``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from otel_connector._telemetry._export_problem import Kind, Problem, note, quoted
+from otel_connector._telemetry._http_answers import problem_of_message
+from otel_connector._units import exact_duration
+
+_PRIVATE = frozenset({"_stub", "_channel", "_client"})
+_RETRY_INFO = "google.rpc.retryinfo-bin"  # where the SDK's exporter reads it
+_TOO_LARGE = re.compile(r"larger than max\D*(?:\d+\D+)?(\d+)")  # of grpc in C++ and in Go
+
+_CODES = {
+    "UNIMPLEMENTED": Kind.UNSUPPORTED,
+    "UNAUTHENTICATED": Kind.CREDENTIALS,
+    "PERMISSION_DENIED": Kind.CREDENTIALS,
+    "DEADLINE_EXCEEDED": Kind.NO_ANSWER,
+}
+
+# Why there is no connection: grpc reports it only in its text
+_CONNECTIONS = (
+    (re.compile(r"errors resolving|DNS resolution failed"), Kind.UNKNOWN_HOST, ""),
+    (re.compile(r"refused|10061"), Kind.REFUSED, ""),
+    # 80 and 79 are the fourth bytes of HTTP/1.1 and of <!DOCTYPE
+    (re.compile(r"http1\.x|frame type (?:79|80)\b"), Kind.HTTP_PORT, "speaks HTTP/1.1"),
+    (re.compile(r"parsing HTTP/2|missing selected ALPN"), Kind.HTTP_PORT, "does not speak HTTP/2"),
+    (re.compile(r"CERTIFICATE_VERIFY_FAILED: ([\w ]+)"), Kind.CERTIFICATE, ""),
+    (re.compile(r"(Peer name [^,]*|Hostname Verification)", re.IGNORECASE), Kind.CERTIFICATE, ""),
+    (re.compile(r"WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG"), Kind.NOT_TLS, ""),
+    (re.compile(r"Socket closed|reset by peer|EOF"), Kind.CLOSED, ""),
+)
+
+
+def observe_channel(exporter: Any) -> None:
+    """Make the exporter `note` what happens to each of its requests."""
+    state = vars(exporter)
+    if not state.keys() >= _PRIVATE:
+        return
+    import grpc  # type: ignore[import-untyped]
+
+    class Observer(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+        def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+            call = continuation(client_call_details, request)
+            error = call.exception()
+            if error is None:
+                note(problem_of_message(call.result()))
+            elif isinstance(error, grpc.RpcError):
+                metadata: Any = dict(call.trailing_metadata() or ())
+                wait = _seconds(metadata.get(_RETRY_INFO))
+                if problem := problem_of_status(call.code().name, call.details() or "", wait, request.ByteSize()):
+                    note(problem)
+            return call
+
+    stub = state["_stub"]
+
+    def observed(channel: Any) -> Any:
+        return stub(grpc.intercept_channel(channel, Observer()))
+
+    state.update(_stub=observed, _client=observed(state["_channel"]))
+
+
+def _seconds(retry_info: bytes | None) -> float | None:
+    if retry_info is None:
+        return None
+    from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+
+    return float(RetryInfo.FromString(retry_info).retry_delay.ToTimedelta().total_seconds())
+
+
+def problem_of_status(code: str, details: str, wait: float | None, size: int) -> Problem | None:
+    """Return what a status other than OK means; None if it is the exporter's own shutdown.
+
+    Args:
+        code: The name of the status code.
+        details: Its text.
+        wait: The seconds that the receiver asked to wait, if it did.
+        size: Bytes of the request.
+    """
+    if code == "CANCELLED" and "Channel closed" in details:
+        return None
+    if kind := _CODES.get(code):
+        return Problem(kind=kind, answer=code)
+    if code == "RESOURCE_EXHAUSTED" and (found := _TOO_LARGE.search(details)):
+        return Problem(kind=Kind.TOO_LARGE, answer=f"its limit is {int(found[1]):,} bytes", size=size)
+    if code == "UNAVAILABLE":
+        for pattern, kind, answer in _CONNECTIONS:
+            if match := pattern.search(details):
+                return Problem(kind=kind, answer=answer or "".join(match.groups()))
+    asked = "" if wait is None else f" and asked to wait {exact_duration(wait)}"
+    return Problem(kind=Kind.STATUS, answer=f"{code}{asked}{quoted(details)}")

@@ -1,0 +1,176 @@
+"""What an answer over OTLP/HTTP, or the lack of one, means for the export.
+
+Does not know the SDK, nor how the requests are sent.
+
+Used by ``_telemetry._bounded_session`` and ``_telemetry._grpc_answers``.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Generator, Mapping, Sequence
+from http import HTTPStatus
+from http.client import BadStatusLine
+from typing import Any
+from urllib.parse import urljoin
+
+from otel_connector._record import one_line
+from otel_connector._telemetry._export_problem import Kind, Problem, origin_of, quoted
+from otel_connector._units import exact_duration
+
+_PROTOBUF = frozenset({"application/x-protobuf", "application/protobuf"})
+_JSON = "application/json"
+_SHOWN = 200  # characters of the address of a redirect
+
+_STATUSES = {
+    401: Kind.CREDENTIALS,
+    403: Kind.CREDENTIALS,
+    404: Kind.NO_RECEIVER,
+    405: Kind.NO_RECEIVER,
+    413: Kind.TOO_LARGE,
+    501: Kind.NO_RECEIVER,
+}
+
+# OpenSSL's reasons for a record that is not TLS; which one depends on its version and on the first bytes
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL"})
+_HTTP_2 = (
+    "\0\0"  # an HTTP/2 server starts with the frame SETTINGS, whose length is below 65,536 (RFC 9113, section 4.1)
+)
+
+
+def problem_of_response(status: int, headers: Mapping[str, str], body: bytes, url: str, size: int) -> Problem | None:
+    """Return what is wrong with a response; None if the receiver confirmed everything in OTLP.
+
+    Args:
+        status: The status code.
+        headers: The headers, case-insensitive.
+        body: The body, or its beginning.
+        url: The URL of the request.
+        size: Bytes of the request.
+    """
+    media_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    known = {each.value: each.phrase for each in HTTPStatus}
+    answer = f"{status} {known.get(status, '')}".rstrip()
+    if status < HTTPStatus.MULTIPLE_CHOICES:
+        return _problem_of_success(status, media_type, body)
+    if status < HTTPStatus.BAD_REQUEST:
+        target = headers.get("Location")
+        where = f", a redirect to {one_line(origin_of(urljoin(url, target)), _SHOWN)}" if target else ""
+        return Problem(kind=Kind.REDIRECT, answer=f"{answer}{where}")
+    if kind := _STATUSES.get(status):
+        return Problem(kind=kind, answer=answer, size=size if kind is Kind.TOO_LARGE else 0)
+    wait = headers.get("Retry-After", "")
+    asked = f" and asked to wait {exact_duration(float(wait))}" if wait.isascii() and wait.isdigit() else ""
+    return Problem(kind=Kind.STATUS, answer=f"{answer}{asked}{quoted(_text(media_type, body))}")
+
+
+def _problem_of_success(status: int, media_type: str, body: bytes) -> Problem | None:
+    # Prometheus confirms with an empty body without a type. The empty message of OTLP has no bytes either
+    if not body and media_type in {"", _JSON, *_PROTOBUF}:
+        return None
+    try:
+        if media_type in _PROTOBUF:
+            return problem_of_message(_message(body))
+        if media_type == _JSON:
+            return _problem_of_json(json.loads(body))
+    except (AttributeError, TypeError, ValueError):
+        return Problem(kind=Kind.NOT_OTLP, answer=f"{status} with {media_type} that is not a message of OTLP")
+    shown = quoted(media_type).removeprefix(": ").strip('"') or "a body of an unknown type"
+    return Problem(kind=Kind.NOT_OTLP, answer=f"{status} with {shown}")
+
+
+def problem_of_message(message: Any) -> Problem | None:
+    """Return what a response of OTLP rejects, of any signal; None if it accepts everything."""
+    fields = {field.name: value for field, value in message.partial_success.ListFields()}
+    rejected = sum(value for name, value in fields.items() if name.startswith("rejected_"))
+    return _partial(rejected, fields.get("error_message", ""))
+
+
+def _message(body: bytes) -> Any:
+    """Parse a response. Those of all signals have the same numbers of fields."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+    try:
+        return ExportTraceServiceResponse.FromString(body)
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
+
+
+def _problem_of_json(message: Any) -> Problem | None:
+    partial = message.get("partialSuccess") or {}
+    rejected = sum(int(value) for name, value in partial.items() if name.startswith("rejected"))
+    return _partial(rejected, str(partial.get("errorMessage", "")))
+
+
+def _partial(rejected: int, message: str) -> Problem | None:
+    # A message without rejected items is a hint of the receiver, not a loss (OTLP, "Partial Success")
+    return Problem(kind=Kind.PARTIAL, answer=quoted(message), rejected=rejected) if rejected else None
+
+
+def _text(media_type: str, body: bytes) -> str:
+    """Return the text of an error; empty if its type is another one."""
+    if media_type == "text/plain":
+        return body.decode("utf-8", "replace")
+    if media_type in _PROTOBUF:  # google.rpc.Status: 2 is its message (OTLP/HTTP, "Failures")
+        from google.protobuf.message import DecodeError
+        from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+
+        try:
+            return str(Status.FromString(body).message)
+        except DecodeError:
+            return ""
+    return ""
+
+
+def problem_of_error(error: BaseException, url: str) -> Problem:
+    """Return why a request had no response. The texts of the exceptions have the URL, so only their kinds are used."""
+    from requests import exceptions
+
+    if isinstance(error, (exceptions.MissingSchema, exceptions.InvalidSchema, exceptions.InvalidURL)):
+        if "://" not in url:
+            return Problem(kind=Kind.NO_SCHEME, answer="the SDK sends nothing then")
+        return Problem(kind=Kind.BAD_ENDPOINT)
+    causes = list(_causes(error, []))
+    if isinstance(error, exceptions.ProxyError):
+        return Problem(kind=Kind.CONNECTION, answer=f"the proxy of the environment failed ({_shown(causes)})")
+    if found := next(filter(None, map(_problem_of_cause, causes)), None):
+        return found
+    if isinstance(error, exceptions.Timeout):
+        return Problem(kind=Kind.NO_ANSWER)
+    return Problem(kind=Kind.CONNECTION, answer=_shown(causes))
+
+
+def _problem_of_cause(cause: BaseException) -> Problem | None:
+    line = getattr(cause, "line", "") if isinstance(cause, BadStatusLine) else ""
+    match cause:
+        case ssl.SSLCertVerificationError():
+            return Problem(kind=Kind.CERTIFICATE, answer=cause.verify_message)
+        case ssl.SSLError() if cause.reason in _NOT_TLS:
+            return Problem(kind=Kind.NOT_TLS)
+        case socket.gaierror():
+            return Problem(kind=Kind.UNKNOWN_HOST)
+        case ConnectionRefusedError():
+            return Problem(kind=Kind.REFUSED)
+        case ConnectionResetError() | BrokenPipeError():  # RemoteDisconnected is one of the first
+            return Problem(kind=Kind.GRPC_PORT)
+        case _:
+            return Problem(kind=Kind.GRPC_PORT) if line.startswith(_HTTP_2) else None
+
+
+def _causes(error: BaseException, seen: list[BaseException]) -> Generator[BaseException]:
+    """Yield an exception and all that caused it. requests and urllib3 keep some of them only in their arguments."""
+    if error not in seen:
+        seen.append(error)
+        yield error
+        for each in (*error.args, getattr(error, "reason", None), error.__cause__, error.__context__):
+            if isinstance(each, BaseException):
+                yield from _causes(each, seen)
+
+
+def _shown(causes: Sequence[BaseException]) -> str:
+    """Return the text of the operating system, or a class: the texts of the others may have the URL."""
+    texts = (cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror)
+    return next(texts, type(causes[-1]).__name__)

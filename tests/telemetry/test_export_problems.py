@@ -1,0 +1,834 @@
+"""Each kind of loss and mistake of an export has its own sentence, over HTTP and over gRPC and for each signal.
+
+The receivers are real: they listen on the loopback and behave in that way. The texts are those of the documentation.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import pytest
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+from opentelemetry._logs import LogRecord
+from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcLogs
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcMetrics
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpans
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpLogs
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpMetrics
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpans
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from support.otlp_receiver import Received, grpc_receiver
+
+from otel_connector import _log_throttle
+from otel_connector._telemetry._bounded_session import session_options
+from otel_connector._telemetry._export_problem import (
+    ExportTarget,
+    Kind,
+    Problem,
+    has_noted,
+    note,
+    noting,
+    origin_of,
+    sentence,
+)
+from otel_connector._telemetry._exporter_watch import _SESSIONS, ExporterWatch, first_of
+from otel_connector._telemetry._grpc_answers import problem_of_status
+from otel_connector._telemetry._sdk_exit import Telemetry
+from otel_connector.testing import FaultServer, Step, respond
+
+GRPC, HTTP = "grpc", "http/protobuf"
+SIGNALS = ("traces", "metrics", "logs")
+PROTOBUF = "application/x-protobuf"
+EXPORTERS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("traces", GRPC): GrpcSpans,
+    ("metrics", GRPC): GrpcMetrics,
+    ("logs", GRPC): GrpcLogs,
+    ("traces", HTTP): HttpSpans,
+    ("metrics", HTTP): HttpMetrics,
+    ("logs", HTTP): HttpLogs,
+}
+RESPONSES: dict[str, tuple[Any, str, str]] = {
+    "traces": (ExportTraceServiceResponse, "rejected_spans", "spans"),
+    "metrics": (ExportMetricsServiceResponse, "rejected_data_points", "data points"),
+    "logs": (ExportLogsServiceResponse, "rejected_log_records", "log records"),
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.7")  # below the shortest backoff of the SDK, so it tries once
+
+
+def spans(count: int = 3, text: str = "") -> Sequence[ReadableSpan]:
+    provider = TracerProvider(shutdown_on_exit=False)
+    made: list[Any] = [provider.get_tracer("t").start_span("s", attributes={"url": text}) for _ in range(count)]
+    for each in made:
+        each.add_event("e", {"numbers": [1, 2], "text": "é"})
+        each.end()
+    return made
+
+
+def batch_of(signal: str) -> Any:
+    """Return three items."""
+    if signal == "traces":
+        return spans()
+    if signal == "metrics":
+        reader = InMemoryMetricReader()
+        meters = MeterProvider([reader], shutdown_on_exit=False)
+        counter = meters.get_meter("t").create_counter("c")
+        for number in range(3):
+            counter.add(1, {"n": number})
+        return reader.get_metrics_data()
+    records: Any = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
+    loggers = LoggerProvider(shutdown_on_exit=False)
+    loggers.add_log_record_processor(SimpleLogRecordProcessor(records))
+    for _ in range(3):
+        loggers.get_logger("t").emit(LogRecord(body="x"))
+    return records.get_finished_logs()
+
+
+def messages(signal: str, protocol: str, exports: int = 1, batch: Any = None) -> tuple[list[str], ExporterWatch]:
+    """Export three items with the SDK's own exporter, and return the sentences about what was lost."""
+    found: list[str] = []
+
+    def on_loss(watch: ExporterWatch) -> None:
+        assert watch.problem is not None
+        lost = watch.lost if watch.arrived else None
+        found.append(sentence(watch.problem, [watch.target], count=watch.count, lost=lost))
+
+    options = session_options() if protocol == HTTP else {}
+    watch = ExporterWatch(EXPORTERS[signal, protocol](**options), signal, on_loss)
+    try:
+        for _ in range(exports):
+            watch.exporter.export(batch or batch_of(signal))
+    finally:
+        watch.exporter.shutdown()
+    return found, watch
+
+
+@contextmanager
+def grpc_server(answer: Callable[[bytes, Any], bytes], credentials: Any = None) -> Iterator[str]:
+    """Answer every method with `answer`, and yield the address."""
+
+    class AnyMethod(grpc.GenericRpcHandler):  # type: ignore[misc]
+        def service(self, handler_call_details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    with ThreadPoolExecutor(1) as pool:
+        server = grpc.server(pool, [AnyMethod()])
+        secure = credentials is not None
+        port = server.add_secure_port("127.0.0.1:0", credentials) if secure else server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.stop(grace=None).wait()
+
+
+def aborting(code: Any, details: str, *metadata: tuple[str, bytes]) -> Callable[[bytes, Any], bytes]:
+    def answer(request: bytes, context: Any) -> bytes:
+        context.set_trailing_metadata(metadata)
+        context.abort(code, details)
+        raise AssertionError
+
+    return answer
+
+
+# The answers of an HTTP server, with the sentence after "Traces were not sent: http://127.0.0.1:1234 "
+ANSWERS: dict[str, tuple[Step, str]] = {
+    "a page": (
+        respond(200, b"<!doctype html>", content_type="text/html; charset=utf-8"),
+        "answered 200 with text/html. This is not an OTLP receiver.",
+    ),
+    "a page without a type": (
+        respond(200, b"hello", content_type=None),
+        "answered 200 with a body of an unknown type. This is not an OTLP receiver.",
+    ),
+    "protobuf that is not OTLP": (
+        respond(200, b"\xff\xff", content_type=PROTOBUF),
+        f"answered 200 with {PROTOBUF} that is not a message of OTLP. This is not an OTLP receiver.",
+    ),
+    "JSON that is not OTLP": (
+        respond(200, b"[]"),
+        "answered 200 with application/json that is not a message of OTLP. This is not an OTLP receiver.",
+    ),
+    "a redirect to a login page": (
+        respond(302, headers=[("Location", "https://user:hush@login.example.com:8443/in?key=hush")]),
+        (
+            "answered 302 Found, a redirect to https://login.example.com:8443, which is not followed."
+            " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
+        ),
+    ),
+    "a redirect on the same host": (
+        respond(307, headers=[("Location", "/login")]),
+        (
+            "answered 307 Temporary Redirect, a redirect to http://ORIGIN, which is not followed."
+            " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
+        ),
+    ),
+    "a redirect without a target": (
+        respond(300),
+        (
+            "answered 300 Multiple Choices, which is not followed."
+            " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
+        ),
+    ),
+    "401": (respond(401), "answered 401 Unauthorized. Set OTEL_EXPORTER_OTLP_HEADERS."),
+    "403": (respond(403), "answered 403 Forbidden. Set OTEL_EXPORTER_OTLP_HEADERS."),
+    "429": (respond(429, headers=[("Retry-After", "30")]), "answered 429 Too Many Requests and asked to wait 30 s."),
+    "503": (respond(503, headers=[("Retry-After", "soon")]), "answered 503 Service Unavailable."),
+    "400 with a text": (
+        respond(400, b"no such tenant, token=hush\n", content_type="text/plain"),
+        'answered 400 Bad Request: "no such tenant, token=REDACTED".',
+    ),
+    "400 with a status message": (
+        respond(400, Status(code=3, message="bad span").SerializeToString(), content_type=PROTOBUF),
+        'answered 400 Bad Request: "bad span".',
+    ),
+    "400 with garbage": (respond(400, b"\xff\xff", content_type=PROTOBUF), "answered 400 Bad Request."),
+    "a status without a name": (respond(599), "answered 599."),
+}
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_an_answer_over_http_that_is_not_a_confirmation_is_a_loss(
+    answer: str, signal: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, text = ANSWERS[answer]
+    endpoint = server.url("/")[:-1]
+    server.script(f"/v1/{signal}", step)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    found, watch = messages(signal, HTTP)
+    what = f"{signal.capitalize()} were not sent: {endpoint} {text.replace('http://ORIGIN', endpoint)}"
+    assert found == [what]
+    assert (watch.failed, watch.arrived, watch.lost) == (1, False, 3)
+
+
+CONFIRMATIONS = {
+    "200 without a type": respond(200, content_type=None),
+    "204": respond(204, content_type=None),
+    "JSON": respond(200, b"{}"),
+    "JSON without a body": respond(200),
+    "protobuf": respond(200, b"", content_type=PROTOBUF),
+}
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("step", CONFIRMATIONS.values(), ids=CONFIRMATIONS)
+def test_a_confirmation_over_http_is_not_a_loss(
+    step: Step, signal: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prometheus confirms without a body and without a type; OTLP/HTTP requires the type of the request."""
+    server.script(f"/v1/{signal}", step)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url("/"))
+    found, watch = messages(signal, HTTP)
+    assert (found, watch.failed, watch.arrived) == ([], 0, True)
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize(("rejected", "protocol"), [(2, GRPC), (3, GRPC), (2, HTTP), (3, HTTP), (2, "json")])
+def test_rejected_items_are_a_loss(
+    rejected: int, protocol: str, signal: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OTLP specification, "Partial Success"."""
+    response, field, items = RESPONSES[signal]
+    body: bytes = response(
+        partial_success={field: rejected, "error_message": "quota exceeded, key=hush"}
+    ).SerializeToString()
+    with grpc_server(lambda _request, _context: body) as address:
+        endpoint = f"http://{address}"
+        if protocol != GRPC:
+            endpoint = server.url("/")[:-1]
+            partial = b'{"rejectedSpans": "%d", "errorMessage": "quota exceeded, key=hush"}' % rejected
+            json = respond(200, b'{"partialSuccess": %b}' % partial)
+            server.script(f"/v1/{signal}", json if protocol == "json" else respond(200, body, content_type=PROTOBUF))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        found, watch = messages(signal, HTTP if protocol == "json" else protocol)
+    assert found == [f'{rejected} of 3 {items} were rejected by {endpoint}: "quota exceeded, key=REDACTED".']
+    assert (watch.failed, watch.arrived, watch.lost) == (1, rejected < 3, rejected)
+
+
+@pytest.mark.parametrize("protocol", [GRPC, HTTP])
+def test_a_hint_of_the_receiver_is_not_a_loss(
+    protocol: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OTLP specification, "Partial Success": with rejected items of 0, the message is a warning or a suggestion."""
+    response, *_ = RESPONSES["traces"]
+    body: bytes = response(partial_success={"error_message": "use gzip"}).SerializeToString()
+    server.script("/v1/traces", respond(200, body, content_type=PROTOBUF))
+    with grpc_server(lambda _request, _context: body) as address:
+        monkeypatch.setenv(
+            "OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{address}" if protocol == GRPC else server.url("/")[:-1]
+        )
+        found, watch = messages("traces", protocol)
+    assert (found, watch.arrived, watch.failed) == ([], True, 0)
+
+
+UNSUPPORTED = (
+    "Metrics were not sent: {origin} takes no metrics ({answer}; Jaeger does not)."
+    " Set OTEL_METRICS_EXPORTER=none, or OTEL_EXPORTER_OTLP_METRICS_ENDPOINT."
+)
+NO_RECEIVER = (
+    "Traces were not sent: {origin} answered 404 Not Found for /v1/traces."
+    " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of an OTLP receiver."
+)
+WRONG_PATH = (
+    "{what} were not sent: {origin} answered 404 Not Found. {variable} is used as it is: it must end in /v1/{signal}."
+)
+
+
+@pytest.mark.parametrize(
+    ("signal", "variable", "path", "expected"),
+    [
+        ("traces", "OTEL_EXPORTER_OTLP_ENDPOINT", "", NO_RECEIVER),
+        ("metrics", "OTEL_EXPORTER_OTLP_ENDPOINT", "/t0ken", UNSUPPORTED),
+        ("traces", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "/t0ken", WRONG_PATH),
+        ("metrics", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "", WRONG_PATH),
+        ("logs", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "/", WRONG_PATH),
+        ("metrics", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "/v1/metrics", UNSUPPORTED),
+    ],
+)
+def test_404_names_the_path_or_the_signal(
+    signal: str, variable: str, path: str, expected: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in (path or "/", f"{path}/v1/{signal}"):
+        server.script(each, respond(404))
+    monkeypatch.setenv(variable, server.url("/")[:-1] + path)
+    found, _ = messages(signal, HTTP)
+    fields = {"what": signal.capitalize(), "signal": signal, "variable": variable, "answer": "404 Not Found"}
+    assert found == [expected.format(origin=server.url("/")[:-1], **fields)]
+
+
+@contextmanager
+def listener(send: bytes = b"", *, closes: bool = True) -> Iterator[str]:
+    """Accept connections, and close each after its first bytes have arrived and `send` was sent."""
+    open_connections: list[socket.socket] = []
+
+    def serve(listening: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            connection.recv(65_536)
+            connection.sendall(send)
+            if closes:
+                connection.close()
+            else:
+                open_connections.append(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for each in open_connections:
+                each.close()
+
+
+@contextmanager
+def nothing() -> Iterator[str]:
+    """Yield an address at which nothing listens: the socket is bound, and does not listen."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+@contextmanager
+def http_server(*, tls: bool = False) -> Iterator[str]:
+    with FaultServer(tls=tls) as server:
+        yield server.url("/").split("/")[2]
+
+
+def accepting(_request: bytes, _context: Any) -> bytes:
+    return b""
+
+
+@contextmanager
+def unknown_host() -> Iterator[str]:
+    yield "collector.invalid:4317"  # RFC 6761, section 6.4: such a name is never resolved
+
+
+# How the endpoint is written, where it is, and the sentence after "Traces were not sent: "
+MISTAKES: dict[tuple[str, str], tuple[str, Callable[[], Any], str]] = {
+    ("nothing listens", GRPC): (
+        "http://",
+        nothing,
+        (
+            "nothing listens at {origin} (connection refused). Start a collector, or set OTEL_EXPORTER_OTLP_ENDPOINT,"
+            " or OTEL_{SIGNAL}_EXPORTER=none."
+        ),
+    ),
+    ("gRPC to an HTTP port", GRPC): (
+        "http://",
+        http_server,
+        (
+            "{origin} speaks HTTP/1.1, and the protocol is grpc. Set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or use"
+            " the gRPC port (usually 4317)."
+        ),
+    ),
+    ("HTTP to a gRPC port", HTTP): (
+        "http://",
+        lambda: grpc_server(accepting),
+        (
+            "{origin} closed the HTTP connection, as gRPC servers do. Set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or use the"
+            " HTTP port (usually 4318), or write https:// if it expects TLS."
+        ),
+    ),
+    ("HTTP to a port that closes", HTTP): (
+        "http://",
+        listener,
+        (
+            "{origin} closed the HTTP connection, as gRPC servers do. Set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or use the"
+            " HTTP port (usually 4318), or write https:// if it expects TLS."
+        ),
+    ),
+    ("https to plain", GRPC): (
+        "https://",
+        lambda: grpc_server(accepting),
+        (
+            "{origin} does not speak TLS. Write http:// in OTEL_EXPORTER_OTLP_ENDPOINT if the connection may be"
+            " unencrypted."
+        ),
+    ),
+    ("https to plain", HTTP): (
+        "https://",
+        lambda: grpc_server(accepting),
+        (
+            "{origin} does not speak TLS. Write http:// in OTEL_EXPORTER_OTLP_ENDPOINT if the connection may be"
+            " unencrypted."
+        ),
+    ),
+    ("plain to https", GRPC): (
+        "http://",
+        listener,
+        (
+            "{origin} closed the connection before it answered. Write https:// in OTEL_EXPORTER_OTLP_ENDPOINT if it"
+            " expects TLS."
+        ),
+    ),
+    ("no scheme", GRPC): (
+        "",
+        lambda: grpc_server(accepting),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT={origin} has no scheme; the SDK uses TLS then. Write http://{origin} or"
+            " https://{origin}."
+        ),
+    ),
+    ("no scheme", HTTP): (
+        "",
+        http_server,
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT={origin} has no scheme; the SDK sends nothing then. Write http://{origin} or"
+            " https://{origin}."
+        ),
+    ),
+    ("another protocol", HTTP): (
+        "http://",
+        lambda: listener(b"SSH-2.0-x\r\n"),
+        "no connection to {origin}: BadStatusLine.",
+    ),
+    ("another protocol", GRPC): (
+        "http://",
+        lambda: listener(b"SSH-2.0-x\r\n"),
+        (
+            "{origin} does not speak HTTP/2, and the protocol is grpc. Set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf,"
+            " or use the gRPC port (usually 4317)."
+        ),
+    ),
+    ("another scheme", HTTP): (
+        "ftp://",
+        nothing,
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT is not a URL that the exporter can use. Write http://host:port or"
+            " https://host:port."
+        ),
+    ),
+    ("an unknown host", GRPC): (
+        "http://",
+        unknown_host,
+        "the host name collector.invalid is unknown (DNS). Correct OTEL_EXPORTER_OTLP_ENDPOINT.",
+    ),
+    ("an untrusted certificate", GRPC): (
+        "https://",
+        lambda: http_server(tls=True),
+        (
+            "the certificate of {origin} is not accepted: unable to get local issuer certificate. Set"
+            " OTEL_EXPORTER_OTLP_CERTIFICATE to the file of its authority."
+        ),
+    ),
+    ("no answer", GRPC): (
+        "http://",
+        lambda: listener(closes=False),
+        "{origin} did not answer within 0.7 s (OTEL_EXPORTER_OTLP_TIMEOUT).",
+    ),
+    ("401", GRPC): (
+        "http://",
+        lambda: grpc_server(aborting(grpc.StatusCode.UNAUTHENTICATED, "who?")),
+        "{origin} answered UNAUTHENTICATED. Set OTEL_EXPORTER_OTLP_HEADERS.",
+    ),
+    ("429", GRPC): (
+        "http://",
+        lambda: grpc_server(
+            aborting(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "slow down, key=hush",
+                ("google.rpc.retryinfo-bin", RetryInfo(retry_delay={"seconds": 30}).SerializeToString()),
+            )
+        ),
+        '{origin} answered RESOURCE_EXHAUSTED and asked to wait 30 s: "slow down, key=REDACTED".',
+    ),
+    ("the signal is not taken", GRPC): (
+        "http://",
+        lambda: grpc_server(aborting(grpc.StatusCode.UNIMPLEMENTED, "unknown service")),
+        (
+            "{origin} takes no {signal} (UNIMPLEMENTED{jaeger}). Set OTEL_{SIGNAL}_EXPORTER=none, or"
+            " OTEL_EXPORTER_OTLP_{SIGNAL}_ENDPOINT."
+        ),
+    ),
+    ("another status", GRPC): (
+        "http://",
+        lambda: grpc_server(aborting(grpc.StatusCode.INTERNAL, "")),
+        "{origin} answered INTERNAL.",
+    ),
+    ("a request that is too large", GRPC): (
+        "http://",
+        lambda: grpc_server(aborting(grpc.StatusCode.RESOURCE_EXHAUSTED, "received message larger than max (9 vs. 5)")),
+        "a request of {size} bytes is too large for {origin} (its limit is 5 bytes){smaller}",
+    ),
+}
+for both in ("nothing listens", "an unknown host", "an untrusted certificate", "no answer"):
+    MISTAKES[both, HTTP] = MISTAKES[both, GRPC]
+SMALLER = {
+    "traces": ". Set OTEL_BSP_MAX_EXPORT_BATCH_SIZE to less than 3.",
+    "metrics": ".",
+    "logs": ". Set OTEL_BLRP_MAX_EXPORT_BATCH_SIZE to less than 3.",
+}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "protocol", "signal"),
+    [
+        (mistake, protocol, signal)
+        for mistake, protocol in MISTAKES
+        for signal in (SIGNALS[:1] if mistake == "no answer" else SIGNALS)  # each takes 0.7 s
+    ],
+)
+def test_each_mistake_has_its_own_sentence(
+    mistake: str, protocol: str, signal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheme, receiver, text = MISTAKES[mistake, protocol]
+    with receiver() as address:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"{scheme}{address}")
+        found, watch = messages(signal, protocol)
+    fields = {
+        "origin": f"{scheme}{address}",
+        "SIGNAL": signal.upper(),
+        "signal": signal,
+        "jaeger": "" if signal == "traces" else "; Jaeger does not",
+        "smaller": SMALLER[signal],
+        "size": watch.problem.size if watch.problem else None,
+    }
+    expected = f"{signal.capitalize()} were not sent: {text.format(**fields)}"
+    assert (found, watch.failed, watch.arrived) == ([expected], 1, False)
+
+
+def test_the_words_after_an_export_that_arrived_count_what_was_lost(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.script("/v1/traces", [respond(), respond(413), respond(503)])
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint := server.url("/")[:-1])
+    found, watch = messages("traces", HTTP, exports=3)
+    assert re.sub(r"[\d,]+ bytes", "SIZE", found[0]) == (
+        f"3 spans were not sent: a request of SIZE is too large for {endpoint} (413 {HTTPStatus(413).phrase})."
+        " Set OTEL_BSP_MAX_EXPORT_BATCH_SIZE to less than 3."
+    )
+    assert found[1:] == [f"6 spans were not sent: {endpoint} answered 503 Service Unavailable."]
+    assert watch.arrived
+
+
+@pytest.mark.parametrize("kind", [Kind.GRPC_PORT, Kind.CLOSED])
+def test_a_receiver_that_closes_the_connection_later_does_not_get_the_advice_for_a_wrong_port(kind: Kind) -> None:
+    watch = ExporterWatch(HttpSpans("http://a:1/v1/traces"), "traces")
+    watch.arrived = True
+    assert sentence(watch.resolved(Problem(kind=kind)), [watch.target]) == (
+        "Traces were not sent: no connection to http://a:1: the receiver closed it."
+    )
+    watch.shutdown()
+
+
+def test_a_user_in_the_endpoint_is_named_over_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target of gRPC has no user (grpc, doc/naming.md), so it takes all of it for the host name."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:hush@127.0.0.1:1")
+    (found,), _ = messages("traces", GRPC)
+    assert found == (
+        "Traces were not sent: OTEL_EXPORTER_OTLP_ENDPOINT is not a URL that the exporter can use: over gRPC, it cannot"
+        " have a user. Write http://host:port or https://host:port."
+    )
+
+
+def test_a_proxy_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, closed_port: int) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://user:hush@127.0.0.1:{closed_port}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector.invalid:4318")
+    (found,), _ = messages("traces", HTTP)
+    assert found == (
+        "Traces were not sent: no connection to http://collector.invalid:4318: the proxy of the environment failed"
+        " (Connection refused)."
+    )
+
+
+def test_the_page_of_jaeger_is_named() -> None:
+    target = ExportTarget(signal="traces", protocol=GRPC, endpoint="localhost:16686")
+    assert "and the protocol is grpc (Jaeger's page has this port; its receiver has 4317 and 4318). Set" in sentence(
+        Problem(kind=Kind.HTTP_PORT, answer="speaks HTTP/1.1"), [target]
+    )
+
+
+def test_the_configuration_file_is_named_instead_of_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_CONFIG_FILE", "sdk.yaml")
+    targets = [ExportTarget(signal=signal, protocol=HTTP, endpoint="http://a:1/v1/x?key=hush") for signal in SIGNALS]
+    assert sentence(Problem(kind=Kind.REFUSED), targets[:2]) == (
+        "Traces and metrics were not sent: nothing listens at http://a:1 (connection refused). Start a collector, or"
+        " set endpoint in OTEL_CONFIG_FILE, or no exporter of traces in OTEL_CONFIG_FILE and no exporter of metrics in"
+        " OTEL_CONFIG_FILE."
+    )
+    assert sentence(Problem(kind=Kind.UNSUPPORTED, answer="404"), targets[2:], lost=1).endswith(
+        "Set no exporter of logs in OTEL_CONFIG_FILE, or endpoint in OTEL_CONFIG_FILE."
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "lost", "expected"),
+    [(1, 1, "1 span was not sent: x"), (0, 0, "Some spans were not sent: x"), (0, None, "Traces were not sent: x")],
+)
+def test_the_number_of_lost_items_is_stated_if_it_is_known(count: int, lost: int | None, expected: str) -> None:
+    target = ExportTarget(signal="traces", protocol="x")
+    problem = Problem(kind=Kind.STATUS, answer="")
+    assert sentence(problem, [target], count=count, lost=lost) == f"{expected} answered ."
+
+
+def test_the_rejected_items_of_an_unknown_number_are_stated() -> None:
+    target = ExportTarget(signal="metrics", protocol=HTTP, endpoint="http://a:1/v1/metrics")
+    assert sentence(Problem(kind=Kind.PARTIAL, rejected=2), [target]) == "2 data points were rejected by http://a:1."
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("http://user:hush@a:1/t0ken?x#y", "http://a:1"),
+        ("https://[::1]:4318/v1", "https://[::1]:4318"),
+        ("user:hush@a:1/t0ken", "a:1"),
+        ("hush@x://a/b", "x://a"),
+        ("unix:///run/t0ken", "unix://"),
+    ],
+)
+def test_an_origin_has_no_secret(url: str, origin: str) -> None:
+    assert origin_of(url) == origin
+
+
+# Requests above the limit of a receiver
+
+
+def test_long_urls_are_sent_in_requests_that_a_receiver_accepts_over_grpc() -> None:
+    """4 MiB is what a receiver accepts by default (grpc, GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH)."""
+    received = Received()
+    batch = spans(512, "http://a/" + "x" * 12_000)
+    with grpc_receiver(received) as endpoint:
+        whole = GrpcSpans(endpoint)
+        assert whole.export(batch) is SpanExportResult.FAILURE
+        watch = ExporterWatch(whole, "traces")
+        assert watch.exporter.export(batch) is SpanExportResult.SUCCESS
+        watch.shutdown()
+    assert (len(received.spans()), watch.failed, watch.arrived) == (512, 0, True)
+
+
+def test_a_span_above_the_limit_is_reported_with_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with grpc_receiver(Received()) as endpoint:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "10")
+        monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_GRPC_RETRYABLE_ERROR_CODES", "UNAVAILABLE")
+        found, watch = messages("traces", GRPC, batch=[*spans(1), *spans(1, "x" * 2**22), *spans(1)])
+    assert re.sub(r"4,194,\d{3} bytes", "SIZE", found[0], count=1) == (
+        f"1 span was not sent: a request of SIZE is too large for {endpoint} (its limit is 4,194,304 bytes)."
+    )
+    assert (len(found), watch.lost) == (1, 1)
+
+
+# The watch
+
+
+class Ending(SpanExporter):
+    """An exporter that is shut down while it exports, as at the end of a program."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.shutdown()
+        raise ValueError("Cannot invoke RPC on closed channel!")
+
+
+def test_an_export_that_the_shutdown_interrupts_raises_nothing() -> None:
+    watch = ExporterWatch(Ending(), "traces")
+    assert watch.exporter.export(spans()) is None
+    assert watch.exporter.export(spans()) is None
+    assert watch.failed == 2
+
+
+def test_an_exception_of_a_channel_is_not_a_status() -> None:
+    watch = ExporterWatch(GrpcSpans("http://127.0.0.1:1"), "traces")
+    watch.exporter._channel.close()
+    with pytest.raises(ValueError, match="closed channel"):
+        watch.exporter.export(spans())
+    assert watch.problem == Problem(kind=Kind.FAILED, answer="ValueError: Cannot invoke RPC on closed channel!")
+    watch.shutdown()
+
+
+def test_a_request_that_the_shutdown_cancels_has_no_reason() -> None:
+    with listener(closes=False) as address, ThreadPoolExecutor(1) as pool:
+        watch = ExporterWatch(GrpcSpans(f"http://{address}", timeout=20), "traces")
+        export = pool.submit(watch.export, spans())
+        while not watch.count:  # the request is sent some microseconds after that
+            export.done()
+        watch.shutdown()
+        export.result(10)
+    assert watch.failed == 1
+    assert problem_of_status("CANCELLED", "Channel closed!", None, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("details", "kind"),
+    [
+        ("DNS resolution failed for a:1: x", Kind.UNKNOWN_HOST),
+        ("a text of a later version of grpc", Kind.STATUS),
+        ("Trying to connect an http1.x server (HTTP status 400)", Kind.HTTP_PORT),
+        ("Peer name a is not in peer certificate", Kind.CERTIFICATE),
+    ],
+)
+def test_a_text_of_another_version_of_grpc(details: str, kind: Kind) -> None:
+    problem = problem_of_status("UNAVAILABLE", details, None, 0)
+    assert problem is not None
+    assert problem.kind is kind
+
+
+@pytest.mark.parametrize("protocol", [GRPC, "other"])
+def test_an_exporter_without_the_private_attributes_fails_without_a_reason(protocol: str) -> None:
+    class Other(SpanExporter):
+        """Has what any version of the SDK has."""
+
+        _endpoint = "http://a:1"
+
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            return SpanExportResult.FAILURE
+
+    Other.__module__ = f"opentelemetry.exporter.otlp.proto.{protocol}.x"
+    watch = ExporterWatch(Other(), "traces")
+    assert watch.exporter.export(spans()) is SpanExportResult.FAILURE
+    assert (watch.problem, watch.is_otlp) == (Problem(kind=Kind.UNKNOWN), True)
+
+
+def test_the_private_attributes_of_the_sdk_that_a_watch_uses_are_unchanged() -> None:
+    """If this test fails, compare `_exporter_watch.py` and `_grpc_answers.py` with the new version of the SDK first."""
+    for (signal, protocol), make in EXPORTERS.items():
+        exporter = make(timeout=7)
+        watch = ExporterWatch(exporter, signal)
+        assert watch.target.protocol == protocol
+        assert (watch.target.endpoint != "", watch.target.timeout) == (True, 7)
+        if protocol == GRPC:
+            assert "observe_channel" in exporter._stub.__qualname__
+        else:
+            assert first_of(exporter, _SESSIONS).request.is_observed
+        watch.shutdown()
+
+
+# What `configure()` logs
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.name == "otel_connector"]
+
+
+def test_a_loss_is_logged_once_a_minute_and_an_unsupported_signal_once(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script("/v1/traces", [respond(500), respond(500), respond(500), respond()])
+    server.script("/v1/metrics", respond(404))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", origin := server.url("/")[:-1])
+    tracers, reader = TracerProvider(shutdown_on_exit=False), PeriodicExportingMetricReader(HttpMetrics())
+    tracers.add_span_processor(BatchSpanProcessor(HttpSpans()))
+    meters = MeterProvider([reader], shutdown_on_exit=False)
+    meters.get_meter("t").create_counter("c").add(1)
+    telemetry = Telemetry({"traces": tracers, "metrics": meters}, 5)
+    for interval in (60, 60, 0):
+        monkeypatch.setattr(_log_throttle, "LOG_INTERVAL", interval)
+        tracers.get_tracer("t").start_span("s").end()
+        assert not telemetry.force_flush()
+    assert sorted(warnings_of(caplog)) == [
+        UNSUPPORTED.format(origin=origin, answer="404 Not Found"),
+        f"Traces were not sent: {origin} answered 500 Internal Server Error.",
+        f"Traces were not sent: {origin} answered 500 Internal Server Error; 1 similar messages were not logged",
+    ]
+    tracers.get_tracer("t").start_span("s").end()
+    assert not telemetry.shutdown()  # the metrics
+    assert len(warnings_of(caplog)) == 3
+    assert (telemetry.sent_over_otlp(), telemetry.lost()) == ({"traces": origin}, ("traces",))
+
+
+def test_the_end_of_a_program_reports_both_signals_in_one_line(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    partial: Any = {"rejected_spans": 1}
+    body = ExportTraceServiceResponse(partial_success=partial).SerializeToString()
+    server.script("/v1/traces", [respond(401), respond(200, body, content_type=PROTOBUF)])
+    server.script("/v1/metrics", respond(401))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", origin := server.url("/")[:-1])
+    for expected in (
+        [f"Traces and metrics were not sent: {origin} answered 401 Unauthorized. Set OTEL_EXPORTER_OTLP_HEADERS."],
+        [
+            f"1 of 2 spans were rejected by {origin}.",
+            f"Metrics were not sent: {origin} answered 401 Unauthorized. Set OTEL_EXPORTER_OTLP_HEADERS.",
+        ],
+    ):
+        tracers, reader = TracerProvider(shutdown_on_exit=False), PeriodicExportingMetricReader(HttpMetrics())
+        tracers.add_span_processor(BatchSpanProcessor(HttpSpans()))
+        meters = MeterProvider([reader], shutdown_on_exit=False)
+        meters.get_meter("t").create_counter("c").add(1)
+        telemetry = Telemetry({"traces": tracers, "metrics": meters}, 5)
+        for _ in range(2):
+            tracers.get_tracer("t").start_span("s").end()
+        assert not telemetry.shutdown()
+        assert warnings_of(caplog) == expected
+        assert telemetry.lost() == ("traces", "metrics")
+        caplog.clear()
+
+
+def test_what_the_sdk_logs_is_a_repetition_only_if_the_problem_is_known() -> None:
+    seen: list[Problem | None] = []
+    note(None)  # of a session that is not watched
+    with noting(seen.append):
+        assert not has_noted()
+        note(Problem(kind=Kind.REFUSED))
+        assert has_noted()
+    assert not has_noted()
+    assert seen == [Problem(kind=Kind.REFUSED)]
