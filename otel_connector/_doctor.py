@@ -278,6 +278,7 @@ def _option(name: str, watch: ExporterWatch) -> str:
         "PROTOCOL": target.protocol,
         "TIMEOUT": f"{target.timeout:g} s",
         "HEADERS": ", ".join(sorted(each for each in headers if each.lower() not in {"content-type", "user-agent"})),
-        "COMPRESSION": str(first_of(watch.exporter, _COMPRESSIONS) or "").lower(),
+        # gRPC and SDK 1.44 have NoCompression
+        "COMPRESSION": str(first_of(watch.exporter, _COMPRESSIONS) or "").lower().replace("nocompression", "none"),
     }
     return made.get(match[2], secure if match[2] in _OF_TLS else "")

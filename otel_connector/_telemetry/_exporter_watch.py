@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 from otel_connector._record import one_line
 from otel_connector._redact import Redactor
@@ -228,4 +228,4 @@ def _texts_size(attributes: Mapping[str, Any] | None) -> int:
 def _value_size(value: Any) -> int:
     if isinstance(value, str):
         return len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
-    return sum(map(_value_size, value)) if isinstance(value, Iterable) else _TEXT_BYTES
+    return sum(map(_value_size, cast("Any", value))) if isinstance(value, Iterable) else _TEXT_BYTES

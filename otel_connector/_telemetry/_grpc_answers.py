@@ -10,6 +10,7 @@ Used by ``_telemetry._exporter_watch``.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from otel_connector._telemetry._export_problem import Kind, Problem, note, quoted
@@ -43,7 +44,7 @@ _CONNECTIONS = (
 
 def observe_channel(exporter: Any) -> None:
     """Make the exporter `note` what happens to each of its requests."""
-    state = vars(exporter)
+    state: dict[str, Any] = exporter.__dict__
     if not state.keys() >= _PRIVATE:
         return
     import grpc  # type: ignore[import-untyped]
@@ -55,7 +56,7 @@ def observe_channel(exporter: Any) -> None:
             if error is None:
                 note(problem_of_message(call.result()))
             elif isinstance(error, grpc.RpcError):
-                metadata: Any = dict(call.trailing_metadata() or ())
+                metadata: Mapping[str, bytes] = dict(call.trailing_metadata() or ())
                 wait = _seconds(metadata.get(_RETRY_INFO))
                 if problem := problem_of_status(call.code().name, call.details() or "", wait, request.ByteSize()):
                     note(problem)

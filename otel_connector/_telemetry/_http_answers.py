@@ -100,7 +100,7 @@ def _message(body: bytes) -> Any:
 
 
 def _problem_of_json(message: Any) -> Problem | None:
-    partial = message.get("partialSuccess") or {}
+    partial: dict[str, Any] = message.get("partialSuccess") or {}
     rejected = sum(int(value) for name, value in partial.items() if name.startswith("rejected"))
     return _partial(rejected, str(partial.get("errorMessage", "")))
 
