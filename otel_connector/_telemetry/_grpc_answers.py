@@ -28,17 +28,18 @@ _CODES = {
     "DEADLINE_EXCEEDED": Kind.NO_ANSWER,
 }
 
-# Why there is no connection: grpc reports it only in its text
+# Why there is no connection: grpc reports it only in its text. A receiver may use the same code with any text
+_NO_CONNECTION = "failed to connect.*"
 _CONNECTIONS = (
     (re.compile(r"errors resolving|DNS resolution failed"), Kind.UNKNOWN_HOST, ""),
-    (re.compile(r"refused|10061"), Kind.REFUSED, ""),
+    (re.compile(rf"{_NO_CONNECTION}(?:refused|10061)"), Kind.REFUSED, ""),
     # 80 and 79 are the fourth bytes of HTTP/1.1 and of <!DOCTYPE
-    (re.compile(r"http1\.x|frame type (?:79|80)\b"), Kind.HTTP_PORT, "speaks HTTP/1.1"),
-    (re.compile(r"parsing HTTP/2|missing selected ALPN"), Kind.HTTP_PORT, "does not speak HTTP/2"),
-    (re.compile(r"CERTIFICATE_VERIFY_FAILED: ([\w ]+)"), Kind.CERTIFICATE, ""),
-    (re.compile(r"(Peer name [^,]*|Hostname Verification)", re.IGNORECASE), Kind.CERTIFICATE, ""),
-    (re.compile(r"WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG"), Kind.NOT_TLS, ""),
-    (re.compile(r"Socket closed|reset by peer|EOF"), Kind.CLOSED, ""),
+    (re.compile(rf"{_NO_CONNECTION}(?:http1\.x|frame type (?:79|80)\b)"), Kind.HTTP_PORT, "speaks HTTP/1.1"),
+    (re.compile(rf"{_NO_CONNECTION}(?:parsing HTTP/2|ALPN)"), Kind.HTTP_PORT, "does not speak HTTP/2"),
+    (re.compile(rf"{_NO_CONNECTION}CERTIFICATE_VERIFY_FAILED: ([\w ]+)"), Kind.CERTIFICATE, ""),
+    (re.compile(rf"{_NO_CONNECTION}(Peer name [^,]*|Hostname Verification)", re.IGNORECASE), Kind.CERTIFICATE, ""),
+    (re.compile(rf"{_NO_CONNECTION}(?:WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG)"), Kind.NOT_TLS, ""),
+    (re.compile(rf"(?:{_NO_CONNECTION})?(?:Socket closed|recvmsg:|Connection reset)"), Kind.CLOSED, ""),
 )
 
 
@@ -95,7 +96,7 @@ def problem_of_status(code: str, details: str, wait: float | None, size: int) ->
         return Problem(kind=Kind.TOO_LARGE, answer=f"its limit is {int(found[1]):,} bytes", size=size)
     if code == "UNAVAILABLE":
         for pattern, kind, answer in _CONNECTIONS:
-            if match := pattern.search(details):
+            if match := pattern.match(details):
                 return Problem(kind=kind, answer=answer or "".join(match.groups()))
     asked = "" if wait is None else f" and asked to wait {exact_duration(wait)}"
     return Problem(kind=Kind.STATUS, answer=f"{code}{asked}{quoted(details)}")

@@ -42,8 +42,8 @@ and the spans are sent.
 
 \b
 Exit code:
-  0    every call has its row
-  1    rows are missing
+  0    every call has its row, and all traces and metrics that the collector takes have arrived
+  1    rows are missing, or traces or metrics did not arrive; otel-connector doctor tests the set-up
   2    an argument is invalid, or a file cannot be written
   129  stopped by SIGHUP
   130  stopped by Ctrl-C

@@ -34,6 +34,7 @@ from otel_connector.cli import app
 from otel_connector.cli._collector import select_collector
 from otel_connector.cli._demo import Demo, DemoReport, DemoResult, DemoSummary, read_rows, summarise
 from otel_connector.cli._demo_command import _where_traces_are
+from otel_connector.testing import FaultServer, respond
 
 CALLS = 40  # every kind of call is made, and at least one kind more than once
 
@@ -283,6 +284,35 @@ def test_a_collector_that_does_not_answer_is_reported(protocol: str, closed_port
     assert "pw" not in err
     assert "sent to" not in out
     assert "/trace/" not in out
+
+
+def test_a_jaeger_takes_the_traces_and_its_missing_metrics_are_one_line(tmp_path: Path) -> None:
+    received = Received()
+    with grpc_receiver(received, metrics=False) as endpoint:
+        code, out, err = demo(tmp_path, "--calls", "2", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+    assert (code, len(received.call_ids())) == (0, 2)
+    assert err == (
+        f"Metrics were not sent: {endpoint} takes no metrics (UNIMPLEMENTED; Jaeger does not). Set"
+        " OTEL_METRICS_EXPORTER=none, or OTEL_EXPORTER_OTLP_METRICS_ENDPOINT.\n"
+    )
+    assert f"\nTraces were sent to {endpoint}.\n" in out
+    assert "  http://localhost:16686/trace/" in out
+
+
+@pytest.mark.parametrize("command", [("demo", "--calls", "1"), ("fetch", "urls.txt", "--fail-if", "failed > 1")])
+def test_a_page_at_the_endpoint_is_a_loss_of_one_line(
+    command: tuple[str, ...], server: FaultServer, tmp_path: Path
+) -> None:
+    page = respond(200, b"<html>", content_type="text/html")
+    server.script("/v1/traces", page)
+    server.script("/v1/metrics", page)
+    (tmp_path / "urls.txt").write_text(f"{server.url('/')}\n")
+    origin = server.url("/")[:-1]
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": origin, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+    code, out, err = finish(start(tmp_path, *command, extra=variables))
+    text = f"Traces and metrics were not sent: {origin} answered 200 with text/html. This is not an OTLP receiver."
+    assert (code, err.splitlines()[-1], err.count("not sent")) == (int(command[0] == "demo"), text, 1)
+    assert "sent to" not in out
 
 
 def demo_without_other_listeners(folder: str, *arguments: str, http: bool = False) -> None:

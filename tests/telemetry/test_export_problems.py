@@ -722,8 +722,12 @@ def test_a_request_that_the_shutdown_cancels_has_no_reason() -> None:
     [
         ("DNS resolution failed for a:1: x", Kind.UNKNOWN_HOST),
         ("a text of a later version of grpc", Kind.STATUS),
-        ("Trying to connect an http1.x server (HTTP status 400)", Kind.HTTP_PORT),
-        ("Peer name a is not in peer certificate", Kind.CERTIFICATE),
+        ("failed to connect to all addresses; last error: a new one", Kind.STATUS),
+        ("failed to connect to all addresses; Trying to connect an http1.x server (HTTP status 400)", Kind.HTTP_PORT),
+        ("failed to connect to all addresses; Peer name a is not in peer certificate", Kind.CERTIFICATE),
+        ("data refused due to high memory usage", Kind.STATUS),  # memory_limiter of the OpenTelemetry Collector
+        ("recvmsg:Connection reset by peer (104)", Kind.CLOSED),
+        ("Socket closed", Kind.CLOSED),
     ],
 )
 def test_a_text_of_another_version_of_grpc(details: str, kind: Kind) -> None:
