@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 
 NONE = "-"  # the text of a figure that does not exist
 
@@ -84,6 +84,12 @@ def rate_unit(per_second: float) -> tuple[str, int]:
 def moment(time: datetime | None) -> str:
     """Format a time to the second. Times of a log are in UTC."""
     return NONE if time is None else f"{time:%Y-%m-%d %H:%M:%S}"
+
+
+def short_moment(time: datetime) -> str:
+    """Format a time as `moment` does, without the year if it is the current one."""
+    text = moment(time)
+    return text.removeprefix(f"{datetime.now(timezone.utc).year}-")
 
 
 def listed_files(names: Sequence[str], most: int | None = None) -> str:

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from otel_connector._csv._format import ATTEMPTS, CALL_ID, CALLS, HEADER, RowFormat
 from otel_connector._csv._ownership import open_regular
+from otel_connector._csv._parts import without_side_files
 from otel_connector._record import TEXT_LIMIT, CallRecord, one_line
 from otel_connector._units import size
 
@@ -302,11 +303,12 @@ def _starts_file(line: bytes, form: RowFormat[Any]) -> bool:
 
 
 def logs_of_calls(paths: Sequence[str]) -> list[str]:
-    """Return the files without those that are attempts logs, and log their names in one line.
+    """Return the files without those that lie beside a log, and log the names of the attempts logs in one line.
 
-    The shell expands ``*.csv`` to these files, too. If there are no other files, return all: reading one raises an
-    error that says what it is. So does a file that cannot be read.
+    The shell expands ``*.csv`` and ``logs*`` to these files, too. If there are no other files, return all: reading one
+    raises an error that says what it is. So does a file that cannot be read.
     """
+    paths = without_side_files(paths)
     left_out = [path for path in paths if _is_attempts_log(path)]
     if len(left_out) in {0, len(paths)}:
         return list(paths)

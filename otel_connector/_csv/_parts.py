@@ -107,6 +107,13 @@ def is_side_file(path: str) -> bool:
     return _SIDE_FILE.fullmatch(Path(path).name) is not None
 
 
+def without_side_files(paths: Iterable[str]) -> list[str]:
+    """Return the files without the ``.torn`` and ``.replayed`` of others of them."""
+    paths = list(paths)
+    logs = {log_name(path) for path in paths if not is_side_file(path)}
+    return [path for path in paths if not is_side_file(path) or logs.isdisjoint(_logs_of_side_file(Path(path)))]
+
+
 def _uncompressed(path: Path) -> Path:
     """Return a path without symbolic links and without the suffix of a compression."""
     path = Path(os.path.realpath(path)) if path.is_symlink() else path  # `resolve` raises if links form a loop

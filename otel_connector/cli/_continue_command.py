@@ -1,9 +1,9 @@
-"""The command that continues a stopped ``otel-connector fetch``: made of the options as they were parsed.
+"""The commands that continue a run: for a stopped ``otel-connector fetch``, and for the review of a log.
 
-Secrets are replaced, and the result is one line that a shell reads back as the same arguments. Does not know how a
-fetch runs.
+The first is made of the options as they were parsed. Secrets are replaced, and the result is one line that a shell
+reads back as the same arguments. Does not know how a fetch runs.
 
-Used by ``cli._fetch_command``.
+Used by ``cli._demo_command``, ``cli._fetch_command`` and ``cli._fetch_view``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from otel_connector._fetch._url_lists import is_url
@@ -62,6 +63,12 @@ def _option(name: str, value: str) -> Generator[str]:
 
 def _shown_header(header: str) -> str:
     return header if header.startswith("@") else f"{header.partition(':')[0]}: {REDACTED}"
+
+
+def review_command(log: Path) -> str:
+    """Return a line with the command that reviews a log."""
+    name = str(log)
+    return f"Review: otel-connector review {_quoted(f'./{name}' if name.startswith('-') else name)}"
 
 
 def _shown_url(source: str, redactor: Redactor, *, template: bool) -> str:

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 
 from otel_connector._units import duration
 from otel_connector.cli._collector import select_collector
+from otel_connector.cli._continue_command import review_command
 from otel_connector.cli._demo import DEFAULT_CALLS, Demo, DemoReport, DemoSummary
 from otel_connector.cli._exit_codes import WRONG, fail
 from otel_connector.cli._option_errors import naming_log, path_option
@@ -52,7 +53,7 @@ Exit code:
 \b
 Examples:
   otel-connector demo
-  otel-connector demo --calls 2000 --log demo.csv
+  otel-connector demo --calls 2000 --log more.csv
   OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317 otel-connector demo
 """
 
@@ -60,8 +61,8 @@ Examples:
 def demo(
     context: typer.Context,
     log: Annotated[
-        Path, path_option(text="CSV file; rows are appended. Failed attempts have rows in logs.attempts.csv beside it.")
-    ] = Path("logs.csv"),
+        Path, path_option(text="CSV file; rows are appended. Failed attempts have rows in demo.attempts.csv beside it.")
+    ] = Path("demo.csv"),
     calls: Annotated[int, typer.Option(metavar="N", min=1, help="Number of calls.")] = DEFAULT_CALLS,
     otlp: Annotated[
         bool | None,
@@ -104,6 +105,7 @@ def demo(
     else:  # what did not arrive was logged at the end of the block
         lost = telemetry.lost()
         print_lines(console, *_where_traces_are(telemetry.sent_over_otlp(), lost, report, log))
+    print_lines(console, review_command(log))
     raise typer.Exit(signals.exit_code or (WRONG if report.started != report.rows or lost else 0))
 
 

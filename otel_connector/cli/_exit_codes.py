@@ -39,7 +39,11 @@ def fail(command: str, error: Exception, files: Mapping[str, Path | None] = Mapp
 
 
 def code_of_condition(command: str, condition: Condition, values: Mapping[str, float]) -> int:
-    """Return `WRONG` and print the comparisons that hold if a condition of ``--fail-if`` holds; else return 0."""
-    messages = condition.check(values)
-    print_errors(*(f"otel-connector {command}: {message}" for message in messages))
-    return WRONG if messages else 0
+    """Return `WRONG` if a condition of ``--fail-if`` holds, `USAGE` if it cannot be evaluated, else 0; print why."""
+    if messages := condition.check(values):
+        print_errors(*(f"otel-connector {command}: {message}" for message in messages))
+        return WRONG
+    if unknown := condition.undecided(values):
+        print_errors(f"otel-connector {command}: --fail-if: too few calls for a value of {', '.join(unknown)}")
+        return USAGE
+    return 0

@@ -91,6 +91,22 @@ class Condition:
         holding = (all_of for all_of in self.alternatives if all(each.holds(values) for each in all_of))
         return list(dict.fromkeys(each.described(values[each.name]) for all_of in holding for each in all_of))
 
+    def undecided(self, values: Mapping[str, float]) -> list[str]:
+        """Return the names without a value that decide whether the condition holds; empty if it does not depend on any.
+
+        Args:
+            values: As for `check`, which returned nothing.
+        """
+        return sorted(
+            {
+                each.name
+                for all_of in self.alternatives
+                for each in all_of
+                if math.isnan(values.get(each.name, math.nan))
+                and all(other.holds(values) or math.isnan(values.get(other.name, math.nan)) for other in all_of)
+            }
+        )
+
 
 def parse(text: str, names: Mapping[str, str]) -> Condition:
     """Parse a condition such as ``failed >= 1 and calls < 100``.

@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from otel_connector._units import MOST_FILES, counted, duration, listed_files, rate
+from otel_connector.cli._continue_command import review_command
 from otel_connector.cli._terminal import is_terminal, live_view, print_lines, show, styled, table, tolerant_console
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def show_result(run: Fetch, log: Path, out: Path | None) -> None:
         show(console, failures, "")
     print_lines(console, f"{'Stopped' if run.stopped else 'Done'}: {result_line(run.progress())}")
     print_lines(console, f"Log: {log.absolute()}", *([] if out is None else [f"Results: {out.absolute()}"]))
+    print_lines(console, review_command(log))
 
 
 def resumed_line(found: Resumed, project: str, most: int | None = None) -> str:

@@ -13,22 +13,35 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group as Lines
 
-from otel_connector._units import MOST_FILES, NONE, counted, duration, listed_files, moment, rate, share, size
-from otel_connector.cli._terminal import line, styled, table
+from otel_connector._units import (
+    MOST_FILES,
+    NONE,
+    counted,
+    duration,
+    listed_files,
+    moment,
+    rate,
+    share,
+    short_moment,
+    size,
+)
+from otel_connector.cli._terminal import line, sentence, styled, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
 
-    from otel_connector.review import ErrorClass, Group, LogFile, Summary
+    from otel_connector.review import ErrorClass, Group, LogFile, Retries, Summary, Tries
     from otel_connector.review._query import Answer
 
+_SENTENCES = 3  # at the end, of one line each, that are among the fixed lines
 _FIXED_LINES = 20  # of a full summary without the rows of its tables, plus two prompts
 _MAX_ROWS = 10  # of a table on a high screen
 _YELLOW, _RED = 0.01, 0.1  # failure rates from which these colours are used
 _LISTED_DAMAGE = 3  # damaged lines listed per file
 _LISTED_PAUSES = 3  # of the longest periods without calls
+_LISTED_LOST = 4  # of the reasons and hosts that cost the most time
 _WIDE = 100  # columns from which rates, bytes and traces are shown
 _MAX_NAME = 60  # columns of a name on a wide screen
 _MIN_CHANGE = 0.05  # relative changes below this are not listed
@@ -45,19 +58,20 @@ def summary_view(summary: Summary, *, width: int, lines: int | None = None, all_
     """
     if not summary.total.calls:
         return Lines(styled("No calls."))
-    sizes = [
-        len(each) for each in (summary.projects, summary.hosts, summary.endpoints, summary.errors, summary.slowest)
-    ]
+    listed = (summary.projects, summary.hosts, summary.errors, summary.slowest, summary.endpoints)
+    sizes = [len(each) for each in listed]
     fitting = sizes
+    sentences = [*_retries(summary.retries), *_over_time(summary)]
     if lines is not None and not all_rows:
         names = wrap(_names(summary, cut=True), width) if len(_read(summary)) > 1 else []
-        fitting = _share_rows(max(lines - _FIXED_LINES - len(names), len(sizes)), sizes)
-    *groups, errors, slowest = fitting
+        lines -= sum(len(wrap(each.plain, width)) for each in sentences) - _SENTENCES
+        fitting = _share_rows(max(lines - _FIXED_LINES - len(names), len(sizes) - 1), sizes)
+    projects, hosts, errors, slowest, endpoints = fitting
     wide, cut = width >= _WIDE, lines is not None
     parts: list[RenderableType] = [
         *_total(summary, cut=cut),
         "",
-        _groups(summary, groups, wide=wide, cut=cut),
+        _groups(summary, projects, hosts, endpoints, wide=wide, cut=cut),
         "",
     ]
     if summary.errors:
@@ -67,7 +81,7 @@ def summary_view(summary: Summary, *, width: int, lines: int | None = None, all_
             *([styled(f"and {more:,} more", "dim")] if more else []),
             "",
         ]
-    return Lines(*parts, _slowest(summary, slowest, wide=wide, cut=cut), "", *_over_time(summary))
+    return Lines(*parts, _slowest(summary, slowest, wide=wide, cut=cut), "", *sentences)
 
 
 def _share_rows(room: int, sizes: Sequence[int]) -> list[int]:
@@ -135,7 +149,7 @@ def _colour(error_rate: float) -> str:
     return "green" if error_rate < _YELLOW else "yellow" if error_rate < _RED else "red"
 
 
-def _groups(summary: Summary, rows: Sequence[int], *, wide: bool, cut: bool) -> Table:
+def _groups(summary: Summary, projects: int, hosts: int, endpoints: int, *, wide: bool, cut: bool) -> Table:
     """Return the table of the projects and, below them, the hosts and endpoints."""
     columns = table("Project", "Calls", "Failed", "p50", "p95", "p99", "Max", *(("Rate", "Bytes") if wide else ()))
     # On a narrow screen only the names are cut. On a wide one the table does not expand: numbers stay near the names
@@ -143,11 +157,12 @@ def _groups(summary: Summary, rows: Sequence[int], *, wide: bool, cut: bool) -> 
     names = columns.columns[0]
     names.overflow, names.ratio, names.min_width = "ellipsis", 1, 12
     names.max_width = _MAX_NAME if cut and wide else None
-    _add_groups(columns, summary.projects, rows[0], summary.more_projects, wide=wide)
+    _add_groups(columns, summary.projects, projects, summary.more_projects, wide=wide)
     columns.add_row(styled("Host", "bold"))
-    _add_groups(columns, summary.hosts, rows[1], summary.more_hosts, wide=wide)
-    columns.add_row(styled("Endpoint", "bold"))
-    _add_groups(columns, summary.endpoints, rows[2], summary.more_endpoints, wide=wide)
+    _add_groups(columns, summary.hosts, hosts, summary.more_hosts, wide=wide)
+    if endpoints:  # a low screen has no room for them
+        columns.add_row(styled("Endpoint", "bold"))
+        _add_groups(columns, summary.endpoints, endpoints, summary.more_endpoints, wide=wide)
     return columns
 
 
@@ -181,31 +196,49 @@ def _slowest(summary: Summary, rows: int, *, wide: bool, cut: bool) -> Table:
     columns = table("Slowest")
     columns.expand = cut
     columns.columns[0].justify = "right"
-    columns.add_column("Status", no_wrap=True)
-    columns.add_column("URL", no_wrap=True, overflow="ellipsis", ratio=1)
+    columns.add_column("Outcome", no_wrap=True)
+    columns.add_column("Endpoint", no_wrap=True, overflow="ellipsis", ratio=1)
     if wide:
+        columns.add_column("URL", no_wrap=True, overflow="ellipsis", ratio=1)
         columns.add_column("Trace", no_wrap=True)
     for each in summary.slowest[:rows]:
         code = NONE if each.response_code is None else str(each.response_code)
-        trace = [styled(each.trace_id, "dim")] if wide else []
-        columns.add_row(duration(each.delta_t), styled(code, "" if each.success else "red"), each.url, *trace)
+        outcome = styled(code) if each.success else styled(each.error_type, "red")
+        rest: list[RenderableType] = [styled(each.url), styled(each.trace_id, "dim")] if wide else []
+        columns.add_row(duration(each.delta_t), outcome, each.endpoint, *rest)
     return columns
 
 
 def _over_time(summary: Summary) -> Iterator[Text]:
     """Yield the change from the first to the last quarter, the periods without calls, and the busiest second."""
     if summary.quarters:
-        yield line(("First to last quarter: ", "bold"), ", ".join(_changes(summary)) or "no change of 5 % or more")
+        yield sentence(("First to last quarter: ", "bold"), ", ".join(_changes(summary)) or "no change of 5 % or more")
     longest = summary.quiet[:_LISTED_PAUSES]
-    listed = ", ".join(f"{duration(each.seconds)} from {each.start:%m-%d %H:%M:%S}" for each in longest)
+    listed = ", ".join(f"{duration(each.seconds)} from {short_moment(each.start)}" for each in longest)
     more = f" and {len(summary.quiet) - len(longest)} more" if len(summary.quiet) > len(longest) else ""
-    yield line(("Without calls: ", "bold"), f"{listed}{more}" or "no long period")
+    yield sentence(("Without calls: ", "bold"), f"{listed}{more}" or "no long period")
     bursts = summary.bursts
-    yield line(
+    yield sentence(
         ("Busiest: ", "bold"),
-        f"{bursts.peak_calls:,} calls in the second from {moment(bursts.peak)}",
+        f"{counted(bursts.peak_calls, 'call')} in the second from {moment(bursts.peak)}",
         f", {counted(bursts.seconds, 'second')} above {3 * bursts.median:,.0f}" if bursts.seconds else "",
     )
+
+
+def _retries(found: Retries | None) -> Iterator[Text]:
+    """Yield what the attempts logs say, if calls were retried."""
+    if found is None or not found.lost:
+        return
+    costly = (f"{each.reason} at {each.host or NONE} {duration(each.seconds)}" for each in found.lost[:_LISTED_LOST])
+    more = len(found.lost[_LISTED_LOST:]) + found.more_lost
+    rest = f" and {more:,} more" if more else ""
+    yield sentence(("Lost time: ", "bold"), f"{duration(found.seconds)}: {', '.join(costly)}{rest}")
+    yield sentence(("Retries: ", "bold"), "; ".join(map(_tries, found.tries)) or "none")
+
+
+def _tries(each: Tries) -> str:
+    good, bad = counted(each.succeeded, "call"), f"{each.failed:,} failed"
+    return f"{good} succeeded only at attempt {each.attempts}" + (f", {bad}" if each.failed else "")
 
 
 def _changes(summary: Summary) -> Iterator[str]:

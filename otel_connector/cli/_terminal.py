@@ -204,7 +204,14 @@ def styled(text: str, style: str = "", *, overflow: OverflowMethod | None = None
 
 def line(*parts: str | tuple[str, str]) -> Text:
     """Return a line that is cut at the width of a terminal, of texts and of texts with a style."""
-    made = styled("", overflow="ellipsis")
+    made = sentence(*parts)
+    made.overflow, made.no_wrap = "ellipsis", True
+    return made
+
+
+def sentence(*parts: str | tuple[str, str]) -> Text:
+    """Return a line as `line` does, but wrapped at the width of a terminal."""
+    made = styled("")
     for part in parts:
         made.append_text(styled(part) if isinstance(part, str) else styled(*part))
     return made

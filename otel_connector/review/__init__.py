@@ -8,6 +8,7 @@ Used by applications, ``cli._review_command`` and ``cli._review_view``.
 from otel_connector.review._compare import compare
 from otel_connector.review._comparison import Compared, Comparison, Difference, Groups, OnlyIn, Run
 from otel_connector.review._load import Calls, load
+from otel_connector.review._lost_time import LostTime, Retried, Retries, Tries
 from otel_connector.review._pictures import figures, save_pictures
 from otel_connector.review._report import html_report
 from otel_connector.review._sources import LogFile
@@ -25,10 +26,14 @@ __all__ = [
     "Latency",
     "ListedCall",
     "LogFile",
+    "LostTime",
     "OnlyIn",
     "Quiet",
+    "Retried",
+    "Retries",
     "Run",
     "Summary",
+    "Tries",
     "compare",
     "figures",
     "html_report",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from otel_connector._record import one_line
-from otel_connector._units import NONE, duration, listed_files, moment, rate, share, size
+from otel_connector._units import NONE, counted, duration, listed_files, moment, rate, share, size
 from otel_connector.review._comparison import LARGER_THAN_NOISE, Compared, Comparison, Difference, Groups, OnlyIn, Run
 from otel_connector.review._formats import escaped, markdown_table
 from otel_connector.review._noise import BATCHES
@@ -99,7 +99,7 @@ def run(which: Run, most: int | None = None) -> str:
     files = listed_files([one_line(Path(path).name, _NAME_LIMIT) for path in which.files], most)
     if not which.start:
         return f"{files}: no calls"
-    return f"{files}: {which.calls:,} calls in {duration(which.seconds)} from {moment(which.start)} UTC"
+    return f"{files}: {counted(which.calls, 'call')} in {duration(which.seconds)} from {moment(which.start)} UTC"
 
 
 def method(comparison: Comparison) -> str:
@@ -146,7 +146,7 @@ def rest(groups: Groups) -> Iterator[tuple[str, str]]:
 
 
 def _with_calls(only: Sequence[OnlyIn], more: int) -> list[str]:
-    names = [f"{name(each.name)} ({each.calls:,} calls)" for each in only]
+    names = [f"{name(each.name)} ({counted(each.calls, 'call')})" for each in only]
     return [*names, f"and {more:,} more"] if more else names
 
 

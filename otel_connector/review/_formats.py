@@ -17,7 +17,7 @@ from typing import Any
 
 from otel_connector._csv._format import guarded
 from otel_connector._record import one_line
-from otel_connector._units import duration, moment, rate, share, size
+from otel_connector._units import counted, duration, moment, rate, share, size
 from otel_connector.review._json import plain
 from otel_connector.review._summary import Group, Summary
 
@@ -82,7 +82,7 @@ def as_markdown(summary: Summary) -> str:
     """Return the summary as tables in Markdown, with rounded numbers and units."""
     total = summary.total
     period = f"{moment(total.start)} to {moment(total.end)} UTC, {duration(total.seconds)}"
-    lines = [f"{period}: {total.calls:,} calls, {total.failed:,} failed", ""]
+    lines = [f"{period}: {counted(total.calls, 'call')}, {total.failed:,} failed", ""]
     heads = ("", "Calls", "Failed", "Rate", "p50", "p90", "p95", "p99", "Max", "Bytes")
     lines += markdown_table(heads, (_figures(of, each) for of, each in _every_group(summary)))
     if summary.errors:
@@ -93,6 +93,13 @@ def as_markdown(summary: Summary) -> str:
             (duration(each.delta_t), each.error_type, each.endpoint, each.url, each.call_id) for each in summary.slowest
         )
         lines += ["", *markdown_table(("Slowest", "Error", "Endpoint", "URL", "call_id"), slow, texts=(1, 2, 3, 4))]
+    if summary.retries and summary.retries.lost:
+        lost = (
+            (each.reason, each.host, f"{each.attempts:,}", *map(duration, (each.failing, each.waiting, each.queued)))
+            for each in summary.retries.lost
+        )
+        names = ("Lost time", "Host", "Failed attempts", "In attempts", "Waiting", "Queued")
+        lines += ["", *markdown_table(names, lost, texts=(0, 1))]
     for file in summary.files:
         if file.problem or file.damaged:
             problem = escaped(file.problem) or f"damaged lines, not counted: {file.damaged:,}"

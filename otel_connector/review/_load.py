@@ -17,11 +17,12 @@ from __future__ import annotations
 import glob
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from os import PathLike, fsdecode
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from otel_connector._arguments import checked_int, checked_text
@@ -99,8 +100,9 @@ class Calls:
             ``api.example.com/items/{id}/stock``. There are at most 50; further ones are ``other``.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: str) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: str, paths: Sequence[str] = ()) -> None:
         self.connection = connection
+        self._paths = paths
         self.files: tuple[LogFile, ...] = ()
         self._folder = folder
 
@@ -114,13 +116,27 @@ class Calls:
         return self.connection.table("log")
 
     def pl(self) -> pl.DataFrame:
-        """Return all rows as a polars frame (needs polars)."""
-        import polars as pl
+        """Return all rows as a polars frame.
 
+        Raises:
+            ImportError: polars is not installed.
+        """
+        try:
+            import polars as pl
+        except ImportError:
+            raise ImportError("Calls.pl needs polars: pip install polars") from None
         return pl.DataFrame(self.relation)  # DuckDB's own conversion needs pyarrow
 
     def df(self) -> pd.DataFrame:
-        """Return all rows as a pandas frame (needs pandas)."""
+        """Return all rows as a pandas frame.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas as pd  # noqa: F401 - DuckDB's own error names a private module
+        except ImportError:
+            raise ImportError("Calls.df needs pandas: pip install pandas") from None
         return cast("pd.DataFrame", self.relation.df())
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
@@ -138,7 +154,21 @@ class Calls:
         try:
             return self.connection.execute(query, list(parameters)).fetchall()
         except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-            raise _cannot_be_reviewed(error) from None
+            raise _cannot_be_reviewed(error, self.named) from None
+
+    def linked(self, path: str, name: str) -> str:
+        """Return a link to a file in the folder for temporary files: DuckDB expands patterns in a path."""
+        link = Path(self._folder, name)
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path(path).resolve())
+        return str(link)
+
+    def named(self, message: str) -> str:
+        """Return a message of DuckDB with the names of the logs in place of those in the folder for temporary files."""
+        for number, file in enumerate(self._paths):
+            for suffix in (".copy", ""):
+                message = message.replace(f"{self._folder}/{number}.csv{suffix}", file)
+        return message
 
     def close(self) -> None:
         """Release the memory and remove the temporary files. Otherwise this happens when the program ends.
@@ -198,7 +228,7 @@ def load(*paths: str | PathLike[str], where: str = EVERYTHING, max_unpacked_byte
     checked_int("max_unpacked_bytes", max_unpacked_bytes)
     files = logs_of_calls(log_files([fsdecode(path) for path in paths]))
     folder = create_private_folder()
-    calls = Calls(duckdb.connect(config=_CONFIG), folder)
+    calls = Calls(duckdb.connect(config=_CONFIG), folder, files)
     with ExitStack() as on_error:
         on_error.push(calls)
         found = [Source(path, f"{folder}/{number}.csv") for number, path in enumerate(files)]
@@ -208,7 +238,7 @@ def load(*paths: str | PathLike[str], where: str = EVERYTHING, max_unpacked_byte
         except (duckdb.DataError, duckdb.NotSupportedError, duckdb.ProgrammingError) as error:
             raise InvalidCondition(where, _first_line(error)) from None
         except duckdb.Error as error:
-            raise _cannot_be_reviewed(error) from None
+            raise _cannot_be_reviewed(error, calls.named) from None
         calls.files = tuple(each.described() for each in found)
         if all(file.problem for file in calls.files):
             raise ValueError("; ".join(f"{one_line(file.path)}: {file.problem}" for file in calls.files))
@@ -216,10 +246,10 @@ def load(*paths: str | PathLike[str], where: str = EVERYTHING, max_unpacked_byte
     return calls
 
 
-def _cannot_be_reviewed(error: duckdb.Error) -> OSError:
+def _cannot_be_reviewed(error: duckdb.Error, named: Callable[[str], str]) -> OSError:
     return OSError(
-        f"the logs cannot be reviewed: {_first_line(error)} (temporary files are in {tempfile.gettempdir()}; if it is"
-        " full, set TMPDIR to another folder)"
+        f"the logs cannot be reviewed: {named(_first_line(error))} (temporary files are in {tempfile.gettempdir()}; if"
+        " it is full, set TMPDIR to another folder)"
     )
 
 
@@ -228,10 +258,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def _set_up(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
+    import duckdb
+
     connection.execute(f"SET memory_limit='{MEMORY_LIMIT}'")
     connection.execute(f"SET temp_directory={quoted(folder)}")
     connection.execute("SET preserve_insertion_order=false")  # halves the time
-    connection.execute("SET enable_progress_bar=false")
+    with suppress(duckdb.InvalidInputException):  # in Jupyter without ipywidgets, where there is none
+        connection.execute("SET enable_progress_bar=false")
     # The database is temporary, so it need not be durable
     connection.execute("PRAGMA disable_checkpoint_on_shutdown")
     connection.execute("SET checkpoint_threshold='100GB'")

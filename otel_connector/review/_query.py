@@ -35,7 +35,8 @@ class Answer:
             self.columns = [str(column[0]) for column in description or ()]
             self.rows: list[tuple[Any, ...]] = cursor.fetchall() if description else []
         except (AttributeError, duckdb.Error) as error:  # AttributeError: `execute` returned None
-            raise ValueError("the query is empty" if isinstance(error, AttributeError) else str(error)) from None
+            message = "the query is empty" if isinstance(error, AttributeError) else calls.named(str(error))
+            raise ValueError(message) from None
         for name in self.columns:
             if self.columns.count(name) > 1:  # JSON objects would lose one of them
                 raise ValueError(f"two columns of the result are named {name!r}; rename one with AS")

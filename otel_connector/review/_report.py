@@ -24,6 +24,7 @@ from otel_connector._units import NONE, counted, duration, moment, rate, share, 
 from otel_connector._version import __version__
 from otel_connector.review._html import Cell, Column, script_json, table, text, words
 from otel_connector.review._load import Calls
+from otel_connector.review._lost_time import Retries
 from otel_connector.review._pictures import MISSING
 from otel_connector.review._points import points
 from otel_connector.review._sources import LogFile
@@ -130,6 +131,8 @@ def _sections(
     yield _section(
         "endpoints", "Endpoints", _groups("Endpoint", summary.endpoints, summary.more_endpoints, "endpoints")
     )
+    if summary.retries and summary.retries.lost:
+        yield _section("lost-time", "Lost time", _lost_time(summary.retries))
     yield _section("slowest", "Slowest calls", _calls(_slowest(calls), traces, "slowest calls"))
     if summary.total.failed:
         yield _section("failed", "Failed calls", _failed(calls, summary, traces))
@@ -245,6 +248,30 @@ def _quarters(summary: Summary) -> str:
         (Cell(text(each.name.capitalize())), Cell(moment(each.start)), *_figures(each)) for each in summary.quarters
     )
     return table(columns, rows, caption="The period in four parts of equal length")
+
+
+def _lost_time(found: Retries) -> str:
+    names = ("Failed attempts", "In attempts", "Waiting", "Queued", "Together")
+    lost = (
+        (
+            words(each.reason),
+            words(each.host),
+            Cell(f"{each.attempts:,}", each.attempts),
+            *(Cell(duration(s), s) for s in (each.failing, each.waiting, each.queued, each.seconds)),
+        )
+        for each in found.lost
+    )
+    columns = (Column("Reason"), Column("Host"), *(Column(name, number=True) for name in names))
+    shown = table(columns, lost, caption="Time lost to failed attempts, also of calls that succeeded later")
+    heads = [Column(name, number=True) for name in ("Attempts", "Succeeded only then", "Failed")]
+    tries = ((Cell(str(each.attempts)), Cell(f"{each.succeeded:,}"), Cell(f"{each.failed:,}")) for each in found.tries)
+    shown += table(heads, tries, caption="Calls with more than one attempt")
+    heads = [Column("From (UTC)"), Column("Retries", number=True)]
+    return shown + table(
+        heads,
+        ((Cell(moment(each.start)), Cell(f"{each.retries:,}")) for each in found.over_time),
+        caption="Retries over time",
+    )
 
 
 def _errors(summary: Summary, traces: TraceURL | None) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from otel_connector._arguments import checked_instance, checked_int
 from otel_connector.review._load import Calls
+from otel_connector.review._lost_time import Retries, read_retries
 from otel_connector.review._sources import LogFile
 
 _SLOWEST = 10  # of the slowest calls are listed
@@ -173,6 +174,7 @@ class Summary:
         quiet: The longest quiet periods.
         bursts: The busiest seconds.
         quarters: The four quarters of the period.
+        retries: Lost time and retries, from the attempts logs; None if there are none.
     """
 
     files: tuple[LogFile, ...]
@@ -189,6 +191,7 @@ class Summary:
     quiet: tuple[Quiet, ...]
     bursts: Bursts
     quarters: tuple[Group, ...]
+    retries: Retries | None
 
     @property
     def damaged(self) -> int:
@@ -235,6 +238,7 @@ def summarize(calls: Calls, *, top: int = 20) -> Summary:
         quiet=_quiet(calls, total),
         bursts=_bursts(calls),
         quarters=_quarters(calls, total),
+        retries=read_retries(calls, total.start, total.end, top),
     )
 
 

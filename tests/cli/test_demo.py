@@ -71,7 +71,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo")
     code, out, err = demo(folder, "--no-otlp")
     assert (code, err) == (0, "")
-    return folder / "logs.csv", out
+    return folder / "demo.csv", out
 
 
 def test_every_call_is_written_as_one_row(finished: tuple[Path, str]) -> None:
@@ -113,7 +113,7 @@ def test_the_attempts_log_beside_the_log_has_the_attempts_of_all_calls_but_immed
     finished: tuple[Path, str],
 ) -> None:
     seconds = Counter[str]()
-    for attempt in attempts_in(finished[0].with_name("logs.attempts.csv")):
+    for attempt in attempts_in(finished[0].with_name("demo.attempts.csv")):
         seconds[attempt.call_id] += round((attempt.duration + attempt.queue + (attempt.wait or 0)) * 1e6)
     times = {row.call_id: round(row.delta_t * 1e6) for row in rows_of(finished[0])}
     without_attempt = {"InvalidURL", "CancelledError"}  # the latter perhaps
@@ -159,7 +159,7 @@ def test_an_ascii_encoding_and_forced_colours_are_respected(tmp_path: Path) -> N
     assert "\x1b[1m" in out
     assert re.search(r"\r|\x1b\[[0-9;?]*[^0-9;?m]", out) is None, "colours are allowed, but no cursor movement"
     # Both processes wrote to one file at the same time, and each counted only its own rows
-    assert len(rows_of(tmp_path / "logs.csv")) == 36
+    assert len(rows_of(tmp_path / "demo.csv")) == 36
 
 
 def test_progress_is_shown_on_a_terminal_and_erased_at_the_end(tmp_path: Path) -> None:
@@ -205,12 +205,12 @@ def test_a_collector_receives_every_call_of_the_log(
     none = {} if variable == "OTEL_EXPORTER_OTLP_ENDPOINT" else {"OTEL_METRICS_EXPORTER": "none"}
     code, out, err = demo(tmp_path, **{variable: endpoint}, **none)
     assert (code, err) == (0, "")
-    ids = {row.call_id for row in rows_of(tmp_path / "logs.csv")}
+    ids = {row.call_id for row in rows_of(tmp_path / "demo.csv")}
     assert len(ids) == CALLS
     assert received.call_ids() == Counter(ids)
     assert ("http.client.request.duration" in received.metric_names()) is not bool(none)
     assert f"sent to {endpoint}." in out
-    command = out.splitlines()[-1].partition("grep ")[2]
+    command = out.splitlines()[-2].partition("grep ")[2]
     call_id, log = shlex.split(command)
     (example,) = (row for row in rows_of(tmp_path / log) if row.call_id == call_id)
     assert example.success
@@ -220,8 +220,8 @@ def test_a_collector_receives_every_call_of_the_log(
 def test_no_example_trace_is_shown_without_a_row() -> None:
     report = DemoReport(started=1, retries=0, rows=0, summary=summarise([]), example=None)
     sent = {"traces": "http://a", "metrics": "http://a"}
-    assert list(_where_traces_are(sent, (), report, Path("logs.csv"))) == ["Traces and metrics were sent to http://a."]
-    assert list(_where_traces_are({**sent, "metrics": "http://b"}, ("traces",), report, Path("logs.csv"))) == [
+    assert list(_where_traces_are(sent, (), report, Path("demo.csv"))) == ["Traces and metrics were sent to http://a."]
+    assert list(_where_traces_are({**sent, "metrics": "http://b"}, ("traces",), report, Path("demo.csv"))) == [
         "Some traces were sent to http://a.",
         "Metrics were sent to http://b.",
     ]
@@ -254,7 +254,7 @@ def test_a_closed_output_is_ignored_and_a_full_one_ends_the_demo(
     done = processes.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False)
     assert expected in done.stderr
-    assert len(rows_of(tmp_path / "logs.csv")) == (3 if code == 0 else 0), (
+    assert len(rows_of(tmp_path / "demo.csv")) == (3 if code == 0 else 0), (
         "a demo whose output cannot be written makes no calls"
     )
 
@@ -352,7 +352,7 @@ def test_a_collector_on_the_default_http_port_is_found(tmp_path: Path) -> None:
     (code, out, err), call_ids = demo_on_default_ports(tmp_path, http=True)
     assert (code, err) == (0, "")
     assert "sent to http://localhost:4318." in out
-    assert call_ids == Counter(row.call_id for row in rows_of(tmp_path / "logs.csv"))
+    assert call_ids == Counter(row.call_id for row in rows_of(tmp_path / "demo.csv"))
 
 
 def test_an_endpoint_in_the_environment_takes_precedence_over_a_listening_port(closed_port: int) -> None:
@@ -379,12 +379,12 @@ def test_rows_are_appended_and_the_summary_counts_only_this_run(tmp_path: Path, 
     assert log.read_bytes().startswith(before)
     assert len(rows_of(log)) == CALLS + 2
     assert "2 calls started, 2 rows written" in out
-    assert not (tmp_path / "logs.csv").exists()
+    assert not (tmp_path / "demo.csv").exists()
 
 
 def test_rows_that_cannot_be_written_are_reported(tmp_path: Path) -> None:
     before = HEADER + encode_row(ROW) * 1_000  # larger than any other file that the program writes
-    (tmp_path / "logs.csv").write_bytes(before)
+    (tmp_path / "demo.csv").write_bytes(before)
     limited = f"""
 import atexit, resource, runpy
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -407,7 +407,7 @@ runpy.run_module("otel_connector", run_name="__main__", alter_sys=True)
 
 def test_an_interrupted_run_keeps_its_rows_and_exits_with_130(tmp_path: Path) -> None:
     process = start(tmp_path, "demo", "--calls", "5000", "--no-otlp")
-    log = tmp_path / "logs.csv"
+    log = tmp_path / "demo.csv"
     while process.poll() is None and not (log.exists() and log.stat().st_size > len(HEADER)):
         with suppress(subprocess.TimeoutExpired):
             process.wait(0.02)
@@ -421,7 +421,7 @@ def test_an_interrupted_run_keeps_its_rows_and_exits_with_130(tmp_path: Path) ->
     assert str(log) in rest
 
 
-@pytest.mark.parametrize("name", ["other.csv", "no/such/folder/logs.csv", "."])
+@pytest.mark.parametrize("name", ["other.csv", "no/such/folder/demo.csv", "."])
 def test_a_log_that_cannot_be_written_is_an_error_without_a_traceback(tmp_path: Path, name: str) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     code, out, err = run_here(tmp_path, "demo", "--log", name)
@@ -467,13 +467,13 @@ def test_help_and_version_are_printed() -> None:
     assert "demo" in runner.invoke(app, []).output
     shown = runner.invoke(app, ["demo", "--help"], prog_name="otel-connector")
     assert shown.exit_code == 0
-    assert "\n    otel-connector demo --calls 2000 --log demo.csv\n" in shown.stdout
+    assert "\n    otel-connector demo --calls 2000 --log more.csv\n" in shown.stdout
     assert all(option in shown.stdout for option in ("--log PATH", "--calls N", "--otlp", "--no-otlp"))
     assert runner.invoke(app, ["demo", "--calls", "0"]).exit_code == 2
 
 
 async def test_run_yields_the_result_of_every_call_and_report_counts_them(tmp_path: Path) -> None:
-    run = await asyncio.to_thread(Demo, tmp_path / "logs.csv", 18)
+    run = await asyncio.to_thread(Demo, tmp_path / "demo.csv", 18)
     results = [result async for result in run.run()]
     assert len({result.kind for result in results}) == 18
     assert DemoResult(kind="redirect", succeeded=True) in results
@@ -487,12 +487,12 @@ async def test_run_yields_the_result_of_every_call_and_report_counts_them(tmp_pa
 
 
 async def test_closing_the_results_stops_the_calls(tmp_path: Path) -> None:
-    run = await asyncio.to_thread(Demo, tmp_path / "logs.csv", 300)
+    run = await asyncio.to_thread(Demo, tmp_path / "demo.csv", 300)
     results = run.run()
     await anext(results)
     await results.aclose()
     stats = run.stats()
-    assert stats.calls_started == stats.rows_written == len(await asyncio.to_thread(rows_of, tmp_path / "logs.csv"))
+    assert stats.calls_started == stats.rows_written == len(await asyncio.to_thread(rows_of, tmp_path / "demo.csv"))
     assert stats.calls_started < 300
 
 
@@ -503,7 +503,7 @@ def test_the_summary_of_no_rows_is_empty() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 19, 20, 21, 100])
 def test_the_demo_and_review_compute_the_same_percentiles(count: int, tmp_path: Path) -> None:
     rows = [ROW._replace(delta_t=float(number)) for number in range(count, 0, -1)]
-    log = tmp_path / "logs.csv"
+    log = tmp_path / "demo.csv"
     log.write_bytes(HEADER + b"".join(map(encode_row, rows)))
     (project,) = summarise(rows_of(log)).projects
     with review.load(log) as calls:
@@ -525,7 +525,7 @@ def test_the_example_of_an_outcome_is_its_first_message() -> None:
 
 
 def test_lines_that_are_not_rows_are_skipped(tmp_path: Path) -> None:
-    log = tmp_path / "logs.csv"
+    log = tmp_path / "demo.csv"
     damaged = b"torn,1\n" + b"," * (len(COLUMNS) - 1) + b"\n"
     log.write_bytes(HEADER + encode_row(ROW) + damaged + encode_row(ROW) + encode_row(ROW).removesuffix(b"\n"))
     assert rows_of(log) == [ROW, ROW]

@@ -199,7 +199,7 @@ def test_output_without_calls_has_empty_figures_and_no_nan(example_log: str, tmp
 
 def test_csv_and_markdown_output_contain_the_summary(example_log: str, tmp_path: Path) -> None:
     lines = list(csv.DictReader(io.StringIO(run_here(tmp_path, "review", example_log, "--csv", "--top", "1").out)))
-    assert [line["of"] for line in lines] == ["total", "project", "host", *["quarter"] * 4]
+    assert [line["of"] for line in lines] == ["total", "project", "host", "endpoint", *["quarter"] * 4]
     assert lines[1]["name"] == "Prices"
     assert float(lines[1]["error_rate"]) == int(lines[1]["failed"]) / int(lines[1]["calls"])
     text = run_here(tmp_path, "review", example_log, "--markdown").out
@@ -273,6 +273,43 @@ def test_a_condition_without_enough_calls_exits_with_2(example_log: str, tmp_pat
     write(tmp_path / "short.csv", [call(0)])
     done = run_here(tmp_path, "review", "--compare", example_log, "short.csv", "--fail-if", "worse > 0")
     assert (done.code, "too few calls for a comparison" in done.error) == (2, True)
+
+
+def test_a_condition_that_one_call_cannot_decide_exits_with_2(tmp_path: Path) -> None:
+    """A rate needs two calls. The condition is decided if its other comparisons are sufficient."""
+    write(tmp_path / "one.csv", [call(0)])
+
+    def code(condition: str) -> int:
+        return run_here(tmp_path, "review", "one.csv", "--fail-if", condition).code
+
+    done = run_here(tmp_path, "review", "one.csv", "--fail-if", "rate < 5")
+    assert (done.code, done.error) == (2, "otel-connector review: --fail-if: too few calls for a value of rate\n")
+    assert code("rate < 5 or calls > 1") == code("rate < 5 and calls > 0") == 2
+    assert code("rate < 5 or calls > 0") == 1
+    assert code("rate < 5 and calls > 1") == code("failed > 0") == 0
+
+
+def test_counts_of_one_are_singular_and_slow_calls_have_their_class_and_endpoint(tmp_path: Path) -> None:
+    write(tmp_path / "one.csv", [call(7, error="AttemptTimeout: no answer")])
+    out = run_here(tmp_path, "review", "one.csv").out
+    assert "1 call," in out
+    assert "Busiest: 1 call in the second from" in out
+    assert re.search(r"250 ms +AttemptTimeout +api.example.com/7 +https://api.example.com/7 ", out)
+    assert "1 call, 1 failed" in run_here(tmp_path, "review", "one.csv", "--markdown").out
+
+
+@pytest.mark.parametrize(("year", "shown"), [(2026, "from 09-21 14:13:20"), (2027, "from 2026-09-21 14:13:20")])
+def test_a_period_without_calls_has_its_year_unless_it_is_the_current_one(
+    year: int, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Now:
+        @staticmethod
+        def now(zone: timezone) -> datetime:
+            return datetime(year, 12, 1, tzinfo=zone)
+
+    monkeypatch.setattr("otel_connector._units.datetime", Now)
+    write(tmp_path / "a.csv", [*map(call, range(1)), *map(call, range(1_000, 1_100))])
+    assert shown in run_here(tmp_path, "review", "a.csv").out
 
 
 def test_sql_on_a_large_log_has_all_urls_and_errors(

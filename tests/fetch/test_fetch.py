@@ -116,7 +116,10 @@ def test_a_template_with_a_range_writes_a_row_and_a_result_for_each_url(
     assert code == 0, error
     assert re.match(r"20 URLs, up to 50 in flight, on (uvloop|asyncio)\n", error)
     assert re.search(r"^Done: 20 URLs in [\d.]+ m?s: [\d.,]+/s, 20 ok, 0 failed, 0 retries$", out, re.MULTILINE)
-    assert f"Log: {tmp_path / 'logs.csv'}\nResults: {tmp_path / f'r.{ending}'}\n" in out
+    last = (
+        f"Log: {tmp_path / 'logs.csv'}\nResults: {tmp_path / f'r.{ending}'}\nReview: otel-connector review logs.csv\n"
+    )
+    assert out.endswith(last)
     found = {line["url"]: line for line in results(tmp_path / f"r.{ending}")}
     assert set(found) == {api.url(f"/ok?n={number:03}") for number in range(1, 21)}
     for row in rows(tmp_path):

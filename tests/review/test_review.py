@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import os
 import random
@@ -27,6 +28,7 @@ from otel_connector import review
 from otel_connector._csv._format import HEADER, encode_row
 from otel_connector._record import CallRecord, one_line
 from otel_connector.review import _files, _load
+from otel_connector.review._query import Answer
 
 EPOCH = datetime.fromisoformat("1970-01-01")
 
@@ -488,6 +490,56 @@ def test_calls_are_available_as_pandas_polars_and_duckdb_objects(log: Path) -> N
     assert not folder.exists()
     with pytest.raises(duckdb.Error):
         len(calls)
+
+
+JUPYTER = """
+import json, sys, types
+shell = types.SimpleNamespace(config=json.loads(sys.argv[2]))
+sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: shell)
+sys.modules["ipywidgets"] = None
+from otel_connector import review
+with review.load(sys.argv[1]) as calls:
+    print(calls.sql("SELECT count(*), current_setting('enable_progress_bar') FROM calls").fetchall())
+"""
+
+
+@pytest.mark.parametrize("apps", [{"IPKernelApp": {}}, {}], ids=["Jupyter", "IPython"])
+def test_a_log_is_loaded_in_jupyter_without_ipywidgets(apps: dict[str, Any], log: Path) -> None:
+    """DuckDB recognizes Jupyter by these names, and then refuses to set its progress bar."""
+    write(log, [call(0)])
+    command = [sys.executable, "-c", JUPYTER, str(log), json.dumps(apps)]
+    assert processes.run(command, capture_output=True, text=True, check=True).stdout == "[(1, False)]\n"
+
+
+@pytest.mark.parametrize(("name", "package"), [("df", "pandas"), ("pl", "polars")])
+def test_a_missing_package_for_a_frame_is_reported(name: str, package: str, log: Path, monkeypatch: Any) -> None:
+    with review.load(write(log, [call(0)])) as calls:
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ImportError, match=rf"Calls.{name} needs {package}: pip install {package}"):
+            getattr(calls, name)()
+
+
+def test_an_error_names_the_log_and_not_its_link(log: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(_load, "_LARGE", 0)
+    with review.load(write(log, [call(0)])) as calls:
+        log.unlink()
+        with pytest.raises(OSError, match=re.escape(str(log))) as caught:
+            calls.rows("SELECT count(url) FROM calls")
+        with pytest.raises(ValueError, match=re.escape(str(log))) as answer:
+            Answer(calls, "SELECT count(url) FROM calls")
+    assert "otel_connector-review-" not in f"{caught.value}{answer.value}"
+
+
+def test_the_side_files_of_a_log_are_left_out_if_they_are_named_with_it(log: Path) -> None:
+    write(log, [call(0)])
+    torn = Path(f"{log}.torn")
+    torn.write_text("half a l", encoding="utf-8")
+    Path(f"{log}.replayed").write_text("{}", encoding="utf-8")
+    with review.load(log, torn, f"{log}.replayed") as calls:
+        assert [file.path for file in calls.files] == [str(log)]
+        assert calls.files[0].torn is not None
+    with pytest.raises(ValueError, match="not a log"):
+        review.load(torn)
 
 
 def test_temporary_files_are_removed(log: Path, tmp_path: Path, monkeypatch: Any) -> None:

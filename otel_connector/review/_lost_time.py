@@ -1,0 +1,161 @@
+"""Summarizes the attempts logs beside the logs: which failures cost how much time, and how many attempts calls needed.
+
+An attempts log is optional; without one, there is nothing to say. Its rows have a ``call_id``, so they are joined with
+the calls, which have the host. Does not know how figures are shown.
+
+Used by ``review`` and ``review._summary``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import count
+from pathlib import Path
+
+from otel_connector._csv._parts import attempts_file, log_files, log_name
+from otel_connector._record import ATTEMPT_COLUMNS
+from otel_connector.review._filters import quoted
+from otel_connector.review._load import Calls
+
+_INTERVALS = 24  # of the period, for the retries over time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostTime:
+    """Time that calls lost to failed attempts of one kind at one host, also of calls that succeeded later.
+
+    Attributes:
+        reason: Why the attempts failed, such as ``status_503``, ``timeout`` or ``connection``.
+        host: The host and port.
+        attempts: The number of failed attempts.
+        failing: Seconds of these attempts. Of timeouts, this is the time that was waited for a response.
+        waiting: Seconds of waits after them: back-off, or that of ``Retry-After``.
+        queued: Seconds in a queue after them: for a paused host, a limiter or a connection.
+    """
+
+    reason: str
+    host: str
+    attempts: int
+    failing: float
+    waiting: float
+    queued: float
+
+    @property
+    def seconds(self) -> float:
+        """All seconds that were lost."""
+        return self.failing + self.waiting + self.queued
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tries:
+    """Calls that needed the same number of attempts, of those with more than one.
+
+    Attributes:
+        attempts: The number of attempts.
+        succeeded: The number of calls whose last attempt succeeded.
+        failed: The number of the other calls.
+    """
+
+    attempts: int
+    succeeded: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried:
+    """Retries in an interval.
+
+    Attributes:
+        start: Its start, in UTC.
+        retries: The number of attempts after a failed one that started in it.
+    """
+
+    start: datetime
+    retries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """What the attempts logs say.
+
+    Attributes:
+        files: The attempts logs that were read.
+        lost: By reason and host, the most costly first.
+        more_lost: The number of further ones.
+        tries: By number of attempts, from two.
+        over_time: Of 24 equal intervals of the period.
+    """
+
+    files: tuple[str, ...]
+    lost: tuple[LostTime, ...]
+    more_lost: int
+    tries: tuple[Tries, ...]
+    over_time: tuple[Retried, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that all calls together lost, without those of `more_lost`."""
+        return sum(each.seconds for each in self.lost)
+
+
+def read_retries(calls: Calls, start: datetime | None, end: datetime | None, top: int) -> Retries | None:
+    """Summarize the attempts of the calls; None if no log has a plain attempts log beside it.
+
+    Args:
+        calls: The calls.
+        start: The start of the first call.
+        end: The start of the last call.
+        top: Maximum number of entries of `Retries.lost`.
+    """
+    files = _attempts_logs([file.path for file in calls.files if not file.problem])
+    if not files or start is None or end is None:
+        return None
+    links = [calls.linked(path, f"attempts-{number}.csv") for path, number in zip(files, count())]
+    columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in ATTEMPT_COLUMNS)
+    numbers = ", ".join(f"TRY_CAST({name} AS DOUBLE) AS {name}" for name in ("t", "duration", "queue", "wait"))
+    calls.rows(
+        f"""CREATE OR REPLACE TEMP TABLE attempts AS
+        SELECT attempt.*, host, success FROM (
+            SELECT call_id, TRY_CAST(number AS INTEGER) AS number, {numbers}, coalesce(reason, '') AS reason
+            FROM read_csv([{", ".join(map(quoted, links))}], columns={{{columns}}}, auto_detect=false, header=true,
+                delim=',', quote='"', escape='"', compression='none', hive_partitioning=false, ignore_errors=true)
+            WHERE t IS NOT NULL AND number IS NOT NULL
+        ) AS attempt JOIN calls USING (call_id)"""
+    )
+    lost = calls.rows(
+        "SELECT reason, host, count(*), sum(duration), coalesce(sum(wait), 0), sum(queue) FROM attempts "
+        "WHERE reason <> '' GROUP BY 1, 2 ORDER BY sum(duration + coalesce(wait, 0) + queue) DESC, 1, 2"
+    )
+    tries = calls.rows(
+        "SELECT most, count_if(success), count_if(NOT success) FROM (SELECT max(number) AS most, any_value(success) AS "
+        "success FROM attempts GROUP BY call_id) WHERE most > 1 GROUP BY 1 ORDER BY 1"
+    )
+    width = max((end - start).total_seconds(), 1.0) / _INTERVALS
+    retries = dict[int, int](
+        calls.rows(
+            f"SELECT least(floor((t - epoch_us(?::TIMESTAMP) / 1e6) / ?), {_INTERVALS - 1})::INTEGER, count(*) "
+            "FROM attempts WHERE number > 1 GROUP BY 1",
+            [start, width],
+        )
+    )
+    return Retries(
+        files=tuple(files),
+        lost=tuple(
+            LostTime(reason=reason, host=host, attempts=number, failing=failing, waiting=waiting, queued=queued)
+            for reason, host, number, failing, waiting, queued in lost[:top]
+        ),
+        more_lost=len(lost[top:]),
+        tries=tuple(Tries(attempts=most, succeeded=good, failed=bad) for most, good, bad in tries),
+        over_time=tuple(
+            Retried(start=start + timedelta(seconds=width * number), retries=retries.get(number, 0))
+            for number in range(_INTERVALS)
+        ),
+    )
+
+
+def _attempts_logs(logs: Sequence[str]) -> list[str]:
+    """Return the plain attempts logs of some logs, with their parts."""
+    named = dict.fromkeys(attempts_file(log_name(log)) for log in logs)
+    return [path for name in named if Path(name).is_file() for path in log_files([name]) if not path.endswith(".gz")]

@@ -1,0 +1,112 @@
+"""Tests of what a review says with the attempts log: lost time, calls by number of attempts, retries over time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command_line import run_here
+from support.logs import START, call, write
+
+from otel_connector import review
+from otel_connector._record import ATTEMPT_COLUMNS
+
+A, B = "https://a.example/x", "https://b.example/x"
+
+
+def attempts(*rows: tuple[int, int, float, float, float, str, str]) -> str:
+    """Return an attempts log. A row has call, number, duration, queue, wait, reason, status."""
+    lines = [",".join(ATTEMPT_COLUMNS)]
+    for number, attempt, duration, queue, wait, reason, status in rows:
+        name = f"{number + 1:032x}-{number + 1:016x}"
+        t = START + number + attempt / 10
+        waited = f"{wait:.6f}" if wait else ""
+        lines.append(f"{name},{attempt},{t:.6f},{duration:.6f},{queue:.6f},{waited},{reason},{status},{status}")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Return a log of four calls: two with a second attempt, one with three, and one that failed after two."""
+    made = [call(0, url=A), call(1, url=A), call(2, url=B), call(90, url=B, error="AttemptTimeout: x"), call(95)]
+    (tmp_path / "logs.attempts.csv").write_text(
+        attempts(
+            (0, 1, 0.5, 2.0, 1.0, "status_503", "503"),
+            (0, 2, 0.1, 0.0, 0.0, "", "200"),
+            (1, 1, 0.5, 0.0, 1.0, "status_503", "503"),
+            (1, 2, 0.1, 0.0, 0.0, "", "200"),
+            (2, 1, 5.0, 0.0, 1.0, "timeout", ""),
+            (2, 2, 5.0, 0.0, 1.0, "timeout", ""),
+            (2, 3, 0.1, 0.0, 0.0, "", "200"),
+            (90, 1, 5.0, 0.0, 1.0, "timeout", ""),
+            (90, 2, 5.0, 0.0, 0.0, "timeout", ""),
+            (7_000, 1, 5.0, 0.0, 1.0, "timeout", ""),  # of a call that is not in the log
+        )
+        + "torn",
+        encoding="utf-8",
+    )
+    return write(tmp_path / "logs.csv", made)
+
+
+def test_lost_time_by_reason_and_host_and_calls_by_number_of_attempts(log: Path) -> None:
+    with review.load(log) as calls:
+        found = review.summarize(calls).retries
+        limited = review.summarize(calls, top=1).retries
+    assert found is not None
+    assert [(each.reason, each.host, each.attempts) for each in found.lost] == [
+        ("timeout", "b.example", 4),
+        ("status_503", "a.example", 2),
+    ]
+    timeout, status = found.lost
+    assert (timeout.failing, timeout.waiting, timeout.queued, timeout.seconds) == (20.0, 3.0, 0.0, 23.0)
+    assert (status.failing, status.waiting, status.queued, status.seconds) == (1.0, 2.0, 2.0, 5.0)
+    assert [(each.attempts, each.succeeded, each.failed) for each in found.tries] == [(2, 2, 1), (3, 1, 0)]
+    assert found.seconds == 28.0
+    assert [each.retries for each in found.over_time] == [4, *[0] * 21, 1, 0]
+    assert limited is not None
+    assert (len(limited.lost), limited.more_lost) == (1, 1)
+
+
+def test_only_the_attempts_of_the_selected_calls_count(log: Path) -> None:
+    with review.load(log, where="host = 'a.example'") as calls:
+        found = review.summarize(calls).retries
+    assert found is not None
+    assert [each.reason for each in found.lost] == ["status_503"]
+
+
+def test_all_parts_of_a_rotated_attempts_log_are_read(log: Path) -> None:
+    whole = log.with_name("logs.attempts.csv")
+    header, *rows = whole.read_text(encoding="utf-8").splitlines(keepends=True)
+    log.with_name("logs.attempts.000001.csv").write_text("".join([header, *rows[:4]]), encoding="utf-8")
+    whole.write_text("".join([header, *rows[4:]]), encoding="utf-8")
+    with review.load(log) as calls:
+        found = review.summarize(calls).retries
+    assert found is not None
+    assert (len(found.files), found.seconds) == (2, 28.0)
+
+
+def test_the_outputs_have_the_lost_time(log: Path, tmp_path: Path) -> None:
+    text = run_here(tmp_path, "review", "logs.csv").out
+    assert "Lost time: 28.0 s: timeout at b.example 23.0 s, status_503 at a.example 5.00 s\n" in text
+    assert "Retries: 2 calls succeeded only at attempt 2, 1 failed; 1 call succeeded only at attempt 3\n" in text
+    retries: Any = json.loads(run_here(tmp_path, "review", "logs.csv", "--json").out)["retries"]
+    assert (retries["seconds"], retries["lost"][0]["seconds"]) == (28.0, 23.0)
+    assert (
+        "| timeout | b.example | 4 | 20.0 s | 3.00 s | 0 s |"
+        in run_here(tmp_path, "review", "logs.csv", "--markdown").out
+    )
+    run_here(tmp_path, "review", "logs.csv", "--html", "r.html")
+    assert "Time lost to failed attempts" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "and 1 more" in run_here(tmp_path, "review", "logs.csv", "--top", "1").out
+
+
+@pytest.mark.parametrize("content", [None, ",".join(ATTEMPT_COLUMNS) + "\n"], ids=["no attempts log", "no attempts"])
+def test_a_log_without_attempts_has_no_lost_time(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "logs.attempts.csv").write_text(content, encoding="utf-8")
+    write(tmp_path / "logs.csv", [call(0)])
+    text = run_here(tmp_path, "review", "logs.csv").out
+    assert "Lost time" not in text
+    assert "Lost time" not in run_here(tmp_path, "review", "logs.csv", "--markdown").out
