@@ -3,7 +3,7 @@
 An attempts log is optional; without one, there is nothing to say. Its rows have a ``call_id``, so they are joined with
 the calls, which have the host. Does not know how figures are shown.
 
-Used by ``review`` and ``review._summary``.
+Used by ``review``, ``review._report`` and ``review._summary``.
 """
 
 from __future__ import annotations
