@@ -12,7 +12,6 @@ import os
 import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import aclosing, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -120,8 +119,8 @@ async def _make_calls(run: Demo, calls: int, console: Console, signals: StopSign
     )
     ended = [0, 0]
     this_task: asyncio.Task[Any] = cast("Any", asyncio.current_task())
-    cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, this_task.cancel)  # wakes the loop
-    with progress_bar(console, *columns) as progress, signals.calling(cancel):
+    soon = asyncio.get_running_loop().call_soon_threadsafe  # wakes the loop
+    with progress_bar(console, *columns) as progress, signals.calling(lambda: soon(this_task.cancel)):
         task = progress.add_task("", total=calls, good=0, bad=0)
         async with aclosing(run.run()) as results:
             async for result in results:

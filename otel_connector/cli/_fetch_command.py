@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +232,7 @@ async def _run_until_stopped(run: Fetch, view: FetchView | None, signals: StopSi
 
     soon = loop.call_soon_threadsafe  # wakes the loop
     try:
-        with signals.calling(partial(soon, stop), partial(soon, fetching.cancel)):
+        with signals.calling(lambda: soon(stop), lambda: soon(fetching.cancel)):
             await _shown(run, fetching, view)
     except asyncio.CancelledError:
         if not run.stopped:

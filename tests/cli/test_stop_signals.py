@@ -207,10 +207,9 @@ def test_a_second_signal_cancels_the_calls_and_a_third_one_the_export(
         silent_collector.accept()[0].close()
         wait_until(lambda: errors(tmp_path)["CancelledError"] == 5, process)
         process.send_signal(number)
-        before = time.monotonic()
         _, error = process.communicate()
     assert (process.returncode, "Traceback" in error) == (143, False)
-    assert time.monotonic() - before < 3
+    assert "telemetry was lost at the end of the program: traces (interrupted), metrics (interrupted)" in error
 
 
 def test_a_signal_during_the_last_export_lets_it_end(
