@@ -17,6 +17,7 @@ from otel_connector._record import AttemptRecord, Retry
 
 if TYPE_CHECKING:
     from otel_connector._record import Attempt
+    from otel_connector._telemetry._metrics import Host
 
 _CANCELLED = "cancelled"  # the reason of an attempt that has no result
 
@@ -37,21 +38,23 @@ class AttemptHistory:
         began: Start of the last attempt.
         retry: Why and when the last attempt was made; after the end of the call, the retry for which it still waited.
             None for the first attempt, and if no retry was to follow.
+        host: The host labels of the server that answered the last failed attempt, if it is not that of the URL.
     """
 
     def __init__(self, call_id: str, started: int) -> None:
         self.records: list[AttemptRecord] = []
         self.failures: list[tuple[AttemptRecord, int]] = []
         self.retry: Retry | None = None
+        self.host: Host | None = None
         self._call_id = call_id
         self.began = started
         self._failure: Attempt | None = None  # its failure, until it is complete
         self._failed_at = self._suspended = 0
         self._queue_since: int | None = None
 
-    def failed(self, failure: Attempt, now: int, suspended: float) -> None:
-        """Note that an attempt failed, in which redirects waited for `suspended` seconds."""
-        self.retry = None
+    def failed(self, failure: Attempt, now: int, suspended: float, host: Host | None) -> None:
+        """Note that an attempt failed, in which redirects to `host` waited for `suspended` seconds."""
+        self.retry, self.host = None, host
         self._failure, self._failed_at, self._suspended = failure, now, self._within_attempt(suspended, now)
 
     def queues(self, now: int) -> None:

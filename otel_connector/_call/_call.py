@@ -216,7 +216,7 @@ class Call:
             status, suspended = cast("Exchange", exchange).status, cast("Permit", self._permit).suspended
             unsuccessful = error if self._stopped_ns is None else None
             history.ends(self._started_us + delta_us, self.attempts, unsuccessful, status, suspended)
-            settings.telemetry.waited(span, history.records[-1], again=False, unmade=history.retry)
+            settings.telemetry.waited(span, history.records[-1], history.host, again=False, unmade=history.retry)
         write(record, self._started_us * 1_000 if span.recorded else None, () if history is None else history.records)
         if isinstance(error, Exception):
             error_type = error_type_of(error)
@@ -269,7 +269,7 @@ class Call:
         if self._history is not None:
             self._history.begins(self._unix_us(settings.clock.monotonic_ns()))
             self.retries += 1
-            telemetry.waited(span, self._history.records[-1], again=True)
+            telemetry.waited(span, self._history.records[-1], self._history.host, again=True)
         if telemetry.attempt_spans:
             history, began, retry = self._history, self._started_us, None
             if history is not None:
@@ -336,17 +336,17 @@ class Call:
             waited = (settings.clock.monotonic_ns() - started_ns) / 1e9
             permit.suspended += waited
             self._queued += waited
-            host_labels = settings.telemetry.host(url.host, url.port)
-            settings.telemetry.queued(self._opened(), _REDIRECT, waited, host_labels)
+            settings.telemetry.queued(self._opened(), _REDIRECT, waited, settings.telemetry.host(url.host, url.port))
         shorten(exchange.limit, self._remaining())
 
     def _after_failure(self, error: ConnectorError, exchange: Exchange, permit: Permit) -> float | None:
         """Note a failed attempt, and return the seconds to wait before the next one; None if there is none."""
-        settings, now_ns = self._settings, self._ended_ns or self._settings.clock.monotonic_ns()
+        settings, final = self._settings, exchange.final_url
+        now_ns = self._ended_ns or settings.clock.monotonic_ns()
         if isinstance(error, HTTPStatusError):
             error.retry_after = retry_after_of(CIMultiDict(error.headers), settings.clock.time_ns() / 1e9)
-        # After a redirect, another host may have answered
-        answered_by = permit.host if exchange.final_url is None else f"{host_of(exchange.final_url)}{permit.suffix}"
+        host = None if final is None else settings.telemetry.host(final.host, final.port)
+        answered_by = permit.host if final is None else f"{host_of(final)}{permit.suffix}"  # another after a redirect
         settings.note_failure(error, answered_by, permit.admitted)
         decision = settings.retry.decide(
             error,
@@ -373,7 +373,7 @@ class Call:
         )
         self._last_failure, self._reason = failed.error, failed.reason
         self._history = self._history or AttemptHistory(failed.call_id, self._started_us)
-        self._history.failed(failed, self._unix_us(now_ns), permit.suspended)
+        self._history.failed(failed, self._unix_us(now_ns), permit.suspended, host)
         if refused:
             raise RetryBudgetExhausted(f"the retry budget of {self._host} is exhausted: {error}") from error
         if wait is not None:

@@ -6,7 +6,8 @@ here. This file does not know spans, the SDK or aiohttp.
 
 Source: OpenTelemetry semantic conventions 1.44, "HTTP client metrics".
 
-Used by ``_replay._row_span``, ``_telemetry._call_span``, ``_telemetry._foreign_spans`` and ``_telemetry._spans``.
+Used by ``_call._attempts``, ``_replay._row_span``, ``_telemetry._call_span``, ``_telemetry._foreign_spans`` and
+``_telemetry._spans``.
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ class CallCounts:
         retries: Attempts after the first.
         delays: Seconds of waiting after failed attempts.
         queued: Seconds that calls waited for a permit.
+        instruments: What reports them. None: nothing is reported, also of the calls that the parent of this process has
+            started.
     """
 
     active: Counter[Host] = field(default_factory=Counter[Host])
@@ -100,6 +103,7 @@ class CallCounts:
     retries: Counter[Wait] = field(default_factory=Counter[Wait])
     delays: defaultdict[Wait, float] = field(default_factory=lambda: defaultdict[Wait, float](float))
     queued: defaultdict[Wait, float] = field(default_factory=lambda: defaultdict[Wait, float](float))
+    instruments: Instruments | None = None
 
 
 class Instruments:
@@ -118,6 +122,7 @@ class Instruments:
         self._hosts: set[Host] = set()
         self._projects: set[str] = set()
         self._templates: set[str] = set()
+        self._live: set[CallCounts] = set()
         self.start_over()
         self._duration = duration
         self._call_duration: Histogram | None = None
@@ -129,8 +134,9 @@ class Instruments:
         """Report nothing of the parent, in the child of a fork. Also called by the constructor."""
         # Reentrant: the garbage collector may call `retire` and `_retire_log` in the thread that holds the lock
         self._lock = threading.RLock()
-        self._live: set[CallCounts] = set()
-        self._retired = CallCounts()
+        for counts in self._live:
+            counts.instruments = None
+        self._live, self._retiring, self._retired = set(), list[CallCounts](), CallCounts()
         self._logs: weakref.WeakKeyDictionary[CountedLog, RowCounter] = weakref.WeakKeyDictionary()
         self._closing_logs: list[RowCounter] = []
         self._retired_rows = RowCounts(0, 0, 0)
@@ -212,6 +218,7 @@ class Instruments:
         """
         with self._lock:
             self._in_use = True
+            counts.instruments = self
             self._live.add(counts)
             if paused_hosts is not None:
                 self._paused_hosts.add(paused_hosts)
@@ -232,10 +239,20 @@ class Instruments:
         self._retired_rows = RowCounts(*map(sum, zip(*closed, strict=True)))
 
     def retire(self, counts: CallCounts) -> None:
-        """Keep the totals of a connector that no longer exists: a counter must not decrease."""
+        """Keep the totals of a connector that no longer exists, or has another provider: a counter must not decrease.
+
+        Calls in flight still add to them.
+        """
         with self._lock:
-            if counts not in self._live:  # of the parent of this process
-                return
+            if (
+                counts in self._live and counts not in self._retiring
+            ):  # otherwise of the parent of this process, or done
+                self._retiring.append(counts)
+
+    def _fold_retired(self) -> None:
+        retired = [counts for counts in self._retiring if not any(counts.active.copy().values())]
+        for counts in retired:
+            self._retiring.remove(counts)
             self._live.remove(counts)
             self._retired.received.update(counts.received)
             self._retired.retries.update(counts.retries)
@@ -266,6 +283,7 @@ class Instruments:
 
     def _all_counts(self) -> list[CallCounts]:
         with self._lock:
+            self._fold_retired()
             return [*self._live, self._retired]
 
     def _sum_of(

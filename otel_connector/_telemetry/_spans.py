@@ -127,9 +127,8 @@ class CallTelemetry:
         with self._lock:  # threads with event loops of their own may share the connector
             if provider is self._provider_in_use:
                 return
-            if self._provider_in_use is not None:
-                self._instruments.retire(self.counts)
-                self.counts = CallCounts()
+            self._instruments.retire(self.counts)
+            self.counts = CallCounts()
             self._instruments = instruments_of(provider, self._guard)
             self._provider_in_use = provider
             self._instruments.add(self.counts, self._log, self._paused_hosts)
@@ -313,8 +312,10 @@ class CallTelemetry:
                 if error_type is not None:
                     attempt.span.set_status(error_status(error_type, error))
             attempt.span.end(end_time)
+        if (instruments := call.counts.instruments) is None:
+            return
         with self._guard.guarded("recording the metrics"):
-            self._instruments.record(
+            instruments.record(
                 (end_time - attempt.start_time) / 1e9,
                 call.url_telemetry.host,
                 call.project,
@@ -342,19 +343,22 @@ class CallTelemetry:
             with self._guard.guarded("adding an event"):
                 call.span.add_event(_names.ATTEMPT_EVENT, event_attributes(attempt), ended)
 
-    def waited(self, call: CallSpan, attempt: AttemptRecord, *, again: bool, unmade: Retry | None = None) -> None:
+    def waited(
+        self, call: CallSpan, attempt: AttemptRecord, host: Host | None, *, again: bool, unmade: Retry | None = None
+    ) -> None:
         """Count the wait after an attempt, if there was one, and the attempt that follows.
 
         Args:
             call: The call's span.
             attempt: The attempt.
+            host: The host labels of the server that caused the wait; None for that of the URL.
             again: Whether another one follows. If not, the call has ended.
             unmade: The retry for which the call waited when it ended. No attempt has a span for this time.
         """
         if unmade is not None and self.attempt_spans:
             with self._guard.guarded("setting the attributes of a retry"):
                 call.span.set_attributes(retry_attributes(unmade))
-        key = call.url_telemetry.host, call.project, attempt.reason
+        key = host or call.url_telemetry.host, call.project, attempt.reason
         if attempt.wait is not None:
             call.counts.delays[key] += attempt.wait
             call.counts.retries[key] += again
@@ -404,8 +408,9 @@ class CallTelemetry:
             failures: The failed attempts, each with its end in Unix nanoseconds; each becomes an event, unless
                 attempts have spans.
         """
-        call.counts.active[call.url_telemetry.host] -= 1
+        instruments = call.counts.instruments  # those with which the call has started
         call.counts.received[call.project] += record.response_size
+        call.counts.active[call.url_telemetry.host] -= 1  # the last change: these counters may be retired
         try:
             if call.token is not None:
                 otel_context.detach(call.token)
@@ -426,10 +431,10 @@ class CallTelemetry:
                 call.span.end(end_time)
         except BaseException as error:  # noqa: BLE001 - a processor, exporter or context of the application
             self._guard.swallow(error, "ending the call's span")
-        if call.silent:
+        if call.silent or instruments is None:
             return
         try:
-            self._instruments.record(
+            instruments.record(
                 record.delta_t,
                 call.url_telemetry.host,
                 call.project,

@@ -24,7 +24,7 @@ from support import forked
 from support.logs import Log
 from support.sdk import points
 
-from otel_connector import AsyncConnector
+from otel_connector import AsyncConnector, Attempt
 from otel_connector._guard import TelemetryGuard
 from otel_connector._telemetry import _metrics, _names
 from otel_connector.testing import FakeClock, FaultServer, json_body, retry_after, silent
@@ -79,7 +79,7 @@ async def test_every_provider_that_is_set_gets_all_metrics(
 async def test_a_connector_reports_to_the_provider_that_is_in_force(
     public: bool, server: FaultServer, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Calls before the first provider are part of its sums; calls of another provider are not."""
+    """Each provider has all values of the calls that start while it is set, and none of others."""
     if public:
         monkeypatch.setattr(_metrics, "_api", object())
     server.script("/x", json_body({}))
@@ -95,7 +95,7 @@ async def test_a_connector_reports_to_the_provider_that_is_in_force(
         await connector.get(session, server.url("/x"), "P")
         await connector.get(session, server.url("/x"), "P")
     received, values = "otel_connector.received", "http.client.request.duration"
-    assert [(totals(reader)[received], totals(reader)[values]) for reader in readers] == [(3 * 2, 2), (2 * 2, 2)]
+    assert [(totals(reader)[received], totals(reader)[values]) for reader in readers] == [(2 * 2, 2), (2 * 2, 2)]
     assert [totals(reader).get("http.client.active_requests", 0) for reader in readers] == [0, 0]
 
 
@@ -114,6 +114,28 @@ async def test_a_call_in_flight_when_the_provider_changes_is_active_nowhere_afte
         assert outcome.error is None
     assert totals(first_reader).get("http.client.active_requests", 0) == 0
     assert totals(second_reader).get("http.client.active_requests", 0) == 0
+
+
+@pytest.mark.parametrize("attempt_spans", [False, True])
+async def test_the_provider_with_which_a_call_has_started_has_all_its_values(
+    attempt_spans: bool, server: FaultServer, session: aiohttp.ClientSession
+) -> None:
+    (first, first_reader), (second, second_reader) = provider_with_reader(), provider_with_reader()
+    server.script("/x", [503, json_body({})])
+
+    def change(_: Attempt) -> None:
+        connector._settings.telemetry._use(second)
+
+    connector = AsyncConnector(
+        None, meter_provider=first, clock=FakeClock(), on_retry=change, attempt_spans=attempt_spans
+    )
+    await connector.get(session, server.url("/x"), "P")
+    found = totals(first_reader)
+    assert (found["otel_connector.received"], found["otel_connector.retries"]) == (2, 1)
+    assert found["otel_connector.retry.delay"] > 0
+    assert found["http.client.request.duration"] == 1 + attempt_spans
+    assert {name: value for name, value in totals(second_reader).items() if value} == {}
+    assert totals(first_reader) == found
 
 
 async def test_a_provider_that_is_passed_in_and_then_made_global_counts_both_connectors(
@@ -361,6 +383,61 @@ def test_a_forked_child_counts_from_zero(how: str, what: str, mode: str, server:
     assert (found["received"], found["http.client.active_requests"]) == (6, 0)
     assert found["rows.written"] + found["rows.waiting"] == (3 if what == "has a dropped connector" else 4)
     assert found["rows.lost"] == 0
+
+
+IN_DECODE = """
+import asyncio, json, os, sys, threading
+import aiohttp
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from otel_connector import AsyncConnector
+
+attempt_spans, url = sys.argv[1] == "True", sys.argv[2]
+connector, reader = AsyncConnector(None, attempt_spans=attempt_spans), InMemoryMetricReader()
+is_child = False
+
+async def get(project, decode=bytes):
+    async with aiohttp.ClientSession() as session:
+        await connector.get(session, url, project, decode=decode)
+
+def fork(body):
+    global is_child
+    if pid := os.fork():
+        os.waitpid(pid, 0)
+        return body
+    is_child = True
+    metrics.set_meter_provider(MeterProvider([reader], shutdown_on_exit=False))
+    thread = threading.Thread(target=lambda: asyncio.run(get("child")))
+    thread.start()
+    thread.join()
+    return body
+
+asyncio.run(get("parent", fork))
+if is_child:
+    found = [
+        (metric.name, point.attributes.get("otel_connector.project"), getattr(point, "count", None))
+        for metric in reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+        for point in metric.data.data_points
+        if "duration" in metric.name or "received" in metric.name
+    ]
+    with open("child.json", "w") as file:
+        json.dump(sorted(found), file)
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("attempt_spans", [False, True])
+def test_a_call_that_was_in_flight_at_a_fork_is_not_measured_in_the_child(
+    attempt_spans: bool, server: FaultServer, tmp_path: Path
+) -> None:
+    server.script("/x", json_body({}))
+    arguments = ["-W", "ignore", "-c", IN_DECODE, str(attempt_spans), server.url("/x")]
+    done = forked.run_python(arguments, tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = ["http.client.request.duration", *(["otel_connector.call.duration"] if attempt_spans else [])]
+    expected = [[name, "child", 1] for name in names] + [["otel_connector.received", "child", None]]
+    assert json.loads((tmp_path / "child.json").read_text()) == expected
 
 
 FORKS = """

@@ -9,10 +9,10 @@ from typing import Any
 import aiohttp
 import pytest
 from support.logs import Log
-from support.sdk import SDK
+from support.sdk import SDK, points
 
 from otel_connector import AsyncConnector, RetryPolicy
-from otel_connector.testing import FakeClock, FaultServer, ok, retry_after
+from otel_connector.testing import FakeClock, FaultServer, ok, redirect, retry_after
 
 RETRIED = "otel_connector.retried"
 
@@ -55,6 +55,20 @@ async def never() -> None:
 
 async def fail() -> None:
     raise RuntimeError("no token")
+
+
+async def test_a_wait_after_a_redirect_is_that_of_the_host_which_answered(
+    server: FaultServer, session: aiohttp.ClientSession, sdk: SDK
+) -> None:
+    with FaultServer() as other:
+        server.script("/x", redirect(other.url("/y")))
+        other.script("/y", [retry_after(7, 503), ok])
+        subject = AsyncConnector(None, clock=FakeClock(), **sdk.providers)
+        await subject.get(session, server.url("/x"), "P")
+        data = sdk.metrics.get_metrics_data()
+        for name, value in (("retries", 1), ("retry.delay", 7)):
+            (point,) = points(data, f"otel_connector.{name}")
+            assert (point.value, point.attributes["server.port"]) == (value, other.port)
 
 
 def counted(sdk: SDK, subject: AsyncConnector) -> dict[str, Any]:
