@@ -99,6 +99,7 @@ class TelemetryReport:
         sampler: The description of the sampler.
         variables: The variables that are set.
         problems: What is wrong apart from the exports and the variables.
+        log: The log of the exporter ``csv``; empty if there is none.
     """
 
     exporters: tuple[ExporterReport, ...]
@@ -106,12 +107,14 @@ class TelemetryReport:
     sampler: str
     variables: tuple[SetVariable, ...]
     problems: tuple[str, ...]
+    log: str = ""
 
 
 def examine(telemetry: Telemetry, environ: Mapping[str, str] = os.environ) -> TelemetryReport:
     """Send a span and a metric through each exporter, and stop the exporters. Takes at most their timeouts."""
     providers: dict[str, Any] = {signal.name: signal.provider for signal in telemetry.signals}
     tracers = providers.get("traces")
+    watches: list[ExporterWatch] = []
     names = sorted(name for name in environ if name.startswith("OTEL_"))
     variables = tuple(_variable(name, environ[name], telemetry) for name in names)
     problems: list[str] = []
@@ -119,7 +122,7 @@ def examine(telemetry: Telemetry, environ: Mapping[str, str] = os.environ) -> Te
     if tracers is None or (span := _span(tracers)) is None:
         problems.append("Nothing is sent: the SDK is disabled (OTEL_SDK_DISABLED).")
     else:
-        watches = [watch for signal in telemetry.signals for watch in signal.watches]
+        watches += [watch for signal in telemetry.signals for watch in signal.watches]
         reports = _probe(watches, {"traces": [span], "metrics": _metric(tracers.resource)})
         # A sampler by ratio samples this trace id unless its ratio is 0
         if not tracers.sampler.should_sample(None, 0, "otel-connector doctor").decision.is_sampled():
@@ -133,6 +136,7 @@ def examine(telemetry: Telemetry, environ: Mapping[str, str] = os.environ) -> Te
         sampler=_described(tracers.sampler) if tracers is not None else "",
         variables=variables,
         problems=tuple(problems),
+        log=next((watch.exporter.path for watch in watches if hasattr(watch.exporter, "path")), ""),
     )
 
 

@@ -14,7 +14,6 @@ from collections.abc import Generator, Mapping, Sequence
 from http import HTTPStatus
 from http.client import BadStatusLine
 from typing import Any
-from urllib.parse import urljoin
 
 from otel_connector._record import one_line
 from otel_connector._telemetry._export_problem import Kind, Problem, origin_of, quoted
@@ -57,7 +56,8 @@ def problem_of_response(status: int, headers: Mapping[str, str], body: bytes, ur
         return _problem_of_success(status, media_type, body)
     if status < HTTPStatus.BAD_REQUEST:
         target = headers.get("Location")
-        where = f", a redirect to {one_line(origin_of(urljoin(url, target)), _SHOWN)}" if target else ""
+        origin = origin_of(target if target and "://" in target else url)  # most others are on the same host
+        where = f", a redirect to {one_line(origin, _SHOWN)}" if target else ""
         return Problem(kind=Kind.REDIRECT, answer=f"{answer}{where}")
     if kind := _STATUSES.get(status):
         return Problem(kind=kind, answer=answer, size=size if kind is Kind.TOO_LARGE else 0)
@@ -75,7 +75,7 @@ def _problem_of_success(status: int, media_type: str, body: bytes) -> Problem | 
             return problem_of_message(_message(body))
         if media_type == _JSON:
             return _problem_of_json(json.loads(body))
-    except (AttributeError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError):
         return Problem(kind=Kind.NOT_OTLP, answer=f"{status} with {media_type} that is not a message of OTLP")
     shown = quoted(media_type).removeprefix(": ").strip('"') or "a body of an unknown type"
     return Problem(kind=Kind.NOT_OTLP, answer=f"{status} with {shown}")
@@ -107,7 +107,7 @@ def _problem_of_json(message: Any) -> Problem | None:
 
 def _partial(rejected: int, message: str) -> Problem | None:
     # A message without rejected items is a hint of the receiver, not a loss (OTLP, "Partial Success")
-    return Problem(kind=Kind.PARTIAL, answer=quoted(message), rejected=rejected) if rejected else None
+    return Problem(kind=Kind.PARTIAL, answer=quoted(message), rejected=rejected) if rejected > 0 else None
 
 
 def _text(media_type: str, body: bytes) -> str:

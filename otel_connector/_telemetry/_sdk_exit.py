@@ -15,7 +15,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any, NamedTuple, Protocol, cast, final
@@ -176,7 +176,7 @@ class Telemetry:
     def _log(self, losses: Iterable[_Loss]) -> None:
         """Log one line for each problem, at most once a minute; what a receiver does not take is logged once."""
         groups: dict[tuple[Problem, str], list[_Loss]] = {}
-        for loss in losses:
+        for loss in _consistent(list(losses)):
             if (suffix := self._admit(loss)) is not None:
                 groups.setdefault((loss.problem, loss.target.origin), []).append(loss._replace(suffix=suffix))
         for (problem, _), group in groups.items():
@@ -281,3 +281,15 @@ class Telemetry:
             elif future.result() is False or signal.failed > failed_before:
                 lost[signal.name] = Problem(kind=Kind.UNKNOWN)
         return jobs, lost
+
+
+def _consistent(losses: list[_Loss]) -> Iterator[_Loss]:
+    """Yield the losses. A server that takes no traces either is not a receiver without metrics."""
+    others = {
+        (loss.target.origin, loss.problem.answer): loss.problem
+        for loss in losses
+        if loss.problem.kind is Kind.NO_RECEIVER
+    }
+    for loss in losses:
+        other = others.get((loss.target.origin, loss.problem.answer))
+        yield loss._replace(problem=other) if other and loss.problem.kind is Kind.UNSUPPORTED else loss

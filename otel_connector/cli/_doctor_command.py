@@ -40,7 +40,10 @@ Examples:
 
 
 def doctor(
-    log: Annotated[Path, path_option(text="CSV file whose access is checked.")] = Path("logs.csv"),
+    log: Annotated[
+        Path | None,
+        path_option(text="CSV file whose access is checked. Default: that of the exporter csv, or logs.csv."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Find out why traces or metrics are missing.
@@ -59,6 +62,7 @@ def doctor(
             messages = [printable(each.getMessage()) for each in records]
             report = _doctor.examine(telemetry)
     known = tuple(dict.fromkeys(messages))
+    log = log or Path((report and report.log) or "logs.csv")
     diagnosis = Diagnosis(telemetry=report, problem=problem, messages=known, log=_log_state(log))
     if json:
         print_document(document(diagnosis))

@@ -28,6 +28,7 @@ from support.command_line import Finished, finish, start
 from support.logs import call, write
 from support.otlp_receiver import Received, grpc_receiver, http_receiver
 
+from otel_connector import CSVSpanExporter
 from otel_connector._csv._format import HEADER
 from otel_connector._doctor import SetVariable, TelemetryReport, examine
 from otel_connector._telemetry._sdk_exit import Telemetry
@@ -206,6 +207,14 @@ def test_a_sampler_that_drops_everything_is_a_problem(server: FaultServer) -> No
     assert f"            {problem}" in list(lines(made))
     assert "            Invalid timeout value" in list(lines(made))
     assert json.loads(document(made))["problems"] == made.problems
+
+
+def test_the_log_of_the_exporter_csv_is_the_one_that_is_checked(tmp_path: Path) -> None:
+    log = tmp_path / "mine.csv"
+    with telemetry_of([SimpleSpanProcessor(CSVSpanExporter(log))]) as telemetry:
+        report = examine(telemetry, {})
+    assert (report.log, results(report)[0]) == (str(log), ("traces", "CSVSpanExporter", "accepted"))
+    assert log.read_bytes() == HEADER
 
 
 def test_without_a_provider_nothing_is_sent() -> None:

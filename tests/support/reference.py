@@ -16,7 +16,7 @@ from otel_connector.cli import app
 from support.documents import DOCS
 from support.processes import ROOT
 
-COMMANDS = ("demo", "check", "fetch", "review", "replay")
+COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:

@@ -193,6 +193,14 @@ ANSWERS: dict[str, tuple[Step, str]] = {
             " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
         ),
     ),
+    "JSON with an infinite number": (
+        respond(200, b'{"partialSuccess": {"rejectedSpans": 1e999}}'),
+        "answered 200 with application/json that is not a message of OTLP. This is not an OTLP receiver.",
+    ),
+    "deeply nested JSON": (
+        respond(200, b"[" * 60_000),
+        "answered 200 with application/json that is not a message of OTLP. This is not an OTLP receiver.",
+    ),
     "401": (respond(401), "answered 401 Unauthorized. Set OTEL_EXPORTER_OTLP_HEADERS."),
     "403": (respond(403), "answered 403 Forbidden. Set OTEL_EXPORTER_OTLP_HEADERS."),
     "429": (respond(429, headers=[("Retry-After", "30")]), "answered 429 Too Many Requests and asked to wait 30 s."),
@@ -231,6 +239,7 @@ CONFIRMATIONS = {
     "JSON": respond(200, b"{}"),
     "JSON without a body": respond(200),
     "protobuf": respond(200, b"", content_type=PROTOBUF),
+    "a negative number of rejected items": respond(200, b'{"partialSuccess": {"rejectedSpans": -1}}'),
 }
 
 
@@ -825,6 +834,20 @@ def test_the_end_of_a_program_reports_both_signals_in_one_line(
         assert warnings_of(caplog) == expected
         assert telemetry.lost() == ("traces", "metrics")
         caplog.clear()
+
+
+def test_a_server_that_takes_nothing_is_not_called_a_receiver_without_metrics(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", origin := server.url("/")[:-1])  # no path of it exists
+    tracers, reader = TracerProvider(shutdown_on_exit=False), PeriodicExportingMetricReader(HttpMetrics())
+    tracers.add_span_processor(BatchSpanProcessor(HttpSpans()))
+    meters = MeterProvider([reader], shutdown_on_exit=False)
+    meters.get_meter("t").create_counter("c").add(1)
+    telemetry = Telemetry({"traces": tracers, "metrics": meters}, 5)
+    tracers.get_tracer("t").start_span("s").end()
+    assert not telemetry.shutdown()
+    assert warnings_of(caplog) == [NO_RECEIVER.replace("Traces", "Traces and metrics").format(origin=origin)]
 
 
 def test_what_the_sdk_logs_is_a_repetition_only_if_the_problem_is_known() -> None:
