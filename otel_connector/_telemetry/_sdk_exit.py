@@ -34,6 +34,8 @@ _logger = logging.getLogger("otel_connector")
 _STOP_SECONDS = 0.5
 _STOP_SHARE = 0.1
 
+_SLICE = 0.1  # seconds: if the system delivers a signal to another thread, it does not interrupt a wait of this one
+
 _SECONDS_AFTER_TIMEOUT = 0.1  # for a collector that did not answer a moment ago
 
 
@@ -271,7 +273,7 @@ class Telemetry:
         """
         before = [signal.failed for signal in self.signals]
         jobs = [signal.executor.submit(partial(job, signal, timeout)) for signal in self.signals]
-        wait(jobs, wait_for)
+        _wait(jobs, wait_for)
         lost: dict[str, Problem] = {}
         for signal, failed_before, future in zip(self.signals, before, jobs, strict=True):
             if not future.done():
@@ -281,6 +283,13 @@ class Telemetry:
             elif future.result() is False or signal.failed > failed_before:
                 lost[signal.name] = Problem(kind=Kind.UNKNOWN)
         return jobs, lost
+
+
+def _wait(jobs: Iterable[Future[object]], seconds: float) -> None:
+    """Wait until the jobs are done, in slices, so that a signal takes effect."""
+    deadline = time.monotonic() + seconds
+    while wait(jobs, max(0.0, min(_SLICE, deadline - time.monotonic()))).not_done and time.monotonic() < deadline:
+        pass
 
 
 def _consistent(losses: list[_Loss]) -> Iterator[_Loss]:
