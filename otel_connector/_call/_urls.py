@@ -4,7 +4,7 @@ yarl removes characters that UTF-8 cannot encode, tabs and line ends; decodes th
 and applies IDNA to hosts of any length, which takes half a second for 8 kB. This file prevents that. It does not know
 sessions, requests or errors of a call.
 
-Used by ``_call`` and ``_fetch``.
+Used by ``_call``, ``_fetch`` and ``cli``.
 """
 
 from __future__ import annotations

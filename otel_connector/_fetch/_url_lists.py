@@ -3,7 +3,7 @@
 URLs are read in batches and are never all in memory. Files and pipes are read in a thread, so that a slow disk or a
 pipe without data does not block the event loop. Does not know calls.
 
-Used by ``_fetch._fetch``, ``cli._continue_command`` and ``cli._fetch_command``.
+Used by ``_fetch._fetch``, ``cli._continue_command``, ``cli._fetch_command`` and ``cli._review_command``.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     most = MOST_FILES if is_terminal(console) else None
     before, after = words.run(comparison.before, most), words.run(comparison.after, most)
     print_lines(console, f"before  {before}", f"after   {after}", "")
-    show(console, styled(words.headline(comparison), "bold"), "")
-    show(console, _table(console, "All calls", [("", comparison.total.differences)]))
+    show(console, *(styled(text, "" if text.startswith(" ") else "bold") for text in words.texts(comparison)), "")
+    show(console, _table(console, words.all_calls(comparison), [("", comparison.total.differences)]))
     if comparison.total.more_errors:
         print_lines(console, f"and {comparison.total.more_errors:,} rarer error classes")
     for title, _, groups in words.tables(comparison):

@@ -8,14 +8,16 @@ Used by ``cli``.
 from __future__ import annotations
 
 import logging
+import shlex
 import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from functools import partial
+from glob import has_magic
+from itertools import chain
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -27,6 +29,8 @@ from otel_connector._arguments import checked_text
 from otel_connector._csv._lines import MAX_UNPACKED_BYTES, logs_of_calls
 from otel_connector._csv._parts import log_files
 from otel_connector._csv._whole_file import check_target, refuse_log, write_whole
+from otel_connector._record import URL_LIMIT, one_line
+from otel_connector._redact import DEFAULT_REDACTED_PARAMS, Redactor
 from otel_connector.cli import _call_filters as filters
 from otel_connector.cli import _review_options as options
 from otel_connector.cli._compare_view import show_comparison
@@ -46,13 +50,18 @@ from otel_connector.cli._terminal import (
     styled,
     tolerant_console,
 )
-from otel_connector.review import Calls, Comparison, Summary, html_report, load, save_pictures, summarize
+from otel_connector.review import Calls, Summary, Verdict, html_report, load, save_pictures, summarize
 from otel_connector.review import compare as compare_logs
+from otel_connector.review import verdict as judge
+from otel_connector.review._compare_html import comparison_report
+from otel_connector.review._compare_text import counts
 from otel_connector.review._compare_text import markdown as markdown_of
+from otel_connector.review._compare_text import texts as comparison_texts
 from otel_connector.review._filters import InvalidCondition, condition
 from otel_connector.review._formats import CONDITION_NAMES, as_csv, as_json, as_markdown, values
 from otel_connector.review._query import Answer
 from otel_connector.review._trace_url import TraceURL
+from otel_connector.review._verdict_text import UTC, Wording, texts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,7 +74,7 @@ and write other files; nothing restricts them.
 
 \b
 Names in --fail-if: {", ".join(CONDITION_NAMES)};
-  with --compare: better, worse (number of figures that changed by more than noise)
+  with --compare: better, worse (number of outages, and of figures that changed by more than noise)
 
 \b
 Exit code:
@@ -108,6 +117,7 @@ def review(
     sql: options.Sql = None,
     follow: options.Follow = False,
     top: options.Top = None,
+    urls: options.Urls = None,
     max_unpacked_bytes: options.MaxUnpackedBytes = MAX_UNPACKED_BYTES,
 ) -> None:
     """Summarise a log: calls, rate, latency, failures, changes.
@@ -117,15 +127,15 @@ def review(
     """
     _end_on_sigterm()
     targets = {"--html": html, "--png": png, "--svg": svg}
-    outputs = {**targets, "--trace-url": trace_url}
+    outputs = {**targets, "--trace-url": trace_url, "--urls": urls}
     try:
         form = _form(json=json, csv=csv, markdown=markdown)
         where_all = _condition(project, since, until, where)
         read = partial(load, where=where_all, max_unpacked_bytes=max_unpacked_bytes)
         console = output_console()
         if compare:
-            _refuse({"--csv": csv, "--follow": follow, **outputs, "--sql": sql}, beside="--compare")
-            raise typer.Exit(_compare(console, files, read, form, fail_if))
+            _refuse({"--csv": csv, "--follow": follow, **outputs, "--html": None, "--sql": sql}, beside="--compare")
+            raise typer.Exit(_compare(console, files, read, form, fail_if=fail_if, html=html))
         failing = None if fail_if is None else parse(fail_if, CONDITION_NAMES)
         if follow:
             _refuse({f"--{form}": form != "text", **outputs, "--sql": sql, "--fail-if": fail_if}, beside="--follow")
@@ -139,8 +149,10 @@ def review(
             if sql is not None:
                 raise typer.Exit(_print_answer(console, calls, sql, form))
             summary = summarize(calls, top=top or options.DEFAULT_TOP)
-            written = _write(calls, summary, html, png, svg, trace_url)
-        _print_summary(console, summary, form, top)
+            verdict = judge(calls, summary, urls=None if urls is None else _listed(urls))
+            wording = _wording(urls, files, trace_url)
+            written = _write(calls, summary, verdict, wording, html=html, png=png, svg=svg, trace_url=trace_url)
+        _print_summary(console, summary, verdict, wording, form, top)
         print_lines(console if form == "text" else tolerant_console(sys.stderr), *written)
         raise typer.Exit(_exit_code(summary, failing))
     except InvalidCondition as error:
@@ -169,8 +181,6 @@ def _refuse(options: Mapping[str, object], *, beside: str) -> None:
 def _check_report(html: Path | None, trace_url: str | None, files: Sequence[str]) -> None:
     """Refuse to write a report to a folder or a device, or over a log: the shell expands ``--html *.csv`` to that."""
     if trace_url is not None:
-        if html is None:
-            raise ValueError("--trace-url needs --html")
         TraceURL(trace_url, "--trace-url")
     if html is not None:
         check_target(str(html))
@@ -180,45 +190,87 @@ def _check_report(html: Path | None, trace_url: str | None, files: Sequence[str]
 
 
 def _compare(
-    console: Console, files: Sequence[str], read: Callable[[str], Calls], form: str, fail_if: str | None
+    console: Console,
+    files: Sequence[str],
+    read: Callable[[str], Calls],
+    form: str,
+    fail_if: str | None,
+    html: Path | None,
 ) -> int:
-    """Print a comparison of two logs, and return the exit code. A condition counts the changed figures."""
+    """Print a comparison of two logs, and return the exit code. A condition counts the outages and changed figures."""
     failing = None if fail_if is None else parse(fail_if, _VERDICTS)
     files = logs_of_calls(files)
     if len(files) != _BEFORE_AND_AFTER:
         raise ValueError(f"--compare needs two logs, before and after, not {len(files)}; quote patterns")
+    _check_report(html, None, files)
     with read(files[0]) as before, read(files[1]) as after:
         comparison = compare_logs(before, after)
         print_errors(*file_lines((*before.files, *after.files)))
+    if html is not None:
+        page = comparison_report(comparison, title=html.stem)
+        write_whole(str(html), page.encode(), like=[*comparison.before.files, *comparison.after.files])
     if form == "text":
         show_comparison(console, comparison)
     elif form == "json":
-        print_document(dumps(comparison.to_dict(), indent=2, ensure_ascii=False))
+        facts = {"text": comparison_texts(comparison), **comparison.to_dict()}
+        print_document(dumps(facts, indent=2, ensure_ascii=False))
     else:
         print_document(markdown_of(comparison))
+    if html is not None:
+        print_lines(console if form == "text" else tolerant_console(sys.stderr), f"Report: {html.absolute()}")
     if failing is None:
         return 0
-    if not any(row.test for row in comparison.total.differences):
+    if not comparison.outages and not any(row.test for row in comparison.total.differences):
         print_errors("otel-connector review: --fail-if: the logs have too few calls for a comparison")
         return USAGE
-    return code_of_condition("review", failing, _verdict_counts(comparison))
+    return code_of_condition("review", failing, counts(comparison))
 
 
-def _verdict_counts(comparison: Comparison) -> dict[str, float]:
-    """Count the figures (of all calls, projects, hosts, endpoints) that became better or worse by more than noise."""
-    counts = Counter[str](row.verdict for group in comparison.groups for row in group.differences)
-    return {name: counts[name] for name in _VERDICTS}
+def _listed(path: Path) -> Iterator[str]:
+    """Yield the URLs of a list as a log shows them."""
+    from otel_connector._call._urls import parsed_url
+    from otel_connector._fetch._url_lists import UrlLines
+
+    redactor = Redactor(DEFAULT_REDACTED_PARAMS)
+    with naming("--urls"):
+        listed = UrlLines(str(path))
+        if listed.total is None:
+            raise ValueError("a list of URLs must be a file, because it is read more than once, not a pipe")
+        for url in chain.from_iterable(listed.in_advance()):
+            try:
+                requested = str(parsed_url(url))
+            except ValueError:  # its row has the text of the list
+                requested = url
+            yield one_line(redactor.url(requested), URL_LIMIT)
+
+
+def _wording(urls: Path | None, files: Sequence[str], trace_url: str | None) -> Wording:
+    """Return how the verdict is written: with the links to traces, and the command that fetches missing URLs."""
+    command = ""
+    if urls is not None and len(files) == 1 and not has_magic(files[0]):
+        command = shlex.join(["otel-connector", "fetch", str(urls), "--log", files[0]])
+    return Wording(traces=None if trace_url is None else TraceURL(trace_url, "--trace-url"), command=command)
 
 
 def _write(
-    calls: Calls, summary: Summary, html: Path | None, png: Path | None, svg: Path | None, trace_url: str | None
+    calls: Calls,
+    summary: Summary,
+    verdict: Verdict,
+    wording: Wording,
+    *,
+    html: Path | None,
+    png: Path | None,
+    svg: Path | None,
+    trace_url: str | None,
 ) -> list[str]:
     """Write the report and the charts, and return lines with their paths."""
     written = list[str]()
     if html is not None:
         # The tables of a report can be searched, so they may be long
         detailed = summarize(calls, top=max(_REPORT_GROUPS, len(summary.hosts)))
-        page = html_report(calls, detailed, title=html.stem, trace_url=trace_url)
+        page = html_report(
+            calls, detailed, title=html.stem, trace_url=trace_url, verdict=verdict, command=wording.command
+        )
         write_whole(str(html), page.encode(), like=[log.path for log in calls.files])
         written.append(f"Report: {html.absolute()}")
     for path, form in ((png, "png"), (svg, "svg")):
@@ -244,18 +296,23 @@ def _condition(projects: Sequence[str] | None, since: str | None, until: str | N
     return condition(projects=projects or (), since=start, until=end, where=where)
 
 
-def _print_summary(console: Console, summary: Summary, form: str, top: int | None) -> None:
+def _print_summary(
+    console: Console, summary: Summary, verdict: Verdict, wording: Wording, form: str, top: int | None
+) -> None:
     if form == "text":
-        show(console, _screen(console, summary, top))
+        show(console, _screen(console, summary, verdict, wording, top))
+    elif form == "csv":
+        print_document(as_csv(summary))
     else:
-        print_document({"json": as_json, "csv": as_csv, "markdown": as_markdown}[form](summary))
+        print_document({"json": as_json, "markdown": as_markdown}[form](summary, verdict, wording))
 
 
-def _screen(console: Console, summary: Summary, top: int | None) -> Group:
+def _screen(console: Console, summary: Summary, verdict: Verdict, wording: Wording, top: int | None) -> Group:
     """Return lines about the files, and a summary that fits the rest of a terminal. Other outputs have no limit."""
     about_files = [styled(line, overflow="ignore") for line in file_lines(summary.files)]
     lines = console.height - len(about_files) if is_terminal(console) else None
-    return Group(*about_files, summary_view(summary, width=console.width, lines=lines, all_rows=top is not None))
+    said = texts(verdict, wording)
+    return Group(*about_files, summary_view(summary, said, width=console.width, lines=lines, all_rows=top is not None))
 
 
 def _print_answer(console: Console, calls: Calls, sql: str, form: str) -> int:
@@ -274,19 +331,20 @@ def _follow(console: Console, read: Callable[[], Calls], top: int | None) -> NoR
     """Show the log while it grows, until Ctrl-C. If the output is not a terminal, print one summary after another."""
     view = live_view(console, auto_refresh=False, vertical_overflow="crop") if can_animate(console) else nullcontext()
     with view as live, _each_line_once():
-        summary: Summary | None = None
+        screen: Group | None = None
         while True:
             started = time.monotonic()
             try:
                 with read() as calls:
                     summary = summarize(calls, top=top or options.DEFAULT_TOP)
+                    screen = _screen(console, summary, judge(calls, summary), UTC, top)
             except (OSError, ValueError):  # the log is being rotated or truncated: show the previous summary
-                if summary is None:
+                if screen is None:
                     raise
             if live is None:
-                show(console, _screen(console, summary, top), "")
+                show(console, screen, "")
             else:
-                live.update(_screen(console, summary, top), refresh=True)
+                live.update(screen, refresh=True)
             time.sleep(max(_FOLLOW_INTERVAL, time.monotonic() - started))
 
 

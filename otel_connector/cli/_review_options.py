@@ -25,7 +25,11 @@ Png = Annotated[Path | None, path_option("--png", text="Write charts: night.png 
 Svg = Annotated[Path | None, path_option("--svg", text="Write the charts as SVG.")]
 TraceUrl = Annotated[
     str | None,
-    typer.Option(metavar="TEMPLATE", help="Link traces in the report, e.g. 'http://localhost:16686/trace/{trace_id}'."),
+    typer.Option(metavar="TEMPLATE", help="Link traces, e.g. 'http://localhost:16686/trace/{trace_id}'."),
+]
+Urls = Annotated[
+    Path | None,
+    path_option("--urls", text="The list of URLs that were to be fetched: those without a row are counted."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")]

@@ -32,11 +32,15 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from otel_connector.review import ErrorClass, Group, LogFile, Retries, Summary, Tries
+    from otel_connector.review import Group, LogFile, Retries, Summary, Tries
     from otel_connector.review._query import Answer
 
-_SENTENCES = 3  # at the end, of one line each, that are among the fixed lines
-_FIXED_LINES = 20  # of a full summary without the rows of its tables, plus two prompts
+_PROMPTS = 2  # lines of a screen that the shell uses
+_SENTENCES = 3  # at the end, of one line each, that are among the lines of their section
+_FIGURES = 3  # lines with the figures of all calls, and the one before them
+# Lines of a section with one row of each table, "and more", and the empty line before it
+_LEAST_LINES = {"groups": 9, "errors": 4, "slowest calls": 3, "changes over time": 4}
+_OF_SECTIONS = ("groups", "groups", "errors", "slowest calls", "groups")
 _MAX_ROWS = 10  # of a table on a high screen
 _YELLOW, _RED = 0.01, 0.1  # failure rates from which these colours are used
 _LISTED_DAMAGE = 3  # damaged lines listed per file
@@ -47,41 +51,66 @@ _MAX_NAME = 60  # columns of a name on a wide screen
 _MIN_CHANGE = 0.05  # relative changes below this are not listed
 
 
-def summary_view(summary: Summary, *, width: int, lines: int | None = None, all_rows: bool = False) -> Lines:
-    """Return a summary for the terminal.
+def summary_view(
+    summary: Summary,
+    verdict: Sequence[str] = (),
+    *,
+    width: int,
+    lines: int | None = None,
+    all_rows: bool = False,
+) -> Lines:
+    """Return a summary for the terminal. On a low screen, its last tables are left out, so that its head stays visible.
 
     Args:
         summary: The summary.
+        verdict: The lines of the verdict, without that of the files.
         width: Columns of the screen.
         lines: Lines of the screen; None for no limit: all rows are shown, and no text is cut.
         all_rows: Whether to show all rows, even if they do not fit the screen.
     """
     if not summary.total.calls:
         return Lines(styled("No calls."))
-    listed = (summary.projects, summary.hosts, summary.errors, summary.slowest, summary.endpoints)
-    sizes = [len(each) for each in listed]
-    fitting = sizes
-    sentences = [*_retries(summary.retries), *_over_time(summary)]
-    if lines is not None and not all_rows:
-        names = wrap(_names(summary, cut=True), width) if len(_read(summary)) > 1 else []
-        lines -= sum(len(wrap(each.plain, width)) for each in sentences) - _SENTENCES
-        fitting = _share_rows(max(lines - _FIXED_LINES - len(names), len(sizes) - 1), sizes)
-    projects, hosts, errors, slowest, endpoints = fitting
     wide, cut = width >= _WIDE, lines is not None
-    parts: list[RenderableType] = [
-        *_total(summary, cut=cut),
-        "",
-        _groups(summary, projects, hosts, endpoints, wide=wide, cut=cut),
-        "",
-    ]
-    if summary.errors:
-        more = len(summary.errors) - errors + summary.more_errors
-        parts += [
-            _errors(summary.errors, errors, cut=cut),
-            *([styled(f"and {more:,} more", "dim")] if more else []),
-            "",
-        ]
-    return Lines(*parts, _slowest(summary, slowest, wide=wide, cut=cut), "", *sentences)
+    said = [part for text in verdict for part in (_wrapped(text, width) if cut else [text])]
+    head, names = list(_head(summary, cut=cut)), wrap(_names(summary, cut=True), width) if cut else []
+    listed = (summary.projects, summary.hosts, summary.errors, summary.slowest, summary.endpoints)
+    sizes, sentences = [len(each) for each in listed], [*_retries(summary.retries), *_over_time(summary)]
+    fitting, left_out = sizes, list[str]()
+    if lines is not None and not all_rows:
+        room = lines - _PROMPTS - len(said) - len(head) + 1 - max(len(names), 1) - _FIGURES
+        wrapped = sum(len(wrap(each.plain, width)) for each in sentences) - _SENTENCES
+        fitting, left_out = _fitted(room - wrapped, sizes)
+    sections: dict[str, Callable[[], list[RenderableType]]] = {
+        "groups": lambda: [_groups(summary, fitting[0], fitting[1], fitting[4], wide=wide, cut=cut)],
+        "errors": lambda: _errors(summary, fitting[2], cut=cut) if summary.errors else [],
+        "slowest calls": lambda: [_slowest(summary, fitting[3], wide=wide, cut=cut)],
+        "changes over time": lambda: list(sentences),
+    }
+    parts: list[RenderableType] = [*head, *map(styled, said), *([""] if said else []), *_total(summary)]
+    for name, section in sections.items():
+        if name not in left_out and (shown := section()):
+            parts += ["", *shown]
+    if left_out:
+        parts.append(styled(f"Not on this screen: {', '.join(left_out)}", "dim"))
+    return Lines(*parts)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Return a line of the verdict as lines of the screen; those after the first, and details, are indented."""
+    indent = "  " if text.startswith("  ") else ""
+    return wrap(text.strip(), width, initial_indent=indent, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _fitted(room: int, sizes: Sequence[int]) -> tuple[list[int], list[str]]:
+    """Return how many rows of projects, hosts, errors and slowest calls fit, and the sections that do not."""
+    left_out = list[str]()
+    needed = {name: lines for name, lines in _LEAST_LINES.items() if name != "errors" or sizes[2]}
+    for name in reversed(needed):
+        if sum(needed.values()) - sum(needed[each] for each in left_out) + bool(left_out) > room:
+            left_out.append(name)
+    kept = [size if name not in left_out else 0 for name, size in zip(_OF_SECTIONS, sizes, strict=True)]
+    room -= sum(lines for name, lines in needed.items() if name not in left_out) + bool(left_out)
+    return _share_rows(max(room, 0) + sum(map(bool, kept)), kept), left_out[::-1]
 
 
 def _share_rows(room: int, sizes: Sequence[int]) -> list[int]:
@@ -130,14 +159,18 @@ def _names(summary: Summary, *, cut: bool) -> str:
     return listed_files(_read(summary), MOST_FILES if cut else None)
 
 
-def _total(summary: Summary, *, cut: bool) -> Iterator[Text]:
-    total, latency = summary.total, summary.total.latency
-    names = _names(summary, cut=cut)
+def _head(summary: Summary, *, cut: bool) -> Iterator[Text]:
+    """Yield the names of the files and the period."""
+    total, names = summary.total, _names(summary, cut=cut)
     if (read := len(_read(summary))) > 1:
         yield styled(names)
         names = counted(read, "file")
     end = moment(total.end).removeprefix(f"{moment(total.start).partition(' ')[0]} ")
     yield line(f"{names}: {moment(total.start)} to {end} UTC, {duration(total.seconds)}")
+
+
+def _total(summary: Summary) -> Iterator[Text]:
+    total, latency = summary.total, summary.total.latency
     succeeded = f"{share(1 - total.error_rate)} succeeded, {total.failed:,} failed"
     calls = (counted(total.calls, "call"), "bold")
     yield line(calls, f", {rate(total.rate)}   ", (succeeded, _colour(total.error_rate)), f"   {size(total.bytes)}")
@@ -176,11 +209,11 @@ def _add_groups(columns: Table, groups: Sequence[Group], rows: int, more: int, *
         columns.add_row(styled(f"and {more:,} more", "dim"))
 
 
-def _errors(classes: Sequence[ErrorClass], rows: int, *, cut: bool) -> Table:
+def _errors(summary: Summary, rows: int, *, cut: bool) -> list[RenderableType]:
     columns = table("Error", "Calls", "Share")
     columns.expand = cut
     columns.add_column("For example", no_wrap=True, overflow="ellipsis", ratio=1)
-    for each in classes[:rows]:
+    for each in summary.errors[:rows]:
         example = each.example
         message = example.error.removeprefix(f"{each.name.partition(' ')[0]}: ")
         columns.add_row(
@@ -189,7 +222,8 @@ def _errors(classes: Sequence[ErrorClass], rows: int, *, cut: bool) -> Table:
             share(each.share),
             f"{message}  {example.url}",
         )
-    return columns
+    more = len(summary.errors) - rows + summary.more_errors
+    return [columns, *([styled(f"and {more:,} more", "dim")] if more else [])]
 
 
 def _slowest(summary: Summary, rows: int, *, wide: bool, cut: bool) -> Table:

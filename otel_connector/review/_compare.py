@@ -13,6 +13,10 @@ The tests, and the reasons for them (their sources are in `_noise`):
 - A significant difference can be irrelevant: below `minimum` it gets a verdict of its own.
 - If a run is too short, or its noise could hide a difference of half the figure, the verdict says so instead of "same".
 
+Two questions are answered. What was worse in this run? Outages are named (`_findings`): one outage is one event, which
+no statistics of batches can tell from chance. What is worse apart from them? That is what is tested, without the calls
+of the outages.
+
 The number of calls is not tested, because the user decides on it. Knows nothing of how a comparison is shown.
 
 Used by ``review``.
@@ -25,14 +29,26 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeAlias
+from itertools import zip_longest
+from typing import Literal, TypeAlias
 
 from otel_connector._arguments import checked_instance, checked_int, checked_number
 from otel_connector._units import exact_duration
 from otel_connector.review import _noise
-from otel_connector.review._comparison import Compared, Comparison, Difference, Groups, OnlyIn, Run, Verdict
+from otel_connector.review._comparison import (
+    Compared,
+    Comparison,
+    Difference,
+    FigureVerdict,
+    Groups,
+    OnlyIn,
+    Outage,
+    Run,
+)
+from otel_connector.review._findings import FEWEST, condition_of, ends, outages
 from otel_connector.review._load import Calls
 from otel_connector.review._noise import BATCHES, Estimate, Significance
+from otel_connector.review._verdict import Finding
 
 WELCH = f"Welch's t-test, errors from {BATCHES} batches of each run"
 WOODRUFF = f"Woodruff's intervals from {BATCHES} batches of each run, Welch's t-test"
@@ -47,6 +63,7 @@ _FEWEST_BATCHES = 10  # with calls; the minimum of Schmeiser
 _FEWEST_SLOWER = 10  # calls that are slower than a tested percentile
 _COIN = 0.5  # a confidence that needs no test
 _HIDES = 0.5  # share of a figure: with more noise, the figure cannot be called the same
+_LARGER = 1.5  # times the share of the calls that failed in an outage of the other run, from which this one is worse
 _NEUTRAL = frozenset({"calls_per_second", "bytes_per_call"})  # neither more nor less of them is better
 _PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 
@@ -85,14 +102,19 @@ def compare(
     if not 0 <= checked_number("minimum", minimum) < math.inf:
         raise ValueError(f"minimum must be 0 or more, and finite, not {minimum!r}")
     checked_int("groups", groups, least=0)
+    are_enough = min(len(before), len(after)) >= FEWEST
+    found = tuple(outages(run) if are_enough else () for run in (before, after))
+    for run, of_run in zip((before, after), found, strict=True):
+        _create_view(run, of_run)
     first, second = (_measured(run, "''", [""]).get("", _NOTHING) for run in (before, after))
     task = _Task(runs=((before, first), (after, second)), confidence=confidence, minimum=minimum)
     (total,) = _tested(task, [("", first, second)])
     return Comparison(
-        before=_run(before, first),
-        after=_run(after, second),
+        before=_run(before),
+        after=_run(after),
         confidence=confidence,
         minimum=minimum,
+        outages=tuple(_matched(*found)),
         total=total,
         projects=_groups(task, "project", groups),
         hosts=_groups(task, "host", groups),
@@ -100,9 +122,33 @@ def compare(
     )
 
 
-def _run(calls: Calls, whole: _Measured) -> Run:
+def _run(calls: Calls) -> Run:
     files = tuple(file.path for file in calls.files if not file.problem)
-    return Run(files=files, calls=whole.calls, start=whole.start, end=whole.end)
+    ((number, failed, start, end),) = calls.rows(
+        "SELECT count(*), count(*) FILTER (WHERE NOT success), min(t), max(t) FROM calls_compact"
+    )
+    return Run(files=files, calls=number, failed=failed, start=start, end=end)
+
+
+def _create_view(calls: Calls, found: Sequence[Finding]) -> None:
+    """Create the view ``calls_apart``: the calls without those of the outages, or the time of an outage of all."""
+    kept = " AND ".join(f"NOT {condition_of(each)}" for each in found) or "TRUE"
+    of_all = [ends(stretch) for each in found if not each.others for stretch in each.stretches]
+    removed = " + ".join(f"(CASE WHEN t > make_timestamp({high}) THEN {high - low} ELSE 0 END)" for low, high in of_all)
+    shifted = f"SELECT * REPLACE (make_timestamp(epoch_us(t) - ({removed})) AS t)" if of_all else "SELECT *"
+    calls.rows(f"CREATE OR REPLACE TEMP VIEW calls_apart AS {shifted} FROM calls_compact WHERE {kept}")
+
+
+def _matched(before: Sequence[Finding], after: Sequence[Finding]) -> Iterator[Outage]:
+    """Compare the largest outage of each run with that of the other, then the next ones."""
+    for first, second in zip_longest(before, after):
+        lost = [0.0 if each is None else each.weight for each in (first, second)]
+        if second is not None:
+            verdict: Literal["worse", "in both runs"] = "worse" if lost[1] > _LARGER * lost[0] else "in both runs"
+            yield Outage(run="after", verdict=verdict, finding=second)
+        if first is not None:
+            better: Literal["better", "in both runs"] = "better" if lost[0] > _LARGER * lost[1] else "in both runs"
+            yield Outage(run="before", verdict=better, finding=first)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +211,7 @@ def _measured(run: Calls, by: str, names: Sequence[str]) -> dict[str, _Measured]
     found = {
         name: _Measured(calls=calls, start=start, end=end, curve=tuple(curve))
         for name, calls, start, end, curve in run.rows(
-            f"SELECT {by}, count(*), min(t), max(t), quantile_cont(delta_t, {list(_LEVELS)}) FROM calls_compact "
+            f"SELECT {by}, count(*), min(t), max(t), quantile_cont(delta_t, {list(_LEVELS)}) FROM calls_apart "
             f"WHERE {by} IN (SELECT unnest(?::VARCHAR[])) GROUP BY 1",
             [list(names)],
         )
@@ -183,7 +229,7 @@ def _measured(run: Calls, by: str, names: Sequence[str]) -> dict[str, _Measured]
     joined = (
         # the limit is for periods of centuries, whose number of microseconds is rounded
         f"SELECT *, least(floor((epoch_us(t) - epoch_us(start)) * per_us), {BATCHES - 1})::INTEGER AS batch "
-        f"FROM calls_compact "
+        f"FROM calls_apart "
         f"JOIN (SELECT {columns}{thresholds}) ON {by} = name"
     )
     no_slower = "".join(f", count_if(delta_t <= q{number})" for number, _ in enumerate(_PERCENTILES))
@@ -202,8 +248,7 @@ def _measured(run: Calls, by: str, names: Sequence[str]) -> dict[str, _Measured]
 def _groups(task: _Task, by: str, most: int) -> Groups:
     """Compare the groups that both runs have, and list those that only one has."""
     before, after = (
-        dict(run.rows(f"SELECT {by}, count(*) FROM calls_compact GROUP BY 1 ORDER BY 2 DESC, 1"))
-        for run, _ in task.runs
+        dict(run.rows(f"SELECT {by}, count(*) FROM calls_apart GROUP BY 1 ORDER BY 2 DESC, 1")) for run, _ in task.runs
     )
     both = sorted(before.keys() & after.keys(), key=lambda name: (-before[name] - after[name], name))
     only_before = [OnlyIn(name=name, calls=calls) for name, calls in before.items() if name not in after]
@@ -315,10 +360,12 @@ def _ratio(part: float, whole: float) -> float:
 def _judged(task: _Task, row: Difference, significance: Significance, level: float) -> Difference:
     """Return a figure with its verdict, at the significance level that the correction leaves for it."""
     noise = significance.noise(level)
-    verdict: Verdict = "same within noise"
+    verdict: FigureVerdict = "same within noise"
     reason = ""
     if significance.p <= level:
-        verdicts: tuple[Verdict, Verdict] = ("more", "less") if row.figure in _NEUTRAL else ("worse", "better")
+        verdicts: tuple[FigureVerdict, FigureVerdict] = (
+            ("more", "less") if row.figure in _NEUTRAL else ("worse", "better")
+        )
         verdict = verdicts[row.absolute <= 0]
         if abs(row.relative) < task.minimum:
             verdict = "too small to matter"

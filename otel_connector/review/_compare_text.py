@@ -2,7 +2,7 @@
 
 Knows nothing of how a comparison is computed, and nothing of terminals.
 
-Used by ``cli._compare_view`` and ``cli._review_command``.
+Used by ``cli._compare_view``, ``cli._review_command`` and ``review._compare_html``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,19 @@ from pathlib import Path
 
 from otel_connector._record import one_line
 from otel_connector._units import NONE, counted, duration, listed_files, moment, rate, share, size
-from otel_connector.review._comparison import LARGER_THAN_NOISE, Compared, Comparison, Difference, Groups, OnlyIn, Run
-from otel_connector.review._formats import escaped, markdown_table
+from otel_connector.review._comparison import (
+    LARGER_THAN_NOISE,
+    Compared,
+    Comparison,
+    Difference,
+    Groups,
+    OnlyIn,
+    Outage,
+    Run,
+)
+from otel_connector.review._formats import escaped, markdown_table, verdict_in_markdown
 from otel_connector.review._noise import BATCHES
+from otel_connector.review._verdict_text import Sentences, sentences, texts_of
 
 _NAME_LIMIT = 200  # characters of a name from a log
 _LABELS = {"calls_per_second": "calls per second", "error_rate": "error rate", "bytes_per_call": "bytes per call"}
@@ -28,6 +38,9 @@ _FORMATS: dict[str, Callable[[float], str]] = {
 }
 _FACTOR = 9.995  # relative change from which it is shown as a factor: 1,000 % would be the next number
 _LEAST_P = 0.0005  # smallest p that three decimals show
+_UNDECIDED = ("too few to tell", "too noisy to tell")
+_VISIBLE = 0.2  # relative change from which an undecided figure is named in the headline
+_SHOWN = ("error_rate", "p50", "p99")  # figures that are named although they are the same
 _UNKNOWN = ("too few to tell", "too noisy to tell", "not tested")
 
 
@@ -78,9 +91,36 @@ def p_value(row: Difference) -> str:
     return f"{row.p:.3f}" if row.p >= _LEAST_P else "<0.001"
 
 
-def headline(comparison: Comparison) -> str:
-    """Return one line with everything that became better or worse for all calls."""
-    rows = comparison.total.differences
+def headline(comparison: Comparison) -> list[Sentences]:
+    """Return what became better or worse: the outages, then all calls apart from them, then what cannot be decided."""
+    lines = [_outage(each, comparison) for each in comparison.outages]
+    tested = _tested(comparison.total.differences)
+    if lines:
+        before, after = (
+            share(each.failed / each.calls) if each.calls else NONE for each in (comparison.before, comparison.after)
+        )
+        lines.append(Sentences(f"All calls: {before} -> {after} failed."))
+        tested = f"{all_calls(comparison).removeprefix('All calls ').capitalize()}: {tested[0].lower()}{tested[1:]}"
+    lines.append(Sentences(tested))
+    if undecided := [_undecided(row) for row in comparison.total.differences if _is_visible(row)]:
+        lines.append(Sentences(f"Not decided: {'; '.join(undecided)}"))
+    return lines
+
+
+def texts(comparison: Comparison) -> list[str]:
+    """Return the headline as texts; details are indented."""
+    return texts_of(headline(comparison))
+
+
+def _outage(each: Outage, comparison: Comparison) -> Sentences:
+    of_run = comparison.before if each.run == "before" else comparison.after
+    found = sentences(each.finding, of_run)
+    label = each.verdict[0].upper() + each.verdict[1:]
+    return Sentences(f"{label} ({each.run}): {found.text}", found.details)
+
+
+def _tested(rows: Sequence[Difference]) -> str:
+    """Return one sentence about everything that became better or worse for all calls."""
     parts = list[str]()
     for verdict in LARGER_THAN_NOISE:
         if found := [f"{label(row).strip()} {change(row)}" for row in rows if row.verdict == verdict]:
@@ -91,7 +131,29 @@ def headline(comparison: Comparison) -> str:
     if all(row.verdict in _UNKNOWN for row in rows):
         reason = next((row.reason for row in rows if row.reason), "")
         return f"Too few to tell: {reason}"
-    return "No difference of all calls is larger than noise"
+    shown = (
+        f"{label(row)} {' / '.join(figures(row))}"
+        for row in rows
+        if row.figure in _SHOWN and row.verdict not in _UNDECIDED
+    )
+    return f"No difference of all calls is larger than noise: {', '.join(shown)}"
+
+
+def _is_visible(row: Difference) -> bool:
+    """Return whether the figures of an undecided row differ so much that a reader would ask."""
+    return row.verdict in _UNDECIDED and not row.error and abs(row.relative) >= _VISIBLE
+
+
+def _undecided(row: Difference) -> str:
+    return f"{label(row)} {' -> '.join(figures(row))} ({row.reason})"
+
+
+def counts(comparison: Comparison) -> dict[str, int]:
+    """Return how many outages and figures became better, and worse: those that a comparison shows."""
+    shown = [comparison.total, *(group for _, _, groups in tables(comparison) for group in groups.compared)]
+    verdicts: list[str] = [each.verdict for each in comparison.outages]
+    verdicts += [row.verdict for each in shown for row in each.differences]
+    return {name: verdicts.count(name) for name in ("better", "worse")}
 
 
 def run(which: Run, most: int | None = None) -> str:
@@ -111,6 +173,13 @@ def method(comparison: Comparison) -> str:
         f"whole (Holm's correction), and if it is {comparison.minimum * 100:.3g} % or more. "
         f"Tests: {'; '.join(sorted(tests)) or 'none, because there are too few calls'}."
     )
+
+
+def all_calls(comparison: Comparison) -> str:
+    """Return the title of the table of all calls."""
+    if not comparison.outages:
+        return "All calls"
+    return f"All calls apart from the {'outages' if len(comparison.outages) > 1 else 'outage'}"
 
 
 def tables(comparison: Comparison) -> Iterator[tuple[str, str, Groups]]:
@@ -152,9 +221,9 @@ def _with_calls(only: Sequence[OnlyIn], more: int) -> list[str]:
 
 def markdown(comparison: Comparison) -> str:
     """Return a report in Markdown, with tables in GitHub's syntax."""
-    lines = ["# Before and after", "", escaped(headline(comparison)), ""]
+    lines = ["# Before and after", "", *verdict_in_markdown(headline(comparison)), ""]
     lines += [f"- before: {escaped(run(comparison.before))}", f"- after: {escaped(run(comparison.after))}"]
-    lines += ["", "## All calls", "", *_markdown_table("Figure", [("", comparison.total.differences)])]
+    lines += ["", f"## {all_calls(comparison)}", "", *_markdown_table("Figure", [("", comparison.total.differences)])]
     if comparison.total.more_errors:
         lines += ["", f"{comparison.total.more_errors:,} rarer error classes are not shown."]
     for title, one, groups in tables(comparison):

@@ -2,7 +2,8 @@
 
 Knows nothing of how they are computed (`_compare`) and how they are shown (`_compare_text`).
 
-Used by ``cli._compare_view``, ``review``, ``review._compare`` and ``review._compare_text``.
+Used by ``cli._compare_view``, ``review``, ``review._compare``, ``review._compare_html`` and
+``review._compare_text``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from otel_connector.review._json import plain
+from otel_connector.review._verdict import Finding
 
-Verdict: TypeAlias = Literal[
+FigureVerdict: TypeAlias = Literal[
     "better",
     "worse",
     "more",
@@ -27,7 +29,7 @@ Verdict: TypeAlias = Literal[
 ]
 """The verdict on a figure. "more" and "less" are for figures of which neither is better."""
 
-LARGER_THAN_NOISE: tuple[Verdict, ...] = ("worse", "better", "more", "less")  # in the order of a headline
+LARGER_THAN_NOISE: tuple[FigureVerdict, ...] = ("worse", "better", "more", "less")  # in the order of a headline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,7 @@ class Difference:
     noise: float = math.nan
     p: float = math.nan
     test: str = ""
-    verdict: Verdict = "not tested"
+    verdict: FigureVerdict = "not tested"
     reason: str = ""
 
     @property
@@ -124,18 +126,36 @@ class Groups:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """Calls of one of the two runs that failed in a part of it.
+
+    Attributes:
+        run: The run.
+        verdict: "worse" if the first run has no outage that is nearly as large, "better" if the second run has none,
+            otherwise "in both runs". The largest ones of both runs are compared with each other, then the next.
+        finding: What failed, when and where.
+    """
+
+    run: Literal["before", "after"]
+    verdict: Literal["worse", "better", "in both runs"]
+    finding: Finding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One of the two runs.
 
     Attributes:
         files: The files that were read.
         calls: The number of calls.
+        failed: How many of them failed.
         start: The start of the first call, in UTC; None if there is none.
         end: The start of the last call, in UTC; None if there is none.
     """
 
     files: tuple[str, ...]
     calls: int
+    failed: int
     start: datetime | None
     end: datetime | None
 
@@ -154,7 +174,8 @@ class Comparison:
         after: The second run.
         confidence: The probability that a table of two equal runs marks no difference, of 1.
         minimum: The smallest relative difference that matters, of 1.
-        total: All calls.
+        outages: The outages of both runs.
+        total: All calls apart from those of the outages; so are the projects and hosts.
         projects: By project.
         hosts: By host and port.
         endpoints: By endpoint: the host and path of a URL, with ``{id}`` for its values.
@@ -164,6 +185,7 @@ class Comparison:
     after: Run
     confidence: float
     minimum: float
+    outages: tuple[Outage, ...]
     total: Compared
     projects: Groups
     hosts: Groups

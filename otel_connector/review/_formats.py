@@ -17,9 +17,12 @@ from typing import Any
 
 from otel_connector._csv._format import guarded
 from otel_connector._record import one_line
-from otel_connector._units import counted, duration, moment, rate, share, size
+from otel_connector._units import duration, rate, share, size
 from otel_connector.review._json import plain
 from otel_connector.review._summary import Group, Summary
+from otel_connector.review._verdict import Verdict
+from otel_connector.review._verdict_text import UTC, Sentences, Wording, period_of, texts
+from otel_connector.review._verdict_text import lines as lines_of
 
 _LATENCIES = ("p50", "p90", "p95", "p99", "max")
 _NUMBERS = ("bytes", "calls", "failed", "rate", "succeeded")
@@ -42,9 +45,10 @@ def values(summary: Summary) -> dict[str, float]:
     return {**{name: float(value) for name, value in found.items()}, "damaged": float(summary.damaged)}
 
 
-def as_json(summary: Summary) -> str:
-    """Return the summary as indented JSON: times in ISO 8601 and UTC, NaN (the p99 of no calls) as null."""
-    return json.dumps(plain(summary), indent=2, ensure_ascii=False)
+def as_json(summary: Summary, verdict: Verdict, wording: Wording = UTC) -> str:
+    """Return the verdict and the summary as indented JSON: times in UTC, NaN (the p99 of no calls) as null."""
+    facts = {"verdict": {**plain(verdict), "text": texts(verdict, wording)}, **plain(summary)}
+    return json.dumps(facts, indent=2, ensure_ascii=False)
 
 
 def as_csv(summary: Summary) -> str:
@@ -78,11 +82,10 @@ def _every_group(summary: Summary) -> Iterator[tuple[str, Group]]:
         yield from ((of, each) for each in groups)
 
 
-def as_markdown(summary: Summary) -> str:
-    """Return the summary as tables in Markdown, with rounded numbers and units."""
-    total = summary.total
-    period = f"{moment(total.start)} to {moment(total.end)} UTC, {duration(total.seconds)}"
-    lines = [f"{period}: {counted(total.calls, 'call')}, {total.failed:,} failed", ""]
+def as_markdown(summary: Summary, verdict: Verdict, wording: Wording = UTC) -> str:
+    """Return the verdict, and the summary as tables in Markdown, with rounded numbers and units."""
+    files = ", ".join(escaped(file.path) for file in summary.files if not file.problem)
+    lines = [f"{files}: {period_of(verdict, wording)}", "", *verdict_in_markdown(lines_of(verdict, wording)), ""]
     heads = ("", "Calls", "Failed", "Rate", "p50", "p90", "p95", "p99", "Max", "Bytes")
     lines += markdown_table(heads, (_figures(of, each) for of, each in _every_group(summary)))
     if summary.errors:
@@ -105,6 +108,13 @@ def as_markdown(summary: Summary) -> str:
             problem = escaped(file.problem) or f"damaged lines, not counted: {file.damaged:,}"
             lines += ["", f"{escaped(file.path)}: {problem}"]
     return "\n".join(lines) + "\n"
+
+
+def verdict_in_markdown(lines: Iterable[Sentences]) -> Iterator[str]:
+    """Yield the lines of a verdict as a list, whose details are nested."""
+    for line in lines:
+        yield f"- {escaped(line.whole)}"
+        yield from (f"  - {escaped(each)}" for each in line.details)
 
 
 def _figures(of: str, each: Group) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 Servers choose the texts of a log, so they are hostile input. Only `text` turns a text into HTML. Knows nothing of what
 the tables show.
 
-Used by ``review._report``.
+Used by ``review._compare_html`` and ``review._report``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from otel_connector._record import one_line
+from otel_connector.review._verdict_text import Sentences
 
+_SENTENCE_LIMIT = 2_000  # characters of a sentence of a verdict
 _TEXT_LIMIT = 300  # characters of a URL or a message that are shown
 _SCRIPT_ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
@@ -54,6 +56,21 @@ def words(value: str) -> Cell:
 def script_json(value: Any) -> str:
     """Return JSON for a ``<script>``: it contains no tag that could end the script, and no line separator."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).translate(_SCRIPT_ESCAPES)
+
+
+def verdict_block(lines: Iterable[Sentences]) -> str:
+    """Return the lines of a verdict as the list at the head of a page."""
+    items = "".join(
+        f"<li>{text(line.text, _SENTENCE_LIMIT)}{_link(line.link)}"
+        f"{''.join(f'<br><small>{text(each, _SENTENCE_LIMIT)}</small>' for each in line.details)}</li>"
+        for line in lines
+    )
+    return f'<ul class="verdict">{items}</ul>'
+
+
+def _link(url: str) -> str:
+    target = html.escape(url)
+    return f' <a href="{target}" target="_blank" rel="noopener noreferrer">{target}</a>' if url else ""
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], *, caption: str, searched: str = "") -> str:

@@ -54,6 +54,9 @@ _FREQUENT = 0.005  # share of the calls of the sample from which a class of fail
 _TEXTS = ("call_id", "url", "redirect_url", "error")
 _NUL = "chr(0)"
 
+URL_ID = "xor(hash(url), hash(reverse(url)))"
+"""SQL for a number that identifies a URL. DuckDB's hash alone is equal for 1 of 200 URLs that differ in some digits."""
+
 # DuckDB guesses each of these otherwise, from the content or the name of a file
 _OPTIONS = f"""auto_detect=false, hive_partitioning=false, union_by_name=false, filename=false, compression='none',
     header=true, delim=',', quote='"', escape='"', nullstr={_NUL}, null_padding=true, store_rejects=true,
@@ -97,13 +100,16 @@ class Calls:
             reads the files. ``calls_compact`` is the same and fast, but for a large log the texts (call_id, url,
             redirect_url, error) are NULL, except for slow calls and examples of failures. Use it in one thread at a
             time. An endpoint is the host and path of a URL with ``{id}`` for its values:
-            ``api.example.com/items/{id}/stock``. There are at most 50; further ones are ``other``.
+            ``api.example.com/items/{id}/stock``. There are at most 50; further ones are ``other``. ``url_id`` of
+            ``calls_compact`` is a hash of the URL.
+        read_from: The plain files that DuckDB reads: links to the logs, or copies of their good rows.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: str, paths: Sequence[str] = ()) -> None:
         self.connection = connection
         self._paths = paths
         self.files: tuple[LogFile, ...] = ()
+        self.read_from: tuple[str, ...] = ()
         self._folder = folder
 
     @property
@@ -240,6 +246,7 @@ def load(*paths: str | PathLike[str], where: str = EVERYTHING, max_unpacked_byte
         except duckdb.Error as error:
             raise _cannot_be_reviewed(error, calls.named) from None
         calls.files = tuple(each.described() for each in found)
+        calls.read_from = tuple(each.read_from for each in found if not each.problem)
         if all(file.problem for file in calls.files):
             raise ValueError("; ".join(f"{one_line(file.path)}: {file.problem}" for file in calls.files))
         on_error.pop_all()
@@ -295,7 +302,7 @@ def _read(
             f"FROM (SELECT *{', TRUE AS kept' if where == EVERYTHING else ''} FROM stored.everything) WHERE {condition}"
         )
     from_files = f"SELECT * EXCLUDE (authority, path, applied, is_row) FROM parsed_log WHERE ({where})"
-    connection.execute(f"CREATE VIEW calls AS {from_files if large else 'FROM calls_compact'}")
+    connection.execute(f"CREATE VIEW calls AS {from_files if large else 'SELECT * EXCLUDE url_id FROM calls_compact'}")
 
 
 def _read_wrong(
@@ -396,7 +403,8 @@ def _table_sql(has_texts: str, where: str) -> str:
     return f"""
         CREATE OR REPLACE TABLE stored.everything AS
         SELECT CASE WHEN is_row THEN t END AS t,
-            delta_t, project, authority, endpoint, error_type, response_size, response_code, success, {texts}
+            delta_t, project, authority, endpoint, error_type, response_size, response_code, success,
+            {URL_ID} AS url_id, {texts}
             {f", ({where}) IS TRUE AS kept" if where != EVERYTHING else ""}
         FROM (SELECT *, {has_texts} AS has_texts FROM parsed_log)"""
 

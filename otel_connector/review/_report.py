@@ -4,7 +4,7 @@ vl-convert provides the JavaScript of the charts, which the page contains once; 
 Security Policy of the page allows only these two scripts and no requests. So a hostile text that `_html` did not escape
 would still have no effect. Does not know how figures and charts are computed.
 
-Used by ``review``.
+Used by ``review`` and ``review._compare_html``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from typing import Any
 from otel_connector._arguments import checked_instance
 from otel_connector._units import NONE, counted, duration, moment, rate, share, size
 from otel_connector._version import __version__
-from otel_connector.review._html import Cell, Column, script_json, table, text, words
+from otel_connector.review._filters import quoted
+from otel_connector.review._findings import COLUMNS, condition_of
+from otel_connector.review._html import Cell, Column, script_json, table, text, verdict_block, words
+from otel_connector.review._judge import verdict as judge
 from otel_connector.review._load import Calls
 from otel_connector.review._lost_time import Retries
 from otel_connector.review._pictures import MISSING
@@ -30,8 +33,12 @@ from otel_connector.review._points import points
 from otel_connector.review._sources import LogFile
 from otel_connector.review._summary import Group, Summary
 from otel_connector.review._trace_url import TraceURL
+from otel_connector.review._verdict import Verdict
+from otel_connector.review._verdict_text import Wording
+from otel_connector.review._verdict_text import lines as lines_of
 
 _MOST_FAILED, _MOST_SLOW = 200, 50  # calls in a table
+_SLOTS = 20  # parts of the run from which failed calls are taken in turn
 _MANY_FAIL = 0.01  # share of failed calls from which it is highlighted
 _LISTED_DAMAGE = 5  # damaged lines of a file
 _LISTED_QUIET = 3  # periods without calls
@@ -49,7 +56,15 @@ _FIGURES = ("Calls", "Failed", "Rate", "p50", "p95", "p99", "Max", "Received")
 _FIGURE_COLUMNS = tuple(Column(name, number=True) for name in _FIGURES)
 
 
-def html_report(calls: Calls, summary: Summary, *, title: str = "Calls", trace_url: str | None = None) -> str:
+def html_report(
+    calls: Calls,
+    summary: Summary,
+    *,
+    title: str = "Calls",
+    trace_url: str | None = None,
+    verdict: Verdict | None = None,
+    command: str = "",
+) -> str:
     """Return the report: a complete HTML page that needs no other file.
 
     Args:
@@ -59,6 +74,8 @@ def html_report(calls: Calls, summary: Summary, *, title: str = "Calls", trace_u
         title: The heading of the page.
         trace_url: The URL of a trace, with ``{trace_id}``, ``{span_id}`` or ``{call_id}`` in it, such as
             ``http://localhost:16686/trace/{trace_id}``. Without it, calls have no links.
+        verdict: The result of `verdict`; None: it is computed, without a list of URLs.
+        command: The command that fetches the URLs that failed or have no row, for the verdict.
 
     Raises:
         TypeError: An argument has the wrong type; the message names it.
@@ -68,6 +85,9 @@ def html_report(calls: Calls, summary: Summary, *, title: str = "Calls", trace_u
     checked_instance("calls", calls, Calls)
     checked_instance("summary", summary, Summary)
     checked_instance("title", title, str)
+    checked_instance("command", command, str)
+    if verdict is not None:
+        checked_instance("verdict", verdict, Verdict)
     traces = None if trace_url is None else TraceURL(trace_url)
     try:
         from otel_connector.review._charts import OVER_TIME, charts
@@ -82,8 +102,11 @@ def html_report(calls: Calls, summary: Summary, *, title: str = "Calls", trace_u
         for scheme, figures in schemes.items()
     }
     datasets, figures = _separated(specs)
-    body = "\n".join(_sections(calls, summary, traces, figures, OVER_TIME))
-    return _page(title, _period(summary), body, script_json({"datasets": datasets, "charts": specs}), library)
+    verdict = verdict or judge(calls, summary)
+    lines = lines_of(verdict, Wording(traces=traces, command=command))
+    block = verdict_block(lines)
+    body = "\n".join([block, *_sections(calls, summary, verdict, traces, _arranged(figures, OVER_TIME))])
+    return page(title, _period(summary), body, script_json({"datasets": datasets, "charts": specs}), library)
 
 
 @cache
@@ -112,20 +135,25 @@ def _separated(specs: dict[str, dict[str, dict[str, Any]]]) -> tuple[dict[str, A
     return datasets, figures
 
 
+def _arranged(figures: dict[str, str], over_time: Sequence[str]) -> tuple[str, str]:
+    """Return the charts over time, and those beside each other."""
+    beside = (f'<div class="card">{figures[name]}</div>' for name in _BESIDE if name in figures)
+    return "".join(figures[name] for name in over_time if name in figures), "".join(beside)
+
+
 def _sections(
-    calls: Calls, summary: Summary, traces: TraceURL | None, figures: dict[str, str], over_time: Sequence[str]
+    calls: Calls, summary: Summary, verdict: Verdict, traces: TraceURL | None, charts: tuple[str, str]
 ) -> Iterator[str]:
     yield _files(summary.files)
     if not summary.total.calls:
         yield _section("nothing", "No calls", "<p>The files contain no calls that match.</p>")
         return
     yield _section("overview", "Overview", _cards(summary) + _remarks(summary))
-    linked = "".join(figures[name] for name in over_time)
+    linked, beside = charts
     yield _section(
         "over-time", "Over time", f'<div id="moves" class="moves" hidden></div><div class="card">{linked}</div>'
     )
-    rest = "".join(f'<div class="card">{figures[name]}</div>' for name in _BESIDE if name in figures)
-    yield _section("what", "Latency and errors", f'<div class="pair">{rest}</div>{_errors(summary, traces)}')
+    yield _section("what", "Latency and errors", f'<div class="pair">{beside}</div>{_errors(summary, traces)}')
     yield _section("projects", "Projects", _groups("Project", summary.projects, summary.more_projects, "projects"))
     yield _section("hosts", "Hosts", _groups("Host", summary.hosts, summary.more_hosts, "hosts"))
     yield _section(
@@ -135,7 +163,7 @@ def _sections(
         yield _section("lost-time", "Lost time", _lost_time(summary.retries))
     yield _section("slowest", "Slowest calls", _calls(_slowest(calls), traces, "slowest calls"))
     if summary.total.failed:
-        yield _section("failed", "Failed calls", _failed(calls, summary, traces))
+        yield _section("failed", "Failed calls", _failed(calls, summary, verdict, traces))
     if summary.quarters:
         yield _section("quarters", "Quarters of the period", _quarters(summary))
 
@@ -296,30 +324,46 @@ def _errors(summary: Summary, traces: TraceURL | None) -> str:
 
 _CALL = "call_id, project, t, delta_t, url, response_code, error"
 _CallRow = tuple[str, str, datetime, float, str, int | None, str]
+_TIMED_OUT = ("AttemptTimeout", "DeadlineExceeded", "TimeoutError")  # classes of calls that ended by a limit
 
 
-def _slowest(calls: Calls) -> Iterable[Any]:
+def _slowest(calls: Calls) -> list[_CallRow]:
+    """Return the slowest calls: half of them timeouts, and half of them answers, as far as there are so many."""
+    timed_out = f"error_type IN ({', '.join(map(quoted, _TIMED_OUT))})"
     return calls.rows(
-        f"SELECT {_CALL} FROM calls_compact WHERE call_id IS NOT NULL "
-        f"ORDER BY delta_t DESC, t DESC, call_id DESC LIMIT {_MOST_SLOW}"
+        f"SELECT {_CALL} FROM (SELECT *, row_number() OVER (PARTITION BY {timed_out} ORDER BY delta_t DESC, t DESC, "
+        "call_id DESC) AS number FROM calls_compact WHERE call_id IS NOT NULL) "
+        f"QUALIFY row_number() OVER (ORDER BY number, delta_t DESC, call_id) <= {_MOST_SLOW} "
+        "ORDER BY delta_t DESC, t DESC, call_id DESC"
     )
 
 
-def _failed(calls: Calls, summary: Summary, traces: TraceURL | None) -> str:
-    """Return the latest failed calls of each class, so that frequent classes leave room for rare ones."""
+def _failed(calls: Calls, summary: Summary, verdict: Verdict, traces: TraceURL | None) -> str:
+    """Return failed calls, half of them from the worst stretch, as far as there are so many.
+
+    Of both halves, each error class, host and twentieth of the run has the same right, so that frequent failures leave
+    room for rare ones, and the calls are spread over the time.
+    """
+    worst = next((each for each in verdict.findings if each.kind == "failures"), None)
+    inside = "FALSE" if worst is None else condition_of(worst)
+    total, place = summary.total, COLUMNS[-1]
+    slot = f"floor((epoch_us(t) - epoch_us(TIMESTAMP '{total.start}')) / {total.seconds * 1e6 / _SLOTS + 1})"
     rows = calls.rows(
-        f"SELECT {_CALL} FROM (SELECT *, row_number() OVER (PARTITION BY error_type ORDER BY t DESC, call_id DESC) "
-        "AS latest FROM calls_compact WHERE NOT success AND call_id IS NOT NULL "
-        f"ORDER BY latest, error_type LIMIT {_MOST_FAILED}) ORDER BY t, call_id"
+        f"SELECT {_CALL} FROM (SELECT *, row_number() OVER (PARTITION BY inside ORDER BY turn, error_type, call_id) "
+        f"AS number FROM (SELECT *, {inside} AS inside, row_number() OVER (PARTITION BY {inside}, error_type, {place}, "
+        f"{slot} ORDER BY hash(call_id), call_id) AS turn FROM calls_compact "
+        f"WHERE NOT success AND call_id IS NOT NULL)) ORDER BY number, inside DESC LIMIT {_MOST_FAILED}"
     )
+    rows = sorted(rows, key=lambda row: (row[2], row[0]))
     shown = len(rows)
-    note = f'<p class="faint">{shown:,} of {summary.total.failed:,} failed calls: some of each class</p>'
+    what = "spread over the run" if worst is None else "half of them from the worst finding, the others from the rest"
+    note = f'<p class="faint">{shown:,} of {summary.total.failed:,} failed calls, some of each class: {what}</p>'
     return (note if shown < summary.total.failed else "") + _calls(rows, traces, "failed calls")
 
 
 def _calls(rows: Iterable[_CallRow], traces: TraceURL | None, searched: str) -> str:
     numbers = (Column("Duration", number=True), Column("Status", number=True))
-    columns = (Column("Start (UTC)"), *numbers, *map(Column, ("Project", "URL", "Error", "call_id")))
+    columns = (Column("Start (UTC)"), *numbers, *map(Column, ("Project", "URL", "Outcome", "Error", "call_id")))
     cells = (
         (
             Cell(f'<time datetime="{t.isoformat()}Z">{moment(t)}</time>', t.replace(tzinfo=timezone.utc).timestamp()),
@@ -327,12 +371,18 @@ def _calls(rows: Iterable[_CallRow], traces: TraceURL | None, searched: str) -> 
             Cell(NONE if code is None else str(code), -1 if code is None else code),
             words(project),
             words(url),
+            Cell(_outcome(error)),
             words(error),
             _call_id(call_id, traces),
         )
         for call_id, project, t, delta_t, url, code, error in rows
     )
     return table(columns, cells, caption=searched.capitalize(), searched=searched)
+
+
+def _outcome(error: str) -> str:
+    """Return how a call ended: by a limit of time, by a failure, or with an answer."""
+    return "answered" if not error else "timed out" if error.partition(":")[0] in _TIMED_OUT else "failed"
 
 
 def _call_id(call_id: str, traces: TraceURL | None) -> Cell:
@@ -343,7 +393,7 @@ def _call_id(call_id: str, traces: TraceURL | None) -> Cell:
     return Cell(f'<a href="{link}" target="_blank" rel="noopener noreferrer">{shown}</a>')
 
 
-def _page(title: str, period: str, body: str, data: str, library: str) -> str:
+def page(title: str, period: str, body: str, data: str, library: str) -> str:
     style, script = (
         files("otel_connector.review").joinpath(name).read_text(encoding="utf-8")
         for name in ("report.css", "report.js")

@@ -3,7 +3,8 @@
 Percentiles are exact, as defined in `_percentile`; DuckDB's ``quantile_cont`` has the same definition. DuckDB reads the
 rows in any order, so each choice among equal values has a further key. Does not know how figures are shown.
 
-Used by ``review``, ``review._formats`` and ``review._report``.
+Used by ``review``, ``review._findings``, ``review._formats``, ``review._judge``, ``review._report`` and
+``review._verdict``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _SLOWEST = 10  # of the slowest calls are listed
 _QUIET = 10  # quiet periods are listed
 _QUIET_SHARE = 0.01  # of the whole period: the shortest quiet period
 _QUIET_GAPS = 20  # times the mean time between two calls: the same
+_ALIKE, _UNUSUAL = 3, 3.0  # a gap is unusual if it is three times as long as the fourth longest
 _BURST = 3.0  # times the median rate of the seconds with calls
 
 
@@ -290,7 +292,7 @@ def _slowest(calls: Calls) -> tuple[ListedCall, ...]:
 
 
 def _quiet(calls: Calls, total: Group) -> tuple[Quiet, ...]:
-    """Return the longest periods without a new call, if they are unusually long."""
+    """Return the longest periods without a new call, if they are unusually long, also for this log."""
     if not total.seconds:
         return ()
     shortest = max(1.0, total.seconds * _QUIET_SHARE, _QUIET_GAPS * total.seconds / total.calls)
@@ -300,10 +302,12 @@ def _quiet(calls: Calls, total: Group) -> tuple[Quiet, ...]:
         ), gaps AS (
             SELECT last, (epoch_us(lead(first) OVER (ORDER BY second)) - epoch_us(last)) / 1e6 AS gap FROM seconds
         )
-        SELECT last, gap FROM gaps WHERE gap >= ? ORDER BY gap DESC, last LIMIT ?""",
-        [shortest, _QUIET],
+        SELECT last, gap FROM gaps WHERE gap IS NOT NULL ORDER BY gap DESC, last LIMIT ?""",
+        [_QUIET],
     )
-    return tuple(Quiet(start=start, seconds=seconds) for start, seconds in rows)
+    # A job that calls every hour has as many gaps as hours, and none of them is unusual
+    usual = rows[_ALIKE][1] * _UNUSUAL if len(rows) > _ALIKE else 0.0
+    return tuple(Quiet(start=start, seconds=seconds) for start, seconds in rows if seconds >= max(shortest, usual))
 
 
 def _bursts(calls: Calls) -> Bursts:

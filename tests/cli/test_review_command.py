@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
+import html
 import io
 import json
 import lzma
@@ -18,7 +19,7 @@ import sys
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from rich.console import Console
@@ -607,10 +608,31 @@ def test_compare_reports_a_slower_run_as_worse(tmp_path: Path) -> None:
     assert p50["verdict"] == "worse"
     assert p50["after"] == pytest.approx(3 * p50["before"], rel=1e-4)
     assert "| worse |" in run_here(tmp_path, "review", "--compare", before, after, "--markdown").out
-    failing = run_here(tmp_path, "review", "--compare", before, after, "--fail-if", "worse > 0")
+    failing = run_here(tmp_path, "review", "--compare", before, after, "--fail-if", "worse > 0", "--html", "two.html")
     assert failing.code == 1
+    assert failing.out.endswith(f"Report: {tmp_path / 'two.html'}\n")
+    page = (tmp_path / "two.html").read_text(encoding="utf-8")
+    assert result["text"][0] in html.unescape(page)
+    assert page.count('<th scope="col"') == 8  # of one table: the only project and host have all calls
     assert failing.error.startswith("otel-connector review: worse is ")
     assert run_here(tmp_path, "review", "--compare", before, before, "--fail-if", "worse > 0").code == 0
+
+
+def test_an_outage_is_worse_and_named_in_every_form(tmp_path: Path) -> None:
+    before = steady_log(tmp_path / "before.csv", 1)
+    chance = random.Random(4)
+    records = [call(n, delta_t=round(chance.uniform(0.1, 0.2), 6)) for n in range(3_600)]
+    down: dict[str, Any] = {"success": False, "error": "ConnectFailed: <refused>", "response_code": None}
+    after = str(write(tmp_path / "after.csv", [*records[:1_800], *(each._replace(**down) for each in records[1_800:])]))
+    shown = run_here(tmp_path, "review", "--compare", before, after, "--fail-if", "worse > 0", "--html", "two.html")
+    assert (shown.code, shown.error) == (1, "otel-connector review: worse is 1, above 0\n")
+    says = "1,800 of 1,800 calls to api.example.com failed (ConnectFailed: <refused>)."
+    assert says in shown.out
+    assert says in html.unescape((tmp_path / "two.html").read_text(encoding="utf-8"))
+    assert says in run_here(tmp_path, "review", "--compare", before, after, "--json").out
+    marked = run_here(tmp_path, "review", "--compare", before, after, "--markdown").out
+    assert "- Worse (after): Outage: from 14:43:20 to the end, 15:13:19 (29 min 59 s)." in marked
+    assert run_here(tmp_path, "review", "--compare", after, before, "--fail-if", "worse > 0").code == 0
 
 
 def test_compare_reports_damage_on_stderr(example_log: str, tmp_path: Path) -> None:
@@ -624,12 +646,11 @@ def test_compare_reports_damage_on_stderr(example_log: str, tmp_path: Path) -> N
     ("arguments", "message"),
     [
         (("--compare", "--csv"), "--compare cannot be combined with --csv"),
-        (("--compare", "--follow", "--html", "x.html"), "--compare cannot be combined with --follow and --html"),
+        (("--compare", "--follow", "--svg", "x.svg"), "--compare cannot be combined with --follow and --svg"),
         (("--compare",), "--compare needs two logs, before and after, not 1"),
         (("--compare", "--fail-if", "p99 > 1s"), "unknown name"),
         (("--follow", "--sql", "SELECT 1"), "--follow cannot be combined with --sql"),
         (("--sql", "SELECT 1", "--fail-if", "p99 > 1s"), "--sql cannot be combined with --fail-if"),
-        (("--trace-url", "http://x/{trace_id}"), "--trace-url needs --html"),
     ],
 )
 def test_conflicting_options_exit_with_2(

@@ -10,6 +10,8 @@ import dataclasses
 import io
 import json
 import math
+import random
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -45,7 +47,9 @@ RUN = """
         $slower * 0.1 * exp(0.5 * sqrt(-2 * ln(u + 1e-12)) * cos(2 * pi() * v) + 0.05 * sin(since)) AS delta_t,
         'P' AS project, 'host' || hash(i) % $hosts AS host, host || '/{id}' AS endpoint, w >= $failing AS success,
         CASE WHEN success THEN '' WHEN i % 3 = 0 THEN 'HTTPStatusError 503' ELSE 'ConnectFailed' END AS error_type,
-        500 + (u * 1000)::BIGINT AS response_size, 200 AS response_code FROM drawn
+        500 + (u * 1000)::BIGINT AS response_size, 200 AS response_code,
+        printf('%032x-%016x', i + 1, i + 1) AS call_id, 'https://' || host || '/' || i AS url, error_type AS error
+    FROM drawn
 """
 
 
@@ -126,7 +130,8 @@ def test_a_run_compared_with_itself_has_no_difference() -> None:
     result = compared(run(calls=20_000), run(calls=20_000))
     assert not any(each.larger_than_noise for each in result.total.differences)
     assert all(each.p == 1 and each.relative == 0 for each in result.total.differences[1:])
-    assert _compare_text.headline(result) == "No difference of all calls is larger than noise"
+    (text,) = _compare_text.texts(result)
+    assert text.startswith("No difference of all calls is larger than noise: error rate 0.96 % / 0.96 %, p50 ")
 
 
 def test_figures_equal_those_of_a_plain_query() -> None:
@@ -216,10 +221,11 @@ def test_few_failures_are_compared_with_fishers_exact_test() -> None:
 def test_an_outage_counts_as_one_event() -> None:
     seconds = "epoch_us(t) - 1700000100000000 BETWEEN 0 AND 3e6"
     outage = f"UPDATE calls_compact SET success = false, error_type = 'E' WHERE {seconds}"
-    total = compared(run(failing=0.0), run(outage, failing=0.0, seed=2)).total
+    result = compared(run(failing=0.0), run(outage, failing=0.0, seed=2))
     # twice the rate that is "worse" in the test above
-    assert row(total, "error_rate").after == pytest.approx(31 / 6_000)
-    assert row(total, "error_rate").verdict == "too few to tell"
+    assert [each.finding.events / 6_000 for each in result.outages] == [pytest.approx(31 / 6_000)]
+    assert row(result.total, "error_rate").verdict == "same within noise"
+    assert _compare_text.counts(result) == {"better": 0, "worse": 1}
 
 
 def test_a_certain_but_tiny_difference_is_too_small_to_matter() -> None:
@@ -244,6 +250,99 @@ def test_a_difference_is_marked_if_and_only_if_it_exceeds_the_shown_noise() -> N
 def test_an_argument_out_of_range_is_named_in_the_error(option: dict[str, Any]) -> None:
     with run(calls=1) as calls, pytest.raises(ValueError, match=f"^{next(iter(option))} must be"):
         compare(calls, calls, **option)
+
+
+# Outages
+
+
+def down(start: float, end: float, host: str = "", error: str = "ConnectFailed", share: float = 1.0) -> str:
+    """Return a statement that lets a share of the calls in a part of a run of 600 seconds fail."""
+    period = f"epoch_us(t) - 1700000000000000 BETWEEN {start * 6e8:.0f} AND {end * 6e8:.0f}"
+    return (
+        f"UPDATE calls_compact SET success = false, error_type = '{error}', error = '{error}: x' WHERE {period} "
+        f"AND contains(host, '{host}') AND hash(call_id, 3) % 1000 < {share * 1_000:.0f};"
+    )
+
+
+OUTAGES: dict[str, tuple[str, dict[str, Any], list[float], str]] = {
+    # What happens to the second run, its arguments, where its stretches begin and end, and what the headline names
+    "the last 50 %": (down(0.5, 1), {}, [0.5, 1], "calls to every host failed (ConnectFailed: x)"),
+    "the last 75 %": (down(0.25, 1), {}, [0.25, 1], "1.05 % -> 75."),
+    "the last 90 %": (down(0.1, 1), {}, [0.1, 1], "1.05 % -> 90."),
+    "three of 15 % in all": (
+        down(0.1, 0.15) + down(0.4, 0.45) + down(0.8, 0.85),
+        {},
+        [0.1, 0.15, 0.4, 0.45, 0.8, 0.85],
+        "3 outages",
+    ),
+    "10 % of 20,000 calls": (down(0.45, 0.55), {"calls": 20_000}, [0.45, 0.55], "Worse (after): Outage: "),
+    "half of 600 calls": (down(0.5, 1), {"calls": 600}, [0.5, 1], "Worse (after): Outage: "),
+    "three seconds": (down(0.5, 0.505), {}, [0.5, 0.505], "31 of 31 calls"),
+    "another class": (down(0.5, 0.6, error="AttemptTimeout"), {}, [0.5, 0.6], "AttemptTimeout"),
+    "one host of two": (down(0.4, 0.6, host="host0"), {}, [0.4, 0.6], "calls to host0 failed"),
+    "half of the calls": (down(0.4, 0.6, share=0.5), {}, [0.4, 0.6], "Worse (after): Failed: "),
+    "at the start": (down(0, 0.2), {}, [0, 0.2], "Worse (after): Outage: from the start"),
+}
+
+
+@pytest.mark.parametrize("name", OUTAGES)
+def test_an_outage_is_worse_and_the_rest_is_compared_apart_from_it(name: str) -> None:
+    statements, arguments, ends, says = OUTAGES[name]
+    result = compared(run(**arguments), run(statements, seed=2, **arguments))
+    (outage,) = result.outages
+    assert (outage.run, outage.verdict) == ("after", "worse")
+    found = [(each - datetime(2023, 11, 14, 22, 13, 20)).total_seconds() / 600  # noqa: DTZ001 - as in DuckDB
+             for stretch in outage.finding.stretches for each in (stretch.start, stretch.end)]  # fmt: skip
+    assert found == pytest.approx(ends, abs=0.015)
+    assert _compare_text.counts(result) == {"better": 0, "worse": 1}
+    text = "\n".join(_compare_text.texts(result))
+    assert says in text
+    assert "Apart from the outage: " in text
+    assert verdicts(result.total)["p50"] == "same within noise"
+
+
+def test_two_runs_with_like_outages_are_not_worse_and_the_first_run_may_be_the_worse_one() -> None:
+    alike = compared(run(down(0.5, 0.6)), run(down(0.2, 0.31), seed=2))
+    assert [(each.run, each.verdict) for each in alike.outages] == [
+        ("after", "in both runs"),
+        ("before", "in both runs"),
+    ]
+    assert _compare_text.counts(alike) == {"better": 0, "worse": 0}
+    assert "In both runs (after): Outage: " in _compare_text.texts(alike)[0]
+    better = compared(run(down(0.5, 0.6)), run(seed=2))
+    assert _compare_text.counts(better) == {"better": 1, "worse": 0}
+
+
+def test_what_is_worse_apart_from_an_outage_is_also_counted() -> None:
+    result = compared(run(hosts=1), run(down(0.4, 0.6), seed=2, slower=1.3, hosts=1))
+    found = _compare_text.counts(result)["worse"]
+    assert found == 1 + [each.verdict for each in result.total.differences].count("worse") > 3
+
+
+def test_an_undecided_difference_is_named_with_its_figures() -> None:
+    result = compared(run(failing=0.0), run(failing=0.001, seed=2))
+    assert re.search(
+        r"Not decided: error rate 0\.00 % -> 0\.\d\d % \(too few failures", _compare_text.texts(result)[-1]
+    )
+
+
+@pytest.mark.soak
+def test_equal_runs_have_no_more_false_alarms_than_without_outages() -> None:
+    """1,000 pairs: 99 % confidence for each of three tables allows 30 pairs in which a table has a mark."""
+    alarms = outages = 0
+    for seed in range(1_000):
+        chance = random.Random(seed)
+        arguments: dict[str, Any] = {
+            "calls": chance.choice([1_000, 3_000, 6_000]),
+            "seconds": chance.choice([60, 600, 3_600]),
+            "failing": chance.choice([0.0, 0.001, 0.01, 0.05, 0.3]),
+            "hosts": chance.choice([1, 2, 5]),
+        }
+        result = compared(run(seed=2 * seed + 100, **arguments), run(seed=2 * seed + 101, **arguments))
+        alarms += any(_compare_text.counts(result).values())
+        outages += bool(result.outages)
+    assert alarms <= 30
+    assert outages <= 2
 
 
 # Error rates

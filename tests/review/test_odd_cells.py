@@ -21,10 +21,11 @@ from support.logs import START, call, write
 from otel_connector._record import COLUMNS
 from otel_connector.cli._compare_view import show_comparison
 from otel_connector.cli._review_view import summary_view
-from otel_connector.review import compare, html_report, load, summarize
+from otel_connector.review import compare, html_report, load, summarize, verdict
 from otel_connector.review._compare_text import markdown
 from otel_connector.review._formats import as_csv, as_json, as_markdown
 from otel_connector.review._points import points
+from otel_connector.review._verdict_text import texts as texts_of
 
 ODD_TEXTS = ["", "P", "nan", "__proto__", "'=1", "\x1f", "\u202e", "\uffff", "<b>", "a|b", "\\n", "%s", "x" * 3_000,
              "http://", "http://[::1]:80/", "HTTPStatusError:", "5xx other", "no response", "other"]  # fmt: skip
@@ -68,14 +69,17 @@ def review_in_every_form(folder: Path, rows: list[tuple[str, ...]]) -> int:
     lines = (",".join('"' + cell.replace('"', '""') + '"' for cell in row) + "\n" for row in rows)
     log.write_text(",".join(COLUMNS) + "\n" + "".join(lines), encoding="utf-8", newline="\n")
     usual = write(folder / "usual.csv", (call(number) for number in range(50)))
-    with load(log) as calls, load(usual) as others:
+    console = Console(file=io.StringIO(), width=100)
+    with load(log) as calls, load(log, usual) as others:
         summary = summarize(calls)
-        console = Console(file=io.StringIO(), width=100)
-        console.print(summary_view(summary, width=100, lines=24))
-        assert json.loads(as_json(summary))["total"]["calls"] == summary.total.calls
+        said = verdict(calls, summary)
+        assert texts_of(verdict(others, summarize(others)))
+        console.print(summary_view(summary, texts_of(said), width=100, lines=24))
+        assert json.loads(as_json(summary, said))["total"]["calls"] == summary.total.calls
         assert as_csv(summary)
-        assert as_markdown(summary)
-        assert html_report(calls, summary, trace_url="http://localhost/{trace_id}").endswith("</html>\n")
+        assert as_markdown(summary, said)
+        page = html_report(calls, summary, trace_url="http://localhost/{trace_id}", verdict=said)
+        assert page.endswith("</html>\n")
         for before, after in ((calls, others), (others, calls)):
             comparison = compare(before, after)
             show_comparison(console, comparison)

@@ -1,0 +1,122 @@
+"""Finds what the attempts logs beside the logs show: pauses for which a server asked, and calls that were retried.
+
+Their table is that of `_lost_time`. Knows nothing of the other findings.
+
+Used by ``review._judge``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from operator import add
+
+from otel_connector.review._anomalies import Anomaly, Selection, Threshold, anomalies
+from otel_connector.review._cells import Cells, Counts, Location
+from otel_connector.review._filters import quoted
+from otel_connector.review._load import Calls
+from otel_connector.review._verdict import Finding, Stretch
+
+_RULE = Threshold(odds=2, share=0.01, least=10, whole=True)
+_THROUGHOUT = 0.05  # share of all calls from which retries without a place are a finding
+_MOST_REASONS = 4
+_PAUSED = 0.05  # share of the run, from which pauses are a finding
+_OF_RETRIES = 0.2  # a call that was retried weighs a fifth of a failed one
+_FIRST = "number = 1 AND call_id IN (SELECT call_id FROM attempts WHERE number > 1)"
+_PAUSE = "reason = 'status_429' AND wait > 0"
+
+
+def waits(calls: Calls, seconds: float, number: int) -> Iterator[Finding]:
+    """Yield a finding for each host that asked for pauses in a considerable part of the run.
+
+    Args:
+        calls: The calls, whose attempts have been read.
+        seconds: The length of the run.
+        number: The number of all calls.
+    """
+    rows = calls.rows(f"""
+        WITH pauses AS (
+            SELECT host, t + duration AS low, t + duration + wait AS high, wait FROM attempts WHERE {_PAUSE}
+        ), merged AS (
+            SELECT *, max(high) OVER (PARTITION BY host ORDER BY low ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+                AS until FROM pauses
+        ), paused AS (
+            SELECT host, count_if(until IS NULL OR low >= until) AS pauses, median(wait) AS typical,
+                sum(greatest(high - greatest(low, coalesce(until, low)), 0)) AS paused FROM merged GROUP BY 1
+        )
+        SELECT host, pauses, typical, paused, (SELECT count(*) FROM calls_compact AS c WHERE c.host = paused.host),
+            (SELECT count(DISTINCT call_id) FROM attempts AS a WHERE a.host = paused.host AND {_PAUSE})
+        FROM paused ORDER BY paused DESC, host""")
+    for host, pauses, typical, paused, of_host, asked in rows:
+        if seconds and paused >= _PAUSED * seconds:
+            yield Finding(
+                kind="waits",
+                weight=min(paused / seconds, 1.0),
+                by="host",
+                names=(host,),
+                others=len(rows) - 1,
+                calls=of_host,
+                events=asked,
+                other_calls=number - of_host,
+                beside_events=pauses,
+                figure=typical,
+                baseline=of_host / seconds,
+                seconds=paused,
+                share_of_time=min(paused / seconds, 1.0),
+                classes=(("status_429", asked),),
+            )
+
+
+def retries(calls: Calls, cells: Cells) -> Iterator[Finding]:
+    """Yield findings about the calls that needed another attempt, more at a place or in a stretch than elsewhere."""
+    counts = dict[Location | None, Counts]()
+    for place, of_place in cells.by_event["failed"].items():
+        of_host = counts.setdefault(place and place[:1], Counts.empty(len(of_place.calls)))
+        of_host.calls[:] = map(add, of_host.calls, of_place.calls)
+    cases = " ".join(f"WHEN t * 1e6 < {edge} THEN {i}" for i, edge in enumerate(cells.edges[1:]))
+    for host, batch, hits in calls.rows(
+        f"SELECT host, CASE {cases} END, count(*) FROM attempts WHERE {_FIRST} GROUP BY 1, 2"
+    ):
+        counts[(host,) if (host,) in counts else None].events[batch] += hits
+    cells = replace(cells, columns=cells.columns[:1], by_event={"retried": counts})
+    found = anomalies(cells, "retried", _RULE)
+    retried = sum(sum(each.events) for each in counts.values())
+    if not found and retried >= max(_THROUGHOUT * cells.calls, _RULE.least):
+        found = [Anomaly(scope=Selection(places=frozenset(counts)))]
+    for each in found:
+        yield from _described(calls, cells, each, retried)
+
+
+def _described(calls: Calls, cells: Cells, anomaly: Anomaly, retried: int) -> Iterator[Finding]:
+    scope, counts = anomaly.scope, cells.by_event["retried"]
+    names = ", ".join(map(quoted, scope.names))
+    place = f"{scope.by} IN ({names})" if scope.by else "TRUE"
+    edges = [(cells.edges[first], cells.edges[end]) for first, end in anomaly.ranges]
+    when = " OR ".join(f"t * 1e6 >= {low} AND t * 1e6 < {high}" for low, high in edges) or "TRUE"
+    reasons = calls.rows(
+        "SELECT reason, count(*), sum(wait), make_timestamp((min(t) * 1e6)::BIGINT), "
+        f"make_timestamp((max(t) * 1e6)::BIGINT) FROM attempts "
+        f"WHERE {place} AND ({when}) AND wait > 0 GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {_MOST_REASONS}"
+    )
+    inside = anomaly.batches or range(len(cells.edges) - 1)
+    number = sum(counts[each].calls[i] for each in scope.places for i in inside)
+    events = sum(counts[each].events[i] for each in scope.places for i in inside)
+    if reasons:
+        whole = Finding(
+            kind="retries",
+            weight=_OF_RETRIES * events / cells.calls,
+            by=scope.by,
+            names=scope.names,
+            others=len({place[cells.columns.index(scope.by)] for place in cells.places}) - len(scope.names)
+            if scope.by
+            else 0,
+            calls=number,
+            events=events,
+            other_calls=cells.calls - number,
+            other_events=retried - events,
+            seconds=sum(row[2] for row in reasons),
+            classes=tuple((row[0], row[1]) for row in reasons),
+        )
+        first, last = min(row[3] for row in reasons), max(row[4] for row in reasons)
+        stretch = Stretch(start=first, end=last, calls=number, events=events)
+        yield replace(whole, stretches=(stretch,)) if edges else whole

@@ -1,0 +1,73 @@
+"""Finds where the clock of the machine was set back while a log was written.
+
+Rows are written when their calls end, so the ends of the calls in a file are in the order of time. A hundred rows
+are read at equal distances in the file; where the end of a call lies before those above it, the clock was set back.
+Knows neither DuckDB nor the rest of a review.
+
+Used by ``review._judge``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO
+
+from otel_connector._csv._lines import LINE_LIMIT, read_line
+
+_SAMPLES = 100  # rows, at equal distances
+_FEWEST = 4  # of them that must follow a step, in the order of time
+_LEAST = 60.0  # seconds: rows of several processes and threads are out of order by less
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockStep:
+    """A step of the clock.
+
+    Attributes:
+        time: The end of the last call before it, as the clock showed it: seconds since 1970.
+        seconds: By how many seconds it was set back.
+    """
+
+    time: float
+    seconds: float
+
+
+def clock_step(path: str) -> ClockStep | None:
+    """Return the first step of the clock in a plain log; None if there is none."""
+    with Path(path).open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        offsets = range(0, size, max(size // _SAMPLES, 1))
+        ends = [(offset, end) for offset in offsets if (end := _end_at(file, offset)) is not None]
+        for number, (before, after) in enumerate(pairwise(ends), 1):
+            rest = [end for _, end in ends[number : number + _FEWEST]]
+            # Rows that are in no order, or a few that were added, are not a clock that goes on
+            if after[1] < before[1] - _LEAST and len(rest) == _FEWEST and rest == sorted(rest):
+                return _bisected(file, before, after)
+    return None
+
+
+def _bisected(file: BinaryIO, low: tuple[int, float], high: tuple[int, float]) -> ClockStep:
+    """Return the step between two rows."""
+    while high[0] - low[0] > 1:
+        offset = (low[0] + high[0]) // 2
+        end = _end_at(file, offset)
+        if end is None or end < low[1] - _LEAST:
+            high = offset, high[1] if end is None else end
+        else:
+            low = offset, end
+    return ClockStep(time=low[1], seconds=low[1] - high[1])
+
+
+def _end_at(file: BinaryIO, offset: int) -> float | None:
+    """Return the end of the call in the first whole line after an offset; None if it is not a row."""
+    file.seek(offset)
+    file.readline(LINE_LIMIT)
+    line = file.readline(LINE_LIMIT)
+    try:
+        _, record = read_line(line.removesuffix(b"\n"))
+    except ValueError:
+        return None
+    return record.t + record.delta_t

@@ -1,0 +1,380 @@
+"""Finds what happened in a run, and describes it with exact figures: the findings of a verdict.
+
+`_anomalies` finds where and when with batches; here their edges are refined, and each finding is counted by statements
+about its own calls. Does not know how findings are written.
+
+Used by ``review._compare`` and ``review._judge``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+from otel_connector.review._anomalies import Anomaly, Selection, Threshold, anomalies, overlap, remaining
+from otel_connector.review._cells import Cells, LocationTotals, cells, of_all_calls
+from otel_connector.review._filters import quoted
+from otel_connector.review._load import Calls
+from otel_connector.review._stretches import find
+from otel_connector.review._summary import ListedCall
+from otel_connector.review._verdict import Finding, Kind, Stretch
+
+FEWEST = 30
+"""The fewest calls of a run whose parts are compared."""
+
+_FAILED = Threshold(odds=2, share=1e-4, least=5, whole=True)
+_LONG = Threshold(odds=1.3, share=2e-3, least=10)
+_TAIL = Threshold(odds=4, share=1e-3, least=5, whole=True)
+_LARGE = Threshold(odds=1.5, share=0.01, least=10)
+_SAME = Threshold(odds=5, share=2e-3, least=20)
+
+_SLOW = 4.0  # times the median of the others, from which a host or endpoint is slow
+_SLOW_TIME, _SLOW_EXCESS = 0.25, 3.0  # its share of all seconds, and of its share of the calls
+_SLOWER = 1.15  # times the median elsewhere, from which a stretch is slower
+_LONGER_TAIL = 3.0  # times the p99 elsewhere
+_LARGER = 1.5  # times the median size elsewhere
+_THROUGHOUT = 0.01  # share of failures that belong to no stretch and no place, from which they are a finding
+_AFFECTED = 0.5  # times the rate of the stretch, from which a place takes part in it
+_ENOUGH = 5  # calls in a stretch, without which a place is neither affected nor spared
+_SLICES = 512  # in which the edges of a stretch are searched
+_MOST_CLASSES = 4
+_QUARTERS = 4
+_GROWS = 1.15  # times the quarter before
+
+_OF_TIME = 0.5  # a second that a run took longer weighs half as much as a failed call
+_LEAST_WEIGHT = 0.01
+_MOSTLY = 0.5  # share of the bodies of a stretch that have the same size
+
+_EVENTS: dict[Kind, str] = {"slower": "long", "tail": "tail", "larger bodies": "large"}
+_EPOCH = datetime.fromisoformat("1970-01-01")
+_Edges = tuple[int, int]  # the first and the last microsecond of a stretch, since 1970
+_ALL = Selection(places=frozenset())  # of a finding, which has names only
+_FIELDS = ", ".join(each.name for each in fields(ListedCall))
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The calls of a run and their cells."""
+
+    calls: Calls
+    cells: Cells
+
+    def rows(self, columns: str, condition: str, rest: str = "") -> list[tuple[Any, ...]]:
+        return self.calls.rows(f"SELECT {columns} FROM {self.cells.source} WHERE {condition} {rest}")
+
+
+COLUMNS = ("host", "endpoint")
+"""The columns that identify a place in which something can be unusual, the widest place first."""
+
+
+def parts_of(calls: Calls, *, only_failures: bool = False) -> Cells:
+    """Return the cells of a run."""
+    return cells(calls, COLUMNS, only_failures=only_failures)
+
+
+def outages(calls: Calls) -> tuple[Finding, ...]:
+    """Return the findings about failures in a part of the run, the largest first."""
+    if len(calls) < FEWEST:
+        return ()
+    found = _failures(_Search(calls, parts_of(calls, only_failures=True)), throughout=False)
+    return tuple(sorted((each for each in found if each.stretches), key=lambda each: -each.weight))
+
+
+def condition_of(finding: Finding) -> str:
+    """Return the condition in SQL for the calls of a finding."""
+    place = _place(Selection(by=finding.by, names=finding.names, places=frozenset()))
+    when = _period([ends(each) for each in finding.stretches]) if finding.stretches else "TRUE"
+    return f"({place} AND {when})"
+
+
+def findings(calls: Calls, parts: Cells) -> list[Finding]:
+    """Return the findings about failures, durations and sizes of a run, from its cells."""
+    run = _Search(calls, parts)
+    slow = list(_slow(run))
+    of_slow = {name for each in slow for name in each.names}
+    same = {
+        size: found for i, size in enumerate(run.cells.sizes) if (found := anomalies(run.cells, f"size {i}", _SAME))
+    }
+    large, long = anomalies(run.cells, "large", _LARGE), anomalies(run.cells, "long", _LONG)
+    known = [each for found in same.values() for each in found]
+    tail = [each for each in anomalies(run.cells, "tail", _TAIL) if not of_slow & set(each.scope.names)]
+    return [
+        *_failures(run, throughout=True),
+        *slow,
+        *(each for size, found in same.items() for each in _same_size(run, size, found)),
+        *_larger(run, _apart(large, known)),
+        *_slower(run, _apart(long, large)),
+        *_tails(run, _apart(tail, long)),
+    ]
+
+
+def _apart(found: Sequence[Anomaly], known: Sequence[Anomaly]) -> list[Anomaly]:
+    """Return the anomalies that no known one explains: they have fewer than half of their batches in common."""
+    return [each for each in found if not any(overlap(each, other) >= 1 / 2 for other in known)]
+
+
+def _failures(run: _Search, *, throughout: bool) -> Iterator[Finding]:
+    event, found = "failed", anomalies(run.cells, "failed", _FAILED)
+    if not found:  # a class may be unusual although all failures together are not
+        for number, _ in enumerate(run.cells.classes):
+            if found := anomalies(run.cells, f"class {number}", _FAILED):
+                event = f"class {number}"
+                break
+    condition = run.cells.conditions[event]
+    described = [_described(run, "failures", event, each) for each in found]
+    inside = " OR ".join(condition_of(each) for each in described) or "FALSE"
+    ((calls, events),) = run.rows(f"count(*), count(*) FILTER (WHERE {condition})", f"NOT ({inside})")
+    if throughout and event == "failed" and events >= max(_THROUGHOUT * calls, _FAILED.least):
+        number, failed = remaining(run.cells, event, found)
+        if failed >= _THROUGHOUT * number:
+            whole = _described(run, "failures", event, Anomaly(scope=_ALL))
+            yield replace(whole, calls=calls, events=events, weight=events / run.cells.calls)
+    yield from (replace(each, other_calls=calls, other_events=events) for each in described)
+
+
+def _described(run: _Search, kind: Kind, event: str, anomaly: Anomaly) -> Finding:
+    """Return a finding with its stretches, counts, classes and an example."""
+    condition, edges = run.cells.conditions[event], _edges(run, event, anomaly)
+    scope = anomaly.scope
+    if scope.by and len(scope.names) == len(_values(run, scope.by)) > 1:
+        scope = _ALL
+    elif edges and not scope.by:
+        scope = _affected(run, condition, edges)
+    population = "TRUE" if of_all_calls(event) else "success"
+    place = _place(scope)
+    edges, stretches = _stretches(run, condition, f"{place} AND {population}", edges)
+    when = _period(edges) if stretches else "TRUE"
+    ((calls, events, seconds),) = run.rows(
+        f"count(*), count_if({condition}), coalesce(sum(delta_t) FILTER (WHERE {condition}), 0)",
+        f"{place} AND {population} AND {when}",
+    )
+    beside = run.rows(f"count(*), count(*) FILTER (WHERE {condition})", f"{population} AND {when} AND NOT {place}")[0]
+    classes = run.rows(
+        "error_type, count(*)",
+        f"{place} AND {when} AND NOT success AND {condition}",
+        f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {_MOST_CLASSES}",
+    )
+    of_class = f" AND error_type = {quoted(classes[0][0])}" if classes else ""
+    return Finding(
+        kind=kind,
+        weight=events / run.cells.calls,
+        by=scope.by,
+        names=scope.names,
+        others=len(_values(run, scope.by)) - len(scope.names) if scope.by else 0,
+        stretches=stretches,
+        calls=calls,
+        events=events,
+        beside_calls=beside[0],
+        beside_events=beside[1],
+        seconds=seconds,
+        share_of_time=seconds / run.cells.seconds if run.cells.seconds else 0.0,
+        classes=tuple(classes),
+        example=_example(run, f"{place} AND {when} AND {condition}{of_class}", slowest=not of_all_calls(event)),
+    )
+
+
+def _example(run: _Search, condition: str, *, slowest: bool) -> ListedCall | None:
+    """Return the first or the slowest call of those with texts."""
+    order = "delta_t DESC, t, call_id" if slowest else "t, call_id"
+    rows = run.rows(_FIELDS, f"({condition}) AND call_id IS NOT NULL", f"ORDER BY {order} LIMIT 1")
+    names = (each.name for each in fields(ListedCall))
+    return ListedCall(**dict(zip(names, rows[0], strict=True))) if rows else None
+
+
+def _values(run: _Search, column: str) -> dict[str, LocationTotals]:
+    """Return the values of a column, each with one of its places."""
+    number = run.cells.columns.index(column)
+    return {place[number]: totals for place, totals in run.cells.places.items()}
+
+
+def _place(scope: Selection) -> str:
+    """Return the condition for the calls of a scope."""
+    return f"({scope.by} IN ({', '.join(map(quoted, scope.names))}))" if scope.by else "TRUE"
+
+
+def _period(edges: Sequence[_Edges]) -> str:
+    """Return the condition for the calls that started in a stretch; both ends belong to it."""
+    return f"({' OR '.join(f't BETWEEN make_timestamp({low}) AND make_timestamp({high})' for low, high in edges)})"
+
+
+def _edges(run: _Search, event: str, anomaly: Anomaly) -> list[_Edges]:
+    """Return the first and the last microsecond of each stretch: those of its batches, refined in finer slices."""
+    if not anomaly.ranges:
+        return []
+    edges = run.cells.edges
+    coarse = [(edges[first], edges[end] - 1) for first, end in anomaly.ranges]
+    start = edges[max(anomaly.ranges[0][0] - 1, 0)]
+    end = edges[min(anomaly.ranges[-1][1] + 1, len(edges) - 1)]
+    width = (end - start) // _SLICES + 1
+    population = "TRUE" if of_all_calls(event) else "success"
+    calls, events = [0] * _SLICES, [0] * _SLICES
+    for number, count, hits in run.rows(
+        f"(epoch_us(t) - {start}) // {width}, count(*), count_if({run.cells.conditions[event]})",
+        f"{_place(anomaly.scope)} AND {population} AND {_period([(start, end - 1)])}",
+        "GROUP BY 1",
+    ):
+        calls[number], events[number] = count, hits
+    found = find(calls, events, anomaly.shares)
+    if found is None or len(found.ranges) < len(coarse):
+        return coarse
+    # The first and the last event may be in the slices beside it, with calls that are none
+    return [(start + (first - 1) * width, start + (last + 1) * width - 1) for first, last in found.ranges]
+
+
+def _stretches(
+    run: _Search, condition: str, population: str, edges: list[_Edges]
+) -> tuple[list[_Edges], tuple[Stretch, ...]]:
+    """Return the stretches, each from its first event to its last."""
+    rows = list[tuple[Any, ...]]()
+    for _ in range(2 if edges else 0):  # at first the ends, then the calls between them
+        number = " ".join(f"WHEN t <= make_timestamp({high}) THEN {i}" for i, (_, high) in enumerate(edges))
+        first, last = (f"{which}(t) FILTER (WHERE {condition})" for which in ("min", "max"))
+        rows = run.rows(
+            f"CASE {number} END, epoch_us({first}), epoch_us({last}), {first}, {last}, count(*), count_if({condition})",
+            f"{population} AND {_period(edges)}",
+            f"GROUP BY 1 HAVING count_if({condition}) > 0 ORDER BY 1",
+        )
+        edges = [(low, high) for _, low, high, *_ in rows]
+    return edges, tuple(Stretch(start=row[3], end=row[4], calls=row[5], events=row[6]) for row in rows)
+
+
+def _affected(run: _Search, condition: str, edges: Sequence[_Edges]) -> Selection:
+    """Return the places that take part in stretches of all calls, by the first column in which some do not."""
+    for column in run.cells.columns:
+        rows = run.rows(f"{column}, count(*), count_if({condition})", _period(edges), "GROUP BY 1 ORDER BY 2 DESC, 1")
+        rate = sum(hits for *_, hits in rows) / sum(calls for _, calls, _ in rows)
+        affected = [name for name, calls, hits in rows if hits >= _AFFECTED * rate * calls]
+        spared = [name for name, calls, hits in rows if calls >= _ENOUGH and hits < _AFFECTED * rate * calls]
+        if spared or len(rows) == 1:
+            return Selection(by=column, names=tuple(affected), places=frozenset())
+    return _ALL
+
+
+def _compared(run: _Search, kind: Kind, anomaly: Anomaly, figure: str, least: float) -> Finding | None:
+    """Return a finding with a figure of its calls, and the same elsewhere; None if it is less than `least` times it.
+
+    Elsewhere is the rest of the run at the same places; for a finding about the whole run, the other places.
+    """
+    event = _EVENTS[kind]
+    found = _described(run, kind, event, anomaly)
+    scope = Selection(by=found.by, names=found.names, places=frozenset())
+    inside = condition_of(found)
+    population = _place(scope) if found.stretches else "TRUE"
+    ((value, baseline, calls, events, seconds, mean),) = run.rows(
+        f"{figure} FILTER (WHERE {inside}), {figure} FILTER (WHERE NOT ({inside})), count_if(NOT ({inside})), "
+        f"count_if({run.cells.conditions[event]} AND NOT ({inside})), sum(delta_t) FILTER (WHERE {inside}), "
+        f"avg(delta_t) FILTER (WHERE NOT ({inside}))",
+        f"{population} AND success",
+    )
+    if value is None or baseline is None or value < least * baseline:
+        return None
+    additional = max(seconds - found.calls * mean, 0.0) / run.cells.seconds if run.cells.seconds else 0.0
+    return replace(
+        found, figure=value, baseline=baseline, other_calls=calls, other_events=events, weight=additional * _OF_TIME
+    )
+
+
+def ends(stretch: Stretch) -> tuple[int, int]:
+    """Return the start and the end of a stretch in microseconds since 1970."""
+    low, high = ((each - _EPOCH) // timedelta(microseconds=1) for each in (stretch.start, stretch.end))
+    return low, high
+
+
+def _slower(run: _Search, found: Sequence[Anomaly]) -> Iterator[Finding]:
+    for each in found:
+        if finding := _compared(run, "slower", each, "quantile_cont(delta_t, 0.5)", _SLOWER):
+            yield finding
+
+
+def _tails(run: _Search, found: Sequence[Anomaly]) -> Iterator[Finding]:
+    for each in found:
+        if finding := _compared(run, "tail", each, "quantile_cont(delta_t, 0.99)", _LONGER_TAIL):
+            yield finding
+
+
+def _larger(run: _Search, found: Sequence[Anomaly]) -> Iterator[Finding]:
+    for each in found[:1]:
+        if finding := _compared(run, "larger bodies", each, "quantile_cont(response_size, 0.5)", _LARGER):
+            edges = run.cells.edges
+            width = (edges[-1] - edges[0]) // _QUARTERS + 1
+            quarters = run.rows(
+                f"(epoch_us(t) - {edges[0]}) // {width}, quantile_cont(response_size, 0.5)",
+                f"{_place(Selection(by=finding.by, names=finding.names, places=frozenset()))} AND success",
+                "GROUP BY 1 ORDER BY 1",
+            )
+            medians = tuple(float(size) for _, size in quarters)
+            grow = len(medians) == _QUARTERS and all(b >= _GROWS * a for a, b in pairwise(medians))
+            weight = max(finding.weight, _LEAST_WEIGHT)
+            yield (
+                replace(finding, weight=weight, quarters=medians, stretches=())
+                if grow
+                else replace(finding, weight=weight)
+            )
+
+
+def _same_size(run: _Search, size: int, found: Sequence[Anomaly]) -> Iterator[Finding]:
+    for each in found:
+        event = f"size {run.cells.sizes.index(size)}"
+        finding = _described(run, "same size", event, each)
+        scope = Selection(by=finding.by, names=finding.names, places=frozenset())
+        ((low, high, calls, events),) = run.rows(
+            f"min(response_size), max(response_size), count(*), count_if(response_size = {size})",
+            f"{_place(scope)} AND success AND NOT {_period([ends(each) for each in finding.stretches])}",
+        )
+        if finding.events >= _MOSTLY * finding.calls:
+            yield replace(
+                finding, figure=float(size), sizes=(low or 0, high or 0), other_calls=calls, other_events=events
+            )
+
+
+def _slow(run: _Search) -> Iterator[Finding]:
+    """Yield the host or endpoint that takes much of the time because it is slower than the others."""
+    candidates = list[tuple[float, Selection]]()
+    for number, column in enumerate(run.cells.columns):
+        by_value = dict[str, list[LocationTotals]]()
+        for place, totals in run.cells.places.items():
+            by_value.setdefault(place[number], []).append(totals)
+        for value, inside in by_value.items():
+            others = [each for name, group in by_value.items() if name != value for each in group]
+            time = sum(each.seconds for each in inside) / run.cells.seconds if run.cells.seconds else 0.0
+            part = sum(each.calls for each in inside) / run.cells.calls
+            slow = _median(others) * _SLOW
+            is_costly = others and time >= max(_SLOW_TIME, _SLOW_EXCESS * part)
+            if is_costly and all((each.p50 or 0.0) >= slow for each in inside):
+                candidates.append((time - part, Selection(by=column, names=(value,), places=frozenset())))
+    if candidates:
+        excess, slowest = max(candidates, key=lambda each: each[0])
+        condition = _place(slowest)
+        ((calls, seconds, p50, baseline),) = run.rows(
+            f"count_if({condition}), sum(delta_t) FILTER (WHERE {condition}), quantile_cont(delta_t, 0.5) "
+            f"FILTER (WHERE {condition}), quantile_cont(delta_t, 0.5) FILTER (WHERE NOT {condition})",
+            "success",
+        )
+        yield Finding(
+            kind="slow",
+            weight=excess * _OF_TIME,
+            by=slowest.by,
+            names=slowest.names,
+            others=len(_values(run, slowest.by)) - 1,
+            calls=calls,
+            events=calls,
+            other_calls=run.cells.calls - calls,
+            figure=p50,
+            baseline=baseline,
+            seconds=seconds,
+            share_of_time=seconds / run.cells.seconds,
+            example=_example(run, f"{condition} AND success", slowest=True),
+        )
+
+
+def _median(places: Sequence[LocationTotals]) -> float:
+    """Return the median duration of the places, weighted by their calls."""
+    left = sum(each.calls for each in places) / 2
+    for each in sorted(places, key=lambda each: each.p50 or 0.0):
+        left -= each.calls
+        if left <= 0:
+            return each.p50 or 0.0
+    return 0.0

@@ -1,0 +1,114 @@
+"""Gives the verdict on a run: what became of its URLs, and the findings in the order of their weight.
+
+Does not know how a verdict is written.
+
+Used by ``review`` and ``review._report``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import cast
+
+from otel_connector._arguments import checked_instance
+from otel_connector.review._attempts import retries, waits
+from otel_connector.review._clock import clock_step
+from otel_connector.review._findings import FEWEST, findings, parts_of
+from otel_connector.review._load import URL_ID, Calls
+from otel_connector.review._summary import Summary
+from otel_connector.review._verdict import Finding, Stretch, Urls, Verdict
+
+_FIRST = 0.005  # share of the calls or URLs from which failures come before anything else
+_COUNTED_FIRST = frozenset({"failures", "same size", "stopped"})
+_BY_PAUSES = frozenset({"retries", "slow", "slower", "tail"})
+_OF_TIME = 0.3  # a part of the run without calls weighs a third of one with failures
+_URLS_AT_A_TIME = 1_500_000
+_CLOCK = 0.02  # the weight of a step of the clock
+_EPOCH = datetime.fromisoformat("1970-01-01")
+
+
+def verdict(calls: Calls, summary: Summary, *, urls: Iterable[str] | None = None) -> Verdict:
+    """Return the verdict on a run.
+
+    Args:
+        calls: The result of `load`.
+        summary: The result of `summarize`.
+        urls: The URLs that were to be fetched, redacted as in the log. Without them, URLs without a row are not known.
+
+    Raises:
+        TypeError: An argument has the wrong type; the message names it.
+    """
+    checked_instance("calls", calls, Calls)
+    checked_instance("summary", summary, Summary)
+    if urls is not None and (isinstance(urls, str) or not isinstance(cast("object", urls), Iterable)):
+        raise TypeError(f"urls must be an iterable of URLs, not {type(urls).__name__}")
+    total, has_attempts = summary.total, summary.retries is not None
+    found, of_urls = list[Finding](), _urls(calls, total.calls, urls, has_attempts=has_attempts)
+    too_few = total.calls < FEWEST
+    if not too_few:
+        parts = parts_of(calls)
+        found += findings(calls, parts)
+        if has_attempts:
+            found += retries(calls, parts)
+            paused = list(waits(calls, total.seconds, total.calls))
+            asked = {name for each in paused for name in each.names}
+            # Its pauses are why the calls to a host are slow, and its refusals why they are retried
+            found = [each for each in found if each.kind not in _BY_PAUSES or not asked & set(each.names)] + paused
+        found += [*_gaps(summary), *_clock(calls)]
+    if of_urls.missing:
+        weight = of_urls.missing / (of_urls.total + of_urls.missing)
+        found.append(Finding(kind="stopped", weight=weight, calls=of_urls.total, events=of_urls.missing))
+    return Verdict(
+        start=total.start,
+        end=total.end,
+        calls=total.calls,
+        failed=total.failed,
+        urls=of_urls,
+        p50=total.latency.p50,
+        p99=total.latency.p99,
+        too_few=too_few,
+        unfinished=any(file.unfinished for file in summary.files),
+        findings=tuple(sorted(found, key=_order)),
+    )
+
+
+def _order(finding: Finding) -> tuple[bool, float]:
+    return not (finding.kind in _COUNTED_FIRST and finding.weight >= _FIRST), -finding.weight
+
+
+def _urls(calls: Calls, number: int, listed: Iterable[str] | None, *, has_attempts: bool) -> Urls:
+    again = "OR url_id IN (SELECT url_id FROM attempts WHERE number > 1)" if has_attempts else ""
+    parts = number // _URLS_AT_A_TIME + 1
+    counted = [
+        calls.rows(
+            f"SELECT count(*), count(*) FILTER (WHERE done), count(*) FILTER (WHERE done AND (failed {again})) FROM ("
+            "SELECT url_id, bool_or(success) AS done, bool_or(NOT success) AS failed FROM calls_compact "
+            f"WHERE url_id % {parts} = {part} GROUP BY 1)"
+        )[0]
+        for part in range(parts)  # otherwise ten million URLs would need 400 MB
+    ]
+    total, done, retried = (sum(column) for column in zip(*counted, strict=True))
+    missing = None
+    if listed is not None:
+        ((missing,),) = calls.rows(
+            "SELECT count(DISTINCT url) FROM (SELECT unnest(?::VARCHAR[]) AS url) "
+            f"WHERE {URL_ID} NOT IN (SELECT url_id FROM calls_compact)",
+            [list(listed)],
+        )
+    return Urls(total=total, done=done, failed=total - done, retried=retried, missing=missing)
+
+
+def _gaps(summary: Summary) -> Iterator[Finding]:
+    for each in summary.quiet:
+        stretch = Stretch(start=each.start, end=each.start + timedelta(seconds=each.seconds), calls=0, events=0)
+        share = each.seconds / summary.total.seconds
+        yield Finding(kind="gap", weight=_OF_TIME * share, stretches=(stretch,), seconds=each.seconds)
+
+
+def _clock(calls: Calls) -> Iterator[Finding]:
+    for path in calls.read_from:
+        if step := clock_step(path):
+            time = _EPOCH + timedelta(seconds=step.time)
+            stretch = Stretch(start=time, end=time, calls=0, events=0)
+            yield Finding(kind="clock", weight=_CLOCK, stretches=(stretch,), seconds=step.seconds)

@@ -1,0 +1,158 @@
+"""Defines the verdict on a run: what happened, as frozen values, of which JSON is a copy.
+
+Knows nothing of how they are found (`_findings`) and how they are written (`_verdict_text`).
+
+Used by ``review``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from otel_connector.review._summary import ListedCall
+
+Kind: TypeAlias = Literal[
+    "failures", "slow", "slower", "tail", "same size", "larger bodies", "gap", "clock", "stopped", "waits", "retries"
+]
+"""What a finding is about:
+
+- ``failures``: calls that failed
+- ``slow``: a host or endpoint that is slower than the others in the whole run
+- ``slower``: durations that are longer in a stretch than in the rest
+- ``tail``: calls that take more than ten times the median
+- ``same size``: successes whose bodies suddenly have all the same size
+- ``larger bodies``: bodies that are larger in a stretch than in the rest
+- ``gap``: no call started, and no other pause is nearly as long
+- ``clock``: the clock was set back
+- ``stopped``: URLs have no row
+- ``waits``: the server asked for pauses
+- ``retries``: calls that needed another attempt
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """A part of the run.
+
+    Attributes:
+        start: The start of its first event (a failure, a slow call), in UTC.
+        end: The start of its last event, in UTC.
+        calls: The number of calls of the finding's place in it.
+        events: How many of them are events.
+    """
+
+    start: datetime
+    end: datetime
+    calls: int
+    events: int
+
+    @property
+    def seconds(self) -> float:
+        """Its length in seconds."""
+        return (self.end - self.start).total_seconds()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that happened.
+
+    Attributes:
+        kind: What it is about.
+        weight: The share of the run that it cost, of 1; findings are ordered by it.
+        by: The column of the place: ``host`` or ``endpoint``; empty for all calls.
+        names: The hosts or endpoints; empty for all calls.
+        others: The number of other hosts or endpoints.
+        stretches: When it happened, in the order of time; empty for the whole run.
+        calls: The number of calls there and then.
+        events: How many of them are events.
+        other_calls: The number of calls that belong to no finding of this kind.
+        other_events: How many of these are events.
+        beside_calls: The number of calls of the other hosts or endpoints in the same stretches.
+        beside_events: How many of these are events.
+        figure: The figure that differs: seconds or bytes; NaN if there is none.
+        baseline: The same figure elsewhere.
+        seconds: The seconds that the events took; for ``clock`` the step, for ``gap`` the length.
+        share_of_time: Their share of the seconds of all calls, of 1.
+        classes: The classes of the failures (or the reasons of the attempts) with their numbers, the most frequent
+            first.
+        quarters: For ``larger bodies``, the median of each quarter of the run, if it grows from each to the next.
+        sizes: For ``same size``, the smallest and the largest body elsewhere, in bytes.
+        example: One of the calls.
+    """
+
+    kind: Kind
+    weight: float
+    by: str = ""
+    names: tuple[str, ...] = ()
+    others: int = 0
+    stretches: tuple[Stretch, ...] = ()
+    calls: int = 0
+    events: int = 0
+    other_calls: int = 0
+    other_events: int = 0
+    beside_calls: int = 0
+    beside_events: int = 0
+    figure: float = math.nan
+    baseline: float = math.nan
+    seconds: float = 0.0
+    share_of_time: float = math.nan
+    classes: tuple[tuple[str, int], ...] = ()
+    quarters: tuple[float, ...] = ()
+    sizes: tuple[int, ...] = ()
+    example: ListedCall | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Urls:
+    """What became of the URLs.
+
+    Attributes:
+        total: The number of different URLs in the logs.
+        done: Those with a success.
+        failed: Those without a success.
+        retried: Those with a success after a failed attempt or a failed call.
+        missing: Those of the list that have no row; None if there is no list.
+    """
+
+    total: int
+    done: int
+    failed: int
+    retried: int
+    missing: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What happened in a run.
+
+    Attributes:
+        start: The start of the first call, in UTC; None if there are no calls.
+        end: The start of the last call, in UTC; None if there are no calls.
+        calls: The number of calls.
+        failed: The number of calls that failed.
+        urls: What became of the URLs.
+        p50: The median duration in seconds.
+        p99: The 99th percentile of the durations.
+        too_few: Whether there are too few calls to compare parts of the run.
+        unfinished: Whether a log ends in a torn row.
+        findings: What happened, the worst first; empty if nothing is unusual.
+    """
+
+    start: datetime | None
+    end: datetime | None
+    calls: int
+    failed: int
+    urls: Urls
+    p50: float
+    p99: float
+    too_few: bool
+    unfinished: bool
+    findings: tuple[Finding, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from the first start to the last."""
+        return (self.end - self.start).total_seconds() if self.start and self.end else 0.0

@@ -1,0 +1,372 @@
+"""Writes a verdict as sentences: those of the terminal, of HTML, of Markdown and of JSON.
+
+Every sentence has its numbers, and every rate its count. Knows neither DuckDB nor how the sentences are laid out.
+
+Used by ``cli._review_command``, ``review._compare_text``, ``review._formats``, ``review._html`` and ``review._report``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone, tzinfo
+from typing import Protocol
+
+from otel_connector._record import one_line
+from otel_connector._units import counted, duration, moment, rate, share, size
+from otel_connector.review._trace_url import TraceURL
+from otel_connector.review._verdict import Finding, Stretch, Verdict
+
+MOST = 4
+"""How many findings are written; JSON has all."""
+
+_MOST_NAMES = 3  # hosts, or stretches, in a sentence
+_TEXT_LIMIT = 160  # characters of an error
+_NAME_LIMIT = 120  # characters of a host or endpoint
+_OUTAGE = 0.5  # share of failures from which a stretch is an outage
+_NEARLY_ALL = 0.9
+_AIOHTTP = re.compile(r"Cannot connect to host .* \[(.*)\]", re.DOTALL)  # the reason is in the brackets
+_CLOSE = 0.01  # of the run: a stretch that begins or ends so close to its ends begins or ends with it
+# Classes of failures after a response: the server was there
+_ANSWERED = ("DecodeFailed", "Body", "ResultRejected", "HTTPStatusError 4", "RedirectRefused", "InvalidURL")
+
+
+@dataclass(frozen=True, slots=True)
+class Sentences:
+    """A sentence or two about one thing.
+
+    Attributes:
+        text: The text.
+        details: Further sentences about it.
+        link: The link to a trace at its end; empty for none.
+    """
+
+    text: str
+    details: tuple[str, ...] = ()
+    link: str = ""
+
+    @property
+    def whole(self) -> str:
+        """The text with the link."""
+        return f"{self.text}   {self.link}" if self.link else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """How times and calls are written.
+
+    Attributes:
+        zone: The time zone of the times.
+        traces: The template of the links to traces; None for none.
+        command: The beginning of the command that fetches the rest; empty if it is not known.
+    """
+
+    zone: tzinfo = timezone.utc
+    traces: TraceURL | None = None
+    command: str = ""
+
+
+UTC = Wording()
+
+
+def lines(verdict: Verdict, wording: Wording = UTC) -> list[Sentences]:
+    """Return the verdict: whether it worked, the worst things, and what to do next."""
+    if not verdict.calls:
+        return [Sentences("No calls.")]
+    shown = verdict.findings[:MOST]
+    writer = _Writer(verdict, wording)
+    found = [Sentences(" ".join(_work(verdict)))]
+    if verdict.too_few:
+        return found
+    if not shown:
+        found.append(Sentences("Nothing unusual: failures, durations and sizes are even over the whole run."))
+    found += [writer.line(each) for each in shown]
+    if more := len(verdict.findings) - len(shown):
+        found.append(Sentences(f"{counted(more, 'further finding')}: see --json."))
+    if verdict.unfinished:
+        found.append(Sentences(_TORN))
+    return [*found, *_next(verdict, shown, wording)]
+
+
+_TORN = (
+    "The log ends in a torn row: the program was killed, the machine lost power, or a program is still writing the log."
+)
+
+
+def texts(verdict: Verdict, wording: Wording = UTC) -> list[str]:
+    """Return the lines as texts; details are indented."""
+    return texts_of(lines(verdict, wording))
+
+
+def texts_of(found: Iterable[Sentences]) -> list[str]:
+    """Return sentences as texts; details are indented."""
+    return [text for each in found for text in (each.whole, *(f"  {detail}" for detail in each.details))]
+
+
+def sentences(finding: Finding, run: Period, wording: Wording = UTC) -> Sentences:
+    """Return the sentences about a finding of a run."""
+    return _Writer(run, wording).line(finding)
+
+
+def period_of(verdict: Verdict, wording: Wording = UTC) -> str:
+    """Return the period of the run."""
+    start, end = (moment(_local(each, wording)) for each in (verdict.start, verdict.end))
+    return f"{start} to {end} {_zone(verdict.start, wording)} ({duration(verdict.seconds)})"
+
+
+def _local(time: datetime | None, wording: Wording) -> datetime | None:
+    return None if time is None else time.replace(tzinfo=timezone.utc).astimezone(wording.zone)
+
+
+def _zone(time: datetime | None, wording: Wording) -> str:
+    local = _local(time, wording)
+    return "" if local is None else local.tzname() or ""
+
+
+def _work(verdict: Verdict) -> Iterator[str]:
+    """Yield the answer to "did it work?"."""
+    urls, calls = verdict.urls, verdict.calls
+    if verdict.too_few:
+        failed = f"{verdict.failed:,} failed" if verdict.failed else "all succeeded"
+        yield f"{counted(calls, 'call')}, {failed}. Too few to compare parts of the run."
+        return
+    wanted = urls.total + (urls.missing or 0)
+    done = f"{urls.done:,} of {wanted:,} URLs were" if urls.done < wanted else f"All {wanted:,} URLs were"
+    done = "The only URL was" if urls.done == wanted == 1 else done
+    yield f"{done} fetched{f' in {calls:,} calls' if calls != urls.total else ''}."
+    if verdict.failed:
+        what = counted(verdict.failed, "call") if calls != urls.total else f"{verdict.failed:,}"
+        yield f"{what} failed ({share(verdict.failed / calls)})."
+    if urls.retried:
+        yield f"{urls.retried:,} ({share(urls.retried / wanted)}) needed another attempt."
+    yield f"Median {duration(verdict.p50)}, p99 {duration(verdict.p99)}."
+
+
+def _next(verdict: Verdict, shown: Sequence[Finding], wording: Wording) -> Iterator[Sentences]:
+    steps = list[tuple[str, str]]()
+    left = verdict.urls.failed + (verdict.urls.missing or 0)
+    if left and wording.command:
+        steps.append((f"{wording.command} --resume   ({counted(left, 'URL')} left)", ""))
+    for each in shown:
+        if each.kind == "waits" and verdict.seconds:
+            steps.append((f"otel-connector fetch --rate {verdict.calls / verdict.seconds:.3g}", ""))
+    example = next((each.example for each in shown if each.example is not None), None)
+    if example is not None:
+        link = wording.traces.of(example.call_id) if wording.traces is not None else ""
+        what = "one of these calls" if example.success else "one of the failed calls"
+        steps.append((f"{what}: call_id {example.call_id}", link))
+    for label, (step, link) in zip(("Next: ", *["Or: "] * len(steps)), steps, strict=False):
+        yield Sentences(f"{label}{step}", link=link)
+
+
+class Period(Protocol):
+    """The part of a run that is known of it."""
+
+    @property
+    def start(self) -> datetime | None: ...
+    @property
+    def end(self) -> datetime | None: ...
+    @property
+    def calls(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+
+
+class _Writer:
+    """Writes the findings of one run."""
+
+    def __init__(self, run: Period, wording: Wording) -> None:
+        self._run = run
+        self._wording = wording
+
+    def line(self, finding: Finding) -> Sentences:
+        by_kind: dict[str, Callable[[Finding], Sentences]] = {
+            "failures": self._failures,
+            "slow": self._slow,
+            "slower": self._slower,
+            "tail": self._tail,
+            "same size": self._same_size,
+            "larger bodies": self._larger,
+            "gap": self._gap,
+            "clock": self._clock,
+            "stopped": self._stopped,
+            "waits": self._waits,
+            "retries": self._retries,
+        }
+        return by_kind[finding.kind](finding)
+
+    def _failures(self, found: Finding) -> Sentences:
+        share_failed, number = found.events / found.calls, len(found.stretches)
+        is_outage = number and share_failed >= _OUTAGE and not found.classes[0][0].startswith(_ANSWERED)
+        label = "Outage" if is_outage else "Failed"
+        failed = f"{found.events:,} of {counted(found.calls, 'call')} {_to(found)} failed ({_classes(found)})"
+        text, times = f"{label}: {self.when(found)}. {failed}.", ""
+        if number > 1:
+            noun = "outages" if is_outage else "stretches with failures"
+            first, last = found.stretches[0].start, found.stretches[-1].end
+            text = f"{label}: {number} {noun} from {self.at(first)} to {self.at(last)}. {failed} in them."
+            more = f", and {number - _MOST_NAMES} more" if number > _MOST_NAMES else ""
+            times = f"They are {', '.join(map(self.period, found.stretches[:_MOST_NAMES]))}{more}."
+        elsewhere = f"Elsewhere: {_of(found.other_events, found.other_calls)} failed. {_spared(found)}".rstrip()
+        cost = f"The failed calls took {duration(found.seconds)}, {_time_share(found)}."
+        return _line(text, times, elsewhere if found.other_calls else "", cost if found.seconds else "")
+
+    def _slow(self, found: Finding) -> Sentences:
+        return _line(
+            f"Slow: calls {_to(found)} take {duration(found.figure)} (median) against {duration(found.baseline)} for "
+            f"{_others(found)}. {share(found.calls / self._run.calls)} of the calls, {_time_share(found)}.",
+            "It is slow from the first call to the last.",
+        )
+
+    def _slower(self, found: Finding) -> Sentences:
+        return _line(
+            f"Slower: {self.when(found)}. The calls {_to(found)} took {duration(found.figure)} (median), and "
+            f"{duration(found.baseline)} in the rest of the run: x {found.figure / found.baseline:.2f}.",
+            f"{counted(found.calls, 'call')} in it, {counted(found.other_calls, 'call')} in the rest.",
+        )
+
+    def _tail(self, found: Finding) -> Sentences:
+        elsewhere = "in the rest of the run" if found.stretches else f"for {_others(found)}"
+        return _line(
+            f"Tail: {self.when(found)}. {_of(found.events, found.calls)} {_to(found)} took more than 10 times the "
+            f"median: p99 {duration(found.figure)} against {duration(found.baseline)} {elsewhere}.",
+            f"They took {duration(found.seconds)}, {_time_share(found)}.",
+        )
+
+    def _same_size(self, found: Finding) -> Sentences:
+        low, high = found.sizes
+        status = f"status {found.example.response_code}" if found.example else "a success"
+        return _line(
+            f"Same size: {self.when(found)}. {found.events:,} of {counted(found.calls, 'successful call')} "
+            f"{_to(found)} have {found.figure:,.0f} bytes each; in the rest of the run, the sizes are {low:,} to "
+            f"{high:,} bytes.",
+            f"They have {status}: look at one, it may be an error page.",
+        )
+
+    def _larger(self, found: Finding) -> Sentences:
+        if found.quarters:
+            sizes = ", ".join(map(size, found.quarters))
+            return _line(
+                f"Larger bodies: those of the calls {_to(found)} grow from quarter to quarter of the run: {sizes} "
+                "(medians)."
+            )
+        return _line(
+            f"Larger bodies: {self.when(found)}. Those of the calls {_to(found)} have {size(found.figure)} (median), "
+            f"and {size(found.baseline)} in the rest of the run."
+        )
+
+    def _gap(self, found: Finding) -> Sentences:
+        return _line(f"No calls: {self.period(found.stretches[0])}. No call started in it.")
+
+    def _clock(self, found: Finding) -> Sentences:
+        return _line(
+            f"Clock: at {self.at(found.stretches[0].start)} it was set back by {duration(found.seconds)}: the calls "
+            "after it have times that earlier calls have, too.",
+            "Or the rows of an earlier run were appended.",
+        )
+
+    def _stopped(self, found: Finding) -> Sentences:
+        speed = rate(self._run.calls / self._run.seconds) if self._run.seconds else "one call"
+        return _line(
+            f"Stopped: {found.events:,} of {found.calls + found.events:,} URLs have no row. The last row is of "
+            f"{self.at(self._run.end)}. Up to then {speed}.",
+        )
+
+    def _waits(self, found: Finding) -> Sentences:
+        return _line(
+            f"Waiting: {_names(found)} asked for pauses of {duration(found.figure)} (429, median), "
+            f"{counted(found.beside_events, 'time')}. {duration(found.seconds)} of the "
+            f"{duration(self._run.seconds)} were pauses ({share(found.share_of_time)}).",
+            f"{_of(found.events, found.calls)} to it were answered by 429 at least once. On average it answered "
+            f"{rate(found.baseline)}.",
+        )
+
+    def _retries(self, found: Finding) -> Sentences:
+        reasons = ", ".join(f"{one_line(name, _NAME_LIMIT)} {number:,}" for name, number in found.classes)
+        return _line(
+            f"Retries: {self.when(found)}. {_of(found.events, found.calls)} {_to(found)} needed a second attempt "
+            f"({reasons}).",
+            f"Elsewhere: {_of(found.other_events, found.other_calls)}." if found.other_calls else "",
+            f"The waits before them took {duration(found.seconds)}.",
+        )
+
+    def when(self, found: Finding) -> str:
+        """Return when it happened; several stretches are one period."""
+        if not found.stretches:
+            return "from the first call to the last"
+        first, last = found.stretches[0], found.stretches[-1]
+        return self.period(Stretch(start=first.start, end=last.end, calls=0, events=0))
+
+    def period(self, stretch: Stretch) -> str:
+        """Return the start, the end and the length of a stretch."""
+        start, end = self._run.start, self._run.end
+        text = f"{self.at(stretch.start)} to {self.at(stretch.end)}"
+        if start is not None and end is not None and self._run.seconds:
+            close = _CLOSE * self._run.seconds
+            if (end - stretch.end).total_seconds() <= close:
+                text = f"from {self.at(stretch.start)} to the end, {self.at(stretch.end)}"
+            elif (stretch.start - start).total_seconds() <= close:
+                text = f"from the start, {self.at(stretch.start)}, to {self.at(stretch.end)}"
+        return f"{text} ({duration(stretch.seconds)})"
+
+    def at(self, time: datetime | None) -> str:
+        """Return a time, with the day if the run is longer than its first day."""
+        local = _local(time, self._wording)
+        days = {
+            each.date()
+            for each in (_local(self._run.start, self._wording), local, _local(self._run.end, self._wording))
+            if each is not None
+        }
+        return moment(local) if len(days) > 1 or local is None else f"{local:%H:%M:%S}"
+
+
+def _line(text: str, *details: str) -> Sentences:
+    return Sentences(text, tuple(filter(None, details)))
+
+
+def _to(found: Finding) -> str:
+    """Return where the calls went."""
+    return f"to {_names(found)}" if found.by else "to every host"
+
+
+def _names(found: Finding) -> str:
+    names = [one_line(name, _NAME_LIMIT) or "(none)" for name in found.names]
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    return f"{', '.join(names[:_MOST_NAMES])}{more}"
+
+
+def _others(found: Finding) -> str:
+    return f"the other {counted(found.others, found.by) if found.others > 1 else found.by}"
+
+
+def _spared(found: Finding) -> str:
+    if not found.others or not found.beside_calls or not found.stretches:
+        return ""
+    if found.beside_events / found.beside_calls < found.events / found.calls / 5:
+        return f"{_others(found).capitalize()}: {_of(found.beside_events, found.beside_calls)} in the same time."
+    return ""
+
+
+def _of(part: int, whole: int) -> str:
+    return f"{part:,} of {counted(whole, 'call')}{f' ({share(part / whole)})' if whole else ''}"
+
+
+def _time_share(found: Finding) -> str:
+    return f"{share(found.share_of_time)} of the time of all calls"
+
+
+def _classes(found: Finding) -> str:
+    """Return the classes of the failures, and the message of the most frequent one."""
+    name, number = found.classes[0]
+    message = ""
+    if found.example is not None:
+        message = found.example.error.removeprefix(name.partition(" ")[0]).removeprefix(":").strip()
+        message = match[1] if (match := _AIOHTTP.fullmatch(message)) else message
+    text = f"{one_line(name, _NAME_LIMIT)}{f': {one_line(message, _TEXT_LIMIT)}' if message else ''}"
+    if number == found.events:
+        return text
+    if number >= _NEARLY_ALL * found.events:
+        return f"nearly all {text}"
+    rest = ", ".join(f"{one_line(other, _NAME_LIMIT)} {count:,}" for other, count in found.classes[1:])
+    return f"{text} {number:,}; {rest}"

@@ -1,0 +1,235 @@
+"""Tests of the verdict: a planted cause is named with its times, and an ordinary night has none."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+from datetime import datetime, timedelta
+from html import unescape
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from support.command_line import run_here
+from support.logs import START, call, write
+from support.planted import BUSY, CAUSES, HOSTS, REFUSED, SECONDS, Night, night
+
+from otel_connector import review
+from otel_connector.cli._review_view import summary_view
+from otel_connector.review import _report
+from otel_connector.review._formats import as_json, as_markdown
+from otel_connector.review._html import verdict_block
+from otel_connector.review._trace_url import TraceURL
+from otel_connector.review._verdict_text import Wording, lines, texts
+
+EPOCH = datetime.fromisoformat("1970-01-01")
+
+
+def at(seconds: float) -> datetime:
+    """Return the naive UTC time so many seconds after the first call of a night."""
+    return EPOCH + timedelta(seconds=START + seconds)
+
+
+def judged(made: Night, path: Path) -> tuple[review.Summary, review.Verdict]:
+    with review.load(made.write(path)) as calls:
+        summary = review.summarize(calls)
+        return summary, review.verdict(calls, summary, urls=made.urls)
+
+
+def screen(summary: review.Summary, verdict: review.Verdict, width: int = 80, height: int = 24) -> str:
+    """Return the first screen of a terminal as one text."""
+    console = Console(width=width, height=height, file=io.StringIO(), highlight=False)
+    console.print(summary_view(summary, texts(verdict), width=width, lines=height))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue().splitlines()
+    assert len(shown) <= height - 2
+    assert max(map(len, shown)) <= width
+    return re.sub(r"\s+", " ", " ".join(shown))
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_the_first_screen_names_a_planted_cause_with_its_times(name: str, tmp_path: Path) -> None:
+    cause, made = CAUSES[name], night()
+    cause.plant(made)
+    summary, verdict = judged(made, tmp_path / "prices.csv")
+    first = verdict.findings[0]
+    assert first.kind == cause.kind
+    page = unescape(re.sub("<[^>]*>", " ", verdict_block(lines(verdict))))
+    for text in (screen(summary, verdict), re.sub(r"\s+", " ", page), re.sub(r"\s+", " ", " ".join(texts(verdict)))):
+        assert [each for each in cause.says if each not in text] == []
+        if cause.start is not None:
+            for time, planted in (
+                (first.stretches[0].start, at(cause.start)),
+                (first.stretches[-1].end, at(cause.end)),
+            ):
+                assert abs((time - planted).total_seconds()) <= cause.slack
+                assert f"{time:%H:%M:%S}" in text
+    if cause.start is None and cause.kind not in {"clock", "stopped"}:
+        assert first.stretches == ()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_good_night_is_two_lines(seed: int, tmp_path: Path) -> None:
+    """Durations may have a rhythm, calls may come in bursts, and failures in clumps: this is not unusual."""
+    made, chance = night(seed=seed + 10, failing=0.001), random.Random(seed)
+    if seed == 1:
+        for each in made.calls:  # a job that runs every hour for ten minutes
+            each["t"] = round(START + (each["t"] - START) // 3_600 * 3_600 + (each["t"] - START) % 3_600 / 6, 6)
+    if seed == 2:
+        for start in chance.sample(range(SECONDS), 8):
+            made.fail(start, start + 10, "", BUSY, response_code=503)
+    if seed == 3:
+        made = night(seed=13, hosts=HOSTS[:1], failing=0.0)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    assert verdict.findings == ()
+    work, nothing = texts(verdict)
+    assert re.match(r"(All )?[0-9,]+ (of 2,000 )?URLs were fetched\.", work)
+    assert nothing == "Nothing unusual: failures, durations and sizes are even over the whole run."
+
+
+def test_a_short_log_is_two_lines(tmp_path: Path) -> None:
+    path = tmp_path / "short.csv"
+    for failing, what in ((0, "all succeeded"), (2, "2 failed")):
+        write(path, [call(n, **({"error": "X: y"} if n < failing else {})) for n in range(12)])
+        with review.load(path) as calls:
+            verdict = review.verdict(calls, review.summarize(calls))
+        assert texts(verdict) == [f"12 calls, {what}. Too few to compare parts of the run."]
+    with review.load(path, where="FALSE") as calls:
+        assert texts(review.verdict(calls, review.summarize(calls))) == ["No calls."]
+
+
+def test_failures_over_the_whole_run_are_named_with_their_class(tmp_path: Path) -> None:
+    made = night(failing=0.0)
+    made.fail(0, SECONDS, "", "HTTPStatusError: 404 Not Found", share=0.3, response_code=404)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    (found,) = verdict.findings
+    assert (found.kind, found.by, found.stretches) == ("failures", "", ())
+    assert "Failed: from the first call to the last. " in texts(verdict)[1]
+    assert "calls to every host failed (HTTPStatusError 404: 404 Not Found)" in texts(verdict)[1]
+
+
+def test_a_class_is_named_although_all_failures_together_are_even(tmp_path: Path) -> None:
+    made = night(failing=0.0)
+    made.fail(0, SECONDS, "", "HTTPStatusError: 404 Not Found", share=0.45, response_code=404)
+    for each in made.between(6_000, 7_500):
+        if each["success"] is False and random.Random(each["call_id"]).random() < 0.2:
+            each |= {"error": REFUSED.format("h"), "response_code": None}
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    (found,) = verdict.findings
+    assert [name for name, _ in found.classes] == ["ConnectFailed"]
+    assert at(5_900) < found.stretches[0].start < found.stretches[-1].end < at(7_600)
+
+
+@pytest.mark.parametrize(("down", "spared"), [(HOSTS[:2], 2), (HOSTS[:3], 1)])
+def test_an_outage_of_several_hosts_is_one_finding(down: tuple[str, ...], spared: int, tmp_path: Path) -> None:
+    made = night()
+    for host in down:
+        made.fail(5_000, 6_500, host, REFUSED)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    (found,) = verdict.findings
+    assert (sorted(found.names), found.others) == (sorted(down), spared)
+    assert "Elsewhere: " in texts(verdict)[2]
+    assert ("The other 2 hosts: " if spared > 1 else "The other host: ") in texts(verdict)[2]
+
+
+def test_only_a_gap_that_is_unusual_for_the_log_is_named(tmp_path: Path) -> None:
+    made = night()
+    made.calls = [each for each in made.calls if not 4_000 <= each["t"] - START < 6_000]
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    (found,) = verdict.findings
+    assert (found.kind, 1_990 < found.seconds < 2_020) == ("gap", True)
+    assert texts(verdict)[1].startswith("No calls: 15:")
+
+
+def test_urls_are_counted_and_not_only_calls(tmp_path: Path) -> None:
+    """A URL that failed and then succeeded is done; one that has no row is missing."""
+    records = [call(n, error="ConnectFailed: refused") for n in range(10)]
+    records += [call(100 + n, url=f"https://api.example.com/{n}") for n in range(60)]
+    listed = [f"https://api.example.com/{n}" for n in range(80)]
+    with review.load(write(tmp_path / "logs.csv", records)) as calls:
+        verdict = review.verdict(calls, review.summarize(calls), urls=[*listed, listed[0]])
+    assert verdict.urls == review.Urls(total=60, done=60, failed=0, retried=10, missing=20)
+    assert texts(verdict)[0].startswith(
+        "60 of 80 URLs were fetched in 70 calls. 10 calls failed (14.29 %). 10 (12.50 %) needed another attempt."
+    )
+
+
+def test_the_next_step_is_a_command_and_a_link(tmp_path: Path) -> None:
+    made = night()
+    CAUSES["outage in the middle"].plant(made)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    wording = Wording(traces=TraceURL("http://localhost:16686/trace/{trace_id}"), command="otel-connector fetch u.txt")
+    *_, step, example = texts(verdict, wording)
+    assert step == f"Next: otel-connector fetch u.txt --resume   ({verdict.urls.failed} URLs left)"
+    call_id = verdict.findings[0].example.call_id if verdict.findings[0].example else ""
+    link = f"http://localhost:16686/trace/{call_id.partition('-')[0]}"
+    assert example == f"Or: one of the failed calls: call_id {call_id}   {link}"
+    block = verdict_block(lines(verdict, wording))
+    assert f'<a href="{link}" target="_blank" rel="noopener noreferrer">{link}</a>' in block
+
+
+def test_json_and_markdown_have_the_same_facts(tmp_path: Path) -> None:
+    made = night()
+    CAUSES["two causes"].plant(made)
+    summary, verdict = judged(made, tmp_path / "prices.csv")
+    facts = json.loads(as_json(summary, verdict))["verdict"]
+    assert facts["text"] == texts(verdict)
+    assert [each["kind"] for each in facts["findings"]] == [each.kind for each in verdict.findings]
+    assert facts["findings"][0]["stretches"][0]["seconds"] == verdict.findings[0].stretches[0].seconds
+    shown = as_markdown(summary, verdict).replace("\\", "")
+    assert [each.text for each in lines(verdict) if f"- {each.text}" not in shown] == []
+
+
+def test_the_command_takes_the_list_of_urls(tmp_path: Path) -> None:
+    made = night(calls=200)
+    (tmp_path / "urls.txt").write_text(
+        "\n".join([each["url"] for each in made.calls] + ["http://[", "http://x/?key=1"])
+    )
+    del made.calls[150:]
+    made.write(tmp_path / "logs.csv")
+    done = run_here(tmp_path, "review", "logs.csv", "--urls", "urls.txt")
+    assert "Stopped: 52 of 202 URLs have no row." in done.out
+    assert "Next: otel-connector fetch urls.txt --log logs.csv --resume   (" in done.out
+    done = run_here(tmp_path, "review", "logs.csv", "--urls", "missing.txt")
+    assert (done.code, "--urls" in done.error) == (2, True)
+
+
+def test_a_hostile_text_is_no_link(tmp_path: Path) -> None:
+    made = night()
+    made.fail(5_000, 6_500, HOSTS[0], "ConnectFailed: <b>   http://evil.example/")
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    block = verdict_block(lines(verdict))
+    assert "&lt;b&gt;" in block
+    assert "<a " not in block
+
+
+def test_the_listed_failures_show_the_worst_stretch_and_the_rest_of_the_run(tmp_path: Path) -> None:
+    made = night(failing=0.0)
+    made.fail(5_000, 8_500, "", REFUSED)
+    made.fail(0, SECONDS, HOSTS[1], BUSY, share=0.6, response_code=503)
+    with review.load(made.write(tmp_path / "prices.csv")) as calls:
+        summary = review.summarize(calls)
+        listed = _report._failed(calls, summary, review.verdict(calls, summary), None)
+    times = [datetime.fromisoformat(each) for each in re.findall(r'datetime="([^"]+)Z"', listed)]
+    assert (len(times), times) == (200, sorted(times))
+    worst = [each for each in times if at(5_000) <= each < at(8_500)]
+    assert 90 <= len(worst) <= 100
+    assert len({(each - at(5_000)) // timedelta(seconds=875) for each in worst}) == 4  # in each quarter of it
+    others = [each for each in times if each not in worst]
+    assert len({(each - at(0)) // timedelta(seconds=1_680) for each in others}) >= 8  # of 10 parts of the run
+    assert "200 of " in listed
+    assert "half of them from the worst finding" in listed
+
+
+def test_the_slowest_calls_are_timeouts_and_answers(tmp_path: Path) -> None:
+    made = night(calls=400, failing=0.0)
+    for each in made.calls[:120]:
+        each |= {"delta_t": 30.0, "success": False, "error": "AttemptTimeout: no response within 30 s"}
+    made.calls[200] |= {"success": False, "error": BUSY, "response_code": 503, "delta_t": 9.0}
+    with review.load(made.write(tmp_path / "prices.csv")) as calls:
+        rows = _report._slowest(calls)
+    outcomes = [_report._outcome(row[-1]) for row in rows]
+    assert [outcomes.count(each) for each in ("timed out", "failed", "answered")] == [25, 1, 24]
+    assert [row[3] for row in rows] == sorted((row[3] for row in rows), reverse=True)
