@@ -1,7 +1,6 @@
 """Turns the filters of a review into one condition in SQL, and reads times as users type them. Knows no database.
 
-Used by ``cli._call_filters``, ``cli._review_command``, ``review._endpoints``, ``review._load`` and
-``review._lost_time``.
+Used by ``cli`` and ``review``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 `_anomalies` finds where and when with batches; here their edges are refined, and each finding is counted by statements
 about its own calls. Does not know how findings are written.
 
-Used by ``review._compare`` and ``review._judge``.
+Used by ``review._compare``, ``review._judge`` and ``review._report``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from otel_connector.review._filters import quoted
 from otel_connector.review._load import Calls
 from otel_connector.review._stretches import find
 from otel_connector.review._summary import ListedCall
-from otel_connector.review._verdict import Finding, Kind, Stretch
+from otel_connector.review._verdict import Finding, FindingKind, Stretch
 
 FEWEST = 30
 """The fewest calls of a run whose parts are compared."""
@@ -48,7 +48,7 @@ _OF_TIME = 0.5  # a second that a run took longer weighs half as much as a faile
 _LEAST_WEIGHT = 0.01
 _MOSTLY = 0.5  # share of the bodies of a stretch that have the same size
 
-_EVENTS: dict[Kind, str] = {"slower": "long", "tail": "tail", "larger bodies": "large"}
+_EVENTS: dict[FindingKind, str] = {"slower": "long", "tail": "tail", "larger bodies": "large"}
 _EPOCH = datetime.fromisoformat("1970-01-01")
 _Edges = tuple[int, int]  # the first and the last microsecond of a stretch, since 1970
 _ALL = Selection(places=frozenset())  # of a finding, which has names only
@@ -135,7 +135,7 @@ def _failures(run: _Search, *, throughout: bool) -> Iterator[Finding]:
     yield from (replace(each, other_calls=calls, other_events=events) for each in described)
 
 
-def _described(run: _Search, kind: Kind, event: str, anomaly: Anomaly) -> Finding:
+def _described(run: _Search, kind: FindingKind, event: str, anomaly: Anomaly) -> Finding:
     """Return a finding with its stretches, counts, classes and an example."""
     condition, edges = run.cells.conditions[event], _edges(run, event, anomaly)
     scope = anomaly.scope
@@ -253,7 +253,7 @@ def _affected(run: _Search, condition: str, edges: Sequence[_Edges]) -> Selectio
     return _ALL
 
 
-def _compared(run: _Search, kind: Kind, anomaly: Anomaly, figure: str, least: float) -> Finding | None:
+def _compared(run: _Search, kind: FindingKind, anomaly: Anomaly, figure: str, least: float) -> Finding | None:
     """Return a finding with a figure of its calls, and the same elsewhere; None if it is less than `least` times it.
 
     Elsewhere is the rest of the run at the same places; for a finding about the whole run, the other places.

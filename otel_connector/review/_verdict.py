@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from otel_connector.review._summary import ListedCall
 
-Kind: TypeAlias = Literal[
+FindingKind: TypeAlias = Literal[
     "failures", "slow", "slower", "tail", "same size", "larger bodies", "gap", "clock", "stopped", "waits", "retries"
 ]
 """What a finding is about:
@@ -83,7 +83,7 @@ class Finding:
         example: One of the calls.
     """
 
-    kind: Kind
+    kind: FindingKind
     weight: float
     by: str = ""
     names: tuple[str, ...] = ()
