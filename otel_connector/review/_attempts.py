@@ -47,24 +47,24 @@ def waits(calls: Calls, seconds: float, number: int) -> Iterator[Finding]:
         SELECT host, pauses, typical, paused, (SELECT count(*) FROM calls_compact AS c WHERE c.host = paused.host),
             (SELECT count(DISTINCT call_id) FROM attempts AS a WHERE a.host = paused.host AND {_PAUSE})
         FROM paused ORDER BY paused DESC, host""")
-    for host, pauses, typical, paused, of_host, asked in rows:
-        if seconds and paused >= _PAUSED * seconds:
-            yield Finding(
-                kind="waits",
-                weight=min(paused / seconds, 1.0),
-                by="host",
-                names=(host,),
-                others=len(rows) - 1,
-                calls=of_host,
-                events=asked,
-                other_calls=number - of_host,
-                beside_events=pauses,
-                figure=typical,
-                baseline=of_host / seconds,
-                seconds=paused,
-                share_of_time=min(paused / seconds, 1.0),
-                classes=(("status_429", asked),),
-            )
+    considerable = (row for row in rows if seconds and row[3] >= _PAUSED * seconds)
+    for host, pauses, typical, paused, of_host, asked in considerable:
+        yield Finding(
+            kind="waits",
+            weight=min(paused / seconds, 1.0),
+            by="host",
+            names=(host,),
+            others=len(rows) - 1,
+            calls=of_host,
+            events=asked,
+            other_calls=number - of_host,
+            beside_events=pauses,
+            figure=typical,
+            baseline=of_host / seconds,
+            seconds=paused,
+            share_of_time=min(paused / seconds, 1.0),
+            classes=(("status_429", asked),),
+        )
 
 
 def retries(calls: Calls, cells: Cells) -> Iterator[Finding]:
@@ -94,29 +94,28 @@ def _described(calls: Calls, cells: Cells, anomaly: Anomaly, retried: int) -> It
     edges = [(cells.edges[first], cells.edges[end]) for first, end in anomaly.ranges]
     when = " OR ".join(f"t * 1e6 >= {low} AND t * 1e6 < {high}" for low, high in edges) or "TRUE"
     reasons = calls.rows(
-        "SELECT reason, count(*), sum(wait), make_timestamp((min(t) * 1e6)::BIGINT), "
+        "SELECT reason, count(*), coalesce(sum(wait), 0), make_timestamp((min(t) * 1e6)::BIGINT), "
         f"make_timestamp((max(t) * 1e6)::BIGINT) FROM attempts "
-        f"WHERE {place} AND ({when}) AND wait > 0 GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {_MOST_REASONS}"
+        f"WHERE {place} AND ({when}) AND reason <> '' GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {_MOST_REASONS}"
     )
     inside = anomaly.batches or range(len(cells.edges) - 1)
     number = sum(counts[each].calls[i] for each in scope.places for i in inside)
     events = sum(counts[each].events[i] for each in scope.places for i in inside)
-    if reasons:
-        whole = Finding(
-            kind="retries",
-            weight=_OF_RETRIES * events / cells.calls,
-            by=scope.by,
-            names=scope.names,
-            others=len({place[cells.columns.index(scope.by)] for place in cells.places}) - len(scope.names)
-            if scope.by
-            else 0,
-            calls=number,
-            events=events,
-            other_calls=cells.calls - number,
-            other_events=retried - events,
-            seconds=sum(row[2] for row in reasons),
-            classes=tuple((row[0], row[1]) for row in reasons),
-        )
-        first, last = min(row[3] for row in reasons), max(row[4] for row in reasons)
-        stretch = Stretch(start=first, end=last, calls=number, events=events)
-        yield replace(whole, stretches=(stretch,)) if edges else whole
+    whole = Finding(
+        kind="retries",
+        weight=_OF_RETRIES * events / cells.calls,
+        by=scope.by,
+        names=scope.names,
+        others=len({place[cells.columns.index(scope.by)] for place in cells.places}) - len(scope.names)
+        if scope.by
+        else 0,
+        calls=number,
+        events=events,
+        other_calls=cells.calls - number,
+        other_events=retried - events,
+        seconds=sum(row[2] for row in reasons),
+        classes=tuple((row[0], row[1]) for row in reasons),
+    )
+    first, last = min(row[3] for row in reasons), max(row[4] for row in reasons)
+    stretch = Stretch(start=first, end=last, calls=number, events=events)
+    yield replace(whole, stretches=(stretch,)) if edges else whole

@@ -77,8 +77,6 @@ def parts_of(calls: Calls, *, only_failures: bool = False) -> Cells:
 
 def outages(calls: Calls) -> tuple[Finding, ...]:
     """Return the findings about failures in a part of the run, the largest first."""
-    if len(calls) < FEWEST:
-        return ()
     found = _failures(_Search(calls, parts_of(calls, only_failures=True)), throughout=False)
     return tuple(sorted((each for each in found if each.stretches), key=lambda each: -each.weight))
 
@@ -117,12 +115,10 @@ def _apart(found: Sequence[Anomaly], known: Sequence[Anomaly]) -> list[Anomaly]:
 
 
 def _failures(run: _Search, *, throughout: bool) -> Iterator[Finding]:
-    event, found = "failed", anomalies(run.cells, "failed", _FAILED)
-    if not found:  # a class may be unusual although all failures together are not
-        for number, _ in enumerate(run.cells.classes):
-            if found := anomalies(run.cells, f"class {number}", _FAILED):
-                event = f"class {number}"
-                break
+    # A class may be unusual although all failures together are not
+    events_of = ["failed", *(f"class {number}" for number, _ in enumerate(run.cells.classes))]
+    searched = ((event, anomalies(run.cells, event, _FAILED)) for event in events_of)
+    event, found = next((pair for pair in searched if pair[1]), ("failed", list[Anomaly]()))
     condition = run.cells.conditions[event]
     described = [_described(run, "failures", event, each) for each in found]
     inside = " OR ".join(condition_of(each) for each in described) or "FALSE"
@@ -284,50 +280,40 @@ def ends(stretch: Stretch) -> tuple[int, int]:
 
 
 def _slower(run: _Search, found: Sequence[Anomaly]) -> Iterator[Finding]:
-    for each in found:
-        if finding := _compared(run, "slower", each, "quantile_cont(delta_t, 0.5)", _SLOWER):
-            yield finding
+    figure = "quantile_cont(delta_t, 0.5)"
+    return filter(None, (_compared(run, "slower", each, figure, _SLOWER) for each in found))
 
 
 def _tails(run: _Search, found: Sequence[Anomaly]) -> Iterator[Finding]:
-    for each in found:
-        if finding := _compared(run, "tail", each, "quantile_cont(delta_t, 0.99)", _LONGER_TAIL):
-            yield finding
+    figure = "quantile_cont(delta_t, 0.99)"
+    return filter(None, (_compared(run, "tail", each, figure, _LONGER_TAIL) for each in found))
 
 
 def _larger(run: _Search, found: Sequence[Anomaly]) -> Iterator[Finding]:
-    for each in found[:1]:
-        if finding := _compared(run, "larger bodies", each, "quantile_cont(response_size, 0.5)", _LARGER):
-            edges = run.cells.edges
-            width = (edges[-1] - edges[0]) // _QUARTERS + 1
-            quarters = run.rows(
-                f"(epoch_us(t) - {edges[0]}) // {width}, quantile_cont(response_size, 0.5)",
-                f"{_place(Selection(by=finding.by, names=finding.names, places=frozenset()))} AND success",
-                "GROUP BY 1 ORDER BY 1",
-            )
-            medians = tuple(float(size) for _, size in quarters)
-            grow = len(medians) == _QUARTERS and all(b >= _GROWS * a for a, b in pairwise(medians))
-            weight = max(finding.weight, _LEAST_WEIGHT)
-            yield (
-                replace(finding, weight=weight, quarters=medians, stretches=())
-                if grow
-                else replace(finding, weight=weight)
-            )
+    edges, median = run.cells.edges, "quantile_cont(response_size, 0.5)"
+    width = (edges[-1] - edges[0]) // _QUARTERS + 1
+    for finding in filter(None, (_compared(run, "larger bodies", each, median, _LARGER) for each in found[:1])):
+        quarters = run.rows(
+            f"(epoch_us(t) - {edges[0]}) // {width}, {median}",
+            f"{_place(Selection(by=finding.by, names=finding.names, places=frozenset()))} AND success",
+            "GROUP BY 1 ORDER BY 1",
+        )
+        medians = tuple(float(size) for _, size in quarters)
+        grow = len(medians) == _QUARTERS and all(b >= _GROWS * a for a, b in pairwise(medians))
+        of_growth: dict[str, Any] = {"quarters": medians, "stretches": ()} if grow else {}
+        yield replace(finding, weight=max(finding.weight, _LEAST_WEIGHT), **of_growth)
 
 
 def _same_size(run: _Search, size: int, found: Sequence[Anomaly]) -> Iterator[Finding]:
-    for each in found:
-        event = f"size {run.cells.sizes.index(size)}"
-        finding = _described(run, "same size", event, each)
-        scope = Selection(by=finding.by, names=finding.names, places=frozenset())
+    event = f"size {run.cells.sizes.index(size)}"
+    described = [_described(run, "same size", event, each) for each in found]
+    for finding in (each for each in described if each.events >= _MOSTLY * each.calls):
+        place = _place(Selection(by=finding.by, names=finding.names, places=frozenset()))
         ((low, high, calls, events),) = run.rows(
-            f"min(response_size), max(response_size), count(*), count_if(response_size = {size})",
-            f"{_place(scope)} AND success AND NOT {_period([ends(each) for each in finding.stretches])}",
+            f"min(response_size), max(response_size), count(*), count(*) FILTER (WHERE response_size = {size})",
+            f"{place} AND success AND NOT {condition_of(finding)}",
         )
-        if finding.events >= _MOSTLY * finding.calls:
-            yield replace(
-                finding, figure=float(size), sizes=(low or 0, high or 0), other_calls=calls, other_events=events
-            )
+        yield replace(finding, figure=float(size), sizes=(low or 0, high or 0), other_calls=calls, other_events=events)
 
 
 def _slow(run: _Search) -> Iterator[Finding]:

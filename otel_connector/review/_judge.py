@@ -8,6 +8,7 @@ Used by ``review`` and ``review._report``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import cast
 
@@ -69,12 +70,22 @@ def verdict(calls: Calls, summary: Summary, *, urls: Iterable[str] | None = None
         p99=total.latency.p99,
         too_few=too_few,
         unfinished=any(file.unfinished for file in summary.files),
-        findings=tuple(sorted(found, key=_order)),
+        findings=tuple(map(_rounded, sorted(found, key=_order))),
+    )
+
+
+def _rounded(finding: Finding) -> Finding:
+    """Return a finding without the digits that depend on the order in which DuckDB adds numbers."""
+    return replace(
+        finding,
+        weight=round(finding.weight, 6),
+        seconds=round(finding.seconds, 6),
+        share_of_time=round(finding.share_of_time, 6),
     )
 
 
 def _order(finding: Finding) -> tuple[bool, float]:
-    return not (finding.kind in _COUNTED_FIRST and finding.weight >= _FIRST), -finding.weight
+    return not (finding.kind in _COUNTED_FIRST and finding.weight >= _FIRST), -round(finding.weight, 6)
 
 
 def _urls(calls: Calls, number: int, listed: Iterable[str] | None, *, has_attempts: bool) -> Urls:

@@ -300,14 +300,13 @@ class _Writer:
 
     def period(self, stretch: Stretch) -> str:
         """Return the start, the end and the length of a stretch."""
-        start, end = self._run.start, self._run.end
+        start, end = self._run.start or stretch.start, self._run.end or stretch.end
+        close = _CLOSE * self._run.seconds
         text = f"{self.at(stretch.start)} to {self.at(stretch.end)}"
-        if start is not None and end is not None and self._run.seconds:
-            close = _CLOSE * self._run.seconds
-            if (end - stretch.end).total_seconds() <= close:
-                text = f"from {self.at(stretch.start)} to the end, {self.at(stretch.end)}"
-            elif (stretch.start - start).total_seconds() <= close:
-                text = f"from the start, {self.at(stretch.start)}, to {self.at(stretch.end)}"
+        if (end - stretch.end).total_seconds() <= close:
+            text = f"from {self.at(stretch.start)} to the end, {self.at(stretch.end)}"
+        elif (stretch.start - start).total_seconds() <= close:
+            text = f"from the start, {self.at(stretch.start)}, to {self.at(stretch.end)}"
         return f"{text} ({duration(stretch.seconds)})"
 
     def at(self, time: datetime | None) -> str:
@@ -341,11 +340,9 @@ def _others(found: Finding) -> str:
 
 
 def _spared(found: Finding) -> str:
-    if not found.others or not found.beside_calls or not found.stretches:
+    if not found.others or not found.stretches:
         return ""
-    if found.beside_events / found.beside_calls < found.events / found.calls / 5:
-        return f"{_others(found).capitalize()}: {_of(found.beside_events, found.beside_calls)} in the same time."
-    return ""
+    return f"{_others(found).capitalize()}: {_of(found.beside_events, found.beside_calls)} in the same time."
 
 
 def _of(part: int, whole: int) -> str:
@@ -359,10 +356,9 @@ def _time_share(found: Finding) -> str:
 def _classes(found: Finding) -> str:
     """Return the classes of the failures, and the message of the most frequent one."""
     name, number = found.classes[0]
-    message = ""
-    if found.example is not None:
-        message = found.example.error.removeprefix(name.partition(" ")[0]).removeprefix(":").strip()
-        message = match[1] if (match := _AIOHTTP.fullmatch(message)) else message
+    message = found.example.error if found.example is not None else ""
+    message = message.removeprefix(name.partition(" ")[0]).removeprefix(":").strip()
+    message = match[1] if (match := _AIOHTTP.fullmatch(message)) else message
     text = f"{one_line(name, _NAME_LIMIT)}{f': {one_line(message, _TEXT_LIMIT)}' if message else ''}"
     if number == found.events:
         return text

@@ -136,12 +136,10 @@ def test_a_summary_fits_the_screen(width: int, lines: int, example_log: str) -> 
         "Host",
         "Error",
         "Slowest",
-        "First to last quarter",
-        "Without calls",
-        "Busiest",
+        *(["Not on this screen: changes over time"] if lines == 24 else ["First to last quarter", "Busiest"]),
+        *([] if lines == 24 else ["Without calls", "10 min 1 s from 09-21 14:29:59"]),
     ):
         assert word in text
-    assert "10 min 1 s from 09-21 14:29:59" in text
     assert ("Trace" in text) is (width >= 100)
 
 

@@ -14,11 +14,11 @@ import pytest
 from rich.console import Console
 from support.command_line import run_here
 from support.logs import START, call, write
-from support.planted import BUSY, CAUSES, HOSTS, REFUSED, SECONDS, Night, night
+from support.planted import BUSY, CAUSES, EXPIRED, HOSTS, REFUSED, SECONDS, Night, attempt, night, slower
 
 from otel_connector import review
 from otel_connector.cli._review_view import summary_view
-from otel_connector.review import _report
+from otel_connector.review import _report, _stretches
 from otel_connector.review._formats import as_json, as_markdown
 from otel_connector.review._html import verdict_block
 from otel_connector.review._trace_url import TraceURL
@@ -233,3 +233,84 @@ def test_the_slowest_calls_are_timeouts_and_answers(tmp_path: Path) -> None:
     outcomes = [_report._outcome(row[-1]) for row in rows]
     assert [outcomes.count(each) for each in ("timed out", "failed", "answered")] == [25, 1, 24]
     assert [row[3] for row in rows] == sorted((row[3] for row in rows), reverse=True)
+
+
+MANY = tuple(f"{letter}.example.com" for letter in "abcdefgh")
+
+
+def test_the_worst_findings_are_written_and_the_others_counted(tmp_path: Path) -> None:
+    made = night(hosts=MANY)
+    for number, host in enumerate(MANY[:7]):
+        made.fail(2_000 * number, 2_000 * number + 1_500, host, REFUSED)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    assert len([each for each in verdict.findings if each.kind == "failures"]) == 6
+    assert any(re.match(r"\d further findings?: see --json\.", each) for each in texts(verdict))
+
+
+def test_some_of_many_hosts_that_are_down_at_the_same_time_are_one_finding(tmp_path: Path) -> None:
+    made = night(hosts=MANY, failing=0.0)
+    for host in MANY[2:4]:
+        made.fail(5_000, 9_000, host, REFUSED)
+        made.fail(5_000, 9_000, host, "AttemptTimeout: no response within 5 s", share=0.5)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    (found,) = verdict.findings
+    assert (sorted(found.names), len(found.classes)) == (sorted(MANY[2:4]), 2)
+    assert re.search(
+        r" failed \((ConnectFailed|AttemptTimeout): .* \d+; (ConnectFailed|AttemptTimeout) \d+\)", texts(verdict)[1]
+    )
+
+
+def test_failures_beside_an_outage_are_another_finding(tmp_path: Path) -> None:
+    made = night(failing=0.05)
+    made.fail(5_000, 7_000, "", REFUSED)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    assert [(each.by, bool(each.stretches)) for each in verdict.findings] == [("", True), ("", False)]
+    assert sum(each.events for each in verdict.findings) == verdict.failed
+
+
+def test_a_host_that_fails_in_the_whole_run(tmp_path: Path) -> None:
+    made = night(hosts=HOSTS[:2], failing=0.0)
+    made.fail(0, SECONDS, HOSTS[0], EXPIRED)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    (found,) = verdict.findings
+    assert (found.names, found.stretches) == (HOSTS[:1], ())
+
+
+def test_bodies_that_are_larger_for_some_time(tmp_path: Path) -> None:
+    made = night()
+    for each in made.between(5_000, 9_000):
+        each["response_size"] *= 5
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    assert verdict.findings[0].kind == "larger bodies"
+    assert re.match(r"Larger bodies: 15:\d\d:\d\d to 16:\d\d:\d\d .* 2\.\d\d kB in the rest", texts(verdict)[1])
+
+
+def test_a_small_difference_of_durations_is_not_a_finding(tmp_path: Path) -> None:
+    made = night()
+    for number, each in enumerate(made.calls):
+        each["delta_t"] = 0.1 + number % 7 / 1_000
+    slower(made.between(8_000, SECONDS), 1.1)
+    assert judged(made, tmp_path / "prices.csv")[1].findings == ()
+
+
+def test_retries_of_the_whole_run_and_in_a_stretch(tmp_path: Path) -> None:
+    for end, stretches in ((SECONDS, 0), (6_000, 1)):
+        made = night(seed=end)
+        for number, each in enumerate(made.between(3_000 * stretches, end)):
+            if number % 3 == 0 and each["success"]:
+                half = each["delta_t"] / 2
+                made.attempts += [
+                    attempt(each, 1, 0.0, half, wait=0.0, reason="connection"),
+                    attempt(each, 2, half, half, status=200),
+                ]
+        _, verdict = judged(made, tmp_path / f"{end}.csv")
+        (found,) = verdict.findings
+        assert (found.kind, found.by, len(found.stretches)) == ("retries", "", stretches)
+        assert "needed a second attempt (connection " in texts(verdict)[1]
+
+
+def test_the_training_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_stretches, "_ROUNDS", 1)
+    found = _stretches.find([20] * 100, [18 if 40 <= n < 50 else n % 2 for n in range(100)])
+    assert found is not None
+    assert found.ranges == ((40, 50),)
