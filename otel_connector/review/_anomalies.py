@@ -115,15 +115,6 @@ def anomalies(cells: Cells, event: str, threshold: Threshold) -> list[Anomaly]:
     return _joined(found)
 
 
-def remaining(cells: Cells, event: str, found: list[Anomaly]) -> tuple[int, int]:
-    """Return the calls that belong to no anomaly, and how many of them are events."""
-    table = {place: Counts(list(each.calls), list(each.events)) for place, each in cells.by_event[event].items()}
-    for anomaly in found:
-        _remove(table, anomaly)
-    calls, events = _sums(table, Selection(places=frozenset(table)))
-    return sum(calls), sum(events)
-
-
 def _candidates(
     table: Table, stretches: Mapping[Selection, Stretches | None], threshold: Threshold
 ) -> Iterator[tuple[float, Anomaly]]:

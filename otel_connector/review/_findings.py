@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from otel_connector.review._anomalies import Anomaly, Selection, Threshold, anomalies, overlap, remaining
+from otel_connector.review._anomalies import Anomaly, Selection, Threshold, anomalies, overlap
 from otel_connector.review._cells import Cells, LocationTotals, cells, of_all_calls
 from otel_connector.review._filters import quoted
 from otel_connector.review._load import Calls
@@ -124,21 +124,15 @@ def _failures(run: _Search, *, throughout: bool) -> Iterator[Finding]:
     inside = " OR ".join(condition_of(each) for each in described) or "FALSE"
     ((calls, events),) = run.rows(f"count(*), count(*) FILTER (WHERE {condition})", f"NOT ({inside})")
     if throughout and event == "failed" and events >= max(_THROUGHOUT * calls, _FAILED.least):
-        number, failed = remaining(run.cells, event, found)
-        if failed >= _THROUGHOUT * number:
-            whole = _described(run, "failures", event, Anomaly(scope=_ALL))
-            yield replace(whole, calls=calls, events=events, weight=events / run.cells.calls)
+        whole = _described(run, "failures", event, Anomaly(scope=_ALL))
+        yield replace(whole, calls=calls, events=events, weight=events / run.cells.calls)
     yield from (replace(each, other_calls=calls, other_events=events) for each in described)
 
 
 def _described(run: _Search, kind: FindingKind, event: str, anomaly: Anomaly) -> Finding:
     """Return a finding with its stretches, counts, classes and an example."""
     condition, edges = run.cells.conditions[event], _edges(run, event, anomaly)
-    scope = anomaly.scope
-    if scope.by and len(scope.names) == len(_values(run, scope.by)) > 1:
-        scope = _ALL
-    elif edges and not scope.by:
-        scope = _affected(run, condition, edges)
+    scope = anomaly.scope if anomaly.scope.by or not edges else _affected(run, condition, edges)
     population = "TRUE" if of_all_calls(event) else "success"
     place = _place(scope)
     edges, stretches = _stretches(run, condition, f"{place} AND {population}", edges)
