@@ -97,7 +97,7 @@ def anomalies(cells: Cells, event: str, threshold: Threshold) -> list[Anomaly]:
         place: Counts(list(each.calls), list(each.events)) for place, each in cells.by_event.get(event, {}).items()
     }
     by_events = sorted(scopes(cells, table), key=lambda scope: -sum(_sums(table, scope)[1]))
-    known = dict.fromkeys(by_events if event == "failed" else by_events[:_MOST_PLACES])
+    known: list[Selection] = by_events if event == "failed" else by_events[:_MOST_PLACES]
     stretches = dict[Selection, Stretches | None]()
     found = list[Anomaly]()
     while len(found) < _MOST:
@@ -111,7 +111,9 @@ def anomalies(cells: Cells, event: str, threshold: Threshold) -> list[Anomaly]:
         anomaly = best[1]
         found.append(anomaly)
         _remove(table, anomaly)
-        stretches = {scope: each for scope, each in stretches.items() if not scope.places & anomaly.scope.places}
+        for scope in known:  # those in which calls were removed are searched again
+            if scope.places & anomaly.scope.places:
+                del stretches[scope]
     return _joined(found)
 
 

@@ -213,7 +213,7 @@ def _counted(
     batches = len(edges) - 1
     for batch, place, all_calls, succeeded, *events in rows:
         for name, count in zip(conditions, events, strict=True):
-            counts = found[name].setdefault(places[place], Counts.empty(batches))
+            counts = found[name].setdefault(places[int(place)], Counts.empty(batches))
             counts.calls[batch] += all_calls if of_all_calls(name) else succeeded
             counts.events[batch] += count
     return found
