@@ -62,6 +62,7 @@ from otel_connector.review._formats import CONDITION_NAMES, as_csv, as_json, as_
 from otel_connector.review._query import Answer
 from otel_connector.review._trace_url import TraceURL
 from otel_connector.review._verdict_text import UTC, Wording, texts
+from otel_connector.review._zone import Zone
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,6 +106,8 @@ def review(
     png: options.Png = None,
     svg: options.Svg = None,
     trace_url: options.TraceUrl = None,
+    title: options.Title = None,
+    timezone: options.Timezone = None,
     json: options.Json = False,
     csv: options.Csv = False,
     markdown: options.Markdown = False,
@@ -127,12 +130,11 @@ def review(
     """
     _end_on_sigterm()
     targets = {"--html": html, "--png": png, "--svg": svg}
-    outputs = {**targets, "--trace-url": trace_url, "--urls": urls}
+    of_report = {"--trace-url": trace_url, "--title": title, "--timezone": timezone}
+    outputs = {**targets, **of_report, "--urls": urls}
     try:
-        form = _form(json=json, csv=csv, markdown=markdown)
-        where_all = _condition(project, since, until, where)
-        read = partial(load, where=where_all, max_unpacked_bytes=max_unpacked_bytes)
-        console = output_console()
+        console, form = output_console(), _form(json=json, csv=csv, markdown=markdown)
+        read = partial(load, where=_condition(project, since, until, where), max_unpacked_bytes=max_unpacked_bytes)
         if compare:
             _refuse({"--csv": csv, "--follow": follow, **outputs, "--html": None, "--sql": sql}, beside="--compare")
             raise typer.Exit(_compare(console, files, read, form, fail_if=fail_if, html=html))
@@ -142,16 +144,16 @@ def review(
             _follow(console, partial(read, *files), top)
         if sql is not None:
             _refuse({**outputs, "--fail-if": fail_if}, beside="--sql")
-        _check_report(html, trace_url, files)
+        _check_report(html, of_report, files)
         with read(*files) as calls:
-            if form != "text" or sql is not None:
-                print_errors(*file_lines(calls.files))
+            print_errors(*(file_lines(calls.files) if form != "text" or sql is not None else ()))
             if sql is not None:
                 raise typer.Exit(_print_answer(console, calls, sql, form))
             summary = summarize(calls, top=top or options.DEFAULT_TOP)
             verdict = judge(calls, summary, urls=None if urls is None else _listed(urls))
             wording = _wording(urls, files, trace_url)
-            written = _write(calls, summary, verdict, wording, html=html, png=png, svg=svg, trace_url=trace_url)
+            page = partial(html_report, title=title, trace_url=trace_url, timezone=timezone or "UTC")
+            written = _write(calls, summary, targets, partial(page, verdict=verdict, command=wording.command))
         _print_summary(console, summary, verdict, wording, form, top)
         print_lines(console if form == "text" else tolerant_console(sys.stderr), *written)
         raise typer.Exit(_exit_code(summary, failing))
@@ -160,10 +162,14 @@ def review(
     except (ImportError, MemoryError, OSError, ValueError) as error:
         fail("review", error, targets)
     except (KeyboardInterrupt, RuntimeError) as error:
-        # DuckDB reports Ctrl-C as a RuntimeError with this word
-        if isinstance(error, RuntimeError) and "interrupt" not in str(error).lower():
+        if not _is_interrupt(error):
             raise
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Return whether an error is a Ctrl-C. DuckDB reports it as a RuntimeError with this word."""
+    return not isinstance(error, RuntimeError) or "interrupt" in str(error).lower()
 
 
 def _end_on_sigterm() -> None:
@@ -178,10 +184,16 @@ def _refuse(options: Mapping[str, object], *, beside: str) -> None:
         raise ValueError(f"{beside} cannot be combined with {' and '.join(given)}")
 
 
-def _check_report(html: Path | None, trace_url: str | None, files: Sequence[str]) -> None:
+def _check_report(html: Path | None, options: Mapping[str, str | None], files: Sequence[str]) -> None:
     """Refuse to write a report to a folder or a device, or over a log: the shell expands ``--html *.csv`` to that."""
-    if trace_url is not None:
+    given = [name for name, value in options.items() if value is not None and name != "--trace-url"]
+    if html is None and given:
+        raise ValueError(f"{given[0]} needs --html")
+    if (trace_url := options["--trace-url"]) is not None:
         TraceURL(trace_url, "--trace-url")
+    if (name := options["--timezone"]) is not None:
+        with naming("--timezone"):
+            Zone(name)
     if html is not None:
         check_target(str(html))
         logs = log_files(files)
@@ -202,7 +214,7 @@ def _compare(
     files = logs_of_calls(files)
     if len(files) != _BEFORE_AND_AFTER:
         raise ValueError(f"--compare needs two logs, before and after, not {len(files)}; quote patterns")
-    _check_report(html, None, files)
+    _check_report(html, {"--trace-url": None, "--timezone": None}, files)
     with read(files[0]) as before, read(files[1]) as after:
         comparison = compare_logs(before, after)
         print_errors(*file_lines((*before.files, *after.files)))
@@ -253,28 +265,17 @@ def _wording(urls: Path | None, files: Sequence[str], trace_url: str | None) -> 
 
 
 def _write(
-    calls: Calls,
-    summary: Summary,
-    verdict: Verdict,
-    wording: Wording,
-    *,
-    html: Path | None,
-    png: Path | None,
-    svg: Path | None,
-    trace_url: str | None,
+    calls: Calls, summary: Summary, targets: Mapping[str, Path | None], page_of: Callable[[Calls, Summary], str]
 ) -> list[str]:
     """Write the report and the charts, and return lines with their paths."""
     written = list[str]()
-    if html is not None:
+    if (html := targets["--html"]) is not None:
         # The tables of a report can be searched, so they may be long
         detailed = summarize(calls, top=max(_REPORT_GROUPS, len(summary.hosts)))
-        page = html_report(
-            calls, detailed, title=html.stem, trace_url=trace_url, verdict=verdict, command=wording.command
-        )
-        write_whole(str(html), page.encode(), like=[log.path for log in calls.files])
+        write_whole(str(html), page_of(calls, detailed).encode(), like=[log.path for log in calls.files])
         written.append(f"Report: {html.absolute()}")
-    for path, form in ((png, "png"), (svg, "svg")):
-        if path is not None:
+    for form in ("png", "svg"):
+        if (path := targets[f"--{form}"]) is not None:
             with naming(f"--{form}"):
                 written += [f"Picture: {picture.absolute()}" for picture in save_pictures(calls, path, form)]
     return written

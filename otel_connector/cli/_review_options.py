@@ -31,6 +31,13 @@ Urls = Annotated[
     Path | None,
     path_option("--urls", text="The list of URLs that were to be fetched: those without a row are counted."),
 ]
+Title = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="The heading of the report. Default: the names of the logs.")
+]
+Timezone = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The time zone of the report, e.g. Europe/Berlin. Default: UTC."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the result as Markdown.")]

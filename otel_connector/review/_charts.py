@@ -24,13 +24,14 @@ from otel_connector.review import _vega
 from otel_connector.review._chart_style import DARK, LIGHT, Figure, Style, styled
 from otel_connector.review._points import NO_RESPONSE, SHORTEST, Point, Points
 
-OVER_TIME = ("latency", "rate", "heatmap", "statuses")  # the charts that share a time axis
+OVER_TIME = ("failures", "rate", "latency", "heatmap", "statuses")  # the charts that share a time axis
 
 _INTERVALS = alt.NamedData("over_time")
 _WIDTH, _HEIGHT, _LOW = 880, 230, 190  # pixels
 _TRIANGLES = _HEIGHT - 8  # pixels from the top to the triangles that mark failures
 _TRIANGLE_ROOM = 0.12  # share of the height that stays free for them
 _OVERLAP = 0.7  # pixels by which the cells of the heat map overlap, or the background shows between them
+_HEADROOM = 1.05  # factor of the highest rate, at the end of its axis
 _MARGIN = 1.2  # factor of latency at both ends of the distribution
 _BAR = 26  # pixels of height for an error class
 _AXIS = 64  # pixels for the y axis of every chart over time, so that their time axes are aligned
@@ -39,17 +40,18 @@ _TICK_UNITS = ((1, 0, 60), (60, 60, 3_600), (3_600, 3_600, math.inf))  # seconds
 _TICK_FACTORS = ((1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 _PERCENTILES = ("p50", "p90", "p99")
 _DASHES: list[Any] = [[1, 0], [7, 3], [3, 1.5]]
+_PER_CENT = (1, 2, 5, 10, 20, 50, 100)  # ends of the axis of failures
 _UNIT_NAMES = {"s": "second", "min": "minute", "h": "hour"}
-_INTERVAL_TEXTS = {"from_": _vega.clock("datum.t"), "to": _vega.clock("datum.end")}
 _LATENCY_TEXT = f"{_vega.duration('datum.low')} + ' to ' + {_vega.duration('datum.high')}"
 
 
 def charts(points: Points, *, dark: bool) -> dict[str, Figure]:
-    """Return the charts by name: first those over time; ``errors`` only if there are any."""
+    """Return the charts by name: first those over time; ``failures`` and ``errors`` only if there are any."""
     style = DARK if dark else LIGHT
     draw = {
-        "latency": _latency,
+        **({"failures": _failures} if points.errors else {}),
         "rate": _rate,
+        "latency": _latency,
         "heatmap": _heatmap,
         "statuses": _statuses,
         "distribution": _distribution,
@@ -57,6 +59,10 @@ def charts(points: Points, *, dark: bool) -> dict[str, Figure]:
     if points.errors:
         draw["errors"] = _errors
     return {name: styled(function(points, style), style) for name, function in draw.items()}
+
+
+def _interval_texts(points: Points) -> dict[str, str]:
+    return {"from_": _vega.clock("datum.t", points.zone), "to": _vega.clock("datum.end", points.zone)}
 
 
 def _latency(points: Points, style: Style) -> Figure:
@@ -100,6 +106,7 @@ def _latency(points: Points, style: Style) -> Figure:
         "Latency over time",
         f"Duration of calls, including retries and waits. Each point is {_width(points)}. Triangles mark failed calls; "
         "a larger triangle means more.",
+        points.zone,
         over_time=over_time,
         alone=alone,
     )
@@ -110,6 +117,31 @@ def _between_gaps(over_time: Sequence[Point]) -> Iterator[Point]:
     for before, point, after in zip(padded, over_time, padded[2:], strict=False):
         if point["calls"] and not (before and before["calls"]) and not (after and after["calls"]):
             yield point
+
+
+def _failures(points: Points, style: Style) -> Figure:
+    most = max(100 * point["failed"] / max(point["calls"], 1) for point in points.over_time)
+    high = next(tick for tick in _PER_CENT if tick >= most)
+    y = alt.Y(
+        "percent:Q",
+        title="failed, in %",
+        scale=alt.Scale(domain=[0, high], nice=False),
+        axis=alt.Axis(minExtent=_AXIS, maxExtent=_AXIS, tickCount=5),
+    )
+    bars = (
+        alt.Chart(_INTERVALS)
+        .transform_filter("datum.failed > 0")
+        .transform_calculate(percent="100 * datum.failed / datum.calls", zero="0")
+        .mark_rect(color=style.failed)
+        .encode(x=_time(points=points), x2="end", y=y, y2="zero:Q")
+    )
+    return _over_time(
+        alt.layer(bars, _hover(points, style)).properties(height=_LOW),
+        "Failure rate over time",
+        f"Share of the calls that failed, by their start. Each bar is {_width(points)}. Click a bar to see its calls.",
+        points.zone,
+        over_time=points.over_time,
+    )
 
 
 def _rate(points: Points, style: Style) -> Figure:
@@ -126,6 +158,7 @@ def _rate(points: Points, style: Style) -> Figure:
         alt.layer(bars, _hover(points, style)).properties(height=_LOW),
         "Rate over time",
         f"Calls started per {_UNIT_NAMES[unit]}. Each bar is {_width(points)}. Failed calls are at the bottom.",
+        points.zone,
         over_time=points.over_time,
     )
 
@@ -136,18 +169,18 @@ def _heatmap(points: Points, style: Style) -> Figure:
     most = max(2, *(point["calls"] for point in points.latencies))
     marks = [10**power for power in range(9) if 10**power <= most]
     legend = alt.Legend(
-        title="calls",
+        title="calls (logarithmic)",
         titleOrient="left",
         orient="top",
-        gradientLength=200,
+        gradientLength=120,
         gradientThickness=10,
         format=",d",
-        values=marks if marks[1:] else [1, most],
+        values=[*(mark for mark in marks if mark * 2 <= most), most],  # with its end
     )
     cells = (
         alt.Chart(alt.NamedData("latencies"))
         .transform_calculate(
-            **_INTERVAL_TEXTS,
+            **_interval_texts(points),
             latency=_LATENCY_TEXT,
             right=f"datum.end + {(points.domain[1] - points.domain[0]) * _OVERLAP} / width",
             top=f"datum.high * {(high / low) ** (_OVERLAP / _HEIGHT)}",
@@ -170,6 +203,7 @@ def _heatmap(points: Points, style: Style) -> Figure:
         alt.layer(cells).properties(height=_HEIGHT),
         "Heat map of latency",
         "Number of calls by time and duration. Two bands are two kinds of calls, which percentiles do not show.",
+        points.zone,
         latencies=points.latencies,
     )
 
@@ -177,7 +211,9 @@ def _heatmap(points: Points, style: Style) -> Figure:
 def _statuses(points: Points, style: Style) -> Figure:
     unit, factor = _rate_unit(points)
     by_status = _ordered(points.by_status, "status", points.statuses)
-    rates = alt.Chart(alt.NamedData("by_status")).transform_calculate(rate=f"datum.calls * {factor}", **_INTERVAL_TEXTS)
+    rates = alt.Chart(alt.NamedData("by_status")).transform_calculate(
+        rate=f"datum.calls * {factor}", **_interval_texts(points)
+    )
     colours = _colour("status", points.statuses, tuple(_status_colours(points.statuses, style)))
     bars = _stacked_rates(rates, points, unit, colours).encode(tooltip=_tooltip("from_", "to", "status", "calls"))
     return _over_time(
@@ -185,6 +221,7 @@ def _statuses(points: Points, style: Style) -> Figure:
         "Status codes over time",
         f"Calls by the status of their last response. Each bar is {_width(points)}. "
         f"“{NO_RESPONSE}” are calls without any response.",
+        points.zone,
         over_time=points.over_time,
         by_status=by_status,
     )
@@ -270,7 +307,10 @@ def _stacked(number: str, groups: str) -> dict[str, Any]:
 
 def _stacked_rates(chart: alt.Chart, points: Points, unit: str, colour: alt.Color) -> alt.Chart:
     """Draw the field ``rate`` as bars over time, stacked in the order of the field ``order``."""
-    y = alt.Y("bottom:Q", title=f"calls/{unit}", axis=alt.Axis(minExtent=_AXIS, maxExtent=_AXIS))
+    highest = max(point["calls"] for point in points.over_time) * _rate_unit(points)[1]
+    scale = alt.Scale(domain=[0, highest * _HEADROOM], nice=True)
+    axis = alt.Axis(minExtent=_AXIS, maxExtent=_AXIS)
+    y = alt.Y("bottom:Q", title=f"calls/{unit}", scale=scale, axis=axis)
     stacked = chart.transform_stack(**_stacked("rate", "t")).mark_rect()
     bars: alt.Chart = stacked.encode(x=_time(points=points), x2="end", y=y, y2="top", color=colour)
     return bars
@@ -299,6 +339,7 @@ def _time(field: str = "t", points: Points | None = None) -> alt.X:
 def _seconds(field: str, low: float, high: float, free: float = 0.0) -> alt.Y:
     """Return an axis of latency, of which the share `free` at the bottom stays empty."""
     low, high = max(low, SHORTEST) / 1.15, max(high, SHORTEST) * 1.15
+    high = next((tick for tick in _ticks(high, high * 10) if tick >= high), high)
     low /= (high / low) ** free
     label = _vega.duration("datum.value", axis=True)
     return alt.Y(
@@ -342,7 +383,7 @@ def _hover(points: Points, style: Style) -> alt.Chart:
         alt.Chart(_INTERVALS)
         .transform_filter("datum.calls > 0")
         .transform_calculate(
-            **_INTERVAL_TEXTS,
+            **_interval_texts(points),
             **{name: _vega.duration(f"datum.{name}") for name in _PERCENTILES},
             rate=f"format(datum.calls * {factor}, '.3~r') + ' calls/{unit}'",
             failures=f"format(datum.failed, ',') + ' (' + {_vega.share('datum.failed / datum.calls')} + ')'",
@@ -359,13 +400,13 @@ def _hover(points: Points, style: Style) -> alt.Chart:
     return bars
 
 
-def _over_time(chart: alt.LayerChart, title: str, subtitle: str, **datasets: list[Point]) -> Figure:
+def _over_time(chart: alt.LayerChart, title: str, subtitle: str, zone: str, **datasets: list[Point]) -> Figure:
     """Make a chart movable by dragging, and zoomable with Ctrl and the wheel; the wheel alone scrolls the page."""
     period = alt.selection_interval(
         name="period", encodings=["x"], bind="scales", zoom="wheel![event.ctrlKey || event.metaKey]"
     )
     signals = [alt.param(name=name, expr=expression) for name, expression in _vega.TICK_SIGNALS.items()]
-    return _titled(chart.add_params(period, *signals), title, f"{subtitle} Times are UTC.", **datasets)
+    return _titled(chart.add_params(period, *signals), title, f"{subtitle} Times are {zone}.", **datasets)
 
 
 def _titled(chart: Any, title: str, subtitle: str, **datasets: list[Point]) -> Figure:

@@ -5,13 +5,13 @@ Used by ``cli._review_command``.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+from otel_connector._record import one_line
 from otel_connector.review import _compare_text as words
 from otel_connector.review._comparison import Comparison, Difference
-from otel_connector.review._html import Cell, Column, script_json, table, text, verdict_block
-from otel_connector.review._report import page
+from otel_connector.review._html import Cell, Column, page, rendered, script_json, table, text, verdict_block
 
 _MOST = 10_000  # characters of the names of files or groups
 _NUMBERS = ("Before", "After", "Difference", "Change", "Noise", "p")
@@ -26,21 +26,25 @@ def comparison_report(comparison: Comparison, *, title: str) -> str:
         title: The heading of the page.
     """
     both = (("before", comparison.before), ("after", comparison.after))
-    runs = [f"{name}: {text(words.run(run), _MOST)}" for name, run in both]
-    body = "".join(_sections(comparison))
-    return page(title, "<br>".join(runs), body, script_json({"datasets": {}, "charts": {}}), "")
+    runs = "; ".join(f"{name}: {one_line(words.run(run), _MOST)}" for name, run in both)
+    heading = words.all_calls(comparison)
+    body = rendered(
+        "comparison",
+        verdict=verdict_block(words.headline(comparison)),
+        title=heading,
+        total=_table(heading, [("", comparison.total.differences)]),
+        groups=list(_groups(comparison)),
+        method=words.method(comparison),
+        most=_MOST,
+    )
+    return page(title, runs, body, script_json({"datasets": {}, "charts": {}}), "")
 
 
-def _sections(comparison: Comparison) -> Iterator[str]:
-    yield verdict_block(words.headline(comparison))
-    title = words.all_calls(comparison)
-    yield f"<section><h2>{title}</h2>{_table(title, [('', comparison.total.differences)])}</section>"
+def _groups(comparison: Comparison) -> Iterator[dict[str, Any]]:
     for name, one, groups in words.tables(comparison):
         marked = [(group.name, found) for group in groups.compared if (found := words.marked(group))]
         shown = _table(f"Larger than noise, by {one}", marked) if marked else ""
-        rest = "".join(f"<li>{what}: {text(names, _MOST)}</li>" for what, names in words.rest(groups))
-        yield f'<section><h2>{name}</h2>{shown}<ul class="remarks">{rest}</ul></section>'
-    yield f'<p class="faint">{html.escape(words.method(comparison))}</p>'
+        yield {"name": name, "table": shown, "rest": list(words.rest(groups))}
 
 
 def _table(caption: str, groups: Sequence[tuple[str, Sequence[Difference]]]) -> str:

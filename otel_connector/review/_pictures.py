@@ -20,7 +20,7 @@ from otel_connector.review._points import points
 if TYPE_CHECKING:
     from otel_connector.review._chart_style import Figure
 
-MISSING = "charts need altair and vl-convert-python: pip install 'otel-connector[review]'"
+MISSING = "charts and reports need altair, jinja2 and vl-convert-python: pip install 'otel-connector[review]'"
 _SCALE = 2  # pixels of a PNG per pixel of the chart
 
 
@@ -32,9 +32,9 @@ def figures(calls: Calls, *, dark: bool = False) -> dict[str, Figure]:
         dark: Whether they are for a dark background.
 
     Returns:
-        The charts by name: ``latency``, ``rate``, ``heatmap``, ``statuses`` (these over time, in UTC),
-        ``distribution``, and ``errors`` if a call failed; empty if there are no calls. A chart has at most some
-        thousand numbers, for any number of calls, and no URLs.
+        The charts by name: ``failures`` if a call failed, ``rate``, ``latency``, ``heatmap``, ``statuses`` (these over
+        time, in UTC), ``distribution``, and ``errors`` if a call failed; empty if there are no calls. A chart has at
+        most some thousand numbers, for any number of calls, and no URLs.
 
     Raises:
         TypeError: An argument has the wrong type; the message names it.

@@ -3,7 +3,7 @@
 The number of points is bounded for any number of calls: time is divided into intervals of a common width, and latency
 into bins of a constant ratio. Does not know how charts look.
 
-Used by ``review._charts``, ``review._pictures`` and ``review._report``.
+Used by ``review._charts``, ``review._pictures``, ``review._report`` and ``review._zone``.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Points:
         projects: The names of the projects, those with the most calls first.
         distribution: By latency and project: ``low``, ``high``, ``project``, ``calls``.
         errors: By class, the most frequent first: ``error``, ``calls``, ``share`` (of all calls, of 1).
+        zone: The name of the time zone of all times.
     """
 
     width: float
@@ -72,6 +73,7 @@ class Points:
     projects: list[str]
     distribution: list[Point]
     errors: list[Point]
+    zone: str = "UTC"
 
 
 @dataclass(frozen=True, slots=True)

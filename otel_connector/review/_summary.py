@@ -118,12 +118,20 @@ class ErrorClass:
         name: The class; for `HTTPStatusError` also the status.
         calls: The number of calls.
         share: Their share of all calls, of 1.
+        first: The start of the first of them, in UTC.
+        last: The start of the last of them, in UTC.
+        hosts: The number of hosts that had them.
+        host: The host with the most of them.
         example: One of them.
     """
 
     name: str
     calls: int
     share: float
+    first: datetime
+    last: datetime
+    hosts: int
+    host: str
     example: ListedCall
 
 
@@ -266,15 +274,26 @@ def _groups(calls: Calls, column: str, top: int) -> tuple[tuple[Group, ...], int
 
 def _errors(calls: Calls, total: int) -> tuple[ErrorClass, ...]:
     counts = calls.rows(
-        "SELECT error_type, count(*) FROM calls_compact WHERE NOT success GROUP BY 1 ORDER BY 2 DESC, 1"
+        "SELECT error_type, sum(n)::BIGINT, min(first), max(last), count(*), max_by(host, (n, host)) FROM (SELECT "
+        "error_type, host, count(*) AS n, min(t) AS first, max(t) AS last FROM calls_compact WHERE NOT success "
+        "GROUP BY 1, 2) GROUP BY 1 ORDER BY 2 DESC, 1"
     )
     query = f"SELECT error_type, max_by({_CALL}, (t, call_id)) FROM {{}} WHERE NOT success {{}} GROUP BY 1"
     examples = dict[str, dict[str, Any]](calls.rows(query.format("calls_with_text", "")))
-    for name in {name for name, _ in counts} - examples.keys():  # no texts of these classes are in memory
+    for name in {name for name, *_ in counts} - examples.keys():  # no texts of these classes are in memory
         examples.update(calls.rows(query.format("calls", "AND error_type = ?"), [name]))
     return tuple(
-        ErrorClass(name=name, calls=count, share=count / total, example=ListedCall(**examples[name]))
-        for name, count in counts
+        ErrorClass(
+            name=name,
+            calls=count,
+            share=count / total,
+            first=first,
+            last=last,
+            hosts=hosts,
+            host=host,
+            example=ListedCall(**examples[name]),
+        )
+        for name, count, first, last, hosts, host in counts
     )
 
 

@@ -62,6 +62,8 @@ def share(value: str) -> str:
     return f"({small} ? '<0.01 %' : {large} ? '>99.99 %' : format({value} * 100, '.2f') + ' %')"
 
 
-def clock(value: str) -> str:
-    """Return an expression for the text of a time, with milliseconds if it has any."""
-    return f"utcFormat({value}, '%Y-%m-%d %H:%M:%S') + ({value} % 1000 == 0 ? '' : utcFormat({value}, '.%L')) + ' UTC'"
+def clock(value: str, zone: str) -> str:
+    """Return an expression for the text of a time, with milliseconds if it has any, and the name of its zone."""
+    return (
+        f"utcFormat({value}, '%Y-%m-%d %H:%M:%S') + ({value} % 1000 == 0 ? '' : utcFormat({value}, '.%L')) + ' {zone}'"
+    )

@@ -39,6 +39,7 @@
     views = drawn;
     root.dataset.drawn = scheme();
     for (const { view } of linked()) link(view);
+    for (const { view } of views.values()) view.addEventListener("click", clicked);
     show(period, null);
   }
 
@@ -48,8 +49,8 @@
     const { legend, axisY } = copy.config;
     if (width > 900) legend.columns = 8;
     if (width < 450) {
-      Object.assign(legend, { columns: 3, labelLimit: 75 });
-      axisY.labelLimit = 110;
+      Object.assign(legend, { columns: 2, labelLimit: 120 });
+      axisY.labelLimit = 170;
     } else if (width < 700) legend.labelLimit = 100;
     return copy;
   }
@@ -76,7 +77,7 @@
     }
     const [from, to] = value ?? whole ?? [];
     const digits = to - from < 10_000 ? 23 : 19; // with milliseconds, or without
-    shown.textContent = from === undefined ? "" : `${clock(from, digits)} to ${clock(to, digits)} UTC`;
+    shown.textContent = from === undefined ? "" : `${clock(from, digits)} to ${clock(to, digits)} ${document.body.dataset.zone}`;
   }
 
   const clock = (time, digits) => new Date(time).toISOString().slice(0, digits).replace("T", " ");
@@ -181,7 +182,7 @@
         body.append(...rows.sort((a, b) => sign * compare(a.cells[column], b.cells[column])));
       });
     });
-    addSearch(table, rows);
+    search(table, rows);
   }
 
   function compare(a, b) {
@@ -189,7 +190,27 @@
     return a.textContent.localeCompare(b.textContent, "en", { numeric: true });
   }
 
-  function addSearch(table, rows) {
+  // A row is shown if it matches the search of its table and the bar that was clicked
+
+  const fewRows = 10; // a table without a search box
+  const updates = []; // one function for each table: hides the rows that do not match
+  let chosenBar = null; // { text, matches }
+
+  function clicked(_, item) {
+    const bar = item?.datum;
+    if (bar?.error !== undefined) choose(`Class: ${bar.error}`, (data) => data.class === bar.error);
+    else if (bar?.t !== undefined && bar.end !== undefined) {
+      const digits = bar.end - bar.t < 1_000 ? 23 : 19;
+      choose(`Started from ${clock(bar.t, digits)} to ${clock(bar.end, digits)}`, ({ t }) => t >= bar.t && t < bar.end);
+    }
+  }
+
+  function choose(text, matches) {
+    chosenBar = text ? { text, matches } : null;
+    for (const update of updates) update();
+  }
+
+  function search(table, rows) {
     const what = table.dataset.rows;
     const line = make("div");
     line.className = "search";
@@ -198,20 +219,33 @@
     input.type = "search";
     input.autocomplete = "off";
     input.spellcheck = false;
-    const found = make("output", `${rows.length} of ${rows.length}`);
-    input.addEventListener("input", () => {
+    const found = make("output");
+    const bar = make("button");
+    bar.type = "button";
+    bar.title = "Show all calls again";
+    bar.addEventListener("click", () => choose("", null));
+    const ofCalls = rows.some((row) => row.dataset.t !== undefined);
+    const update = () => {
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
       let count = 0;
       for (const row of rows) {
         const text = row.textContent.toLowerCase();
-        row.hidden = !words.every((word) => text.includes(word));
+        const matches = !ofCalls || !chosenBar || chosenBar.matches(row.dataset);
+        row.hidden = !matches || !words.every((word) => text.includes(word));
         count += !row.hidden;
       }
+      bar.hidden = !ofCalls || !chosenBar;
+      bar.textContent = chosenBar ? `${chosenBar.text} \u2715` : "";
       found.textContent = `${count} of ${rows.length}`;
-    });
+      line.hidden = rows.length <= fewRows && bar.hidden;
+    };
+    label.hidden = rows.length <= fewRows;
+    input.addEventListener("input", update);
+    updates.push(update);
     label.append(input);
-    line.append(label, found);
+    line.append(label, bar, found);
     table.parentElement.before(line);
+    update();
   }
 
   document.body.append(tip);

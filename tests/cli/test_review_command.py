@@ -311,6 +311,18 @@ def test_a_period_without_calls_has_its_year_unless_it_is_the_current_one(
     assert shown in run_here(tmp_path, "review", "a.csv").out
 
 
+def test_the_report_has_the_given_title_and_time_zone(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", [call(0)])
+    options = ("--html", "r.html", "--title", "Tonight", "--timezone", "Asia/Tokyo")
+    assert run_here(tmp_path, "review", "a.csv", *options).code == 0
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<h1>Tonight</h1><p>2026-09-21 23:13:20 Asia/Tokyo</p>" in page
+    done = run_here(tmp_path, "review", "a.csv", "--title", "x")
+    assert (done.code, "--title needs --html" in done.error) == (2, True)
+    done = run_here(tmp_path, "review", "a.csv", "--html", "r.html", "--timezone", "Mars")
+    assert (done.code, "--timezone: 'Mars' is not a time zone" in done.error) == (2, True)
+
+
 def test_sql_on_a_large_log_has_all_urls_and_errors(
     example_log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

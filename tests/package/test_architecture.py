@@ -131,6 +131,7 @@ WINGS = [
             "_comparison": ("duckdb",),
             "_compare": (),
             "_compare_text": (),
+            "_zone": ("duckdb",),
             "_report": (),
             "_compare_html": (),
         },

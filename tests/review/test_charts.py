@@ -20,7 +20,7 @@ from otel_connector.review._points import Points, points
 from otel_connector.review._trace_url import TraceURL
 
 START = 1_790_000_000.0
-NAMES = ["latency", "rate", "heatmap", "statuses", "distribution", "errors"]
+NAMES = ["failures", "rate", "latency", "heatmap", "statuses", "distribution", "errors"]
 Row = tuple[float, float, str, int | None, str]  # t, delta_t, project, response_code, error
 
 
@@ -175,17 +175,33 @@ def png_size(path: Path) -> tuple[int, int]:
 def test_charts_are_saved_as_png_and_svg_files(log: Path, tmp_path: Path) -> None:
     with load_rows(log, [(START, 0.1, "P", 200, "")]) as calls:
         written = save_pictures(calls, tmp_path / "night.png", "png")
-        assert [path.name for path in written] == [f"night-{name}.png" for name in NAMES[:-1]]
+        assert [path.name for path in written] == [f"night-{name}.png" for name in NAMES[1:-1]]
         assert all(width > 1_700 and height > 400 for width, height in map(png_size, written))
         written = save_pictures(calls, tmp_path / "v1.2", "svg")
-        assert [path.name for path in written] == [f"v1.2-{name}.svg" for name in NAMES[:-1]]
+        assert [path.name for path in written] == [f"v1.2-{name}.svg" for name in NAMES[1:-1]]
         assert all(ET.parse(path).getroot().tag.endswith("svg") for path in written)
-        assert "Latency over time" in written[0].read_text(encoding="utf-8")
+        assert "Rate over time" in written[0].read_text(encoding="utf-8")
         with pytest.raises(ValueError, match="form must be 'png' or 'svg', not 'pdf'"):
             save_pictures(calls, tmp_path / "night", "pdf")
 
 
-@pytest.mark.parametrize("missing", ["altair", "vl_convert"])
+@pytest.mark.parametrize("title", [None, "A night"])
+def test_times_are_those_of_the_time_zone_and_the_title_is_that_of_the_log(title: str | None, tmp_path: Path) -> None:
+    """Of a log over the end of summer time: 2026-10-25, 03:00 CEST is 02:00 CET."""
+    with load_rows(
+        tmp_path / "night.csv", [(1792886400.0, 0.1, "P", 200, ""), (1792893600.0, 0.1, "P", None, "E: x")]
+    ) as calls:
+        page = html_report(calls, summarize(calls), title=title, timezone="Europe/Berlin")
+        with pytest.raises(ValueError, match="'Mars' is not a time zone; examples: Europe/Berlin"):
+            html_report(calls, summarize(calls), timezone="Mars")
+    assert f"<h1>{title or 'night.csv'}</h1>" in page
+    assert "2026-10-25 02:00:00 to 2026-10-25 03:00:00 Europe/Berlin, 2 h 0 min" in page
+    assert "Times are Europe/Berlin." in page
+    assert ">2026-10-25 03:00:00</time>" in page
+    assert "Times are UTC" not in page
+
+
+@pytest.mark.parametrize("missing", ["altair", "jinja2", "vl_convert"])
 def test_a_missing_package_is_reported_with_the_extra_to_install(
     missing: str, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,9 +209,9 @@ def test_a_missing_package_is_reported_with_the_extra_to_install(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     with load_rows(log, [(START, 0.1, "P", 200, "")]) as calls:
-        uses: list[Any] = [lambda: save_pictures(calls, log, "png")]
-        if missing == "altair":
-            uses += [lambda: figures(calls), lambda: html_report(calls, summarize(calls))]
+        uses: list[Any] = [lambda: html_report(calls, summarize(calls))] if missing != "vl_convert" else []
+        uses += [lambda: save_pictures(calls, log, "png")] if missing != "jinja2" else []
+        uses += [lambda: figures(calls)] if missing == "altair" else []
         for use in uses:
             with pytest.raises(ImportError, match=re.escape("pip install 'otel-connector[review]'")):
                 use()

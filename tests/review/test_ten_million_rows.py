@@ -27,7 +27,9 @@ GENERATED = """
         'project' || i % 8 AS project,
         printf('%.6f', 1790000000 + i * 0.0028) AS t,
         printf('%.6f', seconds) AS delta_t,
-        'https://api' || i % 20 || '.example.com/v1/items/' || i || '?page=' || i % 100 || '&sort=newest' AS url,
+        'https://api' || i % 20 || '.example.com/v1/' || CASE WHEN i % 2 = 0 THEN 'items/' || i % 1000000 || '/stock'
+            ELSE 'authors/' || translate((hash(i % 1000000) >> 8)::VARCHAR, '0123456789', 'abcdefghij') END
+            || '?page=' || i % 100 || '&sort=newest' AS url,
         CASE WHEN i % 50 = 0 THEN 'https://cdn.example.com/' || i END AS redirect_url,
         (seconds * 10000)::INT AS response_size,
         CASE WHEN kind < 0.9 THEN '200' WHEN kind < 0.96 THEN '503' END AS response_code,
@@ -37,17 +39,18 @@ GENERATED = """
     FROM made
 """
 
-# The figures of a summary and of a verdict, also by quarter and by batch and host, in one statement over the file
+# The figures of a summary and of a verdict, also by endpoint, quarter, and batch and host, in one statement
 DUCKDB_ALONE = """
     import sys, duckdb
     duckdb.sql('SET enable_progress_bar=false')
     duckdb.sql(f'''
         SELECT project, split_part(url, '/', 3) AS host, split_part(error, ':', 1) AS error_type, count(*),
             floor((t - 1790000000) / 7000) AS quarter, floor((t - 1790000000) / 140) AS batch,
+            regexp_replace(split_part(url, '?', 1), '/([0-9]+|authors/[^/]+)(/|$)', '/{{id}}/', 'g') AS endpoint,
             count(*) FILTER (WHERE NOT success), sum(response_size), quantile_cont(delta_t, [0.5, 0.9, 0.95, 0.99]),
             max(delta_t), min(t), max(t), max_by(url, delta_t), max_by(call_id, delta_t)
         FROM read_csv('{sys.argv[1]}')
-        GROUP BY GROUPING SETS ((), (project), (host), (error_type), (quarter), (batch, host))
+        GROUP BY GROUPING SETS ((), (project), (host), (endpoint), (error_type), (quarter), (batch, host))
     ''').fetchall()
 """
 SUMMARY = """
@@ -55,8 +58,9 @@ SUMMARY = """
     from otel_connector import review
     with review.load(sys.argv[1]) as calls:
         summary = review.summarize(calls)
-        verdict = review.verdict(calls, summary)
-        assert summary.total.calls == verdict.urls.total == int(sys.argv[2])
+        assert review.verdict(calls, summary).urls.total
+        assert summary.total.calls == int(sys.argv[2])
+        assert len(summary.endpoints) + summary.more_endpoints == 20
 """
 
 

@@ -211,16 +211,17 @@ def test_the_listed_failures_show_the_worst_stretch_and_the_rest_of_the_run(tmp_
     made.fail(0, SECONDS, HOSTS[1], BUSY, share=0.6, response_code=503)
     with review.load(made.write(tmp_path / "prices.csv")) as calls:
         summary = review.summarize(calls)
-        listed = _report._failed(calls, summary, review.verdict(calls, summary), None)
-    times = [datetime.fromisoformat(each) for each in re.findall(r'datetime="([^"]+)Z"', listed)]
+        rows, what = _report._failed(calls, summary, review.verdict(calls, summary))
+        page = review.html_report(calls, summary)
+    times = [row[2] for row in rows]
     assert (len(times), times) == (200, sorted(times))
     worst = [each for each in times if at(5_000) <= each < at(8_500)]
     assert 90 <= len(worst) <= 100
     assert len({(each - at(5_000)) // timedelta(seconds=875) for each in worst}) == 4  # in each quarter of it
     others = [each for each in times if each not in worst]
     assert len({(each - at(0)) // timedelta(seconds=1_680) for each in others}) >= 8  # of 10 parts of the run
-    assert "200 of " in listed
-    assert "half of them from the worst finding" in listed
+    assert re.search(rf">200 of [\d,]+ failed calls, some of each class: {what}<", page)
+    assert "half of them from the worst finding" in what
 
 
 def test_the_slowest_calls_are_timeouts_and_answers(tmp_path: Path) -> None:
@@ -230,8 +231,8 @@ def test_the_slowest_calls_are_timeouts_and_answers(tmp_path: Path) -> None:
     made.calls[200] |= {"success": False, "error": BUSY, "response_code": 503, "delta_t": 9.0}
     with review.load(made.write(tmp_path / "prices.csv")) as calls:
         rows = _report._slowest(calls)
-    outcomes = [_report._outcome(row[-1]) for row in rows]
-    assert [outcomes.count(each) for each in ("timed out", "failed", "answered")] == [25, 1, 24]
+    outcomes = [row[6] for row in rows]  # the column Outcome shows the class of a failure
+    assert [outcomes.count(each) for each in ("AttemptTimeout", "HTTPStatusError 503", "")] == [25, 1, 24]
     assert [row[3] for row in rows] == sorted((row[3] for row in rows), reverse=True)
 
 
