@@ -125,18 +125,18 @@ def read_retries(calls: Calls, start: datetime | None, end: datetime | None, top
         ) AS attempt JOIN calls USING (call_id)"""
     )
     lost = calls.rows(
-        "SELECT reason, host, count(*), sum(duration), coalesce(sum(wait), 0), sum(queue) FROM failed_attempts "
+        "SELECT reason, host, count(*), sum(duration), coalesce(sum(wait), 0), sum(queue) FROM attempts "
         "WHERE reason <> '' GROUP BY 1, 2 ORDER BY sum(duration + coalesce(wait, 0) + queue) DESC, 1, 2"
     )
     tries = calls.rows(
         "SELECT most, count_if(success), count_if(NOT success) FROM (SELECT max(number) AS most, any_value(success) AS "
-        "success FROM failed_attempts GROUP BY call_id) WHERE most > 1 GROUP BY 1 ORDER BY 1"
+        "success FROM attempts GROUP BY call_id) WHERE most > 1 GROUP BY 1 ORDER BY 1"
     )
     width = max((end - start).total_seconds(), 1.0) / _INTERVALS
     retries = dict[int, int](
         calls.rows(
             f"SELECT least(floor((t - epoch_us(?::TIMESTAMP) / 1e6) / ?), {_INTERVALS - 1})::INTEGER, count(*) "
-            "FROM failed_attempts WHERE number > 1 GROUP BY 1",
+            "FROM attempts WHERE number > 1 GROUP BY 1",
             [start, width],
         )
     )

@@ -40,7 +40,6 @@ _MOST_FAILED, _MOST_SLOW = 200, 50  # calls in a table
 _SLOTS = 20  # parts of the run from which failed calls are taken in turn
 _MANY_FAIL = 0.01  # share of failed calls from which it is highlighted
 _LISTED_DAMAGE = 5  # damaged lines of a file
-_LISTED_QUIET = 3  # periods without calls
 _MOST_NAMES = 3  # logs in a title
 _PATH_LIMIT = 70  # characters of the path of a URL
 
@@ -285,12 +284,10 @@ class _Sections:
 
     def _remarks(self) -> Iterator[str]:
         """Yield sentences about the busiest second and the periods without calls."""
-        bursts, quiet = self._summary.bursts, self._summary.quiet
+        bursts = self._summary.bursts
         yield f"Busiest second: {self._zone.moment(bursts.peak)}, {counted(bursts.peak_calls, 'call')} started."
-        for each in quiet[:_LISTED_QUIET]:
+        for each in self._summary.quiet:
             yield f"Without calls: {duration(each.seconds)} from {self._zone.moment(each.start)}."
-        if more := len(quiet[_LISTED_QUIET:]):
-            yield f"{counted(more, 'more period')} without calls."
 
     def _groups(self, name: str, groups: Sequence[Group], more: int) -> dict[str, Any]:
         plural = f"{name.lower()}s"

@@ -194,7 +194,15 @@ WRONG: dict[Callable[..., object], tuple[Callable[..., object], dict[str, Any], 
     review.html_report: (
         review.html_report,
         {"calls": new(review.Calls), "summary": new(review.Summary)},
-        {"calls": "logs.csv", "summary": 1, "title": 1, "trace_url": "x", "verdict": 1, "command": 1},
+        {
+            "calls": "logs.csv",
+            "summary": 1,
+            "title": 1,
+            "trace_url": "x",
+            "timezone": "Mars",
+            "verdict": 1,
+            "command": 1,
+        },
     ),
     review.verdict: (
         review.verdict,
