@@ -192,8 +192,7 @@ def _check_report(html: Path | None, options: Mapping[str, str | None], files: S
     if (trace_url := options["--trace-url"]) is not None:
         TraceURL(trace_url, "--trace-url")
     if (name := options["--timezone"]) is not None:
-        with naming("--timezone"):
-            Zone(name)
+        Zone(name, "--timezone")
     if html is not None:
         check_target(str(html))
         logs = log_files(files)

@@ -18,17 +18,20 @@ class Zone:
 
     Args:
         name: A name of the IANA database, such as ``Europe/Berlin``.
+        argument: The argument or option with the name, for messages.
 
     Raises:
         ValueError: There is no such time zone.
     """
 
-    def __init__(self, name: str = "UTC") -> None:
+    def __init__(self, name: str, argument: str = "timezone") -> None:
         self.name = name
         try:
             self._info = timezone.utc if name == "UTC" else ZoneInfo(name)
         except (ValueError, OSError, ZoneInfoNotFoundError):
-            raise ValueError(f"{name!r} is not a time zone; examples: Europe/Berlin, America/New_York, UTC") from None
+            raise ValueError(
+                f"{argument} must be a time zone such as Europe/Berlin, America/New_York or UTC, not {name!r}"
+            ) from None
 
     def local(self, time: datetime) -> datetime:
         """Return a time in UTC, without a zone, in this zone, without a zone."""
