@@ -366,7 +366,7 @@ def test_a_report_is_not_written_over_a_log(tmp_path: Path) -> None:
     assert (tmp_path / "logs-1.csv").read_bytes() == before
     (tmp_path / "old.html").write_text("old")
     assert run_here(tmp_path, "review", "logs-1.csv", "--html", "old.html").code == 0
-    assert "<h1>old</h1>" in (tmp_path / "old.html").read_text(encoding="utf-8")
+    assert "<h1>logs-1.csv</h1>" in (tmp_path / "old.html").read_text(encoding="utf-8")
     assert not list(tmp_path.glob(".old*"))
 
 
@@ -574,7 +574,7 @@ def test_an_html_report_and_png_charts_are_written(example_log: str, tmp_path: P
     assert (done.code, done.error) == (0, "")
     assert f"Report: {tmp_path / 'night.html'}" in done.out
     page = (tmp_path / "night.html").read_text(encoding="utf-8")
-    assert "<h1>night</h1>" in page
+    assert "<h1>logs.csv</h1>" in page
     assert "http://j/0000" in page
     assert (tmp_path / "p-latency.png").read_bytes().startswith(b"\x89PNG")
     assert f"Picture: {tmp_path / 'p-rate.png'}" in done.out
