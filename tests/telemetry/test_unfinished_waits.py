@@ -65,7 +65,7 @@ async def test_a_wait_after_a_redirect_is_that_of_the_host_which_answered(
         other.script("/y", [retry_after(7, 503), ok])
         subject = AsyncConnector(None, clock=FakeClock(), **sdk.providers)
         await subject.get(session, server.url("/x"), "P")
-        data = sdk.metrics.get_metrics_data()
+        data: Any = sdk.metrics.get_metrics_data()
         for name, value in (("retries", 1), ("retry.delay", 7)):
             (point,) = points(data, f"otel_connector.{name}")
             assert (point.value, point.attributes["server.port"]) == (value, other.port)
