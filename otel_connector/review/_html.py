@@ -58,7 +58,7 @@ class Column:
 def _templates() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    found = Environment(
+    found: Any = Environment(
         loader=PackageLoader("otel_connector.review", "templates"),
         autoescape=True,
         auto_reload=False,
@@ -68,7 +68,8 @@ def _templates() -> Environment:
     )
     found.filters["line"] = one_line
     found.globals["counted"] = counted
-    return found
+    templates: Environment = found
+    return templates
 
 
 def rendered(name: str, **values: Any) -> Markup:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from os import PathLike, fsdecode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -140,7 +141,7 @@ class Calls:
             ImportError: pandas is not installed.
         """
         try:
-            import pandas as pd  # noqa: F401 - DuckDB's own error names a private module
+            import_module("pandas")  # DuckDB's own error names a private module
         except ImportError:
             raise ImportError("Calls.df needs pandas: pip install pandas") from None
         return cast("pd.DataFrame", self.relation.df())

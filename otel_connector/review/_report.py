@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -87,8 +88,7 @@ def html_report(
     traces = None if trace_url is None else TraceURL(trace_url)
     zone = Zone(checked_instance("timezone", timezone, str))
     try:
-        import jinja2  # noqa: F401 - for the error below
-
+        import_module("jinja2")
         from otel_connector.review._charts import OVER_TIME, charts
 
         library = _library()
