@@ -58,10 +58,11 @@ _NUL = "chr(0)"
 URL_ID = "xor(hash(url), hash(reverse(url)))"
 """SQL for a number that identifies a URL. DuckDB's hash alone is equal for 1 of 200 URLs that differ in some digits."""
 
-# DuckDB guesses each of these otherwise, from the content or the name of a file
-_OPTIONS = f"""auto_detect=false, hive_partitioning=false, union_by_name=false, filename=false, compression='none',
-    header=true, delim=',', quote='"', escape='"', nullstr={_NUL}, null_padding=true, store_rejects=true,
-    max_line_size={LINE_LIMIT}, buffer_size={_BUFFER}"""
+DIALECT = f"""auto_detect=false, hive_partitioning=false, union_by_name=false, filename=false, compression='none',
+    header=true, delim=',', quote='"', escape='"', nullstr={_NUL}"""
+"""Options of ``read_csv``. DuckDB guesses each of these otherwise, from the content or the name of a file."""
+
+_OPTIONS = f"{DIALECT}, null_padding=true, store_rejects=true, max_line_size={LINE_LIMIT}, buffer_size={_BUFFER}"
 
 # It does not download an extension for a path or a function, nor read variables of Python as tables
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {

@@ -17,7 +17,7 @@ from pathlib import Path
 from otel_connector._csv._parts import attempts_file, log_files, log_name
 from otel_connector._record import ATTEMPT_COLUMNS
 from otel_connector.review._filters import quoted
-from otel_connector.review._load import URL_ID, Calls
+from otel_connector.review._load import DIALECT, URL_ID, Calls
 
 _INTERVALS = 24  # of the period, for the retries over time
 
@@ -119,8 +119,7 @@ def read_retries(calls: Calls, start: datetime | None, end: datetime | None, top
         f"""CREATE OR REPLACE TEMP TABLE attempts AS
         SELECT attempt.*, host, success, {URL_ID} AS url_id FROM (
             SELECT call_id, TRY_CAST(number AS INTEGER) AS number, {numbers}, coalesce(reason, '') AS reason
-            FROM read_csv([{", ".join(map(quoted, links))}], columns={{{columns}}}, auto_detect=false, header=true,
-                delim=',', quote='"', escape='"', compression='none', hive_partitioning=false, ignore_errors=true)
+            FROM read_csv([{", ".join(map(quoted, links))}], columns={{{columns}}}, {DIALECT}, ignore_errors=true)
             WHERE t IS NOT NULL AND number IS NOT NULL
         ) AS attempt JOIN calls USING (call_id)"""
     )
