@@ -261,9 +261,9 @@ class _Writer:
 
     def _clock(self, found: Finding) -> Sentences:
         return _line(
-            f"Clock: at {self.at(found.stretches[0].start)} it was set back by {duration(found.seconds)}: the calls "
-            "after it have times that earlier calls have, too.",
-            "Or the rows of an earlier run were appended.",
+            f"Clock: at {self.at(found.stretches[0].start)} it was set back by {duration(found.seconds)}: calls "
+            "after it have times that calls before it have, too.",
+            "Or rows of another run were appended.",
         )
 
     def _stopped(self, found: Finding) -> Sentences:
