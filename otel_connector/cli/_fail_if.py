@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from otel_connector._units import duration
+
 # Longer operators come first: the pattern below takes the first that matches
 _OPERATORS: dict[str, tuple[Callable[[float, float], bool], str]] = {
     ">=": (operator.ge, "at least"),
@@ -25,6 +27,7 @@ _OPERATORS: dict[str, tuple[Callable[[float, float], bool], str]] = {
 }
 
 _UNITS = {"": 0, "%": -2, "s": 0, "ms": -3, "us": -6}  # the power of ten of each unit
+_DURATIONS = frozenset({"s", "ms", "us"})
 _UNITS_OF = {"number": ("",), "share": ("", "%"), "seconds": ("", "s", "ms", "us")}
 
 # Each pattern includes the space behind the token
@@ -63,11 +66,15 @@ class LimitComparison:
         return not math.isnan(value) and _OPERATORS[self.operator][0](value, self.limit)
 
     def described(self, value: float) -> str:
-        """Return the comparison with a value in words, in the unit of the limit: ``p99 is 3.2s, above 2s``."""
-        text = _readable(value * 10.0 ** -_UNITS[self.unit])
-        if value != self.limit and text == _readable(float(self.number)):  # rounding hides the difference
-            text = repr(value * 10.0 ** -_UNITS[self.unit])
-        return f"{self.name} is {text}{self.unit}, {_OPERATORS[self.operator][1]} {self.number}{self.unit}"
+        """Return the comparison with a value in words: ``p99 is 3.20 s, above 2s``."""
+        if self.unit in _DURATIONS and 0 <= value < math.inf:
+            text, limit, exact = duration(value), duration(self.limit), f"{value!r} s"
+        else:
+            number = value * 10.0 ** -_UNITS[self.unit]
+            text, limit = _readable(number) + self.unit, _readable(float(self.number)) + self.unit
+            exact = f"{number!r}{self.unit}"
+        shown = exact if value != self.limit and text == limit else text  # rounding may hide the difference
+        return f"{self.name} is {shown}, {_OPERATORS[self.operator][1]} {self.number}{self.unit}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -314,7 +314,7 @@ def _read_wrong(
     import duckdb
 
     originals = [source for source in sources if source.report is None]
-    with ThreadPoolExecutor(1) as thread:  # DuckDB releases the GIL
+    with ThreadPoolExecutor(1) as thread:  # DuckDB releases the GIL. The block waits for the end
         counts = [thread.submit(source.log.lines) for source in originals]
         try:
             ordinary = _ordinary(connection, sources, f"{folder}/sample.csv")
