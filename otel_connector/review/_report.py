@@ -69,7 +69,7 @@ def html_report(
         title: The heading of the page; None for the names of the logs.
         trace_url: The URL of a trace, with ``{trace_id}``, ``{span_id}`` or ``{call_id}`` in it, such as
             ``http://localhost:16686/trace/{trace_id}``. Without it, calls have no links.
-        timezone: The time zone of the times of the page, such as ``Europe/Berlin``; those of the verdict are UTC.
+        timezone: The time zone of the times of the page, such as ``Europe/Berlin``.
         verdict: The result of `verdict`; None: it is computed, without a list of URLs.
         command: The command that fetches the URLs that failed or have no row, for the verdict.
 
@@ -104,7 +104,7 @@ def html_report(
     datasets, titles = _separated(specs)
     found_verdict = verdict or judge(calls, summary)
     values: dict[str, Any] = {
-        "verdict": verdict_block(lines_of(found_verdict, Wording(traces=traces, command=command))),
+        "verdict": verdict_block(lines_of(found_verdict, Wording(traces=traces, command=command, zone=zone.info))),
         "figures": titles,
         "over_time": [name for name in OVER_TIME if name in titles],
         "beside": [name for name in _BESIDE if name in titles],

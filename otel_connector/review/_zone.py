@@ -20,6 +20,10 @@ class Zone:
         name: A name of the IANA database, such as ``Europe/Berlin``.
         argument: The argument or option with the name, for messages.
 
+    Attributes:
+        name: The name.
+        info: The zone.
+
     Raises:
         ValueError: There is no such time zone.
     """
@@ -27,7 +31,7 @@ class Zone:
     def __init__(self, name: str, argument: str = "timezone") -> None:
         self.name = name
         try:
-            self._info = timezone.utc if name == "UTC" else ZoneInfo(name)
+            self.info = timezone.utc if name == "UTC" else ZoneInfo(name)
         except (ValueError, OSError, ZoneInfoNotFoundError):
             raise ValueError(
                 f"{argument} must be a time zone such as Europe/Berlin, America/New_York or UTC, not {name!r}"
@@ -35,7 +39,7 @@ class Zone:
 
     def local(self, time: datetime) -> datetime:
         """Return a time in UTC, without a zone, in this zone, without a zone."""
-        return time.replace(tzinfo=timezone.utc).astimezone(self._info).replace(tzinfo=None)
+        return time.replace(tzinfo=timezone.utc).astimezone(self.info).replace(tzinfo=None)
 
     def moment(self, time: datetime | None) -> str:
         """Format a time in UTC."""

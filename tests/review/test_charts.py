@@ -201,6 +201,20 @@ def test_times_are_those_of_the_time_zone_and_the_title_is_that_of_the_log(title
     assert "Times are UTC" not in page
 
 
+def test_the_times_of_the_verdict_are_those_of_the_time_zone(tmp_path: Path) -> None:
+    start = 1_792_886_400.0  # 2026-10-25 00:00:00 UTC
+    outage = range(200, 300)
+    rows = [
+        (start + 10 * n, 0.1, "P", None if n in outage else 200, "ConnectFailed: refused" if n in outage else "")
+        for n in range(600)
+    ]
+    with load_rows(tmp_path / "night.csv", rows) as calls:
+        page = html_report(calls, summarize(calls), timezone="Asia/Tokyo")
+    verdict = page[page.index("Outage") :][:400]
+    assert "09:33:20 to 09:49:50" in verdict
+    assert "UTC" not in verdict
+
+
 @pytest.mark.parametrize("missing", ["altair", "jinja2", "vl_convert"])
 def test_a_missing_package_is_reported_with_the_extra_to_install(
     missing: str, log: Path, monkeypatch: pytest.MonkeyPatch
