@@ -251,8 +251,12 @@ def try_access(path: str | os.PathLike[str]) -> bool:
     """
     name = os.fspath(path)
     if not os.path.lexists(name):
-        with TemporaryFile(dir=Path(name).parent):
-            return True
+        folder = Path(name).parent
+        try:
+            with TemporaryFile(dir=folder):
+                return True
+        except OSError as error:  # it names the temporary file
+            raise OSError(error.errno, error.strerror, str(folder)) from None
     fd = open_own(name, os.O_RDWR | os.O_APPEND)
     try:
         return try_lock(fd)

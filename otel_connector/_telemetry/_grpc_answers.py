@@ -10,14 +10,17 @@ Used by ``_telemetry._exporter_watch``.
 from __future__ import annotations
 
 import re
+import socket
+import ssl
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from otel_connector._telemetry._export_problem import Kind, Problem, note, quoted
 from otel_connector._telemetry._http_answers import problem_of_message
 from otel_connector._units import exact_duration
 
-_PRIVATE = frozenset({"_stub", "_channel", "_client"})
+_PRIVATE = frozenset({"_stub", "_channel", "_client", "_endpoint", "_insecure"})
 _RETRY_INFO = "google.rpc.retryinfo-bin"  # where the SDK's exporter reads it
 _TOO_LARGE = re.compile(r"larger than max\D*(?:\d+\D+)?(\d+)")  # of grpc in C++ and in Go
 
@@ -43,6 +46,14 @@ _CONNECTIONS = (
 )
 
 
+_HTTPS = 443  # the port of grpc without one
+_PROBE_SECONDS = 1.0
+_HTTP_2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # RFC 9113, section 3.4
+_FRAME_HEADER = 9  # bytes; the fourth is the type
+_SETTINGS = b"\x04"  # the first frame of every server
+_ONE_REFUSES = Problem(kind=Kind.CONNECTION, answer="one of its addresses refuses it")
+
+
 def observe_channel(exporter: Any) -> None:
     """Make the exporter `note` what happens to each of its requests."""
     state: dict[str, Any] = exporter.__dict__
@@ -60,7 +71,9 @@ def observe_channel(exporter: Any) -> None:
                 metadata: Mapping[str, bytes] = dict(call.trailing_metadata() or ())
                 wait = _seconds(metadata.get(_RETRY_INFO))
                 if problem := problem_of_status(call.code().name, call.details() or "", wait, request.ByteSize()):
-                    note(problem)
+                    is_refused = problem.kind is Kind.REFUSED
+                    found = what_listens(state["_endpoint"], tls=not state["_insecure"]) if is_refused else None
+                    note(found or problem)
             return call
 
     stub = state["_stub"]
@@ -69,6 +82,45 @@ def observe_channel(exporter: Any) -> None:
         return stub(grpc.intercept_channel(channel, Observer()))
 
     state.update(_stub=observed, _client=observed(state["_channel"]))
+
+
+def what_listens(endpoint: str, *, tls: bool) -> Problem | None:
+    """Return why grpc could not connect to an endpoint, if something listens there; None if nothing does.
+
+    grpc tries all addresses of a host name, for ``localhost`` also ``::1``, and reports the failure of one of them.
+
+    Args:
+        endpoint: Host and port.
+        tls: Whether grpc uses TLS.
+    """
+    try:
+        parsed = urlsplit(f"//{endpoint}")
+        connection = socket.create_connection((parsed.hostname, parsed.port or _HTTPS), _PROBE_SECONDS)
+    except (OSError, ValueError):
+        return None
+    with connection:
+        try:
+            if tls:
+                _unverified().wrap_socket(connection).close()
+                return _ONE_REFUSES
+            connection.sendall(_HTTP_2)
+            answer = connection.recv(_FRAME_HEADER)
+        except ssl.SSLError:
+            return Problem(kind=Kind.NOT_TLS)
+        except OSError:
+            return _ONE_REFUSES
+    if answer[3:4] == _SETTINGS:
+        return _ONE_REFUSES
+    spoken = "speaks HTTP/1.1" if answer.startswith(b"HTTP/1.") else "does not speak HTTP/2"
+    return Problem(kind=Kind.HTTP_PORT, answer=spoken)
+
+
+def _unverified() -> ssl.SSLContext:
+    """Return a context for a handshake only. Nothing is sent with it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _seconds(retry_info: bytes | None) -> float | None:

@@ -100,6 +100,8 @@ def _message(body: bytes) -> Any:
 
 
 def _problem_of_json(message: Any) -> Problem | None:
+    if message.keys() - {"partialSuccess"}:
+        raise ValueError("another message")
     partial: dict[str, Any] = message.get("partialSuccess") or {}
     rejected = sum(int(value) for name, value in partial.items() if name.startswith("rejected"))
     return _partial(rejected, str(partial.get("errorMessage", "")))

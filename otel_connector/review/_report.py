@@ -113,7 +113,8 @@ def html_report(
     }
     name = title or _name(summary)
     data = script_json({"datasets": datasets, "charts": specs})
-    return page(name, _period(summary, zone), rendered("report", **values), data, library, zone=zone.name)
+    body = rendered("report", **values)
+    return str(page(name, _period(summary, zone), body, data, library, zone=zone.name)) + "\n"
 
 
 @cache

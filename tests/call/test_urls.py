@@ -312,7 +312,7 @@ async def test_a_conflict_with_netrc_is_the_outcome_of_the_urls_of_this_host(
     [
         ({"headers": {"Authorization": "x"}, "auth": basic_auth("a", "")}, "Cannot combine AUTHORIZATION"),
         ({"headers": {"a": "b\n"}}, "headers: "),
-        ({"nothing": 1}, "^nothing: "),
+        ({"nothing": 1}, "^nothing is not an option of get$"),
         ({"data": "x", "json": "y"}, "^data, json: "),
         ({"params": {"a": b"x"}}, "^params: "),
         ({"params": 5}, "^params: "),

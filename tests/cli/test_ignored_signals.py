@@ -57,7 +57,7 @@ def test_fetch_goes_on_after_a_signal_that_was_ignored_when_it_started(
 
 def test_demo_in_the_background_of_a_script_goes_on(tmp_path: Path) -> None:
     log = tmp_path / "logs.csv"
-    with in_background(tmp_path, "demo --calls 60 --no-otlp") as process:
+    with in_background(tmp_path, "demo --log logs.csv --calls 60 --no-otlp") as process:
         processes.wait_until(lambda: log.exists() and log.stat().st_size > len(HEADER), process)
         process.send_signal(signal.SIGINT)
         out, error = process.communicate()

@@ -18,6 +18,7 @@ from otel_connector._csv._format import ATTEMPTS
 from otel_connector.cli import app
 from otel_connector.cli._exit_codes import USAGE, fail
 
+ZONES = "Europe/Berlin, America/New_York or UTC"
 EMPTY, FOLDER, MISSING = "the path is empty", "Is a directory", "No such file or directory"
 LOOP = "Too many levels of symbolic links"
 NOT_A_LOG = "not a log: its first line is 'a,b', not the header"
@@ -125,8 +126,8 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
         "FILES...": LOGS,
         "--html": new_file("--html", "no/x")
         | {"logs.csv": "--html: logs.csv: this file is a log, or belongs to one; name another file"},
-        "--png": new_file("--png", "no/x-latency.png"),
-        "--svg": new_file("--svg", "no/x-latency.svg"),
+        "--png": new_file("--png", "no/x-rate.png"),
+        "--svg": new_file("--svg", "no/x-rate.svg"),
         "--trace-url": {
             "": "--trace-url must start with http:// or https:// and a host, not ''",
             "j/{trace_id}": "--trace-url must start with http:// or https:// and a host, not 'j/{trace_id}'",
@@ -150,7 +151,10 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
             "SELECT 1 a, 2 a": TWO_COLUMNS,
         },
         "--top": number(1),
+        "--urls": {"": EMPTY, "no/x": f"--urls: no/x: {MISSING}", "folder": f"--urls: folder: {FOLDER}"},
+        "--timezone": {name: f"--timezone must be a time zone such as {ZONES}, not {name!r}" for name in ("", "Mars")},
     },
+    "doctor": {"--log": {"": EMPTY}},
     "replay": {
         "FILES...": LOGS,
         "--rate": seconds("--rate", "spans a second"),
@@ -166,9 +170,9 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
         },
     },
 }
-ANY_TEXT = {"--project"}  # every text is the name of a project
+ANY_TEXT = {"--project", "--title"}  # every text is the name of a project, or a heading
 POSITIONAL = {"fetch": "urls.txt", "review": "logs.csv", "replay": "logs.csv"}
-BESIDE = {"--range": ("http://a/{}",), "--trace-url": ("--html", "x.html")}
+BESIDE = {"--range": ("http://a/{}",), "--trace-url": ("--html", "x.html"), "--timezone": ("--html", "x.html")}
 
 
 def cases() -> Iterator[tuple[str, str, str, str]]:

@@ -257,7 +257,7 @@ def test_a_file_that_another_user_has_put_there_is_refused(link: bool, tmp_path:
 @pytest.mark.parametrize("command", [("demo", "--calls", "1"), ("fetch", "http://127.0.0.1:1/", "--tries", "1")])
 def test_the_commands_name_the_file_that_cannot_be_used(command: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "logs.attempts.csv").write_text("a,b\n")
-    done = run_here(tmp_path, *command)
+    done = run_here(tmp_path, *command, "--log", "logs.csv")
     assert done.code == 2
     assert "--log: logs.attempts.csv: the file has another header: 'a,b'" in done.error
     assert done.error.endswith("; --no-attempts does not write it\n") is (command[0] == "fetch")

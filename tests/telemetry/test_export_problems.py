@@ -11,7 +11,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -50,7 +51,7 @@ from otel_connector._telemetry._export_problem import (
     sentence,
 )
 from otel_connector._telemetry._exporter_watch import _SESSIONS, ExporterWatch, first_of
-from otel_connector._telemetry._grpc_answers import problem_of_status
+from otel_connector._telemetry._grpc_answers import problem_of_status, what_listens
 from otel_connector._telemetry._sdk_exit import Telemetry
 from otel_connector.testing import FaultServer, Step, respond
 
@@ -743,6 +744,45 @@ def test_a_text_of_another_version_of_grpc(details: str, kind: Kind) -> None:
     problem = problem_of_status("UNAVAILABLE", details, None, 0)
     assert problem is not None
     assert problem.kind is kind
+
+
+BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"  # of a server in Go, also to the start of TLS
+
+
+@pytest.mark.parametrize(
+    ("listens", "tls", "kind"),
+    [
+        (nothing, False, None),
+        (nothing, True, None),
+        (unknown_host, True, None),
+        (http_server, False, Kind.HTTP_PORT),
+        (partial(listener, BAD_REQUEST), True, Kind.NOT_TLS),
+        (partial(http_server, tls=True), True, Kind.CONNECTION),
+        (partial(grpc_server, accepting), False, Kind.CONNECTION),
+        (listener, False, Kind.HTTP_PORT),
+        (partial(listener, b"220 ready\r\n"), False, Kind.HTTP_PORT),
+        (partial(listener, closes=False), False, Kind.CONNECTION),
+    ],
+)
+def test_one_address_that_refuses_does_not_hide_what_listens_at_another(
+    listens: Callable[[], AbstractContextManager[str]], tls: bool, kind: Kind | None
+) -> None:
+    with listens() as address:
+        problem = what_listens(address, tls=tls)
+    assert (problem and problem.kind) is kind
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_host_with_two_addresses_is_named_after_the_one_that_listens(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of "localhost", grpc tries 127.0.0.1 and ::1."""
+    with listener(BAD_REQUEST) as address:
+        port = address.rpartition(":")[2]
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"{scheme}://localhost:{port}")
+        found, _ = messages("traces", GRPC)
+    (message,) = found
+    assert ("does not speak TLS" if scheme == "https" else "speaks HTTP/1.1") in message
 
 
 @pytest.mark.parametrize("protocol", [GRPC, "other"])
