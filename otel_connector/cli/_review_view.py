@@ -193,9 +193,8 @@ def _groups(summary: Summary, projects: int, hosts: int, endpoints: int, *, wide
     _add_groups(columns, summary.projects, projects, summary.more_projects, wide=wide)
     columns.add_row(styled("Host", "bold"))
     _add_groups(columns, summary.hosts, hosts, summary.more_hosts, wide=wide)
-    if endpoints:  # a low screen has no room for them
-        columns.add_row(styled("Endpoint", "bold"))
-        _add_groups(columns, summary.endpoints, endpoints, summary.more_endpoints, wide=wide)
+    columns.add_row(styled("Endpoint", "bold"))
+    _add_groups(columns, summary.endpoints, endpoints, summary.more_endpoints, wide=wide)
     return columns
 
 

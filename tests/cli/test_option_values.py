@@ -151,7 +151,12 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
             "SELECT 1 a, 2 a": TWO_COLUMNS,
         },
         "--top": number(1),
-        "--urls": {"": EMPTY, "no/x": f"--urls: no/x: {MISSING}", "folder": f"--urls: folder: {FOLDER}"},
+        "--urls": {
+            "": EMPTY,
+            "no/x": f"--urls: no/x: {MISSING}",
+            "folder": f"--urls: folder: {FOLDER}",
+            "/dev/null": "--urls: a list of URLs must be a file, ",
+        },
         "--timezone": {name: f"--timezone must be a time zone such as {ZONES}, not {name!r}" for name in ("", "Mars")},
     },
     "doctor": {"--log": {"": EMPTY}},

@@ -628,6 +628,21 @@ def test_compare_reports_a_slower_run_as_worse(tmp_path: Path) -> None:
     assert run_here(tmp_path, "review", "--compare", before, before, "--fail-if", "worse > 0").code == 0
 
 
+def test_a_page_of_two_runs_has_a_table_of_projects(tmp_path: Path) -> None:
+    for name, factor in (("before.csv", 1), ("after.csv", 3)):
+        chance = random.Random(3)
+        made = [
+            call(n, project="AB"[n % 2], delta_t=round((factor if n % 2 else 1) * chance.uniform(0.1, 0.2), 6))
+            for n in range(3_600)
+        ]
+        write(tmp_path / name, made)
+    done = run_here(tmp_path, "review", "--compare", "before.csv", "after.csv", "--html", "two.html")
+    assert done.code == 0
+    page = (tmp_path / "two.html").read_text(encoding="utf-8")
+    assert "Larger than noise, by project" in page
+    assert "Larger than noise, by host" not in page
+
+
 def test_an_outage_is_worse_and_named_in_every_form(tmp_path: Path) -> None:
     before = steady_log(tmp_path / "before.csv", 1)
     chance = random.Random(4)

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from otel_connector._record import COLUMNS
-from otel_connector.review import Calls, figures, html_report, load, save_pictures, summarize
+from otel_connector.review import Calls, _report, figures, html_report, load, save_pictures, summarize
 from otel_connector.review._points import Points, points
 from otel_connector.review._trace_url import TraceURL
 
@@ -199,6 +199,14 @@ def test_times_are_those_of_the_time_zone_and_the_title_is_that_of_the_log(title
     assert "Times are Europe/Berlin." in page
     assert ">2026-10-25 03:00:00</time>" in page
     assert "Times are UTC" not in page
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [("https://h/a?b=1", "/a?b=1"), ("https://h", "/"), ("no URL", "no URL"), ("http://[a/b", "http://[a/b")],
+)
+def test_a_url_is_shown_by_its_path(url: str, shown: str) -> None:
+    assert _report._path(url) == shown
 
 
 def test_the_times_of_the_verdict_are_those_of_the_time_zone(tmp_path: Path) -> None:

@@ -163,6 +163,16 @@ def test_the_endpoints_of_a_large_log_come_from_all_of_its_parts(tmp_path: Path,
     assert found == [("h/early/{id}", len(names)), ("h/late/{id}", len(names))]
 
 
+def test_rules_of_endpoints_without_a_name_of_their_own_are_not_applied(log: Path) -> None:
+    frequent = [call(n, url=f"https://h{n % 60}.example/list") for n in range(60 * 40)]
+    rare = [call(5_000 + n, url=f"https://z.example/x/{a}-x") for n, a in enumerate(NAMES)]
+    rare += [call(6_000 + n, url=f"https://z.example/x/{name}") for n, name in enumerate(NAMES)]
+    with review.load(write(log, frequent + rare)) as calls:
+        found = dict(calls.rows("SELECT endpoint, count(*) FROM calls_compact GROUP BY 1"))
+    assert len(found) == MOST_ENDPOINTS
+    assert found[OTHER] == 11 * 40 + len(rare)
+
+
 def test_a_condition_can_use_the_endpoint(log: Path) -> None:
     made = [call(0, url="https://h/a/7"), call(1, url="https://h/a/8"), call(2, url="https://h/b")]
     with review.load(write(log, made), where="endpoint = 'h/a/{id}'") as calls:
