@@ -283,7 +283,7 @@ def test_the_state_of_a_log(tmp_path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         locked = _log_state(log)
     assert locked == LogState(path=str(log), rows=1, locked=True)
-    assert _log_state(tmp_path / "none" / "logs.csv").problem.endswith("No such file or directory")
+    assert _log_state(tmp_path / "none" / "logs.csv").problem == f"{tmp_path / 'none'}: No such file or directory"
     assert "not a log" in _log_state(Path(__file__)).problem
 
 

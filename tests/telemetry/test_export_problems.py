@@ -173,6 +173,10 @@ ANSWERS: dict[str, tuple[Step, str]] = {
         respond(200, b"[]"),
         "answered 200 with application/json that is not a message of OTLP. This is not an OTLP receiver.",
     ),
+    "JSON of another service": (
+        respond(200, b'{"error": "no"}'),
+        "answered 200 with application/json that is not a message of OTLP. This is not an OTLP receiver.",
+    ),
     "a redirect to a login page": (
         respond(302, headers=[("Location", "https://user:hush@login.example.com:8443/in?key=hush")]),
         (
