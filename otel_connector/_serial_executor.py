@@ -10,6 +10,7 @@ Used by ``_call._bounded_content``, ``_doctor``, ``_fetch._results``, ``_fetch._
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -23,8 +24,9 @@ _Jobs: TypeAlias = "SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]"
 class SerialExecutor:
     """Runs jobs one after the other in a daemon thread.
 
-    The executor keeps no reference to a job that has ended, so an object whose methods are jobs can be collected while
-    the thread is idle. ``weakref.finalize(owner, executor.stop)`` then ends the thread.
+    The thread ends when the executor is collected. The executor keeps no reference to a job that has ended, so an
+    object whose methods are jobs can be collected while the thread is idle. ``weakref.finalize(owner, executor.stop)``
+    then ends the thread.
 
     Args:
         name: The thread is called ``otel_connector.<name>``.
@@ -49,6 +51,7 @@ class SerialExecutor:
             thread = threading.Thread(target=_run, args=(self._jobs,), name=f"otel_connector.{self._name}", daemon=True)
             thread.start()
             self._thread = thread
+            weakref.finalize(self, self._jobs.put, None).atexit = False  # the thread has no reference to this object
 
     def submit(self, job: Callable[[], _Result]) -> Future[_Result]:
         """Queue a job, from any thread, also from a signal handler.

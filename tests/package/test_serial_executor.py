@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import weakref
@@ -23,6 +24,8 @@ def executor() -> Iterator[SerialExecutor]:
     executor.start()
     yield executor
     executor.stop()
+    for thread in named_threads():  # the next test looks for its own
+        thread.join(SECONDS)
 
 
 @pytest.fixture
@@ -104,6 +107,17 @@ def test_stop_ends_the_thread_after_the_queued_jobs(executor: SerialExecutor, hu
     executor.stop()
     hung.set()
     assert queued.result(SECONDS) == 1
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+
+
+def test_the_thread_ends_when_the_executor_is_collected() -> None:
+    abandoned = SerialExecutor("abandoned")
+    abandoned.start()
+    (thread,) = (each for each in threading.enumerate() if each.name == "otel_connector.abandoned")
+    assert abandoned.submit(lambda: 1).result(SECONDS) == 1
+    del abandoned
+    gc.collect()
     thread.join(SECONDS)
     assert not thread.is_alive()
 
