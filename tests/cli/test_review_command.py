@@ -697,9 +697,9 @@ def test_follow_shows_new_calls_until_ctrl_c(tmp_path: Path) -> None:
     program = [sys.executable, "-m", "otel_connector", "review", "--follow", "logs.csv"]
     with processes.Process(program, cwd=tmp_path, env=environment({}), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        read_until(process.stdout, "1 call,")
+        read_until(process.stdout, "logs.csv: ")  # the first line of each screen
         log.write_bytes(b"")  # truncate the log, like logrotate with copytruncate
-        read_until(process.stdout, "1 call,")
+        read_until(process.stdout, "logs.csv: ")
         log.write_bytes(HEADER + rows(call(0), call(1), call(2)))
         read_until(process.stdout, "3 calls")
         process.send_signal(signal.SIGINT)
