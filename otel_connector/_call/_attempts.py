@@ -53,7 +53,7 @@ class AttemptHistory:
         self._queue_since: int | None = None
 
     def failed(self, failure: Attempt, now: int, suspended: float, host: Host | None) -> None:
-        """Note that an attempt failed, in which redirects to `host` waited for `suspended` seconds."""
+        """Note that an attempt failed, in which redirects waited for `suspended` seconds, and which `host` answered."""
         self.retry, self.host = None, host
         self._failure, self._failed_at, self._suspended = failure, now, self._within_attempt(suspended, now)
 

@@ -2,7 +2,8 @@
 
 The SDK's exporter discards the answer and logs the status, where a filter drops most lines. So an interceptor, which is
 public in grpc, observes each request. It is installed through attributes of the exporter that are not public. If a
-version of the SDK has no such attributes, an export fails without a reason. A test checks them.
+version of the SDK has no such attributes, an export fails without a reason. A test checks them. Where grpc reports a
+refused connection, the port is asked what listens there.
 
 Used by ``_telemetry._exporter_watch``.
 """
@@ -44,7 +45,6 @@ _CONNECTIONS = (
     (re.compile(rf"{_NO_CONNECTION}(?:WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG)"), Kind.NOT_TLS, ""),
     (re.compile(rf"(?:{_NO_CONNECTION})?(?:Socket closed|recvmsg:|Connection reset)"), Kind.CLOSED, ""),
 )
-
 
 _HTTPS = 443  # the port of grpc without one
 _PROBE_SECONDS = 1.0
