@@ -218,10 +218,10 @@ async def test_a_middleware_can_use_the_json_of_a_compressed_response(server: Fa
 
 
 @pytest.mark.parametrize("reader", [name for name in READERS if "replaces" not in name])
-@pytest.mark.parametrize("step", [endless(), bomb(2**28, "gzip"), bomb(2**28, "br")], ids=["endless", "gzip", "br"])
-async def test_other_code_reads_not_more_than_the_limit(reader: str, step: Any, server: FaultServer, log: Log) -> None:
+@pytest.mark.parametrize("body", ["endless", "gzip", "br"])
+async def test_other_code_reads_not_more_than_the_limit(reader: str, body: str, server: FaultServer, log: Log) -> None:
     """Plain aiohttp has no limit: `read` would return 256 MiB, or never."""
-    server.script("/x", step)
+    server.script("/x", endless() if body == "endless" else bomb(2**28, body))
     subject = AsyncConnector(log.path, n_tries=3, timeout=20, max_body_bytes=2**22)
     with needs_at_most(4 * 2**22 + ALLOWANCE):  # `read` holds the pieces and the body
         async with READERS[reader]() as session:

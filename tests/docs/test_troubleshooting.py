@@ -58,7 +58,10 @@ def log_lines(path: Path) -> Iterator[str]:
 
     The text is in the call, or in a constant of the file, or a parameter of a function that is called in the file.
     """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    if "logger." not in text:
+        return
+    tree = ast.parse(text)
     constants = {
         target.id: node.value.value
         for node in tree.body

@@ -154,13 +154,18 @@ def checked_text(path: Path) -> str:
 
 def phrases_in(text: str) -> Iterator[tuple[int, str, str]]:
     """Yield the line, the phrase and its replacement for each phrase that is not plain English."""
+    words = re.sub(BREAK, " ", text).lower()
     for phrase, plain in PHRASES.items():
+        if phrase.lower() not in words:  # much faster than the pattern
+            continue
         for match in PATTERNS[phrase].finditer(text):
             yield text.count("\n", 0, match.start()) + 1, phrase, plain
 
 
 def identifiers_in(text: str) -> Iterator[tuple[int, str, str]]:
     """Yield the line, the name and its replacement for each name in Python code that is not plain English."""
+    if not any(name in text for name in IDENTIFIERS):
+        return
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.NAME and token.string in IDENTIFIERS:
             yield token.start[0], token.string, IDENTIFIERS[token.string]

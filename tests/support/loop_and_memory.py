@@ -13,7 +13,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,18 @@ STALL_LIMIT = 0.05
 
 ALLOWANCE = 8 * 2**20
 """Bytes of memory that a call may use in addition to the largest allowed body."""
+
+
+def is_fast(function: Callable[[str], object], text: str) -> bool:
+    """Return whether a function needs at most `STALL_LIMIT` of processor time for a text, the better of two times."""
+    limit = STALL_LIMIT if sys.gettrace() is None else 10 * STALL_LIMIT  # coverage slows Python down
+    return any(_processor_time(function, text) < limit for _ in range(2))
+
+
+def _processor_time(function: Callable[[str], object], text: str) -> float:
+    begun = time.thread_time()
+    function(text)
+    return time.thread_time() - begun
 
 
 class OfflineResolver(AbstractResolver):

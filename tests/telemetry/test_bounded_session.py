@@ -14,21 +14,19 @@ from support import forked
 
 from otel_connector._replay._replay import open_otlp
 from otel_connector._telemetry._bounded_session import session_options
-from otel_connector.testing import FaultServer, Step, bomb, endless, respond
+from otel_connector.testing import FaultServer, bomb, endless, respond
 
 SIZE = 256 * 2**20  # bytes after decompression
 MOST = 4 * 2**20  # bytes of memory
-
-BODIES: dict[str, Step] = {"a bomb": bomb(SIZE), "an endless body": endless()}
 
 
 def a_span() -> Any:
     return TracerProvider(shutdown_on_exit=False).get_tracer("t").start_span("s")
 
 
-@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_only_the_beginning_of_a_response_is_read(body: Step, server: FaultServer) -> None:
-    server.script("/v1/traces", body)
+@pytest.mark.parametrize("body", ["a bomb", "an endless body"])
+def test_only_the_beginning_of_a_response_is_read(body: str, server: FaultServer) -> None:
+    server.script("/v1/traces", endless() if body == "an endless body" else bomb(SIZE))
     exporter: Any = OTLPSpanExporter(server.url("/v1/traces"), **session_options())
     tracemalloc.start()
     try:
