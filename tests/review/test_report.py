@@ -32,7 +32,7 @@ ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
-ROWS = 200_000
+ROWS = 50_000
 OVER_TIME = ("failures", "rate", "latency", "heatmap", "statuses")
 CHARTS = (*OVER_TIME, "distribution", "errors")
 TWO_FRAMES = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
@@ -70,8 +70,8 @@ def big_log(path: Path) -> Path:
     duckdb.sql(
         f"""COPY (
         SELECT printf('%032x-%016x', i, i + 7) call_id, 'project ' || i % 300 project,
-            printf('%.6f', 1790000000 + CASE WHEN i < 90000 THEN i * 0.1 WHEN i < 130000 THEN 9000 + i * 0.01
-                ELSE 14000 + i * 0.06 + i // 10000 * 400 END) t,
+            printf('%.6f', 1790000000 + CASE WHEN i < 22500 THEN i * 0.4 WHEN i < 32500 THEN 9000 + i * 0.04
+                ELSE 14000 + i * 0.24 + i // 2500 * 400 END) t,
             printf('%.6f', 0.02 + (i * 7919 % 1000) / 1500
                 + CASE WHEN i % 100 = 0 THEN (i % 1700) / 100 ELSE 0 END) delta_t,
             'https://host' || i % 900 || '.example.com:8443/' || i || '?q=' || repeat('x', i % 400) url,
