@@ -34,7 +34,7 @@ from support.processes import Process, clean_environment, keep_running
 
 PRELOADED = (
     *("otel_connector.cli", "otel_connector.providers"),
-    *("aiohttp", "rich.console", "rich.progress", "typer", "uvloop"),
+    *("aiohttp", "altair", "duckdb", "rich.console", "rich.progress", "typer", "uvloop"),
     *(
         "opentelemetry.sdk._logs",
         "opentelemetry.sdk.metrics",
