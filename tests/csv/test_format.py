@@ -99,9 +99,8 @@ def test_an_unusual_call_id_is_escaped(call_id: str) -> None:
 
 
 @pytest.mark.parametrize("column", ["project", "url", "redirect_url", "error"])
-@pytest.mark.parametrize("start", STARTS, ids=ascii)
-def test_a_formula_in_any_text_column_is_escaped_and_decoded(column: str, start: str, tmp_path: Path) -> None:
-    texts = [f"{start}1", f"'{start}1", f"''{start}"]
+def test_a_formula_in_any_text_column_is_escaped_and_decoded(column: str, tmp_path: Path) -> None:
+    texts = [text for start in STARTS for text in (f"{start}1", f"'{start}1", f"''{start}")]
     records = [BLANK._replace(**{column: text}) for text in texts]  # type: ignore[arg-type]
     lines = list(map(encode_row, records))
     for text, record, line in zip(texts, records, lines, strict=True):
