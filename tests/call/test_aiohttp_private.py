@@ -98,16 +98,14 @@ def check_log(url: str) -> None:
 
 
 def child(name: str, url: str) -> None:
-    """Run in a child process, and import the package again."""
+    """Run in a child process. Names that the package looks up when it is imported need another import."""
     logging.basicConfig(format="%(message)s", force=True)
-    for module in [each for each in sys.modules if each.startswith("otel_connector")]:
-        del sys.modules[module]
     if name in {*MODULE_NAMES, *HANDLER_NAMES, *CONTENT_NAMES}:
+        for module in [each for each in sys.modules if each.startswith("otel_connector")]:
+            del sys.modules[module]
         with without(name):
             import otel_connector
-    else:
-        import otel_connector
-    globals()["AsyncConnector"] = otel_connector.AsyncConnector
+        globals()["AsyncConnector"] = otel_connector.AsyncConnector
     owners = {
         ResponseHandler: STATE_NAMES,
         aiohttp.BaseConnector: CONNECTOR_NAMES,
