@@ -39,7 +39,8 @@ class LogThrottle:
         if self.is_over(now):
             suppressed = self._suppressed
             self._started, self._admitted, self._suppressed = now, 1, 0
-            return f"; {suppressed} similar messages were not logged" if suppressed else ""
+            lines = "1 similar message was" if suppressed == 1 else f"{suppressed} similar messages were"
+            return f"; {lines} not logged" if suppressed else ""
         if self._admitted < self._lines:
             self._admitted += 1
             return ""

@@ -25,7 +25,6 @@ from otel_connector._call._credentials import credentials_of
 from otel_connector._call._exchange import Exchange, Request
 from otel_connector._call._options import repeatable
 from otel_connector._call._pacing import Permit
-from otel_connector._call._retry import retry_after_of
 from otel_connector._call._settings import steps_of
 from otel_connector._call._transport import attempt, forget_address
 from otel_connector._call._urls import host_of, text_of
@@ -43,6 +42,7 @@ from otel_connector._errors import (
 )
 from otel_connector._record import TEXT_LIMIT, URL_LIMIT, Attempt, AttemptRecord, CallRecord, one_line
 from otel_connector._redact import REDACTED
+from otel_connector._retry_after import retry_after_of
 from otel_connector._units import exact_duration
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from typing import Any
 from otel_connector._csv import _lines
 from otel_connector._csv._format import ATTEMPTS, CALLS, RowFormat
 from otel_connector._csv._lock import try_lock
-from otel_connector._csv._ownership import open_own
+from otel_connector._csv._ownership import open_own, with_target
 from otel_connector._csv._parts import torn_file
 from otel_connector._csv._torn_tail import blocks, cut_torn_tail
 
@@ -250,14 +250,15 @@ def try_access(path: str | os.PathLike[str]) -> bool:
         OSError: The log cannot be written.
     """
     name = os.fspath(path)
-    if not os.path.lexists(name):
-        folder = Path(name).parent
+    try:
+        fd = open_own(name, os.O_RDWR | os.O_APPEND)
+    except FileNotFoundError:  # a writer also creates the target of a link
+        folder = Path(os.path.realpath(name) if Path(name).is_symlink() else name).parent
         try:
             with TemporaryFile(dir=folder):
                 return True
         except OSError as error:  # it names the temporary file
-            raise OSError(error.errno, error.strerror, str(folder)) from None
-    fd = open_own(name, os.O_RDWR | os.O_APPEND)
+            raise with_target(OSError(error.errno, error.strerror, str(folder)), name) from None
     try:
         return try_lock(fd)
     finally:

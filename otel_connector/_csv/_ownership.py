@@ -20,6 +20,8 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
+from otel_connector._record import one_line
+
 _LINKS = 40  # symbolic links in a chain, the limit of Linux
 _OPENING_TRIES = 100  # one fails only if the file is renamed at the same moment
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -64,7 +66,21 @@ def open_own(path: str, flags: int, permissions: int | None = None) -> int:
     Raises:
         OSError: It cannot be opened, is not a regular file, or it or a symbolic link belongs to another user.
     """
-    return open_regular(path, flags, _open_existing if permissions is None else partial(_open_or_create, permissions))
+    try:
+        return open_regular(
+            path, flags, _open_existing if permissions is None else partial(_open_or_create, permissions)
+        )
+    except OSError as error:
+        raise with_target(error, path) from error.__cause__
+
+
+def with_target(error: OSError, path: str) -> OSError:
+    """Return an error about a file that, if `path` is a symbolic link, names the target."""
+    if error.errno == errno.EPERM or not Path(path).is_symlink():  # EPERM is about the owner of the link
+        return error
+    target = Path(path).readlink() if error.errno == errno.ELOOP else os.path.realpath(path)
+    of_folder = "" if error.filename in {None, path} else f"{one_line(str(error.filename))}: "
+    return OSError(error.errno, f"a symbolic link to {one_line(str(target))}: {of_folder}{error.strerror}", path)
 
 
 def _open_or_create(permissions: int, path: str, flags: int) -> int:
@@ -79,8 +95,9 @@ def _open_or_create(permissions: int, path: str, flags: int) -> int:
         with suppress(FileNotFoundError):
             return _open_existing(path, flags, permissions)
     renamed = "the file was renamed or removed during each attempt to open it"
-    why = "the target of the symbolic link is missing" if Path(path).is_symlink() else renamed
-    raise FileNotFoundError(errno.ENOENT, why)
+    if Path(path).is_symlink():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(Path(os.path.realpath(path)).parent))
+    raise FileNotFoundError(errno.ENOENT, renamed)
 
 
 def _open_existing(path: str, flags: int, permissions: int | None = None) -> int:

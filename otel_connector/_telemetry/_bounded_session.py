@@ -1,8 +1,8 @@
 """A session of ``requests`` for the SDK's OTLP exporters: it reads the beginning of a response, and notes its meaning.
 
 The exporters read the whole body of each response, and decompress it: a collector could fill the memory with it. They
-use its status and its reason, so 64 KiB are enough. They report every response below 400 as a success, so the session
-notes what a response means. This file does not know the SDK.
+use its status and its reason, so 64 KiB are enough, before and after decompression. They report every response below
+400 as a success, so the session notes what a response means. This file does not know the SDK.
 
 Used by ``_replay._replay``, ``_telemetry._exporter_watch`` and ``providers``.
 """
@@ -11,14 +11,20 @@ from __future__ import annotations
 
 import io
 import os
+import zlib
+from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 from otel_connector._telemetry._export_problem import note
 from otel_connector._telemetry._http_answers import problem_of_error, problem_of_response
 
-_LIMIT = 64 * 1024  # bytes, not decompressed
+_LIMIT = 64 * 1024  # bytes
+_REDIRECTS = range(HTTPStatus.MULTIPLE_CHOICES, HTTPStatus.BAD_REQUEST)
 
 _CODED = frozenset({"content-encoding", "content-length", "transfer-encoding"})  # these describe the whole body
+# Of the codings that zlib decodes. Some servers send "deflate" without the header of zlib (RFC 9110, section 8.4.1.2)
+_WINDOWS = {"gzip": (16 + zlib.MAX_WBITS,), "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS)}
 
 
 def session_options() -> dict[str, Any]:
@@ -46,17 +52,39 @@ def _bounded_session() -> Any:
             else:
                 resp.close()
             headers = {name: value for name, value in resp.headers.items() if name.lower() not in _CODED}
+            coding = resp.headers.get("Content-Encoding", "").strip().lower()
+            decoded = _decoded(body, coding)
             beginning: Any = HTTPResponse(
-                io.BytesIO(body), headers, resp.status, reason=resp.reason, preload_content=False
+                io.BytesIO(body if decoded is None else decoded),
+                headers,
+                resp.status,
+                reason=resp.reason,
+                preload_content=False,
             )
-            return super().build_response(req, beginning)
+            response: requests.Response = super().build_response(req, beginning)
+            if decoded is None:
+                response.headers["Content-Encoding"] = coding
+            return response
 
     session = requests.Session()
-    session.headers["Accept-Encoding"] = "identity"  # the body is not decompressed
+    session.headers["Accept-Encoding"] = "identity"
     for scheme in ("http://", "https://"):
         session.mount(scheme, Bounded())
     observe_session(session)
     return session
+
+
+def _decoded(body: bytes, coding: str) -> bytes | None:
+    """Return the beginning of a body, decoded although no coding was requested; None if that is not possible."""
+    if not coding or not body:
+        return body
+    for window in _WINDOWS.get(coding.removeprefix("x-"), ()):  # x-gzip: RFC 9110, section 8.4.1.3
+        decoder = zlib.decompressobj(window)
+        with suppress(zlib.error):
+            decoded = decoder.decompress(body, _LIMIT)
+            if decoder.eof or decoder.unconsumed_tail:
+                return decoded
+    return None
 
 
 def observe_session(session: Any) -> None:
@@ -69,11 +97,16 @@ def observe_session(session: Any) -> None:
         return
 
     def observed(method: str, url: str, **options: Any) -> Any:
+        answers: list[Any] = []
+        hooks = {"response": [*session.hooks["response"], lambda answer, **_options: answers.append(answer)]}
         try:
-            response = request(method, url, **{**options, "allow_redirects": False})
+            response = request(method, url, **{**options, "allow_redirects": False, "hooks": hooks})
         except Exception as error:
-            note(problem_of_error(error, url))
-            raise
+            # requests looks at the address of a redirect even if it is not followed, and raises if it is invalid
+            if not answers or answers[-1].status_code not in _REDIRECTS:
+                note(problem_of_error(error, url))
+                raise
+            response = answers[-1]
         size = len(options.get("data") or b"")
         note(problem_of_response(response.status_code, response.headers, response.content, url, size))
         return response

@@ -9,6 +9,7 @@ Used by ``_doctor``, ``_replay``, ``_telemetry`` and ``cli``.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -19,19 +20,25 @@ from urllib.parse import urlsplit
 
 from otel_connector._record import one_line
 from otel_connector._redact import Redactor
+from otel_connector._telemetry._usual_ports import other_protocol
 from otel_connector._units import counted, exact_duration
 
 _QUOTED = 200  # characters of a text of the receiver
 _JAEGER_UI = 16686
 _CONFIG_FILE = "OTEL_CONFIG_FILE"
 _ITEMS = {"traces": "span", "metrics": "data point", "logs": "log record"}
+_LIMITS = {"grpc": "max_recv_msg_size_mib", "http/protobuf": "max_request_body_size"}  # of the OpenTelemetry Collector
 _BATCH_SIZES = {"traces": "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "logs": "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE"}
 
 
 class Kind(Enum):
-    """A kind of loss. Its value is the sentence: what happened, the cause if it is known, and what to do."""
+    """A kind of loss. Its value is what happened, the cause if it is known, and what to do; of `PARTIAL`, by whom."""
 
     REFUSED = "nothing listens at {origin} (connection refused). Start a collector, or set {endpoint}, or {none}."
+    OTHER_PORT = (
+        "nothing listens at {origin} (connection refused), but something listens at {answer}, the usual port of"
+        " {other_protocol}. Set {protocol}={other_protocol}{other_endpoint}."
+    )
     HTTP_PORT = (
         "{origin} {answer}, and the protocol is grpc{jaeger_ui}."
         " Set {protocol}=http/protobuf, or use the gRPC port (usually 4317)."
@@ -54,13 +61,18 @@ class Kind(Enum):
     NO_ANSWER = "{origin} did not answer within {timeout} ({timeout_variable})."
     TOO_SLOW = "{origin} did not answer within {answer} (exit_timeout)."
     WRONG_PATH = "{origin} answered {answer}. {endpoint} is used as it is: it must end in /v1/{signal}."
+    WRONG_BASE = (
+        "{origin} answered {answer}. {endpoint} has a {extra}, and most receivers have none."
+        " Set {endpoint} to {correct}, or correct the {extra}."
+    )
     NO_RECEIVER = "{origin} answered {answer} for /v1/{signal}. Set {endpoint} to the address of an OTLP receiver."
     UNSUPPORTED = "{origin} takes no {signal} ({answer}{jaeger}). Set {none}, or {own_endpoint}."
     CREDENTIALS = "{origin} answered {answer}. {set_headers}."
     NOT_OTLP = "{origin} answered {answer}. This is not an OTLP receiver{jaeger_ui}."
+    UNREADABLE = "{origin} answered {answer}, which was not requested and cannot be decoded."
     REDIRECT = "{origin} answered {answer}, which is not followed. Set {endpoint} to the address of the receiver."
-    TOO_LARGE = "a request of {size} bytes is too large for {origin} ({answer}){smaller}."
-    PARTIAL = "{rejected} were rejected by {origin}{answer}."
+    TOO_LARGE = "a request of {size} bytes is too large for {origin} ({answer}). {smaller}."
+    PARTIAL = "{origin}{answer}."
     STATUS = "{origin} answered {answer}."
     INTERRUPTED = "the export was interrupted."
     FAILED = "the exporter failed: {answer}."
@@ -118,6 +130,27 @@ class ExportTarget:
         return origin_of(self.endpoint)
 
     @property
+    def base(self) -> str:
+        """The endpoint without the path of the signal."""
+        return self.endpoint.removesuffix(f"/v1/{self.signal}")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the endpoint is that of this signal only, so that the SDK appends no path."""
+        return self.variable("ENDPOINT") != "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+    @property
+    def extra(self) -> str:
+        """The parts of the endpoint that most receivers do not have. They may be secrets, so only their names."""
+        parts = urlsplit(self.endpoint)
+        found = {
+            "path": parts.path.removesuffix(f"/v1/{self.signal}").strip("/"),
+            "query": parts.query,
+            "fragment": parts.fragment,
+        }
+        return _joined(name for name, text in found.items() if text)
+
+    @property
     def no_exporter(self) -> str:
         """The setting with which this signal is not exported."""
         if os.environ.get(_CONFIG_FILE):
@@ -152,8 +185,21 @@ def quoted(text: str) -> str:
     return f': "{shown}"' if shown else ""
 
 
+def asked_to_wait(seconds: float | None) -> str:
+    """Return the words about the seconds that a receiver asked to wait; empty if it did not, or not for a time."""
+    return f" and asked to wait {exact_duration(seconds)}" if seconds and seconds != math.inf else ""
+
+
 def sentence(problem: Problem, targets: Sequence[ExportTarget], *, count: int = 0, lost: int | None = None) -> str:
-    """Return the message about a problem that all of `targets` have.
+    """Return the message about a problem that all of `targets` have. The arguments are those of `what_and_why`."""
+    what, why = what_and_why(problem, targets, count=count, lost=lost)
+    return f"{what} {'rejected by' if problem.kind is Kind.PARTIAL else 'not sent:'} {why}"
+
+
+def what_and_why(
+    problem: Problem, targets: Sequence[ExportTarget], *, count: int = 0, lost: int | None = None
+) -> tuple[str, str]:
+    """Return the two parts of the message about a problem: what was rejected or not sent, and the rest.
 
     Args:
         problem: What happened.
@@ -161,20 +207,27 @@ def sentence(problem: Problem, targets: Sequence[ExportTarget], *, count: int = 
         count: The items of the export, if they are known.
         lost: The items that were lost, if others have arrived; 0 if their number is not known.
     """
-    first = targets[0]
-    item = _ITEMS[first.signal]
-    text = problem.kind.value.format_map(_Fields(problem, targets, count))
+    item = _ITEMS[targets[0].signal]
+    number = 0  # several, or not known
     if problem.kind is Kind.PARTIAL:
-        return text
-    if lost is None:
-        what = f"{_joined(target.signal for target in targets).capitalize()} were"
+        number = problem.rejected
+        what = f"{number:,} of {counted(count, item)}" if count else counted(number, item)
+    elif lost is None:
+        what = _joined(target.signal for target in targets).capitalize()
     else:
-        what = f"Some {item}s were" if not lost else f"{counted(lost, item)} {'was' if lost == 1 else 'were'}"
-    return f"{what} not sent: {text}"
+        number = lost
+        what = counted(lost, item) if lost else f"Some {item}s"
+    why = problem.kind.value.format_map(_Fields(problem, targets, count))
+    return f"{what} {'was' if number == 1 else 'were'}", why
 
 
 def _joined(names: Iterable[str]) -> str:
     return " and ".join(dict.fromkeys(names))
+
+
+def _corrected(target: ExportTarget, origin: str, protocol: str = "http/protobuf") -> str:
+    """Return the value of the variable of an endpoint for a receiver without a path of its own."""
+    return f"{origin}/v1/{target.signal}" if target.is_own and protocol != "grpc" else origin
 
 
 class _Fields(dict[str, str]):
@@ -186,7 +239,7 @@ class _Fields(dict[str, str]):
     def __missing__(self, name: str) -> str:
         problem, first = self._problem, self._targets[0]
         signal, variable = first.signal, first.variable
-        item, secure = _ITEMS[signal], first.origin.startswith("https:")
+        secure = first.origin.startswith("https:")
         values: dict[str, Callable[[], str]] = {
             "origin": lambda: first.origin,
             "address": lambda: address_of(first.endpoint),
@@ -213,14 +266,17 @@ class _Fields(dict[str, str]):
             "if_tls": lambda: "" if secure else f". Write https:// in {variable('ENDPOINT')} if it expects TLS",
             "size": lambda: f"{problem.size:,}",
             "smaller": lambda: (
-                f". Set {_BATCH_SIZES[signal]} to less than {self._count}"
+                f"Set {_BATCH_SIZES[signal]} to less than {self._count}"
                 if signal in _BATCH_SIZES and self._count > 1
-                else ""
+                else f"Raise the limit of the receiver (OpenTelemetry Collector: {_LIMITS[first.protocol]})"
             ),
-            "rejected": lambda: (
-                f"{problem.rejected:,} of {counted(self._count, item)}"
-                if self._count
-                else counted(problem.rejected, item)
+            "extra": lambda: first.extra,
+            "correct": lambda: _joined(_corrected(target, target.origin) for target in self._targets),
+            "other_protocol": lambda: other_protocol(first.protocol),
+            "other_endpoint": lambda: "".join(
+                f", and {name}={_corrected(target, problem.answer, other_protocol(target.protocol))}"
+                for target in self._targets
+                if (name := target.variable("ENDPOINT")) in os.environ
             ),
         }
         return values[name]()

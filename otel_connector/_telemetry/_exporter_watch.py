@@ -12,14 +12,17 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from otel_connector._record import one_line
 from otel_connector._redact import Redactor
 from otel_connector._telemetry._bounded_session import observe_session
 from otel_connector._telemetry._export_problem import ExportTarget, Kind, Problem, noting
 from otel_connector._telemetry._grpc_answers import observe_channel
+from otel_connector._telemetry._usual_ports import other_origin
 
 # Where the SDK keeps its exporters and their options. It has no public access to them. If a path does not exist, its
 # exporters are not stopped in time, and their failures are not counted. A test checks all paths
@@ -33,9 +36,13 @@ _EXPORTERS = (attrgetter("_batch_processor._exporter"), attrgetter("span_exporte
 _SESSIONS = (attrgetter("_client._transport._session"), attrgetter("_session"))  # the second one is of SDK 1.44
 _TIMEOUTS = (attrgetter("_timeout"), attrgetter("_client._timeout"))
 
-_REQUEST_BYTES = 2**21  # half of what a gRPC server accepts by default, because the sizes of spans are estimated
-_SPAN_BYTES = 512  # of a span without its texts
+# Half of what a gRPC server accepts by default, because sizes are estimated. `max_export_batch_size` of an exporter of
+# metrics limits the number of data points, not the bytes, and nothing reports which of its requests failed
+_REQUEST_BYTES = 2**21
+_ITEM_BYTES = 512  # of a span or a data point without its texts
 _TEXT_BYTES = 16  # of an attribute or an event without its texts
+_EXEMPLAR_BYTES = 64  # without its texts
+_BUCKET_BYTES = 16  # its count and its boundary
 
 
 class ExporterWatch:
@@ -49,9 +56,9 @@ class ExporterWatch:
 
     Attributes:
         target: What is sent where.
+        peers: The watches on all exporters of the program.
         failed: Number of exports of which something was lost. Without a lock: it is only compared with an earlier
             value, and a lost increment leaves it larger than that.
-        problem: What happened to the last request; None if the receiver accepted all of it.
         arrived: Whether the exporter has sent something that was accepted.
         lost: Number of items of the failed exports.
         count: Number of items of the last export.
@@ -66,8 +73,9 @@ class ExporterWatch:
     ) -> None:
         self.exporter, self.step = exporter, step
         self.failed = self.lost = self.count = 0
-        self.problem: Problem | None = None
+        self.peers: Sequence[ExporterWatch] = ()
         self.arrived = False
+        self._noted: Problem | None = None
         self._export: Callable[..., Any] = exporter.export
         self._shutdown: Callable[..., Any] = exporter.shutdown
         self._on_loss = on_loss
@@ -86,14 +94,19 @@ class ExporterWatch:
         """Whether the exporter sends to a receiver of OTLP."""
         return bool(self.target.endpoint)
 
+    @property
+    def problem(self) -> Problem | None:
+        """What happened to the last request; None if the receiver accepted all of it."""
+        return self._noted and self.resolved(self._noted)
+
     def export(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        """Export a batch, over gRPC in requests that a receiver accepts. After the shutdown, count it as failed."""
+        """Export a batch, in requests that a receiver accepts. After the shutdown, count it as failed."""
         if self._stopped:
             self.failed += 1
             return None  # the SDK ignores the result
-        splits = self.target.protocol == "grpc" and self.target.signal == "traces"
+        split = _SPLITS.get(self.target.signal) if self.is_otlp else None
         result = None
-        for part in _parts(batch) if splits else (batch,):
+        for part in split(batch) if split else (batch,):
             result = self._export_part(part, *args, **kwargs)
         return result
 
@@ -101,7 +114,10 @@ class ExporterWatch:
         noted: list[Problem | None] = [None]
 
         def observe(problem: Problem | None) -> None:
-            noted[0] = self.problem = problem and self.resolved(problem)
+            if problem and problem.kind is Kind.REFUSED:
+                other = other_origin(self.target.origin, self.target.protocol)
+                problem = Problem(kind=Kind.OTHER_PORT, answer=other) if other else problem
+            noted[0] = self._noted = problem
 
         self.count = _count(batch)
         try:
@@ -110,14 +126,14 @@ class ExporterWatch:
         except BaseException as error:
             text = one_line(Redactor().text(f"{type(error).__name__}: {error}"))
             if not self._stopped:  # otherwise its connection was closed, and the reason is the last problem
-                self.problem = Problem(kind=Kind.FAILED, answer=text)
+                self._noted = Problem(kind=Kind.FAILED, answer=text)
             self._lose(self.count)
             if self._stopped and isinstance(error, Exception):
                 return None
             raise
         # SpanExportResult, MetricExportResult and LogRecordExportResult are three enums with the same two members
         if getattr(result, "name", None) == "FAILURE":
-            self.problem = noted[0] or self.problem or Problem(kind=Kind.UNKNOWN)
+            self._noted = noted[0] or self._noted or Problem(kind=Kind.UNKNOWN)
             self._lose(self.count)
         elif (problem := noted[0]) is not None:
             self.arrived = self.arrived or 0 < problem.rejected < self.count
@@ -132,13 +148,10 @@ class ExporterWatch:
         self._on_loss(self)
 
     def resolved(self, problem: Problem) -> Problem:
-        """Return the problem with what only the configuration and earlier exports can tell."""
+        """Return the problem with what only the configuration and other exports can tell."""
         target, kind = self.target, problem.kind
         if kind is Kind.NO_RECEIVER:
-            is_own = target.variable("ENDPOINT") != "OTEL_EXPORTER_OTLP_ENDPOINT"
-            if is_own and not target.endpoint.endswith(f"/v1/{target.signal}"):
-                return replace(problem, kind=Kind.WRONG_PATH)
-            return problem if target.signal == "traces" else replace(problem, kind=Kind.UNSUPPORTED)
+            return replace(problem, kind=self._kind_of_404())
         if kind is Kind.NOT_TLS and not target.has_scheme:
             return Problem(kind=Kind.NO_SCHEME, answer="the SDK uses TLS then")
         if kind is Kind.UNKNOWN_HOST and target.protocol == "grpc" and "@" in target.endpoint:
@@ -146,6 +159,19 @@ class ExporterWatch:
         if kind in {Kind.GRPC_PORT, Kind.CLOSED} and self.arrived:
             return Problem(kind=Kind.CONNECTION, answer="the receiver closed it")
         return problem
+
+    def _kind_of_404(self) -> Kind:
+        """Return what it means that the server does not know the path of a request."""
+        target, kind = self.target, Kind.NO_RECEIVER
+        if target.is_own and not urlsplit(target.endpoint).path.endswith(f"/v1/{target.signal}"):
+            return Kind.WRONG_PATH
+        traces = [peer for peer in self.peers if (peer.target.signal, peer.target.base) == ("traces", target.base)]
+        if target.signal != "traces" and (
+            any(peer.arrived for peer in traces)
+            or not (target.extra or any(peer.problem and peer.problem.kind is kind for peer in traces))
+        ):
+            return Kind.UNSUPPORTED
+        return Kind.WRONG_BASE if target.extra else kind
 
     def shutdown(self, *args: Any, **kwargs: Any) -> None:
         """Interrupt an export that waits for its next try, and prevent further exports. Only the first call counts.
@@ -203,22 +229,57 @@ def _count(batch: Any) -> int:
     return len(batch)
 
 
-def _parts(spans: Sequence[Any]) -> Generator[Sequence[Any]]:
-    """Split a batch of spans, so that no request is larger than a receiver accepts over gRPC."""
+def _parts(items: Sequence[Any], size_of: Callable[[Any], int]) -> Generator[Sequence[Any]]:
+    """Split a batch, so that no request is larger than a receiver accepts."""
     start = size = 0
-    for number, span in enumerate(spans):
-        more = _span_size(span)
+    for number, item in enumerate(items):
+        more = size_of(item)
         if size + more > _REQUEST_BYTES and number > start:
-            yield spans[start:number]
+            yield items[start:number]
             start, size = number, 0
         size += more
-    yield spans[start:]
+    yield items[start:]
+
+
+def _parts_of_metrics(data: Any) -> Generator[Any]:
+    """Split metrics between their data points."""
+    points = [
+        point
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        for point in metric.data.data_points
+    ]
+    for part in _parts(points, _point_size):
+        yield data if len(part) == len(points) else _with_points(data, set(map(id, part)))
+
+
+def _with_points(data: Any, kept: set[int]) -> Any:
+    """Return metrics with some of their data points, which are given by identity."""
+
+    def of_scope(scope: Any) -> Any:
+        found = [(each, [point for point in each.data.data_points if id(point) in kept]) for each in scope.metrics]
+        metrics = [replace(each, data=replace(each.data, data_points=points)) for each, points in found if points]
+        return replace(scope, metrics=metrics)
+
+    resources = [replace(each, scope_metrics=list(map(of_scope, each.scope_metrics))) for each in data.resource_metrics]
+    return replace(data, resource_metrics=resources)
 
 
 def _span_size(span: Any) -> int:
     """Estimate the bytes of a span in a request; not less than they are."""
     texts = [span.attributes, *(event.attributes for event in span.events)]
-    return _SPAN_BYTES + sum(map(_texts_size, texts))
+    return _ITEM_BYTES + sum(map(_texts_size, texts))
+
+
+def _point_size(point: Any) -> int:
+    """Estimate the bytes of a data point in a request; not less than they are."""
+    exemplars: Sequence[Any] = getattr(point, "exemplars", None) or ()
+    texts = [point.attributes, *(each.filtered_attributes for each in exemplars)]
+    sides = (point, getattr(point, "positive", None), getattr(point, "negative", None))
+    buckets = sum(len(getattr(side, "bucket_counts", ())) for side in sides)  # of a histogram of either kind
+    fixed = _ITEM_BYTES + _BUCKET_BYTES * buckets + _EXEMPLAR_BYTES * len(exemplars)
+    return fixed + sum(map(_texts_size, texts))
 
 
 def _texts_size(attributes: Mapping[str, Any] | None) -> int:
@@ -229,3 +290,9 @@ def _value_size(value: Any) -> int:
     if isinstance(value, str):
         return len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
     return sum(map(_value_size, cast("Any", value))) if isinstance(value, Iterable) else _TEXT_BYTES
+
+
+_SPLITS: Mapping[str, Callable[[Any], Iterable[Any]]] = {
+    "traces": partial(_parts, size_of=_span_size),
+    "metrics": _parts_of_metrics,
+}

@@ -17,9 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from otel_connector._telemetry._export_problem import Kind, Problem, note, quoted
+from otel_connector._telemetry._export_problem import Kind, Problem, asked_to_wait, note, quoted
 from otel_connector._telemetry._http_answers import problem_of_message
-from otel_connector._units import exact_duration
 
 _PRIVATE = frozenset({"_stub", "_channel", "_client", "_endpoint", "_insecure"})
 _RETRY_INFO = "google.rpc.retryinfo-bin"  # where the SDK's exporter reads it
@@ -150,5 +149,4 @@ def problem_of_status(code: str, details: str, wait: float | None, size: int) ->
         for pattern, kind, answer in _CONNECTIONS:
             if match := pattern.match(details):
                 return Problem(kind=kind, answer=answer or "".join(match.groups()))
-    asked = "" if wait is None else f" and asked to wait {exact_duration(wait)}"
-    return Problem(kind=Kind.STATUS, answer=f"{code}{asked}{quoted(details)}")
+    return Problem(kind=Kind.STATUS, answer=f"{code}{asked_to_wait(wait)}{quoted(details)}")

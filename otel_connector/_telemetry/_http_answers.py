@@ -8,20 +8,25 @@ Used by ``_telemetry._bounded_session`` and ``_telemetry._grpc_answers``.
 from __future__ import annotations
 
 import json
+import math
 import socket
 import ssl
+import time
 from collections.abc import Generator, Mapping, Sequence
 from http import HTTPStatus
-from http.client import BadStatusLine
+from http.client import BadStatusLine, LineTooLong
 from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from multidict import CIMultiDict
 
 from otel_connector._record import one_line
-from otel_connector._telemetry._export_problem import Kind, Problem, origin_of, quoted
-from otel_connector._units import exact_duration
+from otel_connector._retry_after import retry_after_of
+from otel_connector._telemetry._export_problem import Kind, Problem, asked_to_wait, origin_of, quoted
 
 _PROTOBUF = frozenset({"application/x-protobuf", "application/protobuf"})
 _JSON = "application/json"
-_SHOWN = 200  # characters of the address of a redirect
+_SHOWN = 200  # characters of a value of a header
 
 _STATUSES = {
     401: Kind.CREDENTIALS,
@@ -44,7 +49,7 @@ def problem_of_response(status: int, headers: Mapping[str, str], body: bytes, ur
 
     Args:
         status: The status code.
-        headers: The headers, case-insensitive.
+        headers: The headers, case-insensitive; ``Content-Encoding`` only if the body could not be decoded.
         body: The body, or its beginning.
         url: The URL of the request.
         size: Bytes of the request.
@@ -53,20 +58,31 @@ def problem_of_response(status: int, headers: Mapping[str, str], body: bytes, ur
     known = {each.value: each.phrase for each in HTTPStatus}
     answer = f"{status} {known.get(status, '')}".rstrip()
     if status < HTTPStatus.MULTIPLE_CHOICES:
-        return _problem_of_success(status, media_type, body)
+        return _problem_of_success(status, media_type, body, headers.get("Content-Encoding", ""))
     if status < HTTPStatus.BAD_REQUEST:
-        target = headers.get("Location")
-        origin = origin_of(target if target and "://" in target else url)  # most others are on the same host
-        where = f", a redirect to {one_line(origin, _SHOWN)}" if target else ""
-        return Problem(kind=Kind.REDIRECT, answer=f"{answer}{where}")
+        return Problem(kind=Kind.REDIRECT, answer=f"{answer}{_target_of_redirect(headers.get('Location'), url)}")
     if kind := _STATUSES.get(status):
         return Problem(kind=kind, answer=answer, size=size if kind is Kind.TOO_LARGE else 0)
-    wait = headers.get("Retry-After", "")
-    asked = f" and asked to wait {exact_duration(float(wait))}" if wait.isascii() and wait.isdigit() else ""
+    wait = retry_after_of(CIMultiDict(headers), time.time())
+    asked = asked_to_wait(wait if wait in {None, math.inf} else math.ceil(wait))
     return Problem(kind=Kind.STATUS, answer=f"{answer}{asked}{quoted(_text(media_type, body))}")
 
 
-def _problem_of_success(status: int, media_type: str, body: bytes) -> Problem | None:
+def _target_of_redirect(location: str | None, url: str) -> str:
+    """Return the words about the address of a redirect, without its path and query, which may be secret."""
+    if not location:
+        return ""
+    try:
+        parts = urlsplit(urljoin(url, location))
+        valid = location.isprintable() and " " not in parts.netloc and (parts.port, parts.hostname)[1]
+    except ValueError:  # brackets that are not closed, or a port that is not a number
+        return ", a redirect to an invalid address"
+    if parts.scheme not in {"http", "https"}:
+        return f", a redirect to an address of the scheme {one_line(parts.scheme, _SHOWN)}"
+    return f", a redirect to {one_line(origin_of(parts.geturl()), _SHOWN) if valid else 'an invalid address'}"
+
+
+def _problem_of_success(status: int, media_type: str, body: bytes, coding: str) -> Problem | None:
     # Prometheus confirms with an empty body without a type. The empty message of OTLP has no bytes either
     if not body and media_type in {"", _JSON, *_PROTOBUF}:
         return None
@@ -76,6 +92,9 @@ def _problem_of_success(status: int, media_type: str, body: bytes) -> Problem | 
         if media_type == _JSON:
             return _problem_of_json(json.loads(body))
     except (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError):
+        if coding:
+            shown = one_line(coding, _SHOWN)
+            return Problem(kind=Kind.UNREADABLE, answer=f"{status} with a body in the content coding {shown}")
         return Problem(kind=Kind.NOT_OTLP, answer=f"{status} with {media_type} that is not a message of OTLP")
     shown = quoted(media_type).removeprefix(": ").strip('"') or "a body of an unknown type"
     return Problem(kind=Kind.NOT_OTLP, answer=f"{status} with {shown}")
@@ -146,20 +165,25 @@ def problem_of_error(error: BaseException, url: str) -> Problem:
 
 
 def _problem_of_cause(cause: BaseException) -> Problem | None:
-    line = getattr(cause, "line", "") if isinstance(cause, BadStatusLine) else ""
+    kind, answer = None, ""
     match cause:
         case ssl.SSLCertVerificationError():
-            return Problem(kind=Kind.CERTIFICATE, answer=cause.verify_message)
+            kind, answer = Kind.CERTIFICATE, cause.verify_message
         case ssl.SSLError() if cause.reason in _NOT_TLS:
-            return Problem(kind=Kind.NOT_TLS)
+            kind = Kind.NOT_TLS
         case socket.gaierror():
-            return Problem(kind=Kind.UNKNOWN_HOST)
+            kind = Kind.UNKNOWN_HOST
         case ConnectionRefusedError():
-            return Problem(kind=Kind.REFUSED)
+            kind = Kind.REFUSED
         case ConnectionResetError() | BrokenPipeError():  # RemoteDisconnected is one of the first
-            return Problem(kind=Kind.GRPC_PORT)
+            kind = Kind.GRPC_PORT
+        case BadStatusLine() if str(cause.args[0]).startswith(_HTTP_2):
+            kind = Kind.GRPC_PORT
+        case LineTooLong():
+            kind, answer = Kind.NOT_OTLP, "with a header line of more than 65,536 bytes"
         case _:
-            return Problem(kind=Kind.GRPC_PORT) if line.startswith(_HTTP_2) else None
+            pass
+    return kind and Problem(kind=kind, answer=answer)
 
 
 def _causes(error: BaseException, seen: list[BaseException]) -> Generator[BaseException]:

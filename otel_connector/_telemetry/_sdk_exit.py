@@ -15,7 +15,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any, NamedTuple, Protocol, cast, final
@@ -24,7 +24,7 @@ from otel_connector._arguments import checked_seconds
 from otel_connector._log_throttle import LogThrottle
 from otel_connector._record import one_line
 from otel_connector._serial_executor import SerialExecutor
-from otel_connector._telemetry._export_problem import ExportTarget, Kind, Problem, sentence
+from otel_connector._telemetry._export_problem import ExportTarget, Kind, Problem, what_and_why
 from otel_connector._telemetry._exporter_watch import ExporterWatch, watch_exporters
 from otel_connector._units import exact_duration
 
@@ -33,6 +33,8 @@ _logger = logging.getLogger("otel_connector")
 # They stop within milliseconds. A thread that is killed inside the C++ code of grpc could abort the process
 _STOP_SECONDS = 0.5
 _STOP_SHARE = 0.1
+
+_OF_ONE_SIGNAL = frozenset({Kind.PARTIAL, Kind.TOO_LARGE, Kind.WRONG_PATH})  # their sentences are about one
 
 _SLICE = 0.1  # seconds: if the system delivers a signal to another thread, it does not interrupt a wait of this one
 
@@ -120,6 +122,9 @@ class Telemetry:
         self._exit_timeout = exit_timeout
         self._throttles: dict[tuple[str, Kind], LogThrottle] = {}
         self.signals = tuple(Signal(name, provider, self._on_loss) for name, provider in signals.items())
+        watches = [watch for signal in self.signals for watch in signal.watches]
+        for watch in watches:
+            watch.peers = watches
         self._stopper = SerialExecutor("stop")
         self._executors = [*(signal.executor for signal in self.signals), self._stopper]
         self._start_threads()
@@ -177,19 +182,21 @@ class Telemetry:
 
     def _log(self, losses: Iterable[_Loss]) -> None:
         """Log one line for each problem, at most once a minute; what a receiver does not take is logged once."""
-        groups: dict[tuple[Problem, str], list[_Loss]] = {}
-        for loss in _consistent(list(losses)):
+        groups: dict[tuple[Problem, str, str], list[_Loss]] = {}
+        for loss in losses:
             if (suffix := self._admit(loss)) is not None:
-                groups.setdefault((loss.problem, loss.target.origin), []).append(loss._replace(suffix=suffix))
-        for (problem, _), group in groups.items():
+                one_signal = loss.target.signal if loss.problem.kind in _OF_ONE_SIGNAL else ""
+                key = loss.problem, loss.target.origin, one_signal
+                groups.setdefault(key, []).append(loss._replace(suffix=suffix))
+        for (problem, *_), group in groups.items():
             first = group[0]
             lost = first.lost if len(group) == 1 else None
-            text = sentence(problem, [loss.target for loss in group], count=first.items, lost=lost)
-            text = f"{text.removesuffix('.')}{first.suffix}" if first.suffix else text
+            what, why = what_and_why(problem, [loss.target for loss in group], count=first.items, lost=lost)
+            why = f"{why.removesuffix('.')}{first.suffix}" if first.suffix else why
             if problem.kind is Kind.PARTIAL:
-                _logger.warning("%s were rejected by %s", *text.split(" were rejected by ", 1))
+                _logger.warning("%s rejected by %s", what, why)
             else:
-                _logger.warning("%s not sent: %s", *text.split(" not sent: ", 1))
+                _logger.warning("%s not sent: %s", what, why)
 
     def _admit(self, loss: _Loss) -> str | None:
         """Return None if a loss must not be logged now, else what to append to its line."""
@@ -290,15 +297,3 @@ def _wait(jobs: Iterable[Future[object]], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while wait(jobs, max(0.0, min(_SLICE, deadline - time.monotonic()))).not_done and time.monotonic() < deadline:
         pass
-
-
-def _consistent(losses: list[_Loss]) -> Iterator[_Loss]:
-    """Yield the losses. A server that takes no traces either is not a receiver without metrics."""
-    others = {
-        (loss.target.origin, loss.problem.answer): loss.problem
-        for loss in losses
-        if loss.problem.kind is Kind.NO_RECEIVER
-    }
-    for loss in losses:
-        other = others.get((loss.target.origin, loss.problem.answer))
-        yield loss._replace(problem=other) if other and loss.problem.kind is Kind.UNSUPPORTED else loss

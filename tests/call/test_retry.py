@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from otel_connector import _errors
-from otel_connector._call._retry import RETRIED_STATUSES, Decision, RetryPolicy, parse_retry_after
+from otel_connector._call._retry import RETRIED_STATUSES, Decision, RetryPolicy
 from otel_connector._clock import Clock, SystemClock
 from otel_connector._errors import ConnectFailed, HTTPStatusError
+from otel_connector._retry_after import parse_retry_after
 
 POLICY = RetryPolicy()
 NOW = 784_111_777.0  # Sun, 06 Nov 1994 08:49:37 GMT, the RFC's own example

@@ -29,6 +29,7 @@ import otel_connector
 from otel_connector import COLUMNS, CallRecord, review
 from otel_connector._csv._format import HEADER, encode_row
 from otel_connector._percentile import percentile
+from otel_connector._telemetry._usual_ports import PORTS
 from otel_connector._units import duration
 from otel_connector.cli import app
 from otel_connector.cli._collector import select_collector
@@ -366,7 +367,7 @@ def test_an_endpoint_in_the_environment_takes_precedence_over_a_listening_port(c
             ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, (closed, closed), False, None),
         ):
             variables = dict(environ)
-            assert select_collector(variables, ports) is found
+            assert select_collector(variables, dict(zip(PORTS, ports, strict=True))) is found
             assert variables.get("OTEL_EXPORTER_OTLP_PROTOCOL") == protocol
 
 

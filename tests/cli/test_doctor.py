@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from support.command_line import Finished, finish, start
 from support.logs import call, write
 from support.otlp_receiver import Received, grpc_receiver, http_receiver
+from support.own_network import run_in_own_network
 
 from otel_connector import CSVSpanExporter
 from otel_connector._csv._format import HEADER
@@ -163,8 +165,42 @@ def test_a_metric_of_which_one_data_point_is_rejected_is_partly_accepted(server:
         report = examine(telemetry, {})
     assert results(report) == [("traces", "none", "not sent"), ("metrics", "otlp", "partly")]
     origin = server.url("/")[:-1]
-    assert report.exporters[1].message == f"1 of 2 data points were rejected by {origin}."
+    assert report.exporters[1].message == f"1 of 2 data points was rejected by {origin}."
     assert (report.exporters[1].setting, report.exporters[1].trace_id) == ("default", "")
+
+
+def test_a_server_that_takes_nothing_is_not_called_a_receiver_without_metrics(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", origin := server.url("/")[:-1])  # no path of it exists
+    with telemetry_of([BatchSpanProcessor(HttpSpans())], [PeriodicExportingMetricReader(HttpMetrics())]) as telemetry:
+        report = examine(telemetry, {})
+    remedy = "Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of an OTLP receiver."
+    assert [each.message for each in report.exporters] == [
+        f"{signal.capitalize()} were not sent: {origin} answered 404 Not Found for /v1/{signal}. {remedy}"
+        for signal in ("traces", "metrics")
+    ]
+
+
+@pytest.mark.parametrize("http", [True, False])
+def test_a_receiver_at_the_default_port_of_the_other_protocol_is_named(http: bool, tmp_path: Path) -> None:
+    done = run_in_own_network(__file__, f"doctor_without_other_listeners({str(tmp_path)!r}, http={http})")
+    assert done.returncode == 0, done.stderr
+    used, other, protocol = (4317, 4318, "http/protobuf") if http else (4318, 4317, "grpc")
+    for signal in ("Traces", "Metrics"):
+        assert (
+            f"{signal} were not sent: nothing listens at http://localhost:{used} (connection refused), but something"
+            f" listens at http://localhost:{other}, the usual port of {protocol}."
+            f" Set OTEL_EXPORTER_OTLP_PROTOCOL={protocol}."
+        ) in done.stdout
+
+
+def doctor_without_other_listeners(folder: str, *, http: bool) -> None:
+    """Run in a network namespace: the receiver has one default port, and the default is the other one, or is set."""
+    with socket.create_server(("127.0.0.1", 4318 if http else 4317)):
+        done = doctor(Path(folder), **({} if http else {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}))
+    assert (done.code, done.error) == (1, "")
+    sys.stdout.write(done.out)
 
 
 def test_a_silent_receiver_is_rejected_after_the_timeout(silent: str) -> None:
@@ -285,6 +321,37 @@ def test_the_state_of_a_log(tmp_path: Path) -> None:
     assert locked == LogState(path=str(log), rows=1, locked=True)
     assert _log_state(tmp_path / "none" / "logs.csv").problem == f"{tmp_path / 'none'}: No such file or directory"
     assert "not a log" in _log_state(Path(__file__)).problem
+
+
+@pytest.mark.parametrize(
+    ("target", "log", "problem"),
+    [
+        ("fresh.csv", "link.csv", ""),  # a writer creates the target
+        ("none/a.csv", "link.csv", "link.csv: a symbolic link to {0}/none/a.csv: {0}/none: No such file or directory"),
+        ("chain.csv", "link.csv", "link.csv: a symbolic link to {0}/gone/b.csv: {0}/gone: No such file or directory"),
+        ("link.csv", "link.csv", "link.csv: a symbolic link to link.csv: Too many levels of symbolic links"),
+        (".", "link.csv", "link.csv: a symbolic link to {0}: Is a directory"),
+        ("file\nwith", "link.csv/logs.csv", "link.csv/logs.csv: Not a directory"),
+        ("fresh.csv", ".", ".: Is a directory"),
+        ("fresh.csv", "none/logs.csv", "none: No such file or directory"),
+    ],
+)
+def test_a_log_that_cannot_be_written_is_named_with_the_target_of_its_link(
+    target: str, log: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exporter raises for the same cause."""
+    monkeypatch.chdir(tmp_path)
+    Path("chain.csv").symlink_to("gone/b.csv")
+    Path("file\nwith").touch()
+    Path("link.csv").symlink_to(target)
+    state = _log_state(Path(log))
+    assert (state.problem, state.exists) == (problem.format(tmp_path), bool(problem))
+    if problem:
+        with pytest.raises((OSError, ValueError), match=re.escape(problem.format(tmp_path).rpartition(": ")[2])):
+            CSVSpanExporter(log)
+    else:
+        CSVSpanExporter(log).shutdown()
+        assert Path(target).read_bytes() == HEADER
 
 
 @pytest.mark.parametrize(

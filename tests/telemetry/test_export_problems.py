@@ -5,15 +5,18 @@ The receivers are real: they listen on the loopback and behave in that way. The 
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import socket
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from http import HTTPStatus
+from operator import methodcaller
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -32,11 +35,12 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics import AlwaysOnExemplarFilter, MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExportResult, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation, View
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from support.otlp_receiver import Received, grpc_receiver
+from support.otlp_receiver import Received, attributes_of, grpc_receiver
 
 from otel_connector import _log_throttle
 from otel_connector._telemetry._bounded_session import session_options
@@ -53,6 +57,7 @@ from otel_connector._telemetry._export_problem import (
 from otel_connector._telemetry._exporter_watch import _SESSIONS, ExporterWatch, first_of
 from otel_connector._telemetry._grpc_answers import problem_of_status, what_listens
 from otel_connector._telemetry._sdk_exit import Telemetry
+from otel_connector._telemetry._usual_ports import PORTS
 from otel_connector.testing import FaultServer, Step, respond
 
 GRPC, HTTP = "grpc", "http/protobuf"
@@ -155,6 +160,17 @@ def aborting(code: Any, details: str, *metadata: tuple[str, bytes]) -> Callable[
     return answer
 
 
+DAY = "Sun, 15 Nov 2026"
+
+
+def coded(coding: str, body: bytes, *, status: int = 200, content_type: str = "application/json") -> Step:
+    return respond(status, body, content_type=content_type, headers=[("Content-Encoding", coding)])
+
+
+def raw(response: bytes) -> Step:
+    return Step(name="raw", play=methodcaller("send", response))
+
+
 # The answers of an HTTP server, with the sentence after "Traces were not sent: http://127.0.0.1:1234 "
 ANSWERS: dict[str, tuple[Step, str]] = {
     "a page": (
@@ -198,6 +214,56 @@ ANSWERS: dict[str, tuple[Step, str]] = {
             " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
         ),
     ),
+    "a redirect to another host, without a scheme": (  # RFC 3986, section 4.2: a network-path reference
+        respond(302, headers=[("Location", "//login.example.com/in?key=hush")]),
+        (
+            "answered 302 Found, a redirect to http://login.example.com, which is not followed."
+            " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
+        ),
+    ),
+    "a redirect with an address in its query": (
+        respond(302, headers=[("Location", "/in?key=hush&next=https://user:hush@a/")]),
+        (
+            "answered 302 Found, a redirect to http://ORIGIN, which is not followed."
+            " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
+        ),
+    ),
+    **{
+        f"a redirect to {location[:20]!r}": (
+            raw(b"HTTP/1.1 308 x\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % location.encode()),
+            (
+                "answered 308 Permanent Redirect, a redirect to an invalid address, which is not followed."
+                " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
+            ),
+        )
+        for location in (
+            "http://[hush",
+            "http://a:hush/",
+            "http://a:99999/",
+            "https:///hush",
+            "http://a b/",
+            "http://a/\x7fhush",
+            "\x01",
+        )
+    },
+    "a redirect to another scheme": (
+        respond(302, headers=[("Location", "mailto:hush@example.com")]),
+        (
+            "answered 302 Found, a redirect to an address of the scheme mailto, which is not followed."
+            " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
+        ),
+    ),
+    "a redirect to a long name": (
+        respond(302, headers=[("Location", f"http://{'a' * 30_000}.example/")]),
+        (
+            f"answered 302 Found, a redirect to http://{'a' * 182}...[+29826], which is not followed."
+            " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
+        ),
+    ),
+    "a redirect whose header is too long": (
+        respond(302, headers=[("Location", f"http://a/{'a' * 65_536}")]),
+        "answered with a header line of more than 65,536 bytes. This is not an OTLP receiver.",
+    ),
     "JSON with an infinite number": (
         respond(200, b'{"partialSuccess": {"rejectedSpans": 1e999}}'),
         "answered 200 with application/json that is not a message of OTLP. This is not an OTLP receiver.",
@@ -209,7 +275,50 @@ ANSWERS: dict[str, tuple[Step, str]] = {
     "401": (respond(401), "answered 401 Unauthorized. Set OTEL_EXPORTER_OTLP_HEADERS."),
     "403": (respond(403), "answered 403 Forbidden. Set OTEL_EXPORTER_OTLP_HEADERS."),
     "429": (respond(429, headers=[("Retry-After", "30")]), "answered 429 Too Many Requests and asked to wait 30 s."),
-    "503": (respond(503, headers=[("Retry-After", "soon")]), "answered 503 Service Unavailable."),
+    # RFC 9110, section 10.2.3: seconds or a date, in any form of section 5.6.7; compared with the Date of the response
+    "503 with a date": (
+        respond(503, headers=[("Retry-After", f"{DAY} 10:00:30 GMT"), ("Date", f"{DAY} 10:00:00 GMT")]),
+        "answered 503 Service Unavailable and asked to wait 30 s.",
+    ),
+    "429 with a date of RFC 850": (
+        respond(429, headers=[("Retry-After", "Sunday, 06-Nov-94 08:49:38 GMT"), ("Date", "Sun Nov  6 08:49:37 1994")]),
+        "answered 429 Too Many Requests and asked to wait 1 s.",
+    ),
+    "429 with a date in the past": (
+        respond(429, headers=[("Retry-After", f"{DAY} 10:00:00 GMT"), ("Date", f"{DAY} 10:00:01 GMT")]),
+        "answered 429 Too Many Requests.",
+    ),
+    "503 with an invalid date": (
+        respond(503, headers=[("Retry-After", "Sun, 31 Feb 2027 10:00:00 GMT")]),
+        "answered 503 Service Unavailable.",
+    ),
+    "503 with a word": (respond(503, headers=[("Retry-After", "soon")]), "answered 503 Service Unavailable."),
+    "503 with 0": (respond(503, headers=[("Retry-After", "0")]), "answered 503 Service Unavailable."),
+    "503 with an endless number": (
+        respond(503, headers=[("Retry-After", "9" * 400)]),
+        "answered 503 Service Unavailable.",
+    ),
+    # RFC 9110, section 8.4: the codings of a body
+    "a page in gzip": (
+        coded("gzip", gzip.compress(b"<!doctype html>"), content_type="text/html"),
+        "answered 200 with text/html. This is not an OTLP receiver.",
+    ),
+    "a text in gzip": (
+        coded("x-gzip", gzip.compress(b"no such tenant"), status=400, content_type="text/plain"),
+        'answered 400 Bad Request: "no such tenant".',
+    ),
+    "a coding that is not decoded": (
+        coded("br", b"\x8b\x00\x80{}\x03"),
+        "answered 200 with a body in the content coding br, which was not requested and cannot be decoded.",
+    ),
+    "two codings": (
+        coded("gzip, gzip", gzip.compress(gzip.compress(b"{}"))),
+        "answered 200 with a body in the content coding gzip, gzip, which was not requested and cannot be decoded.",
+    ),
+    "gzip that ends too early": (
+        coded("gzip", gzip.compress(b"{}")[:-9]),
+        "answered 200 with a body in the content coding gzip, which was not requested and cannot be decoded.",
+    ),
     "400 with a text": (
         respond(400, b"no such tenant, token=hush\n", content_type="text/plain"),
         'answered 400 Bad Request: "no such tenant, token=REDACTED".',
@@ -244,6 +353,14 @@ CONFIRMATIONS = {
     "JSON": respond(200, b"{}"),
     "JSON without a body": respond(200),
     "protobuf": respond(200, b"", content_type=PROTOBUF),
+    # The session requests no coding. A receiver that uses one all the same has accepted the export
+    "gzip": coded("gzip", gzip.compress(b"{}")),
+    "GZIP of an empty message": coded("GZIP", gzip.compress(b""), content_type=PROTOBUF),
+    "gzip without a body": coded("gzip", b""),
+    "deflate": coded("deflate", zlib.compress(b"{}")),
+    "deflate without a header": coded("deflate", zlib.compress(b"{}")[2:-4]),
+    "a coding that is only named": coded("gzip", b"{}"),
+    "identity": coded("identity", b"{}"),
     "a negative number of rejected items": respond(200, b'{"partialSuccess": {"rejectedSpans": -1}}'),
 }
 
@@ -312,22 +429,36 @@ WRONG_PATH = (
 )
 
 
+def wrong_base(extra: str, suffix: str = "") -> str:
+    return (
+        "{what} were not sent: {origin} answered 404 Not Found. {variable} has a "
+        f"{extra}, and most receivers have none. Set {{variable}} to {{origin}}{suffix}, or correct the {extra}."
+    )
+
+
 @pytest.mark.parametrize(
     ("signal", "variable", "path", "expected"),
     [
         ("traces", "OTEL_EXPORTER_OTLP_ENDPOINT", "", NO_RECEIVER),
-        ("metrics", "OTEL_EXPORTER_OTLP_ENDPOINT", "/t0ken", UNSUPPORTED),
+        ("metrics", "OTEL_EXPORTER_OTLP_ENDPOINT", "/", UNSUPPORTED),
+        ("traces", "OTEL_EXPORTER_OTLP_ENDPOINT", "/t0ken", wrong_base("path")),
+        ("traces", "OTEL_EXPORTER_OTLP_ENDPOINT", "?t0ken", wrong_base("query")),
+        ("traces", "OTEL_EXPORTER_OTLP_ENDPOINT", "#t0ken", wrong_base("fragment")),
+        ("metrics", "OTEL_EXPORTER_OTLP_ENDPOINT", "/t0ken?x", wrong_base("path and query")),
+        ("logs", "OTEL_EXPORTER_OTLP_ENDPOINT", "/t0ken/?x", wrong_base("path and query")),
+        ("traces", "OTEL_EXPORTER_OTLP_ENDPOINT", "/v1/traces", wrong_base("path")),
         ("traces", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "/t0ken", WRONG_PATH),
         ("metrics", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "", WRONG_PATH),
         ("logs", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "/", WRONG_PATH),
         ("metrics", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "/v1/metrics", UNSUPPORTED),
+        ("metrics", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "/t0ken/v1/metrics", wrong_base("path", "/v1/metrics")),
+        ("traces", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "/v1/traces?t0ken", wrong_base("query", "/v1/traces")),
+        ("traces", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "/v1/traces", NO_RECEIVER.replace("OTLP_E", "OTLP_TRACES_E")),
     ],
 )
 def test_404_names_the_path_or_the_signal(
     signal: str, variable: str, path: str, expected: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for each in (path or "/", f"{path}/v1/{signal}"):
-        server.script(each, respond(404))
     monkeypatch.setenv(variable, server.url("/")[:-1] + path)
     found, _ = messages(signal, HTTP)
     fields = {"what": signal.capitalize(), "signal": signal, "variable": variable, "answer": "404 Not Found"}
@@ -532,15 +663,15 @@ MISTAKES: dict[tuple[str, str], tuple[str, Callable[[], Any], str]] = {
     ("a request that is too large", GRPC): (
         "http://",
         lambda: grpc_server(aborting(grpc.StatusCode.RESOURCE_EXHAUSTED, "received message larger than max (9 vs. 5)")),
-        "a request of {size} bytes is too large for {origin} (its limit is 5 bytes){smaller}",
+        "a request of {size} bytes is too large for {origin} (its limit is 5 bytes). {smaller}.",
     ),
 }
 for both in ("nothing listens", "an unknown host", "an untrusted certificate", "no answer"):
     MISTAKES[both, HTTP] = MISTAKES[both, GRPC]
 SMALLER = {
-    "traces": ". Set OTEL_BSP_MAX_EXPORT_BATCH_SIZE to less than 3.",
-    "metrics": ".",
-    "logs": ". Set OTEL_BLRP_MAX_EXPORT_BATCH_SIZE to less than 3.",
+    "traces": "Set OTEL_BSP_MAX_EXPORT_BATCH_SIZE to less than 3",
+    "metrics": "Raise the limit of the receiver (OpenTelemetry Collector: max_recv_msg_size_mib)",
+    "logs": "Set OTEL_BLRP_MAX_EXPORT_BATCH_SIZE to less than 3",
 }
 
 
@@ -615,6 +746,35 @@ def test_a_proxy_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, closed_por
     )
 
 
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("protocol", [GRPC, HTTP])
+@pytest.mark.parametrize("variable", ["", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_{SIGNAL}_ENDPOINT"])
+def test_a_receiver_at_the_port_of_the_other_protocol_is_named(
+    variable: str, protocol: str, signal: str, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (other,) = {GRPC, HTTP} - {protocol}
+    variable = variable.format(SIGNAL=signal.upper())
+    is_own = variable.endswith(f"{signal.upper()}_ENDPOINT")
+    closed, options = f"http://127.0.0.1:{closed_port}", session_options() if protocol == HTTP else {}
+    endpoint = f"{closed}/v1/{signal}"  # over gRPC, the SDK ignores the path
+    if variable:
+        monkeypatch.setenv(variable, endpoint if is_own else closed)
+    else:
+        options["endpoint"] = endpoint  # as the default of the SDK
+    with listener() as address:
+        monkeypatch.setitem(PORTS, protocol, closed_port)
+        monkeypatch.setitem(PORTS, other, int(address.rpartition(":")[2]))
+        watch = ExporterWatch(EXPORTERS[signal, protocol](**options), signal)
+        watch.exporter.export(batch_of(signal))
+        watch.shutdown()
+    assert watch.problem is not None
+    also = f", and {variable}=http://{address}{f'/v1/{signal}' if is_own and other == HTTP else ''}" if variable else ""
+    assert sentence(watch.problem, [watch.target]) == (
+        f"{signal.capitalize()} were not sent: nothing listens at {closed} (connection refused), but something listens"
+        f" at http://{address}, the usual port of {other}. Set OTEL_EXPORTER_OTLP_PROTOCOL={other}{also}."
+    )
+
+
 def test_the_page_of_jaeger_is_named() -> None:
     target = ExportTarget(signal="traces", protocol=GRPC, endpoint="localhost:16686")
     assert "and the protocol is grpc (Jaeger's page has this port; its receiver has 4317 and 4318). Set" in sentence(
@@ -637,7 +797,12 @@ def test_the_configuration_file_is_named_instead_of_the_variables(monkeypatch: p
 
 @pytest.mark.parametrize(
     ("count", "lost", "expected"),
-    [(1, 1, "1 span was not sent: x"), (0, 0, "Some spans were not sent: x"), (0, None, "Traces were not sent: x")],
+    [
+        (1, 1, "1 span was not sent: x"),
+        (2, 2, "2 spans were not sent: x"),
+        (0, 0, "Some spans were not sent: x"),
+        (0, None, "Traces were not sent: x"),
+    ],
 )
 def test_the_number_of_lost_items_is_stated_if_it_is_known(count: int, lost: int | None, expected: str) -> None:
     target = ExportTarget(signal="traces", protocol="x")
@@ -645,9 +810,23 @@ def test_the_number_of_lost_items_is_stated_if_it_is_known(count: int, lost: int
     assert sentence(problem, [target], count=count, lost=lost) == f"{expected} answered ."
 
 
-def test_the_rejected_items_of_an_unknown_number_are_stated() -> None:
-    target = ExportTarget(signal="metrics", protocol=HTTP, endpoint="http://a:1/v1/metrics")
-    assert sentence(Problem(kind=Kind.PARTIAL, rejected=2), [target]) == "2 data points were rejected by http://a:1."
+@pytest.mark.parametrize(
+    ("signal", "rejected", "count", "expected"),
+    [
+        ("metrics", 2, 0, "2 data points were"),  # an unknown number
+        ("metrics", 1, 0, "1 data point was"),
+        ("traces", 1, 1, "1 of 1 span was"),
+        ("traces", 1, 2, "1 of 2 spans was"),
+        ("traces", 2, 2, "2 of 2 spans were"),
+        ("logs", 1_000, 1_001, "1,000 of 1,001 log records were"),
+    ],
+)
+def test_the_verb_agrees_with_the_number_of_rejected_items(
+    signal: str, rejected: int, count: int, expected: str
+) -> None:
+    target = ExportTarget(signal=signal, protocol=HTTP, endpoint="http://a:1/v1/x")
+    problem = Problem(kind=Kind.PARTIAL, rejected=rejected)
+    assert sentence(problem, [target], count=count) == f"{expected} rejected by http://a:1."
 
 
 @pytest.mark.parametrize(
@@ -680,6 +859,9 @@ def test_long_urls_are_sent_in_requests_that_a_receiver_accepts_over_grpc() -> N
     assert (len(received.spans()), watch.failed, watch.arrived) == (512, 0, True)
 
 
+RAISE = "Raise the limit of the receiver (OpenTelemetry Collector: max_recv_msg_size_mib)."
+
+
 def test_a_span_above_the_limit_is_reported_with_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     with grpc_receiver(Received()) as endpoint:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
@@ -687,9 +869,68 @@ def test_a_span_above_the_limit_is_reported_with_both_sizes(monkeypatch: pytest.
         monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_GRPC_RETRYABLE_ERROR_CODES", "UNAVAILABLE")
         found, watch = messages("traces", GRPC, batch=[*spans(1), *spans(1, "x" * 2**22), *spans(1)])
     assert re.sub(r"4,194,\d{3} bytes", "SIZE", found[0], count=1) == (
-        f"1 span was not sent: a request of SIZE is too large for {endpoint} (its limit is 4,194,304 bytes)."
+        f"1 span was not sent: a request of SIZE is too large for {endpoint} (its limit is 4,194,304 bytes). {RAISE}"
     )
     assert (len(found), watch.lost) == (1, 1)
+
+
+def many_points(count: int, text: str, *, kind: str = "counter") -> Any:
+    """Return metrics with `count` data points of one instrument, and one of another."""
+    reader = InMemoryMetricReader()
+    exponential = View(instrument_name="many", aggregation=ExponentialBucketHistogramAggregation())
+    views = [exponential] if kind == "exponential" else []
+    meters = MeterProvider([reader], shutdown_on_exit=False, views=views, exemplar_filter=AlwaysOnExemplarFilter())
+    meter = meters.get_meter("t")
+    meter.create_counter("one").add(1)
+    for number in range(count):
+        attributes: dict[str, Any] = {"n": number, "url": text}
+        if kind == "counter":
+            meter.create_counter("many").add(1, attributes)
+        else:
+            meter.create_histogram("many").record(number, attributes)
+    return reader.get_metrics_data()
+
+
+@pytest.mark.parametrize("kind", ["counter", "histogram", "exponential"])
+def test_many_data_points_are_sent_in_requests_that_a_receiver_accepts_over_grpc(kind: str) -> None:
+    """`otel_connector.call.duration` and others have a data point for each host, project and outcome."""
+    received = Received()
+    batch = many_points(500, "http://a/" + "x" * 12_000, kind=kind)
+    with grpc_receiver(received) as endpoint:
+        whole = GrpcMetrics(endpoint)
+        assert whole.export(batch) is MetricExportResult.FAILURE
+        watch = ExporterWatch(whole, "metrics")
+        assert watch.exporter.export(batch) is MetricExportResult.SUCCESS
+        watch.shutdown()
+    sent = [
+        (metric.name, attributes_of(point).get("n"))
+        for resource in received.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        for point in getattr(metric, metric.WhichOneof("data")).data_points
+    ]
+    assert sorted(sent[1:]) == [("many", number) for number in range(500)]
+    assert sent[0] == ("one", None)
+    assert (watch.failed, watch.arrived, len(received.resource_metrics) > 3) == (0, True, True)
+
+
+@pytest.mark.parametrize("signal", ["traces", "metrics"])
+def test_large_requests_are_split_over_http_and_one_that_is_refused_does_not_hide_the_others(
+    signal: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 9110, section 15.5.14: 413. Nothing tells the limit."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", origin := server.url("/")[:-1])
+    text = "x" * 2**20
+    batch = spans(4, text) if signal == "traces" else many_points(3, text)
+    server.script(f"/v1/{signal}", [respond(413), respond()])
+    found, watch = messages(signal, HTTP, batch=batch)
+    sizes = [int(request.headers["Content-Length"]) for request in server.requests]
+    assert len(sizes) > 1
+    assert max(sizes) < 2**21
+    too_large = f"a request of {sizes[0]:,} bytes is too large for {origin} (413 {HTTPStatus(413).phrase})."
+    raises = "Raise the limit of the receiver (OpenTelemetry Collector: max_request_body_size)."
+    assert found == [f"{signal.capitalize()} were not sent: {too_large} {raises}"]
+    assert (watch.failed, watch.lost < 3, watch.arrived) == (1, True, True)
 
 
 # The watch
@@ -844,7 +1085,7 @@ def test_a_loss_is_logged_once_a_minute_and_an_unsupported_signal_once(
     assert sorted(warnings_of(caplog)) == [
         UNSUPPORTED.format(origin=origin, answer="404 Not Found"),
         f"Traces were not sent: {origin} answered 500 Internal Server Error.",
-        f"Traces were not sent: {origin} answered 500 Internal Server Error; 1 similar messages were not logged",
+        f"Traces were not sent: {origin} answered 500 Internal Server Error; 1 similar message was not logged",
     ]
     tracers.get_tracer("t").start_span("s").end()
     assert not telemetry.shutdown()  # the metrics
@@ -863,7 +1104,7 @@ def test_the_end_of_a_program_reports_both_signals_in_one_line(
     for expected in (
         [f"Traces and metrics were not sent: {origin} answered 401 Unauthorized. Set OTEL_EXPORTER_OTLP_HEADERS."],
         [
-            f"1 of 2 spans were rejected by {origin}.",
+            f"1 of 2 spans was rejected by {origin}.",
             f"Metrics were not sent: {origin} answered 401 Unauthorized. Set OTEL_EXPORTER_OTLP_HEADERS.",
         ],
     ):
@@ -892,6 +1133,58 @@ def test_a_server_that_takes_nothing_is_not_called_a_receiver_without_metrics(
     tracers.get_tracer("t").start_span("s").end()
     assert not telemetry.shutdown()
     assert warnings_of(caplog) == [NO_RECEIVER.replace("Traces", "Traces and metrics").format(origin=origin)]
+
+
+@contextmanager
+def both_signals(server: FaultServer, base: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Telemetry]:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url(base))
+    tracers, reader = TracerProvider(shutdown_on_exit=False), PeriodicExportingMetricReader(HttpMetrics())
+    tracers.add_span_processor(BatchSpanProcessor(HttpSpans()))
+    meters = MeterProvider([reader], shutdown_on_exit=False)
+    meters.get_meter("t").create_counter("c").add(1)
+    telemetry = Telemetry({"traces": tracers, "metrics": meters}, 5)
+    tracers.get_tracer("t").start_span("s").end()
+    yield telemetry
+
+
+@pytest.mark.parametrize("base", ["/", "/t0ken", "/t0ken/"])
+def test_a_jaeger_behind_a_path_takes_no_metrics(
+    base: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its traces arrive, so the path is right."""
+    server.script(f"{base.rstrip('/')}/v1/traces", respond())
+    with both_signals(server, base, monkeypatch) as telemetry:
+        telemetry.signals[0].flush(5)
+        telemetry.shutdown()
+    origin = server.url("/")[:-1]
+    assert warnings_of(caplog) == [UNSUPPORTED.format(origin=origin, answer="404 Not Found")]
+    assert telemetry.lost() == ()
+
+
+def test_a_wrong_path_is_reported_for_both_signals_in_one_line(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with both_signals(server, "/t0ken?x", monkeypatch) as telemetry:
+        telemetry.shutdown()
+    fields = {"what": "Traces and metrics", "variable": "OTEL_EXPORTER_OTLP_ENDPOINT", "origin": server.url("/")[:-1]}
+    assert warnings_of(caplog) == [wrong_base("path and query").format(**fields)]
+    assert telemetry.lost() == ("traces", "metrics")
+
+
+def test_rejected_items_of_two_signals_are_two_lines(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    partial: Any = {"rejected_spans": 1}  # the numbers of the fields are the same in all signals
+    body = ExportTraceServiceResponse(partial_success=partial).SerializeToString()
+    for signal in ("traces", "metrics"):
+        server.script(f"/v1/{signal}", respond(200, body, content_type=PROTOBUF))
+    with both_signals(server, "/", monkeypatch) as telemetry:
+        telemetry.shutdown()
+    origin = server.url("/")[:-1]
+    assert [(each.msg, each.getMessage()) for each in caplog.records if each.name == "otel_connector"] == [
+        ("%s rejected by %s", f"1 of 1 span was rejected by {origin}."),
+        ("%s rejected by %s", f"1 of 1 data point was rejected by {origin}."),
+    ]
 
 
 def test_what_the_sdk_logs_is_a_repetition_only_if_the_problem_is_known() -> None:
