@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from otel_connector._record import one_line
 from otel_connector._redact import Redactor
 from otel_connector._telemetry._bounded_session import observe_session
-from otel_connector._telemetry._export_problem import ExportTarget, Kind, Problem, noting
+from otel_connector._telemetry._export_problem import ExportTarget, Kind, Problem, address_of, noting
 from otel_connector._telemetry._grpc_answers import observe_channel
 from otel_connector._telemetry._usual_ports import other_origin
 
@@ -154,8 +154,10 @@ class ExporterWatch:
             return replace(problem, kind=self._kind_of_404())
         if kind is Kind.NOT_TLS and not target.has_scheme:
             return Problem(kind=Kind.NO_SCHEME, answer="the SDK uses TLS then")
-        if kind is Kind.UNKNOWN_HOST and target.protocol == "grpc" and "@" in target.endpoint:
-            return Problem(kind=Kind.BAD_ENDPOINT, answer=": over gRPC, it cannot have a user")
+        if kind is Kind.UNKNOWN_HOST and target.protocol == "grpc" and address_of(target.endpoint) != target.endpoint:
+            # The SDK gives grpc all of an endpoint without a scheme, and of others the user, the host and the port
+            wrong = "over gRPC, it cannot have a user" if "@" in target.endpoint else "it has no scheme, and a path"
+            return Problem(kind=Kind.BAD_ENDPOINT, answer=f": {wrong}")
         if kind in {Kind.GRPC_PORT, Kind.CLOSED} and self.arrived:
             return Problem(kind=Kind.CONNECTION, answer="the receiver closed it")
         return problem

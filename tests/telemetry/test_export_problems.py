@@ -726,13 +726,22 @@ def test_a_receiver_that_closes_the_connection_later_does_not_get_the_advice_for
     watch.shutdown()
 
 
-def test_a_user_in_the_endpoint_is_named_over_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A target of gRPC has no user (grpc, doc/naming.md), so it takes all of it for the host name."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:hush@127.0.0.1:1")
+@pytest.mark.parametrize(
+    ("endpoint", "wrong"),
+    [
+        ("http://user:hush@127.0.0.1:1", "over gRPC, it cannot have a user"),
+        ("127.0.0.1:1/hush", "it has no scheme, and a path"),
+    ],
+)
+def test_an_endpoint_that_grpc_takes_for_a_host_name_is_named(
+    endpoint: str, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A target of gRPC has no user and no path (grpc, doc/naming.md), so it takes all of it for the host name."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
     (found,), _ = messages("traces", GRPC)
     assert found == (
-        "Traces were not sent: OTEL_EXPORTER_OTLP_ENDPOINT is not a URL that the exporter can use: over gRPC, it cannot"
-        " have a user. Write http://host:port or https://host:port."
+        f"Traces were not sent: OTEL_EXPORTER_OTLP_ENDPOINT is not a URL that the exporter can use: {wrong}."
+        " Write http://host:port or https://host:port."
     )
 
 
