@@ -27,7 +27,7 @@ _QUOTED = 200  # characters of a text of the receiver
 _JAEGER_UI = 16686
 _CONFIG_FILE = "OTEL_CONFIG_FILE"
 _ITEMS = {"traces": "span", "metrics": "data point", "logs": "log record"}
-_LIMITS = {"grpc": "max_recv_msg_size_mib", "http/protobuf": "max_request_body_size"}  # of the OpenTelemetry Collector
+_LIMITS = ("max_request_body_size", "max_recv_msg_size_mib")  # of the OpenTelemetry Collector: over HTTP, over gRPC
 _BATCH_SIZES = {"traces": "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "logs": "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE"}
 
 
@@ -268,7 +268,7 @@ class _Fields(dict[str, str]):
             "smaller": lambda: (
                 f"Set {_BATCH_SIZES[signal]} to less than {self._count}"
                 if signal in _BATCH_SIZES and self._count > 1
-                else f"Raise the limit of the receiver (OpenTelemetry Collector: {_LIMITS[first.protocol]})"
+                else f"Raise the limit of the receiver (OpenTelemetry Collector: {_LIMITS[first.protocol == 'grpc']})"
             ),
             "extra": lambda: first.extra,
             "correct": lambda: _joined(_corrected(target, target.origin) for target in self._targets),

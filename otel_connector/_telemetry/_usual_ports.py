@@ -36,6 +36,6 @@ def other_origin(origin: str, protocol: str) -> str | None:
         protocol: Its protocol.
     """
     parts, port = urlsplit(origin), PORTS[other_protocol(protocol)]
-    if parts.port != PORTS.get(protocol) or not accepts_connections(parts.hostname or "", port):
+    if parts.port != PORTS.get(protocol, 0) or not accepts_connections(parts.hostname or "", port):
         return None
     return f"{origin.rpartition(':')[0]}:{port}"
