@@ -210,7 +210,8 @@ class Collector:
     def start(self) -> None:
         """Start it, and wait until it is healthy."""
         command = ["otelcol", "--config=config.yaml", "--config=quiet.yaml"]
-        self._stack.enter_context(_running(command, self._folder, f"http://{self._address}:13133/"))
+        running = _running(command, self._folder, f"http://{self._address}:13133/")
+        processes.keep_running(self._stack.enter_context(running))  # it may outlast the test that starts it again
 
     def kill(self) -> None:
         """Kill it. What it has accepted and not passed on is lost."""
