@@ -62,8 +62,7 @@ def _bounded_session() -> Any:
                 preload_content=False,
             )
             response: requests.Response = super().build_response(req, beginning)
-            if decoded is None:
-                response.headers["Content-Encoding"] = coding
+            vars(response)["coding"] = coding if decoded is None else ""
             return response
 
     session = requests.Session()
@@ -108,7 +107,10 @@ def observe_session(session: Any) -> None:
                 raise
             response = answers[-1]
         size = len(options.get("data") or b"")
-        note(problem_of_response(response.status_code, response.headers, response.content, url, size))
+        coding = getattr(response, "coding", "")  # another session decodes the body
+        note(
+            problem_of_response(response.status_code, response.headers, response.content, url, size=size, coding=coding)
+        )
         return response
 
     vars(observed)["is_observed"] = True

@@ -44,21 +44,24 @@ _HTTP_2 = (
 )
 
 
-def problem_of_response(status: int, headers: Mapping[str, str], body: bytes, url: str, size: int) -> Problem | None:
+def problem_of_response(
+    status: int, headers: Mapping[str, str], body: bytes, url: str, *, size: int, coding: str = ""
+) -> Problem | None:
     """Return what is wrong with a response; None if the receiver confirmed everything in OTLP.
 
     Args:
         status: The status code.
-        headers: The headers, case-insensitive; ``Content-Encoding`` only if the body could not be decoded.
+        headers: The headers, case-insensitive.
         body: The body, or its beginning.
         url: The URL of the request.
         size: Bytes of the request.
+        coding: The content coding that the body still has.
     """
     media_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
     known = {each.value: each.phrase for each in HTTPStatus}
     answer = f"{status} {known.get(status, '')}".rstrip()
     if status < HTTPStatus.MULTIPLE_CHOICES:
-        return _problem_of_success(status, media_type, body, headers.get("Content-Encoding", ""))
+        return _problem_of_success(status, media_type, body, coding)
     if status < HTTPStatus.BAD_REQUEST:
         return Problem(kind=Kind.REDIRECT, answer=f"{answer}{_target_of_redirect(headers.get('Location'), url)}")
     if kind := _STATUSES.get(status):

@@ -21,6 +21,7 @@ from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import pytest
+import requests
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from opentelemetry._logs import LogRecord
@@ -375,6 +376,34 @@ def test_a_confirmation_over_http_is_not_a_loss(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url("/"))
     found, watch = messages(signal, HTTP)
     assert (found, watch.failed, watch.arrived) == ([], 0, True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (coded("gzip", gzip.compress(b"{}")), None),
+        (
+            coded("gzip", gzip.compress(b"<p>"), content_type="text/html"),
+            Problem(kind=Kind.NOT_OTLP, answer="200 with text/html"),
+        ),
+        (
+            respond(302, headers=[("Location", "http://[hush")]),
+            Problem(kind=Kind.REDIRECT, answer="302 Found, a redirect to an invalid address"),
+        ),
+    ],
+)
+def test_the_session_of_a_credential_provider_decodes_the_answer_itself(
+    answer: Step, expected: Problem | None, server: FaultServer
+) -> None:
+    seen: list[int] = []
+    session = requests.Session()
+    session.hooks["response"].append(lambda response, **_options: seen.append(response.status_code))
+    server.script("/v1/traces", answer)
+    watch = ExporterWatch(HttpSpans(server.url("/v1/traces"), session=session), "traces")
+    watch.exporter.export(spans())
+    watch.shutdown()
+    assert watch.problem == expected
+    assert len(seen) == 1, "its own hook runs"
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
