@@ -97,7 +97,11 @@ def observe_session(session: Any) -> None:
 
     def observed(method: str, url: str, **options: Any) -> Any:
         answers: list[Any] = []
-        hooks = {"response": [*session.hooks["response"], lambda answer, **_options: answers.append(answer)]}
+
+        def keep(answer: Any, **_options: Any) -> None:
+            answers.append(answer)
+
+        hooks = {"response": [*session.hooks["response"], keep]}
         try:
             response = request(method, url, **{**options, "allow_redirects": False, "hooks": hooks})
         except Exception as error:

@@ -67,8 +67,9 @@ def problem_of_response(
     if kind := _STATUSES.get(status):
         return Problem(kind=kind, answer=answer, size=size if kind is Kind.TOO_LARGE else 0)
     wait = retry_after_of(CIMultiDict(headers), time.time())
-    asked = asked_to_wait(wait if wait in {None, math.inf} else math.ceil(wait))
-    return Problem(kind=Kind.STATUS, answer=f"{answer}{asked}{quoted(_text(media_type, body))}")
+    if wait is not None and math.isfinite(wait):
+        wait = math.ceil(wait)  # a date that was compared with the clock of this machine
+    return Problem(kind=Kind.STATUS, answer=f"{answer}{asked_to_wait(wait)}{quoted(_text(media_type, body))}")
 
 
 def _target_of_redirect(location: str | None, url: str) -> str:
