@@ -185,8 +185,9 @@ class Telemetry:
         groups: dict[tuple[Problem, str, str], list[_Loss]] = {}
         for loss in losses:
             if (suffix := self._admit(loss)) is not None:
-                one_signal = loss.target.signal if loss.problem.kind in _OF_ONE_SIGNAL else ""
-                key = loss.problem, loss.target.origin, one_signal
+                kind, target = loss.problem.kind, loss.target
+                is_of_one = kind in _OF_ONE_SIGNAL or (kind is Kind.WRONG_BASE and target.is_own)
+                key = loss.problem, target.origin, target.signal if is_of_one else ""
                 groups.setdefault(key, []).append(loss._replace(suffix=suffix))
         for (problem, *_), group in groups.items():
             first = group[0]

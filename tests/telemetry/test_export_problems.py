@@ -1209,6 +1209,23 @@ def test_a_wrong_path_is_reported_for_both_signals_in_one_line(
     assert telemetry.lost() == ("traces", "metrics")
 
 
+def test_wrong_paths_in_the_variables_of_two_signals_are_two_lines(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", server.url("/v1/traces?t0ken"))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", server.url("/t0ken/v1/metrics"))
+    with both_signals(server, "/", monkeypatch) as telemetry:
+        telemetry.shutdown()
+    assert warnings_of(caplog) == [
+        wrong_base(extra, f"/v1/{signal}").format(
+            what=signal.capitalize(),
+            variable=f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT",
+            origin=server.url("/")[:-1],
+        )
+        for signal, extra in (("traces", "query"), ("metrics", "path"))
+    ]
+
+
 def test_rejected_items_of_two_signals_are_two_lines(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
