@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import altair as alt
@@ -31,7 +33,7 @@ _WIDTH, _HEIGHT, _LOW = 880, 230, 190  # pixels
 _TRIANGLES = _HEIGHT - 8  # pixels from the top to the triangles that mark failures
 _TRIANGLE_ROOM = 0.12  # share of the height that stays free for them
 _OVERLAP = 0.7  # pixels by which the cells of the heat map overlap, or the background shows between them
-_HEADROOM = 1.05  # factor of the highest rate, at the end of its axis
+_HEADROOM = 1.05  # factor of the highest number, at the end of its axis
 _MARGIN = 1.2  # factor of latency at both ends of the distribution
 _BAR = 26  # pixels of height for an error class
 _AXIS = 64  # pixels for the y axis of every chart over time, so that their time axes are aligned
@@ -40,7 +42,7 @@ _TICK_UNITS = ((1, 0, 60), (60, 60, 3_600), (3_600, 3_600, math.inf))  # seconds
 _TICK_FACTORS = ((1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 _PERCENTILES = ("p50", "p90", "p99")
 _DASHES: list[Any] = [[1, 0], [7, 3], [3, 1.5]]
-_PER_CENT = (1, 2, 5, 10, 20, 50, 100)  # ends of the axis of failures
+_PER_CENT = (1, 2, 5, 10, 20, 50)  # ends of the axis of failures, before 100
 _UNIT_NAMES = {"s": "second", "min": "minute", "h": "hour"}
 _LATENCY_TEXT = f"{_vega.duration('datum.low')} + ' to ' + {_vega.duration('datum.high')}"
 
@@ -121,7 +123,7 @@ def _between_gaps(over_time: Sequence[Point]) -> Iterator[Point]:
 
 def _failures(points: Points, style: Style) -> Figure:
     most = max(100 * point["failed"] / max(point["calls"], 1) for point in points.over_time)
-    high = next(tick for tick in _PER_CENT if tick >= most)
+    high = next((tick for tick in _PER_CENT if tick > most), 100)
     y = alt.Y(
         "percent:Q",
         title="failed, in %",
@@ -244,6 +246,10 @@ def _distribution(points: Points, style: Style) -> Figure:
         axis=alt.Axis(values=_ticks(low, high), labelExpr=_vega.duration("datum.value", axis=True), grid=False),
         title="latency (logarithmic)",
     )
+    highest = max(
+        sum(point["calls"] for point in group) for _, group in groupby(points.distribution, itemgetter("low"))
+    )
+    numbers = alt.Scale(domain=[0, highest * _HEADROOM], nice=True)
     chosen = alt.selection_point(name="chosen", fields=["project"], bind="legend")
     chart = (
         alt.Chart(alt.NamedData("distribution"))
@@ -253,7 +259,7 @@ def _distribution(points: Points, style: Style) -> Figure:
         .encode(
             x=seconds,
             x2="high",
-            y=alt.Y("bottom:Q", title="calls", axis=alt.Axis(format=",d", tickMinStep=1)),
+            y=alt.Y("bottom:Q", title="calls", scale=numbers, axis=alt.Axis(format=",d", tickMinStep=1)),
             y2="top",
             color=_colour("project", points.projects, style.categories),
             opacity=alt.condition(chosen, alt.value(1), alt.value(0.15)),

@@ -311,7 +311,7 @@ class _Sections:
     def _errors(self) -> str:
         numbers = (Column("Calls", number=True), Column("Share", number=True))
         times = (Column(f"First ({self._zone.name})"), Column("Last"))
-        columns = (Column("Class"), *numbers, *times, Column("Hosts"), *map(Column, ("Example", "URL", "call_id")))
+        columns = (Column("Class"), *numbers, *times, Column("Hosts"), *map(Column, ("Example", "Path", "call_id")))
         rows = (
             (
                 words(each.name),
@@ -321,7 +321,7 @@ class _Sections:
                 self._time(each.last),
                 words(f"{each.host}{f' and {each.hosts - 1:,} more' if each.hosts > 1 else ''}"),
                 words(each.example.error),
-                words(each.example.url, _PATH_LIMIT),
+                _url(_path(each.example.url, each.host), each.example.url),
                 self._call_id(each.example.call_id),
             )
             for each in self._summary.errors
@@ -372,13 +372,12 @@ class _Sections:
     def _call(self, row: _CallRow) -> Sequence[Cell]:
         call_id, project, t, delta_t, url, host, error_type, code, success, error = row
         status = NONE if code is None else str(code)
-        path = words(_path(url), _PATH_LIMIT)
         return (
             self._time(t),
             _seconds(delta_t),
             words(status if success else error_type),
             words(host),
-            Cell(path.html, whole=url),
+            _url(_path(url), url),
             words(error),
             words(project),
             self._call_id(call_id),
@@ -396,10 +395,22 @@ class _Sections:
         return Cell(rendered("call_id", call_id=call_id, link=self._traces.of(call_id) if self._traces else ""))
 
 
-def _path(url: str) -> str:
-    """Return a URL without its scheme and host; the whole of it if it has none."""
+def _url(shown: str, url: str) -> Cell:
+    """Return a cell with a part of a URL; the whole is its tooltip."""
+    return Cell(words(shown, _PATH_LIMIT).html, whole=url)
+
+
+def _path(url: str, host: str = "") -> str:
+    """Return a URL without its scheme and host; the whole of it if it has none.
+
+    Args:
+        url: The URL.
+        host: If it is given, the host of a URL of another host is returned, too.
+    """
     try:
         parts = urlsplit(url)
     except ValueError:
         return url
-    return parts._replace(scheme="", netloc="").geturl() or "/" if parts.netloc else url
+    of_url = parts.netloc.rpartition("@")[2]
+    path = parts._replace(scheme="", netloc="").geturl() or "/"
+    return url if not of_url else path if host in {"", of_url} else f"{of_url}{path}"

@@ -209,6 +209,27 @@ def test_a_url_is_shown_by_its_path(url: str, shown: str) -> None:
     assert _report._path(url) == shown
 
 
+def test_the_url_of_an_example_has_its_host_if_the_column_of_hosts_has_another_one() -> None:
+    assert [_report._path("https://u@h:8/a?b=1", host) for host in ("h:8", "i")] == ["/a?b=1", "h:8/a?b=1"]
+
+
+@pytest.mark.parametrize(("failed", "high"), [(1, 2), (2, 5), (50, 100), (100, 100)])
+def test_an_axis_extends_beyond_its_largest_value(failed: int, high: int, log: Path) -> None:
+    """100 calls at the same time. Nothing is beyond 100 %."""
+    rows: list[Row] = [(START, 0.1, "P", 200, "E: x" if i < failed else "") for i in range(100)]
+    with load_rows(log, rows) as calls:
+        drawn = figures(calls)
+    share, rate, numbers = (
+        drawn[name].to_dict()["layer"][0]["encoding"]["y"]
+        if name != "distribution"
+        else drawn[name].to_dict()["encoding"]["y"]
+        for name in ("failures", "rate", "distribution")
+    )
+    assert share["scale"]["domain"] == [0, high]
+    assert rate["scale"]["domain"][1] > 100
+    assert numbers["scale"]["domain"][1] > 100
+
+
 def test_the_times_of_the_verdict_are_those_of_the_time_zone(tmp_path: Path) -> None:
     start = 1_792_886_400.0  # 2026-10-25 00:00:00 UTC
     outage = range(200, 300)

@@ -505,6 +505,18 @@ def test_the_page_does_not_scroll_horizontally_on_a_phone(open_report: Any) -> N
         assert observed.messages == []
 
 
+def test_every_column_is_visible_on_a_desktop_and_names_of_classes_and_hosts_are_whole(open_report: Any) -> None:
+    for name in ("big", "hundred"):
+        page = open_report(name).page
+        boxes = page.locator(".box")
+        assert not any(boxes.evaluate_all("boxes => boxes.map(box => box.scrollWidth > box.clientWidth)"))
+        for label in ("Class", "Outcome", "Host"):
+            cells = page.locator(f'td[data-label="{label}"] bdi').evaluate_all(
+                "all => all.map(each => [each.innerText, each.getBoundingClientRect().height])"
+            )
+            assert [text for text, height in cells if len(text) <= 22 and height > 30] == []  # more than one line
+
+
 def test_a_click_on_a_bar_filters_the_tables_of_calls(open_report: Any) -> None:
     page = open_report("hundred").page
     assert page.inner_text("#slowest output") == "50 of 50"
