@@ -8,6 +8,7 @@ Used by ``review._compare``, ``review._judge`` and ``review._report``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
@@ -38,7 +39,7 @@ _LONGER_TAIL = 3.0  # times the p99 elsewhere
 _LARGER = 1.5  # times the median size elsewhere
 _THROUGHOUT = 0.01  # share of failures that belong to no stretch and no place, from which they are a finding
 _AFFECTED = 0.5  # times the rate of the stretch, from which a place takes part in it
-_ENOUGH = 5  # calls in a stretch, without which a place is neither affected nor spared
+_CHANCE = 0.01  # probability that one of the places of a stretch has so few failures by chance, if it is spared
 _SLICES = 512  # in which the edges of a stretch are searched
 _MOST_CLASSES = 4
 _QUARTERS = 4
@@ -236,11 +237,26 @@ def _affected(run: _Search, condition: str, edges: Sequence[_Edges]) -> Selectio
     for column in run.cells.columns:
         rows = run.rows(f"{column}, count(*), count_if({condition})", _period(edges), "GROUP BY 1 ORDER BY 2 DESC, 1")
         rate = sum(hits for *_, hits in rows) / sum(calls for _, calls, _ in rows)
-        affected = [name for name, calls, hits in rows if hits >= _AFFECTED * rate * calls]
-        spared = [name for name, calls, hits in rows if calls >= _ENOUGH and hits < _AFFECTED * rate * calls]
+        least = math.log(len(rows) / _CHANCE)
+        spared = {
+            name
+            for name, calls, hits in rows
+            if hits < _AFFECTED * rate * calls and _surprise(calls, hits, rate) > least
+        }
         if spared or len(rows) == 1:
-            return Selection(by=column, names=tuple(affected), places=frozenset())
+            affected = tuple(name for name, *_ in rows if name not in spared)
+            return Selection(by=column, names=affected, places=frozenset())
     return _ALL
+
+
+def _surprise(calls: int, hits: int, rate: float) -> float:
+    """Return the logarithm of Chernoff's bound of the probability that calls differ so much from a rate, negated.
+
+    H. Chernoff, "A measure of asymptotic efficiency for tests of a hypothesis based on the sum of observations", Annals
+    of Mathematical Statistics 23, 1952.
+    """
+    parts = ((hits, rate), (calls - hits, 1 - rate))
+    return sum(part * math.log(part / (calls * share)) for part, share in parts if part)
 
 
 def _compared(run: _Search, kind: FindingKind, anomaly: Anomaly, figure: str, least: float) -> Finding | None:

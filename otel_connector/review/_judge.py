@@ -55,7 +55,7 @@ def verdict(calls: Calls, summary: Summary, *, urls: Iterable[str] | None = None
             paused = list(waits(calls, total.seconds, total.calls))
             asked = {name for each in paused for name in each.names}
             # Its pauses are why the calls to a host are slow, and its refusals why they are retried
-            found = [each for each in found if each.kind not in _BY_PAUSES or not asked & set(each.names)] + paused
+            found = [each for each in found if each.kind not in _BY_PAUSES or not asked & _hosts(each)] + paused
         found += [*_gaps(summary), *_clock(calls)]
     if of_urls.missing:
         weight = of_urls.missing / (of_urls.total + of_urls.missing)
@@ -72,6 +72,11 @@ def verdict(calls: Calls, summary: Summary, *, urls: Iterable[str] | None = None
         unfinished=any(file.unfinished for file in summary.files),
         findings=tuple(map(_rounded, sorted(found, key=_order))),
     )
+
+
+def _hosts(finding: Finding) -> set[str]:
+    """Return the hosts of a finding; of an endpoint, the part before its path."""
+    return {name.partition("/")[0] for name in finding.names}
 
 
 def _rounded(finding: Finding) -> Finding:

@@ -100,6 +100,25 @@ def test_a_short_log_is_two_lines(tmp_path: Path) -> None:
         assert texts(review.verdict(calls, review.summarize(calls))) == ["No calls."]
 
 
+def test_pauses_explain_why_an_endpoint_of_their_host_is_slow(tmp_path: Path) -> None:
+    made = night()
+    for each in made.between(0, SECONDS, f"{HOSTS[0]}/v1/users"):
+        if each["success"]:
+            made.attempts.append(attempt(each, 1, 0.0, each["delta_t"], wait=58.0, reason="status_429", status=429))
+            each["delta_t"] = round(each["delta_t"] + 58.0, 6)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    assert [(each.kind, each.names) for each in verdict.findings] == [("waits", (HOSTS[0],))]
+
+
+def test_an_outage_of_every_host_spares_none_by_chance(tmp_path: Path) -> None:
+    """Half of the calls to 100 hosts fail, each of which has about five calls in the outage: some have no failure."""
+    made = night(calls=6_000, hosts=tuple(f"h{number}.example.com" for number in range(100)))
+    made.fail(8_000, 9_500, "", BUSY, share=0.5, response_code=503)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    assert (verdict.findings[0].kind, verdict.findings[0].by) == ("failures", "")
+    assert "calls to every host failed" in texts(verdict)[1]
+
+
 def test_failures_over_the_whole_run_are_named_with_their_class(tmp_path: Path) -> None:
     made = night(failing=0.0)
     made.fail(0, SECONDS, "", "HTTPStatusError: 404 Not Found", share=0.3, response_code=404)
