@@ -47,7 +47,7 @@ _GROWS = 1.15  # times the quarter before
 
 _OF_TIME = 0.5  # a second that a run took longer weighs half as much as a failed call
 _LEAST_WEIGHT = 0.01
-_MOSTLY = 0.5  # share of the bodies of a stretch that have the same size
+_MOSTLY = 0.2  # share of the bodies of a stretch that have the same size
 
 _EVENTS: dict[FindingKind, str] = {"slower": "long", "tail": "tail", "larger bodies": "large"}
 _EPOCH = datetime.fromisoformat("1970-01-01")

@@ -119,6 +119,18 @@ def test_an_outage_of_every_host_spares_none_by_chance(tmp_path: Path) -> None:
     assert "calls to every host failed" in texts(verdict)[1]
 
 
+@pytest.mark.parametrize(("share", "named"), [(0.5, True), (0.25, True), (0.05, False)])
+def test_error_pages_with_status_200_are_named_although_not_all_answers_are_one(
+    share: float, named: bool, tmp_path: Path
+) -> None:
+    made, chance = night(), random.Random(3)
+    for each in made.between(6_000, SECONDS, HOSTS[1]):
+        if each["success"] and chance.random() < share:
+            each["response_size"] = 3_741
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    assert [(each.kind, each.names) for each in verdict.findings] == [("same size", HOSTS[1:2])] * named
+
+
 def test_failures_over_the_whole_run_are_named_with_their_class(tmp_path: Path) -> None:
     made = night(failing=0.0)
     made.fail(0, SECONDS, "", "HTTPStatusError: 404 Not Found", share=0.3, response_code=404)
