@@ -45,6 +45,7 @@ from otel_connector.review._comparison import (
     Outage,
     Run,
 )
+from otel_connector.review._endpoints import Endpoints
 from otel_connector.review._findings import FEWEST, condition_of, ends, outages
 from otel_connector.review._load import Calls
 from otel_connector.review._noise import BATCHES, Estimate, Significance
@@ -84,7 +85,7 @@ def compare(
     """Compare two runs.
 
     Args:
-        before: The calls of the first run.
+        before: The calls of the first run. Both get the same endpoints, which are found in both runs together.
         after: The calls of the second run.
         confidence: The probability that a table of two equal runs marks no difference, of 1. There are four tables:
             all calls, projects, hosts, endpoints.
@@ -102,6 +103,7 @@ def compare(
     if not 0 <= checked_number("minimum", minimum) < math.inf:
         raise ValueError(f"minimum must be 0 or more, and finite, not {minimum!r}")
     checked_int("groups", groups, least=0)
+    _share_endpoints(before, after)
     are_enough = min(len(before), len(after)) >= FEWEST
     found = tuple(outages(run) if are_enough else () for run in (before, after))
     for run, of_run in zip((before, after), found, strict=True):
@@ -120,6 +122,15 @@ def compare(
         hosts=_groups(task, "host", groups),
         endpoints=_groups(task, "endpoint", groups),
     )
+
+
+def _share_endpoints(before: Calls, after: Calls) -> None:
+    """Find the endpoints in both runs together. Otherwise the same URL may have a value in one run only."""
+    shared = Endpoints(before.endpoints.groups + after.endpoints.groups)
+    for calls in (before, after):
+        paths = (path for path, *_ in calls.endpoints.groups)
+        if calls.regroup and any(calls.endpoints.of(path) != shared.of(path) for path in paths):
+            calls.regroup(shared)
 
 
 def _run(calls: Calls) -> Run:

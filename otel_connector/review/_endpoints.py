@@ -6,7 +6,7 @@ each other in a tree: many rare siblings, siblings with the same continuations, 
 values as well (slugs, names, short ids). The result is SQL for every row. It has at most 50 names: the endpoints with
 the largest share of the calls, the failures or the time, and `OTHER`. Knows neither files nor tables.
 
-Used by ``review._load``.
+Used by ``review._compare`` and ``review._load``.
 """
 
 from __future__ import annotations
@@ -80,25 +80,41 @@ def _without_values(path: str) -> str:
     return f"CASE WHEN contains({path}, '.') OR contains({path}, ':') THEN {kept} ELSE {plain} END"
 
 
-def endpoint_sql(groups: Iterable[tuple[str, int, int, float]]) -> str:
-    """Return SQL for ``applied`` (of no further use) and ``endpoint``; needs ``path``, which is `path_sql`.
+Group = tuple[str, int, int, float]
+"""Calls with the same path (`path_sql`): the path, the calls, the failed calls, the seconds of all calls."""
 
-    Args:
-        groups: Of some calls, by ``path``: the path, the calls, the failed calls, the seconds of all calls.
+
+class Endpoints:
+    """The endpoints of some calls.
+
+    Attributes:
+        groups: The calls in which they were found.
     """
-    groups = [group for group in groups if group[0]]
-    root = _Node()
-    for path, calls, _, _ in groups:
-        node = root
-        for name in path.split("/"):
-            node = node.next.setdefault(name, _Node())
-            node.calls += calls
-    rules = {rule: own for host, node in root.next.items() for rule, own in _rules(node, host)}
-    totals = defaultdict[str, list[float]](lambda: [0.0, 0.0, 0.0])
-    for path, *figures in groups:
-        name = _template(path, rules)
-        totals[name] = [total + figure for total, figure in zip(totals[name], figures, strict=True)]
-    return _sql(_most_important(totals), rules)
+
+    def __init__(self, groups: Iterable[Group]) -> None:
+        self.groups = [group for group in groups if group[0]]
+        root = _Node()
+        for path, calls, _, _ in self.groups:
+            node = root
+            for name in path.split("/"):
+                node = node.next.setdefault(name, _Node())
+                node.calls += calls
+        self._rules = {rule: own for host, node in root.next.items() for rule, own in _rules(node, host)}
+        totals = defaultdict[str, list[float]](lambda: [0.0, 0.0, 0.0])
+        for path, *figures in self.groups:
+            name = _template(path, self._rules)
+            totals[name] = [total + figure for total, figure in zip(totals[name], figures, strict=True)]
+        self._names = _most_important(totals)
+
+    @property
+    def sql(self) -> str:
+        """SQL for ``applied`` (of no further use) and ``endpoint``; needs ``path``, which is `path_sql`."""
+        return _sql(self._names, self._rules)
+
+    def of(self, path: str) -> str:
+        """Return the endpoint of a path, as `sql` does."""
+        found = _template(path, self._rules)
+        return found if found in self._names else OTHER
 
 
 def _rules(node: _Node, path: str) -> Iterator[tuple[str, set[str]]]:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from os import PathLike, fsdecode
 from pathlib import Path
@@ -31,7 +32,7 @@ from otel_connector._csv._format import CALL_ID, FORMULA_STARTS, LATEST, LONGEST
 from otel_connector._csv._lines import LINE_LIMIT, MAX_UNPACKED_BYTES, logs_of_calls
 from otel_connector._csv._parts import log_files
 from otel_connector._record import COLUMNS, one_line
-from otel_connector.review._endpoints import URL_PATH, endpoint_sql, path_sql
+from otel_connector.review._endpoints import URL_PATH, Endpoints, path_sql
 from otel_connector.review._filters import EVERYTHING, InvalidCondition, quoted
 from otel_connector.review._sources import LogFile, Source, create_private_folder, write_sample
 
@@ -105,6 +106,8 @@ class Calls:
             ``api.example.com/items/{id}/stock``. There are at most 50; further ones are ``other``. ``url_id`` of
             ``calls_compact`` is a hash of the URL.
         read_from: The plain files that DuckDB reads: links to the logs, or copies of their good rows.
+        endpoints: The endpoints that the column ``endpoint`` has.
+        regroup: Replaces them; the logs are read again.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: str, paths: Sequence[str] = ()) -> None:
@@ -112,6 +115,8 @@ class Calls:
         self._paths = paths
         self.files: tuple[LogFile, ...] = ()
         self.read_from: tuple[str, ...] = ()
+        self.endpoints = Endpoints(())
+        self.regroup: Callable[[Endpoints], None] | None = None
         self._folder = folder
 
     @property
@@ -242,7 +247,7 @@ def load(*paths: str | PathLike[str], where: str = EVERYTHING, max_unpacked_byte
         found = [Source(path, f"{folder}/{number}.csv") for number, path in enumerate(files)]
         try:
             _set_up(calls.connection, folder)
-            _read(calls.connection, [each for each in found if not each.problem], where, folder, max_unpacked_bytes)
+            _read(calls, [each for each in found if not each.problem], where, folder, max_unpacked_bytes)
         except (duckdb.DataError, duckdb.NotSupportedError, duckdb.ProgrammingError) as error:
             raise InvalidCondition(where, _first_line(error)) from None
         except duckdb.Error as error:
@@ -279,10 +284,9 @@ def _set_up(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
     connection.execute("SET checkpoint_threshold='100GB'")
 
 
-def _read(
-    connection: duckdb.DuckDBPyConnection, sources: list[Source], where: str, folder: str, max_unpacked_bytes: int
-) -> None:
+def _read(calls: Calls, sources: list[Source], where: str, folder: str, max_unpacked_bytes: int) -> None:
     """Create the table and the views. Files that DuckDB does not read as we do are copied first."""
+    connection = calls.connection
     # DuckDB does not compress tables in memory. In a file, a large log takes a quarter and is queried faster
     large = sum(source.log.size for source in sources) >= _LARGE
     connection.execute(f"ATTACH {quoted(f'{folder}/calls.duckdb' if large else ':memory:')} AS stored")
@@ -293,7 +297,7 @@ def _read(
         sources = [source for source in sources if not source.problem]
         if not sources:
             return
-        wrong = _read_wrong(connection, sources, where, folder, large=large)
+        wrong = _read_wrong(calls, sources, where, folder, large=large)
         if not wrong:
             break
     part = f"CASE WHEN texts IS NOT NULL THEN split_part(texts, {_NUL}, {{}}) END AS {{}}"  # '' in DuckDB 1.1
@@ -307,19 +311,21 @@ def _read(
     connection.execute(f"CREATE VIEW calls AS {from_files if large else 'SELECT * EXCLUDE url_id FROM calls_compact'}")
 
 
-def _read_wrong(
-    connection: duckdb.DuckDBPyConnection, sources: list[Source], where: str, folder: str, *, large: bool
-) -> list[Source]:
+def _read_wrong(calls: Calls, sources: list[Source], where: str, folder: str, *, large: bool) -> list[Source]:
     """Read the files into the table, and return those that DuckDB may have read wrong and that are not copies."""
     import duckdb
 
+    connection = calls.connection
     originals = [source for source in sources if source.report is None]
     with ThreadPoolExecutor(1) as thread:  # DuckDB releases the GIL. The block waits for the end
         counts = [thread.submit(source.log.lines) for source in originals]
         try:
             ordinary = _ordinary(connection, sources, f"{folder}/sample.csv")
-            _create_log_views(connection, sources, ordinary.endpoint)
-            connection.execute(_table_sql(ordinary.has_texts if large else "TRUE", where))
+            _create_log_views(connection, sources, ordinary.endpoints.sql)
+            table = _table_sql(ordinary.has_texts if large else "TRUE", where)
+            connection.execute(table)
+            calls.endpoints = ordinary.endpoints
+            calls.regroup = partial(_regroup, calls, sources, table)
         except (duckdb.BinderException, duckdb.ParserException, duckdb.OutOfMemoryException):
             raise  # caused by `where`, or by a full disk
         except duckdb.Error:
@@ -336,9 +342,9 @@ def _read_wrong(
 
 @dataclass(frozen=True, slots=True)
 class _Ordinary:
-    """SQL that a sample of the calls decides: the endpoint of a call, and whether a large log keeps its texts."""
+    """What a sample of the calls decides: the endpoints, and SQL for whether a large log keeps the texts of a call."""
 
-    endpoint: str
+    endpoints: Endpoints
     has_texts: str
 
 
@@ -352,7 +358,7 @@ def _ordinary(connection: duckdb.DuckDBPyConnection, sources: list[Source], path
     groups = connection.execute(
         "SELECT path, count(*), count_if(NOT success), sum(delta_t) FROM parsed_log WHERE is_row GROUP BY 1 ORDER BY 1"
     ).fetchall()
-    return _Ordinary(endpoint_sql(groups), _has_texts_sql(connection))
+    return _Ordinary(Endpoints(groups), _has_texts_sql(connection))
 
 
 def _create_log_views(
@@ -409,6 +415,13 @@ def _table_sql(has_texts: str, where: str) -> str:
             {URL_ID} AS url_id, {texts}
             {f", ({where}) IS TRUE AS kept" if where != EVERYTHING else ""}
         FROM (SELECT *, {has_texts} AS has_texts FROM parsed_log)"""
+
+
+def _regroup(calls: Calls, sources: list[Source], table: str, endpoints: Endpoints) -> None:
+    """Read the files again, with other endpoints; without rows that are being written."""
+    _create_log_views(calls.connection, sources, endpoints.sql)
+    calls.rows(f"{table} WHERE is_row")
+    calls.endpoints = endpoints
 
 
 def _has_texts_sql(connection: duckdb.DuckDBPyConnection) -> str:

@@ -177,3 +177,37 @@ def test_a_condition_can_use_the_endpoint(log: Path) -> None:
     made = [call(0, url="https://h/a/7"), call(1, url="https://h/a/8"), call(2, url="https://h/b")]
     with review.load(write(log, made), where="endpoint = 'h/a/{id}'") as calls:
         assert len(calls) == 2
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_two_compared_runs_have_the_same_endpoints(large: bool, tmp_path: Path, monkeypatch: Any) -> None:
+    """A position of values has many in one run, and two or one in the other; alone, these would be names there."""
+    monkeypatch.setattr(_load, "_LARGE", 0 if large else 2**40)
+    users = [f"https://h/users/{first}{second}" for first in NAMES[:8] for second in NAMES[:5]]
+    others = [f"https://h/a/{first}-{second}" for first in NAMES for second in NAMES]
+    first, second = [*users, *others[:1] * 2], [*users[:2], *others]
+    paths = [
+        write(tmp_path / f"{name}.csv", (call(n, url=url) for n, url in enumerate(urls)))
+        for name, urls in (("before", first), ("after", second))
+    ]
+    with review.load(paths[0]) as before, review.load(paths[1]) as after:
+        assert before.rows("SELECT DISTINCT endpoint FROM calls ORDER BY 1") == [
+            ("h/a/amber-amber",),
+            ("h/users/{id}",),
+        ]
+        compared = review.compare(before, after)
+        for calls in (before, after):
+            found = dict(calls.rows("SELECT endpoint, count(*) FROM calls GROUP BY 1"))
+            assert calls.rows("SELECT endpoint, count(*) FROM calls_compact GROUP BY ALL ORDER BY 1") == sorted(
+                found.items()
+            )
+            assert calls.rows("SELECT count(*), count(host) FROM calls_compact") == [(len(calls), len(calls))]
+    assert {each.name for each in compared.endpoints.compared} == {"h/a/{id}", "h/users/{id}"}
+    assert compared.endpoints.only_before == compared.endpoints.only_after == ()
+
+
+def test_two_runs_of_the_same_endpoints_are_not_grouped_again(log: Path) -> None:
+    with review.load(write(log, (call(n) for n in range(40)))) as before, review.load(log) as after:
+        found = before.endpoints
+        review.compare(before, after)
+        assert before.endpoints is found
