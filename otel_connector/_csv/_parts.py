@@ -35,7 +35,10 @@ from otel_connector._csv._ownership import refuse_file_of_other_user
 
 _TORN_SUFFIX = ".torn"
 
-_COMPRESSED = r"(?:\.(?:gz|zst|xz|bz2))?"  # all but gzip are refused with a message; skipping them would lose rows
+COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
+"""Suffixes of compressed files. All but gzip are refused with a message; skipping them would lose rows."""
+
+_COMPRESSED = f"(?:{'|'.join(map(re.escape, COMPRESSED))})?"
 
 _NO_MATCH = "no file matches this pattern"
 

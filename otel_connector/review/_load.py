@@ -108,6 +108,7 @@ class Calls:
         read_from: The plain files that DuckDB reads: links to the logs, or copies of their good rows.
         endpoints: The endpoints that the column ``endpoint`` has.
         regroup: Replaces them; the logs are read again.
+        max_unpacked_bytes: The argument of `load`.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: str, paths: Sequence[str] = ()) -> None:
@@ -117,6 +118,7 @@ class Calls:
         self.read_from: tuple[str, ...] = ()
         self.endpoints = Endpoints(())
         self.regroup: Callable[[Endpoints], None] | None = None
+        self.max_unpacked_bytes = MAX_UNPACKED_BYTES
         self._folder = folder
 
     @property
@@ -242,6 +244,7 @@ def load(*paths: str | PathLike[str], where: str = EVERYTHING, max_unpacked_byte
     files = logs_of_calls(log_files([fsdecode(path) for path in paths]))
     folder = create_private_folder()
     calls = Calls(duckdb.connect(config=_CONFIG), folder, files)
+    calls.max_unpacked_bytes = max_unpacked_bytes
     with ExitStack() as on_error:
         on_error.push(calls)
         found = [Source(path, f"{folder}/{number}.csv") for number, path in enumerate(files)]

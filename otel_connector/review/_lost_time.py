@@ -8,16 +8,20 @@ Used by ``review``, ``review._report`` and ``review._summary``.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
 
-from otel_connector._csv._parts import attempts_file, log_files, log_name
-from otel_connector._record import ATTEMPT_COLUMNS
+from otel_connector._csv._lines import Limited, format_of, lines, open_log
+from otel_connector._csv._parts import COMPRESSED, attempts_file, log_files, log_name
+from otel_connector._record import ATTEMPT_COLUMNS, one_line
 from otel_connector.review._filters import quoted
 from otel_connector.review._load import DIALECT, URL_ID, Calls
+
+_logger = logging.getLogger("otel_connector")
 
 _INTERVALS = 24  # of the period, for the retries over time
 
@@ -101,7 +105,7 @@ class Retries:
 
 
 def read_retries(calls: Calls, start: datetime | None, end: datetime | None, top: int) -> Retries | None:
-    """Summarize the attempts of the calls; None if no log has a plain attempts log beside it.
+    """Summarize the attempts of the calls; None if no log has an attempts log beside it.
 
     Args:
         calls: The calls.
@@ -112,7 +116,10 @@ def read_retries(calls: Calls, start: datetime | None, end: datetime | None, top
     files = _attempts_logs([file.path for file in calls.files if not file.problem])
     if not files or start is None or end is None:
         return None
-    links = [calls.linked(path, f"attempts-{number}.csv") for path, number in zip(files, count())]
+    copies = {path: _readable(calls, path, f"attempts-{number}.csv") for path, number in zip(files, count())}
+    files, links = [path for path in files if copies[path]], [copy for copy in copies.values() if copy]
+    if not links:
+        return None
     columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in ATTEMPT_COLUMNS)
     numbers = ", ".join(f"TRY_CAST({name} AS DOUBLE) AS {name}" for name in ("t", "duration", "queue", "wait"))
     calls.rows(
@@ -155,6 +162,29 @@ def read_retries(calls: Calls, start: datetime | None, end: datetime | None, top
 
 
 def _attempts_logs(logs: Sequence[str]) -> list[str]:
-    """Return the plain attempts logs of some logs, with their parts."""
+    """Return the attempts logs of some logs, with their parts, compressed or not."""
     named = dict.fromkeys(attempts_file(log_name(log)) for log in logs)
-    return [path for name in named if Path(name).is_file() for path in log_files([name]) if not path.endswith(".gz")]
+    found = (next((path for path in (name, *_compressed(name)) if Path(path).is_file()), None) for name in named)
+    return [path for name in found if name for path in log_files([name])]
+
+
+def _compressed(name: str) -> list[str]:
+    return [f"{name}{suffix}" for suffix in COMPRESSED]
+
+
+def _readable(calls: Calls, path: str, name: str) -> str | None:
+    """Return a link to an attempts log, or an unpacked copy; None if it cannot be read, and log why."""
+    try:
+        with open_log(path) as (raw, file):
+            if file is raw and not path.endswith(COMPRESSED):
+                return calls.linked(path, name)
+            format_of(file)
+            file.seek(0)
+            content = lines(Limited(file, calls.max_unpacked_bytes))
+            with Path(calls.linked(path, name)).with_suffix(".copy").open("wb") as target:
+                target.writelines(line.content + b"\n" for line in content if line.what is None)
+            return target.name
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        _logger.warning("the attempts log is left out: %s: %s", one_line(path), why)
+        return None

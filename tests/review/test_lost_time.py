@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,49 @@ def test_all_parts_of_a_rotated_attempts_log_are_read(log: Path) -> None:
         found = review.summarize(calls).retries
     assert found is not None
     assert (len(found.files), found.seconds) == (2, 28.0)
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_compressed_attempts_logs_are_read(parts: bool, log: Path, tmp_path: Path) -> None:
+    whole = log.with_name("logs.attempts.csv")
+    header, *rows = whole.read_bytes().splitlines(keepends=True)
+    packed = log.with_name(f"logs.attempts{'.000001' if parts else ''}.csv.gz")
+    packed.write_bytes(gzip.compress(b"".join([header, *rows[: 4 if parts else None]])))
+    whole.unlink()
+    if parts:
+        whole.write_bytes(b"".join([header, *rows[4:]]))
+    with review.load(log) as calls:
+        found = review.summarize(calls).retries
+    assert found is not None
+    assert (len(found.files), found.seconds) == (1 + parts, 28.0)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "options", "why"),
+    [
+        (".zst", b"\x28\xb5\x2f\xfd" + b"x" * 99, [], "not a log: the file is compressed (zstd); unpack it first"),
+        (".gz", gzip.compress(b"x" * 99), [], "not a log: its first line is 'xxx"),
+        (".gz", None, ["--max-unpacked-bytes", "500"], "more bytes after decompression than --max-unpacked-bytes"),
+    ],
+)
+def test_an_attempts_log_that_cannot_be_read_is_left_out_with_one_line(
+    suffix: str,
+    content: bytes | None,
+    options: list[str],
+    why: str,
+    log: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole = log.with_name("logs.attempts.csv")
+    log.with_name(f"{whole.name}{suffix}").write_bytes(content or gzip.compress(whole.read_bytes()))
+    whole.unlink()
+    done = run_here(tmp_path, "review", "logs.csv", *options)
+    assert done.code == 0
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert re.match(f"the attempts log is left out: .*logs.attempts.csv{suffix}: ", line)
+    assert why in line
+    assert "Lost time" not in done.out
 
 
 def test_the_outputs_have_the_lost_time(log: Path, tmp_path: Path) -> None:
