@@ -12,7 +12,6 @@ Used by ``review._pictures`` and ``review._report``.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -26,7 +25,7 @@ from otel_connector.review import _vega
 from otel_connector.review._chart_style import DARK, LIGHT, Figure, Style, styled
 from otel_connector.review._points import NO_RESPONSE, SHORTEST, Point, Points
 
-OVER_TIME = ("failures", "rate", "latency", "heatmap", "statuses")  # the charts that share a time axis
+OVER_TIME = ("failures", "rate", "latency", "heatmap", "statuses", "retries")  # the charts that share a time axis
 
 _INTERVALS = alt.NamedData("over_time")
 _WIDTH, _HEIGHT, _LOW = 880, 230, 190  # pixels
@@ -37,9 +36,6 @@ _HEADROOM = 1.05  # factor of the highest number, at the end of its axis
 _MARGIN = 1.2  # factor of latency at both ends of the distribution
 _BAR = 26  # pixels of height for an error class
 _AXIS = 64  # pixels for the y axis of every chart over time, so that their time axes are aligned
-_MOST_TICKS = 7
-_TICK_UNITS = ((1, 0, 60), (60, 60, 3_600), (3_600, 3_600, math.inf))  # seconds of a unit, and from where to where
-_TICK_FACTORS = ((1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 _PERCENTILES = ("p50", "p90", "p99")
 _DASHES: list[Any] = [[1, 0], [7, 3], [3, 1.5]]
 _PER_CENT = (1, 2, 5, 10, 20, 50)  # ends of the axis of failures, before 100
@@ -48,7 +44,7 @@ _LATENCY_TEXT = f"{_vega.duration('datum.low')} + ' to ' + {_vega.duration('datu
 
 
 def charts(points: Points, *, dark: bool) -> dict[str, Figure]:
-    """Return the charts by name: first those over time; ``failures`` and ``errors`` only if there are any."""
+    """Return the charts by name: first those over time; of failures, errors and retries only if there are any."""
     style = DARK if dark else LIGHT
     draw = {
         **({"failures": _failures} if points.errors else {}),
@@ -56,6 +52,7 @@ def charts(points: Points, *, dark: bool) -> dict[str, Figure]:
         "latency": _latency,
         "heatmap": _heatmap,
         "statuses": _statuses,
+        **({"retries": _retries} if points.retries else {}),
         "distribution": _distribution,
     }
     if points.errors:
@@ -229,6 +226,22 @@ def _statuses(points: Points, style: Style) -> Figure:
     )
 
 
+def _retries(points: Points, style: Style) -> Figure:
+    retries = _ordered(points.retries, "reason", points.reasons)
+    highest = max(sum(point["retries"] for point in group) for _, group in groupby(retries, itemgetter("t")))
+    chart = alt.Chart(alt.NamedData("retries")).transform_calculate(**_interval_texts(points))
+    colours = _colour("reason", points.reasons, style.categories)
+    tooltip = [*_tooltip("from_", "to", "reason"), alt.Tooltip("retries:Q", format=",")]
+    bars = _stacked_bars(chart, points, "retries", _number("retries", highest)).encode(color=colours, tooltip=tooltip)
+    return _over_time(
+        alt.layer(bars).properties(height=_LOW),
+        "Retries over time",
+        f"Attempts after a failed one, by the reason of its failure. Each bar is {_width(points)}.",
+        points.zone,
+        retries=retries,
+    )
+
+
 def _status_colours(statuses: Sequence[str], style: Style) -> Iterator[str]:
     used = dict[str, int]()
     for name in statuses:
@@ -243,13 +256,12 @@ def _distribution(points: Points, style: Style) -> Figure:
     seconds = alt.X(
         "low:Q",
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
-        axis=alt.Axis(values=_ticks(low, high), labelExpr=_vega.duration("datum.value", axis=True), grid=False),
+        axis=alt.Axis(values=_vega.ticks(low, high), labelExpr=_vega.duration("datum.value", axis=True), grid=False),
         title="latency (logarithmic)",
     )
     highest = max(
         sum(point["calls"] for point in group) for _, group in groupby(points.distribution, itemgetter("low"))
     )
-    numbers = alt.Scale(domain=[0, highest * _HEADROOM], nice=True)
     chosen = alt.selection_point(name="chosen", fields=["project"], bind="legend")
     chart = (
         alt.Chart(alt.NamedData("distribution"))
@@ -259,7 +271,7 @@ def _distribution(points: Points, style: Style) -> Figure:
         .encode(
             x=seconds,
             x2="high",
-            y=alt.Y("bottom:Q", title="calls", scale=numbers, axis=alt.Axis(format=",d", tickMinStep=1)),
+            y=_number("calls", highest, 0),
             y2="top",
             color=_colour("project", points.projects, style.categories),
             opacity=alt.condition(chosen, alt.value(1), alt.value(0.15)),
@@ -314,12 +326,20 @@ def _stacked(number: str, groups: str) -> dict[str, Any]:
 def _stacked_rates(chart: alt.Chart, points: Points, unit: str, colour: alt.Color) -> alt.Chart:
     """Draw the field ``rate`` as bars over time, stacked in the order of the field ``order``."""
     highest = max(point["calls"] for point in points.over_time) * _rate_unit(points)[1]
-    scale = alt.Scale(domain=[0, highest * _HEADROOM], nice=True)
-    axis = alt.Axis(minExtent=_AXIS, maxExtent=_AXIS)
-    y = alt.Y("bottom:Q", title=f"calls/{unit}", scale=scale, axis=axis)
-    stacked = chart.transform_stack(**_stacked("rate", "t")).mark_rect()
-    bars: alt.Chart = stacked.encode(x=_time(points=points), x2="end", y=y, y2="top", color=colour)
+    bars: alt.Chart = _stacked_bars(chart, points, "rate", _number(f"calls/{unit}", highest)).encode(color=colour)
     return bars
+
+
+def _stacked_bars(chart: alt.Chart, points: Points, field: str, y: alt.Y) -> alt.Chart:
+    stacked = chart.transform_stack(**_stacked(field, "t")).mark_rect()
+    bars: alt.Chart = stacked.encode(x=_time(points=points), x2="end", y=y, y2="top")
+    return bars
+
+
+def _number(title: str, highest: float, width: int = _AXIS) -> alt.Y:
+    """Return the axis of a stack, which extends beyond its highest number."""
+    scale = alt.Scale(domain=[0, highest * _HEADROOM], nice=True)
+    return alt.Y("bottom:Q", title=title, scale=scale, axis=alt.Axis(minExtent=width, maxExtent=_AXIS))
 
 
 def _tooltip(*fields: str) -> list[alt.Tooltip]:
@@ -345,31 +365,15 @@ def _time(field: str = "t", points: Points | None = None) -> alt.X:
 def _seconds(field: str, low: float, high: float, free: float = 0.0) -> alt.Y:
     """Return an axis of latency, of which the share `free` at the bottom stays empty."""
     low, high = max(low, SHORTEST) / 1.15, max(high, SHORTEST) * 1.15
-    high = next((tick for tick in _ticks(high, high * 10) if tick >= high), high)
+    high = next((tick for tick in _vega.ticks(high, high * 10) if tick >= high), high)
     low /= (high / low) ** free
     label = _vega.duration("datum.value", axis=True)
     return alt.Y(
         f"{field}:Q",
         scale=alt.Scale(type="log", domain=[low, high], nice=False, clamp=True),
-        axis=alt.Axis(values=_ticks(low, high), labelExpr=label, minExtent=_AXIS, maxExtent=_AXIS),
+        axis=alt.Axis(values=_vega.ticks(low, high), labelExpr=label, minExtent=_AXIS, maxExtent=_AXIS),
         title="latency (logarithmic)",
     )
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Return the round numbers of seconds, minutes and hours in a range, as many as fit on an axis."""
-    ticks = list[float]()
-    for factors in _TICK_FACTORS:
-        ticks = [
-            tick
-            for unit, start, end in _TICK_UNITS
-            for power in range(-5, 5)
-            for factor in factors
-            if max(low, start) <= (tick := float(f"{factor}e{power}") * unit) <= high and tick < end
-        ]
-        if len(ticks) <= _MOST_TICKS:
-            break
-    return ticks
 
 
 def _colour(field: str, names: Sequence[str], colours: Sequence[str], symbol: str = "square") -> alt.Color:

@@ -9,8 +9,9 @@ Used by ``review._charts``, ``review._pictures``, ``review._report`` and ``revie
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import Any
 
@@ -62,6 +63,8 @@ class Points:
         distribution: By latency and project: ``low``, ``high``, ``project``, ``calls``.
         errors: By class, the most frequent first: ``error``, ``calls``, ``share`` (of all calls, of 1).
         zone: The name of the time zone of all times.
+        reasons: Why attempts were repeated, the most frequent first; empty without an attempts log.
+        retries: By interval and reason: ``t``, ``end``, ``reason``, ``retries``.
     """
 
     width: float
@@ -74,6 +77,8 @@ class Points:
     distribution: list[Point]
     errors: list[Point]
     zone: str = "UTC"
+    reasons: list[str] = field(default_factory=list[str])
+    retries: list[Point] = field(default_factory=list[Point])
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +99,13 @@ class _Intervals:
         return {"t": start, "end": start + self.width / 1e3}
 
 
-def points(calls: Calls) -> Points | None:
-    """Return the data of all charts; None if there are no calls."""
+def points(calls: Calls, *, has_attempts: bool = False) -> Points | None:
+    """Return the data of all charts; None if there are no calls.
+
+    Args:
+        calls: The calls.
+        has_attempts: Whether their attempts have been read (`_lost_time.read_retries`).
+    """
     found = calls.rows(
         "SELECT count(*), epoch_us(min(t)), epoch_us(max(t)), min(delta_t), max(delta_t), "
         "quantile_cont(delta_t, [0.01, 0.99]) FROM calls_compact"
@@ -110,6 +120,7 @@ def points(calls: Calls) -> Points | None:
     per_decade = _bins_per_decade(shortest, longest, *middle)
     statuses, by_status = _by_status(calls, intervals)
     projects, distribution = _distribution(calls, 2 * per_decade if total >= _MANY else per_decade)
+    reasons, retries = _retries(calls, intervals) if has_attempts else ([], [])
     return Points(
         width=intervals.width / _SECOND,
         domain=_domain(intervals),
@@ -120,6 +131,8 @@ def points(calls: Calls) -> Points | None:
         projects=projects,
         distribution=distribution,
         errors=list(_errors(calls, total)),
+        reasons=reasons,
+        retries=retries,
     )
 
 
@@ -174,6 +187,25 @@ def _by_status(calls: Calls, intervals: _Intervals) -> tuple[list[str], list[Poi
     )
     names = sorted({name for _, name, _ in rows}, key=lambda name: (_FAILED_FIRST.index(name[0]), name))
     return names, [{**intervals.times(interval), "status": name, "calls": number} for interval, name, number in rows]
+
+
+def _retries(calls: Calls, intervals: _Intervals) -> tuple[list[str], list[Point]]:
+    """Count the attempts after a failed one, by their start and the reason of the failure."""
+    rows = calls.rows(
+        f"SELECT least(((t + duration + queue + wait) * 1e6 - {intervals.start})::BIGINT // {intervals.width}, "
+        f"{intervals.number - 1}), reason, count(*) FROM attempts WHERE reason <> '' AND wait IS NOT NULL "
+        "GROUP BY 1, 2 ORDER BY 1, 2"
+    )
+    numbers = Counter[str]()
+    for _, reason, number in rows:
+        numbers[reason] += number
+    common = [reason for reason, _ in numbers.most_common(_MOST_NAMES)]
+    names = [*common, "other"] if len(numbers) > len(common) else common
+    found = Counter[tuple[int, str]]()
+    for interval, reason, number in rows:
+        found[interval, reason if reason in common else "other"] += number
+    retries = [{**intervals.times(at), "reason": name, "retries": number} for (at, name), number in found.items()]
+    return names, retries
 
 
 def _bin_sql(per_decade: int) -> str:

@@ -94,7 +94,7 @@ def html_report(
         library = _library()
     except ImportError:
         raise ImportError(MISSING) from None
-    found = points(calls)
+    found = points(calls, has_attempts=summary.retries is not None)
     shown = None if found is None else zone.shifted(found)
     schemes = {} if shown is None else {name: charts(shown, dark=name == "dark") for name in ("light", "dark")}
     specs = {
@@ -342,9 +342,6 @@ class _Sections:
         heads = [Column(name, number=True) for name in ("Attempts", "Succeeded only then", "Failed")]
         tries = (tuple(map(_number, (each.attempts, each.succeeded, each.failed))) for each in found.tries)
         yield table(heads, tries, caption="Calls with more than one attempt")
-        heads = [Column(f"From ({self._zone.name})"), Column("Retries", number=True)]
-        retried = ((self._time(each.start), _number(each.retries)) for each in found.over_time)
-        yield table(heads, retried, caption="Retries over time")
 
     def _failed(self) -> tuple[str, str]:
         """Return the table of failed calls, and a note if it does not have all of them."""

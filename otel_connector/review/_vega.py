@@ -1,4 +1,4 @@
-"""Builds Vega expressions: texts of values with units, and the ticks and labels of a time axis.
+"""Builds Vega expressions: texts of values with units, and the ticks and labels of a time axis; and ticks of durations.
 
 Vega evaluates them where a chart is drawn. The texts are those of `_units`. Knows neither Altair nor the data.
 
@@ -6,6 +6,8 @@ Used by ``review._charts``.
 """
 
 from __future__ import annotations
+
+import math
 
 from otel_connector._units import LEAST_SHARE, LONG_DURATIONS, MINUTE, NONE, SHORT_DURATIONS, STEP
 
@@ -17,6 +19,10 @@ _STEPS = (
     *(days * _DAY for days in (1, 2, 4, 7, 14, 28, 91, 182, 365, 1_826, 7_305, 36_525)),
 )  # milliseconds between time labels
 _LABEL, _LONG_LABEL = 60, 100  # pixels for a time label with its margin, without and with seconds
+
+_MOST_TICKS = 7
+_TICK_UNITS = ((1, 0, 60), (60, 60, 3_600), (3_600, 3_600, math.inf))  # seconds of a unit, and from where to where
+_TICK_FACTORS = ((1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 
 # Vega itself has no time ticks below a second. These two signals choose the smallest common step for which the labels
 # fit, at any zoom
@@ -67,3 +73,19 @@ def clock(value: str, zone: str) -> str:
     return (
         f"utcFormat({value}, '%Y-%m-%d %H:%M:%S') + ({value} % 1000 == 0 ? '' : utcFormat({value}, '.%L')) + ' {zone}'"
     )
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Return the round numbers of seconds, minutes and hours in a range, as many as fit on an axis."""
+    ticks = list[float]()
+    for factors in _TICK_FACTORS:
+        ticks = [
+            tick
+            for unit, start, end in _TICK_UNITS
+            for power in range(-5, 5)
+            for factor in factors
+            if max(low, start) <= (tick := float(f"{factor}e{power}") * unit) <= high and tick < end
+        ]
+        if len(ticks) <= _MOST_TICKS:
+            break
+    return ticks

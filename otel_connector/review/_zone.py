@@ -65,4 +65,5 @@ class Zone:
             over_time=each(points.over_time),
             by_status=each(points.by_status),
             latencies=each(points.latencies),
+            retries=each(points.retries),
         )

@@ -14,6 +14,7 @@ from support.logs import START, call, write
 
 from otel_connector import review
 from otel_connector._record import ATTEMPT_COLUMNS
+from otel_connector.review._points import points
 
 A, B = "https://a.example/x", "https://b.example/x"
 
@@ -87,6 +88,34 @@ def test_all_parts_of_a_rotated_attempts_log_are_read(log: Path) -> None:
         found = review.summarize(calls).retries
     assert found is not None
     assert (len(found.files), found.seconds) == (2, 28.0)
+
+
+def test_the_report_has_a_chart_of_the_retries_over_time(log: Path) -> None:
+    with review.load(log) as calls:
+        summary = review.summarize(calls)
+        page = review.html_report(calls, summary, timezone="Europe/Berlin")
+        found = points(calls, has_attempts=True)
+    assert found is not None
+    assert found.reasons == ["timeout", "status_503"]
+    assert [(each["t"], each["reason"], each["retries"]) for each in found.retries] == [
+        (1790000000e3, "status_503", 2),
+        (1790000005e3, "timeout", 2),
+        (1790000095e3, "timeout", 1),
+    ]
+    assert 'id="chart-retries"' in page
+    assert '"t":1790007200000.0,"end":1790007205000.0,"reason":"status_503","retries":2' in page
+    assert "Times are Europe/Berlin" in page
+
+
+def test_retries_for_rare_reasons_have_one_name(log: Path) -> None:
+    rows = [(0, number + 1, 0.1, 0.0, 1.0, f"status_{500 + min(number, 8)}", "500") for number in range(10)]
+    log.with_name("logs.attempts.csv").write_text(attempts(*rows), encoding="utf-8")
+    with review.load(log) as calls:
+        review.summarize(calls)
+        found = points(calls, has_attempts=True)
+    assert found is not None
+    assert found.reasons == ["status_508", *(f"status_{number}" for number in range(500, 505)), "other"]
+    assert sum(each["retries"] for each in found.retries if each["reason"] == "other") == 3
 
 
 @pytest.mark.parametrize("parts", [False, True])
