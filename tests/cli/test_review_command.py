@@ -19,12 +19,12 @@ import sys
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import pytest
 from rich.console import Console
 from support import processes
-from support.command_line import environment, finish, run_here, start
+from support.command_line import Finished, environment, finish, run_here, start
 from support.logs import busy_hour, call, rows, write
 from support.terminals import on_terminal
 
@@ -37,48 +37,58 @@ NOW = datetime(2026, 11, 25, 12, tzinfo=timezone.utc)
 
 
 def test_a_log_that_was_archived_by_date_is_not_reviewed_and_the_files_that_were_are_named(tmp_path: Path) -> None:
-    write(tmp_path / "logs.20261128.csv", map(call, range(1_000)))
-    write(tmp_path / "logs.csv", (call(number, error="AttemptTimeout: x") for number in range(100)))
+    write(tmp_path / "logs.20261128.csv", map(call, range(100)))
+    write(tmp_path / "logs.csv", (call(number, error="AttemptTimeout: x") for number in range(10)))
     last = run_here(tmp_path, "review", "logs.csv", "--fail-if", "error_rate > 1%")
     assert (last.code, last.out.splitlines()[0].split(":")[0]) == (1, "logs.csv")
     facts = json.loads(run_here(tmp_path, "review", "logs.csv", "--json").out)
-    assert ([file["path"] for file in facts["files"]], facts["total"]["calls"]) == (["logs.csv"], 100)
+    assert ([file["path"] for file in facts["files"]], facts["total"]["calls"]) == (["logs.csv"], 10)
     compared = run_here(tmp_path, "review", "--compare", "logs.20261128.csv", "logs.csv", "--json")
     runs = json.loads(compared.out)
     assert [(runs[name]["files"], runs[name]["calls"]) for name in ("before", "after")] == [
-        (["logs.20261128.csv"], 1_000),
-        (["logs.csv"], 100),
+        (["logs.20261128.csv"], 100),
+        (["logs.csv"], 10),
     ]
-    names = ""
     for number in range(1, 5):
         write(tmp_path / f"logs.{number:06d}.csv", [call(number)])
-        lines = run_here(tmp_path, "review", "logs.csv").out.splitlines()
-        names = ", ".join([*(f"logs.{each:06d}.csv" for each in range(1, number + 1)), "logs.csv"])
-        assert lines[0] == names
-        assert lines[1].startswith(f"{number + 1} files: 2026-")
+        if number == 1:
+            lines = run_here(tmp_path, "review", "logs.csv").out.splitlines()
+            assert lines[0] == "logs.000001.csv, logs.csv"
+            assert lines[1].startswith("2 files: 2026-")
     compared = run_here(tmp_path, "review", "--compare", "logs.20261128.csv", "logs.csv")
-    assert f"after   {names}: 104 calls" in compared.out
+    names = ", ".join([*(f"logs.{each:06d}.csv" for each in range(1, 5)), "logs.csv"])
+    assert f"after   {names}: 14 calls" in compared.out
 
 
 @pytest.mark.skipif(not hasattr(os, "setsid"), reason="terminals")
-@pytest.mark.parametrize(("number", "more"), [(20, b""), (21, b"and 1 more"), (60, b"and 40 more")])
-def test_a_terminal_names_the_files_up_to_a_limit_and_a_pipe_names_all(
-    number: int, more: bytes, tmp_path: Path
-) -> None:
-    names = [f"part-{each:03d}-of-many.csv" for each in range(number)]
-    for each in names:
-        write(tmp_path / each, [call(0)])
+@pytest.mark.parametrize(
+    ("number", "more", "compares"), [(20, b"", False), (21, b"and 1 more", False), (32, b"and 12 more", True)]
+)
+def test_a_terminal_names_the_files_up_to_a_limit(number: int, more: bytes, compares: bool, tmp_path: Path) -> None:
+    names = many_files(tmp_path, number)
+    arguments = ["--compare", "part-*", names[0]] if compares else ["part-*"]
+    command = ["-m", "otel_connector", "review", *arguments]
+    with on_terminal(tmp_path, command, environment({"TERM": "xterm"})) as terminal:
+        assert terminal.report("ended") == "0"
+    shown = terminal.output.partition(b"2026")[0]
+    assert re.findall(rb"part-\d{3}-of-many\.csv", shown)[:20] == [each.encode() for each in names[:20]]
+    assert (b" more" in shown, more in b" ".join(shown.split())) == (bool(more), True)
+
+
+def test_a_pipe_names_all_files(tmp_path: Path) -> None:
+    names = many_files(tmp_path, 32)
     for arguments in (["part-*"], ["--compare", "part-*", names[0]]):
         assert ", ".join(names) in run_here(tmp_path, "review", *arguments).out
-        with on_terminal(
-            tmp_path, ["-m", "otel_connector", "review", *arguments], environment({"TERM": "xterm"})
-        ) as terminal:
-            assert terminal.report("ended") == "0"
-        shown = terminal.output.partition(b"2026")[0]
-        assert re.findall(rb"part-\d{3}-of-many\.csv", shown)[:20] == [each.encode() for each in names[:20]]
-        assert (b" more" in shown, more in b" ".join(shown.split())) == (bool(more), True)
     facts = json.loads(run_here(tmp_path, "review", "part-*", "--json").out)
     assert [file["path"] for file in facts["files"]] == names
+
+
+def many_files(folder: Path, number: int) -> list[str]:
+    """Write this many logs, and return their names."""
+    names = [f"part-{each:03d}-of-many.csv" for each in range(number)]
+    for each in names:
+        write(folder / each, [call(0)])
+    return names
 
 
 @pytest.mark.parametrize(
@@ -186,14 +196,14 @@ def test_json_output_contains_the_summary(example_log: str, tmp_path: Path) -> N
     assert result["damaged"] == 0
 
 
-def test_output_without_calls_has_empty_figures_and_no_nan(example_log: str, tmp_path: Path) -> None:
-    done = run_here(tmp_path, "review", example_log, "--project", "Unknown", "--json")
+def test_output_without_calls_has_empty_figures_and_no_nan(tmp_path: Path) -> None:
+    write(tmp_path / "logs.csv", [call(0)])
+    arguments = ("review", "logs.csv", "--project", "Unknown")
+    done = run_here(tmp_path, *arguments, "--json")
     assert json.loads(done.out)["total"]["latency"]["p50"] is None
-    assert run_here(tmp_path, "review", example_log, "--project", "Unknown").out == "No calls.\n"
-    assert "total,,0,0,,," in run_here(tmp_path, "review", example_log, "--project", "Unknown", "--csv").out
-    assert (
-        "| total | 0 | - | - |" in run_here(tmp_path, "review", example_log, "--project", "Unknown", "--markdown").out
-    )
+    assert run_here(tmp_path, *arguments).out == "No calls.\n"
+    assert "total,,0,0,,," in run_here(tmp_path, *arguments, "--csv").out
+    assert "| total | 0 | - | - |" in run_here(tmp_path, *arguments, "--markdown").out
 
 
 def test_csv_and_markdown_output_contain_the_summary(example_log: str, tmp_path: Path) -> None:
@@ -266,10 +276,11 @@ def test_a_condition_with_the_wrong_unit_exits_with_2(condition: str, example_lo
 
 
 def test_a_condition_without_enough_calls_exits_with_2(example_log: str, tmp_path: Path) -> None:
-    done = run_here(tmp_path, "review", example_log, "--project", "Unknown", "--fail-if", "error_rate > 0")
-    assert (done.code, done.error) == (2, "otel-connector review: --fail-if: there are no calls to judge\n")
-    assert run_here(tmp_path, "review", example_log, "--project", "Unknown", "--fail-if", "calls < 1").code == 1
     write(tmp_path / "short.csv", [call(0)])
+    arguments = ("review", "short.csv", "--project", "Unknown", "--fail-if")
+    done = run_here(tmp_path, *arguments, "error_rate > 0")
+    assert (done.code, done.error) == (2, "otel-connector review: --fail-if: there are no calls to judge\n")
+    assert run_here(tmp_path, *arguments, "calls < 1").code == 1
     done = run_here(tmp_path, "review", "--compare", example_log, "short.csv", "--fail-if", "worse > 0")
     assert (done.code, "too few calls for a comparison" in done.error) == (2, True)
 
@@ -313,10 +324,13 @@ def test_a_period_without_calls_has_its_year_unless_it_is_the_current_one(
 
 def test_the_report_has_the_given_title_and_time_zone(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", [call(0)])
-    options = ("--html", "r.html", "--title", "Tonight", "--timezone", "Asia/Tokyo")
+    name = "a.000002.html"  # a part of the log would be a.000002.csv
+    (tmp_path / name).write_text("old")
+    options = ("--html", name, "--title", "Tonight", "--timezone", "Asia/Tokyo")
     assert run_here(tmp_path, "review", "a.csv", *options).code == 0
-    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    page = (tmp_path / name).read_text(encoding="utf-8")
     assert "<h1>Tonight</h1><p>2026-09-21 23:13:20 Asia/Tokyo</p>" in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, "a.csv"], "the old report was replaced"
     done = run_here(tmp_path, "review", "a.csv", "--title", "x")
     assert (done.code, "--title needs --html" in done.error) == (2, True)
     done = run_here(tmp_path, "review", "a.csv", "--html", "r.html", "--timezone", "Mars")
@@ -364,10 +378,6 @@ def test_a_report_is_not_written_over_a_log(tmp_path: Path) -> None:
         done = run_here(tmp_path, "review", *arguments)
         assert (done.code, "this file is a log" in done.error) == (2, True)
     assert (tmp_path / "logs-1.csv").read_bytes() == before
-    (tmp_path / "old.html").write_text("old")
-    assert run_here(tmp_path, "review", "logs-1.csv", "--html", "old.html").code == 0
-    assert "<h1>logs-1.csv</h1>" in (tmp_path / "old.html").read_text(encoding="utf-8")
-    assert not list(tmp_path.glob(".old*"))
 
 
 LOG = HEADER + rows(call(7))
@@ -427,7 +437,6 @@ def test_a_report_does_not_get_the_name_of_a_file_of_a_log(tmp_path: Path, name:
     assert done.code == 2
     assert f"--html: {name}: this file is a log, or belongs to one; name another file" in done.error
     assert not (tmp_path / name).exists()
-    assert run_here(tmp_path, "review", "read.csv", "--html", "read.000002.html").code == 0
 
 
 @pytest.mark.parametrize("name", ["plain.csv", "log.csv.gz", "log.csv.torn"])
@@ -484,22 +493,75 @@ def test_what_is_not_a_regular_file_is_refused_and_not_replaced(tmp_path: Path, 
     assert os.path.samestat(before, target.lstat())
 
 
-def test_reports_and_pictures_are_as_private_as_the_logs_and_follow_links(tmp_path: Path) -> None:
+class Written(NamedTuple):
+    """A finished review: its folder, its result, and the mode of each file that it wrote."""
+
+    folder: Path
+    done: Finished
+    modes: dict[str, str]
+
+
+def written(folder: Path, *arguments: str) -> Written:
+    done = run_here(folder, "review", *arguments)
+    files = [path for path in folder.iterdir() if path.suffix != ".csv" and not path.is_symlink()]
+    return Written(folder, done, {path.name: oct(path.stat().st_mode & 0o777) for path in files})
+
+
+@pytest.fixture(scope="module")
+def pictures_of_one_log(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """Pictures of a log that its group may read, beside JSON output."""
+    folder = tmp_path_factory.mktemp("written")
     for name, mode in (("a.csv", 0o640), ("b.csv", 0o600), ("foreign.csv", 0o644)):
-        write(tmp_path / name, [call(0)]).chmod(mode)
-    (tmp_path / "real.html").write_text("old")
-    (tmp_path / "real.html").chmod(0o640)
-    (tmp_path / "r.html").symlink_to("real.html")
-    outputs = ("--html", "r.html", "--svg", "n.svg")
-    for logs, mode in ((("a.csv",), 0o640), (("a.csv", "b.csv", "foreign.csv"), 0o600)):
-        png = ("--png", "n.png") if mode == 0o640 else ()
-        assert run_here(tmp_path, "review", *logs, *outputs, *png).code == 0
-        for path in tmp_path.glob("n-*.png") if not png else ():
-            path.unlink()
-        written = [tmp_path / "real.html", *tmp_path.glob("n-*.svg"), *tmp_path.glob("n-*.png")]
-        assert len(written) == (11 if png else 6)
-        assert {oct(path.stat().st_mode & 0o777) for path in written} == {oct(mode)}
-        assert (tmp_path / "r.html").is_symlink()
+        write(folder / name, [call(0)]).chmod(mode)
+    return written(folder, "a.csv", "--json", "--svg", "n.svg", "--png", "n.png")
+
+
+@pytest.fixture(scope="module")
+def report_of_three_logs(pictures_of_one_log: Written) -> Written:
+    """A report through a link, and the same pictures again, of logs with different modes."""
+    folder = pictures_of_one_log.folder
+    for path in folder.glob("n-*.png"):
+        path.unlink()
+    (folder / "real.html").write_text("old")
+    (folder / "real.html").chmod(0o640)
+    (folder / "r.html").symlink_to("real.html")
+    logs = ("a.csv", "b.csv", "foreign.csv")
+    return written(folder, *logs, "--html", "r.html", "--trace-url", "http://j/{trace_id}", "--svg", "n.svg")
+
+
+CHARTS = 5
+
+
+def test_pictures_are_written_beside_json_output_and_reported_on_stderr(pictures_of_one_log: Written) -> None:
+    folder, done, modes = pictures_of_one_log
+    assert (done.code, json.loads(done.out)["damaged"]) == (0, 0)
+    for name in ("n-latency.svg", "n-rate.png"):
+        assert f"Picture: {folder / name}" in done.error
+    assert len(modes) == 2 * CHARTS
+
+
+def test_a_report_is_written_and_named_in_the_output(report_of_three_logs: Written) -> None:
+    folder, done, _ = report_of_three_logs
+    assert (done.code, done.error) == (0, "")
+    assert f"Report: {folder / 'r.html'}" in done.out
+    assert f"Picture: {folder / 'n-rate.svg'}" in done.out
+    page = (folder / "r.html").read_text(encoding="utf-8")
+    assert "<h1>a.csv, b.csv, foreign.csv</h1>" in page
+    assert "http://j/0000" in page
+    assert "<svg" in (folder / "n-rate.svg").read_text(encoding="utf-8")
+
+
+def test_reports_and_pictures_are_as_private_as_the_logs(
+    pictures_of_one_log: Written, report_of_three_logs: Written
+) -> None:
+    assert set(pictures_of_one_log.modes.values()) == {oct(0o640)}
+    assert set(report_of_three_logs.modes.values()) == {oct(0o600)}, "also of files that existed"
+    assert len(report_of_three_logs.modes) == CHARTS + 1
+
+
+def test_a_report_follows_a_link(report_of_three_logs: Written) -> None:
+    assert (report_of_three_logs.folder / "r.html").is_symlink()
+    assert "<h1>" in (report_of_three_logs.folder / "real.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -559,27 +621,6 @@ def test_invalid_arguments_exit_with_2_and_name_the_cause(
     assert message in done.error
 
 
-def test_an_html_report_and_png_charts_are_written(example_log: str, tmp_path: Path) -> None:
-    done = run_here(
-        tmp_path,
-        "review",
-        example_log,
-        "--html",
-        "night.html",
-        "--trace-url",
-        "http://j/{trace_id}",
-        "--png",
-        "p.png",
-    )
-    assert (done.code, done.error) == (0, "")
-    assert f"Report: {tmp_path / 'night.html'}" in done.out
-    page = (tmp_path / "night.html").read_text(encoding="utf-8")
-    assert "<h1>logs.csv</h1>" in page
-    assert "http://j/0000" in page
-    assert (tmp_path / "p-latency.png").read_bytes().startswith(b"\x89PNG")
-    assert f"Picture: {tmp_path / 'p-rate.png'}" in done.out
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -587,39 +628,33 @@ def test_an_html_report_and_png_charts_are_written(example_log: str, tmp_path: P
         (("--html", "x.html", "--trace-url", "javascript:{trace_id}"), "--trace-url"),
     ],
 )
-def test_a_report_that_cannot_be_written_exits_with_2(
-    arguments: tuple[str, ...], message: str, example_log: str, tmp_path: Path
-) -> None:
-    done = run_here(tmp_path, "review", example_log, *arguments)
+def test_a_report_that_cannot_be_written_exits_with_2(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    write(tmp_path / "logs.csv", [call(0)])
+    done = run_here(tmp_path, "review", "logs.csv", *arguments)
     assert (done.code, done.out) == (2, "")
     assert message in done.error
 
 
-def test_files_written_beside_json_output_are_reported_on_stderr(example_log: str, tmp_path: Path) -> None:
-    done = run_here(tmp_path, "review", example_log, "--json", "--svg", "s.svg")
-    assert json.loads(done.out)["damaged"] == 0
-    assert "s-latency.svg" in done.error
-    assert "<svg" in (tmp_path / "s-rate.svg").read_text(encoding="utf-8")
-
-
-def steady_log(path: Path, factor: float) -> str:
-    """Write a log of one hour with uniformly distributed durations, multiplied by `factor`."""
+def steady_log(path: Path, factor: float, seconds: int = 3_600) -> str:
+    """Write a log with one call per second and uniformly distributed durations, multiplied by `factor`."""
     chance = random.Random(3)
-    return str(write(path, (call(n, delta_t=round(factor * chance.uniform(0.1, 0.2), 6)) for n in range(3_600))))
+    return str(write(path, (call(n, delta_t=round(factor * chance.uniform(0.1, 0.2), 6)) for n in range(seconds))))
 
 
 def test_compare_reports_a_slower_run_as_worse(tmp_path: Path) -> None:
-    before, after = steady_log(tmp_path / "before.csv", 1), steady_log(tmp_path / "after.csv", 3)
-    done = run_here(tmp_path, "review", "--compare", before, after)
+    before, after = (
+        steady_log(tmp_path / f"{name}.csv", factor, 600) for name, factor in (("before", 1), ("after", 3))
+    )
+    done = run_here(tmp_path, "review", "--compare", before, after, "--json")
     assert (done.code, done.error) == (0, "")
-    assert "worse" in done.out
-    result = json.loads(run_here(tmp_path, "review", "--compare", before, after, "--json").out)
+    result = json.loads(done.out)
     (p50,) = (row for row in result["total"]["differences"] if row["figure"] == "p50")
     assert p50["verdict"] == "worse"
     assert p50["after"] == pytest.approx(3 * p50["before"], rel=1e-4)
     assert "| worse |" in run_here(tmp_path, "review", "--compare", before, after, "--markdown").out
     failing = run_here(tmp_path, "review", "--compare", before, after, "--fail-if", "worse > 0", "--html", "two.html")
     assert failing.code == 1
+    assert "worse" in failing.out
     assert failing.out.endswith(f"Report: {tmp_path / 'two.html'}\n")
     page = (tmp_path / "two.html").read_text(encoding="utf-8")
     assert result["text"][0] in html.unescape(page)
