@@ -14,12 +14,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from support import processes
 from support.command_line import Finished, environment, finish, run_here, start
+from support.forked import Program, run_python
 from support.logs import attempts_in
 from support.otlp_receiver import Received, grpc_receiver, http_receiver
 from support.own_network import run_in_own_network
@@ -166,8 +168,8 @@ def test_an_ascii_encoding_and_forced_colours_are_respected(tmp_path: Path) -> N
 def test_progress_is_shown_on_a_terminal_and_erased_at_the_end(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     extra = {"TERM": "xterm", "COLUMNS": "80", "NO_COLOR": "1"}
-    process = processes.Process(
-        [sys.executable, "-m", "otel_connector", "demo", "--calls", "5", "--no-otlp"],
+    process = Program(
+        ["-m", "otel_connector", "demo", "--calls", "5", "--no-otlp"],
         cwd=tmp_path,
         env=environment(extra),
         stdout=slave,
@@ -316,44 +318,62 @@ def test_a_page_at_the_endpoint_is_a_loss_of_one_line(
     assert "sent to" not in out
 
 
-def demo_without_other_listeners(folder: str, *arguments: str, http: bool = False) -> None:
-    """Run the demo where only the receiver of this function can listen; print the result as JSON."""
-    received = Received()
-    with http_receiver(received, 4318) if http else nullcontext():
-        finished = finish(start(Path(folder), "demo", "--calls", "18", *arguments))
-    sys.stdout.write(json.dumps([*finished, received.call_ids()]))
+def run_without_other_listeners(folder: str) -> None:
+    """Run demos where only the receiver of this function can listen; print the results as JSON."""
+    received, results = Received(), dict[str, Finished]()
+    with start(Path(folder), "demo", "--otlp", "--calls", "1", "--log", "requested.csv") as requested:
+        results["none"] = finish(start(Path(folder), "demo", "--calls", "18", "--log", "none.csv"))
+        results["requested"] = finish(requested)
+    with http_receiver(received, 4318):
+        results["http"] = finish(start(Path(folder), "demo", "--calls", "18", "--log", "http.csv"))
+    sys.stdout.write(json.dumps([results, received.call_ids()]))
 
 
-def demo_on_default_ports(folder: Path, *arguments: str, http: bool = False) -> tuple[Finished, Counter[str]]:
-    """Run the demo in its own network namespace; return its result and the calls that a collector received."""
-    call = f"demo_without_other_listeners({str(folder)!r}, *{arguments!r}, http={http})"
-    done = run_in_own_network(__file__, call)
+class OnDefaultPorts(NamedTuple):
+    """Finished demos in a network of their own.
+
+    Attributes:
+        folder: Their folder.
+        results: The result without a collector, with ``--otlp`` and without a collector, and with one for HTTP.
+        call_ids: The calls that the collector received.
+    """
+
+    folder: Path
+    results: dict[str, Finished]
+    call_ids: Counter[str]
+
+
+@pytest.fixture(scope="module")
+def on_default_ports(tmp_path_factory: pytest.TempPathFactory) -> OnDefaultPorts:
+    folder = tmp_path_factory.mktemp("ports")
+    done = run_in_own_network(__file__, f"run_without_other_listeners({str(folder)!r})")
     assert done.returncode == 0, done.stderr
-    *finished, call_ids = json.loads(done.stdout)
-    return Finished(*finished), Counter(call_ids)
+    results, call_ids = json.loads(done.stdout)
+    return OnDefaultPorts(folder, {name: Finished(*each) for name, each in results.items()}, Counter(call_ids))
 
 
-def test_a_missing_collector_is_reported_if_otlp_was_requested(tmp_path: Path) -> None:
-    (code, out, err), _ = demo_on_default_ports(tmp_path, "--otlp")
+def test_a_missing_collector_is_reported_if_otlp_was_requested(on_default_ports: OnDefaultPorts) -> None:
+    code, out, err = on_default_ports.results["requested"]
     assert code == 1
     assert "No collector listens on this machine" not in out
     assert "docker run" not in out
     assert "were not sent: nothing listens at http://localhost:4317 " in err
 
 
-def test_without_a_collector_the_output_shows_how_to_start_one(tmp_path: Path) -> None:
-    (code, out, err), _ = demo_on_default_ports(tmp_path)
+def test_without_a_collector_the_output_shows_how_to_start_one(on_default_ports: OnDefaultPorts) -> None:
+    code, out, err = on_default_ports.results["none"]
     assert (code, err) == (0, "")
     assert "No collector listens on this machine" in out
     # without an address, docker opens a port to the network, and past the firewall
     assert "docker run --rm -p 127.0.0.1:4317:4317 -p 127.0.0.1:16686:16686 jaegertracing/jaeger\n" in out
 
 
-def test_a_collector_on_the_default_http_port_is_found(tmp_path: Path) -> None:
-    (code, out, err), call_ids = demo_on_default_ports(tmp_path, http=True)
+def test_a_collector_on_the_default_http_port_is_found(on_default_ports: OnDefaultPorts) -> None:
+    code, out, err = on_default_ports.results["http"]
     assert (code, err) == (0, "")
     assert "sent to http://localhost:4318." in out
-    assert call_ids == Counter(row.call_id for row in rows_of(tmp_path / "demo.csv"))
+    rows = rows_of(on_default_ports.folder / "http.csv")
+    assert on_default_ports.call_ids == Counter(row.call_id for row in rows)
 
 
 def test_an_endpoint_in_the_environment_takes_precedence_over_a_listening_port(closed_port: int) -> None:
@@ -393,14 +413,7 @@ atexit.register(resource.setrlimit, resource.RLIMIT_FSIZE, limits)  # coverage w
 resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 1_000}, limits[1]))
 runpy.run_module("otel_connector", run_name="__main__", alter_sys=True)
 """
-    done = processes.run(
-        [sys.executable, "-c", limited, "demo", "--calls", "18", "--no-otlp"],
-        cwd=tmp_path,
-        env=environment({"PYTHONDONTWRITEBYTECODE": "1"}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(["-c", limited, "demo", "--calls", "18", "--no-otlp"], tmp_path, PYTHONDONTWRITEBYTECODE="1")
     assert done.returncode == 1
     assert re.search(r"18 calls started, BUT \d rows written", done.stdout)
     assert "cannot be written" in done.stderr
