@@ -484,8 +484,9 @@ def test_what_is_not_a_regular_file_is_refused_and_not_replaced(tmp_path: Path, 
     else:
         target.symlink_to(os.devnull if kind == "device" else kind)
     before = target.lstat()
-    with start(tmp_path, "review", "logs.csv", option, target.name.replace("-latency", "")) as process:
-        done = finish(process)
+    arguments = ("review", "logs.csv", option, target.name.replace("-latency", ""))
+    # pytest replaces the standard output of this process by a file
+    done = finish(start(tmp_path, *arguments)) if kind == "/dev/stdout" else run_here(tmp_path, *arguments)
     assert (done.code, done.out) == (2, "")
     message = "Is a directory" if kind == "folder" else "not a regular file"
     assert done.error.startswith(f"otel-connector review: {option}: ")

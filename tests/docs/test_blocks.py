@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import shutil
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 from support import processes
+from support.command_line import Finished, run_here
 from support.documents import DOCS, PAGES, README, Block, blocks
 from support.forked import run_python
 from support.processes import ROOT
@@ -72,26 +73,26 @@ def api() -> Iterator[FaultServer]:
 
 
 @pytest.fixture(scope="module")
-def outputs(api: FaultServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outputs]:
+def first_log(api: FaultServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the first call, and return its log."""
+    folder = tmp_path_factory.mktemp("first")
+    run(FIRST_CALL.text, api, folder)
+    return folder / "logs.csv"
+
+
+@pytest.fixture(scope="module")
+def outputs(api: FaultServer, first_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outputs]:
     """Run all blocks and examples, two at a time: most of the time is the start of Python."""
 
     def run_block(block: Block, folder: Path) -> tuple[str, Path]:
         if any(name in block.text for name in READS_A_LOG):
-            run(FIRST_CALL.text, api, folder)
+            shutil.copy(first_log, folder)
         return run(block.text, api, folder), folder
 
     def run_example(path: Path, folder: Path) -> tuple[str, Path]:
         if path.stem.startswith("test_"):
-            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
-            done = processes.run(
-                command,
-                check=True,
-                capture_output=True,
-                timeout=60,
-                cwd=folder,
-                env={"PYTHONPATH": str(ROOT)},
-                text=True,
-            )
+            done = run_python(["-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)], folder)
+            assert done.returncode == 0, done.stdout
             return done.stdout, folder
         return run(path.read_text(encoding="utf-8"), api, folder), folder
 
@@ -132,14 +133,31 @@ def parts_of(block: Block) -> Iterator[list[str]]:
         yield from (shlex.split(part, comments=True) for part in line.split(" && "))
 
 
-@pytest.mark.parametrize("block", COMMANDS, ids=of)
-def test_the_commands_of_a_block_run(block: Block, api: FaultServer, tmp_path: Path) -> None:
-    """CI runs the installations, on a clean checkout. Of programs in the tree, only ``--help`` is run here.
+@pytest.fixture(scope="module")
+def ran_once(api: FaultServer, first_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finished]:
+    """Return a function that runs ``otel-connector`` with these words, beside the two logs that commands read.
 
-    A demo makes fewer calls than in the pages, which takes less time.
+    Two pages have the same commands: a command runs once. A demo makes fewer calls than in the pages.
     """
-    run(FIRST_CALL.text, api, tmp_path)
-    shutil.copy(tmp_path / "logs.csv", tmp_path / "demo.csv")  # the two logs that commands read
+
+    @functools.cache
+    def run_command(*words: str) -> Finished:
+        folder = tmp_path_factory.mktemp("command")
+        for name in ("logs.csv", "demo.csv"):
+            shutil.copy(first_log, folder / name)
+        if words[0] == "review":
+            return run_here(folder, *words, **QUIET)
+        fewer = ["--calls", "18"] if words[0] == "demo" else []
+        command = ["-m", "otel_connector", *(local(word, api) for word in words), *fewer]
+        done = run_python(command, folder, **QUIET)
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run_command
+
+
+@pytest.mark.parametrize("block", COMMANDS, ids=of)
+def test_the_commands_of_a_block_run(block: Block, ran_once: Callable[..., Finished]) -> None:
+    """CI runs the installations, on a clean checkout. Of programs in the tree, only ``--help`` is run here."""
     ran = 0
     for words in parts_of(block):
         if words in (["python", "-m", "venv", ".venv"], [".", ".venv/bin/activate"]):
@@ -149,12 +167,11 @@ def test_the_commands_of_a_block_run(block: Block, api: FaultServer, tmp_path: P
             continue
         if words[0] == "python":
             done = run_python([*words[1:], "--help"], ROOT, **QUIET)
+            assert done.returncode == 0, done.stderr
         else:
             assert words[0] == "otel-connector"
-            fewer = ["--calls", "30"] if words[1] == "demo" else []
-            command = ["-m", "otel_connector", *(local(word, api) for word in words[1:]), *fewer]
-            done = run_python(command, tmp_path, **QUIET)
-        assert done.returncode == 0, done.stderr
+            code, _, error = ran_once(*words[1:])
+            assert code == 0, error
         ran += 1
     assert ran or "pip install" in block.text
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from support import processes
 from support.collector import Collector, collector
-from support.forked import run_python
+from support.forked import Program, run_python
 from support.otlp_receiver import attributes_of
 from support.processes import ROOT
 
@@ -130,10 +130,11 @@ def test_the_trace_is_printed_without_a_collector(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all_processes_of_the_example(sent: signal.Signals, tmp_path: Path) -> None:
-    command = [sys.executable, EXAMPLE, "--requests", "100000"]
+    arguments = [EXAMPLE, "--requests", "100000"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     log = tmp_path / "service-logs" / "shop.csv"
     # `communicate` returns when the last process has exited, because all of them inherit the pipes
-    with processes.Process(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Program(arguments, cwd=tmp_path, **pipes) as process:
         # All processes run as soon as the log has a successful row
         processes.wait_until(lambda: log.exists() and b",200," in log.read_bytes(), process)
         process.send_signal(sent)
@@ -142,5 +143,5 @@ def test_a_signal_ends_all_processes_of_the_example(sent: signal.Signals, tmp_pa
 
 
 def test_a_number_below_one_is_refused(tmp_path: Path) -> None:
-    done = processes.run([sys.executable, EXAMPLE, "--requests", "0"], capture_output=True, text=True, check=False)
+    done = run_python([EXAMPLE, "--requests", "0"], tmp_path)
     assert (done.returncode, "must be at least 1" in done.stderr) == (2, True)

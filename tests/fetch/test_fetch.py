@@ -759,14 +759,14 @@ def test_a_file_that_the_shell_writes_an_output_to_is_refused(
     arguments: str, redirection: str, tmp_path: Path, api: FaultServer
 ) -> None:
     """The summary would overwrite the results or the log."""
-    command = f"{sys.executable} -m otel_connector fetch {api.url('/ok')} {arguments} {redirection}"
-    done = processes.run(
-        ["sh", "-c", command], cwd=tmp_path, env=command_line.environment({}), capture_output=True, text=True
-    )
+    stream, mode, name = re.findall(r"(2?)(>>?) (.*)", redirection)[0]
+    with (tmp_path / name).open("a" if mode == ">>" else "w") as file:
+        redirected = {"stderr" if stream else "stdout": file}
+        with start(tmp_path, api.url("/ok"), *arguments.split(), **redirected) as process:
+            _, error = process.communicate()
     option = "--out" if "--out" in arguments else "--log"
-    assert done.returncode == 2
-    assert f"{option}: " in done.stderr + (tmp_path / "r.jsonl").read_text()
-    assert (
-        "standard output or standard error is written to this file" in done.stderr + (tmp_path / "r.jsonl").read_text()
-    )
+    assert process.returncode == 2
+    printed = (error or "") + (tmp_path / name).read_text()
+    assert f"{option}: " in printed
+    assert "standard output or standard error is written to this file" in printed
     assert not api.requests
