@@ -66,13 +66,16 @@ def check_target(path: str) -> tuple[Path, os.stat_result | None]:
     """Return the file that `path` leads to, and its status; None if it does not exist.
 
     Raises:
-        OSError: It cannot be read, is not a regular file (a folder, a device, a FIFO ...), or is standard output; or it
-            or a symbolic link to it belongs to another user, see `_ownership`.
+        OSError: Its folder does not exist; or it cannot be read, is not a regular file (a folder, a device, a FIFO
+            ...), or is standard output; or it or a symbolic link to it belongs to another user, see `_ownership`.
     """
     try:
         fd = open_own(path, os.O_RDONLY)
     except FileNotFoundError:
-        return Path(path).resolve(), None
+        target = Path(path).resolve()
+        if not target.parent.is_dir():
+            raise
+        return target, None
     status = os.fstat(fd)
     os.close(fd)
     _refuse_outputs(path, status)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otel_connector._arguments import check_bool, check_choice, checked_instance, checked_path
-from otel_connector._csv._whole_file import refuse_log, write_whole
+from otel_connector._csv._whole_file import check_target, refuse_log, write_whole
 from otel_connector.review._load import Calls
 from otel_connector.review._points import points
 
@@ -81,6 +81,7 @@ def save_pictures(calls: Calls, path: str | os.PathLike[str], form: str, *, dark
     charts = {base.with_name(f"{stem}-{name}.{form}"): each for name, each in figures(calls, dark=dark).items()}
     logs = [log.path for log in calls.files]
     for target in charts:
+        check_target(str(target))
         refuse_log(str(target), logs)
     for target, figure in charts.items():
         spec = figure.to_dict()

@@ -76,9 +76,10 @@ COMMANDS: dict[str, list[str]] = {
     "review --fail-if": ["review", LOG, "--fail-if", HOSTILE],
     "review --fail-if holds": ["review", LOG, "--fail-if", "error_rate > 1%"],
     "review --compare": ["review", "--compare", LOG, "logs.csv"],
-    "review --html --svg": ["review", LOG, "--html", f"{HOSTILE}.html", "--svg", f"{HOSTILE}.svg"],
+    "review --html": ["review", LOG, "--html", f"{HOSTILE}.html", "--until", "2026-01-01"],  # no calls: no charts
     "review --html into a folder": ["review", LOG, "--html", FOLDER],
     "review --html over a log": ["review", "logs.csv", "--html", LOG],
+    "review --svg": ["review", "logs.csv", "--svg", f"{HOSTILE}.svg"],
     "review --trace-url": ["review", LOG, "--html", "x.html", "--trace-url", f"http://h/{{{HOSTILE}}}"],
     "check": ["check", LOG],
     "check --repair": ["check", "--repair", LOG],

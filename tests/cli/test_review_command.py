@@ -14,8 +14,6 @@ import pty
 import random
 import re
 import signal
-import subprocess
-import sys
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -25,7 +23,7 @@ import pytest
 from rich.console import Console
 from support import processes
 from support.command_line import Finished, environment, finish, run_here, start
-from support.logs import busy_hour, call, rows, write
+from support.logs import START, busy_hour, call, rows, write
 from support.terminals import on_terminal
 
 from otel_connector import review
@@ -123,6 +121,22 @@ def test_text_that_is_not_a_time_is_refused(text: str) -> None:
 @pytest.fixture(scope="module")
 def example_log(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write(tmp_path_factory.mktemp("example") / "logs.csv", busy_hour()))
+
+
+@pytest.fixture(scope="module")
+def small_log(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Write a log of an hour with a call every 10 seconds, of two projects and hosts."""
+    made = [
+        call(
+            number,
+            t=START + 10 * number,
+            project="Prices" if number % 3 else "Weather",
+            url=f"https://{'a' if number % 2 else 'b'}.example/{number}",
+            **({"error": "HTTPStatusError: 503 Service Unavailable", "response_code": 503} if number % 12 == 0 else {}),
+        )
+        for number in range(360)
+    ]
+    return str(write(tmp_path_factory.mktemp("small") / "logs.csv", made))
 
 
 def printed_summary(example_log: str, width: int, lines: int | None) -> list[str]:
@@ -228,20 +242,20 @@ def test_markdown_output_escapes_special_characters(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "calls"),
     [
-        (("--project", "Prices"), 2_000),
-        (("--project", "Prices", "--project", "Weather"), 3_000),
+        (("--project", "Prices"), 240),
+        (("--project", "Prices", "--project", "Weather"), 360),
         (("--project", "it's"), 0),
-        (("--since", "2026-09-21 15:00"), 800),
-        (("--until", "2026-09-21T14:14:20Z"), 60),
-        (("--since", "1790000010", "--until", "1790000020"), 10),
+        (("--since", "2026-09-21 15:00"), 80),
+        (("--until", "2026-09-21T14:14:20Z"), 6),
+        (("--since", "1790000010", "--until", "1790000030"), 2),
         (("--where", "NOT success -- and nothing else"), None),
-        (("--where", "host = 'a.example' OR host = 'b.example'", "--project", "Prices"), 2_000),
+        (("--where", "host = 'a.example' OR host = 'b.example'", "--project", "Prices"), 240),
     ],
 )
 def test_filters_select_the_calls_of_the_summary(
-    arguments: tuple[str, ...], calls: int | None, example_log: str, tmp_path: Path
+    arguments: tuple[str, ...], calls: int | None, small_log: str, tmp_path: Path
 ) -> None:
-    total = json.loads(run_here(tmp_path, "review", example_log, "--json", *arguments).out)["total"]
+    total = json.loads(run_here(tmp_path, "review", small_log, "--json", *arguments).out)["total"]
     assert total["calls"] == (total["failed"] if calls is None else calls)
 
 
@@ -249,16 +263,16 @@ def test_filters_select_the_calls_of_the_summary(
     ("condition", "code", "message"),
     [
         ("error_rate > 50%", 0, ""),
-        ("calls < 4000 and error_rate > 1%", 1, "calls is 3041, below 4000"),
+        ("calls < 400 and error_rate > 1%", 1, "calls is 360, below 400"),
         ("p99 > 100ms or max > 3600s", 1, "p99 is "),
         ("damaged > 0", 0, ""),
         ("p98 > 1s", 2, "unknown name"),
     ],
 )
 def test_fail_if_decides_the_exit_code_and_reports_the_reason(
-    condition: str, code: int, message: str, example_log: str, tmp_path: Path
+    condition: str, code: int, message: str, small_log: str, tmp_path: Path
 ) -> None:
-    done = run_here(tmp_path, "review", example_log, "--fail-if", condition)
+    done = run_here(tmp_path, "review", small_log, "--fail-if", condition)
     assert done.code == code
     assert message in done.error
     assert bool(message) is bool(done.error)
@@ -574,27 +588,25 @@ def test_ctrl_c_and_sigterm_while_reading_exit_with_130_and_remove_temporary_fil
         file.write(HEADER)
         for _ in range(100):
             file.write(lines)
-    program = [sys.executable, "-m", "otel_connector", "review", "logs.csv"]
-    env = environment({"TMPDIR": str(tmp_path)})
-    with processes.Process(program, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with start(tmp_path, "review", "logs.csv", extra={"TMPDIR": str(tmp_path)}) as process:
         processes.wait_until(lambda: list(tmp_path.glob("otel_connector-review-*")), process)
         process.send_signal(sent)
         _, error = process.communicate()
-    assert (process.returncode, error) == (130, b"")
+    assert (process.returncode, error) == (130, "")
     assert not list(tmp_path.glob("otel_connector-review-*"))
 
 
-def test_sql_results_are_printed_in_every_form(example_log: str, tmp_path: Path) -> None:
+def test_sql_results_are_printed_in_every_form(small_log: str, tmp_path: Path) -> None:
     query = "SELECT project, count(*) AS n, NULL AS nothing FROM calls GROUP BY 1 ORDER BY 2 DESC LIMIT 1"
-    arguments = ("review", example_log, "--sql", query)
-    assert run_here(tmp_path, *arguments).out.split() == ["project", "n", "nothing", "Prices", "2000"]
+    arguments = ("review", small_log, "--sql", query)
+    assert run_here(tmp_path, *arguments).out.split() == ["project", "n", "nothing", "Prices", "240"]
     assert json.loads(run_here(tmp_path, *arguments, "--json").out) == [
-        {"project": "Prices", "n": 2_000, "nothing": None}
+        {"project": "Prices", "n": 240, "nothing": None}
     ]
-    assert run_here(tmp_path, *arguments, "--csv").out == "project,n,nothing\nPrices,2000,\n"
-    assert run_here(tmp_path, *arguments, "--markdown").out.splitlines()[-1] == "| Prices | 2000 |  |"
-    assert run_here(tmp_path, "review", example_log, "--sql", "CREATE TABLE x (i INT)").code == 0
-    done = run_here(tmp_path, "review", example_log, "--sql", "SELECT nosuch FROM calls")
+    assert run_here(tmp_path, *arguments, "--csv").out == "project,n,nothing\nPrices,240,\n"
+    assert run_here(tmp_path, *arguments, "--markdown").out.splitlines()[-1] == "| Prices | 240 |  |"
+    assert run_here(tmp_path, "review", small_log, "--sql", "CREATE TABLE x (i INT)").code == 0
+    done = run_here(tmp_path, "review", small_log, "--sql", "SELECT nosuch FROM calls")
     assert (done.code, done.out) == (2, "")
     assert "nosuch" in done.error
 
@@ -636,7 +648,7 @@ def test_a_report_that_cannot_be_written_exits_with_2(arguments: tuple[str, ...]
     assert message in done.error
 
 
-def steady_log(path: Path, factor: float, seconds: int = 3_600) -> str:
+def steady_log(path: Path, factor: float, seconds: int) -> str:
     """Write a log with one call per second and uniformly distributed durations, multiplied by `factor`."""
     chance = random.Random(3)
     return str(write(path, (call(n, delta_t=round(factor * chance.uniform(0.1, 0.2), 6)) for n in range(seconds))))
@@ -669,7 +681,7 @@ def test_a_page_of_two_runs_has_a_table_of_projects(tmp_path: Path) -> None:
         chance = random.Random(3)
         made = [
             call(n, project="AB"[n % 2], delta_t=round((factor if n % 2 else 1) * chance.uniform(0.1, 0.2), 6))
-            for n in range(3_600)
+            for n in range(1_200)
         ]
         write(tmp_path / name, made)
     done = run_here(tmp_path, "review", "--compare", "before.csv", "after.csv", "--html", "two.html")
@@ -680,19 +692,19 @@ def test_a_page_of_two_runs_has_a_table_of_projects(tmp_path: Path) -> None:
 
 
 def test_an_outage_is_worse_and_named_in_every_form(tmp_path: Path) -> None:
-    before = steady_log(tmp_path / "before.csv", 1)
+    before = steady_log(tmp_path / "before.csv", 1, 1_200)
     chance = random.Random(4)
-    records = [call(n, delta_t=round(chance.uniform(0.1, 0.2), 6)) for n in range(3_600)]
+    records = [call(n, delta_t=round(chance.uniform(0.1, 0.2), 6)) for n in range(1_200)]
     down: dict[str, Any] = {"success": False, "error": "ConnectFailed: <refused>", "response_code": None}
-    after = str(write(tmp_path / "after.csv", [*records[:1_800], *(each._replace(**down) for each in records[1_800:])]))
+    after = str(write(tmp_path / "after.csv", [*records[:600], *(each._replace(**down) for each in records[600:])]))
     shown = run_here(tmp_path, "review", "--compare", before, after, "--fail-if", "worse > 0", "--html", "two.html")
     assert (shown.code, shown.error) == (1, "otel-connector review: worse is 1, above 0\n")
-    says = "1,800 of 1,800 calls to api.example.com failed (ConnectFailed: <refused>)."
+    says = "600 of 600 calls to api.example.com failed (ConnectFailed: <refused>)."
     assert says in shown.out
     assert says in html.unescape((tmp_path / "two.html").read_text(encoding="utf-8"))
     assert says in run_here(tmp_path, "review", "--compare", before, after, "--json").out
     marked = run_here(tmp_path, "review", "--compare", before, after, "--markdown").out
-    assert "- Worse (after): Outage: from 14:43:20 to the end, 15:13:19 (29 min 59 s)." in marked
+    assert "- Worse (after): Outage: from 14:23:20 to the end, 14:33:19 (9 min 59 s)." in marked
     assert run_here(tmp_path, "review", "--compare", after, before, "--fail-if", "worse > 0").code == 0
 
 
@@ -730,8 +742,7 @@ def test_a_missing_extra_is_named(example_log: str, tmp_path: Path) -> None:
 
 def test_follow_shows_new_calls_until_ctrl_c(tmp_path: Path) -> None:
     log = write(tmp_path / "logs.csv", [call(0)])
-    program = [sys.executable, "-m", "otel_connector", "review", "--follow", "logs.csv"]
-    with processes.Process(program, cwd=tmp_path, env=environment({}), stdout=subprocess.PIPE, text=True) as process:
+    with start(tmp_path, "review", "--follow", "logs.csv") as process:
         assert process.stdout is not None
         read_until(process.stdout, "logs.csv: ")  # the first line of each screen
         log.write_bytes(b"")  # truncate the log, like logrotate with copytruncate
@@ -759,9 +770,9 @@ def test_follow_of_a_missing_file_or_of_a_file_that_is_not_a_log_exits_with_2(tm
 def test_follow_redraws_the_summary_on_a_terminal(tmp_path: Path) -> None:
     log = write(tmp_path / "logs.csv", [call(0)])
     ours, theirs = pty.openpty()
-    program = [sys.executable, "-m", "otel_connector", "review", "--follow", "logs.csv"]
-    env = environment({"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"})
-    with processes.Process(program, cwd=tmp_path, env=env, stdout=theirs) as process, open(ours, "rb", 0) as screen:  # noqa: PTH123 - Path cannot open a descriptor
+    extra = {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
+    follow = start(tmp_path, "review", "--follow", "logs.csv", stdout=theirs, stderr=None, extra=extra)
+    with follow as process, open(ours, "rb", 0) as screen:  # noqa: PTH123 - Path cannot open a descriptor
         os.close(theirs)
         written = b""
         while b"1 call" not in written:

@@ -6,6 +6,7 @@ are needed to test signals, closed or full outputs, terminals, pipes, and the SD
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import signal
@@ -17,10 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import typer.main
 
 from otel_connector.__main__ import main
 from support.forked import Program
 from support.processes import Process, clean_environment
+
+_command = functools.cache(typer.main.get_command)  # which reads the signatures of all commands, for 20 ms
 
 
 class Finished(NamedTuple):
@@ -98,6 +102,7 @@ def run_here(folder: Path, *arguments: str, without: str = "", **extra: str) -> 
         patch.setattr(sys, "argv", ["otel-connector", *arguments])
         patch.setattr(sys, "excepthook", sys.excepthook)  # typer sets its own
         patch.setattr(sys, "stdin", nothing)
+        patch.setattr(typer.main, "get_command", _command)
         for name in missing:
             patch.setitem(sys.modules, name, None)
         for name in os.environ.keys() - variables.keys():
