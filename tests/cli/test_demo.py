@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import pytest
 from support import processes
-from support.command_line import Finished, environment, finish, run_here, start
-from support.forked import Program, run_python
+from support.command_line import Finished, environment, finish, run_here, start, start_limited
+from support.forked import Program
 from support.logs import attempts_in
 from support.otlp_receiver import Received, grpc_receiver, http_receiver
 from support.own_network import run_in_own_network
@@ -406,17 +406,11 @@ def test_rows_are_appended_and_the_summary_counts_only_this_run(tmp_path: Path, 
 def test_rows_that_cannot_be_written_are_reported(tmp_path: Path) -> None:
     before = HEADER + encode_row(ROW) * 1_000  # larger than any other file that the program writes
     (tmp_path / "demo.csv").write_bytes(before)
-    limited = f"""
-import atexit, resource, runpy
-limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-atexit.register(resource.setrlimit, resource.RLIMIT_FSIZE, limits)  # coverage writes its data after that
-resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 1_000}, limits[1]))
-runpy.run_module("otel_connector", run_name="__main__", alter_sys=True)
-"""
-    done = run_python(["-c", limited, "demo", "--calls", "18", "--no-otlp"], tmp_path, PYTHONDONTWRITEBYTECODE="1")
-    assert done.returncode == 1
-    assert re.search(r"18 calls started, BUT \d rows written", done.stdout)
-    assert "cannot be written" in done.stderr
+    with start_limited(tmp_path, len(before) + 1_000, "demo", "--calls", "18", "--no-otlp") as process:
+        done = finish(process)
+    assert done.code == 1
+    assert re.search(r"18 calls started, BUT \d rows written", done.out)
+    assert "cannot be written" in done.error
 
 
 def test_an_interrupted_run_keeps_its_rows_and_exits_with_130(tmp_path: Path) -> None:

@@ -319,10 +319,10 @@ def test_every_body_can_be_restored_from_its_line(url: str, body: bytes) -> None
 
 
 @pytest.mark.parametrize("new_loop", LOOPS, ids=["asyncio", "uvloop"])
-def test_ten_thousand_concurrent_writes_keep_their_order_and_share_members(
+def test_thousands_of_concurrent_writes_keep_their_order_and_share_members(
     new_loop: Callable[[], asyncio.AbstractEventLoop], path: Path
 ) -> None:
-    lines = [line_of(number) for number in range(10_000)]
+    lines = [line_of(number) for number in range(3_000)]
     file = ResultsFile(path, resume=False)
 
     async def main() -> None:
@@ -335,7 +335,7 @@ def test_ten_thousand_concurrent_writes_keep_their_order_and_share_members(
     run(main(), new_loop)
 
     assert file.cut == 0
-    assert path.stat().st_size < 10_000 * (10 if path.suffix != ".jsonl" else 200)  # not one member per line
+    assert path.stat().st_size < 3_000 * (10 if path.suffix != ".jsonl" else 200)  # not one member per line
     assert content_of(path) == b"".join(lines)
 
 
@@ -589,7 +589,7 @@ def test_resuming_handles_members_of_any_size_with_little_memory(path: Path) -> 
     """There are thousands of small members, and one that is far larger when unpacked."""
     pack = PACK[path.suffix]
     long = b'{"url":"' + b"x" * (32 * 2**20) + b'"}\n'
-    content = b"".join(pack(line_of(number)) for number in range(5_000)) + pack(long) + pack(b"") + pack(line_of(1))
+    content = b"".join(pack(line_of(number)) for number in range(2_000)) + pack(long) + pack(b"") + pack(line_of(1))
     path.write_bytes(content + pack(line_of(2))[:-1])
     torn = len(pack(line_of(2))) - 1
     del long

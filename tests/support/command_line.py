@@ -78,6 +78,23 @@ def start(folder: Path, *arguments: str, without: str = "", **options: Any) -> P
     return Program(["-m", "otel_connector", *arguments], cwd=folder, **options)
 
 
+def start_limited(folder: Path, size: int, *arguments: str) -> Process:
+    """Start ``otel-connector``, whose files cannot be larger than `size` bytes."""
+    program = f"""
+import atexit, resource
+from otel_connector.__main__ import main
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+atexit.register(resource.setrlimit, resource.RLIMIT_FSIZE, limits)  # coverage writes its data after that
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, limits[1]))
+main()
+"""
+    # Python before 3.13 keeps bytecode that it could not write to the end
+    env = environment({"PYTHONDONTWRITEBYTECODE": "1"})
+    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    without = "" if sys.gettrace() is None else "uvloop"
+    return Program(["-c", program, *arguments], cwd=folder, env=env, without=without, text=True, **pipes)
+
+
 def finish(process: Process) -> Finished:
     """Wait until a program has exited."""
     out, error = process.communicate()
