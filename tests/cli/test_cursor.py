@@ -140,9 +140,13 @@ def test_a_fetch_that_continues_in_the_background_leaves_the_cursor_to_the_shell
 
 
 def test_a_job_that_starts_in_the_background_prints_lines(tmp_path: Path) -> None:
+    program = (
+        "from otel_connector.cli._fetch_view import FetchView; from otel_connector.__main__ import main\n"
+        "FetchView.__init__.__kwdefaults__['line_interval'] = 0.1; main()"
+    )
     with FaultServer() as server:
         server.script("/", [silent])
-        arguments = ["-m", "otel_connector", "fetch", server.url("/"), "--timeout", "600"]
+        arguments = ["-c", program, "fetch", server.url("/"), "--timeout", "600"]
         with on_terminal(tmp_path, arguments, environment(XTERM), job="bg") as terminal:
             terminal.read_until(rb"0/1 \(0 %\), 0/s")
             os.kill(terminal.job, signal.SIGKILL)

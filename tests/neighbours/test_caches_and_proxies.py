@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:aiohttp_client_cache"),
 ]
 
-BODY = json.dumps({"values": list(range(200_000))}).encode()
+BODY = json.dumps({"values": list(range(50_000))}).encode()
 ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "identity": bytes,
     "gzip": gzip.compress,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import sys
 from pathlib import Path
 
 import aiohttp
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from support import processes
+from support.forked import run_python
 from support.logs import Log
 
 from otel_connector import AsyncConnector
@@ -33,25 +31,23 @@ with trace.get_tracer("program").start_as_current_span("call") as span:
 """
 
 
-def ids_of_two_runs(**environment: str) -> list[list[str]]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+def ids_of_two_runs(folder: Path, **environment: str) -> list[list[str]]:
     none = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}
-    command = [sys.executable, "-W", "error", "-c", CONFIGURED]
-    runs = [processes.run(command, env={**clean, **none, **environment}, capture_output=True, text=True) for _ in "ab"]
+    runs = [run_python(["-W", "error", "-c", CONFIGURED], folder, **none, **environment) for _ in "ab"]
     assert [run.stderr for run in runs] == ["", ""]
     return [run.stdout.split() for run in runs]
 
 
-def test_a_seed_does_not_influence_the_ids_of_configure() -> None:
+def test_a_seed_does_not_influence_the_ids_of_configure(tmp_path: Path) -> None:
     """Nor do the ids influence what the program draws."""
-    first, second = ids_of_two_runs()
+    first, second = ids_of_two_runs(tmp_path)
     assert first[0] != second[0]
     assert first[1] == second[1] == str(random.Random(42).getrandbits(32))
 
 
-def test_the_operators_id_generator_is_used() -> None:
+def test_the_operators_id_generator_is_used(tmp_path: Path) -> None:
     """Set by OTEL_PYTHON_ID_GENERATOR, as the SDK documents; its own one is named ``random``."""
-    first, second = ids_of_two_runs(OTEL_PYTHON_ID_GENERATOR="random")
+    first, second = ids_of_two_runs(tmp_path, OTEL_PYTHON_ID_GENERATOR="random")
     assert first == second
 
 
