@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
-from support.command_line import Finished, run_here
+from support.command_line import Finished, run_here, start
 from support.logs import Log, call, rows
 from typer import Context
 
@@ -227,9 +226,9 @@ def test_a_list_in_a_file_is_checked_before_anything_is_requested(api: FaultServ
 
 def test_a_list_in_a_pipe_is_stopped_at_the_second_of_the_urls(api: FaultServer, tmp_path: Path) -> None:
     urls = f"{api.url('/f', key=1)}\n{api.url('/f', key=2)}\n"
-    command = [sys.executable, "-m", "otel_connector", "fetch", "-"]
-    done = subprocess.run(command, input=urls, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=60)
-    assert (done.returncode, "'key' differs, and is redacted" in done.stderr) == (2, True)
+    with start(tmp_path, "fetch", "-", stdin=subprocess.PIPE) as process:
+        _, error = process.communicate(urls)
+    assert (process.returncode, "'key' differs, and is redacted" in error) == (2, True)
     assert {request.query for request in api.requests} <= {"key=1"}
 
 

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from opentelemetry.instrumentation.utils import suppress_http_instrumentation, s
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.util import http
-from support import processes
+from support.forked import run_python
 from support.logs import Log
 from support.sdk import SDK, points
 from yarl import URL
@@ -678,10 +679,9 @@ print({HELPERS!r} in sys.modules)
     ("variable", "loaded"), [("UNRELATED", False), (SANITIZE, False), (REQUEST, True), (EXCLUDED, True)]
 )
 def test_the_package_of_contrib_is_loaded_only_if_a_variable_is_set(
-    variable: str, loaded: bool, monkeypatch: pytest.MonkeyPatch
+    variable: str, loaded: bool, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(variable, "x")
-    done = processes.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    done = run_python(["-c", PROGRAM], tmp_path, **{variable: "x"})
     assert done.stdout == f"{loaded}\n"
 
 
