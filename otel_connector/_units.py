@@ -98,9 +98,9 @@ def listed_files(names: Sequence[str], most: int | None = None) -> str:
     return f"{', '.join(names[:most])}{more}" or NONE
 
 
-def counted(number: int, noun: str) -> str:
-    """Format a count with its noun: ``1 file``, ``1,204 files``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Format a count with its noun: ``1 file``, ``1,204 files``. `plural` is needed if it has another end than "s"."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def _three_digits(value: float) -> str:

@@ -19,13 +19,14 @@ from typing import Protocol
 from otel_connector._after_fork import start_over_in_child
 from otel_connector._exit._before_exit import EXIT_TIMEOUT, finish_before_exit
 from otel_connector._record import RowCounts
+from otel_connector._units import counted
 
 _logger = logging.getLogger("otel_connector")
 
 _GATHERING = 0.01  # seconds in which rows are collected: waking the thread for each row would slow the calls down
 _IDLE = 1.0  # seconds after which a thread without work ends
 _BATCH = 1_000  # rows in one write of the thread
-_LOST = "%s: %d rows are lost, because the disk did not take them in time"
+_LOST = "%s: %s lost, because the disk did not take them in time"
 
 _without_thread: set[BackgroundRows] = set()  # kept alive: their rows are written at exit
 
@@ -103,7 +104,7 @@ class BackgroundRows:
     def finish(self, seconds: float) -> None:
         """Write the queued rows before the process ends."""
         if not self.flush(seconds) and (waiting := self.counts().waiting):
-            _logger.warning(_LOST, self._name, waiting)
+            _logger.warning(_LOST, self._name, counted(waiting, "row"))
 
     def close(self, seconds: float = EXIT_TIMEOUT) -> bool:
         """Write the queued rows and close the file, within `seconds`; True if no row is lost. Safe to call again."""
@@ -117,7 +118,7 @@ class BackgroundRows:
             self._no_gathering.set()
             self._state.notify_all()
         if queued:
-            _logger.warning(_LOST, self._name, queued)
+            _logger.warning(_LOST, self._name, counted(queued, "row"))
         if not hangs:  # otherwise the thread closes it, if its write ever ends
             complete = self._rows.close() and complete
         return complete

@@ -67,6 +67,7 @@ from otel_connector._csv._options import LogOptions
 from otel_connector._guard import pass_on
 from otel_connector._log_throttle import LogThrottle
 from otel_connector._record import RowCounts
+from otel_connector._units import counted
 
 _logger = logging.getLogger("otel_connector")
 
@@ -320,7 +321,7 @@ class RowWriter:
     def _warn(self) -> None:
         """Log the last failure, without the lock, because a log handler may do anything."""
         error, self._failure = self._failure, None
-        throttle, what = self._throttle, f"written, {self.counts().waiting} rows wait"
+        throttle, what = self._throttle, f"written, {counted(self.counts().waiting, 'row')} waiting"
         if isinstance(error, NotRotated):
             throttle, what = self._rotations, "rotated, its rows go on into the old file"
         if error is None or (suffix := throttle.admit(self._monotonic())) is None:
@@ -328,7 +329,7 @@ class RowWriter:
         self._log_warning("%s cannot be %s: %s%s", what, error, suffix)
 
     def _log_lost(self, rows: int) -> None:
-        self._log_warning("%s: %d rows are lost, because the disk refused them", rows)
+        self._log_warning("%s: %s lost, because the disk refused them", counted(rows, "row"))
 
     def _log_warning(self, message: str, *arguments: object) -> None:
         """Log a line that begins with the path."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
-from otel_connector._units import duration
+from otel_connector._units import counted, duration
 from otel_connector.cli._collector import select_collector
 from otel_connector.cli._continue_command import review_command
 from otel_connector.cli._demo import DEFAULT_CALLS, Demo, DemoReport, DemoSummary
@@ -92,11 +92,12 @@ def demo(
             report = run.report()
             _show_summary(console, report.summary)
             but = "" if report.rows == report.started else "BUT "
-            counts = f"{report.started} calls started, {but}{report.rows} rows written, {report.retries} retries."
+            started, rows = counted(report.started, "call"), counted(report.rows, "row")
+            counts = f"{started} started, {but}{rows} written, {counted(report.retries, 'retry', 'retries')}."
             print_lines(console, f"{counts} The log: {log.absolute()}")
     except (asyncio.CancelledError, Stopped):
-        counts = f"{run.stats().calls_started} calls started, {run.stats().rows_written} rows written"
-        print_lines(console, f"Stopped: {counts} to {log.absolute()}")
+        started, rows = counted(run.stats().calls_started, "call"), counted(run.stats().rows_written, "row")
+        print_lines(console, f"Stopped: {started} started, {rows} written to {log.absolute()}")
         raise typer.Exit(signals.exit_code) from None
     lost: tuple[str, ...] = ()
     if telemetry is None:

@@ -105,9 +105,10 @@ def resumed_line(found: Resumed, project: str, most: int | None = None) -> str:
     """Return how much of the list the log contains, for a fetch that is resumed, and the names of `most` files."""
     files = listed_files(found.files, most)
     if found.rows and not found.of_project:
-        return f"The log has {found.rows:,} rows, but none of the project {project!r}: no URL is skipped; read: {files}"
-    counts = f"The log has {found.of_project:,} rows of the project {project!r}; URLs with a success: {found.done:,}"
-    return f"{counts}; read: {files}"
+        rows = counted(found.rows, "row")
+        return f"The log has {rows}, but none of the project {project!r}: no URL is skipped; read: {files}"
+    rows = counted(found.of_project, "row")
+    return f"The log has {rows} of the project {project!r}; URLs with a success: {found.done:,}; read: {files}"
 
 
 def result_line(now: Progress) -> str:
@@ -139,7 +140,7 @@ def _figures(now: Progress) -> list[tuple[str, str]]:
         (rate(now.rate) if now.rate else "0/s", ""),
         (f"{now.succeeded:,} ok", "green"),
         (f"{now.failed:,} failed", "red" if now.failed else ""),
-        (f"{now.retries:,} {'retry' if now.retries == 1 else 'retries'}", ""),
+        (counted(now.retries, "retry", "retries"), ""),
         (f"{now.active:,} in flight", ""),
     ]
     if now.paused:

@@ -18,6 +18,7 @@ from otel_connector._arguments import checked_seconds, checked_text
 from otel_connector._redact import Redactor
 from otel_connector._replay import _replay as replays
 from otel_connector._telemetry._export_problem import origin_of
+from otel_connector._units import counted
 from otel_connector.cli import _call_filters as filters
 from otel_connector.cli import _redact_options as redacting
 from otel_connector.cli._collector import select_collector
@@ -144,7 +145,9 @@ def _run_with_progress(run: replays.Replay, to: str) -> None:
     with progress_bar(tolerant_console(sys.stderr)) as progress:
         task = progress.add_task(f"to {to}", total=None)
         for now in run.run():
-            progress.update(task, completed=now.done, total=now.size, description=f"{now.sent:,} spans to {to}")
+            progress.update(
+                task, completed=now.done, total=now.size, description=f"{counted(now.sent, 'span')} to {to}"
+            )
 
 
 def _show_result(replayed: replays.Replayed, to: str) -> None:

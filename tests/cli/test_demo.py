@@ -68,6 +68,12 @@ def class_of(row: CallRecord) -> str:
     return row.error.split(":")[0]
 
 
+def test_one_call_is_counted_in_the_singular(tmp_path: Path) -> None:
+    code, out, _ = run_here(tmp_path, "demo", "--calls", "1", "--no-otlp")
+    assert code == 0
+    assert re.search(r"^1 call started, 1 row written, (0 retries|1 retry|\d+ retries)\. ", out, re.MULTILINE)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Run the demo once in a new folder; return its log and its output."""

@@ -441,7 +441,8 @@ def test_rows_that_still_wait_when_the_file_is_closed_are_logged_as_lost(
     for _ in range(2):
         exporter.shutdown()
     lines = [line for line in caplog.messages if "lost" in line]
-    assert lines == [f"{file}: {lost} rows are lost, because the disk refused them"]
+    rows = "1 row" if lost == 1 else "2 rows"
+    assert lines == [f"{file}: {rows} lost, because the disk refused them"]
     assert exporter.counts().lost == (name == "logs.csv")
 
 

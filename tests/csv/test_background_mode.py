@@ -174,7 +174,7 @@ def test_rows_that_a_hanging_disk_does_not_take_in_time_are_logged_as_lost(
     rows = rows_of(disk)
     make_thread_hang(rows, disk)
     rows.finish(0.0)
-    assert caplog.messages == ["logs.csv: 1 rows are lost, because the disk did not take them in time"]
+    assert caplog.messages == ["logs.csv: 1 row lost, because the disk did not take them in time"]
     disk.open.set()
     assert rows.close()
     rows.finish(0.0)
@@ -189,9 +189,9 @@ def test_queued_rows_that_a_hanging_disk_does_not_take_before_the_end_are_logged
     rows.write([row(1), row(2)])
     for _ in range(2):
         assert not rows.close(0.0)
-    assert caplog.messages == ["logs.csv: 2 rows are lost, because the disk did not take them in time"]
+    assert caplog.messages == ["logs.csv: 2 rows lost, because the disk did not take them in time"]
     rows.finish(0.0)  # the process ends: the row that is being written is lost, too
-    assert caplog.messages[1:] == ["logs.csv: 1 rows are lost, because the disk did not take them in time"]
+    assert caplog.messages[1:] == ["logs.csv: 1 row lost, because the disk did not take them in time"]
     disk.open.set()
     rows.finish(5.0)
     assert len(caplog.messages) == 2

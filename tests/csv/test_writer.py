@@ -1260,7 +1260,7 @@ def test_rows_lost_at_exit_are_logged(path: Path, caplog: pytest.LogCaptureFixtu
     with full_disk(writer):
         assert not writer.write([row(1)])
         writer.finish(1.0)
-    assert f"{path}: 1 rows are lost, because the disk refused them" in caplog.text
+    assert f"{path}: 1 row lost, because the disk refused them" in caplog.text
     writer.finish(1.0)
     assert path.read_bytes() == HEADER + row(1)
 

@@ -222,7 +222,7 @@ asyncio.run(calls(connector))
     assert ended == 0
     written = len(projects(tmp_path / "logs.csv"))
     assert 0 < written < CALLS
-    assert f"{CALLS - written} rows are lost, because the disk refused them" in stderr_text
+    assert f"{CALLS - written} rows lost, because the disk refused them" in stderr_text
 
 
 @both_modes
