@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 
 import aiohttp
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
@@ -64,9 +65,12 @@ def at_least_one(text: str) -> int:
     return number
 
 
-def interrupted(*_: object) -> None:
-    """Raise KeyboardInterrupt, so that the other programs are ended, too."""
-    raise KeyboardInterrupt
+def interrupted(number: int, frame: FrameType | None) -> None:
+    """Do as Ctrl-C does, so that the other programs are ended, too. `asyncio.run` cancels its task then."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):  # ignored, as in the background of a script
+        raise KeyboardInterrupt
+    handler(number, frame)
 
 
 def main() -> None:

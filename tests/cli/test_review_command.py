@@ -566,15 +566,12 @@ def test_a_report_is_written_and_named_in_the_output(report_of_three_logs: Writt
     assert "<svg" in (folder / "n-rate.svg").read_text(encoding="utf-8")
 
 
-def test_reports_and_pictures_are_as_private_as_the_logs(
+def test_reports_and_pictures_are_as_private_as_the_logs_and_follow_links(
     pictures_of_one_log: Written, report_of_three_logs: Written
 ) -> None:
     assert set(pictures_of_one_log.modes.values()) == {oct(0o640)}
     assert set(report_of_three_logs.modes.values()) == {oct(0o600)}, "also of files that existed"
     assert len(report_of_three_logs.modes) == CHARTS + 1
-
-
-def test_a_report_follows_a_link(report_of_three_logs: Written) -> None:
     assert (report_of_three_logs.folder / "r.html").is_symlink()
     assert "<h1>" in (report_of_three_logs.folder / "real.html").read_text(encoding="utf-8")
 
