@@ -170,7 +170,7 @@ WRONG: dict[str, dict[str, dict[str, str]]] = {
         "--service-name": {"": "--service-name must not be empty"},
         "--checkpoint": {
             **new_file("--checkpoint", "no/x"),
-            "loop": f"--checkpoint: loop: {LOOP}",
+            "loop": f"--checkpoint: loop: a symbolic link to loop: {LOOP}",
             "other.csv": "--checkpoint: other.csv: not a checkpoint of a replay; delete it, or name another file",
         },
     },
