@@ -154,6 +154,7 @@ class AttemptRecord(NamedTuple):
             the call was cancelled during the attempt; empty if the attempt succeeded.
         status: HTTP status of its response; None if it had none.
         error_type: Qualified class name of its error, or the status as text; empty if it succeeded or was cancelled.
+        retry_after: Seconds of the server's ``Retry-After``, if `wait` is due to it; None if it is due to the backoff.
     """
 
     call_id: str
@@ -165,6 +166,7 @@ class AttemptRecord(NamedTuple):
     reason: str
     status: int | None
     error_type: str
+    retry_after: float | None = None
 
 
 ATTEMPT_COLUMNS: tuple[str, ...] = AttemptRecord._fields

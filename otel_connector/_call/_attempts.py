@@ -51,10 +51,21 @@ class AttemptHistory:
         self._failure: Attempt | None = None  # its failure, until it is complete
         self._failed_at = self._suspended = 0
         self._queue_since: int | None = None
+        self._retry_after: float | None = None
 
-    def failed(self, failure: Attempt, now: int, suspended: float, host: Host | None) -> None:
-        """Note that an attempt failed, in which redirects waited for `suspended` seconds, and which `host` answered."""
-        self.retry, self.host = None, host
+    def failed(
+        self, failure: Attempt, now: int, suspended: float, host: Host | None, retry_after: float | None
+    ) -> None:
+        """Note that an attempt failed.
+
+        Args:
+            failure: The attempt.
+            now: Its end.
+            suspended: Seconds that redirects waited during it.
+            host: Who answered it.
+            retry_after: Seconds of its ``Retry-After``.
+        """
+        self.retry, self.host, self._retry_after = None, host, retry_after or None
         self._failure, self._failed_at, self._suspended = failure, now, self._within_attempt(suspended, now)
 
     def queues(self, now: int) -> None:
@@ -89,18 +100,26 @@ class AttemptHistory:
 
     def _complete(self, now: int) -> bool:
         """Add the record of the attempt that failed; False if none has, since the last one began."""
-        failure, ended, queue, wait = self._failure, now, self._suspended, None
+        failure, ended, queue, wait, asked = self._failure, now, self._suspended, None, None
         if failure is None:
             return False
         if failure.wait is not None:
             queue_since = now if self._queue_since is None else self._queue_since
             ended, wait, queue = self._failed_at, queue_since - self._failed_at, queue + now - queue_since
+            asked = self._retry_after
             self.retry = Retry(failure.reason, wait / 1e6, (now - queue_since) / 1e6)
-        self._add(ended, queue, wait, (failure.number, failure.reason, failure.status, failure.error_type))
+        self._add(ended, queue, wait, (failure.number, failure.reason, failure.status, failure.error_type), asked)
         self._failure = self._queue_since = None
         return True
 
-    def _add(self, ended: int, queue: int, wait: int | None, outcome: tuple[int, str, int | None, str]) -> None:
+    def _add(
+        self,
+        ended: int,
+        queue: int,
+        wait: int | None,
+        outcome: tuple[int, str, int | None, str],
+        retry_after: float | None = None,
+    ) -> None:
         number, reason, status, error_type = outcome
         record = AttemptRecord(
             self._call_id,
@@ -112,6 +131,7 @@ class AttemptHistory:
             reason,
             status,
             error_type,
+            retry_after,
         )
         self.records.append(record)
         if error_type:

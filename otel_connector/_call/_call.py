@@ -373,7 +373,7 @@ class Call:
         )
         self._last_failure, self._reason = failed.error, failed.reason
         self._history = self._history or AttemptHistory(failed.call_id, self._started_us)
-        self._history.failed(failed, self._unix_us(now_ns), permit.suspended, host)
+        self._history.failed(failed, self._unix_us(now_ns), permit.suspended, host, getattr(error, "retry_after", None))
         if refused:
             raise RetryBudgetExhausted(f"the retry budget of {self._host} is exhausted: {error}") from error
         if wait is not None:

@@ -130,10 +130,11 @@ def decode_row(cells: Sequence[str]) -> CallRecord:
 
 def encode_attempt(record: AttemptRecord) -> bytes:
     """Return the line of an attempt, with its line end. Numbers and texts are written as those of a call."""
-    call_id, number, t, duration, queue, wait, reason, status, error_type = record
+    call_id, number, t, duration, queue, wait, reason, status, error_type, retry_after = record
     return (
         f"{cell(call_id)},{number:d},{t:.6f},{duration:.6f},{queue:.6f},{'' if wait is None else f'{wait:.6f}'},"
-        f"{cell(reason)},{'' if status is None else status},{cell(error_type)}\n"
+        f"{cell(reason)},{'' if status is None else status},{cell(error_type)},"
+        f"{'' if retry_after is None else f'{retry_after:.6f}'}\n"
     ).encode()
 
 
@@ -144,7 +145,7 @@ def decode_attempt(cells: Sequence[str]) -> AttemptRecord:
         ValueError: As for `decode_row`.
     """
     _check_cells(cells, ATTEMPT_COLUMNS)
-    call_id, number, t, duration, queue, wait, reason, status, error_type = cells
+    call_id, number, t, duration, queue, wait, reason, status, error_type, retry_after = cells
     if not (reason or status or error_type):
         raise ValueError("reason, status and error_type are all empty: an attempt that succeeded has a status")
     return AttemptRecord(
@@ -157,6 +158,7 @@ def decode_attempt(cells: Sequence[str]) -> AttemptRecord:
         reason=_unguarded(reason),
         status=_number("status", status, int, _LARGEST_STATUS) if status else None,
         error_type=_unguarded(error_type),
+        retry_after=_number("retry_after", retry_after, float, LONGEST) if retry_after else None,
     )
 
 

@@ -78,6 +78,8 @@ def event_attributes(attempt: AttemptRecord) -> dict[str, AttributeValue]:
         attributes[_names.ATTEMPT_QUEUE] = attempt.queue
     if attempt.wait is not None:
         attributes[_names.ATTEMPT_WAIT] = attempt.wait
+    if attempt.retry_after is not None:
+        attributes[_names.ATTEMPT_RETRY_AFTER] = attempt.retry_after
     return attributes
 
 

@@ -41,6 +41,7 @@ ATTEMPT_START: Final = ATTEMPT_EVENT + ".start"
 ATTEMPT_DURATION: Final = ATTEMPT_EVENT + ".duration"
 ATTEMPT_QUEUE: Final = ATTEMPT_EVENT + ".queue"
 ATTEMPT_WAIT: Final = ATTEMPT_EVENT + ".wait"
+ATTEMPT_RETRY_AFTER: Final = ATTEMPT_EVENT + ".retry_after"
 ATTEMPT_REASON: Final = ATTEMPT_EVENT + ".reason"
 
 RETRY_REASON: Final = FIELD_PREFIX + "retry.reason"
@@ -171,6 +172,7 @@ EVENT_ATTRIBUTES: Final = (
     Attribute(ATTEMPT_REASON, "string", "", "always: the reason of the retry, or of the failure, e.g. status_503"),
     Attribute(ATTEMPT_QUEUE, "double", "s", "its redirects, or the next attempt after the wait, waited for a permit"),
     Attribute(ATTEMPT_WAIT, "double", "s", "another attempt follows, or was to follow; without queue"),
+    Attribute(ATTEMPT_RETRY_AFTER, "double", "s", "the wait is that of the server's Retry-After"),
     _STATUS_CODE,
     Attribute(ERROR_TYPE, "string", "", "always: the status, or the exception's qualified class name", CONVENTIONS),
 )

@@ -98,10 +98,15 @@ def as_markdown(summary: Summary, verdict: Verdict, wording: Wording = UTC) -> s
         lines += ["", *markdown_table(("Slowest", "Error", "Endpoint", "URL", "call_id"), slow, texts=(1, 2, 3, 4))]
     if summary.retries and summary.retries.lost:
         lost = (
-            (each.reason, each.host, f"{each.attempts:,}", *map(duration, (each.failing, each.waiting, each.queued)))
+            (
+                each.reason,
+                each.host,
+                f"{each.attempts:,}",
+                *map(duration, (each.failing, each.waiting, each.asked, each.queued)),
+            )
             for each in summary.retries.lost
         )
-        names = ("Lost time", "Host", "Failed attempts", "In attempts", "Waiting", "Queued")
+        names = ("Lost time", "Host", "Failed attempts", "In attempts", "Back-off", "Retry-After", "Queued")
         lines += ["", *markdown_table(names, lost, texts=(0, 1))]
     for file in summary.files:
         if file.problem or file.damaged:

@@ -23,6 +23,7 @@ from otel_connector.review._load import DIALECT, URL_ID, Calls
 
 _logger = logging.getLogger("otel_connector")
 
+_NUMBERS = ("t", "duration", "queue", "wait", "retry_after")
 _INTERVALS = 24  # of the period, for the retries over time
 
 
@@ -35,7 +36,8 @@ class LostTime:
         host: The host and port.
         attempts: The number of failed attempts.
         failing: Seconds of these attempts. Of timeouts, this is the time that was waited for a response.
-        waiting: Seconds of waits after them: back-off, or that of ``Retry-After``.
+        waiting: Seconds of waits after them: back-off.
+        asked: Seconds of the other waits after them, for which the server asked with ``Retry-After``.
         queued: Seconds in a queue after them: for a paused host, a limiter or a connection.
     """
 
@@ -44,12 +46,13 @@ class LostTime:
     attempts: int
     failing: float
     waiting: float
+    asked: float
     queued: float
 
     @property
     def seconds(self) -> float:
         """All seconds that were lost."""
-        return self.failing + self.waiting + self.queued
+        return self.failing + self.waiting + self.asked + self.queued
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,17 +124,19 @@ def read_retries(calls: Calls, start: datetime | None, end: datetime | None, top
     if not links:
         return None
     columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in ATTEMPT_COLUMNS)
-    numbers = ", ".join(f"TRY_CAST({name} AS DOUBLE) AS {name}" for name in ("t", "duration", "queue", "wait"))
+    numbers = ", ".join(f"TRY_CAST({name} AS DOUBLE) AS {name}" for name in _NUMBERS)
     calls.rows(
         f"""CREATE OR REPLACE TEMP TABLE attempts AS
         SELECT attempt.*, host, success, {URL_ID} AS url_id FROM (
             SELECT call_id, TRY_CAST(number AS INTEGER) AS number, {numbers}, coalesce(reason, '') AS reason
-            FROM read_csv([{", ".join(map(quoted, links))}], columns={{{columns}}}, {DIALECT}, ignore_errors=true)
+            FROM read_csv([{", ".join(map(quoted, links))}], columns={{{columns}}}, {DIALECT},
+                ignore_errors=true, null_padding=true)
             WHERE t IS NOT NULL AND number IS NOT NULL
         ) AS attempt JOIN calls USING (call_id)"""
     )
     lost = calls.rows(
-        "SELECT reason, host, count(*), sum(duration), coalesce(sum(wait), 0), sum(queue) FROM attempts "
+        "SELECT reason, host, count(*), sum(duration), coalesce(sum(wait) FILTER (WHERE retry_after IS NULL), 0), "
+        "coalesce(sum(wait) FILTER (WHERE retry_after IS NOT NULL), 0), sum(queue) FROM attempts "
         "WHERE reason <> '' GROUP BY 1, 2 ORDER BY sum(duration + coalesce(wait, 0) + queue) DESC, 1, 2"
     )
     tries = calls.rows(
@@ -149,8 +154,10 @@ def read_retries(calls: Calls, start: datetime | None, end: datetime | None, top
     return Retries(
         files=tuple(files),
         lost=tuple(
-            LostTime(reason=reason, host=host, attempts=number, failing=failing, waiting=waiting, queued=queued)
-            for reason, host, number, failing, waiting, queued in lost[:top]
+            LostTime(
+                reason=row[0], host=row[1], attempts=row[2], failing=row[3], waiting=row[4], asked=row[5], queued=row[6]
+            )
+            for row in lost[:top]
         ),
         more_lost=len(lost[top:]),
         tries=tuple(Tries(attempts=most, succeeded=good, failed=bad) for most, good, bad in tries),

@@ -329,12 +329,12 @@ class _Sections:
         return table(columns, rows, caption="Errors by class, with an example of each")
 
     def _lost_time(self, found: Retries) -> Iterator[str]:
-        names = ("Failed attempts", "In attempts", "Waiting", "Queued", "Together")
+        names = ("Failed attempts", "In attempts", "Back-off", "Retry-After", "Queued", "Together")
         columns = (Column("Reason"), Column("Host"), *(Column(name, number=True) for name in names))
         lost = (
             (
                 *(words(each.reason), words(each.host), _number(each.attempts)),
-                *map(_seconds, (each.failing, each.waiting, each.queued, each.seconds)),
+                *map(_seconds, (each.failing, each.waiting, each.asked, each.queued, each.seconds)),
             )
             for each in found.lost
         )

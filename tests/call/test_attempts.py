@@ -51,10 +51,10 @@ async def test_a_row_per_attempt_that_failed_or_followed_a_failed_one(
 
     call = log.only()
     assert log.path.with_suffix(".attempts.csv").read_text() == (
-        "call_id,number,t,duration,queue,wait,reason,status,error_type\n"
-        f"{call.call_id},1,1700000000.000000,0.000000,0.000000,1.000000,status_503,503,503\n"
-        f"{call.call_id},2,1700000001.000000,0.000000,0.000000,7.000000,status_429,429,429\n"
-        f"{call.call_id},3,1700000008.000000,0.000000,0.000000,,,200,\n"
+        "call_id,number,t,duration,queue,wait,reason,status,error_type,retry_after\n"
+        f"{call.call_id},1,1700000000.000000,0.000000,0.000000,1.000000,status_503,503,503,\n"
+        f"{call.call_id},2,1700000001.000000,0.000000,0.000000,7.000000,status_429,429,429,7.000000\n"
+        f"{call.call_id},3,1700000008.000000,0.000000,0.000000,,,200,,\n"
     )
     assert_add_up(log.attempts(), call)
 
@@ -84,7 +84,10 @@ async def test_the_rows_of_each_outcome_add_up_and_are_the_events(
 def as_event(attempt: AttemptRecord) -> dict[str, Any]:
     """Return the attributes of the event of an attempt."""
     prefix = "otel_connector.attempt."
-    about = {prefix + name: getattr(attempt, name) for name in ("number", "duration", "queue", "wait", "reason")}
+    about = {
+        prefix + name: getattr(attempt, name)
+        for name in ("number", "duration", "queue", "wait", "reason", "retry_after")
+    }
     about |= {prefix + "start": attempt.t, "http.response.status_code": attempt.status}
     absent = {prefix + "queue"} if not attempt.queue else set[str]()
     return {

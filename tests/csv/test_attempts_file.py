@@ -103,6 +103,7 @@ def assert_two_for_each_row(log: Log, attempts: Iterable[AttemptRecord] | None =
         wait=st.none() | st.integers(0, 10**6).map(lambda each: each / 4),
         reason=st.sampled_from(["", "status_503", "connection"]),
         status=st.integers(100, 999),
+        retry_after=st.none() | st.integers(1, 10**6).map(lambda each: each / 4),
         error_type=st.sampled_from([each for each in NASTY if len(each) < 100 and each.isprintable()]),
     )
 )
@@ -119,6 +120,7 @@ def test_every_encoded_attempt_is_decoded_unchanged(record: AttemptRecord) -> No
         ({"number": "x"}, "number must be a number, not 'x'"),
         ({"duration": "-1"}, "duration must be from 0"),
         ({"wait": "soon"}, "wait must be a number, not 'soon'"),
+        ({"retry_after": "soon"}, "retry_after must be a number, not 'soon'"),
         ({"status": "1e999"}, "status must be a number"),
         ({"t": "nan"}, "t must be from 0"),
         ({"number": "0"}, "number must be from 1 to 2147483647, not 0"),
@@ -133,7 +135,7 @@ def test_a_cell_that_is_not_a_value_of_its_column_is_named(changed: dict[str, st
 
 
 def test_a_row_of_a_call_is_not_a_row_of_an_attempt() -> None:
-    with pytest.raises(ValueError, match="a row has 9 cells, this one has 10"):
+    with pytest.raises(ValueError, match="number must be a number, not ''"):
         read_row(CALLS.encode(BLANK)[:-1], ATTEMPTS)
 
 
@@ -563,7 +565,7 @@ def test_check_reports_and_repairs_the_attempts_with_their_log(tmp_path: Path) -
     ("content", "code", "words"),
     [
         (encode_attempt(ATTEMPT), 1, "the header is missing; the line itself is a whole row"),
-        (ATTEMPTS.header + CALLS.encode(BLANK), 1, "a row has 9 cells, this one has 10"),
+        (ATTEMPTS.header + CALLS.encode(BLANK), 1, "number must be a number, not ''"),
         (ATTEMPTS.header.replace(b"\n", b"\r\n"), 1, "ALTERED"),
         (ATTEMPTS.header * 2, 1, "the line is a header: files were joined"),
         (ATTEMPTS.header + encode_attempt(ATTEMPT).replace(b"0.500000", b"0.5"), 1, "altered lines: 1"),

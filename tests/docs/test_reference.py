@@ -40,7 +40,7 @@ from otel_connector._telemetry._names import (
     TEMPLATE_ATTRIBUTE,
     Attribute,
 )
-from otel_connector.testing import FakeClock, FaultServer, ok, redirect, respond
+from otel_connector.testing import FakeClock, FaultServer, ok, redirect, respond, retry_after
 
 OTLP = {str: "string", bool: "boolean", int: "int", float: "double", tuple: "string[]"}
 HEADERS = re.compile(r"(http\.(?:request|response)\.header\.)\w+")
@@ -92,7 +92,7 @@ class SlowLimiter:
 async def make_calls_of_all_kinds(server: FaultServer, sdk: SDK, log: Log, *, attempt_spans: bool) -> AsyncConnector:
     """Make calls that succeed, queue, are retried, are redirected and fail, so that each attribute is set by one."""
     server.script("/ok", ok)
-    server.script("/flaky", [503, ok])
+    server.script("/flaky", [retry_after(1, status=500), ok])
     server.script("/gone", 404)
     server.script("/away", redirect("/ok"))
     server.script("/moved", respond(303, headers=[("Location", "/gone"), ("Retry-After", "1")]))

@@ -19,14 +19,15 @@ from otel_connector.review._points import points
 A, B = "https://a.example/x", "https://b.example/x"
 
 
-def attempts(*rows: tuple[int, int, float, float, float, str, str]) -> str:
+def attempts(*rows: tuple[int, int, float, float, float, str, str], retry_after: str = "") -> str:
     """Return an attempts log. A row has call, number, duration, queue, wait, reason, status."""
     lines = [",".join(ATTEMPT_COLUMNS)]
     for number, attempt, duration, queue, wait, reason, status in rows:
         name = f"{number + 1:032x}-{number + 1:016x}"
         t = START + number + attempt / 10
         waited = f"{wait:.6f}" if wait else ""
-        lines.append(f"{name},{attempt},{t:.6f},{duration:.6f},{queue:.6f},{waited},{reason},{status},{status}")
+        texts = f"{waited},{reason},{status},{status},{retry_after if wait else ''}"
+        lines.append(f"{name},{attempt},{t:.6f},{duration:.6f},{queue:.6f},{texts}")
     return "\n".join(lines) + "\n"
 
 
@@ -70,6 +71,32 @@ def test_lost_time_by_reason_and_host_and_calls_by_number_of_attempts(log: Path)
     assert [each.retries for each in found.over_time] == [4, *[0] * 21, 1, 0]
     assert limited is not None
     assert (len(limited.lost), limited.more_lost) == (1, 1)
+
+
+def test_waits_for_which_the_server_asked_are_apart_from_back_off(log: Path) -> None:
+    asked = attempts(
+        (0, 1, 0.5, 0.0, 7.0, "status_503", "503"), (0, 2, 0.1, 0.0, 0.0, "", "200"), retry_after="7.000000"
+    )
+    back_off = attempts((1, 1, 0.5, 2.0, 1.0, "status_503", "503"), (1, 2, 0.1, 0.0, 0.0, "", "200")).partition("\n")[2]
+    log.with_name("logs.attempts.csv").write_text(asked + back_off, encoding="utf-8")
+    with review.load(log) as calls:
+        found = review.summarize(calls).retries
+    assert found is not None
+    (lost,) = found.lost
+    assert (lost.reason, lost.failing, lost.waiting, lost.asked, lost.queued, lost.seconds) == (
+        *("status_503", 1.0, 1.0, 7.0, 2.0),
+        11.0,
+    )
+
+
+def test_rows_without_the_last_column_are_read(log: Path) -> None:
+    """Development versions wrote nine columns."""
+    path = log.with_name("logs.attempts.csv")
+    path.write_text("".join(line.rpartition(",")[0] + "\n" for line in path.read_text().splitlines()), encoding="utf-8")
+    with review.load(log) as calls:
+        found = review.summarize(calls).retries
+    assert found is not None
+    assert [(each.waiting, each.asked) for each in found.lost] == [(3.0, 0.0), (2.0, 0.0)]
 
 
 def test_only_the_attempts_of_the_selected_calls_count(log: Path) -> None:
@@ -140,6 +167,7 @@ def test_compressed_attempts_logs_are_read(parts: bool, log: Path, tmp_path: Pat
         (".gz", gzip.compress(b"x" * 99), [], "not a log: its first line is 'xxx"),
         (".gz", None, ["--max-unpacked-bytes", "500"], "more bytes after decompression than --max-unpacked-bytes"),
     ],
+    ids=["zstd", "another file", "too large"],
 )
 def test_an_attempts_log_that_cannot_be_read_is_left_out_with_one_line(
     suffix: str,
@@ -168,7 +196,7 @@ def test_the_outputs_have_the_lost_time(log: Path, tmp_path: Path) -> None:
     retries: Any = json.loads(run_here(tmp_path, "review", "logs.csv", "--json").out)["retries"]
     assert (retries["seconds"], retries["lost"][0]["seconds"]) == (28.0, 23.0)
     assert (
-        "| timeout | b.example | 4 | 20.0 s | 3.00 s | 0 s |"
+        "| timeout | b.example | 4 | 20.0 s | 3.00 s | 0 s | 0 s |"
         in run_here(tmp_path, "review", "logs.csv", "--markdown").out
     )
     run_here(tmp_path, "review", "logs.csv", "--html", "r.html")

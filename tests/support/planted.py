@@ -254,6 +254,7 @@ def attempt(
         reason=reason,
         status=status,
         error_type=str(status) if reason else "",
+        retry_after=wait if status == 429 else None,
     )
 
 

@@ -72,6 +72,7 @@ async def test_failed_attempts_are_span_events_in_order(
             "otel_connector.attempt.duration": 0.0,
             "otel_connector.attempt.reason": "status_429",
             "otel_connector.attempt.wait": 7.0,
+            "otel_connector.attempt.retry_after": 7.0,
             "http.response.status_code": 429,
             "error.type": "429",
         },
