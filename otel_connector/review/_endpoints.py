@@ -25,11 +25,15 @@ OTHER = "other"
 MOST_ENDPOINTS = 50
 """The number of names, with `OTHER`."""
 
-URL_PATH = "substr(split_part(split_part(url, '?', 1), '#', 1), instr(url, '://') + 3 + length(authority)) AS url_path"
-"""SQL for the path of ``url``; needs ``authority``."""
+LOCATION = (
+    """CASE WHEN contains(url, '#') THEN regexp_extract(url, '^[^?#]*') ELSE split_part(url, '?', 1) END AS location""",
+    "CASE WHEN contains(location, '://') THEN split_part(location, '/', 3) ELSE '' END AS authority",
+    """CASE WHEN contains(authority, '@') THEN regexp_extract(authority, '[^@]*$') ELSE authority END AS host,
+        substr(location, instr(location, '://') + 3 + length(authority)) AS url_path""",
+)
+"""SQL for ``host`` (with the port) and ``url_path`` of ``url``, in steps, each of which needs the one before it."""
 
 _VALUE = "{id}"
-_MARK = "\x01"
 
 # What a segment begins with that is surely a value. A suffix is kept: /items/7.json, /items/7:archive
 _SURE = r"(?:\d|[0-9a-fA-F-]{16}|(?:[^/0-9]*\d){4})"
@@ -63,12 +67,12 @@ _Rules = dict[str, set[str]]
 
 
 def path_sql() -> str:
-    """Return SQL for host and path without the values that are sure; needs ``authority``, ``host`` and `URL_PATH`."""
+    """Return SQL for ``path``: host and path without the values that are sure; needs the steps of `LOCATION`."""
     first = "split_part(url_path, '/', 2)"
     rest = _without_values(f"substr(url_path, 2 + length({first}))")
-    return f"""CASE WHEN authority = '' THEN '' WHEN url_path IN ('', '/') THEN host || '/'
-        WHEN url_path[2] BETWEEN '0' AND '9' AND regexp_matches(url_path, '{_VERSION}')
-        THEN host || '/' || {first} || {rest} ELSE host || {_without_values("url_path")} END"""
+    return f"""CASE WHEN host = '' THEN '' WHEN url_path IN ('', '/') THEN host || '/'
+        WHEN url_path >= '/0' AND url_path < '/:' AND regexp_matches(url_path, '{_VERSION}')
+        THEN host || '/' || {first} || {rest} ELSE host || {_without_values("url_path")} END AS path"""
 
 
 def _without_values(path: str) -> str:
@@ -107,8 +111,8 @@ class Endpoints:
         self._names = _most_important(totals)
 
     @property
-    def sql(self) -> str:
-        """SQL for ``applied`` (of no further use) and ``endpoint``; needs ``path``, which is `path_sql`."""
+    def sql(self) -> list[str]:
+        """SQL for ``endpoint``, in steps as those of `LOCATION`; needs ``path``, which is `path_sql`."""
         return _sql(self._names, self._rules)
 
     def of(self, path: str) -> str:
@@ -177,24 +181,25 @@ def _most_important(totals: dict[str, list[float]]) -> list[str]:
     return sorted(shares, key=lambda name: (-shares[name], name))[: MOST_ENDPOINTS - 1]
 
 
-def _sql(names: list[str], rules: _Rules) -> str:
+def _sql(names: list[str], rules: _Rules) -> list[str]:
     """Return SQL that applies the rules to ``path``, from the left to the right, and looks up the result."""
     by_depth = defaultdict[int, _Rules](dict)
     for path in sorted(rules):
         if any(name.startswith(f"{path}/{_VALUE}") for name in names):
             by_depth[path.count("/")][path] = rules[path]
-    applied = "path"
-    for _, at_depth in sorted(by_depth.items()):
-        own = "|".join(f"{re.escape(path)}/(?:{_either(own)})" for path, own in at_depth.items() if own)
-        if own:  # marked, so that the next expression does not match them
-            applied = rf"regexp_replace({applied}, {quoted(f'^({own})(/|$)')}, '\1{_MARK}\2')"
-        values = f"^((?:{_either(at_depth)})/)[^/{_MARK}]+(/|$)"
-        applied = rf"regexp_replace({applied}, {quoted(values)}, '\1{_VALUE}\2')"
-        applied = f"replace({applied}, '{_MARK}', '')" if own else applied
-    known = f"IN ({', '.join(map(quoted, ['', *names]))})"
-    # Most paths are names already, and need no expressions
-    applied = f"CASE WHEN path {known} THEN path ELSE {applied} END AS applied"
-    return f"{applied}, CASE WHEN applied {known} THEN applied ELSE '{OTHER}' END AS endpoint"
+    steps, path = list[str](), "path"
+    for depth, at_depth in sorted(by_depth.items()):
+        # An expression without groups is faster, because RE2 then needs no more than its automaton
+        steps.append(f"regexp_extract({path}, {quoted(f'^(?:{_either(at_depth)})/')}) AS before_{depth}")
+        own = "|".join(f"{re.escape(rule)}/(?:{_either(own)})" for rule, own in at_depth.items() if own)
+        is_own = f" OR regexp_matches({path}, {quoted(f'^(?:{own})(?:/|$)')})" if own else ""
+        value = f"regexp_replace(substr({path}, length(before_{depth}) + 1), '^[^/]+', '{_VALUE}')"
+        steps.append(
+            f"CASE WHEN before_{depth} = ''{is_own} THEN {path} ELSE before_{depth} || {value} END AS path_{depth}"
+        )
+        path = f"path_{depth}"
+    known = ", ".join(map(quoted, ["", *names]))
+    return [*steps, f"CASE WHEN {path} IN ({known}) THEN {path} ELSE '{OTHER}' END AS endpoint"]
 
 
 def _either(texts: Iterable[str]) -> str:

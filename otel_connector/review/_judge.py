@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import cast
 
 from otel_connector._arguments import checked_instance
+from otel_connector._csv._format import LATEST
 from otel_connector.review._attempts import retries, waits
 from otel_connector.review._clock import clock_step
 from otel_connector.review._findings import FEWEST, findings, parts_of
@@ -125,6 +126,6 @@ def _gaps(summary: Summary) -> Iterator[Finding]:
 def _clock(calls: Calls) -> Iterator[Finding]:
     for path in calls.read_from:
         if step := clock_step(path):
-            time = _EPOCH + timedelta(seconds=step.time)
+            time = _EPOCH + timedelta(seconds=min(step.time, LATEST))
             stretch = Stretch(start=time, end=time, calls=0, events=0)
             yield Finding(kind="clock", weight=_CLOCK, stretches=(stretch,), seconds=step.seconds)

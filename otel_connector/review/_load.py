@@ -32,7 +32,7 @@ from otel_connector._csv._format import CALL_ID, FORMULA_STARTS, LATEST, LONGEST
 from otel_connector._csv._lines import LINE_LIMIT, MAX_UNPACKED_BYTES, logs_of_calls
 from otel_connector._csv._parts import log_files
 from otel_connector._record import COLUMNS, one_line
-from otel_connector.review._endpoints import URL_PATH, Endpoints, path_sql
+from otel_connector.review._endpoints import LOCATION, Endpoints, path_sql
 from otel_connector.review._filters import EVERYTHING, InvalidCondition, quoted
 from otel_connector.review._sources import LogFile, Source, create_private_folder, write_sample
 
@@ -72,14 +72,9 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": False,
 }
 
-# The host and port of the URL; empty if there is none. The second expression is evaluated once for each distinct value
-# of a stored column, not for each row
-_AUTHORITY = "CASE WHEN contains(url, '://') THEN split_part(url, '/', 3) ELSE '' END AS authority"
-_HOST = """CASE WHEN contains(authority, '@') OR contains(authority, '?') OR contains(authority, '#')
-    THEN regexp_extract(authority, '^(?:[^?#]*@)?([^?#]*)', 1) ELSE authority END AS host"""
 _ERROR_TYPE = """CASE WHEN success THEN '' WHEN error = '' THEN 'no error given'
     WHEN starts_with(error, 'HTTPStatusError:') THEN 'HTTPStatusError ' || coalesce(response_code::VARCHAR, '')
-    ELSE split_part(error, ':', 1) END AS error_type"""
+    WHEN contains(error, ':') THEN left(error, instr(error, ':') - 1) ELSE error END AS error_type"""
 
 # DuckDB also reads "TRUE" as a BOOLEAN, "1e2", "99.6" and "0x64" as a BIGINT, and "1_0" and " 1" as a DOUBLE. A regular
 # expression takes twice as long as the comparison of the times with the notation that nearly all have. (A time that is
@@ -307,10 +302,10 @@ def _read(calls: Calls, sources: list[Source], where: str, folder: str, max_unpa
     texts = ", ".join(part.format(number, name) for number, name in enumerate(_TEXTS, 1))
     for view, condition in (("calls_compact", "kept"), ("calls_with_text", "kept AND texts IS NOT NULL")):
         connection.execute(
-            f"CREATE VIEW {view} AS SELECT * EXCLUDE (texts, authority, kept), {_HOST}, {texts} "
+            f"CREATE VIEW {view} AS SELECT * EXCLUDE (texts, kept), {texts} "
             f"FROM (SELECT *{', TRUE AS kept' if where == EVERYTHING else ''} FROM stored.everything) WHERE {condition}"
         )
-    from_files = f"SELECT * EXCLUDE (authority, path, applied, is_row) FROM parsed_log WHERE ({where})"
+    from_files = f"SELECT * EXCLUDE (path, is_row) FROM parsed_log WHERE ({where})"
     connection.execute(f"CREATE VIEW calls AS {from_files if large else 'SELECT * EXCLUDE url_id FROM calls_compact'}")
 
 
@@ -357,7 +352,7 @@ def _ordinary(connection: duckdb.DuckDBPyConnection, sources: list[Source], path
     if sum(source.log.size for source in sources) > _SAMPLE:
         write_sample(files, path, _SAMPLE)
         files = [path]
-    _create_log_views(connection, sources, "'' AS endpoint, '' AS applied", files)
+    _create_log_views(connection, sources, ["'' AS endpoint"], files)
     groups = connection.execute(
         "SELECT path, count(*), count_if(NOT success), sum(delta_t) FROM parsed_log WHERE is_row GROUP BY 1 ORDER BY 1"
     ).fetchall()
@@ -365,7 +360,7 @@ def _ordinary(connection: duckdb.DuckDBPyConnection, sources: list[Source], path
 
 
 def _create_log_views(
-    connection: duckdb.DuckDBPyConnection, sources: list[Source], endpoint: str, files: list[str] | None = None
+    connection: duckdb.DuckDBPyConnection, sources: list[Source], endpoint: list[str], files: list[str] | None = None
 ) -> None:
     """Create ``log`` with the ten typed columns, and ``parsed_log`` with host, endpoint, error class and ``is_row``.
 
@@ -390,14 +385,12 @@ def _create_log_views(
         )
         {f"WHERE call_id NOT IN ({', '.join(map(quoted, tails))})" if tails else ""}""")
     connection.execute(f"CREATE OR REPLACE VIEW log AS SELECT {', '.join(COLUMNS)} FROM cells")
-    connection.execute(f"""
-        CREATE OR REPLACE VIEW parsed_log AS SELECT * EXCLUDE (url_path), {endpoint} FROM (
-            SELECT *, {path_sql()} AS path FROM (
-                SELECT *, {_HOST}, {_ERROR_TYPE} FROM (
-                    SELECT {", ".join(COLUMNS)}, {_IS_ROW} AS is_row, {_AUTHORITY}, {URL_PATH} FROM cells
-                )
-            )
-        )""")
+    columns = ", ".join(COLUMNS)
+    parsed = f"SELECT {columns}, {_IS_ROW} AS is_row, {_ERROR_TYPE} FROM cells"
+    for step in (*LOCATION, path_sql(), *endpoint):
+        parsed = f"SELECT *, {step} FROM ({parsed})"
+    parsed = f"SELECT {columns}, is_row, host, error_type, path, endpoint FROM ({parsed})"
+    connection.execute(f"CREATE OR REPLACE VIEW parsed_log AS {parsed}")
 
 
 def _unguarded(column: str) -> str:
@@ -414,7 +407,7 @@ def _table_sql(has_texts: str, where: str) -> str:
     return f"""
         CREATE OR REPLACE TABLE stored.everything AS
         SELECT CASE WHEN is_row THEN t END AS t,
-            delta_t, project, authority, endpoint, error_type, response_size, response_code, success,
+            delta_t, project, host, endpoint, error_type, response_size, response_code, success,
             {URL_ID} AS url_id, {texts}
             {f", ({where}) IS TRUE AS kept" if where != EVERYTHING else ""}
         FROM (SELECT *, {has_texts} AS has_texts FROM parsed_log)"""
