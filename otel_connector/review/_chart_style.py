@@ -90,10 +90,9 @@ DARK = Style(
 
 
 def styled(chart: Any, style: Style) -> Figure:
-    """Apply a style to a chart; its datasets are moved to the result."""
-    datasets, chart.datasets = chart.datasets, alt.Undefined  # otherwise each step below copies them
+    """Apply a style to a chart, and return it."""
     text: Any = {"labelColor": style.faint, "titleColor": style.faint, "labelFontSize": 12, "titleFontSize": 12}
-    result: Figure = chart.configure(
+    chart.config = alt.Config(
         font=_FONT,
         background=style.background,
         padding={"left": 4, "right": 14, "top": 4, "bottom": 4},
@@ -121,5 +120,5 @@ def styled(chart: Any, style: Style) -> Figure:
             offset=14,
         ),
     )
-    result.datasets = datasets
+    result: Figure = chart
     return result

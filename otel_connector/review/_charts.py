@@ -95,13 +95,13 @@ def _latency(points: Points, style: Style) -> Figure:
         .mark_point(shape="triangle-up", filled=True, color=style.failed, opacity=1)
         .encode(
             x=_time("middle"),
-            y=alt.value(_TRIANGLES),
+            y=alt.YValue(_TRIANGLES),  # type: ignore[no-untyped-call]
             size=alt.Size("failed:Q", scale=alt.Scale(type="sqrt", range=[18, 160]), legend=None),
         )
     )
     layers = [lines, *([dots] if alone else []), *([failures] if points.errors else []), _hover(points, style)]
     return _over_time(
-        alt.layer(*layers).properties(height=_HEIGHT),
+        alt.layer(*layers, height=_HEIGHT),
         "Latency over time",
         f"Duration of calls, including retries and waits. Each point is {_width(points)}. Triangles mark failed calls; "
         "a larger triangle means more.",
@@ -132,10 +132,10 @@ def _failures(points: Points, style: Style) -> Figure:
         .transform_filter("datum.failed > 0")
         .transform_calculate(percent="100 * datum.failed / datum.calls", zero="0")
         .mark_rect(color=style.failed)
-        .encode(x=_time(points=points), x2="end", y=y, y2="zero:Q")
+        .encode(x=_time(points=points), x2=alt.X2("end"), y=y, y2=alt.Y2("zero:Q"))
     )
     return _over_time(
-        alt.layer(bars, _hover(points, style)).properties(height=_LOW),
+        alt.layer(bars, _hover(points, style), height=_LOW),
         "Failure rate over time",
         f"Share of the calls that failed, by their start. Each bar is {_width(points)}. Click a bar to see its calls.",
         points.zone,
@@ -154,7 +154,7 @@ def _rate(points: Points, style: Style) -> Figure:
     )
     bars = _stacked_rates(rates, points, unit, _colour("outcome", outcomes, (style.failed, style.succeeded)))
     return _over_time(
-        alt.layer(bars, _hover(points, style)).properties(height=_LOW),
+        alt.layer(bars, _hover(points, style), height=_LOW),
         "Rate over time",
         f"Calls started per {_UNIT_NAMES[unit]}. Each bar is {_width(points)}. Failed calls are at the bottom.",
         points.zone,
@@ -187,9 +187,9 @@ def _heatmap(points: Points, style: Style) -> Figure:
         .mark_rect()
         .encode(
             x=_time(points=points),
-            x2="right",
+            x2=alt.X2("right"),
             y=_seconds("low", low, high),
-            y2="top",
+            y2=alt.Y2("top"),
             color=alt.Color(
                 "calls:Q",
                 scale=alt.Scale(type="log", domain=[1, most], range=list(style.heat), interpolate="lab"),
@@ -199,7 +199,7 @@ def _heatmap(points: Points, style: Style) -> Figure:
         )
     )
     return _over_time(
-        alt.layer(cells).properties(height=_HEIGHT),
+        alt.layer(cells, height=_HEIGHT),
         "Heat map of latency",
         "Number of calls by time and duration. Two bands are two kinds of calls, which percentiles do not show.",
         points.zone,
@@ -216,7 +216,7 @@ def _statuses(points: Points, style: Style) -> Figure:
     colours = _colour("status", points.statuses, tuple(_status_colours(points.statuses, style)))
     bars = _stacked_rates(rates, points, unit, colours).encode(tooltip=_tooltip("from_", "to", "status", "calls"))
     return _over_time(
-        alt.layer(_hover(points, style), bars).properties(height=_LOW),
+        alt.layer(_hover(points, style), bars, height=_LOW),
         "Status codes over time",
         f"Calls by the status of their last response. Each bar is {_width(points)}. "
         f"“{NO_RESPONSE}” are calls without any response.",
@@ -234,7 +234,7 @@ def _retries(points: Points, style: Style) -> Figure:
     tooltip = [*_tooltip("from_", "to", "reason"), alt.Tooltip("retries:Q", format=",")]
     bars = _stacked_bars(chart, points, "retries", _number("retries", highest)).encode(color=colours, tooltip=tooltip)
     return _over_time(
-        alt.layer(bars).properties(height=_LOW),
+        alt.layer(bars, height=_LOW),
         "Retries over time",
         f"Attempts after a failed one, by the reason of its failure. Each bar is {_width(points)}.",
         points.zone,
@@ -270,11 +270,11 @@ def _distribution(points: Points, style: Style) -> Figure:
         .mark_rect(stroke=style.background, strokeWidth=0.5)
         .encode(
             x=seconds,
-            x2="high",
+            x2=alt.X2("high"),
             y=_number("calls", highest, 0),
-            y2="top",
+            y2=alt.Y2("top"),
             color=_colour("project", points.projects, style.categories),
-            opacity=alt.condition(chosen, alt.value(1), alt.value(0.15)),
+            opacity=alt.OpacityValue(**alt.condition(chosen, alt.value(1), alt.value(0.15))),
             tooltip=_tooltip("project", "latency", "calls"),
         )
         .add_params(chosen)
@@ -303,7 +303,7 @@ def _errors(points: Points, style: Style) -> Figure:
             tooltip=_tooltip("error", "calls", "of_all"),
         )
     )
-    numbers = bars.mark_text(align="left", dx=6, color=style.ink, fontSize=12).encode(text="text:N")
+    numbers = bars.mark_text(align="left", dx=6, color=style.ink, fontSize=12).encode(text=alt.Text("text:N"))
     chart = alt.layer(bars.mark_bar(color=style.failed, height={"band": 0.72}), numbers)
     return _titled(
         chart.properties(height=_BAR * len(points.errors)),
@@ -332,7 +332,7 @@ def _stacked_rates(chart: alt.Chart, points: Points, unit: str, colour: alt.Colo
 
 def _stacked_bars(chart: alt.Chart, points: Points, field: str, y: alt.Y) -> alt.Chart:
     stacked = chart.transform_stack(**_stacked(field, "t")).mark_rect()
-    bars: alt.Chart = stacked.encode(x=_time(points=points), x2="end", y=y, y2="top")
+    bars: alt.Chart = stacked.encode(x=_time(points=points), x2=alt.X2("end"), y=y, y2=alt.Y2("top"))
     return bars
 
 
@@ -401,8 +401,8 @@ def _hover(points: Points, style: Style) -> alt.Chart:
         .mark_rect(color=style.ink)
         .encode(
             x=_time(),
-            x2="end",
-            fillOpacity=alt.condition(here, alt.value(0.12), alt.value(0)),
+            x2=alt.X2("end"),
+            fillOpacity=alt.FillOpacityValue(**alt.condition(here, alt.value(0.12), alt.value(0))),
             tooltip=_tooltip("from_", "to", "calls", "failures", "rate", *_PERCENTILES),
         )
         .add_params(here)
@@ -410,7 +410,9 @@ def _hover(points: Points, style: Style) -> alt.Chart:
     return bars
 
 
-def _over_time(chart: alt.LayerChart, title: str, subtitle: str, zone: str, **datasets: list[Point]) -> Figure:
+def _over_time(
+    chart: alt.LayerChart | alt.FacetChart, title: str, subtitle: str, zone: str, **datasets: list[Point]
+) -> Figure:
     """Make a chart movable by dragging, and zoomable with Ctrl and the wheel; the wheel alone scrolls the page."""
     period = alt.selection_interval(
         name="period", encodings=["x"], bind="scales", zoom="wheel![event.ctrlKey || event.metaKey]"
@@ -421,10 +423,10 @@ def _over_time(chart: alt.LayerChart, title: str, subtitle: str, zone: str, **da
 
 def _titled(chart: Any, title: str, subtitle: str, **datasets: list[Point]) -> Figure:
     """Add the title, the width, and the data that the layers refer to by name."""
-    titled: Figure = chart.properties(
-        title=alt.TitleParams(title, subtitle=subtitle), description=f"{title}. {subtitle}", width=_WIDTH
-    )
-    titled.datasets = datasets  # not a property: Altair would validate it number by number, for seconds
+    # Attributes, because each method of a chart copies all of it, and validates the data number by number
+    chart.title, chart.description = alt.TitleParams(title, subtitle=subtitle), f"{title}. {subtitle}"
+    chart.width, chart.datasets = _WIDTH, datasets
+    titled: Figure = chart
     return titled
 
 

@@ -89,6 +89,8 @@ def html_report(
     zone = Zone(checked_instance("timezone", timezone, str))
     try:
         import_module("jinja2")
+        from altair.utils.schemapi import debug_mode as unchecked
+
         from otel_connector.review._charts import OVER_TIME, charts
 
         library = _library()
@@ -96,11 +98,12 @@ def html_report(
         raise ImportError(MISSING) from None
     found = points(calls, has_attempts=summary.retries is not None)
     shown = None if found is None else zone.shifted(found)
-    schemes = {} if shown is None else {name: charts(shown, dark=name == "dark") for name in ("light", "dark")}
-    specs = {
-        scheme: {name: figure.to_dict(validate=False) for name, figure in figures.items()}
-        for scheme, figures in schemes.items()
-    }
+    with unchecked(arg=False):  # each figure would be validated more than once
+        schemes = {} if shown is None else {name: charts(shown, dark=name == "dark") for name in ("light", "dark")}
+        specs = {
+            scheme: {name: figure.to_dict(validate=False) for name, figure in figures.items()}
+            for scheme, figures in schemes.items()
+        }
     datasets, titles = _separated(specs)
     found_verdict = verdict or judge(calls, summary)
     values: dict[str, Any] = {
