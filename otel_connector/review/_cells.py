@@ -108,19 +108,22 @@ def cells(calls: Calls, columns: Sequence[str], *, only_failures: bool = False) 
     """
     ((number, first, last),) = calls.rows(f"SELECT count(*), epoch_us(min(t)), epoch_us(max(t)) {_FROM}")
     names, width = ", ".join(columns), len(columns)
-    *rows, whole = calls.rows(
-        f"SELECT {names}, count(*), count_if(NOT success), sum(delta_t), {_medians(number)} {_FROM} "
-        f"GROUP BY GROUPING SETS (({names}), ()) ORDER BY grouping({names}), {names}"
+    part = f" AND epoch_us(t) % {_ONE_IN} = 0" if number > _SAMPLED else ""
+    *rows, (*_, p50, size) = calls.rows(
+        f"SELECT {names}, quantile_cont(delta_t, 0.5), quantile_cont(response_size, 0.5) {_FROM} "
+        f"WHERE success{part} GROUP BY GROUPING SETS (({names}), ()) ORDER BY grouping({names})"
     )
-    places = {tuple(row[:width]): LocationTotals(*row[width:]) for row in rows}
-    *_, seconds, p50, size = whole
+    medians = {tuple(row[:width]): row[width:] for row in rows}
+    rows = calls.rows(f"SELECT {names}, count(*), count_if(NOT success), sum(delta_t) {_FROM} GROUP BY {names}")
+    totals = {tuple(row[:width]): row[width:] for row in sorted(rows)}
+    places = {place: LocationTotals(*found, *medians.get(place, (None, None))) for place, found in totals.items()}
     conditions = {"failed": "NOT success"}
     classes = _frequent(calls, "error_type", "NOT success", _MOST_CLASSES)
     sizes = list[int]()
     if not only_failures:
-        long = f"success AND delta_t > {{}} * coalesce(p50, {p50 or 0}::DOUBLE)"
+        long = f"success AND delta_t > {{}} * coalesce(places.p50, {p50 or 0}::DOUBLE)"
         conditions |= {"long": long.format(1), "tail": long.format(TAIL)}
-        conditions["large"] = f"success AND response_size > coalesce(size, {size or 0}::DOUBLE)"
+        conditions["large"] = f"success AND response_size > coalesce(places.size, {size or 0}::DOUBLE)"
         sizes = _frequent(calls, "response_size", "success AND response_size > 0", _MOST_SIZES)
     conditions |= {f"class {i}": f"error_type = {quoted(each)}" for i, each in enumerate(classes)}
     conditions |= {f"size {i}": f"success AND response_size = {each}" for i, each in enumerate(sizes)}
@@ -137,18 +140,11 @@ def cells(calls: Calls, columns: Sequence[str], *, only_failures: bool = False) 
         classes=classes,
         sizes=sizes,
         calls=number,
-        seconds=seconds,
+        seconds=sum(each.seconds for each in places.values()),
     )
 
 
 _FROM = "FROM calls_compact"
-
-
-def _medians(number: int) -> str:
-    part = f" AND epoch_us(t) % {_ONE_IN} = 0" if number > _SAMPLED else ""
-    return ", ".join(
-        f"quantile_cont({column}, 0.5) FILTER (WHERE success{part})" for column in ("delta_t", "response_size")
-    )
 
 
 def _kept(places: dict[Location, LocationTotals]) -> dict[Location, LocationTotals]:

@@ -20,7 +20,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from os import PathLike, fsdecode
@@ -305,7 +304,7 @@ def _read(calls: Calls, sources: list[Source], where: str, folder: str, max_unpa
             f"CREATE VIEW {view} AS SELECT * EXCLUDE (texts, kept), {texts} "
             f"FROM (SELECT *{', TRUE AS kept' if where == EVERYTHING else ''} FROM stored.everything) WHERE {condition}"
         )
-    from_files = f"SELECT * EXCLUDE (path, is_row) FROM parsed_log WHERE ({where})"
+    from_files = f"SELECT * EXCLUDE is_row FROM parsed_log WHERE ({where})"
     connection.execute(f"CREATE VIEW calls AS {from_files if large else 'SELECT * EXCLUDE url_id FROM calls_compact'}")
 
 
@@ -318,12 +317,7 @@ def _read_wrong(calls: Calls, sources: list[Source], where: str, folder: str, *,
     with ThreadPoolExecutor(1) as thread:  # DuckDB releases the GIL. The block waits for the end
         counts = [thread.submit(source.log.lines) for source in originals]
         try:
-            ordinary = _ordinary(connection, sources, f"{folder}/sample.csv")
-            _create_log_views(connection, sources, ordinary.endpoints.sql)
-            table = _table_sql(ordinary.has_texts if large else "TRUE", where)
-            connection.execute(table)
-            calls.endpoints = ordinary.endpoints
-            calls.regroup = partial(_regroup, calls, sources, table)
+            _create_table(calls, sources, where, folder, large=large)
         except (duckdb.BinderException, duckdb.ParserException, duckdb.OutOfMemoryException):
             raise  # caused by `where`, or by a full disk
         except duckdb.Error:
@@ -338,41 +332,47 @@ def _read_wrong(calls: Calls, sources: list[Source], where: str, folder: str, *,
     return [] if not bad and None not in counted and lines <= rows <= lines + grown else originals
 
 
-@dataclass(frozen=True, slots=True)
-class _Ordinary:
-    """What a sample of the calls decides: the endpoints, and SQL for whether a large log keeps the texts of a call."""
+def _create_table(calls: Calls, sources: list[Source], where: str, folder: str, *, large: bool) -> None:
+    """Create the table ``everything``, the view ``log``, and for a large log ``parsed_log``, which reads the files.
 
-    endpoints: Endpoints
-    has_texts: str
-
-
-def _ordinary(connection: duckdb.DuckDBPyConnection, sources: list[Source], path: str) -> _Ordinary:
-    """Read a sample from all parts of the logs, or all of them if they are small."""
-    files = [source.read_from for source in sources]
-    if sum(source.log.size for source in sources) > _SAMPLE:
-        write_sample(files, path, _SAMPLE)
-        files = [path]
-    _create_log_views(connection, sources, ["'' AS endpoint"], files)
-    groups = connection.execute(
-        "SELECT path, count(*), count_if(NOT success), sum(delta_t) FROM parsed_log WHERE is_row GROUP BY 1 ORDER BY 1"
-    ).fetchall()
-    return _Ordinary(Endpoints(groups), _has_texts_sql(connection))
-
-
-def _create_log_views(
-    connection: duckdb.DuckDBPyConnection, sources: list[Source], endpoint: list[str], files: list[str] | None = None
-) -> None:
-    """Create ``log`` with the ten typed columns, and ``parsed_log`` with host, endpoint, error class and ``is_row``.
-
-    A time or duration that is out of range is NULL there.
+    A sample from all parts of the logs, or all of them if they are small, decides what is an endpoint, and which calls
+    of a large log keep their texts.
     """
-    paths = ", ".join(quoted(glob.escape(path)) for path in files or [source.read_from for source in sources])
+    connection = calls.connection
+    files = sampled = [source.read_from for source in sources]
+    if sum(source.log.size for source in sources) > _SAMPLE:
+        sampled = [f"{folder}/sample.csv"]
+        write_sample(files, sampled[0], _SAMPLE)
+    cells = _cells_sql(sources, files)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE sample AS {_parsed_sql(_cells_sql(sources, sampled))}")
+    groups = connection.execute(
+        "SELECT path, count(*), count_if(NOT success), sum(delta_t) FROM sample WHERE is_row GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    table = partial(_table_sql, has_texts=_has_texts_sql(connection) if large else "TRUE", where=where)
+    from_files, calls.endpoints = _parsed_sql(cells), Endpoints(groups)
+    parsed = _with_endpoints("FROM sample" if sampled is files and not large else from_files, calls.endpoints)
+    connection.execute(table(parsed))
+    calls.regroup = partial(_regroup, calls, from_files, table, large=large)
+    connection.execute("DROP TABLE sample")
+    connection.execute(f"CREATE OR REPLACE VIEW log AS SELECT {', '.join(COLUMNS)} FROM ({cells})")
+    if large:
+        connection.execute(f"CREATE OR REPLACE VIEW parsed_log AS {parsed}")
+
+
+def _with_endpoints(parsed: str, endpoints: Endpoints) -> str:
+    for step in endpoints.sql:
+        parsed = f"SELECT *, {step} FROM ({parsed})"
+    return f"SELECT {', '.join(COLUMNS)}, is_row, host, error_type, endpoint FROM ({parsed})"
+
+
+def _cells_sql(sources: list[Source], files: Sequence[str]) -> str:
+    """Return SQL for the typed columns of files. A time or duration that is out of range is NULL."""
+    paths = ", ".join(quoted(glob.escape(path)) for path in files)
     tails = [source.log.tail.partition(b",")[0].decode("utf-8", "replace") for source in sources if source.log.tail]
     names = {"t": "t_cell", "delta_t": "delta_t_cell", "response_size": "size_cell"}
     names |= {"response_code": "code_cell", "success": "success_cell"}
     columns = ", ".join(f"'{names.get(column, column)}': 'VARCHAR'" for column in (*COLUMNS, "extra_cell"))
-    connection.execute(f"""
-        CREATE OR REPLACE VIEW cells AS
+    return f"""
         SELECT call_id, {_unguarded("project")},
             CASE WHEN t_number BETWEEN 0 AND {LATEST} THEN make_timestamp((t_number * 1e6)::BIGINT) END AS t,
             CASE WHEN delta_t_number BETWEEN 0 AND {LONGEST} THEN delta_t_number END AS delta_t,
@@ -383,14 +383,16 @@ def _create_log_views(
             SELECT *, TRY_CAST(t_cell AS DOUBLE) AS t_number, TRY_CAST(delta_t_cell AS DOUBLE) AS delta_t_number
             FROM read_csv([{paths}], columns={{{columns}}}, {_OPTIONS})
         )
-        {f"WHERE call_id NOT IN ({', '.join(map(quoted, tails))})" if tails else ""}""")
-    connection.execute(f"CREATE OR REPLACE VIEW log AS SELECT {', '.join(COLUMNS)} FROM cells")
+        {f"WHERE call_id NOT IN ({', '.join(map(quoted, tails))})" if tails else ""}"""
+
+
+def _parsed_sql(cells: str) -> str:
+    """Return SQL for the columns with ``is_row``, host, path and error class."""
     columns = ", ".join(COLUMNS)
-    parsed = f"SELECT {columns}, {_IS_ROW} AS is_row, {_ERROR_TYPE} FROM cells"
-    for step in (*LOCATION, path_sql(), *endpoint):
+    parsed = f"SELECT {columns}, {_IS_ROW} AS is_row, {_ERROR_TYPE} FROM ({cells})"
+    for step in (*LOCATION, path_sql()):
         parsed = f"SELECT *, {step} FROM ({parsed})"
-    parsed = f"SELECT {columns}, is_row, host, error_type, path, endpoint FROM ({parsed})"
-    connection.execute(f"CREATE OR REPLACE VIEW parsed_log AS {parsed}")
+    return f"SELECT {columns}, is_row, host, error_type, path FROM ({parsed})"
 
 
 def _unguarded(column: str) -> str:
@@ -401,7 +403,7 @@ def _unguarded(column: str) -> str:
     return f"CASE WHEN {is_guarded} THEN {column}[2:] ELSE {column} END AS {column}"
 
 
-def _table_sql(has_texts: str, where: str) -> str:
+def _table_sql(parsed: str, has_texts: str, where: str) -> str:
     texts = f"CASE WHEN has_texts THEN concat_ws({_NUL}, {', '.join(_TEXTS)}) END AS texts"
     # An invalid row has no t, and `kept` exists only if it is needed: two more columns take 10 % more time
     return f"""
@@ -410,13 +412,15 @@ def _table_sql(has_texts: str, where: str) -> str:
             delta_t, project, host, endpoint, error_type, response_size, response_code, success,
             {URL_ID} AS url_id, {texts}
             {f", ({where}) IS TRUE AS kept" if where != EVERYTHING else ""}
-        FROM (SELECT *, {has_texts} AS has_texts FROM parsed_log)"""
+        FROM (SELECT *, {has_texts} AS has_texts FROM ({parsed}))"""
 
 
-def _regroup(calls: Calls, sources: list[Source], table: str, endpoints: Endpoints) -> None:
+def _regroup(calls: Calls, from_files: str, table: Callable[[str], str], endpoints: Endpoints, *, large: bool) -> None:
     """Read the files again, with other endpoints; without rows that are being written."""
-    _create_log_views(calls.connection, sources, endpoints.sql)
-    calls.rows(f"{table} WHERE is_row")
+    parsed = _with_endpoints(from_files, endpoints)
+    calls.rows(f"{table(parsed)} WHERE is_row")
+    if large:
+        calls.rows(f"CREATE OR REPLACE VIEW parsed_log AS {parsed}")
     calls.endpoints = endpoints
 
 
@@ -429,7 +433,7 @@ def _has_texts_sql(connection: duckdb.DuckDBPyConnection) -> str:
     failures: dict[str, int] | None
     calls, slow, failures = connection.execute(
         "SELECT count(*), quantile_cont(delta_t, 0.999), histogram(error_type) FILTER (WHERE NOT success) "
-        "FROM parsed_log WHERE is_row"
+        "FROM sample WHERE is_row"
     ).fetchall()[0]
     frequent = [quoted(name) for name, failed in (failures or {}).items() if failed > _FREQUENT * calls]
     rare = f"error_type NOT IN ({', '.join(frequent)})" if frequent else "TRUE"
