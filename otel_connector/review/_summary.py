@@ -24,6 +24,7 @@ _QUIET = 10  # quiet periods are listed
 _QUIET_SHARE = 0.01  # of the whole period: the shortest quiet period
 _QUIET_GAPS = 20  # times the mean time between two calls: the same
 _ALIKE, _UNUSUAL = 3, 3.0  # a gap is unusual if it is three times as long as the fourth longest
+_MANY = 100_000  # calls
 _BURST = 3.0  # times the median rate of the seconds with calls
 
 
@@ -229,9 +230,9 @@ def summarize(calls: Calls, *, top: int = 20) -> Summary:
     checked_instance("calls", calls, Calls)
     checked_int("top", top, least=0)
     total = _group("", calls.rows(f"SELECT {_FIGURES} FROM calls_compact")[0])
-    projects, more_projects = _groups(calls, "project", top)
-    hosts, more_hosts = _groups(calls, "host", top)
-    endpoints, more_endpoints = _groups(calls, "endpoint", top)
+    projects, more_projects = _groups(calls, "project", top, total)
+    hosts, more_hosts = _groups(calls, "host", top, total)
+    endpoints, more_endpoints = _groups(calls, "endpoint", top, total)
     errors = _errors(calls, total.calls)
     return Summary(
         files=calls.files,
@@ -261,15 +262,17 @@ def _group(name: str, row: Sequence[Any]) -> Group:
     return Group(name=name, calls=count, failed=failed, bytes=size, latency=latency, start=start, end=end)
 
 
-def _groups(calls: Calls, column: str, top: int) -> tuple[tuple[Group, ...], int]:
+def _groups(calls: Calls, column: str, top: int, total: Group) -> tuple[tuple[Group, ...], int]:
     """Return the groups with the most calls, and the number of the others."""
-    counts = calls.rows(f"SELECT {column}, count(*) FROM calls_compact GROUP BY 1 ORDER BY 2 DESC, 1")
-    condition = f"WHERE {column} IN (SELECT unnest(?))" if len(counts) > top else ""
+    left, condition, names = 0, "", list[Any]()
+    if total.calls > _MANY:  # the percentiles of all groups could need too much memory
+        counts = calls.rows(f"SELECT {column}, count(*) FROM calls_compact GROUP BY 1 ORDER BY 2 DESC, 1")
+        if left := len(counts[top:]):
+            condition, names = f"WHERE {column} IN (SELECT unnest(?))", [[name for name, _ in counts[:top]]]
     rows = calls.rows(
-        f"SELECT {column}, {_FIGURES} FROM calls_compact {condition} GROUP BY 1 ORDER BY 2 DESC, 1",
-        [[name for name, _ in counts[:top]]] if condition else [],
+        f"SELECT {column}, {_FIGURES} FROM calls_compact {condition} GROUP BY 1 ORDER BY 2 DESC, 1", names
     )
-    return tuple(_group(name, row) for name, *row in rows), len(counts[top:])
+    return tuple(_group(name, row) for name, *row in rows[:top]), left + len(rows[top:])
 
 
 def _errors(calls: Calls, total: int) -> tuple[ErrorClass, ...]:

@@ -332,7 +332,11 @@ def test_a_log_that_is_being_written_is_read_without_damage(log: Path) -> None:
         writer.join()
 
 
-def test_the_summary_has_groups_errors_slowest_calls_pauses_bursts_and_quarters(log: Path) -> None:
+@pytest.mark.parametrize("many", [0, 100_000])
+def test_the_summary_has_groups_errors_slowest_calls_pauses_bursts_and_quarters(
+    many: int, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("otel_connector.review._summary._MANY", many)  # above it, only the listed groups are computed
     made = busy_hour()
     write(log, made)
     with review.load(log) as calls:
