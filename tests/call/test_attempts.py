@@ -65,7 +65,7 @@ async def test_the_rows_of_each_outcome_add_up_and_are_the_events(
 ) -> None:
     outcome = OUTCOMES[name]
     server.script("/x", outcome.steps)
-    subject = outcome_connector(log, sdk, FakeClock(), attempts=True)
+    subject = outcome_connector(log, sdk, FakeClock(), attempts=True, timeout=outcome.timeout)
     with suppress(ConnectorError):
         await subject.get(session, server.url("/x"), "P")
 

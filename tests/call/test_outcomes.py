@@ -35,7 +35,7 @@ async def test_result_row_span_and_metrics_agree_for_each_outcome(
 ) -> None:
     outcome = OUTCOMES[name]
     server.script("/x", outcome.steps)
-    subject = connector(log, sdk, FakeClock())
+    subject = connector(log, sdk, FakeClock(), timeout=outcome.timeout)
     url = server.url("/x")
 
     if outcome.error:

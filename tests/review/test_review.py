@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 from datetime import datetime, timedelta
-from itertools import cycle, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -316,7 +316,7 @@ def test_a_log_that_is_being_written_is_read_without_damage(log: Path) -> None:
 
     def append() -> None:
         with log.open("ab", buffering=0) as file:
-            for row in takewhile(lambda _: not stop.is_set(), cycle(further)):
+            for row in takewhile(lambda _: not stop.is_set(), further):
                 file.write(row)
 
     writer = threading.Thread(target=append)

@@ -46,6 +46,11 @@ class Outcome:
     events: int | None = None  # None: one for each failed attempt
     error_type: str | None = None  # None: otel_connector.<error>
 
+    @property
+    def timeout(self) -> float:
+        """Return the timeout of an attempt: short if it is waited for, and long enough for a busy machine if not."""
+        return 0.2 if self.error == "AttemptTimeout" else 20
+
 
 OUTCOMES = {
     "success": Outcome(ok, size=len(OK_BODY)),
