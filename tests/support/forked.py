@@ -34,7 +34,7 @@ from support.processes import Process, clean_environment, keep_running
 
 PRELOADED = (
     *("otel_connector.cli", "otel_connector.providers"),
-    *("aiohttp", "altair", "duckdb", "rich.console", "rich.progress", "typer", "uvloop"),
+    *("aiohttp", "altair", "rich.console", "rich.progress", "typer", "uvloop"),
     *(
         "opentelemetry.sdk._logs",
         "opentelemetry.sdk.metrics",
@@ -50,7 +50,10 @@ PRELOADED = (
         "opentelemetry.exporter.otlp.proto.http.metric_exporter",
     ),
 )
-"""Modules that are safe to import before the fork: their import does not depend on the environment of the program."""
+"""Modules that are safe to import before the fork: their import does not depend on the environment of the program.
+
+DuckDB is not among them: programs that load it before gRPC end with a signal on Python 3.10.
+"""
 
 OPENTELEMETRY_INSTRUMENT = "from opentelemetry.instrumentation.auto_instrumentation import run; run()"
 """The console script `opentelemetry-instrument` as Python code, wherever it is installed."""
