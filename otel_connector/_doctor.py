@@ -19,7 +19,7 @@ from difflib import get_close_matches
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from otel_connector._redact import REDACTED, Redactor
+from otel_connector._redact import Redactor
 from otel_connector._serial_executor import SerialExecutor
 from otel_connector._telemetry._export_problem import Kind, Problem, origin_of, sentence
 from otel_connector._telemetry._exporter_watch import ExporterWatch, first_of
@@ -30,6 +30,18 @@ if TYPE_CHECKING:
 _POLL = 0.02  # seconds between two looks at an export in progress
 _STOP = 2.0  # seconds for an export to end after it was stopped, and for one that ignores its own timeout
 _OTHER_NAMES = ("OTEL_CONNECTOR_", "OTEL_PYTHON_", "OTEL_INSTRUMENTATION_", "OTEL_SEMCONV_", "OTEL_CONFIG_FILE")
+
+# The variables whose values are known to be no secrets
+_NO_SECRET = re.compile(
+    "OTEL_("
+    "(EXPORTER_OTLP|EXPORTER_OTLP_TRACES|EXPORTER_OTLP_METRICS|EXPORTER_OTLP_LOGS|EXPORTER_PROMETHEUS|BSP|BLRP|METRIC)"
+    "_(PROTOCOL|TIMEOUT|COMPRESSION|INSECURE|CERTIFICATE|CLIENT_CERTIFICATE|TEMPORALITY_PREFERENCE|HOST|PORT"
+    "|DEFAULT_HISTOGRAM_AGGREGATION|SCHEDULE_DELAY|MAX_QUEUE_SIZE|MAX_EXPORT_BATCH_SIZE|EXPORT_TIMEOUT|EXPORT_INTERVAL)"
+    "|(TRACES|METRICS|LOGS)_EXPORTER|TRACES_SAMPLER|TRACES_SAMPLER_ARG|SERVICE_NAME|SDK_DISABLED|PROPAGATORS"
+    "|CONFIG_FILE|LOG_LEVEL|METRICS_EXEMPLAR_FILTER|EXPERIMENTAL_RESOURCE_DETECTORS"
+    r"|(\w+_)?(COUNT_LIMIT|LENGTH_LIMIT)|CONNECTOR_CSV_PATH|CONNECTOR_CSV_SPANS)"
+)
+_ORIGIN = re.compile(r"(?:[a-z][a-z0-9+.-]*://)?(?:[\w.-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?", re.IGNORECASE)
 _OTLP_VARIABLE = re.compile(r"OTEL_EXPORTER_OTLP_(?:(TRACES|METRICS|LOGS)_)?(\w+)")
 
 # What the SDK made of an option of OTLP, where it keeps it
@@ -51,15 +63,17 @@ class SetVariable:
 
     Attributes:
         name: Its name.
-        value: Its value without secrets.
+        value: Its value without secrets; None if it may be a secret.
         used_as: What the SDK made of it; empty if that cannot be read.
         problem: What is wrong with it; empty if nothing is known.
+        remark: What else is known about it.
     """
 
     name: str
-    value: str
+    value: str | None
     used_as: str
     problem: str = ""
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,22 +229,25 @@ def _metric(resource: Any) -> Any:
 
 
 def _variable(name: str, value: str, telemetry: Telemetry) -> SetVariable:
-    """Describe a variable without its secrets."""
-    shown = REDACTED if "HEADERS" in name else origin_of(value) if name.endswith("_ENDPOINT") else value
-    return SetVariable(
-        name=name, value=Redactor().text(shown), used_as=_used_as(name, telemetry), problem=_misspelt(name)
-    )
-
-
-def _misspelt(name: str) -> str:
+    """Describe a variable. Its value is shown only if it is known to be no secret."""
     from opentelemetry import environment_variables as of_api
     from opentelemetry.sdk import environment_variables as of_sdk
 
     known = {text for module in (of_api, of_sdk) for text in vars(module).values() if isinstance(text, str)}
-    if name in known or name.startswith(_OTHER_NAMES):
-        return ""
-    close = get_close_matches(name, known, 1, 0.9)
-    return f"{name} is not a variable of the SDK. Did you mean {close[0]}?" if close else ""
+    shown = origin_of(value) if name.endswith("_ENDPOINT") else value
+    is_safe = _ORIGIN.fullmatch(shown) if name.endswith("_ENDPOINT") else _NO_SECRET.fullmatch(name)
+    problem = remark = ""
+    if name not in known and not name.startswith(_OTHER_NAMES):
+        remark = "not a variable of the SDK"
+        if close := get_close_matches(name, known, 1, 0.9):
+            problem, remark = f"{name} is {remark}. Did you mean {close[0]}?", ""
+    return SetVariable(
+        name=name,
+        value=Redactor().text(shown) if is_safe and not problem and not remark else None,
+        used_as=_used_as(name, telemetry),
+        problem=problem,
+        remark=remark,
+    )
 
 
 def _used_as(name: str, telemetry: Telemetry) -> str:
@@ -260,8 +277,7 @@ def _of_tracer_provider(name: str, provider: Any) -> dict[str, str]:
     if name == "OTEL_SERVICE_NAME":
         return {"traces": str(attributes["service.name"])}
     if name == "OTEL_RESOURCE_ATTRIBUTES":
-        shown = (f"{key}={value}" for key, value in attributes.items() if not key.startswith("telemetry.sdk."))
-        return {"traces": Redactor().text(", ".join(shown))}
+        return {"traces": ", ".join(sorted(key for key in attributes if not key.startswith("telemetry.sdk.")))}
     if name in {"OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"}:
         return {"traces": _described(provider.sampler)}
     return {}

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from otel_connector._doctor import ExporterReport, TelemetryReport
+from otel_connector._doctor import ExporterReport, SetVariable, TelemetryReport
 from otel_connector._units import counted, duration
 
 _SENT = {"traces": "1 span", "metrics": "1 metric"}
@@ -76,9 +76,10 @@ def lines(diagnosis: Diagnosis) -> Iterator[str]:
     telemetry = diagnosis.telemetry
     if telemetry is not None and telemetry.variables:
         yield "Variables"
-        width = max(len(f"{each.name}={each.value}") for each in telemetry.variables)
-        for each in telemetry.variables:
-            yield f"  {f'{each.name}={each.value}':{width}}  {each.used_as and f'-> {each.used_as}'}".rstrip()
+        names = list(map(_setting, telemetry.variables))
+        width = max(map(len, names))
+        for each, name in zip(telemetry.variables, names, strict=True):
+            yield f"  {name:{width}}  {f'-> {each.used_as}' if each.used_as else each.remark}".rstrip()
             yield from _indented(each.problem)
     yield "Telemetry"
     yield from _indented(diagnosis.problem)
@@ -91,6 +92,10 @@ def lines(diagnosis: Diagnosis) -> Iterator[str]:
     yield from _indented(diagnosis.log.problem)
     count = len(diagnosis.problems)
     yield f"{counted(count, 'problem')}." if count else "No problems."
+
+
+def _setting(variable: SetVariable) -> str:
+    return f"{variable.name} (set, not shown)" if variable.value is None else f"{variable.name}={variable.value}"
 
 
 def _telemetry_lines(telemetry: TelemetryReport) -> Iterator[str]:

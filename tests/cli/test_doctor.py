@@ -64,15 +64,15 @@ def test_a_jaeger_takes_traces_and_no_metrics(tmp_path: Path) -> None:
             OTEL_BSP_SCHEDULE_DELAY="70",
         )
     assert (done.code, done.error) == (1, "")
-    width = len(f"OTEL_EXPORTER_OTLP_ENDPOINT={endpoint}")
+    width = max(len(f"OTEL_EXPORTER_OTLP_ENDPOINT={endpoint}"), len("OTEL_EXPORTER_OTLP_HEADERS (set, not shown)"))
     to = f"otlp, grpc, {endpoint} (OTEL_EXPORTER_OTLP_ENDPOINT)"
     assert without_times(done.out).splitlines() == [
         "Variables",
         f"  {'OTEL_BSP_SCHEDULE_DELAY=70':{width}}  -> 70",
-        "  OTEL_EXPORTER_OTLP_ENDPOIN=x",
+        "  OTEL_EXPORTER_OTLP_ENDPOIN (set, not shown)",
         f"{'':12}OTEL_EXPORTER_OTLP_ENDPOIN is not a variable of the SDK. Did you mean OTEL_EXPORTER_OTLP_ENDPOINT?",
-        f"  OTEL_EXPORTER_OTLP_ENDPOINT={endpoint}  -> {endpoint}",
-        f"  {'OTEL_EXPORTER_OTLP_HEADERS=REDACTED':{width}}  -> authorization",
+        f"  {f'OTEL_EXPORTER_OTLP_ENDPOINT={endpoint}':{width}}  -> {endpoint}",
+        f"  {'OTEL_EXPORTER_OTLP_HEADERS (set, not shown)':{width}}  -> authorization",
         "Telemetry",
         f"  traces    {to}  accepted: 1 span in TIME",
         f"  metrics   {to}  rejected",
@@ -276,22 +276,24 @@ def test_without_a_provider_nothing_is_sent() -> None:
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://h:1/v1/traces", ("http://h:1", "http://h:1")),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", ("grpc", "http/protobuf")),
         ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "5", ("5", "7 s")),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "a=b", ("REDACTED", "x-key")),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=b", (None, "x-key")),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", ("gzip", "none")),
         ("OTEL_EXPORTER_OTLP_INSECURE", "true", ("true", "no TLS")),
         ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta", ("delta", "")),
         ("OTEL_TRACES_EXPORTER", "otlp", ("otlp", "otlp")),
         ("OTEL_LOGS_EXPORTER", "none", ("none", "no exporter")),
         ("OTEL_SERVICE_NAME", "s", ("s", "prices")),
-        ("OTEL_RESOURCE_ATTRIBUTES", "a=1,token=hush", ("a=1,token=REDACTED", "service.name=prices")),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=1,token=hush", (None, "service.name")),
         ("OTEL_TRACES_SAMPLER", "x", ("x", "ParentBased{root:AlwaysOnSampler, ...}")),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "9", ("9", "8")),
         ("OTEL_METRIC_EXPORT_INTERVAL", "1", ("1", "60000")),
-        ("OTEL_PYTHON_LOG_LEVEL", "x", ("x", "")),
-        ("OTEL_SOMETHING_OF_MINE", "x", ("x", "")),
+        ("OTEL_PYTHON_LOG_LEVEL", "x", (None, "")),
+        ("OTEL_CONNECTOR_CSV_PATH", "a.csv", ("a.csv", "")),
     ],
 )
-def test_a_variable_is_shown_with_what_the_sdk_made_of_it(name: str, value: str, expected: tuple[str, str]) -> None:
+def test_a_variable_is_shown_with_what_the_sdk_made_of_it(
+    name: str, value: str, expected: tuple[str | None, str]
+) -> None:
     traces = HttpSpans("http://user:hush@h:1/v1/traces", timeout=7, headers={"x-key": "hush"})
     spans = BatchSpanProcessor(traces, max_export_batch_size=8)
     metrics = PeriodicExportingMetricReader(HttpMetrics("http://h:2/t0ken", timeout=7, headers={"x-key": "hush"}))
@@ -302,6 +304,50 @@ def test_a_variable_is_shown_with_what_the_sdk_made_of_it(name: str, value: str,
     (variable,) = examine(telemetry, {name: value, "PATH": "/"}).variables
     telemetry.shutdown()
     assert variable == SetVariable(name=name, value=expected[0], used_as=expected[1])
+
+
+HUSH = "s3cr3t"
+DID_YOU_MEAN = "{} is not a variable of the SDK. Did you mean {}?"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem", "remark"),
+    [
+        (
+            "OTEL_EXPORTER_OTLP_ENDPIONT",
+            f"http://x?k={HUSH}",
+            DID_YOU_MEAN.format("OTEL_EXPORTER_OTLP_ENDPIONT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+            "",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_HEADER",
+            HUSH,
+            DID_YOU_MEAN.format("OTEL_EXPORTER_OTLP_HEADER", "OTEL_EXPORTER_OTLP_HEADERS"),
+            "",
+        ),
+        ("OTEL_EXPORTER_OTLP_AUTH_TOKEN", HUSH, "", "not a variable of the SDK"),
+        ("OTEL_COLLECTOR_ENDPOINT", f"http://{HUSH}", "", "not a variable of the SDK"),
+        ("OTEL_PYTHON_TOKEN", HUSH, "", ""),  # may be of contrib
+        ("OTEL_CONNECTOR_TOKEN", HUSH, "", ""),
+        ("OTEL_RESOURCE_ATTRIBUTES", f"deploy={HUSH}", "", ""),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", HUSH, "", ""),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", f"http:{HUSH}=", "", ""),  # not an address
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://user:{HUSH}", "", ""),
+        ("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", HUSH, "", ""),
+    ],
+)
+def test_a_value_that_may_be_a_secret_is_not_shown(name: str, value: str, problem: str, remark: str) -> None:
+    resource = Resource({"service.name": "prices", "deploy": HUSH})
+    with telemetry_of([], resource=resource) as telemetry:
+        report = examine(telemetry, {name: value})
+    (variable,) = report.variables
+    assert (variable.value, variable.problem, variable.remark) == (None, problem, remark)
+    made = Diagnosis(telemetry=report, problem="", messages=(), log=LogState(path="a.csv"))
+    shown = "\n".join(lines(made))
+    assert HUSH not in shown + document(made)
+    assert f"  {name} (set, not shown)" in shown
+    assert remark in shown
+    assert len(made.problems) == bool(problem)
 
 
 def test_the_state_of_a_log(tmp_path: Path) -> None:
