@@ -23,6 +23,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from otel_connector._csv import _lines
+from otel_connector._csv._file import refuse_other_header
 from otel_connector._csv._format import ATTEMPTS, CALLS, RowFormat
 from otel_connector._csv._lock import try_lock
 from otel_connector._csv._ownership import open_own, with_target
@@ -248,6 +249,7 @@ def try_access(path: str | os.PathLike[str]) -> bool:
 
     Raises:
         OSError: The log cannot be written.
+        ValueError: It is not a log to which rows of calls are appended.
     """
     name = os.fspath(path)
     try:
@@ -260,6 +262,7 @@ def try_access(path: str | os.PathLike[str]) -> bool:
         except OSError as error:  # it names the temporary file
             raise with_target(OSError(error.errno, error.strerror, str(folder)), name) from None
     try:
+        refuse_other_header(fd, CALLS.header)
         return try_lock(fd)
     finally:
         os.close(fd)

@@ -4,7 +4,7 @@ Every write happens under the file's lock, which is held for some microseconds. 
 other process is in the middle of a row. So a line without a line end was left by a killed program or a full disk; it is
 removed before the next row is written. This file does not know rows that wait, rotation policy, or threads.
 
-Used by ``_csv._writer`` and ``csv_exporter``.
+Used by ``_csv._check``, ``_csv._writer`` and ``csv_exporter``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from otel_connector._csv._lines import not_text
 from otel_connector._csv._lock import lock, try_lock, unlock
 from otel_connector._csv._options import LogOptions
 from otel_connector._csv._ownership import open_own
@@ -265,7 +266,7 @@ class AppendFile:
         if 0 < len(head) < len(self._header) and self._header.startswith(head):
             os.ftruncate(self._fd, 0)  # half a header, of a program that was killed at that moment
         else:
-            _refuse_other_header(head, self._header)
+            refuse_other_header(self._fd, self._header)
         self._repair()
         self.synced = self.end
 
@@ -377,16 +378,20 @@ def check_usable(path: str, header: bytes | None, options: LogOptions) -> None:
     try:
         lock(fd, _OPENING_TIMEOUT)
         if header is not None:
-            _refuse_other_header(_read_at(fd, 0, _HEAD_LIMIT), header)
+            refuse_other_header(fd, header)
     finally:
         os.close(fd)
 
 
-def _refuse_other_header(head: bytes, header: bytes) -> None:
-    """Raise unless a file that begins with `head` has the header, the beginning of it, or nothing."""
-    if not head.startswith(header) and not header.startswith(head):
-        found = head.split(b"\n", 1)[0][:200].decode(errors="replace")
-        raise ValueError(f"the file has another header: {found!r}; choose another file, or empty this one")
+def refuse_other_header(fd: int, header: bytes) -> None:
+    """Raise ValueError unless a file has the header, the beginning of it, or nothing. The message has what it is."""
+    head = _read_at(fd, 0, _HEAD_LIMIT)
+    if head.startswith(header) or header.startswith(head):
+        return
+    if what := not_text(head):
+        raise ValueError(f"{what}{', or' if what.endswith('unpack it first') else ';'} choose another file")
+    found = head.split(b"\n", 1)[0][:200].decode(errors="replace")
+    raise ValueError(f"the file has another header: {found!r}; choose another file, or empty this one")
 
 
 def absolute(path: str) -> str:

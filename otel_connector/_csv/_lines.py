@@ -78,6 +78,8 @@ _MAGIC = {
     b"PK\x03\x04": "the file is a zip archive or a spreadsheet",
     b"\x00": "the file begins with NUL bytes, as after a crash of the machine",
 }
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # without the escape character, which colors have
 
 
 class Line(NamedTuple):
@@ -181,6 +183,15 @@ def read_row(line: bytes, form: RowFormat[_Record]) -> tuple[list[str], _Record]
         raise ValueError(one_line(str(error), _REASON_LIMIT)) from None
 
 
+def not_text(head: bytes) -> str:
+    """Return what a file is that begins with `head`, if it is no text in UTF-8; empty otherwise."""
+    if known := next((why for magic, why in _MAGIC.items() if head.startswith(magic)), ""):
+        return known
+    if head.startswith(_UTF_16):
+        return "the file is in UTF-16, not in UTF-8"
+    return "the file is binary" if _CONTROL.search(head) else ""
+
+
 def not_a_log(head: bytes) -> ValueError:
     """Return the error for a file that begins with `head` and is not a log. The message says what it seems to be."""
     if not head:
@@ -192,8 +203,7 @@ def not_a_log(head: bytes) -> ValueError:
     else:
         line = head.partition(b"\n")[0]
         found = line[: 4 * _REASON_LIMIT].decode(errors="replace")[:_REASON_LIMIT]
-        known = (why for magic, why in _MAGIC.items() if head.startswith(magic))
-        why = next(known, f"its first line is {found!r}, not the header")
+        why = not_text(head) or f"its first line is {found!r}, not the header"
     return ValueError(f"not a log: {why}")
 
 

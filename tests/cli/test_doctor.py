@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import fcntl
+import gzip
 import json
+import lzma
 import os
 import re
 import socket
@@ -31,7 +34,7 @@ from support.otlp_receiver import Received, grpc_receiver, http_receiver
 from support.own_network import run_in_own_network
 
 from otel_connector import CSVSpanExporter
-from otel_connector._csv._format import HEADER
+from otel_connector._csv._format import ATTEMPTS, HEADER, encode_row
 from otel_connector._doctor import SetVariable, TelemetryReport, examine
 from otel_connector._telemetry._sdk_exit import Telemetry
 from otel_connector.cli._doctor_command import _log_state
@@ -366,7 +369,38 @@ def test_the_state_of_a_log(tmp_path: Path) -> None:
         locked = _log_state(log)
     assert locked == LogState(path=str(log), rows=1, locked=True)
     assert _log_state(tmp_path / "none" / "logs.csv").problem == f"{tmp_path / 'none'}: No such file or directory"
-    assert "not a log" in _log_state(Path(__file__)).problem
+    assert "another header" in _log_state(Path(__file__)).problem
+
+
+ROWS = HEADER + encode_row(call(0))
+NOT_LOGS = {
+    "gzip": (gzip.compress(ROWS), "the file is compressed (gzip); unpack it first, or choose another file"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + ROWS, "the file is compressed (zstd); unpack it first, or choose another file"),
+    "xz": (lzma.compress(ROWS), "the file is compressed (xz); unpack it first, or choose another file"),
+    "bzip2": (bz2.compress(ROWS), "the file is compressed (bzip2); unpack it first, or choose another file"),
+    "zip": (b"PK\x03\x04" + ROWS, "the file is a zip archive or a spreadsheet; choose another file"),
+    "UTF-16": (ROWS.decode().encode("utf-16"), "the file is in UTF-16, not in UTF-8; choose another file"),
+    "UTF-16 without a mark": (ROWS.decode().encode("utf-16-le"), "the file is binary; choose another file"),
+    "binary": (b"\x7fELF\x02\x01\x01", "the file is binary; choose another file"),
+    "NUL": (bytes(9), "the file begins with NUL bytes, as after a crash of the machine; choose another file"),
+    "a text": (b"a,b\n", "the file has another header: 'a,b'; choose another file, or empty this one"),
+    "a byte order mark": (b"\xef\xbb\xbf" + ROWS, "the file has another header: '\\ufeffcall_id,"),
+    "no header": (ROWS.partition(b"\n")[2], "the file has another header: '"),
+    "an attempts log": (ATTEMPTS.header, "the file has another header: 'call_id,number,"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_LOGS)
+def test_a_file_to_which_no_writer_appends_is_reported_in_the_words_of_the_writer(name: str, tmp_path: Path) -> None:
+    content, problem = NOT_LOGS[name]
+    log = tmp_path / "z.csv"
+    log.write_bytes(content)
+    state = _log_state(log)
+    with pytest.raises(ValueError, match=re.escape(state.problem)):
+        CSVSpanExporter(log)
+    assert state.problem.startswith(problem)
+    assert state.problem.isprintable()
+    assert log.read_bytes() == content
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Its messages of commands are compared with what the commands print.
 from __future__ import annotations
 
 import ast
+import gzip
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,7 @@ RUNS = {
     "a missing server": (["demo"], {"without": "trustme"}),
     "a missing database": (["review", "logs.csv"], {"without": "duckdb"}),
     "a log of another program": (["fetch", "-", "--log", "other.csv"], {}),
+    "a compressed log": (["fetch", "-", "--log", "old.csv"], {}),
     "a review of another file": (["review", "other.csv"], {}),
     "results that exist": (["fetch", "http://127.0.0.1:1/{}", "--range", "1:5", "--out", "items.jsonl"], {}),
     "one redacted form": (["fetch", "https://api.example.com/items?key={}", "--range", "1:5"], {}),
@@ -145,6 +147,7 @@ RUNS = {
 
 def test_every_message_of_a_command_is_printed_by_a_run(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n", encoding="utf-8")
+    (tmp_path / "old.csv").write_bytes(gzip.compress(b""))
     (tmp_path / "items.jsonl").write_text(
         '{"url":"http://127.0.0.1/","call_id":"1","t":1.0,"status":200,"text":""}\n', encoding="utf-8"
     )
