@@ -107,7 +107,7 @@ def observe_session(session: Any) -> None:
         except Exception as error:
             # requests looks at the address of a redirect even if it is not followed, and raises if it is invalid
             if not answers or answers[-1].status_code not in _REDIRECTS:
-                note(problem_of_error(error, url))
+                note(problem_of_error(error))
                 raise
             response = answers[-1]
         size = len(options.get("data") or b"")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 
 from otel_connector._record import one_line
 from otel_connector._redact import Redactor
-from otel_connector._telemetry._usual_ports import other_protocol
+from otel_connector._telemetry._usual_ports import PORTS, other_protocol
 from otel_connector._units import counted, exact_duration
 
 _QUOTED = 200  # characters of a text of the receiver
@@ -28,6 +29,8 @@ _JAEGER_UI = 16686
 _CONFIG_FILE = "OTEL_CONFIG_FILE"
 _ITEMS = {"traces": "span", "metrics": "data point", "logs": "log record"}
 _LIMITS = ("max_request_body_size", "max_recv_msg_size_mib")  # of the OpenTelemetry Collector: over HTTP, over gRPC
+_SCHEMES = frozenset({"http", "https"})
+_PORT = re.compile(r":\d+$")
 _BATCH_SIZES = {"traces": "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "logs": "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE"}
 
 
@@ -48,7 +51,7 @@ class Kind(Enum):
         " Set {protocol}=grpc, or use the HTTP port (usually 4318){or_tls}."
     )
     NOT_TLS = "{origin} does not speak TLS. Write http:// in {endpoint} if the connection may be unencrypted."
-    NO_SCHEME = "{endpoint}={address} has no scheme; {answer}. Write http://{address} or https://{address}."
+    NO_SCHEME = "{endpoint}={address} has no scheme; {answer}. Write http://{with_port} or https://{with_port}."
     BAD_ENDPOINT = (
         "{endpoint} is not a URL that the exporter can use{answer}. Write http://host:port or https://host:port."
     )
@@ -115,10 +118,32 @@ class ExportTarget:
     timeout: float = 10.0
 
     @property
-    def has_scheme(self) -> bool:
-        """Whether the operator has written a scheme; over gRPC, the SDK has removed it."""
-        given = os.environ.get(self.variable("ENDPOINT"), "")
-        return "://" in (given if self.protocol == "grpc" and given == self.endpoint else f"://{self.endpoint}")
+    def mistake(self) -> Problem | None:
+        """What is wrong with the endpoint as the operator has written it; None if nothing is, or it is not known."""
+        given, is_grpc = os.environ.get(self.variable("ENDPOINT"), "").strip(), self.protocol == "grpc"
+        # Over gRPC, the SDK has removed the scheme and the path; over HTTP, it has appended a path
+        is_given = address_of(self.endpoint) == address_of(given) if is_grpc else self.endpoint.startswith(given)
+        if not given or not is_given:  # it is from the code, or from a configuration file
+            return None
+        scheme, separator, rest = given.lower().partition("://")
+        wrong: str | None = None
+        if not separator and scheme.startswith(("http:", "https:")):
+            wrong = ""
+        elif not separator and is_grpc and "/" in scheme.removeprefix("//"):  # grpc takes all of it for the host name
+            wrong = ": it has no scheme, and a path"
+        elif scheme in _SCHEMES and not address_of(given).partition(":")[0]:
+            wrong = ": it has no host"
+        elif scheme in _SCHEMES and is_grpc and "@" in rest.partition("/")[0]:
+            wrong = ": over gRPC, it cannot have a user"
+        elif is_grpc and (
+            not self.secure or (given == self.endpoint and separator)
+        ):  # a target of grpc, such as unix://
+            return None
+        elif not separator:
+            return Problem(kind=Kind.NO_SCHEME, answer=f"the SDK {'uses TLS' if is_grpc else 'sends nothing'} then")
+        elif scheme not in _SCHEMES:
+            wrong = ""
+        return None if wrong is None else Problem(kind=Kind.BAD_ENDPOINT, answer=wrong)
 
     @property
     def origin(self) -> str:
@@ -173,7 +198,7 @@ def origin_of(url: str) -> str:
 
 def address_of(url: str) -> str:
     """Return the host and the port of a URL, with or without a scheme."""
-    rest = url.partition("://")[2] or url
+    rest = url.partition("://")[2] if "://" in url else url.removeprefix("//")
     for mark in "/?#":
         rest = rest.partition(mark)[0]
     return rest.rpartition("@")[2]
@@ -225,6 +250,11 @@ def _joined(names: Iterable[str]) -> str:
     return " and ".join(dict.fromkeys(names))
 
 
+def _with_port(target: ExportTarget) -> str:
+    address = address_of(target.endpoint)
+    return address if _PORT.search(address) else f"{address}:{PORTS[target.protocol]}"
+
+
 def _corrected(target: ExportTarget, origin: str, protocol: str = "http/protobuf") -> str:
     """Return the value of the variable of an endpoint for a receiver without a path of its own."""
     return f"{origin}/v1/{target.signal}" if target.is_own and protocol != "grpc" else origin
@@ -243,6 +273,7 @@ class _Fields(dict[str, str]):
         values: dict[str, Callable[[], str]] = {
             "origin": lambda: first.origin,
             "address": lambda: address_of(first.endpoint),
+            "with_port": lambda: _with_port(first),
             "host": lambda: urlsplit(f"//{address_of(first.endpoint)}").hostname or "of the endpoint",
             "answer": lambda: problem.answer,
             "signal": lambda: signal,

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from otel_connector._record import one_line
 from otel_connector._redact import Redactor
 from otel_connector._telemetry._bounded_session import observe_session
-from otel_connector._telemetry._export_problem import ExportTarget, Kind, Problem, address_of, noting
+from otel_connector._telemetry._export_problem import ExportTarget, Kind, Problem, noting
 from otel_connector._telemetry._grpc_answers import observe_channel
 from otel_connector._telemetry._usual_ports import other_origin
 
@@ -43,6 +43,15 @@ _ITEM_BYTES = 512  # of a span or a data point without its texts
 _TEXT_BYTES = 16  # of an attribute or an event without its texts
 _EXEMPLAR_BYTES = 64  # without its texts
 _BUCKET_BYTES = 16  # its count and its boundary
+
+
+# What can happen because the endpoint is not the URL that the operator wanted
+_OF_THE_ENDPOINT = frozenset(
+    {
+        *(Kind.REFUSED, Kind.OTHER_PORT, Kind.NOT_TLS, Kind.UNKNOWN_HOST, Kind.CERTIFICATE, Kind.HTTP_PORT),
+        *(Kind.CLOSED, Kind.CONNECTION, Kind.NO_ANSWER, Kind.BAD_ENDPOINT),
+    }
+)
 
 
 class ExporterWatch:
@@ -152,12 +161,8 @@ class ExporterWatch:
         target, kind = self.target, problem.kind
         if kind is Kind.NO_RECEIVER:
             return replace(problem, kind=self._kind_of_404())
-        if kind is Kind.NOT_TLS and not target.has_scheme:
-            return Problem(kind=Kind.NO_SCHEME, answer="the SDK uses TLS then")
-        if kind is Kind.UNKNOWN_HOST and target.protocol == "grpc" and address_of(target.endpoint) != target.endpoint:
-            # The SDK gives grpc all of an endpoint without a scheme, and of others the user, the host and the port
-            wrong = "over gRPC, it cannot have a user" if "@" in target.endpoint else "it has no scheme, and a path"
-            return Problem(kind=Kind.BAD_ENDPOINT, answer=f": {wrong}")
+        if kind in _OF_THE_ENDPOINT and not self.arrived and (mistake := target.mistake):
+            return mistake
         if kind in {Kind.GRPC_PORT, Kind.CLOSED} and self.arrived:
             return Problem(kind=Kind.CONNECTION, answer="the receiver closed it")
         return problem

@@ -150,13 +150,11 @@ def _text(media_type: str, body: bytes) -> str:
     return ""
 
 
-def problem_of_error(error: BaseException, url: str) -> Problem:
+def problem_of_error(error: BaseException) -> Problem:
     """Return why a request had no response. The texts of the exceptions have the URL, so only their kinds are used."""
     from requests import exceptions
 
     if isinstance(error, (exceptions.MissingSchema, exceptions.InvalidSchema, exceptions.InvalidURL)):
-        if "://" not in url:
-            return Problem(kind=Kind.NO_SCHEME, answer="the SDK sends nothing then")
         return Problem(kind=Kind.BAD_ENDPOINT)
     causes = list(_causes(error, []))
     if isinstance(error, exceptions.ProxyError):

@@ -36,6 +36,10 @@ def other_origin(origin: str, protocol: str) -> str | None:
         protocol: Its protocol.
     """
     parts, port = urlsplit(origin), PORTS[other_protocol(protocol)]
-    if parts.port != PORTS.get(protocol, 0) or not accepts_connections(parts.hostname or "", port):
+    try:
+        is_usual = parts.port == PORTS.get(protocol, 0)
+    except ValueError:  # a target of grpc, such as ipv4:127.0.0.1:4317
+        return None
+    if not is_usual or not accepts_connections(parts.hostname or "", port):
         return None
     return f"{origin.rpartition(':')[0]}:{port}"

@@ -774,6 +774,68 @@ def test_an_endpoint_that_grpc_takes_for_a_host_name_is_named(
     )
 
 
+NO_SCHEME = "OTEL_EXPORTER_OTLP_ENDPOINT={given} has no scheme; the SDK {does} then. Write http://{address} or https://{address}."
+BAD_ENDPOINT = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT is not a URL that the exporter can use{why}. Write http://host:port or"
+    " https://host:port."
+)
+
+
+@pytest.mark.parametrize("protocol", [GRPC, HTTP])
+@pytest.mark.parametrize(
+    ("endpoint", "why"),
+    [
+        ("127.0.0.1:{closed}", "no scheme"),
+        ("//127.0.0.1:{closed}", "no scheme"),
+        ("//127.0.0.1:{open}", "no scheme"),
+        ("127.0.0.1", "no scheme"),  # without a port, grpc uses 443
+        ("collector.invalid", "no scheme"),
+        ("ftp://127.0.0.1:{closed}", ""),
+        ("ftp://127.0.0.1:{open}", ""),
+        ("http://", ": it has no host"),
+        ("https://", ": it has no host"),
+        ("http:///hush", ": it has no host"),
+        ("https://:{closed}", ": it has no host"),
+        ("http://?hush", ": it has no host"),
+        ("http:127.0.0.1:{closed}", ""),
+        ("http:/127.0.0.1:{closed}", ""),
+    ],
+)
+def test_what_is_wrong_with_the_endpoint_is_said_for_any_listener(
+    endpoint: str, why: str, protocol: str, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listener(b"x" * 9) as address:
+        endpoint = endpoint.format(closed=closed_port, open=address.rpartition(":")[2])
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        (found,), _ = messages("traces", protocol)
+    given = endpoint.removeprefix("//")
+    expected = BAD_ENDPOINT.format(why=why)
+    if why == "no scheme":
+        does = "uses TLS" if protocol == GRPC else "sends nothing"
+        usual = "" if ":" in given else f":{PORTS[protocol]}"
+        expected = NO_SCHEME.format(given=given, address=f"{given}{usual}", does=does)
+    assert found == f"Traces were not sent: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "insecure"),
+    [
+        ("127.0.0.1:{}", "true"),
+        ("ftp://127.0.0.1:{}", "true"),  # the SDK ignores the scheme then
+        ("HTTP://127.0.0.1:{}", "false"),
+        ("ipv4:127.0.0.1:{}", "true"),  # grpc, doc/naming.md
+    ],
+)
+def test_an_endpoint_that_grpc_can_use_is_not_called_wrong(
+    endpoint: str, insecure: str, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.format(closed_port))
+    if insecure == "true":
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_INSECURE", insecure)
+    (found,), _ = messages("traces", GRPC)
+    assert "nothing listens at http" in found
+
+
 def test_a_proxy_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, closed_port: int) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://user:hush@127.0.0.1:{closed_port}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector.invalid:4318")
