@@ -51,6 +51,11 @@ class Kind(Enum):
         " Set {protocol}=grpc, or use the HTTP port (usually 4318){or_tls}."
     )
     NOT_TLS = "{origin} does not speak TLS. Write http:// in {endpoint} if the connection may be unencrypted."
+    TLS_PORT = "{origin} speaks TLS. Write https:// in {endpoint}."
+    NOT_HTTP = (
+        "something that does not speak HTTP/1.1 answers at {origin}. Check the port in {endpoint} (usually 4318)."
+    )
+    CUT = "the answer of {origin} is not complete."
     NO_SCHEME = "{endpoint}={address} has no scheme; {answer}. Write http://{with_port} or https://{with_port}."
     BAD_ENDPOINT = (
         "{endpoint} is not a URL that the exporter can use{answer}. Write http://host:port or https://host:port."
@@ -135,9 +140,7 @@ class ExportTarget:
             wrong = ": it has no host"
         elif scheme in _SCHEMES and is_grpc and "@" in rest.partition("/")[0]:
             wrong = ": over gRPC, it cannot have a user"
-        elif is_grpc and (
-            not self.secure or (given == self.endpoint and separator)
-        ):  # a target of grpc, such as unix://
+        elif is_grpc and (not self.secure or (separator and given == self.endpoint)):  # unix:///x is a target of grpc
             return None
         elif not separator:
             return Problem(kind=Kind.NO_SCHEME, answer=f"the SDK {'uses TLS' if is_grpc else 'sends nothing'} then")

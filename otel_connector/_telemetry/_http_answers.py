@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import Generator, Mapping, Sequence
 from http import HTTPStatus
-from http.client import BadStatusLine, LineTooLong
+from http.client import BadStatusLine, HTTPException, IncompleteRead, LineTooLong, UnknownProtocol
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -42,6 +42,7 @@ _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LE
 _HTTP_2 = (
     "\0\0"  # an HTTP/2 server starts with the frame SETTINGS, whose length is below 65,536 (RFC 9113, section 4.1)
 )
+_TLS_ALERT = "\x15\x03"  # RFC 8446, section 5.1: the type alert, and the version
 
 
 def problem_of_response(
@@ -179,13 +180,26 @@ def _problem_of_cause(cause: BaseException) -> Problem | None:
             kind = Kind.REFUSED
         case ConnectionResetError() | BrokenPipeError():  # RemoteDisconnected is one of the first
             kind = Kind.GRPC_PORT
-        case BadStatusLine() if str(cause.args[0]).startswith(_HTTP_2):
-            kind = Kind.GRPC_PORT
-        case LineTooLong():
-            kind, answer = Kind.NOT_OTLP, "with a header line of more than 65,536 bytes"
+        case HTTPException():
+            return _problem_of_no_response(cause)
         case _:
             pass
     return kind and Problem(kind=kind, answer=answer)
+
+
+def _problem_of_no_response(cause: HTTPException) -> Problem:
+    """Return what a server has sent, if it is no response of HTTP/1.1."""
+    match cause:
+        case BadStatusLine() if (line := str(cause.args[0])).startswith((_HTTP_2, _TLS_ALERT)):
+            return Problem(kind=Kind.GRPC_PORT if line.startswith(_HTTP_2) else Kind.TLS_PORT)
+        case BadStatusLine() | UnknownProtocol():
+            return Problem(kind=Kind.NOT_HTTP)
+        case IncompleteRead():
+            return Problem(kind=Kind.CUT)
+        case LineTooLong():
+            return Problem(kind=Kind.NOT_OTLP, answer="with a header line of more than 65,536 bytes")
+        case _:
+            return Problem(kind=Kind.NOT_OTLP, answer="with a response that cannot be read")
 
 
 def _causes(error: BaseException, seen: list[BaseException]) -> Generator[BaseException]:

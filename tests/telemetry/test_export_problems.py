@@ -547,6 +547,11 @@ def unknown_host() -> Iterator[str]:
     yield "collector.invalid:4317"  # RFC 6761, section 6.4: such a name is never resolved
 
 
+NOT_HTTP = (
+    "something that does not speak HTTP/1.1 answers at {origin}. Check the port in OTEL_EXPORTER_OTLP_ENDPOINT (usually"
+    " 4318)."
+)
+
 # How the endpoint is written, where it is, and the sentence after "Traces were not sent: "
 MISTAKES: dict[tuple[str, str], tuple[str, Callable[[], Any], str]] = {
     ("nothing listens", GRPC): (
@@ -624,7 +629,25 @@ MISTAKES: dict[tuple[str, str], tuple[str, Callable[[], Any], str]] = {
     ("another protocol", HTTP): (
         "http://",
         lambda: listener(b"SSH-2.0-x\r\n"),
-        "no connection to {origin}: BadStatusLine.",
+        NOT_HTTP,
+    ),
+    ("garbage", HTTP): ("http://", lambda: listener(b"\x01\xff\x80"), NOT_HTTP),
+    ("a Redis", HTTP): ("http://", lambda: listener(b"-ERR unknown command\r\n"), NOT_HTTP),
+    ("another version of HTTP", HTTP): ("http://", lambda: listener(b"HTTP/7.1 200 OK\r\n\r\n"), NOT_HTTP),
+    ("plain to TLS", HTTP): (  # RFC 8446, section 6: an alert, fatal, unexpected_message
+        "http://",
+        lambda: listener(b"\x15\x03\x01\x00\x02\x02\x0a"),
+        "{origin} speaks TLS. Write https:// in OTEL_EXPORTER_OTLP_ENDPOINT.",
+    ),
+    ("chunks that are none", HTTP): (
+        "http://",
+        lambda: listener(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"),
+        "the answer of {origin} is not complete.",
+    ),
+    ("too many headers", HTTP): (
+        "http://",
+        lambda: listener(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 101 + b"\r\n"),
+        "{origin} answered with a response that cannot be read. This is not an OTLP receiver.",
     ),
     ("another protocol", GRPC): (
         "http://",
@@ -801,7 +824,7 @@ BAD_ENDPOINT = (
         ("http:/127.0.0.1:{closed}", ""),
     ],
 )
-def test_what_is_wrong_with_the_endpoint_is_said_for_any_listener(
+def test_what_is_wrong_with_the_endpoint_is_reported_for_any_listener(
     endpoint: str, why: str, protocol: str, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with listener(b"x" * 9) as address:
