@@ -13,7 +13,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from operator import methodcaller
@@ -507,6 +507,12 @@ def listener(send: bytes = b"", *, closes: bool = True) -> Iterator[str]:
                 return
             connection.recv(65_536)
             connection.sendall(send)
+            if send and closes:  # with unread bytes, a close would be a reset
+                connection.settimeout(1)
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(65_536):
+                        pass
             if closes:
                 connection.close()
             else:
