@@ -42,10 +42,7 @@ class Kind(Enum):
         "nothing listens at {origin} (connection refused), but something listens at {answer}, the usual port of"
         " {other_protocol}. Set {protocol}={other_protocol}{other_endpoint}."
     )
-    HTTP_PORT = (
-        "{origin} {answer}, and the protocol is grpc{jaeger_ui}."
-        " Set {protocol}=http/protobuf, or use the gRPC port (usually 4317)."
-    )
+    HTTP_PORT = "{origin} {answer}, and the protocol is grpc{jaeger_ui}. {grpc_or_http}."
     GRPC_PORT = (
         "{origin} closed the HTTP connection, as gRPC servers do."
         " Set {protocol}=grpc, or use the HTTP port (usually 4318){or_tls}."
@@ -258,6 +255,15 @@ def _with_port(target: ExportTarget) -> str:
     return address if _PORT.search(address) else f"{address}:{PORTS[target.protocol]}"
 
 
+def _grpc_or_http(target: ExportTarget) -> str:
+    """Return the remedy for a port that speaks HTTP/1.1: another protocol helps only at a port of OTLP."""
+    http, port = f"{target.variable('PROTOCOL')}=http/protobuf", target.origin.rpartition(":")[2]
+    if port in map(str, PORTS.values()):
+        return f"Set {http}, or use the gRPC port (usually 4317)"
+    other = "" if port == str(_JAEGER_UI) else f", or set {http} if an OTLP receiver has this port"
+    return f"Use the gRPC port (usually 4317) in {target.variable('ENDPOINT')}{other}"
+
+
 def _corrected(target: ExportTarget, origin: str, protocol: str = "http/protobuf") -> str:
     """Return the value of the variable of an endpoint for a receiver without a path of its own."""
     return f"{origin}/v1/{target.signal}" if target.is_own and protocol != "grpc" else origin
@@ -296,6 +302,7 @@ class _Fields(dict[str, str]):
                 if first.origin.endswith(f":{_JAEGER_UI}")
                 else ""
             ),
+            "grpc_or_http": lambda: _grpc_or_http(first),
             "or_tls": lambda: "" if secure else ", or write https:// if it expects TLS",
             "if_tls": lambda: "" if secure else f". Write https:// in {variable('ENDPOINT')} if it expects TLS",
             "size": lambda: f"{problem.size:,}",

@@ -572,8 +572,9 @@ MISTAKES: dict[tuple[str, str], tuple[str, Callable[[], Any], str]] = {
         "http://",
         http_server,
         (
-            "{origin} speaks HTTP/1.1, and the protocol is grpc. Set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or use"
-            " the gRPC port (usually 4317)."
+            "{origin} speaks HTTP/1.1, and the protocol is grpc. Use the gRPC port (usually 4317) in"
+            " OTEL_EXPORTER_OTLP_ENDPOINT, or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf if an OTLP receiver has"
+            " this port."
         ),
     ),
     ("HTTP to a gRPC port", HTTP): (
@@ -659,8 +660,9 @@ MISTAKES: dict[tuple[str, str], tuple[str, Callable[[], Any], str]] = {
         "http://",
         lambda: listener(b"SSH-2.0-x\r\n"),
         (
-            "{origin} does not speak HTTP/2, and the protocol is grpc. Set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf,"
-            " or use the gRPC port (usually 4317)."
+            "{origin} does not speak HTTP/2, and the protocol is grpc. Use the gRPC port (usually 4317) in"
+            " OTEL_EXPORTER_OTLP_ENDPOINT, or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf if an OTLP receiver has"
+            " this port."
         ),
     ),
     ("another scheme", HTTP): (
@@ -904,11 +906,30 @@ def test_a_receiver_at_the_port_of_the_other_protocol_is_named(
     )
 
 
-def test_the_page_of_jaeger_is_named() -> None:
-    target = ExportTarget(signal="traces", protocol=GRPC, endpoint="localhost:16686")
-    assert "and the protocol is grpc (Jaeger's page has this port; its receiver has 4317 and 4318). Set" in sentence(
-        Problem(kind=Kind.HTTP_PORT, answer="speaks HTTP/1.1"), [target]
-    )
+@pytest.mark.parametrize(
+    ("port", "rest"),
+    [
+        (
+            16686,
+            (
+                " (Jaeger's page has this port; its receiver has 4317 and 4318). Use the gRPC port (usually 4317) in"
+                " OTEL_EXPORTER_OTLP_ENDPOINT."
+            ),
+        ),
+        (4318, ". Set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or use the gRPC port (usually 4317)."),
+        (
+            8080,
+            (
+                ". Use the gRPC port (usually 4317) in OTEL_EXPORTER_OTLP_ENDPOINT, or set"
+                " OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf if an OTLP receiver has this port."
+            ),
+        ),
+    ],
+)
+def test_the_remedy_for_a_port_of_http_depends_on_the_port(port: int, rest: str) -> None:
+    target = ExportTarget(signal="traces", protocol=GRPC, endpoint=f"localhost:{port}")
+    found = sentence(Problem(kind=Kind.HTTP_PORT, answer="speaks HTTP/1.1"), [target])
+    assert found.partition("and the protocol is grpc")[2] == rest
 
 
 def test_the_configuration_file_is_named_instead_of_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
