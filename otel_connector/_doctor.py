@@ -89,6 +89,7 @@ class ExporterReport:
         result: ``accepted``, ``partly``, ``rejected`` or ``not sent``.
         seconds: How long the export took.
         message: What happened and what to do; empty if everything was accepted.
+        note: A warning of a receiver that has accepted everything.
         trace_id: Of the span that was sent; empty for other signals.
     """
 
@@ -100,6 +101,7 @@ class ExporterReport:
     result: str = "not sent"
     seconds: float = 0.0
     message: str = ""
+    note: str = ""
     trace_id: str = ""
 
 
@@ -197,7 +199,7 @@ def _finish(
     if future.done() and not watch.failed:
         span = batches["traces"][0].get_span_context()
         trace_id = format(span.trace_id, "032x") if target.signal == "traces" else ""
-        return replace(report, result="accepted", seconds=future.result(), trace_id=trace_id)
+        return replace(report, result="accepted", seconds=future.result(), note=watch.hint, trace_id=trace_id)
     problem = watch.problem or Problem(kind=Kind.NO_ANSWER)
     result = "partly" if watch.arrived else "rejected"
     return replace(report, result=result, seconds=seconds, message=sentence(problem, [target], count=watch.count))

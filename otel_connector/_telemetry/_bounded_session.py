@@ -75,7 +75,7 @@ def _bounded_session() -> Any:
 
 def _decoded(body: bytes, coding: str) -> bytes | None:
     """Return the beginning of a body, decoded although no coding was requested; None if that is not possible."""
-    if not coding or not body:
+    if coding in {"", "identity"} or not body:
         return body
     for window in _WINDOWS.get(coding.removeprefix("x-"), ()):  # x-gzip: RFC 9110, section 8.4.1.3
         decoder = zlib.decompressobj(window)

@@ -78,6 +78,7 @@ class Kind(Enum):
     REDIRECT = "{origin} answered {answer}, which is not followed. Set {endpoint} to the address of the receiver."
     TOO_LARGE = "a request of {size} bytes is too large for {origin} ({answer}). {smaller}."
     PARTIAL = "{origin}{answer}."
+    HINT = "{origin} has accepted the {signal}, with a warning{answer}."  # not a loss
     STATUS = "{origin} answered {answer}."
     INTERRUPTED = "the export was interrupted."
     FAILED = "the exporter failed: {answer}."

@@ -8,6 +8,7 @@ Used by ``_doctor``, ``_replay._replay`` and ``_telemetry._sdk_exit``.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,9 +21,11 @@ from urllib.parse import urlsplit
 from otel_connector._record import one_line
 from otel_connector._redact import Redactor
 from otel_connector._telemetry._bounded_session import observe_session
-from otel_connector._telemetry._export_problem import ExportTarget, Kind, Problem, noting
+from otel_connector._telemetry._export_problem import ExportTarget, Kind, Problem, noting, what_and_why
 from otel_connector._telemetry._grpc_answers import observe_channel
 from otel_connector._telemetry._usual_ports import other_origin
+
+_logger = logging.getLogger("otel_connector")
 
 # Where the SDK keeps its exporters and their options. It has no public access to them. If a path does not exist, its
 # exporters are not stopped in time, and their failures are not counted. A test checks all paths
@@ -69,6 +72,7 @@ class ExporterWatch:
         failed: Number of exports of which something was lost. Without a lock: it is only compared with an earlier
             value, and a lost increment leaves it larger than that.
         arrived: Whether the exporter has sent something that was accepted.
+        hint: The first warning of a receiver that has accepted an export; empty if there was none.
         lost: Number of items of the failed exports.
         count: Number of items of the last export.
     """
@@ -83,7 +87,7 @@ class ExporterWatch:
         self.exporter, self.step = exporter, step
         self.failed = self.lost = self.count = 0
         self.peers: Sequence[ExporterWatch] = ()
-        self.arrived = False
+        self.arrived, self.hint = False, ""
         self._noted: Problem | None = None
         self._export: Callable[..., Any] = exporter.export
         self._shutdown: Callable[..., Any] = exporter.shutdown
@@ -126,6 +130,9 @@ class ExporterWatch:
             if problem and problem.kind is Kind.REFUSED:
                 other = other_origin(self.target.origin, self.target.protocol)
                 problem = Problem(kind=Kind.OTHER_PORT, answer=other) if other else problem
+            if problem and problem.kind is Kind.HINT:
+                self._show_hint(problem)
+                problem = None
             noted[0] = self._noted = problem
 
         self.count = _count(batch)
@@ -150,6 +157,12 @@ class ExporterWatch:
         else:
             self.arrived = True
         return result
+
+    def _show_hint(self, problem: Problem) -> None:
+        if not self.hint:
+            target = self.target
+            _, self.hint = what_and_why(problem, [target])
+            _logger.warning("%s has accepted the %s, with a warning%s.", target.origin, target.signal, problem.answer)
 
     def _lose(self, items: int) -> None:
         self.failed += 1

@@ -91,22 +91,23 @@ def _problem_of_success(status: int, media_type: str, body: bytes, coding: str) 
     # Prometheus confirms with an empty body without a type. The empty message of OTLP has no bytes either
     if not body and media_type in {"", _JSON, *_PROTOBUF}:
         return None
+    if coding and media_type in {_JSON, *_PROTOBUF}:
+        return Problem(
+            kind=Kind.UNREADABLE, answer=f"{status} with a body in the content coding {one_line(coding, _SHOWN)}"
+        )
     try:
         if media_type in _PROTOBUF:
             return problem_of_message(_message(body))
         if media_type == _JSON:
             return _problem_of_json(json.loads(body))
     except (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError):
-        if coding:
-            shown = one_line(coding, _SHOWN)
-            return Problem(kind=Kind.UNREADABLE, answer=f"{status} with a body in the content coding {shown}")
         return Problem(kind=Kind.NOT_OTLP, answer=f"{status} with {media_type} that is not a message of OTLP")
     shown = quoted(media_type).removeprefix(": ").strip('"') or "a body of an unknown type"
     return Problem(kind=Kind.NOT_OTLP, answer=f"{status} with {shown}")
 
 
 def problem_of_message(message: Any) -> Problem | None:
-    """Return what a response of OTLP rejects, of any signal; None if it accepts everything."""
+    """Return what a response of OTLP rejects, of any signal; None if it accepts everything without a hint."""
     fields = {field.name: value for field, value in message.partial_success.ListFields()}
     rejected = sum(value for name, value in fields.items() if name.startswith("rejected_"))
     return _partial(rejected, fields.get("error_message", ""))
@@ -132,8 +133,10 @@ def _problem_of_json(message: Any) -> Problem | None:
 
 
 def _partial(rejected: int, message: str) -> Problem | None:
+    if rejected > 0:
+        return Problem(kind=Kind.PARTIAL, answer=quoted(message), rejected=rejected)
     # A message without rejected items is a hint of the receiver, not a loss (OTLP, "Partial Success")
-    return Problem(kind=Kind.PARTIAL, answer=quoted(message), rejected=rejected) if rejected > 0 else None
+    return Problem(kind=Kind.HINT, answer=quoted(message)) if message else None
 
 
 def _text(media_type: str, body: bytes) -> str:

@@ -104,7 +104,7 @@ def _telemetry_lines(telemetry: TelemetryReport) -> Iterator[str]:
     for report, shown in zip(telemetry.exporters, where, strict=True):
         took = f": {_SENT[report.signal]} in {duration(report.seconds)}" if report.result == "accepted" else ""
         yield f"  {report.signal:8}  {shown:{width}}  {report.result}{took}"
-        yield from _indented(report.message)
+        yield from _indented(report.message or report.note)
     for problem in telemetry.problems:
         yield from _indented(problem)
     if telemetry.service:

@@ -172,6 +172,18 @@ def test_a_metric_of_which_one_data_point_is_rejected_is_partly_accepted(server:
     assert (report.exporters[1].setting, report.exporters[1].trace_id) == ("default", "")
 
 
+def test_a_warning_of_the_receiver_is_a_note_and_no_problem(server: FaultServer) -> None:
+    server.script("/v1/metrics", respond(200, b'{"partialSuccess": {"errorMessage": "slow down"}}'))
+    exporter = HttpMetrics(server.url("/v1/metrics"))
+    with telemetry_of([], [PeriodicExportingMetricReader(exporter)]) as telemetry:
+        report = examine(telemetry, {})
+    note = f'{server.url("/")[:-1]} has accepted the metrics, with a warning: "slow down".'
+    assert (report.exporters[1].result, report.exporters[1].note) == ("accepted", note)
+    made = Diagnosis(telemetry=report, problem="", messages=(), log=LogState(path="a.csv"))
+    assert f"            {note}" in list(lines(made))
+    assert made.problems == []
+
+
 def test_a_server_that_takes_nothing_is_not_called_a_receiver_without_metrics(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

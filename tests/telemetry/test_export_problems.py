@@ -312,6 +312,14 @@ ANSWERS: dict[str, tuple[Step, str]] = {
         coded("br", b"\x8b\x00\x80{}\x03"),
         "answered 200 with a body in the content coding br, which was not requested and cannot be decoded.",
     ),
+    "a coding that is not decoded, whose bytes could be an answer": (
+        coded("br", b"xx", content_type=PROTOBUF),
+        "answered 200 with a body in the content coding br, which was not requested and cannot be decoded.",
+    ),
+    "a coding that is only named": (
+        coded("gzip", b"{}"),
+        "answered 200 with a body in the content coding gzip, which was not requested and cannot be decoded.",
+    ),
     "two codings": (
         coded("gzip, gzip", gzip.compress(gzip.compress(b"{}"))),
         "answered 200 with a body in the content coding gzip, gzip, which was not requested and cannot be decoded.",
@@ -360,7 +368,7 @@ CONFIRMATIONS = {
     "gzip without a body": coded("gzip", b""),
     "deflate": coded("deflate", zlib.compress(b"{}")),
     "deflate without a header": coded("deflate", zlib.compress(b"{}")[2:-4]),
-    "a coding that is only named": coded("gzip", b"{}"),
+    "br without a body": coded("br", b""),
     "identity": coded("identity", b"{}"),
     "a negative number of rejected items": respond(200, b'{"partialSuccess": {"rejectedSpans": -1}}'),
 }
@@ -430,8 +438,8 @@ def test_rejected_items_are_a_loss(
 
 
 @pytest.mark.parametrize("protocol", [GRPC, HTTP])
-def test_a_hint_of_the_receiver_is_not_a_loss(
-    protocol: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+def test_a_hint_of_the_receiver_is_not_a_loss_and_is_logged_once(
+    protocol: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """OTLP specification, "Partial Success": with rejected items of 0, the message is a warning or a suggestion."""
     response, *_ = RESPONSES["traces"]
@@ -441,8 +449,10 @@ def test_a_hint_of_the_receiver_is_not_a_loss(
         monkeypatch.setenv(
             "OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{address}" if protocol == GRPC else server.url("/")[:-1]
         )
-        found, watch = messages("traces", protocol)
+        found, watch = messages("traces", protocol, exports=2)
     assert (found, watch.arrived, watch.failed) == ([], True, 0)
+    assert watch.hint == f'{watch.target.origin} has accepted the traces, with a warning: "use gzip".'
+    assert [each.getMessage() for each in caplog.records if each.name == "otel_connector"] == [watch.hint]
 
 
 UNSUPPORTED = (
