@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 _END = object()
 
+STOPPED = "the run was stopped before this attempt was sent"
+"""The argument of a CancelledError that a rate limiter raises to cancel its call, and not the run."""
+
 _YIELD_EVERY = 256  # skipped URLs, after which other tasks run
 
 
@@ -241,7 +244,14 @@ class _CallPool:
 
     async def _call(self, number: int, url: str | URL) -> None:
         """Request a URL and deliver the outcome. If that raises, no further URL is taken."""
-        outcome = await self._work.fetch(url)
+        try:
+            outcome = await self._work.fetch(url)
+        except asyncio.CancelledError as error:
+            if error.args != (STOPPED,):
+                raise
+            self._room.release()
+            self._free.release()
+            return  # the call has its row, as one that is cancelled; the others go on
         self._free.release()
         self._deliver(number, outcome)
 

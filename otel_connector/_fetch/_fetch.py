@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import aiohttp
 
+from otel_connector._bulk import STOPPED
 from otel_connector._call._transport import resolve_url
 from otel_connector._call._urls import NotOneURL, listed_url
 from otel_connector._connector import AsyncConnector
@@ -103,7 +104,7 @@ class FetchOptions:
 
 
 class StoppableLimiter:
-    """A limiter of attempts that can be stopped: attempts that wait for it then fail.
+    """A limiter of attempts that can be stopped: calls that wait for it are then cancelled.
 
     Args:
         limiter: An async context manager, entered for every attempt.
@@ -121,11 +122,11 @@ class StoppableLimiter:
         """Wait until the limiter admits an attempt.
 
         Raises:
-            RuntimeError: The limiter was stopped.
+            asyncio.CancelledError: The limiter was stopped: the call is cancelled, and the others go on.
         """
         await _result_unless_stopped(self._limiter.__aenter__(), self._stop)
         if self._stop.is_set():
-            raise RuntimeError("the run was stopped before this attempt was sent")
+            raise asyncio.CancelledError(STOPPED)
 
     async def __aexit__(self, *error: object) -> None:
         """Do nothing: the limiter limits the rate of attempts, not their number at a time."""

@@ -48,7 +48,7 @@ from otel_connector.cli._fetch_command import _event_loop, _run_until_stopped, e
 from otel_connector.cli._fetch_view import FetchView, progress_line, result_line
 from otel_connector.cli._stop_signals import StopSignals
 from otel_connector.cli._terminal import TolerantStream
-from otel_connector.testing import FaultServer, json_body, respond, retry_after, silent
+from otel_connector.testing import FaultServer, json_body, respond, retry_after, silent, slow_body
 
 VALUE = {"answer": 42}
 WIDTHS = (40, 80, 200)  # columns of the terminals
@@ -500,9 +500,20 @@ def test_after_ctrl_c_calls_that_wait_for_the_rate_limiter_are_not_sent(api: Fau
         assert process.wait(20) == 130
     assert len(api.requests) == 1
     unsent = [row for row in rows(tmp_path) if row["success"] == "False"]
-    assert {row["error"] for row in unsent} == {
-        "RateLimiterFailed: rate_limiter raised RuntimeError: the run was stopped before this attempt was sent"
-    }
+    assert {row["error"] for row in unsent} == {"CancelledError: the run was stopped before this attempt was sent"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_call_in_flight_ends_although_others_wait_for_the_rate_limiter(api: FaultServer, tmp_path: Path) -> None:
+    api.script("/slow", slow_body(1.0))
+    (tmp_path / "urls").write_text(f"{api.url('/slow')}\n" + f"{api.url('/ok')}\n" * 9)
+    with start(tmp_path, "urls", "--rate", "0.01") as process:
+        processes.wait_until(lambda: bool(api.received("/slow")), process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 143
+    (done,) = (row for row in rows(tmp_path) if row["success"] == "True")
+    assert done["url"].endswith("/slow")
+    assert {row["error"].partition(":")[0] for row in rows(tmp_path) if row != done} == {"CancelledError"}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
