@@ -5,6 +5,7 @@ The receivers are real: they listen on the loopback and behave in that way. The 
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import re
@@ -57,6 +58,7 @@ from otel_connector._telemetry._export_problem import (
 )
 from otel_connector._telemetry._exporter_watch import _SESSIONS, ExporterWatch, first_of
 from otel_connector._telemetry._grpc_answers import problem_of_status, what_listens
+from otel_connector._telemetry._http_answers import problem_of_error
 from otel_connector._telemetry._sdk_exit import Telemetry
 from otel_connector._telemetry._usual_ports import PORTS
 from otel_connector.testing import FaultServer, Step, respond
@@ -875,6 +877,11 @@ def test_an_endpoint_that_grpc_can_use_is_not_called_wrong(
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_INSECURE", insecure)
     (found,), _ = messages("traces", GRPC)
     assert "nothing listens at http" in found
+
+
+def test_another_failure_of_the_connection_has_the_text_of_the_system() -> None:
+    error = requests.exceptions.ConnectionError(OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH)))
+    assert problem_of_error(error) == Problem(kind=Kind.CONNECTION, answer="Network is unreachable")
 
 
 def test_a_proxy_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, closed_port: int) -> None:
