@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.environment_variables import (
+    OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
     OTEL_EXPORTER_OTLP_ENDPOINT,
     OTEL_EXPORTER_OTLP_PROTOCOL,
     OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
@@ -66,7 +67,7 @@ REMEMBERED = 2**19
 """Duplicates are detected among at least this number of calls. At most twice as many are kept, in about 100 MB. A call
 is sent twice if its rows are further apart, or if an earlier run has sent it."""
 
-_BATCH_ROWS = 512  # as the SDK's batch processor (OTEL_BSP_MAX_EXPORT_BATCH_SIZE)
+_BATCH_ROWS = 512  # at most, as the SDK's batch processor by default
 _BATCH_BYTES = 2**21  # half of what a gRPC server accepts by default
 _SPAN_BYTES = 512  # of a span without its texts; most of its texts are in two attributes
 _BATCH_LINES = 8_192  # lines after which progress is reported and stored, even if none of them is sent
@@ -172,6 +173,7 @@ class Replay:
 
     Raises:
         TypeError, ValueError: `rate` is not a number, or not above 0.
+        ValueError: ``OTEL_BSP_MAX_EXPORT_BATCH_SIZE`` is not a whole number above 0.
         ValueError: A file is not a log. The message names it.
         OSError: A file cannot be read, or is not a regular file, or the checkpoint is another kind of file.
     """
@@ -197,7 +199,7 @@ class Replay:
                 "rate", rate, positive=True, unit="spans a second", hint="; None sets no limit"
             )
         self._monotonic, self._sleep = monotonic, sleep
-        self._batch_rows = int(max(1, min(self._rate, _BATCH_ROWS)))
+        self._batch_rows = int(max(1, min(self._rate, _largest_batch())))
         self._reasons: list[tuple[Problem | None, str]] = []  # of what was lost of the current batch
         self._watch = ExporterWatch(exporter, "traces", lambda watch: self._reasons.append(_reason(watch)))
         self._row_filter = row_filter or RowFilter()
@@ -328,6 +330,14 @@ class Replay:
         if (wait := self._next - self._monotonic()) > 0:
             self._sleep(wait)
         self._next = max(self._next, self._monotonic()) + count / self._rate
+
+
+def _largest_batch() -> int:
+    """Return the most spans of a request: those of the SDK's batch processor, which the message of a 413 names."""
+    size = os.environ.get(OTEL_BSP_MAX_EXPORT_BATCH_SIZE) or str(_BATCH_ROWS)
+    if not size.strip().isdecimal() or int(size) < 1:
+        raise ValueError(f"{OTEL_BSP_MAX_EXPORT_BATCH_SIZE} must be a whole number of at least 1, not {size!r}")
+    return min(int(size), _BATCH_ROWS)
 
 
 def _checkpoints_near(checkpoints: Iterable[str]) -> list[str]:

@@ -163,3 +163,37 @@ def test_ctrl_c_stops_the_replay_between_two_batches(received: Received, tmp_pat
         assert run_here(tmp_path, "replay", "logs.csv", "--checkpoint", "here", **to).code == 0
     assert len(received.call_ids()) == 3_000
     assert sum(received.call_ids().values()) <= 3_000 + 512  # the batch in flight may have arrived twice
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_request_that_is_too_large_is_smaller_with_the_variable_of_the_message(protocol: str, tmp_path: Path) -> None:
+    """The limit of gRPC is that of the server; over HTTP, 413 is RFC 9110, section 15.5.14."""
+    write(tmp_path / "logs.csv", map(call, range(300)))
+    received = Received()
+    receiver = grpc_receiver if protocol == "grpc" else http_receiver
+    variables = {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_TIMEOUT": "0.7"}
+    with receiver(received, limit=60_000) as to:
+        variables["OTEL_EXPORTER_OTLP_ENDPOINT"] = to
+        whole = run_here(tmp_path, "replay", "logs.csv", **variables)
+        assert (whole.code, len(received.spans())) == (2, 0)
+        assert "bytes is too large for" in whole.error
+        assert "Set OTEL_BSP_MAX_EXPORT_BATCH_SIZE to less than 300." in whole.error
+        smaller = run_here(tmp_path, "replay", "logs.csv", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="100", **variables)
+        assert (smaller.code, smaller.error, len(received.call_ids())) == (0, "", 300)
+
+
+def test_one_span_that_is_too_large_needs_another_limit(tmp_path: Path) -> None:
+    write(tmp_path / "logs.csv", [call(0)])
+    with grpc_receiver(Received(), limit=100) as to:
+        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": to, "OTEL_EXPORTER_OTLP_TIMEOUT": "0.7"}
+        done = run_here(tmp_path, "replay", "logs.csv", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="1", **variables)
+    raised = "Raise the limit of the receiver (OpenTelemetry Collector: max_recv_msg_size_mib)."
+    assert (done.code, raised in done.error) == (2, True)
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "many"])
+def test_a_size_of_a_batch_that_the_sdk_does_not_accept_is_named(size: str, endpoint: str, tmp_path: Path) -> None:
+    write(tmp_path / "logs.csv", [call(0)])
+    to = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": size}
+    message = f"OTEL_BSP_MAX_EXPORT_BATCH_SIZE must be a whole number of at least 1, not {size!r}"
+    assert run_here(tmp_path, "replay", "logs.csv", **to) == (2, "", f"otel-connector replay: {message}\n")

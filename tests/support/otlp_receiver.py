@@ -98,8 +98,11 @@ class Received:
 
 
 @contextmanager
-def grpc_receiver(received: Received, *, metrics: bool = True) -> Iterator[str]:
-    """Receive over gRPC during the block, and yield the endpoint. Without `metrics`, it takes none, as Jaeger."""
+def grpc_receiver(received: Received, *, metrics: bool = True, limit: int = 4 * 2**20) -> Iterator[str]:
+    """Receive over gRPC during the block, and yield the endpoint. Without `metrics`, it takes none, as Jaeger.
+
+    `limit` is the most bytes of a request, also of `http_receiver`.
+    """
 
     class Traces(traces_grpc.TraceServiceServicer):
         def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
@@ -117,7 +120,7 @@ def grpc_receiver(received: Received, *, metrics: bool = True) -> Iterator[str]:
             return logs_pb.ExportLogsServiceResponse()
 
     with ThreadPoolExecutor(max_workers=2) as pool:
-        server = grpc.server(pool)
+        server = grpc.server(pool, options=[("grpc.max_receive_message_length", limit)])
         traces_grpc.add_TraceServiceServicer_to_server(Traces(), server)  # type: ignore[no-untyped-call]
         if metrics:
             metrics_grpc.add_MetricsServiceServicer_to_server(Metrics(), server)  # type: ignore[no-untyped-call]
@@ -131,7 +134,7 @@ def grpc_receiver(received: Received, *, metrics: bool = True) -> Iterator[str]:
 
 
 @contextmanager
-def http_receiver(received: Received, port: int = 0) -> Iterator[str]:
+def http_receiver(received: Received, port: int = 0, *, limit: int = 2**30) -> Iterator[str]:
     """Receive over HTTP with protobuf during the block, and yield the endpoint."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -141,10 +144,11 @@ def http_receiver(received: Received, port: int = 0) -> Iterator[str]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers["Content-Encoding"] == "gzip":
                 body = gzip.decompress(body)
-            if self.path in _REQUESTS:
+            status = 404 if self.path not in _REQUESTS else 413 if len(body) > limit else 200
+            if status == 200:
                 request, signal = _REQUESTS[self.path]
                 received.add(signal, getattr(request.FromString(body), signal))
-            self.send_response(200 if self.path in _REQUESTS else 404)
+            self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
