@@ -1,8 +1,9 @@
 """A session of ``requests`` for the SDK's OTLP exporters: it reads the beginning of a response, and notes its meaning.
 
 The exporters read the whole body of each response, and decompress it: a collector could fill the memory with it. They
-use its status and its reason, so 64 KiB are enough, before and after decompression. They report every response below
-400 as a success, so the session notes what a response means. This file does not know the SDK.
+use its status and its reason, so 64 KiB are enough, before and after decompression. The timeout of requests limits the
+time between two bytes; here it limits the whole response. The exporters report every response below 400 as a success,
+so the session notes what a response means. This file does not know the SDK.
 
 Used by ``_replay._replay``, ``_telemetry._exporter_watch`` and ``providers``.
 """
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 import io
 import os
+import socket
+import threading
 import zlib
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from otel_connector._telemetry._export_problem import note
 from otel_connector._telemetry._http_answers import problem_of_error, problem_of_response
@@ -43,10 +46,29 @@ def _bounded_session() -> Any:
     import requests  # comes with the exporter
     from requests.adapters import HTTPAdapter
     from urllib3 import HTTPResponse
+    from urllib3.exceptions import HTTPError, ReadTimeoutError
 
     class Bounded(HTTPAdapter):
+        def init_poolmanager(self, *args: Any, **options: Any) -> None:
+            super().init_poolmanager(*args, **options)
+            _limit_time(self.poolmanager)
+
+        def proxy_manager_for(self, proxy: Any, **options: Any) -> Any:
+            is_new = proxy not in self.proxy_manager
+            manager = super().proxy_manager_for(proxy, **options)
+            return _limit_time(manager) if is_new else manager
+
         def build_response(self, req: Any, resp: Any) -> requests.Response:
-            body = resp.read(_LIMIT, decode_content=False)
+            limit, body, error = resp.connection.answer_limit, b"", None
+            try:
+                body = resp.read(_LIMIT, decode_content=False)
+            except HTTPError as raised:
+                error = raised
+            if not limit.end() or isinstance(error, ReadTimeoutError):
+                resp.close()
+                raise requests.exceptions.ReadTimeout(request=req) from error
+            if error is not None:
+                raise error
             if len(body) < _LIMIT:
                 resp.release_conn()
             else:
@@ -71,6 +93,49 @@ def _bounded_session() -> Any:
         session.mount(scheme, Bounded())
     observe_session(session)
     return session
+
+
+class _AnswerLimit:
+    """Shuts a socket down after some seconds, so that a read in another thread ends."""
+
+    def __init__(self, connected: socket.socket, seconds: float | None) -> None:
+        self._socket, self._claim = connected, threading.Lock()
+        self._timer: Any = threading.Timer(cast("Any", seconds), self._expire)  # with None, it waits for `end`
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _expire(self) -> None:
+        if self._claim.acquire(blocking=False):
+            with suppress(OSError):  # it is closed
+                # Not the method of a TLS socket, which removes the state that the other thread uses
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def end(self) -> bool:
+        """Return whether the time has not expired; after that, it does not."""
+        self._timer.cancel()
+        return self._claim.acquire(blocking=False)
+
+
+def _limit_time(manager: Any) -> Any:
+    """Make a pool manager of urllib3 open connections with an `_AnswerLimit`, and return it."""
+
+    def timed(pool: Any) -> Any:
+        base: Any = pool.ConnectionCls
+
+        class Timed(base):  # type: ignore[misc]
+            def getresponse(self, *args: Any, **options: Any) -> Any:
+                self.answer_limit = _AnswerLimit(self.sock, self.timeout)
+                try:
+                    return base.getresponse(self, *args, **options)
+                except BaseException:
+                    if not self.answer_limit.end():
+                        raise TimeoutError from None
+                    raise
+
+        return type(pool.__name__, (pool,), {"ConnectionCls": Timed})
+
+    manager.pool_classes_by_scheme = {scheme: timed(pool) for scheme, pool in manager.pool_classes_by_scheme.items()}
+    return manager
 
 
 def _decoded(body: bytes, coding: str) -> bytes | None:

@@ -160,13 +160,13 @@ def problem_of_error(error: BaseException) -> Problem:
 
     if isinstance(error, (exceptions.MissingSchema, exceptions.InvalidSchema, exceptions.InvalidURL)):
         return Problem(kind=Kind.BAD_ENDPOINT)
+    if isinstance(error, exceptions.Timeout):  # its causes have what the end of the time did to the connection
+        return Problem(kind=Kind.NO_ANSWER)
     causes = list(_causes(error, []))
     if isinstance(error, exceptions.ProxyError):
         return Problem(kind=Kind.CONNECTION, answer=f"the proxy of the environment failed ({_shown(causes)})")
     if found := next(filter(None, map(_problem_of_cause, causes)), None):
         return found
-    if isinstance(error, exceptions.Timeout):
-        return Problem(kind=Kind.NO_ANSWER)
     return Problem(kind=Kind.CONNECTION, answer=_shown(causes))
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import ssl
+import threading
 import tracemalloc
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +19,10 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from support import forked
 
 from otel_connector._replay._replay import open_otlp
-from otel_connector._telemetry._bounded_session import session_options
-from otel_connector.testing import FaultServer, bomb, endless, respond
+from otel_connector._telemetry._bounded_session import _AnswerLimit, session_options
+from otel_connector._telemetry._export_problem import Kind
+from otel_connector._telemetry._exporter_watch import ExporterWatch
+from otel_connector.testing import FaultServer, Step, bomb, drip, endless, respond, silent, slow_body, truncated_chunks
 
 SIZE = 256 * 2**20  # bytes after decompression
 MOST = 4 * 2**20  # bytes of memory
@@ -101,3 +109,120 @@ def test_the_exporters_that_configure_creates_are_bounded(server: FaultServer, t
     done = forked.run_python(["-c", CONFIGURED], tmp_path, **variables)
     assert {request.path for request in server.requests} == {"/v1/traces", "/v1/metrics"}
     assert int(done.stdout) < SIZE // 2**20 // 4, done.stderr
+
+
+def trickle(name: str, first: bytes) -> Step:
+    """Send one byte every 0.1 s after the first bytes, without end."""
+
+    async def play(connection: Any) -> None:
+        await connection.send(first)
+        while True:
+            await connection.send(b"a")
+            await asyncio.sleep(0.1)
+
+    return Step(name=name, play=play)
+
+
+SLOW = [
+    silent,
+    trickle("status line", b"HTTP/1.1 200 "),
+    trickle("headers", b"HTTP/1.1 200 OK\r\nX-Header: "),
+    trickle("body with a length", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"),
+    trickle("body until the connection is closed", b"HTTP/1.1 200 OK\r\n\r\n"),
+    drip(0.1),
+    slow_body(60.0),
+]
+
+
+@pytest.mark.parametrize("step", SLOW, ids=lambda step: step.name)
+def test_the_timeout_limits_the_whole_answer(step: Step, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OTEL_EXPORTER_OTLP_TIMEOUT: "Maximum time the OTLP exporter will wait for each batch export"."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url("/"))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "0.7")
+    server.script("/v1/traces", [step, respond(content_type=None)])
+    watch = ExporterWatch(open_otlp()[0], "traces")
+    watch.export([a_span()])
+    assert watch.problem is not None
+    assert (watch.problem.kind, watch.lost) == (Kind.NO_ANSWER, 1)
+    watch.export([a_span()])  # a new connection
+    watch.shutdown()
+    assert (watch.arrived, watch.lost) == (True, 1)
+
+
+def test_a_body_that_is_cut_short_is_not_a_timeout(server: FaultServer) -> None:
+    server.script("/v1/traces", truncated_chunks())
+    watch = ExporterWatch(OTLPSpanExporter(server.url("/v1/traces"), **session_options()), "traces")
+    watch.export([a_span()])
+    watch.shutdown()
+    assert watch.problem is not None
+    assert (watch.problem.kind, watch.lost) == (Kind.CONNECTION, 1)
+
+
+def test_an_answer_that_ends_in_time_is_not_interrupted_later() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        limit = _AnswerLimit(ours, None)
+        assert limit.end()
+        limit._expire()  # its thread was late
+        theirs.send(b"next")
+        assert ours.recv(4) == b"next"
+
+
+@pytest.fixture
+def no_settings_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NO_PROXY", "no_proxy"):  # requests prefers the first two
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.7")
+
+
+@pytest.mark.usefixtures("no_settings_of_requests")
+@pytest.mark.parametrize("step", SLOW[2:4], ids=lambda step: step.name)
+def test_the_timeout_limits_the_whole_answer_over_tls(
+    step: Step, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with FaultServer(tls=True) as server:
+        (authority,) = server.client_ssl.get_ca_certs(binary_form=True)
+        (tmp_path / "authority.pem").write_text(ssl.DER_cert_to_PEM_cert(authority))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(tmp_path / "authority.pem"))
+        server.script("/v1/traces", [step, respond(content_type=None)])
+        watch = ExporterWatch(OTLPSpanExporter(server.url("/v1/traces"), **session_options()), "traces")
+        for _ in range(3):  # the third with a connection that is used again
+            watch.export([a_span()])
+        watch.shutdown()
+    assert (watch.problem, watch.arrived, watch.lost) == (None, True, 1)
+
+
+@pytest.mark.usefixtures("no_settings_of_requests")
+def test_the_timeout_limits_the_whole_answer_of_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    class Proxy(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            with suppress(OSError):  # the exporter closes the connection
+                while not over.wait(0.1):
+                    self.wfile.write(b"a")
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
+        try:
+            exporter = OTLPSpanExporter("http://collector.invalid/v1/traces", **session_options())
+            watch = ExporterWatch(exporter, "traces")
+            for _ in range(2):  # the second with a manager that is used again
+                watch.export([a_span()])
+            watch.shutdown()
+        finally:
+            over.set()
+            proxy.shutdown()
+    assert watch.problem is not None
+    assert (watch.problem.kind, watch.lost) == (Kind.NO_ANSWER, 2)
