@@ -12,17 +12,17 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from otel_connector._redact import Redactor
 from otel_connector._serial_executor import SerialExecutor
-from otel_connector._telemetry._export_problem import Kind, Problem, origin_of, sentence
+from otel_connector._telemetry._export_problem import Kind, Problem, sentence
 from otel_connector._telemetry._exporter_watch import ExporterWatch, first_of
+from otel_connector._telemetry._sdk_variables import shown_value
 
 if TYPE_CHECKING:
     from otel_connector._telemetry._sdk_exit import Telemetry
@@ -31,17 +31,6 @@ _POLL = 0.02  # seconds between two looks at an export in progress
 _STOP = 2.0  # seconds for an export to end after it was stopped, and for one that ignores its own timeout
 _OTHER_NAMES = ("OTEL_CONNECTOR_", "OTEL_PYTHON_", "OTEL_INSTRUMENTATION_", "OTEL_SEMCONV_", "OTEL_CONFIG_FILE")
 
-# The variables whose values are known to be no secrets
-_NO_SECRET = re.compile(
-    "OTEL_("
-    "(EXPORTER_OTLP|EXPORTER_OTLP_TRACES|EXPORTER_OTLP_METRICS|EXPORTER_OTLP_LOGS|EXPORTER_PROMETHEUS|BSP|BLRP|METRIC)"
-    "_(PROTOCOL|TIMEOUT|COMPRESSION|INSECURE|CERTIFICATE|CLIENT_CERTIFICATE|TEMPORALITY_PREFERENCE|HOST|PORT"
-    "|DEFAULT_HISTOGRAM_AGGREGATION|SCHEDULE_DELAY|MAX_QUEUE_SIZE|MAX_EXPORT_BATCH_SIZE|EXPORT_TIMEOUT|EXPORT_INTERVAL)"
-    "|(TRACES|METRICS|LOGS)_EXPORTER|TRACES_SAMPLER|TRACES_SAMPLER_ARG|SERVICE_NAME|SDK_DISABLED|PROPAGATORS"
-    "|CONFIG_FILE|LOG_LEVEL|METRICS_EXEMPLAR_FILTER|EXPERIMENTAL_RESOURCE_DETECTORS"
-    r"|(\w+_)?(COUNT_LIMIT|LENGTH_LIMIT)|CONNECTOR_CSV_PATH|CONNECTOR_CSV_SPANS)"
-)
-_ORIGIN = re.compile(r"(?:[a-z][a-z0-9+.-]*://)?(?:[\w.-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?", re.IGNORECASE)
 _OTLP_VARIABLE = re.compile(r"OTEL_EXPORTER_OTLP_(?:(TRACES|METRICS|LOGS)_)?(\w+)")
 
 # What the SDK made of an option of OTLP, where it keeps it
@@ -131,8 +120,6 @@ def examine(telemetry: Telemetry, environ: Mapping[str, str] = os.environ) -> Te
     providers: dict[str, Any] = {signal.name: signal.provider for signal in telemetry.signals}
     tracers = providers.get("traces")
     watches: list[ExporterWatch] = []
-    names = sorted(name for name in environ if name.startswith("OTEL_"))
-    variables = tuple(_variable(name, environ[name], telemetry) for name in names)
     problems: list[str] = []
     reports: list[ExporterReport] = []
     if tracers is None or (span := _span(tracers)) is None:
@@ -150,10 +137,15 @@ def examine(telemetry: Telemetry, environ: Mapping[str, str] = os.environ) -> Te
         exporters=tuple(sorted(reports, key=lambda report: "traces metrics logs".index(report.signal))),
         service=str(tracers.resource.attributes["service.name"]) if tracers is not None else "",
         sampler=_described(tracers.sampler) if tracers is not None else "",
-        variables=variables,
+        variables=_variables(telemetry.signals, environ),
         problems=tuple(problems),
         log=next((watch.exporter.path for watch in watches if hasattr(watch.exporter, "path")), ""),
     )
+
+
+def without_sdk(environ: Mapping[str, str] = os.environ) -> TelemetryReport:
+    """Return the report of an SDK that cannot be set up: only the variables that are set."""
+    return TelemetryReport(exporters=(), service="", sampler="", variables=_variables((), environ), problems=())
 
 
 def _probe(watches: Iterable[ExporterWatch], batches: Mapping[str, Any]) -> list[ExporterReport]:
@@ -230,14 +222,17 @@ def _metric(resource: Any) -> Any:
     return reader.get_metrics_data()
 
 
-def _variable(name: str, value: str, telemetry: Telemetry) -> SetVariable:
+def _variables(signals: Sequence[Any], environ: Mapping[str, str]) -> tuple[SetVariable, ...]:
+    """Describe the variables without their secrets."""
+    return tuple(_variable(name, value, signals) for name, value in sorted(environ.items()) if name.startswith("OTEL_"))
+
+
+def _variable(name: str, value: str, signals: Sequence[Any]) -> SetVariable:
     """Describe a variable. Its value is shown only if it is known to be no secret."""
     from opentelemetry import environment_variables as of_api
     from opentelemetry.sdk import environment_variables as of_sdk
 
     known = {text for module in (of_api, of_sdk) for text in vars(module).values() if isinstance(text, str)}
-    shown = origin_of(value) if name.endswith("_ENDPOINT") else value
-    is_safe = _ORIGIN.fullmatch(shown) if name.endswith("_ENDPOINT") else _NO_SECRET.fullmatch(name)
     problem = remark = ""
     if name not in known and not name.startswith(_OTHER_NAMES):
         remark = "not a variable of the SDK"
@@ -245,17 +240,17 @@ def _variable(name: str, value: str, telemetry: Telemetry) -> SetVariable:
             problem, remark = f"{name} is {remark}. Did you mean {close[0]}?", ""
     return SetVariable(
         name=name,
-        value=Redactor().text(shown) if is_safe and not problem and not remark else None,
-        used_as=_used_as(name, telemetry),
+        value=None if problem or remark else shown_value(name, value),
+        used_as=_used_as(name, signals),
         problem=problem,
         remark=remark,
     )
 
 
-def _used_as(name: str, telemetry: Telemetry) -> str:
+def _used_as(name: str, signals: Sequence[Any]) -> str:
     """Return what the SDK made of a variable, for each signal if they differ."""
     found: dict[str, str] = {}
-    for signal in telemetry.signals:
+    for signal in signals:
         for watch in signal.watches:
             if text := _option(name, watch):
                 found[signal.name] = text

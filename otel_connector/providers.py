@@ -25,6 +25,7 @@ from otel_connector._exit._on_signal import checked_signals, finish_on
 from otel_connector._telemetry._bounded_session import session_options
 from otel_connector._telemetry._call_ids import new_span_id, new_trace_id
 from otel_connector._telemetry._sdk_exit import Provider, Telemetry
+from otel_connector._telemetry._sdk_variables import sdk_variables
 
 __all__ = ["AttributeValue", "Telemetry", "configure"]
 
@@ -55,7 +56,8 @@ def configure(
 
     The SDK reads all ``OTEL_*`` variables, including ``OTEL_CONFIG_FILE`` and ``OTEL_SDK_DISABLED``, as
     ``opentelemetry-instrument`` does. There is one difference: if ``OTEL_TRACES_EXPORTER`` or ``OTEL_METRICS_EXPORTER``
-    is unset or empty, it is ``otlp``. Log records are exported only if ``OTEL_LOGS_EXPORTER`` is set.
+    is unset or empty, it is ``otlp``. Any other empty variable counts as unset, too. Log records are exported only if
+    ``OTEL_LOGS_EXPORTER`` is set.
 
     Args:
         service_name: ``service.name``, unless the operator sets one (``OTEL_SERVICE_NAME``,
@@ -74,7 +76,8 @@ def configure(
     Raises:
         TypeError, ValueError: An argument is wrong. Nothing was set up.
         RuntimeError: The process has a tracer or meter provider, or `configure` was called before, or the SDK does not
-            know an exporter or a protocol that the environment names. Other errors of the SDK propagate.
+            know an exporter or a protocol that the environment names.
+        ValueError, TypeError, OSError: The SDK does not accept the value of a variable. The message names it.
     """
     attributes = _check_attributes(service_name, resource_attributes)
     exit_timeout = min(checked_seconds("exit_timeout", exit_timeout, positive=True), threading.TIMEOUT_MAX)
@@ -158,7 +161,7 @@ def _set_up(attributes: Mapping[str, AttributeValue]) -> dict[str, Provider]:
     if not os.environ.get("OTEL_PYTHON_ID_GENERATOR") and not os.environ.get("OTEL_CONFIG_FILE"):
         options["id_generator"] = _id_generator()
     try:
-        with _otlp_by_default():
+        with sdk_variables(), _otlp_by_default():
             configurator: Any = cast("Any", Configurator)()
             configurator.configure(**options)
     except BaseException:
@@ -225,19 +228,13 @@ def _new_providers(old: Mapping[str, object]) -> dict[str, Provider]:
 
 @contextmanager
 def _otlp_by_default() -> Generator[None, None, None]:
-    """Select OTLP as the exporter of traces and metrics in this block, if the environment names none.
-
-    An empty variable counts as unset (OpenTelemetry specification, "Environment Variable Specification").
-    """
+    """Select OTLP as the exporter of traces and metrics in this block, if the environment names none."""
     from opentelemetry.environment_variables import OTEL_METRICS_EXPORTER, OTEL_TRACES_EXPORTER
 
-    before = {name: os.environ.get(name) for name in (OTEL_TRACES_EXPORTER, OTEL_METRICS_EXPORTER)}
-    unset = {name: value for name, value in before.items() if not value}
+    unset = [name for name in (OTEL_TRACES_EXPORTER, OTEL_METRICS_EXPORTER) if name not in os.environ]
     os.environ.update(dict.fromkeys(unset, "otlp"))
     try:
         yield
     finally:
-        for name, value in unset.items():
+        for name in unset:
             os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value

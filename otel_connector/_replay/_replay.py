@@ -44,6 +44,7 @@ from otel_connector._telemetry._bounded_session import session_options
 from otel_connector._telemetry._export_problem import Kind, Problem, sentence
 from otel_connector._telemetry._exporter_watch import ExporterWatch
 from otel_connector._telemetry._names import FIELD_PREFIX
+from otel_connector._telemetry._sdk_variables import sdk_variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -359,24 +360,29 @@ def open_otlp() -> tuple[SpanExporter, str]:
     """Return the SDK's OTLP exporter of spans, set up by the ``OTEL_*`` variables, and its endpoint with its secrets.
 
     Raises:
-        ValueError: A variable has a value that the SDK does not accept, for example an unknown protocol.
+        RuntimeError, ValueError, TypeError, OSError: The SDK does not accept the value of a variable. The message
+            names it.
     """
+    with sdk_variables():
+        exporter, default = _exporter_and_default()
     environ = os.environ
-    protocol = environ.get(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL) or environ.get(OTEL_EXPORTER_OTLP_PROTOCOL) or "grpc"
-    exporter: SpanExporter
-    if protocol.strip() == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as OverGrpc
-
-        exporter, default = OverGrpc(), "http://localhost:4317"
-    elif protocol.strip() == "http/protobuf":
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as OverHttp
-
-        exporter, default = OverHttp(**session_options()), "http://localhost:4318"
-    else:
-        raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL must be grpc or http/protobuf, not {protocol!r}")
     return exporter, environ.get(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) or environ.get(
         OTEL_EXPORTER_OTLP_ENDPOINT
     ) or default
+
+
+def _exporter_and_default() -> tuple[SpanExporter, str]:
+    environ = os.environ
+    protocol = environ.get(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL) or environ.get(OTEL_EXPORTER_OTLP_PROTOCOL) or "grpc"
+    if protocol.strip() == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as OverGrpc
+
+        return OverGrpc(), "http://localhost:4317"
+    if protocol.strip() == "http/protobuf":
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as OverHttp
+
+        return OverHttp(**session_options()), "http://localhost:4318"
+    raise ValueError(f"Unsupported OTLP protocol {protocol.strip()!r} is configured")  # as the SDK
 
 
 def _resource(service_name: str | None) -> Resource:

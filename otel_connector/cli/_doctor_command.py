@@ -52,17 +52,18 @@ def doctor(
     metric through each exporter, and reports what the receiver did with it, the cause and the remedy. Checks whether
     the log can be written.
     """
-    report, problem, messages = None, "", list[str]()
+    problem, messages = "", list[str]()
     with _logged() as records:
         try:
             telemetry = configure("otel-connector-doctor")
-        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
             problem = f"The SDK cannot be set up: {described(error)}"
+            report = _doctor.without_sdk()
         else:
             messages = [printable(each.getMessage()) for each in records]
             report = _doctor.examine(telemetry)
     known = tuple(dict.fromkeys(messages))
-    log = log or Path((report and report.log) or "logs.csv")
+    log = log or Path(report.log or "logs.csv")
     diagnosis = Diagnosis(telemetry=report, problem=problem, messages=known, log=_log_state(log))
     if json:
         print_document(document(diagnosis))

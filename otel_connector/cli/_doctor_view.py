@@ -42,13 +42,13 @@ class Diagnosis:
     """The result of the command.
 
     Attributes:
-        telemetry: What the SDK has built and what it could send; None if it could not be set up.
+        telemetry: What the SDK has built and what it could send. If it could not be set up: only the variables.
         problem: Why it could not be set up.
         messages: What the SDK has logged while it was set up.
         log: The state of the log.
     """
 
-    telemetry: TelemetryReport | None
+    telemetry: TelemetryReport
     problem: str
     messages: tuple[str, ...]
     log: LogState
@@ -56,13 +56,11 @@ class Diagnosis:
     @property
     def problems(self) -> list[str]:
         """Everything that is wrong."""
-        found = [self.problem, *self.messages, self.log.problem]
+        found = [self.problem, *self.messages, self.log.problem, *self.telemetry.problems]
         if self.log.locked:
             found.append("another process holds the lock of the log")
-        if self.telemetry is not None:
-            found += self.telemetry.problems
-            found += [report.message for report in self.telemetry.exporters]
-            found += [variable.problem for variable in self.telemetry.variables]
+        found += [report.message for report in self.telemetry.exporters]
+        found += [variable.problem for variable in self.telemetry.variables]
         return list(filter(None, found))
 
 
@@ -74,7 +72,7 @@ def document(diagnosis: Diagnosis) -> str:
 def lines(diagnosis: Diagnosis) -> Iterator[str]:
     """Yield the lines of the result."""
     telemetry = diagnosis.telemetry
-    if telemetry is not None and telemetry.variables:
+    if telemetry.variables:
         yield "Variables"
         names = list(map(_setting, telemetry.variables))
         width = max(map(len, names))
@@ -85,8 +83,7 @@ def lines(diagnosis: Diagnosis) -> Iterator[str]:
     yield from _indented(diagnosis.problem)
     for message in diagnosis.messages:
         yield from _indented(message)
-    if telemetry is not None:
-        yield from _telemetry_lines(telemetry)
+    yield from _telemetry_lines(telemetry)
     yield "Log"
     yield f"  {diagnosis.log.path}  {_state(diagnosis.log)}"
     yield from _indented(diagnosis.log.problem)
@@ -100,7 +97,7 @@ def _setting(variable: SetVariable) -> str:
 
 def _telemetry_lines(telemetry: TelemetryReport) -> Iterator[str]:
     where = [_where(report) for report in telemetry.exporters]
-    width = max(map(len, where))
+    width = max(map(len, where), default=0)
     for report, shown in zip(telemetry.exporters, where, strict=True):
         took = f": {_SENT[report.signal]} in {duration(report.seconds)}" if report.result == "accepted" else ""
         yield f"  {report.signal:8}  {shown:{width}}  {report.result}{took}"

@@ -120,7 +120,7 @@ def replay(
             raise
         finally:
             exporter.shutdown()
-    except (replays.CollectorRefused, ImportError, OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         fail("replay", error, {"--checkpoint": checkpoint})
     replayed = run.replayed()
     _show_result(replayed, to)

@@ -35,7 +35,7 @@ from support.own_network import run_in_own_network
 
 from otel_connector import CSVSpanExporter
 from otel_connector._csv._format import ATTEMPTS, HEADER, encode_row
-from otel_connector._doctor import SetVariable, TelemetryReport, examine
+from otel_connector._doctor import SetVariable, TelemetryReport, examine, without_sdk
 from otel_connector._telemetry._sdk_exit import Telemetry
 from otel_connector.cli._doctor_command import _log_state
 from otel_connector.cli._doctor_view import Diagnosis, LogState, document, lines
@@ -123,8 +123,8 @@ def test_json_and_the_exit_code_0_if_everything_arrived(tmp_path: Path) -> None:
 def test_an_sdk_that_cannot_be_set_up_or_is_disabled_is_a_problem(tmp_path: Path) -> None:
     done = doctor(tmp_path, OTEL_TRACES_EXPORTER="otpl", OTEL_EXPORTER_OTLP_TIMEOUT="soon")
     assert (done.code, done.error) == (1, "")
-    assert "The SDK cannot be set up: " in done.out
-    assert "otpl" in done.out
+    assert done.out.startswith("Variables\n  OTEL_EXPORTER_OTLP_TIMEOUT=soon\n  OTEL_TRACES_EXPORTER=otpl\nTelemetry\n")
+    assert "The SDK cannot be set up: OTEL_TRACES_EXPORTER=otpl is not accepted: " in done.out
     done = doctor(tmp_path, OTEL_SDK_DISABLED="true")
     assert done.code == 1
     assert "Nothing is sent: the SDK is disabled (OTEL_SDK_DISABLED)." in done.out
@@ -462,5 +462,5 @@ def test_a_log_that_cannot_be_written_is_named_with_the_target_of_its_link(
     ],
 )
 def test_the_lines_about_a_log(state: LogState, shown: list[str]) -> None:
-    made = Diagnosis(telemetry=None, problem="", messages=(), log=state)
+    made = Diagnosis(telemetry=without_sdk({}), problem="", messages=(), log=state)
     assert list(lines(made)) == ["Telemetry", "Log", *shown]

@@ -218,6 +218,7 @@ WINGS = [
             "_grpc_answers": (OTEL,),
             "_bounded_session": (OTEL,),
             "_exporter_watch": (OTEL,),
+            "_sdk_variables": (OTEL,),
             "_sdk_exit": (OTEL,),
         },
     ),

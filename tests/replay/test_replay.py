@@ -1060,5 +1060,5 @@ def test_protocol_and_endpoint_are_read_from_the_environment(monkeypatch: pytest
         ("http", "http://b:2/v1/traces"),
     ]
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json")
-    with pytest.raises(ValueError, match="not 'http/json'"):
+    with pytest.raises(ValueError, match="Unsupported OTLP protocol 'http/json'"):
         open_otlp()
