@@ -12,7 +12,7 @@ How a secret is found at every level of encoding:
 
 The levels are limited to `_LEVELS`; what is encoded more often is replaced as a whole. Texts are cut first.
 
-Used by ``__init__``, ``_call``, ``_connector``, ``_distinct_urls``, ``_doctor``, ``_fetch``, ``_replay``,
+Used by ``__init__``, ``_call``, ``_connector``, ``_distinct_urls``, ``_fetch``, ``_replay``,
 ``_telemetry``, ``cli`` and ``csv_exporter``.
 """
 
