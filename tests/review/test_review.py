@@ -206,7 +206,7 @@ def test_a_wrong_checksum_of_a_compressed_log_is_counted_as_damage(tmp_path: Pat
         (b"a,b\n1,2\n", "its first line is 'a,b'"),
         (b"\x28\xb5\x2f\xfd....", r"compressed \(zstd\)"),
         (gzip.compress(HEADER * 900)[:12], "the file cannot be unpacked"),
-        (random.Random(5).randbytes(64) + b"\n", "not a log: its first line is"),
+        (random.Random(5).randbytes(64) + b"\n", "not a log: the file is binary"),
     ],
     ids=["empty", "another CSV", "zstd", "truncated compressed log", "random bytes"],
 )

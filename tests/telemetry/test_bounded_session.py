@@ -156,7 +156,7 @@ def test_a_body_that_is_cut_short_is_not_a_timeout(server: FaultServer) -> None:
     watch.export([a_span()])
     watch.shutdown()
     assert watch.problem is not None
-    assert (watch.problem.kind, watch.lost) == (Kind.CONNECTION, 1)
+    assert (watch.problem.kind, watch.lost) == (Kind.CUT, 1)
 
 
 def test_an_answer_that_ends_in_time_is_not_interrupted_later() -> None:
