@@ -145,7 +145,8 @@ def _create_view(calls: Calls, found: Sequence[Finding]) -> None:
     """Create the view ``calls_apart``: the calls without those of the outages, or the time of an outage of all."""
     kept = " AND ".join(f"NOT {condition_of(each)}" for each in found) or "TRUE"
     of_all = [ends(stretch) for each in found if not each.others for stretch in each.stretches]
-    removed = " + ".join(f"(CASE WHEN t > make_timestamp({high}) THEN {high - low} ELSE 0 END)" for low, high in of_all)
+    # BIGINT: the type of a literal below 2**31 is INT32, for which the sum is too large
+    removed = " + ".join(f"if(t > make_timestamp({high}), {high - low}, 0)::BIGINT" for low, high in of_all)
     shifted = f"SELECT * REPLACE (make_timestamp(epoch_us(t) - ({removed})) AS t)" if of_all else "SELECT *"
     calls.rows(f"CREATE OR REPLACE TEMP VIEW calls_apart AS {shifted} FROM calls_compact WHERE {kept}")
 

@@ -301,6 +301,14 @@ def test_an_outage_is_worse_and_the_rest_is_compared_apart_from_it(name: str) ->
     assert verdicts(result.total)["p50"] == "same within noise"
 
 
+def test_outages_of_all_calls_that_are_longer_than_an_int32_of_microseconds_together() -> None:
+    """Three of 18 minutes: DuckDB takes each length for an INT32, whose largest value is 35 min 47 s."""
+    statements = "".join(down(start, start + 1.8) for start in (3.6, 16.2, 28.8))
+    result = compared(run(seconds=21_600), run(statements, seconds=21_600, seed=2))
+    assert [len(each.finding.stretches) for each in result.outages] == [3]
+    assert _compare_text.counts(result) == {"better": 0, "worse": 1}
+
+
 def test_two_runs_with_like_outages_are_not_worse_and_the_first_run_may_be_the_worse_one() -> None:
     alike = compared(run(down(0.5, 0.6)), run(down(0.2, 0.31), seed=2))
     assert [(each.run, each.verdict) for each in alike.outages] == [
