@@ -122,24 +122,35 @@ def _failures(run: _Search, *, throughout: bool) -> Iterator[Finding]:
     events_of = ["failed", *(f"class {number}" for number, _ in enumerate(run.cells.classes))]
     searched = ((event, anomalies(run.cells, event, _FAILED)) for event in events_of)
     event, found = next((pair for pair in searched if pair[1]), ("failed", list[Anomaly]()))
-    condition = run.cells.conditions[event]
-    described = [_described(run, "failures", event, each) for each in found]
-    inside = " OR ".join(condition_of(each) for each in described) or "FALSE"
-    ((calls, events),) = run.rows(f"count(*), count(*) FILTER (WHERE {condition})", f"NOT ({inside})")
-    if throughout and event == "failed" and events >= max(_THROUGHOUT * calls, _FAILED.least):
-        whole = _described(run, "failures", event, Anomaly(scope=_ALL))
-        yield replace(whole, calls=calls, events=events, weight=events / run.cells.calls)
-    yield from (replace(each, other_calls=calls, other_events=events) for each in described)
+    condition, one_class = run.cells.conditions[event], event != "failed"
+    described = [_described(run, "failures", event, each) for each in found if each.ranges]
+    stretches = _any(described)
+    places = [_described(run, "failures", event, each, apart=stretches) for each in found if not each.ranges]
+    described += [each for each in places if each.events >= _FAILED.least]
+    inside = _any(described)
+    ((calls, events),) = run.rows(f"count(*), count_if({condition})", f"NOT ({inside})")
+    # Of one class, a finding leaves out the others: they are a finding of their own
+    apart = f"({inside}) AND NOT success AND {condition}" if one_class else inside
+    left = run.rows("count_if(NOT success)", f"NOT ({apart})")[0][0] if one_class else events
+    if throughout and left >= max(_THROUGHOUT * calls, _FAILED.least):
+        whole = _described(run, "failures", "failed", Anomaly(scope=_ALL), apart=apart)
+        yield replace(whole, calls=run.cells.calls, rest=False) if one_class else whole
+    yield from (replace(each, other_calls=calls, other_events=events, one_class=one_class) for each in described)
 
 
-def _described(run: _Search, kind: FindingKind, event: str, anomaly: Anomaly) -> Finding:
-    """Return a finding with its stretches, counts, classes and an example."""
+def _any(found: Sequence[Finding]) -> str:
+    """Return the condition for the calls of some findings."""
+    return " OR ".join(map(condition_of, found)) or "FALSE"
+
+
+def _described(run: _Search, kind: FindingKind, event: str, anomaly: Anomaly, *, apart: str = "FALSE") -> Finding:
+    """Return a finding with its stretches, counts, classes and an example, of the calls for which `apart` is false."""
     condition, edges = run.cells.conditions[event], _edges(run, event, anomaly)
     scope = anomaly.scope if anomaly.scope.by or not edges else _affected(run, condition, edges)
     population = "TRUE" if of_all_calls(event) else "success"
     place = _place(scope)
     edges, stretches = _stretches(run, condition, f"{place} AND {population}", edges)
-    when = _period(edges) if stretches else "TRUE"
+    when = _period(edges) if stretches else f"NOT ({apart})"
     ((calls, events, seconds),) = run.rows(
         f"count(*), count_if({condition}), coalesce(sum(delta_t) FILTER (WHERE {condition}), 0)",
         f"{place} AND {population} AND {when}",
@@ -151,9 +162,11 @@ def _described(run: _Search, kind: FindingKind, event: str, anomaly: Anomaly) ->
         f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {_MOST_CLASSES}",
     )
     of_class = f" AND error_type = {quoted(classes[0][0])}" if classes else ""
+    ((left_out,),) = run.rows("count(*)", f"{place} AND ({apart})") if apart != "FALSE" else [(0,)]
     return Finding(
         kind=kind,
         weight=events / run.cells.calls,
+        rest=left_out > 0,
         by=scope.by,
         names=scope.names,
         others=len(_values(run, scope.by)) - len(scope.names) if scope.by else 0,

@@ -71,7 +71,7 @@ def verdict(calls: Calls, summary: Summary, *, urls: Iterable[str] | None = None
         p99=total.latency.p99,
         too_few=too_few,
         unfinished=any(file.unfinished for file in summary.files),
-        findings=tuple(map(_rounded, sorted(found, key=_order))),
+        findings=tuple(map(_rounded, _ordered(found))),
     )
 
 
@@ -88,6 +88,17 @@ def _rounded(finding: Finding) -> Finding:
         seconds=round(finding.seconds, 6),
         share_of_time=round(finding.share_of_time, 6),
     )
+
+
+def _ordered(found: Iterable[Finding]) -> list[Finding]:
+    """Return the findings by weight, but the failures of the rest of the run after what is worse than this rest."""
+    ordered = sorted(found, key=_order)
+    failures = [each for each in ordered if each.kind == "failures"]
+    if failures and failures[0].rest:
+        worst = next(each for each in failures if not each.rest)
+        ordered.remove(worst)
+        ordered.insert(ordered.index(failures[0]), worst)
+    return ordered
 
 
 def _order(finding: Finding) -> tuple[bool, float]:

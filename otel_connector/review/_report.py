@@ -220,7 +220,8 @@ def _failed(calls: Calls, summary: Summary, verdict: Verdict) -> tuple[list[_Cal
     Of both halves, each error class, host and twentieth of the run has the same right, so that frequent failures leave
     room for rare ones, and the calls are spread over the time.
     """
-    worst = next((each for each in verdict.findings if each.kind == "failures"), None)
+    failures = [each for each in verdict.findings if each.kind == "failures"]
+    worst = next((each for each in failures if each.stretches), failures[0] if failures else None)
     inside = "FALSE" if worst is None else condition_of(worst)
     total, place = summary.total, COLUMNS[-1]
     slot = f"floor((epoch_us(t) - epoch_us(TIMESTAMP '{total.start}')) / {total.seconds * 1e6 / _SLOTS + 1})"

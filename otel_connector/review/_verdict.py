@@ -68,6 +68,8 @@ class Finding:
         stretches: When it happened, in the order of time; empty for the whole run.
         calls: The number of calls there and then.
         events: How many of them are events.
+        rest: Whether calls there are left out, because they belong to the stretches of other findings about failures.
+        one_class: Whether only failures of one class are its events.
         other_calls: The number of calls that belong to no finding of this kind.
         other_events: How many of these are events.
         beside_calls: The number of calls of the other hosts or endpoints in the same stretches.
@@ -91,6 +93,8 @@ class Finding:
     stretches: tuple[Stretch, ...] = ()
     calls: int = 0
     events: int = 0
+    rest: bool = False
+    one_class: bool = False
     other_calls: int = 0
     other_events: int = 0
     beside_calls: int = 0

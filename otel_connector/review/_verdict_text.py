@@ -170,6 +170,8 @@ class Period(Protocol):
     @property
     def calls(self) -> int: ...
     @property
+    def failed(self) -> int: ...
+    @property
     def seconds(self) -> float: ...
 
 
@@ -200,7 +202,8 @@ class _Writer:
         share_failed, number = found.events / found.calls, len(found.stretches)
         is_outage = number and share_failed >= _OUTAGE and not found.classes[0][0].startswith(_ANSWERED)
         label = "Outage" if is_outage else "Failed"
-        failed = f"{found.events:,} of {counted(found.calls, 'call')} {_to(found)} failed ({_classes(found)})"
+        to = "" if found.rest and not found.by else f" {_to(found)}"
+        failed = f"{found.events:,} of {counted(found.calls, 'call')}{to} failed ({_classes(found)})"
         text, times = f"{label}: {self.when(found)}. {failed}.", ""
         if number > 1:
             noun = "outages" if is_outage else "stretches with failures"
@@ -208,9 +211,12 @@ class _Writer:
             text = f"{label}: {number} {noun} from {self.at(first)} to {self.at(last)}. {failed} in them."
             more = f", and {number - _MOST_NAMES} more" if number > _MOST_NAMES else ""
             times = f"They are {', '.join(map(self.period, found.stretches[:_MOST_NAMES]))}{more}."
-        elsewhere = f"Elsewhere: {_of(found.other_events, found.other_calls)} failed. {_spared(found)}".rstrip()
+        failed = "failed with this class" if found.one_class else "failed"
+        elsewhere = f"Elsewhere: {_of(found.other_events, found.other_calls)} {failed}. {_spared(found)}".rstrip()
+        left = 0 if found.rest and not found.by else self._run.failed - found.events - found.other_events
+        others = f"Not counted here: {counted(left, 'other failure')}." if left > 0 else ""
         cost = f"The failed calls took {duration(found.seconds)}, {_time_share(found)}."
-        return _line(text, times, elsewhere if found.other_calls else "", cost if found.seconds else "")
+        return _line(text, times, elsewhere if found.other_calls else "", others, cost if found.seconds else "")
 
     def _slow(self, found: Finding) -> Sentences:
         return _line(
@@ -257,7 +263,7 @@ class _Writer:
         )
 
     def _gap(self, found: Finding) -> Sentences:
-        return _line(f"No calls: {self.period(found.stretches[0])}. No call started in it.")
+        return _line(f"No calls: {self._span(found.stretches[0])}. No call started in it.")
 
     def _clock(self, found: Finding) -> Sentences:
         return _line(
@@ -293,6 +299,8 @@ class _Writer:
 
     def when(self, found: Finding) -> str:
         """Return when it happened; several stretches are one period."""
+        if found.rest:
+            return "in the rest of the run"
         if not found.stretches:
             return "from the first call to the last"
         first, last = found.stretches[0], found.stretches[-1]
@@ -302,12 +310,15 @@ class _Writer:
         """Return the start, the end and the length of a stretch."""
         start, end = self._run.start or stretch.start, self._run.end or stretch.end
         close = _CLOSE * self._run.seconds
-        text = f"{self.at(stretch.start)} to {self.at(stretch.end)}"
         if (end - stretch.end).total_seconds() <= close:
-            text = f"from {self.at(stretch.start)} to the end, {self.at(stretch.end)}"
-        elif (stretch.start - start).total_seconds() <= close:
-            text = f"from the start, {self.at(stretch.start)}, to {self.at(stretch.end)}"
-        return f"{text} ({duration(stretch.seconds)})"
+            return f"from {self.at(stretch.start)} to the end, {self.at(stretch.end)} ({duration(stretch.seconds)})"
+        if (stretch.start - start).total_seconds() <= close:
+            return f"from the start, {self.at(stretch.start)}, to {self.at(stretch.end)} ({duration(stretch.seconds)})"
+        return self._span(stretch)
+
+    def _span(self, stretch: Stretch) -> str:
+        """Return a stretch between calls."""
+        return f"{self.at(stretch.start)} to {self.at(stretch.end)} ({duration(stretch.seconds)})"
 
     def at(self, time: datetime | None) -> str:
         """Return a time, with the day if the run is longer than its first day."""

@@ -148,8 +148,9 @@ def test_a_class_is_named_although_all_failures_together_are_even(tmp_path: Path
         if each["success"] is False and random.Random(each["call_id"]).random() < 0.2:
             each |= {"error": REFUSED.format("h"), "response_code": None}
     _, verdict = judged(made, tmp_path / "prices.csv")
-    (found,) = verdict.findings
+    rest, found = verdict.findings
     assert [name for name, _ in found.classes] == ["ConnectFailed"]
+    assert [name for name, _ in rest.classes] == ["HTTPStatusError 404"]
     assert at(5_900) < found.stretches[0].start < found.stretches[-1].end < at(7_600)
 
 
@@ -298,6 +299,65 @@ def test_failures_beside_an_outage_are_another_finding(tmp_path: Path) -> None:
     _, verdict = judged(made, tmp_path / "prices.csv")
     assert [(each.by, bool(each.stretches)) for each in verdict.findings] == [("", True), ("", False)]
     assert sum(each.events for each in verdict.findings) == verdict.failed
+
+
+def test_a_stretch_is_worse_than_more_failures_in_the_rest_of_the_run(tmp_path: Path) -> None:
+    """The next step and the listed calls are those of the stretch; the classes of the rest are only its own."""
+    made = night(failing=0.031, calls=10_000, hosts=HOSTS[:1])
+    made.fail(8_000, 8_800, "", REFUSED, share=0.5)
+    with review.load(made.write(tmp_path / "prices.csv")) as calls:
+        summary = review.summarize(calls)
+        verdict = review.verdict(calls, summary)
+        rows, _ = _report._failed(calls, summary, verdict)
+    stretch, rest = verdict.findings
+    assert rest.events > stretch.events
+    assert (rest.rest, rest.stretches, stretch.events + rest.events) == (True, (), verdict.failed)
+    assert stretch.other_events == rest.events == sum(number for _, number in rest.classes)
+    assert dict(rest.classes).get("ConnectFailed", 0) <= 2  # at the edges of the stretch
+    said = texts(verdict)
+    assert re.match(r"(Failed|Outage): 16:2\d:\d\d to 16:\d\d:\d\d ", said[1])
+    assert f"Failed: in the rest of the run. {rest.events:,} of {rest.calls:,} calls failed (" in "\n".join(said)
+    assert stretch.example is not None
+    assert said[-1].endswith(stretch.example.call_id)
+    assert len([row for row in rows if at(7_990) < row[2] < at(8_810)]) >= 90
+
+
+def test_failures_of_a_host_in_a_stretch_are_not_counted_again_in_the_rest_of_the_run(tmp_path: Path) -> None:
+    made = night(calls=6_000)
+    made.fail(0, SECONDS, HOSTS[0], BUSY, share=0.06, response_code=503)
+    made.fail(8_000, 10_500, HOSTS[0], REFUSED, share=0.5)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    stretch, rest = verdict.findings
+    assert (stretch.names, rest.names, rest.rest) == (HOSTS[:1], HOSTS[:1], True)
+    assert stretch.events + rest.events + rest.other_events == verdict.failed
+    assert sum(number for _, number in rest.classes) == rest.events
+    said = "\n".join(texts(verdict))
+    assert f"Failed: in the rest of the run. {rest.events} of {rest.calls:,} calls to {HOSTS[0]} failed" in said
+    assert f"Not counted here: {stretch.events} other failures." in said
+
+
+def test_a_class_at_one_host_does_not_hide_the_failures_of_the_others(tmp_path: Path) -> None:
+    made = night(failing=0.2)
+    for number, each in enumerate(made.between(0, SECONDS, HOSTS[3])):
+        if number % 12 == 0:
+            each |= {"success": False, "error": REFUSED.format(HOSTS[3]), "response_code": None, "response_size": 0}
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    rest, of_class = verdict.findings
+    assert (of_class.names, of_class.one_class, of_class.other_events) == (HOSTS[3:], True, 0)
+    assert (rest.by, rest.calls, rest.events + of_class.events) == ("", verdict.calls, verdict.failed)
+    said = "\n".join(texts(verdict))
+    assert re.search(r"Elsewhere: 0 of 1,\d\d\d calls \(0\.00 %\) failed with this class\.", said)
+    assert f"Not counted here: {rest.events} other failures." in said
+
+
+def test_a_gap_does_not_begin_or_end_with_the_run(tmp_path: Path) -> None:
+    """There are always calls before it and after it, although they may be few."""
+    for start, end in ((8_700, SECONDS - 100), (100, 7_000)):
+        made = night()
+        made.calls = [each for each in made.calls if not start <= each["t"] - START < end]
+        _, verdict = judged(made, tmp_path / f"{start}.csv")
+        (line,) = (each for each in texts(verdict) if each.startswith("No calls: "))
+        assert re.match(r"No calls: \d\d:\d\d:\d\d to \d\d:\d\d:\d\d \([^,]*\)\. No call", line)
 
 
 def test_a_host_that_fails_in_the_whole_run(tmp_path: Path) -> None:
