@@ -106,8 +106,10 @@ def compare(
     _share_endpoints(before, after)
     are_enough = min(len(before), len(after)) >= FEWEST
     found = tuple(outages(run) if are_enough else () for run in (before, after))
+    # What is down in a whole run is left out of both: the rest of the run would have other places than the other run
+    down = [each for of_run in found for each in of_run if not each.stretches]
     for run, of_run in zip((before, after), found, strict=True):
-        _create_view(run, of_run)
+        _create_view(run, [*of_run, *down])
     first, second = (_measured(run, "''", [""]).get("", _NOTHING) for run in (before, after))
     task = _Task(runs=((before, first), (after, second)), confidence=confidence, minimum=minimum)
     (total,) = _tested(task, [("", first, second)])
@@ -289,13 +291,24 @@ def _tested(task: _Task, groups: Iterable[tuple[str, _Measured, _Measured]]) -> 
     return tuple(
         Compared(
             name=name,
-            differences=tuple(
-                _judged(task, difference, significance, next(levels)) if significance else difference
-                for difference, significance in rows
+            differences=_without_faster_failures(
+                [
+                    _judged(task, difference, significance, next(levels)) if significance else difference
+                    for difference, significance in rows
+                ]
             ),
             more_errors=more,
         )
         for name, rows, more in tables
+    )
+
+
+def _without_faster_failures(rows: Sequence[Difference]) -> tuple[Difference, ...]:
+    """Return the figures: shorter durations are not better if more calls failed, because a call may fail at once."""
+    if not any(row.figure == "error_rate" and row.verdict == "worse" for row in rows):
+        return tuple(rows)
+    return tuple(
+        dataclasses.replace(row, verdict="less") if row.unit == "s" and row.verdict == "better" else row for row in rows
     )
 
 

@@ -141,7 +141,7 @@ def _tested(rows: Sequence[Difference]) -> str:
 
 def _is_visible(row: Difference) -> bool:
     """Return whether the figures of an undecided row differ so much that a reader would ask."""
-    is_visible = row.figure == "error_rate" or abs(row.relative) >= _VISIBLE
+    is_visible = math.isfinite(row.absolute) and (row.figure == "error_rate" or abs(row.relative) >= _VISIBLE)
     return row.verdict in _UNDECIDED and not row.error and is_visible
 
 

@@ -27,7 +27,8 @@ FigureVerdict: TypeAlias = Literal[
     "too noisy to tell",
     "not tested",
 ]
-"""The verdict on a figure. "more" and "less" are for figures of which neither is better."""
+"""The verdict on a figure. "more" and "less" are for figures of which neither is better, "less" also for durations of a
+run in which more calls failed."""
 
 LARGER_THAN_NOISE: tuple[FigureVerdict, ...] = ("worse", "better", "more", "less")  # in the order of a headline
 

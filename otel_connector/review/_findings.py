@@ -38,6 +38,7 @@ _SLOWER = 1.15  # times the median elsewhere, from which a stretch is slower
 _LONGER_TAIL = 3.0  # times the p99 elsewhere
 _LARGER = 1.5  # times the median size elsewhere
 _THROUGHOUT = 0.01  # share of failures that belong to no stretch and no place, from which they are a finding
+_DOWN = 0.9  # share of the calls of a place that failed in the whole run, from which this is an outage
 _AFFECTED = 0.5  # times the rate of the stretch, from which a place takes part in it
 _CHANCE = 0.01  # probability that one of the places of a stretch has so few failures by chance, if it is spared
 _SLICES = 512  # in which the edges of a stretch are searched
@@ -79,9 +80,10 @@ def parts_of(calls: Calls, *, only_failures: bool = False) -> Cells:
 
 
 def outages(calls: Calls) -> tuple[Finding, ...]:
-    """Return the findings about failures in a part of the run, the largest first."""
-    found = _failures(_Search(calls, parts_of(calls, only_failures=True)), throughout=False)
-    return tuple(sorted((each for each in found if each.stretches), key=lambda each: -each.weight))
+    """Return the findings about failures in a part of the run, or of nearly all calls of it, the largest first."""
+    found = _failures(_Search(calls, parts_of(calls, only_failures=True)), throughout=True)
+    shown = (each for each in found if each.stretches or each.events >= _DOWN * each.calls)
+    return tuple(sorted(shown, key=lambda each: -each.weight))
 
 
 def condition_of(finding: Finding) -> str:

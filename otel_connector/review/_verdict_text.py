@@ -200,7 +200,11 @@ class _Writer:
 
     def _failures(self, found: Finding) -> Sentences:
         share_failed, number = found.events / found.calls, len(found.stretches)
-        is_outage = number and share_failed >= _OUTAGE and not found.classes[0][0].startswith(_ANSWERED)
+        is_outage = (
+            (number or found.by != "endpoint")
+            and share_failed >= _OUTAGE
+            and not found.classes[0][0].startswith(_ANSWERED)
+        )
         label = "Outage" if is_outage else "Failed"
         to = "" if found.rest and not found.by else f" {_to(found)}"
         failed = f"{found.events:,} of {counted(found.calls, 'call')}{to} failed ({_classes(found)})"

@@ -301,6 +301,44 @@ def test_an_outage_is_worse_and_the_rest_is_compared_apart_from_it(name: str) ->
     assert verdicts(result.total)["p50"] == "same within noise"
 
 
+def test_a_host_that_is_down_in_the_whole_run_is_an_outage_and_is_left_out_of_both_runs() -> None:
+    """Without the calls of this host, which take twice the time, the second run would have shorter durations."""
+    slow = "UPDATE calls_compact SET delta_t = 2 * delta_t WHERE host = 'host0';"
+    dead = "UPDATE calls_compact SET delta_t = delta_t / 100 WHERE NOT success;"
+    result = compared(run(slow, hosts=3), run(slow + down(0, 1, host="host0") + dead, seed=2, hosts=3))
+    (outage,) = result.outages
+    assert (outage.run, outage.verdict, outage.finding.stretches) == ("after", "worse", ())
+    assert (outage.finding.by, outage.finding.names) == ("host", ("host0",))
+    assert _compare_text.counts(result) == {"better": 0, "worse": 1}
+    texts = _compare_text.texts(result)
+    assert re.match(
+        r"Worse \(after\): Outage: from the first call to the last\. ([\d,]+) of \1 calls to host0 ", texts[0]
+    )
+    assert verdicts(result.total)["p50"] == "same within noise"
+
+
+def test_a_run_in_which_all_calls_failed_is_an_outage_and_not_faster() -> None:
+    dead = "UPDATE calls_compact SET delta_t = delta_t / 100;"
+    result = compared(run(), run(down(0, 1) + dead, seed=2))
+    assert [(each.run, each.verdict, each.finding.events) for each in result.outages] == [("after", "worse", 6_000)]
+    assert _compare_text.counts(result) == {"better": 0, "worse": 1}
+    texts = _compare_text.texts(result)
+    assert texts[0].startswith(
+        "Worse (after): Outage: from the first call to the last. 6,000 of 6,000 calls to every host failed ("
+    )
+    assert any(re.fullmatch(r"All calls: \d\.\d\d % -> 100\.00 % failed\.", each) for each in texts)
+    assert texts[-1] == "Apart from the outage: too few to tell: fewer than 100 calls in a run"
+
+
+def test_failures_that_take_less_time_than_successes_make_no_run_better() -> None:
+    dead = "UPDATE calls_compact SET delta_t = delta_t / 100, error_type = 'ConnectFailed' WHERE NOT success;"
+    result = compared(run(dead), run(down(0, 1, share=0.7) + dead, seed=2))
+    assert (result.outages, _compare_text.counts(result)["better"]) == ((), 0)
+    assert (verdicts(result.total)["error_rate"], verdicts(result.total)["p50"]) == ("worse", "less")
+    (text,) = _compare_text.texts(result)
+    assert re.match(r"Worse: error rate x [\d.]+, .*; less: p50 -\d", text)
+
+
 def test_outages_of_all_calls_that_are_longer_than_an_int32_of_microseconds_together() -> None:
     """Three of 18 minutes: DuckDB takes each length for an INT32, whose largest value is 35 min 47 s."""
     statements = "".join(down(start, start + 1.8) for start in (3.6, 16.2, 28.8))
