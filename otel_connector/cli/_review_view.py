@@ -68,10 +68,10 @@ def summary_view(
         lines: Lines of the screen; None for no limit: all rows are shown, and no text is cut.
         all_rows: Whether to show all rows, even if they do not fit the screen.
     """
-    if not summary.total.calls:
-        return Lines(styled("No calls."))
     wide, cut = width >= _WIDE, lines is not None
     said = [part for text in verdict for part in (_wrapped(text, width) if cut else [text])]
+    if not summary.total.calls:
+        return Lines(*map(styled, said or ["No calls."]))
     head, names = list(_head(summary, cut=cut)), wrap(_names(summary, cut=True), width) if cut else []
     listed = (summary.projects, summary.hosts, summary.errors, summary.slowest, summary.endpoints)
     sizes, sentences = [len(each) for each in listed], [*_retries(summary.retries), *_over_time(summary)]

@@ -8,7 +8,7 @@ Used by ``review`` and ``review._report``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from typing import cast
 
@@ -16,9 +16,10 @@ from otel_connector._arguments import checked_instance
 from otel_connector._csv._format import LATEST
 from otel_connector.review._attempts import retries, waits
 from otel_connector.review._clock import clock_step
+from otel_connector.review._filters import quoted
 from otel_connector.review._findings import FEWEST, findings, parts_of
 from otel_connector.review._load import URL_ID, Calls
-from otel_connector.review._summary import Summary
+from otel_connector.review._summary import ListedCall, Summary
 from otel_connector.review._verdict import Finding, Stretch, Urls, Verdict
 
 _FIRST = 0.005  # share of the calls or URLs from which failures come before anything else
@@ -48,16 +49,18 @@ def verdict(calls: Calls, summary: Summary, *, urls: Iterable[str] | None = None
     total, has_attempts = summary.total, summary.retries is not None
     found, of_urls = list[Finding](), _urls(calls, total.calls, urls, has_attempts=has_attempts)
     too_few = total.calls < FEWEST
-    if not too_few:
+    if too_few:
+        found += _failures(calls, total.calls)
+    else:
         parts = parts_of(calls)
         found += findings(calls, parts)
-        if has_attempts:
-            found += retries(calls, parts)
-            paused = list(waits(calls, total.seconds, total.calls))
-            asked = {name for each in paused for name in each.names}
-            # Its pauses are why the calls to a host are slow, and its refusals why they are retried
-            found = [each for each in found if each.kind not in _BY_PAUSES or not asked & _hosts(each)] + paused
-        found += [*_gaps(summary), *_clock(calls)]
+        found += retries(calls, parts) if has_attempts else ()
+        found += [*_gaps(calls, summary), *_clock(calls)]
+    if has_attempts:
+        paused = list(waits(calls, total.seconds, total.calls))
+        asked = {name for each in paused for name in each.names}
+        # Its pauses are why the calls to a host are slow, and its refusals why they are retried
+        found = [each for each in found if each.kind not in _BY_PAUSES or not asked & _hosts(each)] + paused
     if of_urls.missing:
         weight = of_urls.missing / (of_urls.total + of_urls.missing)
         found.append(Finding(kind="stopped", weight=weight, calls=of_urls.total, events=of_urls.missing))
@@ -117,21 +120,73 @@ def _urls(calls: Calls, number: int, listed: Iterable[str] | None, *, has_attemp
         for part in range(parts)  # otherwise ten million URLs would need 400 MB
     ]
     total, done, retried = (sum(column) for column in zip(*counted, strict=True))
-    missing = None
+    total, done, retried = total or 0, done or 0, retried or 0
+    missing, left = None, total - done
     if listed is not None:
-        ((missing,),) = calls.rows(
-            "SELECT count(DISTINCT url) FROM (SELECT unnest(?::VARCHAR[]) AS url) "
-            f"WHERE {URL_ID} NOT IN (SELECT url_id FROM calls_compact)",
+        ((missing, left),) = calls.rows(
+            "SELECT count_if(done IS NULL), count_if(done IS NOT TRUE) FROM (SELECT id, bool_or(success) AS done FROM "
+            f"(SELECT DISTINCT {URL_ID} AS id FROM (SELECT unnest(?::VARCHAR[]) AS url)) "
+            "LEFT JOIN calls_compact ON url_id = id GROUP BY 1)",
             [list(listed)],
         )
-    return Urls(total=total, done=done, failed=total - done, retried=retried, missing=missing)
+    return Urls(total=total, done=done, failed=total - done, retried=retried, missing=missing, left=left)
 
 
-def _gaps(summary: Summary) -> Iterator[Finding]:
+def _failures(calls: Calls, number: int) -> Iterator[Finding]:
+    """Yield the failures of a log that has too few calls to compare its parts."""
+    ((hosts, start, end, events, seconds),) = calls.rows(
+        "SELECT list(DISTINCT host ORDER BY host), min(t), max(t), count(*), sum(delta_t) FROM calls_compact "
+        "WHERE NOT success"
+    )
+    if events:
+        ((inside, others),) = calls.rows(
+            "SELECT count_if(of_failures AND t BETWEEN ? AND ?), count(DISTINCT host) FILTER (NOT of_failures) "
+            "FROM (SELECT t, host, list_contains(?, host) AS of_failures FROM calls_compact)",
+            [start, end, hosts],
+        )
+        classes = calls.rows(
+            "SELECT error_type, count(*) FROM calls_compact WHERE NOT success GROUP BY 1 ORDER BY 2 DESC, 1"
+        )
+        ((all_seconds,),) = calls.rows("SELECT sum(delta_t) FROM calls_compact")
+        yield Finding(
+            kind="failures",
+            weight=events / number,
+            by="host",
+            names=tuple(hosts),
+            others=others,
+            stretches=(Stretch(start=start, end=end, calls=inside, events=events),),
+            calls=inside,
+            events=events,
+            other_calls=number - inside,
+            seconds=seconds,
+            share_of_time=seconds / all_seconds if all_seconds else 0.0,
+            classes=tuple(classes),
+            example=_first(calls, f"error_type = {quoted(classes[0][0])} AND NOT success ORDER BY t"),
+        )
+
+
+def _first(calls: Calls, condition_and_order: str) -> ListedCall | None:
+    """Return the first call of those with texts."""
+    names = [each.name for each in fields(ListedCall)]
+    rows = calls.rows(f"SELECT {', '.join(names)} FROM calls_with_text WHERE {condition_and_order}, call_id LIMIT 1")
+    return ListedCall(**dict(zip(names, rows[0], strict=True))) if rows else None
+
+
+def _before(calls: Calls, time: datetime) -> ListedCall | None:
+    return _first(calls, f"t <= {quoted(time.isoformat())}::TIMESTAMP ORDER BY t DESC")
+
+
+def _gaps(calls: Calls, summary: Summary) -> Iterator[Finding]:
     for each in summary.quiet:
         stretch = Stretch(start=each.start, end=each.start + timedelta(seconds=each.seconds), calls=0, events=0)
         share = each.seconds / summary.total.seconds
-        yield Finding(kind="gap", weight=_OF_TIME * share, stretches=(stretch,), seconds=each.seconds)
+        yield Finding(
+            kind="gap",
+            weight=_OF_TIME * share,
+            stretches=(stretch,),
+            seconds=each.seconds,
+            example=_before(calls, each.start),
+        )
 
 
 def _clock(calls: Calls) -> Iterator[Finding]:
@@ -139,4 +194,6 @@ def _clock(calls: Calls) -> Iterator[Finding]:
         if step := clock_step(path):
             time = _EPOCH + timedelta(seconds=min(step.time, LATEST))
             stretch = Stretch(start=time, end=time, calls=0, events=0)
-            yield Finding(kind="clock", weight=_CLOCK, stretches=(stretch,), seconds=step.seconds)
+            yield Finding(
+                kind="clock", weight=_CLOCK, stretches=(stretch,), seconds=step.seconds, example=_before(calls, time)
+            )

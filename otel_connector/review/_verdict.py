@@ -119,6 +119,7 @@ class Urls:
         failed: Those without a success.
         retried: Those with a success after a failed attempt or a failed call.
         missing: Those of the list that have no row; None if there is no list.
+        left: Those of the list without a success; without a list, `failed`.
     """
 
     total: int
@@ -126,6 +127,7 @@ class Urls:
     failed: int
     retried: int
     missing: int | None = None
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ _MOST_NAMES = 3  # hosts, or stretches, in a sentence
 _TEXT_LIMIT = 160  # characters of an error
 _NAME_LIMIT = 120  # characters of a host or endpoint
 _OUTAGE = 0.5  # share of failures from which a stretch is an outage
+_FEWEST_OF_OUTAGE = 5  # failures
 _NEARLY_ALL = 0.9
 _AIOHTTP = re.compile(r"Cannot connect to host .* \[(.*)\]", re.DOTALL)  # the reason is in the brackets
 _CLOSE = 0.01  # of the run: a stretch that begins or ends so close to its ends begins or ends with it
@@ -72,14 +73,10 @@ UTC = Wording()
 
 def lines(verdict: Verdict, wording: Wording = UTC) -> list[Sentences]:
     """Return the verdict: whether it worked, the worst things, and what to do next."""
-    if not verdict.calls:
-        return [Sentences("No calls.")]
     shown = verdict.findings[:MOST]
     writer = _Writer(verdict, wording)
     found = [Sentences(" ".join(_work(verdict)))]
-    if verdict.too_few:
-        return found
-    if not shown:
+    if not shown and not verdict.too_few:
         found.append(Sentences("Nothing unusual: failures, durations and sizes are even over the whole run."))
     found += [writer.line(each) for each in shown]
     if more := len(verdict.findings) - len(shown):
@@ -127,6 +124,9 @@ def _zone(time: datetime | None, wording: Wording) -> str:
 def _work(verdict: Verdict) -> Iterator[str]:
     """Yield the answer to "did it work?"."""
     urls, calls = verdict.urls, verdict.calls
+    if not calls:
+        yield "No calls."
+        return
     if verdict.too_few:
         failed = f"{verdict.failed:,} failed" if verdict.failed else "all succeeded"
         yield f"{counted(calls, 'call')}, {failed}. Too few to compare parts of the run."
@@ -145,19 +145,26 @@ def _work(verdict: Verdict) -> Iterator[str]:
 
 def _next(verdict: Verdict, shown: Sequence[Finding], wording: Wording) -> Iterator[Sentences]:
     steps = list[tuple[str, str]]()
-    left = verdict.urls.failed + (verdict.urls.missing or 0)
-    if left and wording.command:
-        steps.append((f"{wording.command} --resume   ({counted(left, 'URL')} left)", ""))
-    for each in shown:
-        if each.kind == "waits" and verdict.seconds:
-            steps.append((f"otel-connector fetch --rate {verdict.calls / verdict.seconds:.3g}", ""))
-    example = next((each.example for each in shown if each.example is not None), None)
-    if example is not None:
+    left = verdict.urls.left if wording.command else 0
+    is_refused = verdict.seconds and any(each.kind == "waits" for each in shown)
+    slower = f" --rate {verdict.calls / verdict.seconds:.3g}" if is_refused else ""
+    if left:
+        steps.append((f"{wording.command} --resume{slower}   ({counted(left, 'URL')} left)", ""))
+    elif slower:
+        steps.append(
+            (f"{wording.command}{slower}   (all URLs again)" if wording.command else f"fetch with{slower}", "")
+        )
+    with_example = next(((each.kind, each.example) for each in shown if each.example is not None), None)
+    if with_example is not None:
+        kind, example = with_example
         link = wording.traces.of(example.call_id) if wording.traces is not None else ""
-        what = "one of these calls" if example.success else "one of the failed calls"
+        what = _EXAMPLES.get(kind, "one of these calls" if example.success else "one of the failed calls")
         steps.append((f"{what}: call_id {example.call_id}", link))
     for label, (step, link) in zip(("Next: ", *["Or: "] * len(steps)), steps, strict=False):
         yield Sentences(f"{label}{step}", link=link)
+
+
+_EXAMPLES = {"gap": "a call before the pause", "clock": "a call before the step of the clock"}
 
 
 class Period(Protocol):
@@ -202,6 +209,7 @@ class _Writer:
         share_failed, number = found.events / found.calls, len(found.stretches)
         is_outage = (
             (number or found.by != "endpoint")
+            and found.events >= _FEWEST_OF_OUTAGE
             and share_failed >= _OUTAGE
             and not found.classes[0][0].startswith(_ANSWERED)
         )
@@ -261,6 +269,12 @@ class _Writer:
                 f"Larger bodies: those of the calls {_to(found)} grow from quarter to quarter of the run: {sizes} "
                 "(medians)."
             )
+        last = found.stretches[-1]
+        if len(found.stretches) == 1 and self._is_start(last) and not self._is_end(last):
+            return _line(
+                f"Smaller bodies: after {self.at(last.end)}. Those of the calls {_to(found)} have "
+                f"{size(found.baseline)} (median), and {size(found.figure)} before."
+            )
         return _line(
             f"Larger bodies: {self.when(found)}. Those of the calls {_to(found)} have {size(found.figure)} (median), "
             f"and {size(found.baseline)} in the rest of the run."
@@ -278,10 +292,8 @@ class _Writer:
 
     def _stopped(self, found: Finding) -> Sentences:
         speed = rate(self._run.calls / self._run.seconds) if self._run.seconds else "one call"
-        return _line(
-            f"Stopped: {found.events:,} of {found.calls + found.events:,} URLs have no row. The last row is of "
-            f"{self.at(self._run.end)}. Up to then {speed}.",
-        )
+        last = f" The last row is of {self.at(self._run.end)}. Up to then {speed}." if self._run.calls else ""
+        return _line(f"Stopped: {found.events:,} of {found.calls + found.events:,} URLs have no row.{last}")
 
     def _waits(self, found: Finding) -> Sentences:
         return _line(
@@ -312,17 +324,25 @@ class _Writer:
 
     def period(self, stretch: Stretch) -> str:
         """Return the start, the end and the length of a stretch."""
-        start, end = self._run.start or stretch.start, self._run.end or stretch.end
-        close = _CLOSE * self._run.seconds
-        if (end - stretch.end).total_seconds() <= close:
+        if stretch.start == stretch.end:
+            return f"at {self.at(stretch.start)}"
+        if self._is_end(stretch):
             return f"from {self.at(stretch.start)} to the end, {self.at(stretch.end)} ({duration(stretch.seconds)})"
-        if (stretch.start - start).total_seconds() <= close:
+        if self._is_start(stretch):
             return f"from the start, {self.at(stretch.start)}, to {self.at(stretch.end)} ({duration(stretch.seconds)})"
         return self._span(stretch)
 
     def _span(self, stretch: Stretch) -> str:
         """Return a stretch between calls."""
         return f"{self.at(stretch.start)} to {self.at(stretch.end)} ({duration(stretch.seconds)})"
+
+    def _is_start(self, stretch: Stretch) -> bool:
+        start = self._run.start or stretch.start
+        return (stretch.start - start).total_seconds() <= _CLOSE * self._run.seconds
+
+    def _is_end(self, stretch: Stretch) -> bool:
+        end = self._run.end or stretch.end
+        return (end - stretch.end).total_seconds() <= _CLOSE * self._run.seconds
 
     def at(self, time: datetime | None) -> str:
         """Return a time, with the day if the run is longer than its first day."""
@@ -355,7 +375,7 @@ def _others(found: Finding) -> str:
 
 
 def _spared(found: Finding) -> str:
-    if not found.others or not found.stretches:
+    if not found.others or not found.stretches or not found.beside_calls:
         return ""
     return f"{_others(found).capitalize()}: {_of(found.beside_events, found.beside_calls)} in the same time."
 

@@ -89,15 +89,88 @@ def test_a_good_night_is_two_lines(seed: int, tmp_path: Path) -> None:
     assert nothing == "Nothing unusual: failures, durations and sizes are even over the whole run."
 
 
-def test_a_short_log_is_two_lines(tmp_path: Path) -> None:
-    path = tmp_path / "short.csv"
-    for failing, what in ((0, "all succeeded"), (2, "2 failed")):
-        write(path, [call(n, **({"error": "X: y"} if n < failing else {})) for n in range(12)])
-        with review.load(path) as calls:
-            verdict = review.verdict(calls, review.summarize(calls))
-        assert texts(verdict) == [f"12 calls, {what}. Too few to compare parts of the run."]
-    with review.load(path, where="FALSE") as calls:
-        assert texts(review.verdict(calls, review.summarize(calls))) == ["No calls."]
+@pytest.mark.parametrize(
+    ("failing", "host", "said"),
+    [
+        (range(0), "", ["12 calls, all succeeded. Too few to compare parts of the run."]),
+        (
+            range(5, 12),
+            "b.example",
+            [
+                "12 calls, 7 failed. Too few to compare parts of the run.",
+                "Outage: from 14:13:25 to the end, 14:13:31 (6.00 s). 7 of 7 calls to b.example failed (E: refused).",
+                "  Elsewhere: 0 of 5 calls (0.00 %) failed.",
+                "  The failed calls took 1.75 s, 58.33 % of the time of all calls.",
+                f"Next: one of the failed calls: call_id {6:032x}-{6:016x}",
+            ],
+        ),
+        (
+            range(3, 4),
+            "api.example.com",
+            [
+                "12 calls, 1 failed. Too few to compare parts of the run.",
+                "Failed: at 14:13:23. 1 of 1 call to api.example.com failed (E: refused).",
+            ],
+        ),
+    ],
+    ids=["none", "outage", "one"],
+)
+def test_a_short_log_says_what_failed(failing: range, host: str, said: list[str], tmp_path: Path) -> None:
+    failed = {"error": "E: refused", "url": f"https://{host}/x"}
+    path = write(tmp_path / "short.csv", [call(n, **(failed if n in failing else {})) for n in range(12)])
+    with review.load(path) as calls:
+        verdict = review.verdict(calls, review.summarize(calls))
+    assert texts(verdict)[: len(said)] == said
+    assert verdict.too_few
+
+
+@pytest.mark.parametrize("calls", [0, 12])
+def test_a_short_log_says_which_urls_have_no_row(calls: int, tmp_path: Path) -> None:
+    write(tmp_path / "short.csv", [call(n) for n in range(calls)])
+    listed = tmp_path / "urls.txt"
+    listed.write_text("".join(f"https://api.example.com/{n}\n" for n in range(1_500)))
+    run = run_here(tmp_path, "review", "short.csv", "--urls", "urls.txt")
+    assert f"Stopped: {1_500 - calls:,} of 1,500 URLs have no row." in run.out
+    command = "otel-connector fetch urls.txt --log short.csv --resume"
+    assert f"Next: {command}   ({1_500 - calls:,} URLs left)" in run.out
+    assert run_here(tmp_path, "review", "short.csv").out.count("\nNext") == 0
+
+
+def test_only_urls_of_the_list_are_left(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", [call(n, error="X: y") for n in range(5)])
+    (tmp_path / "urls.txt").write_text("https://api.example.com/1\nhttps://api.example.com/other\n")
+    assert "--resume   (2 URLs left)" in run_here(tmp_path, "review", "a.csv", "--urls", "urls.txt").out
+    (tmp_path / "urls.txt").write_text("")
+    assert "left" not in run_here(tmp_path, "review", "a.csv", "--urls", "urls.txt").out
+
+
+@pytest.mark.parametrize(
+    ("urls", "failed", "said"),
+    [
+        ("", False, "Next: fetch with --rate 0.119"),
+        ("urls.txt", False, "Next: otel-connector fetch urls.txt --log a.csv --rate 0.119   (all URLs again)"),
+        ("urls.txt", True, "Next: otel-connector fetch urls.txt --log a.csv --resume --rate 0.119   (1 URL left)"),
+    ],
+    ids=["no list", "all fetched", "some left"],
+)
+def test_the_next_command_after_refusals_is_complete(urls: str, failed: bool, said: str, tmp_path: Path) -> None:
+    made = night(failing=0.0)
+    for each in made.between(0, SECONDS, HOSTS[0]):
+        made.attempts.append(attempt(each, 1, 0.0, each["delta_t"], wait=58.0, reason="status_429", status=429))
+    if failed:
+        made.calls[7] |= {"success": False, "error": BUSY}
+    made.write(tmp_path / "a.csv")
+    (tmp_path / "urls.txt").write_text("".join(f"{each['url']}\n" for each in made.calls))
+    options = ("--urls", urls) if urls else ()
+    assert f"{said}\n" in run_here(tmp_path, "review", "a.csv", *options).out
+
+
+def test_bodies_that_become_smaller_are_smaller(tmp_path: Path) -> None:
+    made = night(failing=0.0)
+    for each in made.between(9_000, SECONDS, HOSTS[1]):
+        each["response_size"] //= 5
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    assert re.match(r"Smaller bodies: after \d\d:\d\d:\d\d\. Those of the calls to shop", texts(verdict)[1])
 
 
 def test_pauses_explain_why_an_endpoint_of_their_host_is_slow(tmp_path: Path) -> None:
@@ -173,6 +246,8 @@ def test_only_a_gap_that_is_unusual_for_the_log_is_named(tmp_path: Path) -> None
     (found,) = verdict.findings
     assert (found.kind, 1_990 < found.seconds < 2_020) == ("gap", True)
     assert texts(verdict)[1].startswith("No calls: 15:")
+    before = max((each for each in made.calls if each["t"] - START < 4_000), key=lambda each: each["t"])
+    assert texts(verdict)[-1] == f"Next: a call before the pause: call_id {before['call_id']}"
 
 
 def test_urls_are_counted_and_not_only_calls(tmp_path: Path) -> None:
@@ -182,7 +257,7 @@ def test_urls_are_counted_and_not_only_calls(tmp_path: Path) -> None:
     listed = [f"https://api.example.com/{n}" for n in range(80)]
     with review.load(write(tmp_path / "logs.csv", records)) as calls:
         verdict = review.verdict(calls, review.summarize(calls), urls=[*listed, listed[0]])
-    assert verdict.urls == review.Urls(total=60, done=60, failed=0, retried=10, missing=20)
+    assert verdict.urls == review.Urls(total=60, done=60, failed=0, retried=10, missing=20, left=20)
     assert texts(verdict)[0].startswith(
         "60 of 80 URLs were fetched in 70 calls. 10 calls failed (14.29 %). 10 (12.50 %) needed another attempt."
     )
