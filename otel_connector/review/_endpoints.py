@@ -3,8 +3,9 @@
 A log has no templates, so they are found in two steps. First, SQL replaces the segments of a path that are surely
 values: numbers, hashes, UUIDs, dates, and texts with four digits or more. Second, the remaining paths are compared with
 each other in a tree: many rare siblings, siblings with the same continuations, and siblings that look like ids are
-values as well (slugs, names, short ids). The result is SQL for every row. It has at most 50 names: the endpoints with
-the largest share of the calls, the failures or the time, and `OTHER`. Knows neither files nor tables.
+values as well (slugs, names, short ids). A few of them that fail or take time unlike the rest of their host keep their
+names: one bad endpoint of 200 is seen. The result is SQL for every row. It has at most 50 names: the endpoints with the
+largest share of the calls, the failures or the time, and `OTHER`. Knows neither files nor tables.
 
 Used by ``review._compare`` and ``review._load``.
 """
@@ -48,6 +49,9 @@ _MANY, _RARE = 20, 5  # more siblings than this, with a median of at most so man
 _TOO_MANY = 150  # more siblings than this are values
 _ALIKE, _COMMON = 6, 3  # at least so many siblings are values if at least so many words follow most of them
 _OFTEN, _MOST_OWN = 8, 40  # times the median of the calls of its siblings: up to so many of these are no values
+_FAILING, _FEWEST_FAILED = 0.5, 5  # share and number of failures, from which a segment is unlike the others
+_LONGER, _FEWEST_LONG, _OF_TIME = 4.0, 20, 0.02  # times the mean duration, calls, and share of the time of its host
+_MOST_UNLIKE = 10  # siblings; more of them have the same cause, such as an outage, and may be values
 
 
 @dataclass(slots=True)
@@ -55,7 +59,25 @@ class _Node:
     """A segment of paths: the calls that have it, and the segments that follow it."""
 
     calls: int = 0
+    failed: int = 0
+    seconds: float = 0.0
     next: dict[str, _Node] = field(default_factory=dict[str, "_Node"])
+
+    def add(self, calls: int, failed: int, seconds: float) -> None:
+        """Count calls."""
+        self.calls += calls
+        self.failed += failed
+        self.seconds += seconds
+
+    def is_unlike(self, whole: _Node) -> bool:
+        """Return whether calls with this segment, or with it and some that follow, are unlike the rest of a host."""
+        if self.failed < _FEWEST_FAILED and self.seconds < _OF_TIME * whole.seconds:
+            return False
+        calls, failed, seconds = whole.calls - self.calls, whole.failed - self.failed, whole.seconds - self.seconds
+        fails = self.failed >= max(_FAILING * self.calls, _FEWEST_FAILED) and failed < _FAILING**2 * calls
+        lasts = self.calls >= _FEWEST_LONG and self.seconds * calls > _LONGER * seconds * self.calls
+        is_large = self.seconds >= _OF_TIME * whole.seconds
+        return fails or (lasts and is_large) or any(each.is_unlike(whole) for each in self.next.values())
 
     def words(self) -> set[str]:
         """Return all segments that follow, at any depth, except values."""
@@ -98,12 +120,12 @@ class Endpoints:
     def __init__(self, groups: Iterable[Group]) -> None:
         self.groups = [group for group in groups if group[0]]
         root = _Node()
-        for path, calls, _, _ in self.groups:
+        for path, calls, failed, seconds in self.groups:
             node = root
             for name in path.split("/"):
                 node = node.next.setdefault(name, _Node())
-                node.calls += calls
-        self._rules = {rule: own for host, node in root.next.items() for rule, own in _rules(node, host)}
+                node.add(calls, failed, seconds)
+        self._rules = {rule: own for host, node in root.next.items() for rule, own in _rules(node, host, node)}
         totals = defaultdict[str, list[float]](lambda: [0.0, 0.0, 0.0])
         for path, *figures in self.groups:
             name = _template(path, self._rules)
@@ -121,19 +143,23 @@ class Endpoints:
         return found if found in self._names else OTHER
 
 
-def _rules(node: _Node, path: str) -> Iterator[tuple[str, set[str]]]:
+def _rules(node: _Node, path: str, host: _Node) -> Iterator[tuple[str, set[str]]]:
     """Find the positions of values below a node, and merge these."""
-    if values := _values(node):
+    values = _values(node)
+    unlike = {name for name in values if node.next[name].is_unlike(host)}
+    if len(unlike) <= _MOST_UNLIKE:
+        values = [name for name in values if name not in unlike]
+    if values:
         merged = node.next.setdefault(_VALUE, _Node())
         for name in values:
             _merge(node.next.pop(name), merged)
         yield path, node.next.keys() - {_VALUE}
     for name, following in node.next.items():
-        yield from _rules(following, f"{path}/{name}")
+        yield from _rules(following, f"{path}/{name}", host)
 
 
 def _merge(node: _Node, into: _Node) -> None:
-    into.calls += node.calls
+    into.add(node.calls, node.failed, node.seconds)
     for name, following in node.next.items():
         _merge(following, into.next.setdefault(name, _Node()))
 

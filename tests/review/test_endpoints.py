@@ -136,6 +136,46 @@ def test_siblings_with_the_same_continuations_are_values_though_each_is_frequent
     assert set(endpoints(log, urls)) == {"h/{id}/members", "h/{id}/repos", "h/{id}/teams"}
 
 
+WORDS = [f"{first}{second}" for first in NAMES for second in NAMES][:200]
+
+
+@pytest.mark.parametrize(
+    ("template", "endpoint"),
+    [
+        ("/v1/{word}", "/v1/{word}"),
+        ("/v1/{word}/{n}", "/v1/{word}/{id}"),
+        ("/v1/{word}/{n}/status", "/v1/{word}/{id}/status"),
+        ("/endpoint-{number}/x", "/endpoint-{number}/x"),
+        ("/{half}/{rest}", "/{half}/{rest}"),
+        ("/v1/{half}/{n}/{rest}", "/v1/{half}/{id}/{rest}"),
+        ("/v1/{word}/slug-{letters}", "/v1/{word}/{id}"),
+    ],
+)
+@pytest.mark.parametrize("fields", [{"error": "E: x"}, {"delta_t": 5.0}], ids=["fails", "slow"])
+def test_one_bad_endpoint_of_200_has_its_name(template: str, endpoint: str, fields: dict[str, Any], log: Path) -> None:
+    def path(pattern: str, number: int) -> str:
+        names = {"word": WORDS[number % 200], "half": NAMES[number % 200 % 15], "rest": NAMES[number % 200 // 15]}
+        letters = "".join("abcdefghij"[int(digit)] for digit in str(number))
+        return pattern.format(n=number, number=number % 200, letters=letters, id="{id}", **names)
+
+    made = [call(n, url=f"https://h{path(template, n)}", **(fields if n % 200 == 77 else {})) for n in range(5_000)]
+    with review.load(write(log, made)) as calls:
+        found = calls.rows("SELECT endpoint, count(*) FROM calls_compact WHERE NOT success OR delta_t > 1 GROUP BY 1")
+        ((names,),) = calls.rows("SELECT count(DISTINCT endpoint) FROM calls_compact")
+    assert found == [(f"h{path(endpoint, 77)}", 25)]
+    assert names <= MOST_ENDPOINTS
+
+
+@pytest.mark.parametrize(("failing", "apart"), [(10, True), (11, False)])
+def test_values_that_failed_in_an_outage_stay_one_endpoint(failing: int, apart: bool, log: Path) -> None:
+    """A few that fail have their names: a page that is gone. Many have a common cause."""
+    failed = {"error": "E: x"}
+    made = [call(n, url=f"https://h/a/{WORDS[n // 10]}", **(failed if n < 10 * failing else {})) for n in range(2_000)]
+    with review.load(write(log, made)) as calls:
+        ((names,),) = calls.rows("SELECT count(DISTINCT endpoint) FROM calls_compact")
+    assert names == (failing + 1 if apart else 1)
+
+
 def test_the_most_important_of_many_endpoints_have_a_name(log: Path) -> None:
     """Of 200 endpoints one fails and one is slow; both have few calls."""
     made = [call(n, url=f"https://h{n % 200}.example/x", delta_t=0.01) for n in range(1_000)]
