@@ -131,19 +131,19 @@ def review(
     _end_on_sigterm()
     targets = {"--html": html, "--png": png, "--svg": svg}
     of_report = {"--trace-url": trace_url, "--title": title, "--timezone": timezone}
-    outputs = {**targets, **of_report, "--urls": urls}
+    outputs = {**targets, **of_report, "--urls": urls, "--sql": sql}
     try:
         console, form = output_console(), _form(json=json, csv=csv, markdown=markdown)
         read = partial(load, where=_condition(project, since, until, where), max_unpacked_bytes=max_unpacked_bytes)
         if compare:
-            _refuse({"--csv": csv, "--follow": follow, **outputs, "--html": None, "--sql": sql}, beside="--compare")
-            raise typer.Exit(_compare(console, files, read, form, fail_if=fail_if, html=html))
+            _refuse({"--csv": csv, "--follow": follow, **outputs, "--html": None, "--title": None}, beside="--compare")
+            raise typer.Exit(_compare(console, files, read, form, fail_if=fail_if, html=html, title=title))
         failing = None if fail_if is None else parse(fail_if, CONDITION_NAMES)
         if follow:
-            _refuse({f"--{form}": form != "text", **outputs, "--sql": sql, "--fail-if": fail_if}, beside="--follow")
+            _refuse({f"--{form}": form != "text", **outputs, "--fail-if": fail_if}, beside="--follow")
             _follow(console, partial(read, *files), top)
         if sql is not None:
-            _refuse({**outputs, "--fail-if": fail_if}, beside="--sql")
+            _refuse({**outputs, "--sql": None, "--fail-if": fail_if}, beside="--sql")
         _check_report(html, of_report, files)
         with read(*files) as calls:
             print_errors(*(file_lines(calls.files) if form != "text" or sql is not None else ()))
@@ -151,7 +151,7 @@ def review(
                 raise typer.Exit(_print_answer(console, calls, sql, form))
             summary = summarize(calls, top=top or options.DEFAULT_TOP)
             verdict = judge(calls, summary, urls=None if urls is None else _listed(urls))
-            wording = _wording(urls, files, trace_url)
+            wording = _wording(urls, files, trace_url, timezone)
             page = partial(html_report, title=title, trace_url=trace_url, timezone=timezone or "UTC")
             written = _write(calls, summary, targets, partial(page, verdict=verdict, command=wording.command))
         _print_summary(console, summary, verdict, wording, form, top)
@@ -186,9 +186,8 @@ def _refuse(options: Mapping[str, object], *, beside: str) -> None:
 
 def _check_report(html: Path | None, options: Mapping[str, str | None], files: Sequence[str]) -> None:
     """Refuse to write a report to a folder or a device, or over a log: the shell expands ``--html *.csv`` to that."""
-    given = [name for name, value in options.items() if value is not None and name != "--trace-url"]
-    if html is None and given:
-        raise ValueError(f"{given[0]} needs --html")
+    if html is None and options["--title"] is not None:
+        raise ValueError("--title needs --html")
     if (trace_url := options["--trace-url"]) is not None:
         TraceURL(trace_url, "--trace-url")
     if (name := options["--timezone"]) is not None:
@@ -207,18 +206,19 @@ def _compare(
     form: str,
     fail_if: str | None,
     html: Path | None,
+    title: str | None,
 ) -> int:
     """Print a comparison of two logs, and return the exit code. A condition counts the outages and changed figures."""
     failing = None if fail_if is None else parse(fail_if, _VERDICTS)
     files = logs_of_calls(files)
     if len(files) != _BEFORE_AND_AFTER:
         raise ValueError(f"--compare needs two logs, before and after, not {len(files)}; quote patterns")
-    _check_report(html, {"--trace-url": None, "--timezone": None}, files)
+    _check_report(html, {"--trace-url": None, "--timezone": None, "--title": title}, files)
     with read(files[0]) as before, read(files[1]) as after:
         comparison = compare_logs(before, after)
         print_errors(*file_lines((*before.files, *after.files)))
     if html is not None:
-        page = comparison_report(comparison, title=html.stem)
+        page = comparison_report(comparison, title=title)
         write_whole(str(html), page.encode(), like=[*comparison.before.files, *comparison.after.files])
     if form == "text":
         show_comparison(console, comparison)
@@ -255,12 +255,13 @@ def _listed(path: Path) -> Iterator[str]:
             yield one_line(redactor.url(requested), URL_LIMIT)
 
 
-def _wording(urls: Path | None, files: Sequence[str], trace_url: str | None) -> Wording:
-    """Return how the verdict is written: with the links to traces, and the command that fetches missing URLs."""
+def _wording(urls: Path | None, files: Sequence[str], trace_url: str | None, timezone: str | None) -> Wording:
+    """Return how the verdict is written: in which zone, and with which links to traces and command for missing URLs."""
     command = ""
     if urls is not None and len(files) == 1 and not has_magic(files[0]):
         command = shlex.join(["otel-connector", "fetch", str(urls), "--log", files[0]])
-    return Wording(traces=None if trace_url is None else TraceURL(trace_url, "--trace-url"), command=command)
+    traces = None if trace_url is None else TraceURL(trace_url, "--trace-url")
+    return Wording(zone=Zone(timezone or "UTC", "--timezone").info, traces=traces, command=command)
 
 
 def _write(
@@ -312,7 +313,9 @@ def _screen(console: Console, summary: Summary, verdict: Verdict, wording: Wordi
     about_files = [styled(line, overflow="ignore") for line in file_lines(summary.files)]
     lines = console.height - len(about_files) if is_terminal(console) else None
     said = texts(verdict, wording)
-    return Group(*about_files, summary_view(summary, said, width=console.width, lines=lines, all_rows=top is not None))
+    all_rows, width = top is not None, console.width
+    shown = summary_view(summary, said, width=width, lines=lines, all_rows=all_rows, zone=wording.zone)
+    return Group(*about_files, shown)
 
 
 def _print_answer(console: Console, calls: Calls, sql: str, form: str) -> int:

@@ -36,7 +36,7 @@ Title = Annotated[
 ]
 Timezone = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="The time zone of the report, e.g. Europe/Berlin. Default: UTC."),
+    typer.Option(metavar="NAME", help="The time zone of the times shown, e.g. Europe/Berlin. Default: UTC."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")]

@@ -8,6 +8,7 @@ Used by ``cli._review_command``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timezone, tzinfo
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ _LISTED_DAMAGE = 3  # damaged lines listed per file
 _LISTED_PAUSES = 3  # of the longest periods without calls
 _LISTED_LOST = 4  # of the reasons and hosts that cost the most time
 _WIDE = 100  # columns from which rates, bytes and traces are shown
+_LEAST_OF_NAME = 8  # columns of the name of a log before its period
 _MAX_NAME = 60  # columns of a name on a wide screen
 _MIN_CHANGE = 0.05  # relative changes below this are not listed
 
@@ -58,6 +60,7 @@ def summary_view(
     width: int,
     lines: int | None = None,
     all_rows: bool = False,
+    zone: tzinfo = timezone.utc,
 ) -> Lines:
     """Return a summary for the terminal. On a low screen, its last tables are left out, so that its head stays visible.
 
@@ -67,14 +70,18 @@ def summary_view(
         width: Columns of the screen.
         lines: Lines of the screen; None for no limit: all rows are shown, and no text is cut.
         all_rows: Whether to show all rows, even if they do not fit the screen.
+        zone: The time zone of the times.
     """
     wide, cut = width >= _WIDE, lines is not None
     said = [part for text in verdict for part in (_wrapped(text, width) if cut else [text])]
     if not summary.total.calls:
         return Lines(*map(styled, said or ["No calls."]))
-    head, names = list(_head(summary, cut=cut)), wrap(_names(summary, cut=True), width) if cut else []
+    head = [
+        part for each in _head(summary, zone, width, cut=cut) for part in (_wrapped(each, width) if cut else [each])
+    ]
+    names = wrap(_names(summary, cut=True), width) if cut and len(_read(summary)) > 1 else []
     listed = (summary.projects, summary.hosts, summary.errors, summary.slowest, summary.endpoints)
-    sizes, sentences = [len(each) for each in listed], [*_retries(summary.retries), *_over_time(summary)]
+    sizes, sentences = [len(each) for each in listed], [*_retries(summary.retries), *_over_time(summary, zone)]
     fitting, left_out = sizes, list[str]()
     if lines is not None and not all_rows:
         room = lines - _PROMPTS - len(said) - len(head) + 1 - max(len(names), 1) - _FIGURES
@@ -86,7 +93,7 @@ def summary_view(
         "slowest calls": lambda: [_slowest(summary, fitting[3], wide=wide, cut=cut)],
         "changes over time": lambda: list(sentences),
     }
-    parts: list[RenderableType] = [*head, *map(styled, said), *([""] if said else []), *_total(summary)]
+    parts: list[RenderableType] = [*map(styled, head), *map(styled, said), *([""] if said else []), *_total(summary)]
     for name, section in sections.items():
         if name not in left_out and (shown := section()):
             parts += ["", *shown]
@@ -159,14 +166,21 @@ def _names(summary: Summary, *, cut: bool) -> str:
     return listed_files(_read(summary), MOST_FILES if cut else None)
 
 
-def _head(summary: Summary, *, cut: bool) -> Iterator[Text]:
+def _local(time: datetime, zone: tzinfo) -> datetime:
+    return time.replace(tzinfo=timezone.utc).astimezone(zone)
+
+
+def _head(summary: Summary, zone: tzinfo, width: int, *, cut: bool) -> Iterator[str]:
     """Yield the names of the files and the period."""
     total, names = summary.total, _names(summary, cut=cut)
     if (read := len(_read(summary))) > 1:
-        yield styled(names)
+        yield names
         names = counted(read, "file")
-    end = moment(total.end).removeprefix(f"{moment(total.start).partition(' ')[0]} ")
-    yield line(f"{names}: {moment(total.start)} to {end} UTC, {duration(total.seconds)}")
+    start, end = (_local(time, zone) for time in (total.start, total.end) if time)
+    until = moment(end).removeprefix(f"{moment(start).partition(' ')[0]} ")
+    period = f": {moment(start)} to {until} {start.tzname()}, {duration(total.seconds)}"
+    room = max(width - len(period), _LEAST_OF_NAME) if cut else len(names)
+    yield f"{names if len(names) <= room else f'…{names[1 - room :]}'}{period}"
 
 
 def _total(summary: Summary) -> Iterator[Text]:
@@ -242,18 +256,18 @@ def _slowest(summary: Summary, rows: int, *, wide: bool, cut: bool) -> Table:
     return columns
 
 
-def _over_time(summary: Summary) -> Iterator[Text]:
+def _over_time(summary: Summary, zone: tzinfo) -> Iterator[Text]:
     """Yield the change from the first to the last quarter, the periods without calls, and the busiest second."""
     if summary.quarters:
         yield sentence(("First to last quarter: ", "bold"), ", ".join(_changes(summary)) or "no change of 5 % or more")
     longest = summary.quiet[:_LISTED_PAUSES]
-    listed = ", ".join(f"{duration(each.seconds)} from {short_moment(each.start)}" for each in longest)
+    listed = ", ".join(f"{duration(each.seconds)} from {short_moment(_local(each.start, zone))}" for each in longest)
     more = f" and {len(summary.quiet) - len(longest)} more" if len(summary.quiet) > len(longest) else ""
     yield sentence(("Without calls: ", "bold"), f"{listed}{more}" or "no long period")
     bursts = summary.bursts
     yield sentence(
         ("Busiest: ", "bold"),
-        f"{counted(bursts.peak_calls, 'call')} in the second from {moment(bursts.peak)}",
+        f"{counted(bursts.peak_calls, 'call')} in the second from {moment(bursts.peak and _local(bursts.peak, zone))}",
         f", {counted(bursts.seconds, 'second')} above {3 * bursts.median:,.0f}" if bursts.seconds else "",
     )
 

@@ -18,12 +18,12 @@ _NUMBERS = ("Before", "After", "Difference", "Change", "Noise", "p")
 _COLUMNS = (Column("Figure"), *(Column(name, number=True) for name in _NUMBERS), Column("Verdict"))
 
 
-def comparison_report(comparison: Comparison, *, title: str) -> str:
+def comparison_report(comparison: Comparison, *, title: str | None = None) -> str:
     """Return a complete HTML page.
 
     Args:
         comparison: The comparison.
-        title: The heading of the page.
+        title: The heading of the page; None for the names of the logs.
     """
     both = (("before", comparison.before), ("after", comparison.after))
     runs = "; ".join(f"{name}: {one_line(words.run(run), _MOST)}" for name, run in both)
@@ -37,7 +37,7 @@ def comparison_report(comparison: Comparison, *, title: str) -> str:
         method=words.method(comparison),
         most=_MOST,
     )
-    return page(title, runs, body, script_json({"datasets": {}, "charts": {}}), "")
+    return page(title or words.title(comparison), runs, body, script_json({"datasets": {}, "charts": {}}), "")
 
 
 def _groups(comparison: Comparison) -> Iterator[dict[str, Any]]:

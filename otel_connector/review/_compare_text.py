@@ -27,6 +27,7 @@ from otel_connector.review._formats import escaped, markdown_table, verdict_in_m
 from otel_connector.review._noise import BATCHES
 from otel_connector.review._verdict_text import Sentences, sentences, texts_of
 
+_MOST_IN_TITLE = 3  # logs of a run
 _NAME_LIMIT = 200  # characters of a name from a log
 _LABELS = {"calls_per_second": "calls per second", "error_rate": "error rate", "bytes_per_call": "bytes per call"}
 _FORMATS: dict[str, Callable[[float], str]] = {
@@ -157,9 +158,18 @@ def counts(comparison: Comparison) -> dict[str, int]:
     return {name: verdicts.count(name) for name in ("better", "worse")}
 
 
+def title(comparison: Comparison) -> str:
+    """Return the names of the logs of both runs."""
+    return f"{_files(comparison.after, _MOST_IN_TITLE)} against {_files(comparison.before, _MOST_IN_TITLE)}"
+
+
+def _files(which: Run, most: int | None) -> str:
+    return listed_files([one_line(Path(path).name, _NAME_LIMIT) for path in which.files], most)
+
+
 def run(which: Run, most: int | None = None) -> str:
     """Return the names of at most `most` files, the number of calls and the period of a run."""
-    files = listed_files([one_line(Path(path).name, _NAME_LIMIT) for path in which.files], most)
+    files = _files(which, most)
     if not which.start:
         return f"{files}: no calls"
     return f"{files}: {counted(which.calls, 'call')} in {duration(which.seconds)} from {moment(which.start)} UTC"

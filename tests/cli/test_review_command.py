@@ -336,6 +336,29 @@ def test_a_period_without_calls_has_its_year_unless_it_is_the_current_one(
     assert shown in run_here(tmp_path, "review", "a.csv").out
 
 
+def test_the_terminal_and_markdown_show_times_in_the_time_zone(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", [*map(call, range(1)), *map(call, range(1_000, 1_100))])
+    for form, shown in (
+        ((), ["2026-09-21 23:13:20 to 23:31:39 JST, 18 min 19 s", "from 09-21 23:13:20", "from 2026-09-21 23:"]),
+        (("--markdown",), ["2026-09-21 23:13:20 to 2026-09-21 23:31:39 JST"]),
+    ):
+        out = run_here(tmp_path, "review", "a.csv", "--timezone", "Asia/Tokyo", *form).out
+        assert [each for each in shown if each not in out] == []
+
+
+def test_the_page_of_a_comparison_has_the_names_of_the_logs_or_the_title(tmp_path: Path) -> None:
+    for name in ("before.csv", "after.csv"):
+        write(tmp_path / name, map(call, range(10)))
+    for options, title in (((), "after.csv against before.csv"), (("--title", "A & B"), "A &amp; B")):
+        arguments = ("review", "--compare", "before.csv", "after.csv", "--html", "h_cmp.html", *options)
+        assert run_here(tmp_path, *arguments).code == 0
+        page = (tmp_path / "h_cmp.html").read_text(encoding="utf-8")
+        assert f"<title>{title}</title>" in page
+        assert f"<h1>{title}</h1>" in page
+    done = run_here(tmp_path, "review", "--compare", "before.csv", "after.csv", "--title", "x")
+    assert (done.code, "--title needs --html" in done.error) == (2, True)
+
+
 def test_the_report_has_the_given_title_and_time_zone(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", [call(0)])
     name = "a.000002.html"  # a part of the log would be a.000002.csv
