@@ -341,6 +341,8 @@ def test_the_summary_has_groups_errors_slowest_calls_pauses_bursts_and_quarters(
     write(log, made)
     with review.load(log) as calls:
         summary = review.summarize(calls, top=2)
+        whole = review.summarize(calls, top=100)
+    assert (len(whole.projects), whole.more_projects, whole.projects[:2]) == (4, 0, summary.projects)
     assert [(group.name, group.calls) for group in summary.projects] == [("Prices", 2_000), ("Weather", 1_000)]
     assert (summary.more_projects, summary.more_hosts, summary.more_errors) == (2, 2, 0)
     assert [group.name for group in summary.hosts] == ["a.example", "b.example"]
