@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _POLL = 0.02  # seconds between two looks at an export in progress
 _STOP = 2.0  # seconds for an export to end after it was stopped, and for one that ignores its own timeout
 _OTHER_NAMES = ("OTEL_CONNECTOR_", "OTEL_PYTHON_", "OTEL_INSTRUMENTATION_", "OTEL_SEMCONV_", "OTEL_CONFIG_FILE")
-
 _OTLP_VARIABLE = re.compile(r"OTEL_EXPORTER_OTLP_(?:(TRACES|METRICS|LOGS)_)?(\w+)")
 
 # What the SDK made of an option of OTLP, where it keeps it

@@ -388,8 +388,9 @@ def refuse_other_header(fd: int, header: bytes) -> None:
     head = _read_at(fd, 0, _HEAD_LIMIT)
     if head.startswith(header) or header.startswith(head):
         return
-    if what := not_text(head):
-        raise ValueError(f"{what}{', or' if what.endswith('unpack it first') else ';'} choose another file")
+    what, remedy = not_text(head)
+    if what:
+        raise ValueError(f"{what}; {f'{remedy}, or ' if remedy else ''}choose another file")
     found = head.split(b"\n", 1)[0][:200].decode(errors="replace")
     raise ValueError(f"the file has another header: {found!r}; choose another file, or empty this one")
 

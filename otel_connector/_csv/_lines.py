@@ -69,14 +69,15 @@ _PLAIN_CELLS = rb"(%b),(%b),(%b),%b,(%b),%b,(?:0|[1-9][0-9]{0,17}),(?:[1-9][0-9]
 )
 _PLAIN_ROW, _PLAIN_LINE = re.compile(_PLAIN_CELLS), re.compile(_PLAIN_CELLS + b"\n")
 
+_UNPACK = "unpack it first"
 # The first bytes of files that users name instead of a log: compressed by logrotate, or saved by a spreadsheet
 _MAGIC = {
-    _GZIP: "the file is compressed (gzip); unpack it first",
-    b"\x28\xb5\x2f\xfd": "the file is compressed (zstd); unpack it first",
-    b"\xfd7zXZ\x00": "the file is compressed (xz); unpack it first",
-    b"BZh": "the file is compressed (bzip2); unpack it first",
-    b"PK\x03\x04": "the file is a zip archive or a spreadsheet",
-    b"\x00": "the file begins with NUL bytes, as after a crash of the machine",
+    _GZIP: ("the file is compressed (gzip)", _UNPACK),
+    b"\x28\xb5\x2f\xfd": ("the file is compressed (zstd)", _UNPACK),
+    b"\xfd7zXZ\x00": ("the file is compressed (xz)", _UNPACK),
+    b"BZh": ("the file is compressed (bzip2)", _UNPACK),
+    b"PK\x03\x04": ("the file is a zip archive or a spreadsheet", ""),
+    b"\x00": ("the file begins with NUL bytes, as after a crash of the machine", ""),
 }
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # without the escape character, which colors have
@@ -183,13 +184,13 @@ def read_row(line: bytes, form: RowFormat[_Record]) -> tuple[list[str], _Record]
         raise ValueError(one_line(str(error), _REASON_LIMIT)) from None
 
 
-def not_text(head: bytes) -> str:
-    """Return what a file is that begins with `head`, if it is no text in UTF-8; empty otherwise."""
-    if known := next((why for magic, why in _MAGIC.items() if head.startswith(magic)), ""):
+def not_text(head: bytes) -> tuple[str, str]:
+    """Return what a file is that begins with `head`, and what to do; both are empty if it is text in UTF-8."""
+    if known := next((found for magic, found in _MAGIC.items() if head.startswith(magic)), None):
         return known
     if head.startswith(_UTF_16):
-        return "the file is in UTF-16, not in UTF-8"
-    return "the file is binary" if _CONTROL.search(head) else ""
+        return "the file is in UTF-16, not in UTF-8", ""
+    return "the file is binary" if _CONTROL.search(head) else "", ""
 
 
 def not_a_log(head: bytes) -> ValueError:
@@ -203,7 +204,7 @@ def not_a_log(head: bytes) -> ValueError:
     else:
         line = head.partition(b"\n")[0]
         found = line[: 4 * _REASON_LIMIT].decode(errors="replace")[:_REASON_LIMIT]
-        why = not_text(head) or f"its first line is {found!r}, not the header"
+        why = "; ".join(filter(None, not_text(head))) or f"its first line is {found!r}, not the header"
     return ValueError(f"not a log: {why}")
 
 

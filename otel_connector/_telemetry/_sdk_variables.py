@@ -1,7 +1,8 @@
 """What the SDK reads while it is set up: an empty variable counts as unset, and an error names its variable.
 
 The errors of the SDK have the value of a variable, or the name of an option, and rarely the name of the variable. This
-file does not interpret the variables: it compares their names and values with the text of the error.
+file does not interpret the variables: it compares their names and values with the text of the error. It also decides
+which values may be shown.
 
 Used by ``_doctor``, ``_replay._replay`` and ``providers``.
 """

@@ -304,7 +304,7 @@ def _tested(task: _Task, groups: Iterable[tuple[str, _Measured, _Measured]]) -> 
 
 
 def _without_faster_failures(rows: Sequence[Difference]) -> tuple[Difference, ...]:
-    """Return the figures: shorter durations are not better if more calls failed, because a call may fail at once."""
+    """Return the figures. Shorter durations are not better if more calls failed: failed calls are often short."""
     if not any(row.figure == "error_rate" and row.verdict == "worse" for row in rows):
         return tuple(rows)
     return tuple(

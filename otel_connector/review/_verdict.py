@@ -68,7 +68,7 @@ class Finding:
         stretches: When it happened, in the order of time; empty for the whole run.
         calls: The number of calls there and then.
         events: How many of them are events.
-        rest: Whether calls there are left out, because they belong to the stretches of other findings about failures.
+        rest: Whether calls there are left out, because they belong to other findings about failures.
         one_class: Whether only failures of one class are its events.
         other_calls: The number of calls that belong to no finding of this kind.
         other_events: How many of these are events.

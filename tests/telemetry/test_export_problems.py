@@ -175,6 +175,12 @@ def raw(response: bytes) -> Step:
 
 
 # The answers of an HTTP server, with the sentence after "Traces were not sent: http://127.0.0.1:1234 "
+def not_followed(answer: str) -> str:
+    """Return the message about a redirect."""
+    remedy = "Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
+    return f"answered {answer}, which is not followed. {remedy}"
+
+
 ANSWERS: dict[str, tuple[Step, str]] = {
     "a page": (
         respond(200, b"<!doctype html>", content_type="text/html; charset=utf-8"),
@@ -198,46 +204,28 @@ ANSWERS: dict[str, tuple[Step, str]] = {
     ),
     "a redirect to a login page": (
         respond(302, headers=[("Location", "https://user:hush@login.example.com:8443/in?key=hush")]),
-        (
-            "answered 302 Found, a redirect to https://login.example.com:8443, which is not followed."
-            " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
-        ),
+        not_followed("302 Found, a redirect to https://login.example.com:8443"),
     ),
     "a redirect on the same host": (
         respond(307, headers=[("Location", "/login")]),
-        (
-            "answered 307 Temporary Redirect, a redirect to http://ORIGIN, which is not followed."
-            " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
-        ),
+        not_followed("307 Temporary Redirect, a redirect to http://ORIGIN"),
     ),
     "a redirect without a target": (
         respond(300),
-        (
-            "answered 300 Multiple Choices, which is not followed."
-            " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
-        ),
+        not_followed("300 Multiple Choices"),
     ),
     "a redirect to another host, without a scheme": (  # RFC 3986, section 4.2: a network-path reference
         respond(302, headers=[("Location", "//login.example.com/in?key=hush")]),
-        (
-            "answered 302 Found, a redirect to http://login.example.com, which is not followed."
-            " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
-        ),
+        not_followed("302 Found, a redirect to http://login.example.com"),
     ),
     "a redirect with an address in its query": (
         respond(302, headers=[("Location", "/in?key=hush&next=https://user:hush@a/")]),
-        (
-            "answered 302 Found, a redirect to http://ORIGIN, which is not followed."
-            " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
-        ),
+        not_followed("302 Found, a redirect to http://ORIGIN"),
     ),
     **{
         f"a redirect to {location[:20]!r}": (
             raw(b"HTTP/1.1 308 x\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % location.encode()),
-            (
-                "answered 308 Permanent Redirect, a redirect to an invalid address, which is not followed."
-                " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
-            ),
+            not_followed("308 Permanent Redirect, a redirect to an invalid address"),
         )
         for location in (
             "http://[hush",
@@ -251,10 +239,7 @@ ANSWERS: dict[str, tuple[Step, str]] = {
     },
     "a redirect to another scheme": (
         respond(302, headers=[("Location", "mailto:hush@example.com")]),
-        (
-            "answered 302 Found, a redirect to an address of the scheme mailto, which is not followed."
-            " Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of the receiver."
-        ),
+        not_followed("302 Found, a redirect to an address of the scheme mailto"),
     ),
     "a redirect to a long name": (
         respond(302, headers=[("Location", f"http://{'a' * 30_000}.example/")]),
