@@ -67,8 +67,8 @@ def _bounded_session() -> Any:
             if not limit.end() or isinstance(error, ReadTimeoutError):
                 resp.close()
                 raise requests.exceptions.ReadTimeout(request=req) from error
-            if error is not None:
-                raise error
+            if error is not None:  # older exporters know only the exceptions of requests
+                raise requests.exceptions.ChunkedEncodingError(error, request=req) from error
             if len(body) < _LIMIT:
                 resp.release_conn()
             else:

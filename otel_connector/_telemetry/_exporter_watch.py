@@ -133,6 +133,8 @@ class ExporterWatch:
             if problem and problem.kind is Kind.HINT:
                 self._show_hint(problem)
                 problem = None
+            if problem and problem.kind is Kind.NO_ANSWER and noted[0]:  # a retry had only the rest of the time
+                problem = noted[0]
             noted[0] = self._noted = problem
 
         self.count = _count(batch)

@@ -1198,6 +1198,21 @@ def test_an_exporter_without_the_private_attributes_fails_without_a_reason(proto
     assert (watch.problem, watch.is_otlp) == (Problem(kind=Kind.UNKNOWN), True)
 
 
+def test_an_answer_is_the_reason_of_a_loss_if_the_time_ends_during_the_retry_after_it() -> None:
+    """The last try has only what is left of the timeout, however short that is."""
+
+    class Retrying(SpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            for kind in kinds:
+                note(Problem(kind=kind))
+            return SpanExportResult.FAILURE
+
+    watch = ExporterWatch(Retrying(), "traces")
+    for kinds in ([Kind.NO_ANSWER], [Kind.TOO_LARGE, Kind.NO_ANSWER], [Kind.NO_ANSWER, Kind.STATUS]):
+        watch.exporter.export(spans())
+        assert watch.problem == Problem(kind=kinds[-1] if kinds[0] is Kind.NO_ANSWER else kinds[0])
+
+
 def test_the_private_attributes_of_the_sdk_that_a_watch_uses_are_unchanged() -> None:
     """If this test fails, compare `_exporter_watch.py` and `_grpc_answers.py` with the new version of the SDK first."""
     for (signal, protocol), make in EXPORTERS.items():
