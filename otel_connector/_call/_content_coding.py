@@ -11,6 +11,7 @@ Used by ``_call._body``, ``_call._bounded_content`` and ``_call._exchange``.
 
 from __future__ import annotations
 
+import sys
 import zlib
 from contextlib import suppress
 from importlib import import_module
@@ -272,7 +273,13 @@ _MAKERS: dict[str, Callable[[bytes], _Decoder]] = {
 
 
 def _library(coding: str, *names: str) -> Any:
-    """Import the first of several modules that is installed. They are not dependencies: few programs need one."""
+    """Import the first of several modules that is installed. They are not dependencies: few programs need one.
+
+    A module that is loaded is used as it is: for one that is not installed, Python looks through all folders each time.
+    """
+    for name in names:
+        if (loaded := sys.modules.get(name)) is not None:
+            return loaded
     for name in names:
         with suppress(ImportError):
             return import_module(name)

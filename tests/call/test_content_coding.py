@@ -7,6 +7,7 @@ import random
 import sys
 import zlib
 from importlib import import_module
+from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -274,6 +275,22 @@ def test_a_coding_without_an_installed_decoder_raises_decode_failed(monkeypatch:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(DecodeFailed, match="br: its decoder is not installed; pip install brotli"):
         decoded(["br"], [brotli.compress(BODY)])
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_decoder_is_not_searched_again_for_each_response(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python looks for a module that is not installed in all folders: that takes longer than the decoding."""
+
+    class Finder(MetaPathFinder):
+        def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+            searched.append(fullname)
+
+    name, encode = ENCODERS[kind]
+    assert decoded([name], [encode(BODY)]) == BODY
+    searched: list[str] = []
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    assert decoded([name], [encode(BODY)]) == BODY
+    assert searched == []
 
 
 def test_a_brotli_version_without_an_output_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
