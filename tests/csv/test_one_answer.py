@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,15 @@ STORED: dict[str, Callable[[bytes], bytes]] = {
     "beside an unfinished line": lambda content: content + rows(call(9))[:-9],
 }
 
+# The line end is another one in each line. Of the other forms, which change the file around the line, each has every
+# fifth line by default, and every line in `.ci/run`
+STEP = 1 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 5
+FORMS_OF_LINES = [
+    (line, stored)
+    for offset, stored in enumerate(form for form in STORED if form != "plain")
+    for line in list(LINES)[slice(offset % STEP, None, STEP) if stored != "CR LF" else slice(None)]
+]
+
 NAMES = {"by name": "logs.csv", "by link": "link.csv", "by pattern": "l*gs*"}
 
 Answer = tuple[list[int], int]
@@ -181,13 +191,12 @@ def test_all_readers_agree_which_lines_are_rows(line: str, folder: Path) -> None
     answer = write_log(line, "plain", folder / "logs.csv")
     assert replayed("logs.csv") == answer
     numbers, damaged = answer
-    assert reviewed("logs.csv") == reviewed("logs.csv", large=0) == (numbers, {"logs.csv": damaged})
+    assert reviewed("logs.csv") == (numbers, {"logs.csv": damaged})
     assert resumed("logs.csv") == (numbers, len(numbers))
     assert checked("logs.csv") == (len(numbers), line in ALTERED, damaged)
 
 
-@pytest.mark.parametrize("line", LINES)
-@pytest.mark.parametrize("stored", [form for form in STORED if form != "plain"])
+@pytest.mark.parametrize(("line", "stored"), FORMS_OF_LINES)
 def test_the_form_of_a_log_does_not_change_which_lines_are_rows(line: str, stored: str, folder: Path) -> None:
     numbers, damaged = answer = write_log(line, stored, folder / "logs.csv")
     assert replayed("logs.csv") == answer
@@ -197,7 +206,7 @@ def test_the_form_of_a_log_does_not_change_which_lines_are_rows(line: str, store
 
 
 @pytest.mark.parametrize("large", [0, _load._LARGE], ids=["large", "small"])
-@pytest.mark.parametrize("stored", [form for form in STORED if form != "plain"])
+@pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("read_by", ["DuckDB", "Python"])
 def test_a_review_of_logs_in_one_form_has_their_rows(read_by: str, stored: str, large: int, folder: Path) -> None:
     """One review of one log for each line. DuckDB reads all of the files unless it fails at one of them."""
