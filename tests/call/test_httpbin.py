@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
-import httpbin
 import pytest
 from support.logs import Log
 from support.outcomes import assert_span_carries
@@ -48,6 +47,8 @@ class Httpbin:
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         """Record the path and let httpbin answer."""
+        import httpbin
+
         self.paths.append(environ["PATH_INFO"])
         return httpbin.app(environ, start_response)
 

@@ -16,9 +16,6 @@ from functools import cache
 from pathlib import Path
 from unicodedata import category
 
-import duckdb
-import pandas as pd
-import polars as pl
 import pytest
 from support.logs import Log
 from support.loop_and_memory import local_session
@@ -42,7 +39,6 @@ FULL_WIDTH = "\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b"
 """Full-width and small forms of the first four characters (Unicode, blocks "Halfwidth and Fullwidth Forms" and "Small
 Form Variants"). Some spreadsheets treat them alike."""
 
-CONTROLS = [chr(code) for code in range(sys.maxunicode + 1) if category(chr(code)) in {"Cc", "Cf", "Zl", "Zp", "Cs"}]
 
 Texts = list[tuple[str, str]]
 
@@ -61,8 +57,10 @@ def controls() -> list[str]:
     The mixtures are random, with a fixed seed.
     """
     dice = random.Random(4)
-    alone = [form for char in CONTROLS for form in (char, f"{char}a", f"a{char}", f"a{char}b")]
-    mixed = ["".join(dice.choices([*CONTROLS, *'",;=+\n\r'], k=12)) for _ in range(500)]
+    each = map(chr, range(sys.maxunicode + 1))
+    all_controls = [char for char in each if category(char) in {"Cc", "Cf", "Zl", "Zp", "Cs"}]
+    alone = [form for char in all_controls for form in (char, f"{char}a", f"a{char}", f"a{char}b")]
+    mixed = ["".join(dice.choices([*all_controls, *'",;=+\n\r'], k=12)) for _ in range(500)]
     pairs = [chr(high) + chr(low) for high, low in ((0xD800, 0xDC00), (0xDBFF, 0xDFFF), (0xDC00, 0xD800))]
     return [*alone, *mixed, *pairs]
 
@@ -95,18 +93,24 @@ def read_csv(path: Path) -> Texts:
 
 
 def read_pandas(path: Path) -> Texts:
+    import pandas as pd
+
     texts = {"project": str, "error": str}
     frame = pd.read_csv(path, keep_default_na=False, dtype=texts)
     return list(zip(frame["project"], frame["error"], strict=True))
 
 
 def read_polars(path: Path) -> Texts:
+    import polars as pl
+
     texts = {"project": pl.String, "error": pl.String}
     frame = pl.read_csv(path, schema_overrides=texts).select(pl.col(*texts).fill_null(""))  # null for empty
     return [(project, error) for project, error in frame.rows()]
 
 
 def read_duckdb(path: Path) -> Texts:
+    import duckdb
+
     found = duckdb.sql(f"SELECT project, error FROM '{path}'")
     assert found is not None
     return [(project or "", error or "") for project, error in found.fetchall()]  # null for empty

@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import polars as pl
 import pytest
 import uvloop
 from hypothesis import example, given
@@ -188,6 +187,8 @@ ACCEPTED = {
 
 @pytest.mark.parametrize("name", REJECTED | ACCEPTED)
 def test_no_body_makes_the_file_unreadable_for_any_reader(name: str, tmp_path: Path) -> None:
+    import polars as pl
+
     body, path = (REJECTED | ACCEPTED)[name], tmp_path / "r.jsonl"
     other = result_line("http://a/2", ID, T, 200, b"plain")
     path.write_bytes(result_line("http://a/1", ID, T, 200, body.encode()) + other)

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pandas as pd
-import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -69,6 +67,9 @@ records = st.lists(
 @settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records)
 def test_the_figures_match_those_of_pandas_and_polars(log: Path, made: list[CallRecord]) -> None:
+    import pandas as pd
+    import polars as pl
+
     write(log, made)
     texts = {"call_id": str, "project": str, "url": str, "redirect_url": str, "error": str}
     frame = pd.read_csv(log, keep_default_na=False, na_values={"response_code": [""]}, dtype=texts)

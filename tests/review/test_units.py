@@ -8,11 +8,7 @@ from datetime import datetime
 from typing import Any
 from xml.etree import ElementTree as ET
 
-import altair as alt
-import duckdb
-import numpy as np
 import pytest
-import vl_convert
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,6 +79,9 @@ def test_of_many_files_the_first_names_and_the_number_of_the_others_are_shown(na
 
 @given(st.lists(st.integers(0, 10**10).map(lambda us: us / 1e6), min_size=1), st.floats(0, 1))
 def test_python_duckdb_and_numpy_find_the_same_percentile(values: list[float], level: float) -> None:
+    import duckdb
+    import numpy as np
+
     found = percentile(sorted(values), level)
     in_sql = duckdb.execute(
         "SELECT quantile_cont(v, $level) FROM (SELECT unnest($v::DOUBLE[]) AS v)", {"level": level, "v": values}
@@ -118,6 +117,9 @@ SHARES = (0, 1e-9, 0.0001, 0.1234, 0.5, 1 - 1e-9, 1)
 
 def evaluated(expression: str, values: Sequence[float | None]) -> list[str]:
     """Return the texts that a Vega expression of ``datum.value`` has for some values."""
+    import altair as alt
+    import vl_convert
+
     chart = (
         alt.Chart(alt.InlineData(values=[{"number": number, "value": value} for number, value in enumerate(values)]))
         .transform_calculate(text=expression)

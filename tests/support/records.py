@@ -1,4 +1,7 @@
-"""Records that are hard to write to a CSV file, and the readers that must return them unchanged."""
+"""Records that are hard to write to a CSV file, and the readers that must return them unchanged.
+
+The readers are imported when they are called: many tests use the records, and pandas takes a second to load.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,6 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import pandas as pd
-import polars as pl
 from hypothesis import strategies as st
 
 from otel_connector._record import URL_LIMIT, CallRecord, one_line
@@ -119,14 +119,20 @@ def read_csv(path: Path) -> list[list[str]]:
 
 
 def read_pandas(path: Path) -> list[list[str]]:
+    import pandas as pd
+
     rows: list[list[str]] = pd.read_csv(path, dtype=str, keep_default_na=False).to_numpy().tolist()
     return rows
 
 
 def read_polars(path: Path) -> list[list[str]]:
+    import polars as pl
+
     return [[cell or "" for cell in row] for row in pl.read_csv(path, infer_schema=False).rows()]  # null for empty
 
 
 def read_duckdb(path: Path) -> list[list[str]]:
+    import duckdb
+
     rows: list[tuple[Any, ...]] = duckdb.read_csv(str(path), all_varchar=True, header=True).fetchall()
     return [[cell or "" for cell in row] for row in rows]  # null for empty
