@@ -35,8 +35,9 @@ from typing import Any
 from support.processes import Process, clean_environment, keep_running
 
 PRELOADED = (
-    *("otel_connector.cli", "otel_connector.providers"),
-    *("aiohttp", "altair", "rich.console", "rich.progress", "typer", "uvloop"),
+    *("otel_connector.cli", "otel_connector.csv_exporter", "otel_connector.providers", "otel_connector.testing"),
+    *("aiohttp", "altair", "rich.console", "rich.progress", "trustme", "typer", "uvloop"),
+    "typer._adapters",  # with pydantic; typer loads it with the first option, if there is such a module
     *(
         "opentelemetry.sdk._logs",
         "opentelemetry.sdk.metrics",
