@@ -3,7 +3,7 @@
 Colours follow M. Okabe and K. Ito, "Color Universal Design", 2008, which colour-blind people can tell apart. Knows
 nothing of the data.
 
-Used by ``review._charts`` and ``review._pictures``.
+Used by ``review._charts``, ``review._pictures`` and ``review._report``.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -11,7 +11,8 @@ Used by ``review._charts`` and ``review._pictures``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import altair as alt
@@ -87,6 +88,26 @@ DARK = Style(
         "n": ("#b493e6",),
     },
 )
+
+
+def _colours(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    else:
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _colours(each)
+
+
+_DARK_OF = dict(zip(_colours(astuple(LIGHT)), _colours(astuple(DARK)), strict=True))
+
+
+def darkened(spec: Any) -> Any:
+    """Return the specification of a chart, drawn in `LIGHT`, with the colours of `DARK`. Names in scales stay."""
+    if isinstance(spec, dict):
+        return {key: value if key == "domain" else darkened(value) for key, value in spec.items()}
+    if isinstance(spec, list):
+        return [darkened(each) for each in spec]
+    return _DARK_OF.get(spec, spec) if isinstance(spec, str) else spec
 
 
 def styled(chart: Any, style: Style) -> Figure:

@@ -101,7 +101,8 @@ def _latency(points: Points, style: Style) -> Figure:
     )
     layers = [lines, *([dots] if alone else []), *([failures] if points.errors else []), _hover(points, style)]
     return _over_time(
-        alt.layer(*layers, height=_HEIGHT),
+        layers,
+        _HEIGHT,
         "Latency over time",
         f"Duration of calls, including retries and waits. Each point is {_width(points)}. Triangles mark failed calls; "
         "a larger triangle means more.",
@@ -135,7 +136,8 @@ def _failures(points: Points, style: Style) -> Figure:
         .encode(x=_time(points=points), x2=alt.X2("end"), y=y, y2=alt.Y2("zero:Q"))
     )
     return _over_time(
-        alt.layer(bars, _hover(points, style), height=_LOW),
+        [bars, _hover(points, style)],
+        _LOW,
         "Failure rate over time",
         f"Share of the calls that failed, by their start. Each bar is {_width(points)}. Click a bar to see its calls.",
         points.zone,
@@ -154,7 +156,8 @@ def _rate(points: Points, style: Style) -> Figure:
     )
     bars = _stacked_rates(rates, points, unit, _colour("outcome", outcomes, (style.failed, style.succeeded)))
     return _over_time(
-        alt.layer(bars, _hover(points, style), height=_LOW),
+        [bars, _hover(points, style)],
+        _LOW,
         "Rate over time",
         f"Calls started per {_UNIT_NAMES[unit]}. Each bar is {_width(points)}. Failed calls are at the bottom.",
         points.zone,
@@ -199,7 +202,8 @@ def _heatmap(points: Points, style: Style) -> Figure:
         )
     )
     return _over_time(
-        alt.layer(cells, height=_HEIGHT),
+        [cells],
+        _HEIGHT,
         "Heat map of latency",
         "Number of calls by time and duration. Two bands are two kinds of calls, which percentiles do not show.",
         points.zone,
@@ -216,7 +220,8 @@ def _statuses(points: Points, style: Style) -> Figure:
     colours = _colour("status", points.statuses, tuple(_status_colours(points.statuses, style)))
     bars = _stacked_rates(rates, points, unit, colours).encode(tooltip=_tooltip("from_", "to", "status", "calls"))
     return _over_time(
-        alt.layer(_hover(points, style), bars, height=_LOW),
+        [_hover(points, style), bars],
+        _LOW,
         "Status codes over time",
         f"Calls by the status of their last response. Each bar is {_width(points)}. "
         f"“{NO_RESPONSE}” are calls without any response.",
@@ -234,7 +239,8 @@ def _retries(points: Points, style: Style) -> Figure:
     tooltip = [*_tooltip("from_", "to", "reason"), alt.Tooltip("retries:Q", format=",")]
     bars = _stacked_bars(chart, points, "retries", _number("retries", highest)).encode(color=colours, tooltip=tooltip)
     return _over_time(
-        alt.layer(bars, height=_LOW),
+        [bars],
+        _LOW,
         "Retries over time",
         f"Attempts after a failed one, by the reason of its failure. Each bar is {_width(points)}.",
         points.zone,
@@ -411,14 +417,17 @@ def _hover(points: Points, style: Style) -> alt.Chart:
 
 
 def _over_time(
-    chart: alt.LayerChart | alt.FacetChart, title: str, subtitle: str, zone: str, **datasets: list[Point]
+    layers: Sequence[alt.Chart], height: int, title: str, subtitle: str, zone: str, **datasets: list[Point]
 ) -> Figure:
     """Make a chart movable by dragging, and zoomable with Ctrl and the wheel; the wheel alone scrolls the page."""
     period = alt.selection_interval(
         name="period", encodings=["x"], bind="scales", zoom="wheel![event.ctrlKey || event.metaKey]"
     )
     signals = [alt.param(name=name, expr=expression) for name, expression in _vega.TICK_SIGNALS.items()]
-    return _titled(chart.add_params(period, *signals), title, f"{subtitle} Times are {zone}.", **datasets)
+    first, *others = layers
+    # Not to the chart of all layers, which would be copied and validated four times
+    chart = alt.layer(first.add_params(period, *signals), *others, height=height)
+    return _titled(chart, title, f"{subtitle} Times are {zone}.", **datasets)
 
 
 def _titled(chart: Any, title: str, subtitle: str, **datasets: list[Point]) -> Figure:

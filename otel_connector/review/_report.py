@@ -91,6 +91,7 @@ def html_report(
         import_module("jinja2")
         from altair.utils.schemapi import debug_mode as unchecked
 
+        from otel_connector.review._chart_style import darkened
         from otel_connector.review._charts import OVER_TIME, charts
 
         library = _library()
@@ -99,12 +100,13 @@ def html_report(
     found = points(calls, has_attempts=summary.retries is not None)
     shown = None if found is None else zone.shifted(found)
     with unchecked(arg=False):  # each figure would be validated more than once
-        schemes = {} if shown is None else {name: charts(shown, dark=name == "dark") for name in ("light", "dark")}
-        specs = {
-            scheme: {name: figure.to_dict(validate=False) for name, figure in figures.items()}
-            for scheme, figures in schemes.items()
-        }
-    datasets, titles = _separated(specs)
+        drawn = {} if shown is None else charts(shown, dark=False)
+        # Altair takes longer to copy the data than for all else
+        specs = {name: figure.to_dict(validate=False, ignore=["datasets"]) for name, figure in drawn.items()}
+    datasets = {name: data for figure in drawn.values() for name, data in figure.datasets.items()}  # one for all charts
+    titles = {name: spec.pop("title") for name, spec in specs.items()}
+    for spec in specs.values():
+        spec |= {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
     found_verdict = verdict or judge(calls, summary)
     values: dict[str, Any] = {
         "verdict": verdict_block(lines_of(found_verdict, Wording(traces=traces, command=command, zone=zone.info))),
@@ -115,7 +117,7 @@ def html_report(
         **_Sections(calls, summary, found_verdict, traces, zone).values(),
     }
     name = title or _name(summary)
-    data = script_json({"datasets": datasets, "charts": specs})
+    data = script_json({"datasets": datasets, "charts": {"light": specs, "dark": darkened(specs)}})
     body = rendered("report", **values)
     return str(page(name, _period(summary, zone), body, data, library, zone=zone.name)) + "\n"
 
@@ -126,21 +128,6 @@ def _library() -> str:
     import vl_convert
 
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-
-
-def _separated(specs: dict[str, dict[str, dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Move the data and the titles out of the specifications, of which each chart has one for each colour scheme.
-
-    Returns:
-        The data, which the page contains once, and the titles, by chart.
-    """
-    datasets, titles = dict[str, Any](), dict[str, Any]()
-    for by_name in specs.values():
-        for name, spec in by_name.items():
-            datasets |= spec.pop("datasets")  # a name means the same data in all charts
-            titles[name] = spec.pop("title")
-            spec |= {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
-    return datasets, titles
 
 
 def _name(summary: Summary) -> str:

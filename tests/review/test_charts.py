@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import random
 import re
 import statistics
@@ -15,7 +17,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from otel_connector._record import COLUMNS
-from otel_connector.review import Calls, _report, figures, html_report, load, save_pictures, summarize
+from otel_connector.review import Calls, _charts, _report, figures, html_report, load, save_pictures, summarize
+from otel_connector.review._chart_style import DARK, LIGHT, darkened
 from otel_connector.review._points import Points, points
 from otel_connector.review._trace_url import TraceURL
 
@@ -150,20 +153,37 @@ def test_a_log_without_calls_has_no_charts(log: Path, tmp_path: Path) -> None:
         assert save_pictures(calls, tmp_path / "night.png", "png") == []
 
 
-@pytest.mark.parametrize("dark", [False, True])
-def test_figures_are_valid_charts_with_title_description_and_data(dark: bool, log: Path) -> None:
+def test_figures_are_valid_charts_with_title_description_and_data(log: Path) -> None:
     rows: list[Row] = [(START + i, 0.1, "P", 200 if i % 7 else 500, "" if i % 7 else "E: x") for i in range(100)]
     with load_rows(log, rows) as calls:
-        drawn = figures(calls, dark=dark)
-    assert list(drawn) == NAMES
-    for figure in drawn.values():
+        light, dark = figures(calls), figures(calls, dark=True)
+    assert list(light) == list(dark) == NAMES
+    for name, figure in light.items():
         spec = figure.to_dict()  # validates the chart
         assert spec["title"]["text"]
         assert spec["description"].startswith(spec["title"]["text"])
         assert spec["datasets"]
-        assert spec["config"]["background"] == ("#171c24" if dark else "#ffffff")
+        assert spec["config"]["background"] == "#ffffff"
         bundle: Any = figure._repr_mimebundle_()
         assert spec["title"]["text"] in bundle["text/html"]
+        in_dark = dark[name].to_dict()
+        assert in_dark["config"]["background"] == "#171c24"
+        # What a report does. The names of the views are hashes of the charts
+        assert without_view_names(darkened(spec)) == without_view_names(in_dark)
+
+
+def without_view_names(spec: Any) -> str:
+    return re.sub(r"view_[0-9a-f]+", "view", json.dumps(spec))
+
+
+def test_a_name_that_is_a_colour_stays_in_a_dark_chart(log: Path) -> None:
+    name = LIGHT.failed
+    with load_rows(log, [(START, 0.1, name, 200, "")]) as calls:
+        page = html_report(calls, summarize(calls))
+    data = json.loads(page.partition('<script type="application/json" id="data">')[2].partition("</script>")[0])
+    scales = [data["charts"][scheme]["distribution"]["encoding"]["color"]["scale"] for scheme in ("light", "dark")]
+    assert [scale["domain"] for scale in scales] == [[name], [name]]
+    assert [scale["range"] for scale in scales] == [[LIGHT.categories[0]], [DARK.categories[0]]]
 
 
 def png_size(path: Path) -> tuple[int, int]:
@@ -185,20 +205,21 @@ def test_charts_are_saved_as_png_and_svg_files(log: Path, tmp_path: Path) -> Non
             save_pictures(calls, tmp_path / "night", "pdf")
 
 
-@pytest.mark.parametrize("title", [None, "A night"])
-def test_times_are_those_of_the_time_zone_and_the_title_is_that_of_the_log(title: str | None, tmp_path: Path) -> None:
+def test_times_are_those_of_the_time_zone_and_the_title_is_that_of_the_log(tmp_path: Path) -> None:
     """Of a log over the end of summer time: 2026-10-25, 03:00 CEST is 02:00 CET."""
     with load_rows(
         tmp_path / "night.csv", [(1792886400.0, 0.1, "P", 200, ""), (1792893600.0, 0.1, "P", None, "E: x")]
     ) as calls:
-        page = html_report(calls, summarize(calls), title=title, timezone="Europe/Berlin")
+        summary = summarize(calls)
+        pages = {title: html_report(calls, summary, title=title, timezone="Europe/Berlin") for title in (None, "Night")}
         with pytest.raises(ValueError, match=r"timezone must be a time zone such as Europe/Berlin, .* not 'Mars'"):
-            html_report(calls, summarize(calls), timezone="Mars")
-    assert f"<h1>{title or 'night.csv'}</h1>" in page
-    assert "2026-10-25 02:00:00 to 2026-10-25 03:00:00 Europe/Berlin, 2 h 0 min" in page
-    assert "Times are Europe/Berlin." in page
-    assert ">2026-10-25 03:00:00</time>" in page
-    assert "Times are UTC" not in page
+            html_report(calls, summary, timezone="Mars")
+    for title, page in pages.items():
+        assert f"<h1>{title or 'night.csv'}</h1>" in page
+        assert "2026-10-25 02:00:00 to 2026-10-25 03:00:00 Europe/Berlin, 2 h 0 min" in page
+        assert "Times are Europe/Berlin." in page
+        assert ">2026-10-25 03:00:00</time>" in page
+        assert "Times are UTC" not in page
 
 
 @pytest.mark.parametrize(
@@ -213,21 +234,22 @@ def test_the_url_of_an_example_has_its_host_if_the_column_of_hosts_has_another_o
     assert [_report._path("https://u@h:8/a?b=1", host) for host in ("h:8", "i")] == ["/a?b=1", "h:8/a?b=1"]
 
 
-@pytest.mark.parametrize(("failed", "high"), [(1, 2), (2, 5), (50, 100), (100, 100)])
-def test_an_axis_extends_beyond_its_largest_value(failed: int, high: int, log: Path) -> None:
+def test_an_axis_extends_beyond_its_largest_value(log: Path) -> None:
     """100 calls at the same time. Nothing is beyond 100 %."""
-    rows: list[Row] = [(START, 0.1, "P", 200, "E: x" if i < failed else "") for i in range(100)]
+    rows: list[Row] = [(START, 0.1, "P", 200, "" if i else "E: x") for i in range(100)]
     with load_rows(log, rows) as calls:
-        drawn = figures(calls)
-    share, rate, numbers = (
-        drawn[name].to_dict()["layer"][0]["encoding"]["y"]
-        if name != "distribution"
-        else drawn[name].to_dict()["encoding"]["y"]
-        for name in ("failures", "rate", "distribution")
+        drawn, found = figures(calls), points(calls)
+    rate, numbers = (
+        drawn["rate"].to_dict()["layer"][0]["encoding"]["y"],
+        drawn["distribution"].to_dict()["encoding"]["y"],
     )
-    assert share["scale"]["domain"] == [0, high]
     assert rate["scale"]["domain"][1] > 100
     assert numbers["scale"]["domain"][1] > 100
+    assert found is not None
+    for failed, high in ((1, 2), (2, 5), (50, 100), (100, 100)):
+        over_time = [{**point, "failed": failed} if point["calls"] else point for point in found.over_time]
+        share = _charts._failures(dataclasses.replace(found, over_time=over_time), LIGHT).to_dict()
+        assert share["layer"][0]["encoding"]["y"]["scale"]["domain"] == [0, high], failed
 
 
 def test_the_times_of_the_verdict_are_those_of_the_time_zone(tmp_path: Path) -> None:
