@@ -12,6 +12,8 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from support import faulty_disks
 from support.command_line import finish, run_here, start
 from support.logs import busy_hour, call, rows, write
 
-from otel_connector import COLUMNS, review
+from otel_connector import COLUMNS, CallRecord, review
 from otel_connector._csv._format import HEADER
 from otel_connector.review import _files, _load
 
@@ -62,27 +64,47 @@ def expected(plain: Path) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("name", [*NAMES, *PARTITIONS, NOT_UTF_8], ids=ascii)
+def named_logs(names: Sequence[str]) -> dict[str, list[CallRecord]]:
+    """Return the calls of a log for each name; their times are different."""
+    return {
+        name: [record._replace(t=record.t + 10 * number, project=str(number)) for record in MADE]
+        for number, name in enumerate(names)
+    }
+
+
+def in_one_file(logs: Mapping[str, list[CallRecord]], folder: Path) -> list[Any]:
+    """Return the rows of all of these logs, in one file with an ordinary name."""
+    (folder / "ordinary").mkdir()
+    return in_the_file(write(folder / "ordinary" / "logs.csv", chain.from_iterable(logs.values())))
+
+
+@pytest.mark.parametrize(
+    "names", [[*NAMES, NOT_UTF_8], ["/".join(PARTITIONS)]], ids=["special to DuckDB", "all partitions"]
+)
 def test_the_name_of_a_folder_changes_nothing(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: list[Any]
+    names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    logs = named_logs(names)
+    expected = in_one_file(logs, tmp_path)
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / name
-    folder.mkdir()
-    halves = HEADER + rows(*MADE[:2]), HEADER + rows(*MADE[2:])
-    (folder / "logs.csv").write_bytes(halves[0])
-    (folder / "packed.csv.gz").write_bytes(gzip.compress(halves[1]))
+    paths = list[str]()
+    for name, made in logs.items():
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        write(folder / "logs.csv", made[:2])
+        (folder / "packed.csv.gz").write_bytes(gzip.compress(HEADER + rows(*made[2:])))
+        paths += [str(folder / "logs.csv"), f"{name}/packed.csv.gz"]
     monkeypatch.setattr(_load, "_LARGE", 0)  # the rows of a large log are read again by each query
-    assert in_the_file(folder / "logs.csv", f"{name}/packed.csv.gz") == expected
+    assert in_the_file(*paths) == expected
 
 
-@pytest.mark.parametrize("name", [*NAMES, *SUFFIXED, NOT_UTF_8], ids=ascii)
-def test_the_name_of_a_log_changes_nothing(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: list[Any]
-) -> None:
+def test_the_name_of_a_log_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = named_logs([*NAMES, *SUFFIXED, NOT_UTF_8])
+    expected = in_one_file(logs, tmp_path)
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / name, MADE)
-    assert in_the_file(name) == expected
+    for name, made in logs.items():
+        write(tmp_path / name, made)
+    assert in_the_file(*logs) == expected
 
 
 def test_the_absolute_name_of_a_log_changes_nothing(tmp_path: Path, expected: list[Any]) -> None:
@@ -91,22 +113,40 @@ def test_the_absolute_name_of_a_log_changes_nothing(tmp_path: Path, expected: li
     assert in_the_file(write(folder / "[a].csv", MADE)) == expected
 
 
-@pytest.mark.parametrize("name", ["a=b", *PARTITIONS[:2], *NAMES], ids=ascii)
-def test_the_name_of_tmpdir_changes_nothing_or_is_refused(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path, expected: list[Any]
+REFUSED = [name for name in NAMES if {*name} & {*r"\?"}]
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    path = tmp_path / "packed.csv.gz"
+    path.write_bytes(gzip.compress(HEADER + rows(*MADE)))
+    return path
+
+
+def test_the_name_of_tmpdir_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path, packed: Path, expected: list[Any]
+) -> None:
+    monkeypatch.setattr(_load, "_LARGE", 0)
+    both = sorted([*expected, *expected], key=itemgetter(COLUMNS.index("t")))
+    names = [name for name in (*PARTITIONS[:2], *NAMES) if name not in REFUSED]
+    for first in range(0, len(names), 7):  # in one path
+        folder = tmp_path.joinpath(*names[first : first + 7])
+        folder.mkdir(parents=True)
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        assert in_the_file(plain, packed) == both
+        assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("name", REFUSED, ids=ascii)
+def test_a_name_of_tmpdir_that_duckdb_cannot_use_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path, packed: Path
 ) -> None:
     (tmp_path / name).mkdir()
-    monkeypatch.setattr(_load, "_LARGE", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
-    packed = tmp_path / "packed.csv.gz"
-    packed.write_bytes(gzip.compress(HEADER + rows(*MADE)))
-    if {*name} & {*r"\?"}:
-        for path in (plain, packed):
-            with pytest.raises(OSError, match=r"DuckDB cannot use a path with this name.* set TMPDIR") as caught:
-                review.load(path)
-            assert caught.value.filename == str(tmp_path / name)
-    else:
-        assert in_the_file(plain, packed) == sorted([*expected, *expected], key=itemgetter(COLUMNS.index("t")))
+    for path in (plain, packed):
+        with pytest.raises(OSError, match=r"DuckDB cannot use a path with this name.* set TMPDIR") as caught:
+            review.load(path)
+        assert caught.value.filename == str(tmp_path / name)
     assert not list((tmp_path / name).iterdir())
 
 
