@@ -10,6 +10,7 @@ import random
 import re
 import sys
 import threading
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import takewhile
 from pathlib import Path
@@ -19,8 +20,7 @@ import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import processes
-from support.command_line import environment
+from support.forked import run_python
 from support.logs import START, busy_hour, call, rows, write
 
 from otel_connector import review
@@ -64,7 +64,7 @@ records = st.lists(
 
 
 # An example takes 0.1 s, because three libraries read the log
-@settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=settings().max_examples // 3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records)
 def test_the_figures_match_those_of_pandas_and_polars(log: Path, made: list[CallRecord]) -> None:
     import pandas as pd
@@ -137,37 +137,40 @@ def test_damaged_lines_are_counted_and_the_other_rows_are_read(name: str, log: P
     with review.load(log) as calls:
         (file,) = calls.files
         assert (len(calls), file.damaged, len(file.damage)) == (whole, damaged, damaged)
-        assert review.summarize(calls).damaged == damaged
     if damaged:
         line, text = file.damage[0]
         assert line == 3
         assert what in text
 
 
-@pytest.mark.parametrize(
-    "kept", [1, 60, -30, -1], ids=["one byte", "its start", "cut in its error", "all but its line end"]
-)
 @pytest.mark.parametrize("beside", [b"", b"garbage\n"], ids=["whole", "damaged"])
-def test_an_unfinished_last_line_is_reported_and_not_counted(kept: int, beside: bytes, log: Path) -> None:
+def test_an_unfinished_last_line_is_reported_and_not_counted(beside: bytes, tmp_path: Path) -> None:
     last = rows(call(9, error='AttemptTimeout: "no answer", or such, within the time that there was'))
-    log.write_bytes(HEADER + rows(call(0), call(1)) + beside + last[:kept])
-    with review.load(log) as calls:
-        assert (len(calls), calls.files[0].unfinished, calls.files[0].damaged) == (2, True, bool(beside))
+    for kept in (1, 60, -30, -1):  # one byte; its start; cut in its error; all but its line end
+        (tmp_path / f"logs{kept}.csv").write_bytes(HEADER + rows(call(0), call(1)) + beside + last[:kept])
+    with review.load(tmp_path / "*.csv") as calls:
+        assert [(file.unfinished, file.damaged) for file in calls.files] == [(True, bool(beside))] * 4
+        assert len(calls) == 4 * 2
 
 
 def test_only_the_first_20_damaged_lines_are_described(log: Path) -> None:
     log.write_bytes(HEADER + b"x\n" * 50)
     with review.load(log) as calls:
         assert (calls.files[0].damaged, len(calls.files[0].damage)) == (50, 20)
+        assert review.summarize(calls).damaged == 50
 
 
-@pytest.mark.parametrize(
-    "start", [b"\xef\xbb\xbf" + HEADER, HEADER.replace(b"\n", b"\r\n"), HEADER.replace(b",", b'","')]
-)
-def test_a_log_that_another_program_saved_is_read(start: bytes, log: Path) -> None:
-    log.write_bytes((b'"' + start[:-1] + b'"\n' if b'"' in start else start) + rows(call(0), call(1)))
-    with review.load(log) as calls:
-        assert (len(calls), calls.files[0].damaged) == (2, 0)
+def test_a_log_that_another_program_saved_is_read(tmp_path: Path) -> None:
+    starts = (
+        b"\xef\xbb\xbf" + HEADER,
+        HEADER.replace(b"\n", b"\r\n"),
+        b'"' + HEADER[:-1].replace(b",", b'","') + b'"\n',
+    )
+    for number, start in enumerate(starts):
+        (tmp_path / f"{number}.csv").write_bytes(start + rows(call(0), call(1)))
+    with review.load(tmp_path / "*.csv") as calls:
+        assert [(file.problem, file.damaged) for file in calls.files] == [("", 0)] * len(starts)
+        assert len(calls) == 2 * len(starts)
 
 
 def test_compressed_logs_are_read_under_any_name(tmp_path: Path) -> None:
@@ -200,27 +203,21 @@ def test_a_wrong_checksum_of_a_compressed_log_is_counted_as_damage(tmp_path: Pat
         assert "CRC check failed" in calls.files[0].damage[0][1]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "the file is empty"),
-        (b"a,b\n1,2\n", "its first line is 'a,b'"),
-        (b"\x28\xb5\x2f\xfd....", r"compressed \(zstd\)"),
-        (gzip.compress(HEADER * 900)[:12], "the file cannot be unpacked"),
-        (random.Random(5).randbytes(64) + b"\n", "not a log: the file is binary"),
-    ],
-    ids=["empty", "another CSV", "zstd", "truncated compressed log", "random bytes"],
-)
-def test_a_file_that_is_not_a_log_is_reported_and_the_others_are_read(
-    content: bytes, message: str, log: Path, tmp_path: Path
-) -> None:
-    other = tmp_path / "other.csv"
-    other.write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        review.load(other)
+def test_a_file_that_is_not_a_log_is_reported_and_the_others_are_read(log: Path, tmp_path: Path) -> None:
+    others = {
+        "empty": (b"", "the file is empty"),
+        "another CSV": (b"a,b\n1,2\n", "its first line is 'a,b'"),
+        "zstd": (b"\x28\xb5\x2f\xfd....", "compressed (zstd)"),
+        "truncated compressed log": (gzip.compress(HEADER * 900)[:12], "the file cannot be unpacked"),
+        "random bytes": (random.Random(5).randbytes(64) + b"\n", "not a log: the file is binary"),
+    }
+    for name, (content, message) in others.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=re.escape(message)):
+            review.load(tmp_path / name)
     write(log, [call(0)])
-    with review.load(log, other) as calls:
-        assert (len(calls), [bool(file.problem) for file in calls.files]) == (1, [False, True])
+    with review.load(log, *(tmp_path / name for name in others)) as calls:
+        assert (len(calls), [bool(file.problem) for file in calls.files]) == (1, [False, *[True] * len(others)])
 
 
 def test_a_flipped_bit_in_a_compressed_log_is_counted_as_damage(tmp_path: Path) -> None:
@@ -229,9 +226,10 @@ def test_a_flipped_bit_in_a_compressed_log_is_counted_as_damage(tmp_path: Path) 
     for at in range(1, 15):
         spoilt = bytearray(packed)
         spoilt[len(packed) * at // 16] ^= 4
-        (tmp_path / "logs.csv.gz").write_bytes(spoilt)
-        with review.load(tmp_path / "logs.csv.gz") as calls:
-            assert calls.files[0].damaged
+        (tmp_path / f"logs{at:02}.csv.gz").write_bytes(spoilt)
+    with review.load(tmp_path / "*.gz") as calls:
+        assert len(calls.files) == 14
+        assert [file for file in calls.files if not file.damaged] == []
 
 
 def test_a_memory_limit_that_is_too_low_raises_os_error(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,11 +275,8 @@ def test_an_interrupt_just_after_the_temporary_folder_is_created_removes_it(log:
     write(log, [call(0)])
     folder = tmp_path / "temporary"
     folder.mkdir()
-    program = [sys.executable, "-c", INTERRUPTED]
-    done = processes.run(
-        program, cwd=log.parent, env=environment({"TMPDIR": str(folder)}), capture_output=True, check=False
-    )
-    assert b"KeyboardInterrupt" in done.stderr
+    done = run_python(["-c", INTERRUPTED], log.parent, TMPDIR=str(folder))
+    assert "KeyboardInterrupt" in done.stderr
     assert not list(folder.iterdir())
 
 
@@ -333,16 +328,20 @@ def test_a_log_that_is_being_written_is_read_without_damage(log: Path) -> None:
         writer.join()
 
 
+@pytest.fixture(scope="module")
+def busy_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[review.Calls]:
+    with review.load(write(tmp_path_factory.mktemp("busy") / "logs.csv", busy_hour())) as calls:
+        yield calls
+
+
 @pytest.mark.parametrize("many", [0, 100_000])
 def test_the_summary_has_groups_errors_slowest_calls_pauses_bursts_and_quarters(
-    many: int, log: Path, monkeypatch: pytest.MonkeyPatch
+    many: int, busy_log: review.Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("otel_connector.review._summary._MANY", many)  # above it, only the listed groups are computed
     made = busy_hour()
-    write(log, made)
-    with review.load(log) as calls:
-        summary = review.summarize(calls, top=2)
-        whole = review.summarize(calls, top=100)
+    summary = review.summarize(busy_log, top=2)
+    whole = review.summarize(busy_log, top=100)
     assert (len(whole.projects), whole.more_projects, whole.projects[:2]) == (4, 0, summary.projects)
     assert [(group.name, group.calls) for group in summary.projects] == [("Prices", 2_000), ("Weather", 1_000)]
     assert (summary.more_projects, summary.more_hosts, summary.more_errors) == (2, 2, 0)
@@ -365,11 +364,10 @@ def test_the_summary_has_groups_errors_slowest_calls_pauses_bursts_and_quarters(
 
 @pytest.mark.parametrize("example", [busy_hour(), busy_hour()[::-1]], ids=["original order", "reversed"])
 def test_a_large_log_has_the_same_summary_and_keeps_few_texts(
-    example: list[CallRecord], log: Path, monkeypatch: Any
+    example: list[CallRecord], log: Path, busy_log: review.Calls, monkeypatch: Any
 ) -> None:
     write(log, example)
-    with review.load(log) as calls:
-        small = review.summarize(calls)
+    small = review.summarize(busy_log)
     monkeypatch.setattr(_load, "_LARGE", 0)
     monkeypatch.setattr(_load, "_SAMPLE", 100_000)
     with review.load(log) as calls:
@@ -392,7 +390,7 @@ def test_equal_values_are_listed_in_the_same_order_for_any_order_of_the_rows(log
     ]
     random_numbers = random.Random(1)
     found = list[review.Summary]()
-    for _ in range(8):
+    for _ in range(4):
         random_numbers.shuffle(made)
         with review.load(write(log, made)) as calls:
             found.append(review.summarize(calls))
@@ -427,39 +425,33 @@ def test_the_summary_of_one_call_has_its_duration_as_every_percentile(log: Path)
     assert summary.slowest[0].trace_id == f"{1:032x}"
 
 
-@pytest.mark.parametrize(
-    ("url", "host"),
-    [
-        ("https://api.example.com/x", "api.example.com"),
-        ("http://[::1]:8080/", "[::1]:8080"),
-        ("https://REDACTED@api.example.com:81?q=/a/b", "api.example.com:81"),
-        ("https://h#/x@y", "h"),
-        ("https://h", "h"),
-        ("/relative", ""),
-        ("", ""),
-    ],
-)
-def test_the_host_is_extracted_from_the_url(url: str, host: str, log: Path) -> None:
-    write(log, [call(0, url=url)])
-    with review.load(log) as calls:
-        assert calls.rows("SELECT host FROM calls") == [(host,)]
+HOSTS = {
+    "https://api.example.com/x": "api.example.com",
+    "http://[::1]:8080/": "[::1]:8080",
+    "https://REDACTED@api.example.com:81?q=/a/b": "api.example.com:81",
+    "https://h#/x@y": "h",
+    "https://h": "h",
+    "/relative": "",
+    "": "",
+}
+CLASSES = [
+    ("AttemptTimeout: no answer within 5 s: really", None, "AttemptTimeout"),
+    ("HTTPStatusError: 404 Not Found", 404, "HTTPStatusError 404"),
+    ("CancelledError", None, "CancelledError"),
+    ("", None, "no error given"),
+]
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "kind"),
-    [
-        ("AttemptTimeout: no answer within 5 s: really", None, "AttemptTimeout"),
-        ("HTTPStatusError: 404 Not Found", 404, "HTTPStatusError 404"),
-        ("CancelledError", None, "CancelledError"),
-        ("", None, "no error given"),
-    ],
-)
-def test_the_error_type_is_derived_from_error_and_status_code(
-    error: str, code: int | None, kind: str, log: Path
-) -> None:
-    write(log, [call(0, error=error, response_code=code)])
+def test_the_host_is_extracted_from_the_url(log: Path) -> None:
+    write(log, (call(number, url=url) for number, url in enumerate(HOSTS)))
     with review.load(log) as calls:
-        assert calls.rows("SELECT error_type FROM calls") == [(kind,)]
+        assert dict(calls.rows("SELECT url, host FROM calls")) == HOSTS
+
+
+def test_the_error_type_is_derived_from_error_and_status_code(log: Path) -> None:
+    write(log, (call(n, error=error, response_code=code) for n, (error, code, _) in enumerate(CLASSES)))
+    with review.load(log) as calls:
+        assert calls.rows("SELECT error, response_code, error_type FROM calls ORDER BY t") == CLASSES
 
 
 def test_a_where_condition_selects_calls_and_an_invalid_one_is_refused(log: Path) -> None:
@@ -515,8 +507,8 @@ with review.load(sys.argv[1]) as calls:
 def test_a_log_is_loaded_in_jupyter_without_ipywidgets(apps: dict[str, Any], log: Path) -> None:
     """DuckDB recognizes Jupyter by these names, and then refuses to set its progress bar."""
     write(log, [call(0)])
-    command = [sys.executable, "-c", JUPYTER, str(log), json.dumps(apps)]
-    assert processes.run(command, capture_output=True, text=True, check=True).stdout == "[(1, False)]\n"
+    done = run_python(["-c", JUPYTER, str(log), json.dumps(apps)], log.parent)
+    assert (done.returncode, done.stdout) == (0, "[(1, False)]\n")
 
 
 @pytest.mark.parametrize(("name", "package"), [("df", "pandas"), ("pl", "polars")])
