@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
+from functools import cache
+from itertools import count
 from statistics import NormalDist
 from typing import Any
 
@@ -37,7 +39,6 @@ ARGUMENTS: dict[str, Any] = {"calls": 6_000, "seconds": 600, "slower": 1.0, "fai
 
 # Sequential calls with lognormal durations; a wave makes the durations of neighbouring calls similar
 RUN = """
-    CREATE TABLE calls_compact AS
     WITH drawn AS (
         SELECT i, i * $seconds / $calls AS since, hash(i, $seed, 1) / 18446744073709551616.0 AS u,
             hash(i, $seed, 2) / 18446744073709551616.0 AS v, hash(i, $seed, 3) / 18446744073709551616.0 AS w
@@ -53,16 +54,34 @@ RUN = """
 """
 
 
+@cache
+def database() -> duckdb.DuckDBPyConnection:
+    """Return the database of all runs. Each run is an attached one: a new database takes longer than the rest."""
+    return duckdb.connect(config={"threads": 1})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def close_database() -> Iterator[None]:
+    yield
+    database().close()
+    database.cache_clear()
+
+
+numbers = count()
+
+
 @contextmanager
 def run(sql: str = "", **arguments: Any) -> Iterator[Calls]:
     """Create a run from `ARGUMENTS` and `arguments`, then execute the statements of `sql`."""
-    connection = duckdb.connect(config={"threads": 1})
-    connection.execute(RUN, ARGUMENTS | arguments)
+    connection, own = database().cursor(), f"run_{next(numbers)}"
+    connection.execute(f"ATTACH ':memory:' AS {own}; USE {own}")
+    connection.execute(f"CREATE TABLE calls_compact AS {RUN}", ARGUMENTS | arguments)
     for statement in filter(str.strip, sql.split(";")):
         connection.execute(statement)
     with Calls(connection, tempfile.mkdtemp()) as calls:
         calls.files = (LogFile(path="logs/run.csv"), LogFile(path="logs/none.txt", problem="it is not a log"))
         yield calls
+    database().execute(f"DETACH {own}")
 
 
 def compared(before: AbstractContextManager[Calls], after: AbstractContextManager[Calls], **options: Any) -> Comparison:
