@@ -197,6 +197,8 @@ def serve(number: int) -> Any:
             with contextlib.suppress(ImportError):
                 import_module(name)
     atexit.register(_keep_loaded_modules, dict(sys.modules))  # the first that is registered runs last
+    if "coverage" in sys.modules and (measured := import_module("coverage").Coverage.current()) is not None:
+        measured.save()  # otherwise each child stores what these imports have run
     gc.collect()
     gc.freeze()  # otherwise the first garbage collection in a child copies every page
     wake, waker = os.pipe()
@@ -233,12 +235,15 @@ def _keep_loaded_modules(loaded: Mapping[str, types.ModuleType]) -> None:
     """Exclude the modules of the prepared process from the end of the interpreter, which frees every object.
 
     Freeing copies each page that the fork shares with the prepared process, and takes ten times as long as the fork.
-    What the program itself has loaded and created is freed as in any process. Coverage needs the modules until the end.
+    What the program itself has loaded and created is freed as in any process.
     """
-    if "coverage" not in sys.modules:
-        _kept.extend(loaded.values())
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept))
-        for name in loaded.keys() - {"sys", "builtins", "__main__"}:
+    needed = {"sys", "builtins", "__main__"}
+    if "coverage" in sys.modules:  # it stores its data after this
+        needed |= {"coverage", *sys.stdlib_module_names}
+    _kept.extend(loaded.values())
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept))
+    for name in loaded:
+        if name.partition(".")[0] not in needed:
             sys.modules.pop(name, None)
 
 
