@@ -1017,7 +1017,7 @@ def test_a_rerun_sends_the_rest_after_the_collector_was_killed(
     write_file(logs_csv, HEADER + rows(*range(1_300)))
     address = own_address()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoints_at(address)["grpc"])
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
     exporter, to = open_otlp()
     with agent(address, *forwarding(backend)) as process:
         whole = Replay([logs_csv], exporter, to=to, rate=None)
