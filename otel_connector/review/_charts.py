@@ -19,6 +19,7 @@ from operator import itemgetter
 from typing import Any
 
 import altair as alt
+from altair.utils.schemapi import debug_mode
 
 from otel_connector._units import duration, rate_unit
 from otel_connector.review import _vega
@@ -43,6 +44,7 @@ _UNIT_NAMES = {"s": "second", "min": "minute", "h": "hour"}
 _LATENCY_TEXT = f"{_vega.duration('datum.low')} + ' to ' + {_vega.duration('datum.high')}"
 
 
+@debug_mode(arg=False)  # Altair would validate each figure more than once
 def charts(points: Points, *, dark: bool) -> dict[str, Figure]:
     """Return the charts by name: first those over time; of failures, errors and retries only if there are any."""
     style = DARK if dark else LIGHT

@@ -45,6 +45,7 @@ MEMORY_LIMIT = "600MB"
 """Memory that DuckDB may use before it writes to the temporary folder. Its CSV readers use more in addition."""
 
 _BUFFER = 2**24  # bytes that DuckDB reads at a time; with its default, 16 lines of the largest size, it takes more time
+_SMALL = 2**20  # bytes of logs up to which DuckDB has work for one thread only; others take a tenth of the time
 _LARGE = 128 * 2**20  # bytes of logs from which the texts of ordinary calls are not kept in memory
 _SAMPLE = 8 * 2**20  # bytes of the logs that are read first, to find out what is ordinary
 _KEPT_OF_ORDINARY = 1_009  # one in so many failures of a frequent class keeps its texts; a prime number
@@ -284,8 +285,11 @@ def _set_up(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
 def _read(calls: Calls, sources: list[Source], where: str, folder: str, max_unpacked_bytes: int) -> None:
     """Create the table and the views. Files that DuckDB does not read as we do are copied first."""
     connection = calls.connection
+    size = sum(source.log.size for source in sources)
+    if size <= _SMALL:
+        connection.execute("SET threads=1")
     # DuckDB does not compress tables in memory. In a file, a large log takes a quarter and is queried faster
-    large = sum(source.log.size for source in sources) >= _LARGE
+    large = size >= _LARGE
     connection.execute(f"ATTACH {quoted(f'{folder}/calls.duckdb' if large else ':memory:')} AS stored")
     wrong = [source for source in sources if not source.link()]
     while True:

@@ -84,7 +84,7 @@ def save_pictures(calls: Calls, path: str | os.PathLike[str], form: str, *, dark
         check_target(str(target))
         refuse_log(str(target), logs)
     for target, figure in charts.items():
-        spec = figure.to_dict()
+        spec = figure.to_dict(validate=False)
         is_png = form == "png"
         picture = vl_convert.vegalite_to_png(spec, scale=_SCALE) if is_png else vl_convert.vegalite_to_svg(spec)
         write_whole(str(target), picture if isinstance(picture, bytes) else picture.encode(), like=logs)

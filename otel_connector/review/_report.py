@@ -89,8 +89,6 @@ def html_report(
     zone = Zone(checked_instance("timezone", timezone, str))
     try:
         import_module("jinja2")
-        from altair.utils.schemapi import debug_mode as unchecked
-
         from otel_connector.review._chart_style import darkened
         from otel_connector.review._charts import OVER_TIME, charts
 
@@ -99,10 +97,9 @@ def html_report(
         raise ImportError(MISSING) from None
     found = points(calls, has_attempts=summary.retries is not None)
     shown = None if found is None else zone.shifted(found)
-    with unchecked(arg=False):  # each figure would be validated more than once
-        drawn = {} if shown is None else charts(shown, dark=False)
-        # Altair takes longer to copy the data than for all else
-        specs = {name: figure.to_dict(validate=False, ignore=["datasets"]) for name, figure in drawn.items()}
+    drawn = {} if shown is None else charts(shown, dark=False)
+    # Altair takes longer to copy the data than for all else
+    specs = {name: figure.to_dict(validate=False, ignore=["datasets"]) for name, figure in drawn.items()}
     datasets = {name: data for figure in drawn.values() for name, data in figure.datasets.items()}  # one for all charts
     titles = {name: spec.pop("title") for name, spec in specs.items()}
     for spec in specs.values():
