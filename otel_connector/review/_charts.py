@@ -104,11 +104,11 @@ def _latency(points: Points, style: Style) -> Figure:
     layers = [lines, *([dots] if alone else []), *([failures] if points.errors else []), _hover(points, style)]
     return _over_time(
         layers,
-        _HEIGHT,
         "Latency over time",
         f"Duration of calls, including retries and waits. Each point is {_width(points)}. Triangles mark failed calls; "
         "a larger triangle means more.",
         points.zone,
+        height=_HEIGHT,
         over_time=over_time,
         alone=alone,
     )
@@ -139,7 +139,6 @@ def _failures(points: Points, style: Style) -> Figure:
     )
     return _over_time(
         [bars, _hover(points, style)],
-        _LOW,
         "Failure rate over time",
         f"Share of the calls that failed, by their start. Each bar is {_width(points)}. Click a bar to see its calls.",
         points.zone,
@@ -159,7 +158,6 @@ def _rate(points: Points, style: Style) -> Figure:
     bars = _stacked_rates(rates, points, unit, _colour("outcome", outcomes, (style.failed, style.succeeded)))
     return _over_time(
         [bars, _hover(points, style)],
-        _LOW,
         "Rate over time",
         f"Calls started per {_UNIT_NAMES[unit]}. Each bar is {_width(points)}. Failed calls are at the bottom.",
         points.zone,
@@ -205,10 +203,10 @@ def _heatmap(points: Points, style: Style) -> Figure:
     )
     return _over_time(
         [cells],
-        _HEIGHT,
         "Heat map of latency",
         "Number of calls by time and duration. Two bands are two kinds of calls, which percentiles do not show.",
         points.zone,
+        height=_HEIGHT,
         latencies=points.latencies,
     )
 
@@ -223,7 +221,6 @@ def _statuses(points: Points, style: Style) -> Figure:
     bars = _stacked_rates(rates, points, unit, colours).encode(tooltip=_tooltip("from_", "to", "status", "calls"))
     return _over_time(
         [_hover(points, style), bars],
-        _LOW,
         "Status codes over time",
         f"Calls by the status of their last response. Each bar is {_width(points)}. "
         f"“{NO_RESPONSE}” are calls without any response.",
@@ -242,7 +239,6 @@ def _retries(points: Points, style: Style) -> Figure:
     bars = _stacked_bars(chart, points, "retries", _number("retries", highest)).encode(color=colours, tooltip=tooltip)
     return _over_time(
         [bars],
-        _LOW,
         "Retries over time",
         f"Attempts after a failed one, by the reason of its failure. Each bar is {_width(points)}.",
         points.zone,
@@ -419,7 +415,7 @@ def _hover(points: Points, style: Style) -> alt.Chart:
 
 
 def _over_time(
-    layers: Sequence[alt.Chart], height: int, title: str, subtitle: str, zone: str, **datasets: list[Point]
+    layers: Sequence[alt.Chart], title: str, subtitle: str, zone: str, *, height: int = _LOW, **datasets: list[Point]
 ) -> Figure:
     """Make a chart movable by dragging, and zoomable with Ctrl and the wheel; the wheel alone scrolls the page."""
     period = alt.selection_interval(
