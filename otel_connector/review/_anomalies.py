@@ -98,14 +98,14 @@ def anomalies(cells: Cells, event: str, threshold: Threshold) -> list[Anomaly]:
     }
     by_events = sorted(scopes(cells, table), key=lambda scope: -sum(_sums(table, scope)[1]))
     known: list[Selection] = by_events if event == "failed" else by_events[:_MOST_PLACES]
-    stretches = dict[Selection, Stretches | None]()
+    searched = dict[Selection, _Searched]()
     found = list[Anomaly]()
     while len(found) < _MOST:
         for scope in known:
-            if scope not in stretches:
+            if scope not in searched:
                 calls, events = _sums(table, scope)
-                stretches[scope] = find(calls, events) if sum(events) >= _FEWEST_EVENTS else None
-        best = max(_candidates(table, stretches, threshold), key=lambda each: each[0], default=None)
+                searched[scope] = calls, events, find(calls, events) if sum(events) >= _FEWEST_EVENTS else None
+        best = max(_candidates(table, searched, threshold), key=lambda each: each[0], default=None)
         if best is None:
             break
         anomaly = best[1]
@@ -113,16 +113,18 @@ def anomalies(cells: Cells, event: str, threshold: Threshold) -> list[Anomaly]:
         _remove(table, anomaly)
         for scope in known:  # those in which calls were removed are searched again
             if scope.places & anomaly.scope.places:
-                del stretches[scope]
+                del searched[scope]
     return _joined(found)
 
 
+_Searched = tuple[list[int], list[int], Stretches | None]  # the calls and the events of a scope, and its stretches
+
+
 def _candidates(
-    table: Table, stretches: Mapping[Selection, Stretches | None], threshold: Threshold
+    table: Table, searched: Mapping[Selection, _Searched], threshold: Threshold
 ) -> Iterator[tuple[float, Anomaly]]:
     all_calls, all_events = map(sum, _sums(table, Selection(places=frozenset(table))))
-    for scope, each in stretches.items():
-        calls, events = _sums(table, scope)
+    for scope, (calls, events, each) in searched.items():
         possible = list[tuple[Anomaly, float]]()
         if each is not None:
             possible.append((Anomaly(scope=scope, ranges=each.ranges, shares=each.shares), each.penalty))

@@ -207,10 +207,12 @@ def _counted(
     places: list[Location | None] = [*kept, None]
     found: dict[str, dict[Location | None, Counts]] = {name: {} for name in conditions}
     batches = len(edges) - 1
+    of_all = list(map(of_all_calls, conditions))
     for batch, place, all_calls, succeeded, *events in rows:
-        for name, count in zip(conditions, events, strict=True):
-            counts = found[name].setdefault(places[int(place)], Counts.empty(batches))
-            counts.calls[batch] += all_calls if of_all_calls(name) else succeeded
+        for by_place, is_of_all, count in zip(found.values(), of_all, events, strict=True):
+            if (counts := by_place.get(places[int(place)])) is None:
+                counts = by_place[places[int(place)]] = Counts.empty(batches)
+            counts.calls[batch] += all_calls if is_of_all else succeeded
             counts.events[batch] += count
     return found
 
