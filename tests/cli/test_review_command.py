@@ -139,17 +139,22 @@ def small_log(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write(tmp_path_factory.mktemp("small") / "logs.csv", made))
 
 
-def printed_summary(example_log: str, width: int, lines: int | None) -> list[str]:
-    console = Console(width=width, height=lines, file=io.StringIO(), highlight=False)
+@pytest.fixture(scope="module")
+def example(example_log: str) -> review.Summary:
     with review.load(example_log) as calls:
-        console.print(_review_view.summary_view(review.summarize(calls), width=width, lines=lines))
+        return review.summarize(calls)
+
+
+def printed_summary(summary: review.Summary, width: int, lines: int | None) -> list[str]:
+    console = Console(width=width, height=lines, file=io.StringIO(), highlight=False)
+    console.print(_review_view.summary_view(summary, width=width, lines=lines))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
 
 @pytest.mark.parametrize(("width", "lines"), [(80, 24), (80, 40), (120, 30), (200, 50)])
-def test_a_summary_fits_the_screen(width: int, lines: int, example_log: str) -> None:
-    shown = printed_summary(example_log, width, lines)
+def test_a_summary_fits_the_screen(width: int, lines: int, example: review.Summary) -> None:
+    shown = printed_summary(example, width, lines)
     assert len(shown) <= lines - 2  # one line for the command and one for the next prompt
     assert max(map(len, shown)) <= width
     text = "\n".join(shown)
@@ -167,8 +172,8 @@ def test_a_summary_fits_the_screen(width: int, lines: int, example_log: str) -> 
     assert ("Trace" in text) is (width >= 100)
 
 
-def test_a_summary_without_a_line_limit_shows_all_details(example_log: str) -> None:
-    text = "\n".join(printed_summary(example_log, 160, None))
+def test_a_summary_without_a_line_limit_shows_all_details(example: review.Summary) -> None:
+    text = "\n".join(printed_summary(example, 160, None))
     assert "14:13:20 to 15:13:19 UTC, 59 min 59 s" in text
     assert "(none)" in text  # for a project without a name and for a URL without a host
     assert "InvalidURL" in text
@@ -195,11 +200,10 @@ def test_problems_of_the_files_are_reported_before_the_summary(tmp_path: Path) -
     assert done.error.startswith("otel-connector review: other.csv: not a log")
 
 
-def test_json_output_contains_the_summary(example_log: str, tmp_path: Path) -> None:
+def test_json_output_contains_the_summary(example_log: str, example: review.Summary, tmp_path: Path) -> None:
     done = run_here(tmp_path, "review", example_log, "--json")
     result = json.loads(done.out)
-    with review.load(example_log) as calls:
-        summary = review.summarize(calls)
+    summary = example
     assert (done.code, done.error) == (0, "")
     assert result["total"]["calls"] == summary.total.calls
     assert result["total"]["latency"]["p99"] == summary.total.latency.p99

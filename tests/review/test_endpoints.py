@@ -96,33 +96,37 @@ def test_95_percent_of_the_paths_of_documented_apis_are_grouped_right(log: Path,
     assert len(wrong) <= 0.05 * len(names), wrong
 
 
-@pytest.mark.parametrize(
-    ("url", "endpoint"),
-    [
-        ("https://h", "h/"),
-        ("https://h/", "h/"),
-        ("https://h?x=1", "h/"),
-        ("https://h/a/", "h/a/"),
-        ("https://h//a//7", "h//a//{id}"),
-        ("https://h/7/8/9/b?x=/1", "h/7/{id}/{id}/b"),  # the first segment may be a version, as in api.trello.com/1/
-        ("https://h/2010-04-01/Accounts/1", "h/2010-04-01/Accounts/{id}"),
-        ("https://h/a/2010-04-01", "h/a/{id}"),
-        ("https://h/a/2026-11-29T10:00:00Z/b", "h/a/{id}/b"),
-        ("https://h/1234", "h/{id}"),
-        ("https://h/a/7.json", "h/a/{id}.json"),
-        ("https://h/a/7:run", "h/a/{id}:run"),
-        ("https://u:p@10.0.0.1:80/v1/123e4567-e89b-12d3-a456-426614174000#/x", "10.0.0.1:80/v1/{id}"),
-        ("https://h/deadbeefdeadbeef", "h/{id}"),
-        ("https://h/v2/oauth2/sha256/load_15", "h/v2/oauth2/sha256/load_15"),
-        ("https://h/a/10.0.0.1", "h/a/{id}"),
-        ("https://h/a/user@example.com", "h/a/{id}"),
-        ("https://h/a/BqXnxYBINim1YnFF", "h/a/{id}"),
-        ("https://h/it's/\u00e9/7", "h/it's/\u00e9/{id}"),
-        ("no url", ""),
-    ],
-)
-def test_the_endpoint_of_a_url(url: str, endpoint: str, log: Path) -> None:
-    assert endpoints(log, [url]) == [endpoint]
+ENDPOINTS = [
+    ("https://h", "h/"),
+    ("https://h/", "h/"),
+    ("https://h?x=1", "h/"),
+    ("https://h/a/", "h/a/"),
+    ("https://h//a//7", "h//a//{id}"),
+    ("https://h/7/8/9/b?x=/1", "h/7/{id}/{id}/b"),  # the first segment may be a version, as in api.trello.com/1/
+    ("https://h/2010-04-01/Accounts/1", "h/2010-04-01/Accounts/{id}"),
+    ("https://h/a/2010-04-01", "h/a/{id}"),
+    ("https://h/a/2026-11-29T10:00:00Z/b", "h/a/{id}/b"),
+    ("https://h/1234", "h/{id}"),
+    ("https://h/a/7.json", "h/a/{id}.json"),
+    ("https://h/a/7:run", "h/a/{id}:run"),
+    ("https://u:p@10.0.0.1:80/v1/123e4567-e89b-12d3-a456-426614174000#/x", "10.0.0.1:80/v1/{id}"),
+    ("https://h/deadbeefdeadbeef", "h/{id}"),
+    ("https://h/v2/oauth2/sha256/load_15", "h/v2/oauth2/sha256/load_15"),
+    ("https://h/a/10.0.0.1", "h/a/{id}"),
+    ("https://h/a/user@example.com", "h/a/{id}"),
+    ("https://h/a/BqXnxYBINim1YnFF", "h/a/{id}"),
+    ("https://h/it's/\u00e9/7", "h/it's/\u00e9/{id}"),
+    ("no url", ""),
+]
+
+
+def test_the_endpoint_of_a_url(log: Path) -> None:
+    """Each URL has a host of its own, because the endpoint of a URL depends on the others."""
+    made = [
+        (url.replace("//h", f"//h{number}", 1), re.sub("^h", f"h{number}", endpoint))
+        for number, (url, endpoint) in enumerate(ENDPOINTS)
+    ]
+    assert list(zip((url for url, _ in made), endpoints(log, [url for url, _ in made]), strict=True)) == made
 
 
 def test_a_frequent_sibling_of_many_values_is_an_endpoint_of_its_own(log: Path) -> None:

@@ -349,10 +349,12 @@ PRINTED = (["--json"], ["--csv"], ["--markdown"])
 QUERIED = [[*form, "--sql", "SELECT DISTINCT project FROM calls"] for form in PRINTED]
 
 
+ENCODINGS = ["iso-8859-1", "utf-16", "cp1252:strict", "ascii", "iso-8859-1", "utf-8"]
+
+
 @pytest.mark.parametrize(
     ("options", "encoding"),
-    [(options, "iso-8859-1") for options in (*PRINTED, *QUERIED)]
-    + [(PRINTED[n % 3], name) for n, name in enumerate(["ascii", "utf-16", "cp1252:strict", "utf-8"])],
+    zip([*PRINTED, *QUERIED], ENCODINGS, strict=True),
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_output_for_programs_is_utf_8_in_every_locale(options: list[str], encoding: str, tmp_path: Path) -> None:
