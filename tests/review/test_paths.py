@@ -354,7 +354,7 @@ ENCODINGS = ["iso-8859-1", "utf-16", "cp1252:strict", "ascii", "iso-8859-1", "ut
 
 @pytest.mark.parametrize(
     ("options", "encoding"),
-    zip([*PRINTED, *QUERIED], ENCODINGS, strict=True),
+    [*zip([*PRINTED, *QUERIED], ENCODINGS, strict=True)],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_output_for_programs_is_utf_8_in_every_locale(options: list[str], encoding: str, tmp_path: Path) -> None:
