@@ -75,7 +75,7 @@ and write other files; nothing restricts them.
 
 \b
 Names in --fail-if: {", ".join(CONDITION_NAMES)};
-  with --compare: better, worse (number of outages, and of figures that changed by more than noise)
+  with --compare: better, worse (number of outages, slow stretches, and figures that changed by more than noise)
 
 \b
 Exit code:
@@ -208,7 +208,7 @@ def _compare(
     html: Path | None,
     title: str | None,
 ) -> int:
-    """Print a comparison of two logs, and return the exit code. A condition counts the outages and changed figures."""
+    """Print a comparison of two logs, and return the exit code. A condition counts what changed."""
     failing = None if fail_if is None else parse(fail_if, _VERDICTS)
     files = logs_of_calls(files)
     if len(files) != _BEFORE_AND_AFTER:

@@ -98,13 +98,13 @@ class Cells:
     seconds: float
 
 
-def cells(calls: Calls, columns: Sequence[str], *, only_failures: bool = False) -> Cells:
+def cells(calls: Calls, columns: Sequence[str], *, brief: bool = False) -> Cells:
     """Aggregate the calls of a run, of which there must be some.
 
     Args:
         calls: The calls.
         columns: The columns that identify a place.
-        only_failures: Whether only failures are counted, and no other events.
+        brief: Whether only failures and long durations are counted, and no other events.
     """
     ((number, first, last),) = calls.rows(f"SELECT count(*), epoch_us(min(t)), epoch_us(max(t)) {_FROM}")
     names, width = ", ".join(columns), len(columns)
@@ -120,9 +120,10 @@ def cells(calls: Calls, columns: Sequence[str], *, only_failures: bool = False) 
     conditions = {"failed": "NOT success"}
     classes = _frequent(calls, "error_type", "NOT success", _MOST_CLASSES)
     sizes = list[int]()
-    if not only_failures:
-        long = f"success AND delta_t > {{}} * coalesce(places.p50, {p50 or 0}::DOUBLE)"
-        conditions |= {"long": long.format(1), "tail": long.format(TAIL)}
+    long = f"success AND delta_t > {{}} * coalesce(places.p50, {p50 or 0}::DOUBLE)"
+    conditions["long"] = long.format(1)
+    if not brief:
+        conditions["tail"] = long.format(TAIL)
         conditions["large"] = f"success AND response_size > coalesce(places.size, {size or 0}::DOUBLE)"
         sizes = _frequent(calls, "response_size", "success AND response_size > 0", _MOST_SIZES)
     conditions |= {f"class {i}": f"error_type = {quoted(each)}" for i, each in enumerate(classes)}

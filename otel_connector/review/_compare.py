@@ -13,9 +13,9 @@ The tests, and the reasons for them (their sources are in `_noise`):
 - A significant difference can be irrelevant: below `minimum` it gets a verdict of its own.
 - If a run is too short, or its noise could hide a difference of half the figure, the verdict says so instead of "same".
 
-Two questions are answered. What was worse in this run? Outages are named (`_findings`): one outage is one event, which
-no statistics of batches can tell from chance. What is worse apart from them? That is what is tested, without the calls
-of the outages.
+Two questions are answered. What was worse in this run? Outages and slow stretches are named (`_findings`): each is one
+event, which no statistics of batches can tell from chance. Durations drift in many runs, so a stretch is slow only if
+no part of the other run is nearly as slow. What is worse apart from them? That is what is tested, without their calls.
 
 The number of calls is not tested, because the user decides on it. Knows nothing of how a comparison is shown.
 
@@ -46,7 +46,7 @@ from otel_connector.review._comparison import (
     Run,
 )
 from otel_connector.review._endpoints import Endpoints
-from otel_connector.review._findings import FEWEST, condition_of, ends, outages
+from otel_connector.review._findings import FEWEST, condition_of, ends, outages, parts_of, slow_stretches
 from otel_connector.review._load import Calls
 from otel_connector.review._noise import BATCHES, Estimate, Significance
 from otel_connector.review._verdict import Finding
@@ -65,6 +65,8 @@ _FEWEST_SLOWER = 10  # calls that are slower than a tested percentile
 _COIN = 0.5  # a confidence that needs no test
 _HIDES = 0.5  # share of a figure: with more noise, the figure cannot be called the same
 _LARGER = 1.5  # times the share of the calls that failed in an outage of the other run, from which this one is worse
+_TWICE = 2.0  # times the median of the slowest batch of the other run, from which a stretch is slow
+_FEWEST_PER_BATCH = 5  # calls, for this median
 _NEUTRAL = frozenset({"calls_per_second", "bytes_per_call"})  # neither more nor less of them is better
 _PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 
@@ -104,12 +106,11 @@ def compare(
         raise ValueError(f"minimum must be 0 or more, and finite, not {minimum!r}")
     checked_int("groups", groups, least=0)
     _share_endpoints(before, after)
-    are_enough = min(len(before), len(after)) >= FEWEST
-    found = tuple(outages(run) if are_enough else () for run in (before, after))
+    found = tuple(_events(before, after))
     # What is down in a whole run is left out of both: the rest of the run would have other places than the other run
-    down = [each for of_run in found for each in of_run if not each.stretches]
-    for run, of_run in zip((before, after), found, strict=True):
-        _create_view(run, [*of_run, *down])
+    down = [each.finding for each in found if not each.finding.stretches]
+    for run, name in ((before, "before"), (after, "after")):
+        _create_view(run, [*(each.finding for each in found if each.run == name), *down])
     first, second = (_measured(run, "''", [""]).get("", _NOTHING) for run in (before, after))
     task = _Task(runs=((before, first), (after, second)), confidence=confidence, minimum=minimum)
     (total,) = _tested(task, [("", first, second)])
@@ -118,7 +119,7 @@ def compare(
         after=_run(after),
         confidence=confidence,
         minimum=minimum,
-        outages=tuple(_matched(*found)),
+        outages=found,
         total=total,
         projects=_groups(task, "project", groups),
         hosts=_groups(task, "host", groups),
@@ -146,11 +147,41 @@ def _run(calls: Calls) -> Run:
 def _create_view(calls: Calls, found: Sequence[Finding]) -> None:
     """Create the view ``calls_apart``: the calls without those of the outages, or the time of an outage of all."""
     kept = " AND ".join(f"NOT {condition_of(each)}" for each in found) or "TRUE"
-    of_all = [ends(stretch) for each in found if not each.others for stretch in each.stretches]
+    of_all = list[tuple[int, int]]()
+    for low, high in sorted(ends(stretch) for each in found if not each.others for stretch in each.stretches):
+        last = max((end for _, end in of_all), default=low)
+        of_all += [(max(low, last), high)] if high > last else []  # without what belongs to another one
     # BIGINT: the type of a literal below 2**31 is INT32, for which the sum is too large
     removed = " + ".join(f"if(t > make_timestamp({high}), {high - low}, 0)::BIGINT" for low, high in of_all)
     shifted = f"SELECT * REPLACE (make_timestamp(epoch_us(t) - ({removed})) AS t)" if of_all else "SELECT *"
     calls.rows(f"CREATE OR REPLACE TEMP VIEW calls_apart AS {shifted} FROM calls_compact WHERE {kept}")
+
+
+def _events(before: Calls, after: Calls) -> Iterator[Outage]:
+    """Yield the outages of both runs, then the stretches that are slow in one of them."""
+    if min(len(before), len(after)) < FEWEST:
+        return
+    parts = [parts_of(run, brief=True) for run in (before, after)]
+    yield from _matched(*(outages(run, of_run) for run, of_run in zip((before, after), parts, strict=True)))
+    for found in slow_stretches(after, parts[1]):
+        if _is_slow(found, after, before):
+            yield Outage(run="after", verdict="worse", finding=found)
+    for found in slow_stretches(before, parts[0]):
+        if _is_slow(found, before, after):
+            yield Outage(run="before", verdict="better", finding=found)
+
+
+def _is_slow(found: Finding, run: Calls, other: Calls) -> bool:
+    """Return whether a stretch is slow for the other run, too: twice as slow as any stretch of its length there."""
+    if sum(each.seconds for each in found.stretches) * BATCHES < len(found.stretches) * _run(run).seconds:
+        return False  # the batches of the other run are too long to compare it with
+    medians = other.rows(
+        "SELECT quantile_cont(delta_t, 0.5) FROM calls_compact, (SELECT epoch_us(min(t)) AS first, "
+        f"epoch_us(max(t)) AS last FROM calls_compact) WHERE success AND "
+        f"{condition_of(dataclasses.replace(found, stretches=()))} "
+        f"GROUP BY (epoch_us(t) - first) * {BATCHES} // (last - first + 1) HAVING count(*) >= {_FEWEST_PER_BATCH}"
+    )
+    return bool(medians) and found.figure >= _TWICE * max(median for (median,) in medians)
 
 
 def _matched(before: Sequence[Finding], after: Sequence[Finding]) -> Iterator[Outage]:

@@ -96,11 +96,12 @@ def headline(comparison: Comparison) -> list[Sentences]:
     """Return what became better or worse: the outages, then all calls apart from them, then what cannot be decided."""
     lines = [_outage(each, comparison) for each in comparison.outages]
     tested = _tested(comparison.total.differences)
-    if lines:
+    if any(each.finding.kind == "failures" for each in comparison.outages):
         before, after = (
             share(each.failed / each.calls) if each.calls else NONE for each in (comparison.before, comparison.after)
         )
         lines.append(Sentences(f"All calls: {before} -> {after} failed."))
+    if comparison.outages:
         tested = f"{all_calls(comparison).removeprefix('All calls ').capitalize()}: {tested[0].lower()}{tested[1:]}"
     lines.append(Sentences(tested))
     if undecided := [_undecided(row) for row in comparison.total.differences if _is_visible(row)]:
@@ -188,9 +189,10 @@ def method(comparison: Comparison) -> str:
 
 def all_calls(comparison: Comparison) -> str:
     """Return the title of the table of all calls."""
-    if not comparison.outages:
-        return "All calls"
-    return f"All calls apart from the {'outages' if len(comparison.outages) > 1 else 'outage'}"
+    kinds = [each.finding.kind for each in comparison.outages]
+    nouns = ("outages", "slow stretches") if len(kinds) > 1 else ("outage", "slow stretch")
+    named = [noun for kind, noun in zip(("failures", "slower"), nouns, strict=True) if kind in kinds]
+    return f"All calls apart from the {' and '.join(named)}" if named else "All calls"
 
 
 def tables(comparison: Comparison) -> Iterator[tuple[str, str, Groups]]:

@@ -128,13 +128,13 @@ class Groups:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage:
-    """Calls of one of the two runs that failed in a part of it.
+    """Calls of one of the two runs that failed, or took much longer, in a part of it.
 
     Attributes:
         run: The run.
         verdict: "worse" if the first run has no outage that is nearly as large, "better" if the second run has none,
             otherwise "in both runs". The largest ones of both runs are compared with each other, then the next.
-        finding: What failed, when and where.
+        finding: What failed or was slower, when and where: of the kind ``failures`` or ``slower``.
     """
 
     run: Literal["before", "after"]
@@ -175,7 +175,7 @@ class Comparison:
         after: The second run.
         confidence: The probability that a table of two equal runs marks no difference, of 1.
         minimum: The smallest relative difference that matters, of 1.
-        outages: The outages of both runs.
+        outages: The outages of both runs, and the stretches of one run that are slow for both.
         total: All calls apart from those of the outages; so are the projects and hosts.
         projects: By project.
         hosts: By host and port.

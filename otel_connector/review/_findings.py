@@ -35,6 +35,7 @@ _SAME = Threshold(odds=5, share=2e-3, least=20)
 _SLOW = 4.0  # times the median of the others, from which a host or endpoint is slow
 _SLOW_TIME, _SLOW_EXCESS = 0.25, 3.0  # its share of all seconds, and of its share of the calls
 _SLOWER = 1.15  # times the median elsewhere, from which a stretch is slower
+_MUCH_SLOWER = 2.5  # the same for a comparison: three times, less what a median of few calls may differ
 _LONGER_TAIL = 3.0  # times the p99 elsewhere
 _LARGER = 1.5  # times the median size elsewhere
 _THROUGHOUT = 0.01  # share of failures that belong to no stretch and no place, from which they are a finding
@@ -74,16 +75,22 @@ COLUMNS = ("host", "endpoint")
 """The columns that identify a place in which something can be unusual, the widest place first."""
 
 
-def parts_of(calls: Calls, *, only_failures: bool = False) -> Cells:
+def parts_of(calls: Calls, *, brief: bool = False) -> Cells:
     """Return the cells of a run."""
-    return cells(calls, COLUMNS, only_failures=only_failures)
+    return cells(calls, COLUMNS, brief=brief)
 
 
-def outages(calls: Calls) -> tuple[Finding, ...]:
+def outages(calls: Calls, parts: Cells) -> tuple[Finding, ...]:
     """Return the findings about failures in a part of the run, or of nearly all calls of it, the largest first."""
-    found = _failures(_Search(calls, parts_of(calls, only_failures=True)), throughout=True)
+    found = _failures(_Search(calls, parts), throughout=True)
     shown = (each for each in found if each.stretches or each.events >= _DOWN * each.calls)
     return tuple(sorted(shown, key=lambda each: -each.weight))
+
+
+def slow_stretches(calls: Calls, parts: Cells) -> tuple[Finding, ...]:
+    """Return the findings about durations that are much longer in a part of the run, the largest first."""
+    found = _slower(_Search(calls, parts), anomalies(parts, "long", _LONG), _MUCH_SLOWER)
+    return tuple(sorted(found, key=lambda each: -each.weight))
 
 
 def condition_of(finding: Finding) -> str:
@@ -306,9 +313,9 @@ def ends(stretch: Stretch) -> tuple[int, int]:
     return low, high
 
 
-def _slower(run: _Search, found: Sequence[Anomaly]) -> Iterator[Finding]:
+def _slower(run: _Search, found: Sequence[Anomaly], least: float = _SLOWER) -> Iterator[Finding]:
     figure = "quantile_cont(delta_t, 0.5)"
-    return filter(None, (_compared(run, "slower", each, figure, _SLOWER) for each in found))
+    return filter(None, (_compared(run, "slower", each, figure, least) for each in found))
 
 
 def _tails(run: _Search, found: Sequence[Anomaly]) -> Iterator[Finding]:

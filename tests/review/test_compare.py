@@ -358,6 +358,58 @@ def test_failures_that_take_less_time_than_successes_make_no_run_better() -> Non
     assert re.match(r"Worse: error rate x [\d.]+, .*; less: p50 -\d", text)
 
 
+def slow(start: float, end: float, times: float, host: str = "") -> str:
+    """Return a statement that lets the calls in a part of a run of 600 seconds take longer."""
+    period = f"epoch_us(t) - 1700000000000000 BETWEEN {start * 6e8:.0f} AND {end * 6e8:.0f}"
+    return f"UPDATE calls_compact SET delta_t = {times} * delta_t WHERE {period} AND contains(host, '{host}');"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "times", "host", "arguments"),
+    [
+        (0.4, 0.5, 3, "", {"calls": 2_000}),
+        (0.5, 1, 8, "", {"calls": 600}),
+        (0.3, 0.6, 4, "host1", {"calls": 1_500}),
+    ],
+    ids=["a tenth", "half", "one host"],
+)
+def test_a_stretch_of_slow_calls_is_worse_and_the_rest_is_compared_apart_from_it(
+    start: float, end: float, times: float, host: str, arguments: dict[str, Any]
+) -> None:
+    result = compared(run(**arguments), run(slow(start, end, times, host), seed=2, **arguments))
+    (found,) = result.outages
+    assert (found.run, found.verdict, found.finding.kind) == ("after", "worse", "slower")
+    assert found.finding.names == ((host,) if host else ())
+    assert found.finding.figure / found.finding.baseline == pytest.approx(times, rel=0.12)
+    (stretch,) = found.finding.stretches
+    first = datetime(2023, 11, 14, 22, 13, 20)  # noqa: DTZ001 - as in DuckDB
+    assert [(each - first).total_seconds() / 600 for each in (stretch.start, stretch.end)] == pytest.approx(
+        [start, end], abs=0.02
+    )
+    assert _compare_text.counts(result) == {"better": 0, "worse": 1}
+    said = _compare_text.texts(result)
+    assert said[0].startswith("Worse (after): Slower: ")
+    assert any(each.startswith("Apart from the slow stretch: no difference") for each in said)
+    assert not any(each.startswith("All calls: ") for each in said)
+
+
+def test_a_slow_stretch_is_no_difference_if_the_other_run_has_one_or_it_is_short() -> None:
+    both = compared(run(slow(0.1, 0.3, 5), calls=900), run(slow(0.6, 0.8, 5), calls=900, seed=2))
+    short = compared(run(calls=900), run(slow(0.5, 0.52, 5), calls=900, seed=2))
+    assert (both.outages, short.outages) == ((), ())
+    better = compared(run(slow(0.1, 0.3, 5), calls=900), run(calls=900, seed=2))
+    assert [(each.run, each.verdict, each.finding.kind) for each in better.outages] == [("before", "better", "slower")]
+
+
+def test_an_outage_and_a_slow_stretch_at_the_same_time_are_left_out_once() -> None:
+    """Both are of all calls: their time is not removed twice."""
+    statements = slow(0.4, 0.6, 6) + down(0.5, 0.7, share=0.6)
+    result = compared(run(calls=1_000), run(statements, calls=1_000, seed=2))
+    assert sorted(each.finding.kind for each in result.outages) == ["failures", "slower"]
+    assert "Apart from the outages and slow stretches: " in "\n".join(_compare_text.texts(result))
+    assert _compare_text.counts(result) == {"better": 0, "worse": 2}
+
+
 def test_outages_of_all_calls_that_are_longer_than_an_int32_of_microseconds_together() -> None:
     """Three of 18 minutes: DuckDB takes each length for an INT32, whose largest value is 35 min 47 s."""
     statements = "".join(down(start, start + 1.8) for start in (3.6, 16.2, 28.8))
