@@ -34,6 +34,8 @@ _SAME = Threshold(odds=5, share=2e-3, least=20)
 
 _SLOW = 4.0  # times the median of the others, from which a host or endpoint is slow
 _SLOW_TIME, _SLOW_EXCESS = 0.25, 3.0  # its share of all seconds, and of its share of the calls
+# The share that is enough if nearly all calls to the others are so much faster, and the fewest calls for such a median
+_FAR_TIME, _NEARLY_ALL, _FEWEST_FAR = 0.03, 0.9, 8
 _SLOWER = 1.15  # times the median elsewhere, from which a stretch is slower
 _MUCH_SLOWER = 2.5  # the same for a comparison: three times, less what a median of few calls may differ
 _LONGER_TAIL = 3.0  # times the p99 elsewhere
@@ -360,10 +362,11 @@ def _slow(run: _Search) -> Iterator[Finding]:
         for value, inside in by_value.items():
             others = [each for name, group in by_value.items() if name != value for each in group]
             time = sum(each.seconds for each in inside) / run.cells.seconds if run.cells.seconds else 0.0
-            part = sum(each.calls for each in inside) / run.cells.calls
-            slow = _median(others) * _SLOW
-            is_costly = others and time >= max(_SLOW_TIME, _SLOW_EXCESS * part)
-            if is_costly and all((each.p50 or 0.0) >= slow for each in inside):
+            calls, fastest = sum(each.calls for each in inside), min(each.p50 or 0.0 for each in inside)
+            part = calls / run.cells.calls
+            is_far = calls >= _FEWEST_FAR and fastest >= _SLOW * _weighted(others, _NEARLY_ALL)
+            is_costly = others and time >= max(_FAR_TIME if is_far else _SLOW_TIME, _SLOW_EXCESS * part)
+            if is_costly and fastest >= _SLOW * _weighted(others, 1 / 2):
                 candidates.append((time - part, Selection(by=column, names=(value,), places=frozenset())))
     if candidates:
         excess, slowest = max(candidates, key=lambda each: each[0])
@@ -390,9 +393,9 @@ def _slow(run: _Search) -> Iterator[Finding]:
         )
 
 
-def _median(places: Sequence[LocationTotals]) -> float:
-    """Return the median duration of the places, weighted by their calls."""
-    left = sum(each.calls for each in places) / 2
+def _weighted(places: Sequence[LocationTotals], level: float) -> float:
+    """Return a percentile of the median durations of the places, weighted by their calls."""
+    left = sum(each.calls for each in places) * level
     for each in sorted(places, key=lambda each: each.p50 or 0.0):
         left -= each.calls
         if left <= 0:

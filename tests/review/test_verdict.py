@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
 import re
 from datetime import datetime, timedelta
@@ -14,7 +15,20 @@ import pytest
 from rich.console import Console
 from support.command_line import run_here
 from support.logs import START, call, write
-from support.planted import BUSY, CAUSES, EXPIRED, HOSTS, REFUSED, SECONDS, Night, attempt, night, slower
+from support.planted import (
+    BUSY,
+    CAUSES,
+    EXPIRED,
+    HOSTS,
+    REFUSED,
+    SECONDS,
+    SECTIONS,
+    VERBS,
+    Night,
+    attempt,
+    night,
+    slower,
+)
 
 from otel_connector import review
 from otel_connector.cli._review_view import summary_view
@@ -481,3 +495,33 @@ def test_the_training_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     found = _stretches.find([20] * 100, [18 if 40 <= n < 50 else n % 2 for n in range(100)])
     assert found is not None
     assert found.ranges == ((40, 50),)
+
+
+@pytest.mark.parametrize(
+    ("place", "others"),
+    [("api.example.com/v1/refunds/count-refunds", "the other 49 endpoints"), ("h7.example.com", "the other 99 hosts")],
+    ids=["endpoint", "host"],
+)
+def test_one_of_many_that_is_far_slower_is_named_although_it_takes_little_of_the_time(
+    place: str, others: str, tmp_path: Path
+) -> None:
+    made = night(failing=0.0)
+    for number, each in enumerate(made.calls):
+        section, verb = SECTIONS[number % 20], VERBS[number // 20 % 10]
+        path = f"api.example.com/v1/{section}/{verb}-{section}?page={number // 200}"
+        each["url"] = f"https://{f'h{number % 100}.example.com/{number}' if place.startswith('h') else path}"
+    slower((each for each in made.calls if re.search(rf"//{place}[/?]", each["url"])), 10)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    (found,) = verdict.findings
+    assert (found.kind, found.names, found.share_of_time < 0.12) == ("slow", (place,), True)
+    assert re.match(rf"Slow: .*calls to {place} take .* {others}", texts(verdict)[1])
+
+
+def test_endpoints_whose_durations_are_spread_are_not_slow(tmp_path: Path) -> None:
+    """Their medians are up to five times that of all."""
+    made, chance = night(failing=0.0), random.Random(4)
+    times = [math.exp(0.6 * chance.gauss(0, 1)) for _ in SECTIONS]
+    for number, each in enumerate(made.calls):
+        each["url"] = f"https://{HOSTS[0]}/v1/{SECTIONS[number % 20]}/list"
+        each["delta_t"] = round(each["delta_t"] * times[number % 20], 6)
+    assert judged(made, tmp_path / "prices.csv")[1].findings == ()
