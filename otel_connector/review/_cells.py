@@ -3,7 +3,7 @@
 Time is divided into batches with about the same number of calls, of a bounded number, so the number of cells is bounded
 for any number of calls. Knows nothing of what is unusual.
 
-Used by ``review._anomalies``, ``review._attempts`` and ``review._findings``.
+Used by ``review._anomalies``, ``review._attempts``, ``review._described`` and ``review._findings``.
 """
 
 from __future__ import annotations

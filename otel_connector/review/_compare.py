@@ -45,8 +45,9 @@ from otel_connector.review._comparison import (
     Outage,
     Run,
 )
+from otel_connector.review._described import condition_of, ends, parts_of
 from otel_connector.review._endpoints import Endpoints
-from otel_connector.review._findings import FEWEST, condition_of, ends, outages, parts_of, slow_stretches
+from otel_connector.review._findings import FEWEST, outages, slow_stretches
 from otel_connector.review._load import Calls
 from otel_connector.review._noise import BATCHES, Estimate, Significance
 from otel_connector.review._verdict import Finding

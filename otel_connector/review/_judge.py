@@ -16,8 +16,9 @@ from otel_connector._arguments import checked_instance
 from otel_connector._csv._format import LATEST
 from otel_connector.review._attempts import retries, waits
 from otel_connector.review._clock import clock_step
+from otel_connector.review._described import hosts_of, parts_of
 from otel_connector.review._filters import quoted
-from otel_connector.review._findings import FEWEST, findings, parts_of
+from otel_connector.review._findings import FEWEST, findings
 from otel_connector.review._load import URL_ID, Calls
 from otel_connector.review._summary import ListedCall, Summary
 from otel_connector.review._verdict import Finding, Stretch, Urls, Verdict
@@ -60,7 +61,7 @@ def verdict(calls: Calls, summary: Summary, *, urls: Iterable[str] | None = None
         paused = list(waits(calls, total.seconds, total.calls))
         asked = {name for each in paused for name in each.names}
         # Its pauses are why the calls to a host are slow, and its refusals why they are retried
-        found = [each for each in found if each.kind not in _BY_PAUSES or not asked & _hosts(each)] + paused
+        found = [each for each in found if each.kind not in _BY_PAUSES or not asked & hosts_of(each.names)] + paused
     if of_urls.missing:
         weight = of_urls.missing / (of_urls.total + of_urls.missing)
         found.append(Finding(kind="stopped", weight=weight, calls=of_urls.total, events=of_urls.missing))
@@ -76,11 +77,6 @@ def verdict(calls: Calls, summary: Summary, *, urls: Iterable[str] | None = None
         unfinished=any(file.unfinished for file in summary.files),
         findings=tuple(map(_rounded, _ordered(found))),
     )
-
-
-def _hosts(finding: Finding) -> set[str]:
-    """Return the hosts of a finding; of an endpoint, the part before its path."""
-    return {name.partition("/")[0] for name in finding.names}
 
 
 def _rounded(finding: Finding) -> Finding:

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 
 from otel_connector._arguments import checked_instance
 from otel_connector._units import NONE, counted, duration, listed_files, rate, share, size
+from otel_connector.review._described import COLUMNS, condition_of
 from otel_connector.review._filters import quoted
-from otel_connector.review._findings import COLUMNS, condition_of
 from otel_connector.review._html import Cell, Column, page, rendered, script_json, table, verdict_block, words
 from otel_connector.review._judge import verdict as judge
 from otel_connector.review._load import Calls

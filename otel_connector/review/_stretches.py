@@ -11,7 +11,7 @@ Communications in Statistics 26, 1997).
 
 The library ruptures would add numpy and SciPy, 100 MB, for this. Knows neither DuckDB nor calls.
 
-Used by ``review._anomalies`` and ``review._findings``.
+Used by ``review._anomalies`` and ``review._described``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ _PENALTY = 3.0
 information criterion for two change points (N. R. Zhang and D. O. Siegmund, Biometrics 63, 2007); 3 leaves room for
 several series of a log."""
 
+_NEARLY_ALL = 0.9  # share of the calls of places that are down that failed
+_CHANCE = 0.01  # probability that places are down by chance
 _ROUNDS = 8  # of the training; it nearly always ends after three
 _SHIFTS = (0.3, 1.0, 3.0)  # of the logit of all events: the first guesses of both probabilities
 
@@ -86,6 +88,24 @@ def log_likelihood_ratio(calls: int, events: int, all_calls: int, all_events: in
         + _log_likelihood(all_calls - calls, all_events - events)
         - _log_likelihood(all_calls, all_events)
     )
+
+
+def down(counts: Sequence[tuple[str, int, int]]) -> tuple[str, ...]:
+    """Return the places of which nearly all calls failed, if this is why calls failed; empty otherwise.
+
+    The places are divided into those of which half or more failed and the others. Each may have few calls, so this must
+    be more likely than one probability for all, by more than the number of ways to choose so many places explains.
+
+    Args:
+        counts: Of each place its name, its calls, and how many of them failed.
+    """
+    inside = [place for place in counts if 2 * place[2] >= place[1]]
+    calls, events = sum(place[1] for place in inside), sum(place[2] for place in inside)
+    if not len(inside) < len(counts) or events < _NEARLY_ALL * calls or not events:
+        return ()
+    gain = log_likelihood_ratio(calls, events, sum(each[1] for each in counts), sum(each[2] for each in counts))
+    ways = math.lgamma(len(counts) + 1) - math.lgamma(len(inside) + 1) - math.lgamma(len(counts) - len(inside) + 1)
+    return tuple(name for name, *_ in inside) if gain > ways - math.log(_CHANCE) else ()
 
 
 def _log_likelihood(calls: int, events: int) -> float:

@@ -3,7 +3,7 @@
 Percentiles are exact, as defined in `_percentile`; DuckDB's ``quantile_cont`` has the same definition. DuckDB reads the
 rows in any order, so each choice among equal values has a further key. Does not know how figures are shown.
 
-Used by ``review``, ``review._findings``, ``review._formats``, ``review._judge``, ``review._report`` and
+Used by ``review``, ``review._described``, ``review._formats``, ``review._judge``, ``review._report`` and
 ``review._verdict``.
 """
 

@@ -365,9 +365,12 @@ def _to(found: Finding) -> str:
 
 
 def _names(found: Finding) -> str:
-    names = [one_line(name, _NAME_LIMIT) or "(none)" for name in found.names]
-    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
-    return f"{', '.join(names[:_MOST_NAMES])}{more}"
+    """Return the places of a finding; of many their number and the first ones."""
+    names = ", ".join(one_line(name, _NAME_LIMIT) or "(none)" for name in found.names[:_MOST_NAMES])
+    number = len(found.names)
+    if number <= _MOST_NAMES:
+        return names
+    return f"{number:,} of {counted(number + found.others, found.by)} ({names} and {number - _MOST_NAMES:,} more)"
 
 
 def _others(found: Finding) -> str:

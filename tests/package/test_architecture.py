@@ -115,6 +115,7 @@ WINGS = [
             "_stretches": ("duckdb",),
             "_cells": (),
             "_anomalies": ("duckdb",),
+            "_described": (),
             "_findings": (),
             "_attempts": (),
             "_judge": (),

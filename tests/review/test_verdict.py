@@ -525,3 +525,65 @@ def test_endpoints_whose_durations_are_spread_are_not_slow(tmp_path: Path) -> No
         each["url"] = f"https://{HOSTS[0]}/v1/{SECTIONS[number % 20]}/list"
         each["delta_t"] = round(each["delta_t"] * times[number % 20], 6)
     assert judged(made, tmp_path / "prices.csv")[1].findings == ()
+
+
+def farm(hosts: int, down: int, start: float, end: float, calls: int = 2_000) -> Night:
+    """Return a night of many hosts, of which some are down in a period; all names of hosts have the same length."""
+    names = tuple(f"h{number:03d}.example.com" for number in range(hosts))
+    made = night(calls=calls, hosts=names)
+    for name in names[:down]:
+        made.fail(start, end, name, REFUSED)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("hosts", "down", "start", "end"),
+    [(500, 100, 5_000, 15_000), (200, 50, 0, SECONDS), (100, 80, 5_000, 9_000)],
+    ids=["a stretch", "the whole run", "most of them"],
+)
+def test_many_hosts_that_are_down_are_one_sentence_with_their_number(
+    hosts: int, down: int, start: float, end: float, tmp_path: Path
+) -> None:
+    """Each has a few calls only, of which nearly all failed, and nearly none of the others."""
+    summary, verdict = judged(farm(hosts, down, start, end), tmp_path / "prices.csv")
+    (found,) = verdict.findings
+    assert (found.kind, found.by) == ("failures", "host")
+    assert found.names[:2] == ("h000.example.com", "h001.example.com")
+    assert 0.85 * down < len(found.names) <= 1.05 * down
+    assert found.events >= 0.97 * max(found.calls, verdict.failed - 10)
+    said = (
+        f"calls to {len(found.names)} of {len(found.names) + found.others} hosts (h000.example.com, h001.example.com, "
+    )
+    assert re.match(
+        rf"Outage: .*[\d,]+ of [\d,]+ {re.escape(said)}h00\d\.example\.com and \d+ more\) failed \(", texts(verdict)[1]
+    )
+    page = unescape(re.sub("<[^>]*>", "", verdict_block(lines(verdict))))
+    markdown = as_markdown(summary, verdict).replace("\\", "")
+    facts = json.loads(as_json(summary, verdict))["verdict"]
+    assert all(
+        said in re.sub(r"\s+", " ", text) for text in (screen(summary, verdict), page, markdown, facts["text"][1])
+    )
+    assert facts["findings"][0]["names"] == list(found.names)
+
+
+def test_hosts_with_few_calls_that_are_down_at_the_same_time_belong_to_the_outage(tmp_path: Path) -> None:
+    (found,) = judged(farm(40, 3, 6_000, 9_000), tmp_path / "prices.csv")[1].findings
+    assert (found.names, found.calls) == (tuple(f"h{number:03d}.example.com" for number in range(3)), found.events)
+
+
+@pytest.mark.parametrize(
+    ("counts", "down"),
+    [
+        ([("a", 5, 5), ("b", 40, 0), ("c", 60, 1)], ("a",)),
+        ([("a", 2, 2), ("b", 2, 0), ("c", 2, 1), ("d", 3, 1)], ()),
+        ([(str(number), 1, number % 2) for number in range(100)], ()),
+        ([("a", 9, 9), ("b", 9, 9)], ()),
+        ([("a", 9, 0), ("b", 9, 0)], ()),
+        ([], ()),
+    ],
+    ids=["one", "chance", "one call each", "all", "none", "no places"],
+)
+def test_places_are_down_if_they_explain_the_failures(
+    counts: list[tuple[str, int, int]], down: tuple[str, ...]
+) -> None:
+    assert _stretches.down(counts) == down

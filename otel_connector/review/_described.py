@@ -1,0 +1,212 @@
+"""Describes an anomaly with exact figures: where, when, how many calls, which classes, and one of the calls.
+
+The edges of its stretches are refined, and its calls are counted by statements about them. Conditions in SQL for the
+calls of a finding are made here only.
+
+Used by ``review._compare``, ``review._findings``, ``review._judge`` and ``review._report``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any
+
+from otel_connector.review._anomalies import Anomaly, Selection
+from otel_connector.review._cells import Cells, LocationTotals, cells, of_all_calls
+from otel_connector.review._filters import quoted
+from otel_connector.review._load import Calls
+from otel_connector.review._stretches import down, find
+from otel_connector.review._summary import ListedCall
+from otel_connector.review._verdict import Finding, FindingKind, Stretch
+
+_AFFECTED = 0.5  # times the rate of the stretch, from which a place takes part in it
+_CHANCE = 0.01  # probability that one of the places of a stretch has so few failures by chance, if it is spared
+_SLICES = 512  # in which the edges of a stretch are searched
+_MOST_CLASSES = 4
+_EPOCH = datetime.fromisoformat("1970-01-01")
+Edges = tuple[int, int]  # the first and the last microsecond of a stretch, since 1970
+ALL = Selection(places=frozenset())  # of a finding, which has names only
+_FIELDS = ", ".join(each.name for each in fields(ListedCall))
+COLUMNS = ("host", "endpoint")
+"""The columns that identify a place in which something can be unusual, the widest place first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The calls of a run and their cells."""
+
+    calls: Calls
+    cells: Cells
+
+    def rows(self, columns: str, condition: str, rest: str = "") -> list[tuple[Any, ...]]:
+        needs_places = "places." in columns + condition  # the join takes longer than the rest
+        source = self.cells.source if needs_places else "calls_compact"
+        return self.calls.rows(f"SELECT {columns} FROM {source} WHERE {condition} {rest}")
+
+
+def parts_of(calls: Calls, *, brief: bool = False) -> Cells:
+    """Return the cells of a run."""
+    return cells(calls, COLUMNS, brief=brief)
+
+
+def condition_of(finding: Finding) -> str:
+    """Return the condition in SQL for the calls of a finding."""
+    place = place_of(Selection(by=finding.by, names=finding.names, places=frozenset()))
+    when = period_of([ends(each) for each in finding.stretches]) if finding.stretches else "TRUE"
+    return f"({place} AND {when})"
+
+
+def hosts_of(names: Iterable[str]) -> set[str]:
+    """Return the hosts among hosts and endpoints; of an endpoint, the part before its path."""
+    return {name.partition("/")[0] for name in names}
+
+
+def ends(stretch: Stretch) -> tuple[int, int]:
+    """Return the start and the end of a stretch in microseconds since 1970."""
+    low, high = ((each - _EPOCH) // timedelta(microseconds=1) for each in (stretch.start, stretch.end))
+    return low, high
+
+
+def described(run: Search, kind: FindingKind, event: str, anomaly: Anomaly, *, apart: str = "FALSE") -> Finding:
+    """Return a finding with its stretches, counts, classes and an example, of the calls for which `apart` is false."""
+    condition, edges = run.cells.conditions[event], _edges(run, event, anomaly)
+    scope = anomaly.scope if anomaly.scope.by or not edges else _affected(run, condition, edges)
+    population = "TRUE" if of_all_calls(event) else "success"
+    place = place_of(scope)
+    edges, stretches = _stretches(run, condition, f"{place} AND {population}", edges)
+    when = period_of(edges) if stretches else f"NOT ({apart})"
+    ((calls, events, seconds),) = run.rows(
+        f"count(*), count_if({condition}), coalesce(sum(delta_t) FILTER (WHERE {condition}), 0)",
+        f"{place} AND {population} AND {when}",
+    )
+    beside = run.rows(f"count(*), count(*) FILTER (WHERE {condition})", f"{population} AND {when} AND NOT {place}")[0]
+    classes = run.rows(
+        "error_type, count(*)",
+        f"{place} AND {when} AND NOT success AND {condition}",
+        f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {_MOST_CLASSES}",
+    )
+    of_class = f" AND error_type = {quoted(classes[0][0])}" if classes else ""
+    ((left_out,),) = run.rows("count(*)", f"{place} AND ({apart})") if apart != "FALSE" else [(0,)]
+    return Finding(
+        kind=kind,
+        weight=events / run.cells.calls,
+        rest=left_out > 0,
+        by=scope.by,
+        names=scope.names,
+        others=len(values_of(run, scope.by)) - len(scope.names) if scope.by else 0,
+        stretches=stretches,
+        calls=calls,
+        events=events,
+        beside_calls=beside[0],
+        beside_events=beside[1],
+        seconds=seconds,
+        share_of_time=seconds / run.cells.seconds if run.cells.seconds else 0.0,
+        classes=tuple(classes),
+        example=example_of(run, f"{place} AND {when} AND {condition}{of_class}", slowest=not of_all_calls(event)),
+    )
+
+
+def example_of(run: Search, condition: str, *, slowest: bool) -> ListedCall | None:
+    """Return the first or the slowest call of those with texts."""
+    order = "delta_t DESC, t, call_id" if slowest else "t, call_id"
+    rows = run.rows(_FIELDS, f"({condition}) AND call_id IS NOT NULL", f"ORDER BY {order} LIMIT 1")
+    names = (each.name for each in fields(ListedCall))
+    return ListedCall(**dict(zip(names, rows[0], strict=True))) if rows else None
+
+
+def values_of(run: Search, column: str) -> dict[str, LocationTotals]:
+    """Return the values of a column, each with one of its places."""
+    number = run.cells.columns.index(column)
+    return {place[number]: totals for place, totals in run.cells.places.items()}
+
+
+def place_of(scope: Selection) -> str:
+    """Return the condition for the calls of a scope."""
+    return f"({scope.by} IN ({', '.join(map(quoted, scope.names))}))" if scope.by else "TRUE"
+
+
+def period_of(edges: Sequence[Edges]) -> str:
+    """Return the condition for the calls that started in a stretch; both ends belong to it."""
+    return f"({' OR '.join(f't BETWEEN make_timestamp({low}) AND make_timestamp({high})' for low, high in edges)})"
+
+
+def _edges(run: Search, event: str, anomaly: Anomaly) -> list[Edges]:
+    """Return the first and the last microsecond of each stretch: those of its batches, refined in finer slices."""
+    if not anomaly.ranges:
+        return []
+    edges = run.cells.edges
+    coarse = [(edges[first], edges[end] - 1) for first, end in anomaly.ranges]
+    start = edges[max(anomaly.ranges[0][0] - 1, 0)]
+    end = edges[min(anomaly.ranges[-1][1] + 1, len(edges) - 1)]
+    width = (end - start) // _SLICES + 1
+    population = "TRUE" if of_all_calls(event) else "success"
+    calls, events = [0] * _SLICES, [0] * _SLICES
+    for number, count, hits in run.rows(
+        f"(epoch_us(t) - {start}) // {width}, count(*), count_if({run.cells.conditions[event]})",
+        f"{place_of(anomaly.scope)} AND {population} AND {period_of([(start, end - 1)])}",
+        "GROUP BY 1",
+    ):
+        calls[number], events[number] = count, hits
+    found = find(calls, events, anomaly.shares)
+    if found is None or len(found.ranges) < len(coarse):
+        return coarse
+    # The first and the last event may be in the slices beside it, with calls that are none
+    return [(start + (first - 1) * width, start + (last + 1) * width - 1) for first, last in found.ranges]
+
+
+def _stretches(
+    run: Search, condition: str, population: str, edges: list[Edges]
+) -> tuple[list[Edges], tuple[Stretch, ...]]:
+    """Return the stretches, each from its first event to its last."""
+    rows = list[tuple[Any, ...]]()
+    for _ in range(2 if edges else 0):  # at first the ends, then the calls between them
+        number = " ".join(f"WHEN t <= make_timestamp({high}) THEN {i}" for i, (_, high) in enumerate(edges))
+        first, last = (f"{which}(t) FILTER (WHERE {condition})" for which in ("min", "max"))
+        rows = run.rows(
+            f"CASE {number} END, epoch_us({first}), epoch_us({last}), {first}, {last}, count(*), count_if({condition})",
+            f"{population} AND {period_of(edges)}",
+            f"GROUP BY 1 HAVING count_if({condition}) > 0 ORDER BY 1",
+        )
+        edges = [(low, high) for _, low, high, *_ in rows]
+    return edges, tuple(Stretch(start=row[3], end=row[4], calls=row[5], events=row[6]) for row in rows)
+
+
+def _affected(run: Search, condition: str, edges: Sequence[Edges]) -> Selection:
+    """Return the places that take part in stretches of all calls, by the first column in which some do not."""
+    if (found := places_down(run, condition, period_of(edges))).by:
+        return found
+    for column in run.cells.columns:
+        rows = run.rows(f"{column}, count(*), count_if({condition})", period_of(edges), "GROUP BY 1 ORDER BY 2 DESC, 1")
+        rate = sum(hits for *_, hits in rows) / sum(calls for _, calls, _ in rows)
+        least = math.log(len(rows) / _CHANCE)
+        spared = {
+            name
+            for name, calls, hits in rows
+            if hits < _AFFECTED * rate * calls and _surprise(calls, hits, rate) > least
+        }
+        if spared or len(rows) == 1:
+            affected = tuple(name for name, *_ in rows if name not in spared)
+            return Selection(by=column, names=affected, places=frozenset())
+    return ALL
+
+
+def _surprise(calls: int, hits: int, rate: float) -> float:
+    """Return the logarithm of Chernoff's bound of the probability that calls differ so much from a rate, negated.
+
+    H. Chernoff, "A measure of asymptotic efficiency for tests of a hypothesis based on the sum of observations", Annals
+    of Mathematical Statistics 23, 1952.
+    """
+    parts = ((hits, rate), (calls - hits, 1 - rate))
+    return sum(part * math.log(part / (calls * share)) for part, share in parts if part)
+
+
+def places_down(run: Search, condition: str, when: str) -> Selection:
+    """Return the places of which nearly all calls of a time failed, if the others explain nothing; or all places."""
+    for column in run.cells.columns:
+        rows = run.rows(f"{column}, count(*), count_if({condition})", when, "GROUP BY 1 ORDER BY 1")
+        if names := down([(name, calls, hits) for name, calls, hits in rows]):
+            return Selection(by=column, names=names, places=frozenset())
+    return ALL
