@@ -18,7 +18,7 @@ from otel_connector.review._cells import Cells, Counts, Location
 from otel_connector.review._stretches import Stretches, find, log_likelihood_ratio
 
 _MOST = 6  # anomalies of an event
-_FEWEST_EVENTS = 5  # of a place that is searched
+_FEWEST_EVENTS = 4  # of a place that is searched
 _MOST_PLACES = 12  # that are searched for events other than failures, those with the most events
 _PENALTY = 16.0  # what a place must gain in the whole run: that of a stretch of 200 batches
 _ALIKE = 0.8  # share of the batches that two anomalies have in common, from which they are one

@@ -185,7 +185,7 @@ def _affected(run: Search, condition: str, edges: Sequence[Edges]) -> Selection:
         spared = {
             name
             for name, calls, hits in rows
-            if hits < _AFFECTED * rate * calls and _surprise(calls, hits, rate) > least
+            if hits < _AFFECTED * rate * calls and surprise(calls, hits, rate) > least
         }
         if spared or len(rows) == 1:
             affected = tuple(name for name, *_ in rows if name not in spared)
@@ -193,7 +193,7 @@ def _affected(run: Search, condition: str, edges: Sequence[Edges]) -> Selection:
     return ALL
 
 
-def _surprise(calls: int, hits: int, rate: float) -> float:
+def surprise(calls: int, hits: int, rate: float) -> float:
     """Return the logarithm of Chernoff's bound of the probability that calls differ so much from a rate, negated.
 
     H. Chernoff, "A measure of asymptotic efficiency for tests of a hypothesis based on the sum of observations", Annals

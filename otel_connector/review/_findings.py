@@ -8,6 +8,7 @@ Used by ``review._compare`` and ``review._judge``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -27,6 +28,7 @@ from otel_connector.review._described import (
     period_of,
     place_of,
     places_down,
+    surprise,
     values_of,
 )
 from otel_connector.review._load import Calls
@@ -35,7 +37,7 @@ from otel_connector.review._verdict import Finding, FindingKind
 FEWEST = 30
 """The fewest calls of a run whose parts are compared."""
 
-_FAILED = Threshold(odds=2, share=1e-4, least=5, whole=True)
+_FAILED = Threshold(odds=2, share=1e-4, least=4, whole=True)
 _LONG = Threshold(odds=1.3, share=2e-3, least=10)
 _TAIL = Threshold(odds=4, share=1e-3, least=5, whole=True)
 _LARGE = Threshold(odds=1.5, share=0.01, least=10)
@@ -50,7 +52,8 @@ _EDGE = 10  # part of a stretch at its start, and at its end
 _MUCH_SLOWER = 2.5  # the same for a comparison: three times, less what a median of few calls may differ
 _LONGER_TAIL = 3.0  # times the p99 elsewhere
 _LARGER = 1.5  # times the median size elsewhere
-_THROUGHOUT = 0.01  # share of failures that belong to no stretch and no place, from which they are a finding
+_THROUGHOUT = 0.01  # share of failures that belong to no stretch and no place, above which they are a finding
+_FEWEST_FAILED, _CHANCE = 5, 0.1  # of so many, and the probability of so many if the share is no larger
 _DOWN = 0.9  # share of the calls of a place that failed in the whole run, from which this is an outage
 _QUARTERS = 4
 _GROWS = 1.15  # times the quarter before
@@ -58,8 +61,6 @@ _GROWS = 1.15  # times the quarter before
 _OF_TIME = 0.5  # a second that a run took longer weighs half as much as a failed call
 _LEAST_WEIGHT = 0.01
 _MOSTLY = 0.2  # share of the bodies of a stretch that have the same size
-
-_EVENTS: dict[FindingKind, str] = {"slower": "long", "tail": "tail", "larger bodies": "large"}
 
 
 def outages(calls: Calls, parts: Cells) -> tuple[Finding, ...]:
@@ -105,13 +106,16 @@ def findings(calls: Calls, parts: Cells) -> list[Finding]:
     large, long = anomalies(run.cells, "large", _LARGE), anomalies(run.cells, "long", _LONG)
     known = [each for found in same.values() for each in found]
     tail = [each for each in anomalies(run.cells, "tail", _TAIL) if not of_slow & set(each.scope.names)]
+    # Of few calls, only the tail may be sure; if half of a stretch is in it, its median is as well
+    sure = [each for each in _apart(tail, long) if each.shares and each.shares[1] >= 1 / 2]
     return [
         *_failures(run),
         *slow,
         *(each for size, found in same.items() for each in _same_size(run, size, found)),
         *_larger(run, _apart(large, known)),
         *_slower(run, _apart(long, large)),
-        *_tails(run, _apart(tail, long)),
+        *_slower(run, _apart(sure, large), event="tail"),
+        *_tails(run, _apart(tail, [*long, *sure])),
     ]
 
 
@@ -136,8 +140,9 @@ def _failures(run: Search) -> Iterator[Finding]:
     ((calls, events),) = run.rows(f"count(*), count_if({condition})", f"NOT ({inside})")
     # Of one class, a finding leaves out the others: they are a finding of their own
     apart = f"({inside}) AND NOT success AND {condition}" if one_class else inside
-    left = run.rows("count_if(NOT success)", f"NOT ({apart})")[0][0] if one_class else events
-    if left >= max(_THROUGHOUT * calls, _FAILED.least):
+    number, left = (run.cells.calls if one_class else calls), run.rows("count_if(NOT success)", f"NOT ({apart})")[0][0]
+    is_more = left >= max(_THROUGHOUT * number, _FEWEST_FAILED)
+    if is_more and surprise(number, left, _THROUGHOUT) > -math.log(_CHANCE):
         rest = described(run, "failures", "failed", Anomaly(scope=ALL), apart=apart)
         yield replace(rest, calls=run.cells.calls, rest=False) if one_class else rest
     yield from (replace(each, other_calls=calls, other_events=events, one_class=one_class) for each in found)
@@ -166,12 +171,13 @@ def _any(found: Sequence[Finding]) -> str:
     return " OR ".join(map(condition_of, found)) or "FALSE"
 
 
-def _compared(run: Search, kind: FindingKind, anomaly: Anomaly, figure: str, least: float) -> Finding | None:
+def _compared(
+    run: Search, kind: FindingKind, event: str, anomaly: Anomaly, figure: str, *, least: float
+) -> Finding | None:
     """Return a finding with a figure of its calls, and the same elsewhere; None if it is less than `least` times it.
 
     Elsewhere is the rest of the run at the same places; for a finding about the whole run, the other places.
     """
-    event = _EVENTS[kind]
     found = described(run, kind, event, anomaly)
     scope = Selection(by=found.by, names=found.names, places=frozenset())
     inside = condition_of(found)
@@ -190,20 +196,22 @@ def _compared(run: Search, kind: FindingKind, anomaly: Anomaly, figure: str, lea
     )
 
 
-def _slower(run: Search, found: Sequence[Anomaly], least: float = _SLOWER) -> Iterator[Finding]:
+def _slower(run: Search, found: Sequence[Anomaly], least: float = _SLOWER, event: str = "long") -> Iterator[Finding]:
     figure = "quantile_cont(delta_t, 0.5)"
-    return filter(None, (_compared(run, "slower", each, figure, least) for each in found))
+    return filter(None, (_compared(run, "slower", event, each, figure, least=least) for each in found))
 
 
 def _tails(run: Search, found: Sequence[Anomaly]) -> Iterator[Finding]:
     figure = "quantile_cont(delta_t, 0.99)"
-    return filter(None, (_compared(run, "tail", each, figure, _LONGER_TAIL) for each in found))
+    return filter(None, (_compared(run, "tail", "tail", each, figure, least=_LONGER_TAIL) for each in found))
 
 
 def _larger(run: Search, found: Sequence[Anomaly]) -> Iterator[Finding]:
     edges, median = run.cells.edges, "quantile_cont(response_size, 0.5)"
     width = (edges[-1] - edges[0]) // _QUARTERS + 1
-    for finding in filter(None, (_compared(run, "larger bodies", each, median, _LARGER) for each in found[:1])):
+    for finding in filter(
+        None, (_compared(run, "larger bodies", "large", each, median, least=_LARGER) for each in found[:1])
+    ):
         quarters = run.rows(
             f"(epoch_us(t) - {edges[0]}) // {width}, {median}",
             f"{place_of(Selection(by=finding.by, names=finding.names, places=frozenset()))} AND success",

@@ -587,3 +587,30 @@ def test_places_are_down_if_they_explain_the_failures(
     counts: list[tuple[str, int, int]], down: tuple[str, ...]
 ) -> None:
     assert _stretches.down(counts) == down
+
+
+@pytest.mark.parametrize(("failed", "named"), [(5, False), (12, True)])
+def test_few_failures_of_a_small_log_are_named_if_they_are_more_than_one_percent_beyond_chance(
+    failed: int, named: bool, tmp_path: Path
+) -> None:
+    made = night(seed=3, calls=300, failing=0.0)
+    for each in made.calls[5 :: 300 // failed]:
+        each |= {"success": False, "error": BUSY, "response_code": 503}
+    found = judged(made, tmp_path / "prices.csv")[1].findings
+    assert [(each.kind, each.by, each.stretches) for each in found] == [("failures", "", ())] * named
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_slow_first_calls_of_a_small_log_are_slower_and_no_tail(seed: int, tmp_path: Path) -> None:
+    made = night(seed=seed, calls=300)
+    CAUSES["slow first calls"].plant(made)
+    (found,) = judged(made, tmp_path / "prices.csv")[1].findings
+    (stretch,) = found.stretches
+    assert (found.kind, stretch.start < at(120), at(480) < stretch.end < at(720)) == ("slower", True, True)
+
+
+def test_four_failures_in_a_row_of_one_host_are_an_outage_of_a_small_log(tmp_path: Path) -> None:
+    made = night(seed=1, calls=300, failing=0.0)
+    CAUSES["dns"].plant(made)
+    (found,) = judged(made, tmp_path / "prices.csv")[1].findings
+    assert (found.names, found.events, found.calls, len(found.stretches)) == (HOSTS[1:2], 4, 4, 1)
