@@ -27,6 +27,7 @@ from otel_connector._units import (
     size,
 )
 from otel_connector.cli._terminal import line, sentence, styled, table
+from otel_connector.review._formats import lost_time
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -46,7 +47,7 @@ _MAX_ROWS = 10  # of a table on a high screen
 _YELLOW, _RED = 0.01, 0.1  # failure rates from which these colours are used
 _LISTED_DAMAGE = 3  # damaged lines listed per file
 _LISTED_PAUSES = 3  # of the longest periods without calls
-_LISTED_LOST = 4  # of the reasons and hosts that cost the most time
+_LISTED_LOST = 3  # of the reasons and hosts, or endpoints, that cost the most time
 _WIDE = 100  # columns from which rates, bytes and traces are shown
 _LEAST_OF_NAME = 8  # columns of the name of a log before its period
 _MAX_NAME = 60  # columns of a name on a wide screen
@@ -274,12 +275,16 @@ def _over_time(summary: Summary, zone: tzinfo) -> Iterator[Text]:
 
 def _retries(found: Retries | None) -> Iterator[Text]:
     """Yield what the attempts logs say, if calls were retried."""
-    if found is None or not found.lost:
+    if found is None or not found.reasons:
         return
-    costly = (f"{each.reason} at {each.host or NONE} {duration(each.seconds)}" for each in found.lost[:_LISTED_LOST])
-    more = len(found.lost[_LISTED_LOST:]) + found.more_lost
-    rest = f" and {more:,} more" if more else ""
-    yield sentence(("Lost time: ", "bold"), f"{duration(found.seconds)}: {', '.join(costly)}{rest}")
+    yield sentence(("Lost time: ", "bold"), lost_time(found))
+    for by, lost, left_out in (
+        ("host", found.hosts, found.more_hosts),
+        ("endpoint", found.endpoints, found.more_endpoints),
+    ):
+        costly = (f"{each.reason} at {each.name or NONE} {duration(each.seconds)}" for each in lost[:_LISTED_LOST])
+        more = len(lost[_LISTED_LOST:]) + left_out
+        yield sentence(f"  By {by}: {', '.join(costly)}{f' and {more:,} more' if more else ''}")
     yield sentence(("Retries: ", "bold"), "; ".join(map(_tries, found.tries)) or "none")
 
 

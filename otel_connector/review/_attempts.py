@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from operator import add
 
 from otel_connector.review._anomalies import Anomaly, Selection, Threshold, anomalies
-from otel_connector.review._cells import Cells, Counts, Location
+from otel_connector.review._cells import Cells, Counts
 from otel_connector.review._filters import quoted
 from otel_connector.review._load import Calls
 from otel_connector.review._verdict import Finding, Stretch
@@ -22,7 +21,6 @@ _THROUGHOUT = 0.05  # share of all calls from which retries without a place are 
 _MOST_REASONS = 4
 _PAUSED = 0.05  # share of the run, from which pauses are a finding
 _OF_RETRIES = 0.2  # a call that was retried weighs a fifth of a failed one
-_FIRST = "number = 1 AND call_id IN (SELECT call_id FROM attempts WHERE number > 1)"
 _PAUSE = "reason = 'status_429' AND wait > 0"
 
 
@@ -69,16 +67,17 @@ def waits(calls: Calls, seconds: float, number: int) -> Iterator[Finding]:
 
 def retries(calls: Calls, cells: Cells) -> Iterator[Finding]:
     """Yield findings about the calls that needed another attempt, more at a place or in a stretch than elsewhere."""
-    counts = dict[Location | None, Counts]()
-    for place, of_place in cells.by_event["failed"].items():
-        of_host = counts.setdefault(place and place[:1], Counts.empty(len(of_place.calls)))
-        of_host.calls[:] = map(add, of_host.calls, of_place.calls)
-    cases = " ".join(f"WHEN t * 1e6 < {edge} THEN {i}" for i, edge in enumerate(cells.edges[1:]))
-    for host, batch, hits in calls.rows(
-        f"SELECT host, CASE {cases} END, count(*) FROM attempts WHERE {_FIRST} GROUP BY 1, 2"
+    counts = {
+        place: Counts(list(each.calls), [0] * len(each.calls)) for place, each in cells.by_event["failed"].items()
+    }
+    cases = " ".join(f"WHEN started < {edge} THEN {i}" for i, edge in enumerate(cells.edges[1:]))
+    for *values, batch, hits in calls.rows(
+        f"SELECT {', '.join(cells.columns)}, CASE {cases} END, count(DISTINCT call_id) FROM attempts "
+        "WHERE number > 1 GROUP BY ALL"
     ):
-        counts[(host,) if (host,) in counts else None].events[batch] += hits
-    cells = replace(cells, columns=cells.columns[:1], by_event={"retried": counts})
+        place = tuple(values)
+        counts[place if place in counts else None].events[batch] += hits
+    cells = replace(cells, by_event={"retried": counts})
     found = anomalies(cells, "retried", _RULE)
     retried = sum(sum(each.events) for each in counts.values())
     if not found and retried >= max(_THROUGHOUT * cells.calls, _RULE.least):

@@ -7,7 +7,7 @@ values as well (slugs, names, short ids). A few of them that fail or take time u
 names: one bad endpoint of 200 is seen. The result is SQL for every row. It has at most 50 names: the endpoints with the
 largest share of the calls, the failures or the time, and `OTHER`. Knows neither files nor tables.
 
-Used by ``review._compare`` and ``review._load``.
+Used by ``review._compare``, ``review._load``, ``review._lost_time`` and ``review._summary``.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ _MANY, _RARE = 20, 5  # more siblings than this, with a median of at most so man
 _TOO_MANY = 150  # more siblings than this are values
 _ALIKE, _COMMON = 6, 3  # at least so many siblings are values if at least so many words follow most of them
 _OFTEN, _MOST_OWN = 8, 40  # times the median of the calls of its siblings: up to so many of these are no values
+_OWN = 0.01  # share of the calls of all siblings, from which also one of more is no value
 _FAILING, _FEWEST_FAILED = 0.5, 5  # share and number of failures, from which a segment is unlike the others
 _LONGER, _FEWEST_LONG, _OF_TIME = 4.0, 20, 0.02  # times the mean duration, calls, and share of the time of its host
 _MOST_UNLIKE = 10  # siblings; more of them have the same cause, such as an outage, and may be values
@@ -86,6 +87,13 @@ class _Node:
 
 _Rules = dict[str, set[str]]
 """By the path before a position of values: the segments at this position that are not values."""
+
+
+def in_steps(query: str, *steps: str) -> str:
+    """Return a query with the columns of steps, each of which may use those before it."""
+    for step in steps:
+        query = f"SELECT *, {step} FROM ({query})"
+    return query
 
 
 def path_sql() -> str:
@@ -174,7 +182,9 @@ def _values(node: _Node) -> list[str]:
         return sorted(like_ids)
     often = _OFTEN * median(node.next[name].calls for name in names)
     own = {name for name in names if node.next[name].calls > often} - like_ids
-    return [name for name in names if name not in own or len(own) > _MOST_OWN]
+    if len(own) > _MOST_OWN:
+        own = {name for name in own if node.next[name].calls >= _OWN * node.calls}
+    return [name for name in names if name not in own]
 
 
 def _are_many(node: _Node, names: list[str]) -> bool:

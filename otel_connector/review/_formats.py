@@ -3,7 +3,8 @@
 Numbers are in base units (seconds, bytes, shares of 1). Only Markdown, which people read, has rounded ones. Knows
 neither DuckDB nor terminals.
 
-Used by ``cli._review_command``, ``review._compare_text`` and ``review._query``.
+Used by ``cli._review_command``, ``cli._review_view``, ``review._compare_text``, ``review._query`` and
+``review._report``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from otel_connector._csv._format import guarded
 from otel_connector._record import one_line
 from otel_connector._units import duration, rate, share, size
 from otel_connector.review._json import plain
+from otel_connector.review._lost_time import TIMED_OUT, Retries
 from otel_connector.review._summary import Group, Summary
 from otel_connector.review._verdict import Verdict
 from otel_connector.review._verdict_text import UTC, Sentences, Wording, period_of, texts
@@ -96,23 +98,43 @@ def as_markdown(summary: Summary, verdict: Verdict, wording: Wording = UTC) -> s
             (duration(each.delta_t), each.error_type, each.endpoint, each.url, each.call_id) for each in summary.slowest
         )
         lines += ["", *markdown_table(("Slowest", "Error", "Endpoint", "URL", "call_id"), slow, texts=(1, 2, 3, 4))]
-    if summary.retries and summary.retries.lost:
-        lost = (
-            (
-                each.reason,
-                each.host,
-                f"{each.attempts:,}",
-                *map(duration, (each.failing, each.waiting, each.asked, each.queued)),
-            )
-            for each in summary.retries.lost
-        )
-        names = ("Lost time", "Host", "Failed attempts", "In attempts", "Back-off", "Retry-After", "Queued")
-        lines += ["", *markdown_table(names, lost, texts=(0, 1))]
+    if summary.retries and summary.retries.reasons:
+        lines += _lost_in_markdown(summary.retries)
     for file in summary.files:
         if file.problem or file.damaged:
             problem = escaped(file.problem) or f"damaged lines, not counted: {file.damaged:,}"
             lines += ["", f"{escaped(file.path)}: {problem}"]
     return "\n".join(lines) + "\n"
+
+
+def _lost_in_markdown(found: Retries) -> Iterator[str]:
+    yield from ("", f"Lost time: {lost_time(found)}")
+    for by, lost in (("Host", found.hosts), ("Endpoint", found.endpoints)):
+        rows = (
+            (
+                *(each.reason, each.name, f"{each.attempts:,}"),
+                *map(duration, (each.failing, each.waiting, each.asked, each.queued)),
+            )
+            for each in lost
+        )
+        names = ("Lost time", by, "Failed attempts", "In attempts", "Back-off", "Retry-After", "Queued")
+        yield from ("", *markdown_table(names, rows, texts=(0, 1)))
+
+
+def lost_time(found: Retries) -> str:
+    """Return the time that was lost, and its parts: ``28.0 s: timeouts 20.0 s, back-off 8.00 s``."""
+    timed_out = [each for each in found.reasons if each.reason in TIMED_OUT]
+    parts = {
+        "timeouts": sum(each.failing for each in timed_out),
+        f"{'other ' if timed_out else ''}failed attempts": sum(
+            each.failing for each in found.reasons if each not in timed_out
+        ),
+        "back-off": sum(each.waiting for each in found.reasons),
+        "Retry-After": sum(each.asked for each in found.reasons),
+        "queue": sum(each.queued for each in found.reasons),
+    }
+    shown = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds)
+    return ": ".join(filter(None, (duration(found.seconds), shown)))
 
 
 def verdict_in_markdown(lines: Iterable[Sentences]) -> Iterator[str]:

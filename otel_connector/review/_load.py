@@ -31,7 +31,7 @@ from otel_connector._csv._format import CALL_ID, FORMULA_STARTS, LATEST, LONGEST
 from otel_connector._csv._lines import LINE_LIMIT, MAX_UNPACKED_BYTES, logs_of_calls
 from otel_connector._csv._parts import log_files
 from otel_connector._record import COLUMNS, one_line
-from otel_connector.review._endpoints import LOCATION, Endpoints, path_sql
+from otel_connector.review._endpoints import LOCATION, Endpoints, in_steps, path_sql
 from otel_connector.review._filters import EVERYTHING, InvalidCondition, quoted
 from otel_connector.review._sources import LogFile, Source, create_private_folder, write_sample
 
@@ -364,9 +364,8 @@ def _create_table(calls: Calls, sources: list[Source], where: str, folder: str, 
 
 
 def _with_endpoints(parsed: str, endpoints: Endpoints) -> str:
-    for step in endpoints.sql:
-        parsed = f"SELECT *, {step} FROM ({parsed})"
-    return f"SELECT {', '.join(COLUMNS)}, is_row, host, error_type, endpoint FROM ({parsed})"
+    columns = f"{', '.join(COLUMNS)}, is_row, host, error_type, endpoint"
+    return f"SELECT {columns} FROM ({in_steps(parsed, *endpoints.sql)})"
 
 
 def _cells_sql(sources: list[Source], files: Sequence[str]) -> str:
@@ -394,9 +393,7 @@ def _parsed_sql(cells: str) -> str:
     """Return SQL for the columns with ``is_row``, host, path and error class."""
     columns = ", ".join(COLUMNS)
     parsed = f"SELECT {columns}, {_IS_ROW} AS is_row, {_ERROR_TYPE} FROM ({cells})"
-    for step in (*LOCATION, path_sql()):
-        parsed = f"SELECT *, {step} FROM ({parsed})"
-    return f"SELECT {columns}, is_row, host, error_type, path FROM ({parsed})"
+    return f"SELECT {columns}, is_row, host, error_type, path FROM ({in_steps(parsed, *LOCATION, path_sql())})"
 
 
 def _unguarded(column: str) -> str:

@@ -3,14 +3,15 @@
 An attempts log is optional; without one, there is nothing to say. Its rows have a ``call_id``, so they are joined with
 the calls, which have the host. Does not know how figures are shown.
 
-Used by ``review``, ``review._report`` and ``review._summary``.
+Used by ``review``, ``review._formats``, ``review._points``, ``review._report`` and ``review._summary``.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -18,10 +19,14 @@ from pathlib import Path
 from otel_connector._csv._lines import Limited, format_of, lines, open_log
 from otel_connector._csv._parts import COMPRESSED, attempts_file, log_files, log_name
 from otel_connector._record import ATTEMPT_COLUMNS, one_line
+from otel_connector.review._endpoints import LOCATION, in_steps, path_sql
 from otel_connector.review._filters import quoted
 from otel_connector.review._load import DIALECT, URL_ID, Calls
 
 _logger = logging.getLogger("otel_connector")
+
+TIMED_OUT = ("AttemptTimeout", "DeadlineExceeded", "TimeoutError", "timeout")
+"""The error classes of calls, and the reasons of attempts, that ended by a limit of time."""
 
 _NUMBERS = ("t", "duration", "queue", "wait", "retry_after")
 _INTERVALS = 24  # of the period, for the retries over time
@@ -29,11 +34,11 @@ _INTERVALS = 24  # of the period, for the retries over time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LostTime:
-    """Time that calls lost to failed attempts of one kind at one host, also of calls that succeeded later.
+    """Time that calls lost to failed attempts of one kind, also of calls that succeeded later.
 
     Attributes:
         reason: Why the attempts failed, such as ``status_503``, ``timeout`` or ``connection``.
-        host: The host and port.
+        name: The host and port, or the endpoint, if the attempts are those of one.
         attempts: The number of failed attempts.
         failing: Seconds of these attempts. Of timeouts, this is the time that was waited for a response.
         waiting: Seconds of waits after them: back-off.
@@ -42,7 +47,7 @@ class LostTime:
     """
 
     reason: str
-    host: str
+    name: str
     attempts: int
     failing: float
     waiting: float
@@ -53,6 +58,9 @@ class LostTime:
     def seconds(self) -> float:
         """All seconds that were lost."""
         return self.failing + self.waiting + self.asked + self.queued
+
+
+_FIELDS = tuple(each.name for each in fields(LostTime))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,22 +97,28 @@ class Retries:
 
     Attributes:
         files: The attempts logs that were read.
-        lost: By reason and host, the most costly first.
-        more_lost: The number of further ones.
+        reasons: By reason, the most costly first.
+        hosts: By reason and host.
+        more_hosts: The number of further ones.
+        endpoints: By reason and endpoint.
+        more_endpoints: The number of further ones.
         tries: By number of attempts, from two.
         over_time: Of 24 equal intervals of the period.
     """
 
     files: tuple[str, ...]
-    lost: tuple[LostTime, ...]
-    more_lost: int
+    reasons: tuple[LostTime, ...]
+    hosts: tuple[LostTime, ...]
+    more_hosts: int
+    endpoints: tuple[LostTime, ...]
+    more_endpoints: int
     tries: tuple[Tries, ...]
     over_time: tuple[Retried, ...]
 
     @property
     def seconds(self) -> float:
-        """Seconds that all calls together lost, without those of `more_lost`."""
-        return sum(each.seconds for each in self.lost)
+        """Seconds that all calls together lost."""
+        return sum(each.seconds for each in self.reasons)
 
 
 def read_retries(calls: Calls, start: datetime | None, end: datetime | None, top: int) -> Retries | None:
@@ -114,7 +128,7 @@ def read_retries(calls: Calls, start: datetime | None, end: datetime | None, top
         calls: The calls.
         start: The start of the first call.
         end: The start of the last call.
-        top: Maximum number of entries of `Retries.lost`.
+        top: Maximum number of entries of `Retries.hosts`, and of `Retries.endpoints`.
     """
     files = _attempts_logs([file.path for file in calls.files if not file.problem])
     if not files or start is None or end is None:
@@ -125,46 +139,70 @@ def read_retries(calls: Calls, start: datetime | None, end: datetime | None, top
         return None
     columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in ATTEMPT_COLUMNS)
     numbers = ", ".join(f"TRY_CAST({name} AS DOUBLE) AS {name}" for name in _NUMBERS)
-    calls.rows(
-        f"""CREATE OR REPLACE TEMP TABLE attempts AS
-        SELECT attempt.*, host, success, {URL_ID} AS url_id FROM (
+    joined = f"""
+        SELECT attempt.*, epoch_us(calls.t) AS started, url, success, {URL_ID} AS url_id FROM (
             SELECT call_id, TRY_CAST(number AS INTEGER) AS number, {numbers}, coalesce(reason, '') AS reason
             FROM read_csv([{", ".join(map(quoted, links))}], columns={{{columns}}}, {DIALECT},
                 ignore_errors=true, null_padding=true)
             WHERE t IS NOT NULL AND number IS NOT NULL
         ) AS attempt JOIN calls USING (call_id)"""
-    )
-    lost = calls.rows(
-        "SELECT reason, host, count(*), sum(duration), coalesce(sum(wait) FILTER (WHERE retry_after IS NULL), 0), "
-        "coalesce(sum(wait) FILTER (WHERE retry_after IS NOT NULL), 0), sum(queue) FROM attempts "
-        "WHERE reason <> '' GROUP BY 1, 2 ORDER BY sum(duration + coalesce(wait, 0) + queue) DESC, 1, 2"
-    )
+    # From the URL, because the column of `calls` would be computed for every row of a large log
+    located = in_steps(joined, *LOCATION, path_sql(), *calls.endpoints.sql)
+    kept = f"call_id, number, {', '.join(_NUMBERS)}, reason, started, success, url_id, host, endpoint"
+    calls.rows(f"CREATE OR REPLACE TEMP TABLE attempts AS SELECT {kept} FROM ({located})")
+    reasons, hosts, endpoints = _lost(calls)
     tries = calls.rows(
         "SELECT most, count_if(success), count_if(NOT success) FROM (SELECT max(number) AS most, any_value(success) AS "
         "success FROM attempts GROUP BY call_id) WHERE most > 1 GROUP BY 1 ORDER BY 1"
     )
-    width = max((end - start).total_seconds(), 1.0) / _INTERVALS
-    retries = dict[int, int](
-        calls.rows(
-            f"SELECT least(floor((t - epoch_us(?::TIMESTAMP) / 1e6) / ?), {_INTERVALS - 1})::INTEGER, count(*) "
-            "FROM attempts WHERE number > 1 GROUP BY 1",
-            [start, width],
-        )
-    )
+    width = max(end - start, timedelta(seconds=1)) // _INTERVALS
+    first, microsecond = start - datetime.fromisoformat("1970-01-01"), timedelta(microseconds=1)
+    retries = Counter[int]()
+    for interval, _, number in retries_over_time(calls, first // microsecond, width // microsecond, _INTERVALS):
+        retries[interval] += number
     return Retries(
         files=tuple(files),
-        lost=tuple(
-            LostTime(
-                reason=row[0], host=row[1], attempts=row[2], failing=row[3], waiting=row[4], asked=row[5], queued=row[6]
-            )
-            for row in lost[:top]
-        ),
-        more_lost=len(lost[top:]),
+        reasons=tuple(reasons),
+        hosts=tuple(hosts[:top]),
+        more_hosts=len(hosts[top:]),
+        endpoints=tuple(endpoints[:top]),
+        more_endpoints=len(endpoints[top:]),
         tries=tuple(Tries(attempts=most, succeeded=good, failed=bad) for most, good, bad in tries),
-        over_time=tuple(
-            Retried(start=start + timedelta(seconds=width * number), retries=retries.get(number, 0))
-            for number in range(_INTERVALS)
-        ),
+        over_time=tuple(Retried(start=start + width * number, retries=retries[number]) for number in range(_INTERVALS)),
+    )
+
+
+def _lost(calls: Calls) -> tuple[list[LostTime], ...]:
+    """Return the lost time by reason, by reason and host, and by reason and endpoint, the most costly first."""
+    sums = (
+        *("sum(duration)", "sum(wait) FILTER (WHERE retry_after IS NULL)"),
+        *("sum(wait) FILTER (WHERE retry_after IS NOT NULL)", "sum(queue)"),
+    )
+    rows = calls.rows(
+        "SELECT (host IS NOT NULL)::INT + 2 * (endpoint IS NOT NULL)::INT, reason, coalesce(host, endpoint, ''), "
+        f"count(*), {', '.join(f'coalesce(round({each}, 6), 0)' for each in sums)} FROM attempts WHERE reason <> '' "
+        "GROUP BY GROUPING SETS ((reason), (reason, host), (reason, endpoint)) "
+        "ORDER BY sum(duration + coalesce(wait, 0) + queue) DESC, 2, 3"
+    )
+    found: tuple[list[LostTime], ...] = ([], [], [])
+    for by, *row in rows:
+        found[by].append(LostTime(**dict(zip(_FIELDS, row, strict=True))))
+    return found
+
+
+def retries_over_time(calls: Calls, start: int, width: int, number: int) -> list[tuple[int, str, int]]:
+    """Count the attempts after a failed one: by interval, and by the reason of that failure.
+
+    Args:
+        calls: The calls, whose attempts have been read.
+        start: The start of the first interval, in microseconds since 1970.
+        width: Microseconds of an interval.
+        number: The number of intervals; what started after the last one counts to it.
+    """
+    return calls.rows(
+        f"SELECT least((t * 1e6 - {start})::BIGINT // {width}, {number - 1})::INT, failure, count(*) FROM ("
+        "SELECT t, lag(reason) OVER (PARTITION BY call_id ORDER BY number) AS failure FROM attempts"
+        ") WHERE failure IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"
     )
 
 

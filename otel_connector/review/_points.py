@@ -17,6 +17,7 @@ from typing import Any
 
 from otel_connector._record import one_line
 from otel_connector.review._load import Calls
+from otel_connector.review._lost_time import retries_over_time
 
 Point = dict[str, Any]
 """One point of a chart: times in milliseconds since 1970 (as in JavaScript), latencies in seconds."""
@@ -190,12 +191,8 @@ def _by_status(calls: Calls, intervals: _Intervals) -> tuple[list[str], list[Poi
 
 
 def _retries(calls: Calls, intervals: _Intervals) -> tuple[list[str], list[Point]]:
-    """Count the attempts after a failed one, by their start and the reason of the failure."""
-    rows = calls.rows(
-        f"SELECT least(((t + duration + queue + wait) * 1e6 - {intervals.start})::BIGINT // {intervals.width}, "
-        f"{intervals.number - 1}), reason, count(*) FROM attempts WHERE reason <> '' AND wait IS NOT NULL "
-        "GROUP BY 1, 2 ORDER BY 1, 2"
-    )
+    """Return the reasons of the retries, and their number by interval and reason."""
+    rows = retries_over_time(calls, intervals.start, intervals.width, intervals.number)
     numbers = Counter[str]()
     for _, reason, number in rows:
         numbers[reason] += number

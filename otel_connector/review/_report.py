@@ -23,14 +23,15 @@ from otel_connector._arguments import checked_instance
 from otel_connector._units import NONE, counted, duration, listed_files, rate, share, size
 from otel_connector.review._described import COLUMNS, condition_of
 from otel_connector.review._filters import quoted
+from otel_connector.review._formats import lost_time
 from otel_connector.review._html import Cell, Column, page, rendered, script_json, table, verdict_block, words
 from otel_connector.review._judge import verdict as judge
 from otel_connector.review._load import Calls
-from otel_connector.review._lost_time import Retries
+from otel_connector.review._lost_time import TIMED_OUT, Retries
 from otel_connector.review._pictures import MISSING
 from otel_connector.review._points import points
 from otel_connector.review._sources import LogFile
-from otel_connector.review._summary import Group, Summary
+from otel_connector.review._summary import ErrorClass, Group, Summary
 from otel_connector.review._trace_url import TraceURL
 from otel_connector.review._verdict import Verdict
 from otel_connector.review._verdict_text import Wording
@@ -158,6 +159,10 @@ def _calls_per(per_second: float) -> str:
     return rate(per_second).replace("/", " calls/")
 
 
+def _and_more(number: int) -> str:
+    return f" and {number - 1:,} more" if number > 1 else ""
+
+
 def _order(value: float) -> float:
     return -1.0 if math.isnan(value) else value
 
@@ -182,14 +187,13 @@ def _figures(group: Group) -> Iterator[Cell]:
     yield Cell(size(group.bytes), group.bytes)
 
 
-_CALL = "call_id, project, t, delta_t, url, host, error_type, response_code, success, error"
-_CallRow = tuple[str, str, datetime, float, str, str, str, int | None, bool, str]
-_TIMED_OUT = ("AttemptTimeout", "DeadlineExceeded", "TimeoutError")  # classes of calls that ended by a limit
+_CALL = "call_id, project, t, delta_t, url, host, error_type, response_code, success, error, endpoint"
+_CallRow = tuple[str, str, datetime, float, str, str, str, int | None, bool, str, str]
 
 
 def _slowest(calls: Calls) -> list[_CallRow]:
     """Return the slowest calls: half of them timeouts, and half of them answers, as far as there are so many."""
-    timed_out = f"error_type IN ({', '.join(map(quoted, _TIMED_OUT))})"
+    timed_out = f"error_type IN ({', '.join(map(quoted, TIMED_OUT))})"
     return calls.rows(
         f"SELECT {_CALL} FROM (SELECT *, row_number() OVER (PARTITION BY {timed_out} ORDER BY delta_t DESC, t DESC, "
         "call_id DESC) AS number FROM calls_compact WHERE call_id IS NOT NULL) "
@@ -233,7 +237,7 @@ class _Sections:
         summary = self._summary
         if not summary.total.calls:
             return {"tiles": []}
-        failed, note = self._failed()
+        lost, (failed, note) = summary.retries, self._failed()
         return {
             "tiles": list(self._tiles()),
             "remarks": list(self._remarks()),
@@ -246,7 +250,8 @@ class _Sections:
                 self._groups("Host", summary.hosts, summary.more_hosts),
                 self._groups("Project", summary.projects, summary.more_projects),
             ],
-            "lost": list(self._lost_time(summary.retries)) if summary.retries and summary.retries.lost else [],
+            "lost": list(self._lost_time(lost)) if lost and lost.reasons else [],
+            "lost_note": lost_time(lost) if lost else "",
             "slowest": self._calls(_slowest(self._run), "slowest calls"),
             "quarters": self._quarters() if summary.quarters else "",
         }
@@ -256,8 +261,9 @@ class _Sections:
         latency = total.latency
         projects = counted(len(summary.projects) + summary.more_projects, "project")
         hosts = counted(len(summary.hosts) + summary.more_hosts, "host")
+        endpoints = counted(len(summary.endpoints) + summary.more_endpoints, "endpoint")
         mark = "\u25b2 " if total.failed else ""
-        yield {"name": "Calls", "value": f"{total.calls:,}", "note": f"{projects}, {hosts}", "bad": False}
+        yield {"name": "Calls", "value": f"{total.calls:,}", "note": f"{projects}, {hosts}, {endpoints}", "bad": False}
         bad = total.error_rate >= _MANY_FAIL
         succeeded = share(1 - total.error_rate)
         yield {"name": "Succeeded", "value": succeeded, "note": f"{mark}{total.failed:,} failed", "bad": bad}
@@ -298,38 +304,48 @@ class _Sections:
 
     def _errors(self) -> str:
         numbers = (Column("Calls", number=True), Column("Share", number=True))
-        times = (Column(f"First ({self._zone.name})"), Column("Last"))
-        columns = (Column("Class"), *numbers, *times, Column("Hosts"), *map(Column, ("Example", "Path", "call_id")))
+        times = Column(f"First and last ({self._zone.name})")
+        columns = (Column("Class"), *numbers, times, *map(Column, ("Hosts", "Endpoints", "Example", "call_id")))
         rows = (
             (
                 words(each.name),
                 _number(each.calls),
                 Cell(share(each.share), each.share),
-                self._time(each.first),
-                self._time(each.last),
-                words(f"{each.host}{f' and {each.hosts - 1:,} more' if each.hosts > 1 else ''}"),
-                words(each.example.error),
-                _url(_path(each.example.url, each.host), each.example.url),
+                _lines(self._time(each.first), self._time(each.last)),
+                words(f"{each.host}{_and_more(each.hosts)}"),
+                _url(f"{_endpoint(each)}{_and_more(each.endpoints)}", each.endpoint),
+                _lines(words(each.example.error), _url(_path(each.example.url, each.host), each.example.url)),
                 self._call_id(each.example.call_id),
             )
             for each in self._summary.errors
         )
         return table(columns, rows, caption="Errors by class, with an example of each")
 
-    def _lost_time(self, found: Retries) -> Iterator[str]:
+    def _lost_time(self, found: Retries) -> Iterator[dict[str, Any]]:
         names = ("Failed attempts", "In attempts", "Back-off", "Retry-After", "Queued", "Together")
-        columns = (Column("Reason"), Column("Host"), *(Column(name, number=True) for name in names))
-        lost = (
-            (
-                *(words(each.reason), words(each.host), _number(each.attempts)),
-                *map(_seconds, (each.failing, each.waiting, each.asked, each.queued, each.seconds)),
+        numbers = tuple(Column(name, number=True) for name in names)
+        for by, lost, more in (
+            ("Host", found.hosts, found.more_hosts),
+            ("Endpoint", found.endpoints, found.more_endpoints),
+        ):
+            rows = (
+                (
+                    *(words(each.reason), words(each.name), _number(each.attempts)),
+                    *map(_seconds, (each.failing, each.waiting, each.asked, each.queued, each.seconds)),
+                )
+                for each in lost
             )
-            for each in found.lost
-        )
-        yield table(columns, lost, caption="Time lost to failed attempts, also of calls that succeeded later")
+            plural = f"reasons and {by.lower()}s"
+            caption = f"Time lost to failed attempts by {by.lower()}, also of calls that succeeded later"
+            yield {
+                "table": table((Column("Reason"), Column(by), *numbers), rows, caption=caption, searched=plural),
+                "more": more,
+                "what": f"{plural}, with less time",
+            }
         heads = [Column(name, number=True) for name in ("Attempts", "Succeeded only then", "Failed")]
-        tries = (tuple(map(_number, (each.attempts, each.succeeded, each.failed))) for each in found.tries)
-        yield table(heads, tries, caption="Calls with more than one attempt")
+        tries = [tuple(map(_number, (each.attempts, each.succeeded, each.failed))) for each in found.tries]
+        if tries:
+            yield {"table": table(heads, tries, caption="Calls with more than one attempt"), "more": 0, "what": ""}
 
     def _failed(self) -> tuple[str, str]:
         """Return the table of failed calls, and a note if it does not have all of them."""
@@ -351,11 +367,11 @@ class _Sections:
             map(self._call, rows),
             caption=searched.capitalize(),
             searched=searched,
-            data=[{"t": self._milliseconds(row[2]), "class": row[6]} for row in rows],
+            data=[{"t": self._milliseconds(row[2]), "class": row[6], "endpoint": row[10]} for row in rows],
         )
 
     def _call(self, row: _CallRow) -> Sequence[Cell]:
-        call_id, project, t, delta_t, url, host, error_type, code, success, error = row
+        call_id, project, t, delta_t, url, host, error_type, code, success, error, _ = row
         status = NONE if code is None else str(code)
         return (
             self._time(t),
@@ -383,6 +399,16 @@ class _Sections:
 def _url(shown: str, url: str) -> Cell:
     """Return a cell with a part of a URL; the whole is its tooltip."""
     return Cell(words(shown, _PATH_LIMIT).html, whole=url)
+
+
+def _lines(first: Cell, second: Cell) -> Cell:
+    """Return a cell with the content of two."""
+    return Cell(rendered("lines", lines=(first.html, second.html)), first.order, second.whole)
+
+
+def _endpoint(found: ErrorClass) -> str:
+    """Return an endpoint without its host, if that is the host of the row."""
+    return found.endpoint.removeprefix(found.host if found.endpoint.startswith(f"{found.host}/") else "")
 
 
 def _path(url: str, host: str = "") -> str:

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from otel_connector._arguments import checked_instance, checked_int
+from otel_connector.review._endpoints import OTHER
 from otel_connector.review._load import Calls
 from otel_connector.review._lost_time import Retries, read_retries
 from otel_connector.review._sources import LogFile
@@ -123,6 +124,8 @@ class ErrorClass:
         last: The start of the last of them, in UTC.
         hosts: The number of hosts that had them.
         host: The host with the most of them.
+        endpoints: The number of endpoints that had them.
+        endpoint: The endpoint with the most of them; ``other`` only if no other has any.
         example: One of them.
     """
 
@@ -133,6 +136,8 @@ class ErrorClass:
     last: datetime
     hosts: int
     host: str
+    endpoints: int
+    endpoint: str
     example: ListedCall
 
 
@@ -277,9 +282,12 @@ def _groups(calls: Calls, column: str, top: int, total: Group) -> tuple[tuple[Gr
 
 def _errors(calls: Calls, total: int) -> tuple[ErrorClass, ...]:
     counts = calls.rows(
-        "SELECT error_type, sum(n)::BIGINT, min(first), max(last), count(*), max_by(host, (n, host)) FROM (SELECT "
-        "error_type, host, count(*) AS n, min(t) AS first, max(t) AS last FROM calls_compact WHERE NOT success "
-        "GROUP BY 1, 2) GROUP BY 1 ORDER BY 2 DESC, 1"
+        "WITH groups AS (SELECT error_type, host, endpoint, count(*) AS n, min(t) AS first, max(t) AS last "
+        "FROM calls_compact WHERE NOT success GROUP BY ALL) SELECT error_type, sum(n)::BIGINT, min(first), max(last), "
+        "count(DISTINCT host), max_by(host, (of_host, host)), "
+        f"count(DISTINCT endpoint), max_by(endpoint, (endpoint <> '{OTHER}', of_endpoint, endpoint)) FROM (SELECT *, "
+        "sum(n) OVER (PARTITION BY error_type, host) AS of_host, "
+        "sum(n) OVER (PARTITION BY error_type, endpoint) AS of_endpoint FROM groups) GROUP BY 1 ORDER BY 2 DESC, 1"
     )
     query = f"SELECT error_type, max_by({_CALL}, (t, call_id)) FROM {{}} WHERE NOT success {{}} GROUP BY 1"
     examples = dict[str, dict[str, Any]](calls.rows(query.format("calls_with_text", "")))
@@ -294,9 +302,11 @@ def _errors(calls: Calls, total: int) -> tuple[ErrorClass, ...]:
             last=last,
             hosts=hosts,
             host=host,
+            endpoints=endpoints,
+            endpoint=endpoint,
             example=ListedCall(**examples[name]),
         )
-        for name, count, first, last, hosts, host in counts
+        for name, count, first, last, hosts, host, endpoints, endpoint in counts
     )
 
 

@@ -229,7 +229,7 @@
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
       let count = 0;
       for (const row of rows) {
-        const text = row.textContent.toLowerCase();
+        const text = `${row.textContent} ${row.dataset.endpoint ?? ""}`.toLowerCase();
         const matches = !ofCalls || !chosenBar || chosenBar.matches(row.dataset);
         row.hidden = !matches || !words.every((word) => text.includes(word));
         count += !row.hidden;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,20 @@ def test_a_frequent_sibling_of_many_values_is_an_endpoint_of_its_own(log: Path) 
     names = [f"{first}{second}" for first in NAMES for second in NAMES]
     urls = [f"https://h/users/{name}" for name in (*names, *["me"] * 100)]
     assert endpoints(log, urls) == ["h/users/{id}"] * len(names) + ["h/users/me"] * 100
+
+
+def test_the_busiest_of_962_resources_keep_their_names(log: Path) -> None:
+    """Calls are unevenly distributed (Zipf): more than 40 resources have many times the calls of most others."""
+    resources = [f"{first}{second}{third}" for first in NAMES for second in NAMES for third in NAMES[:5]][:962]
+    paths = [
+        f"/{name}{'/7' if n % 2 else ''}" for rank, name in enumerate(resources, 1) for n in range(1 + 400 // rank)
+    ]
+    found = Counter(endpoints(log, [f"https://h{path}" for path in paths]))
+    assert [name for name, _ in found.most_common(6)] == [
+        *("h/{id}", "h/{id}/{id}"),
+        *(f"h/{resources[0]}", f"h/{resources[0]}/{{id}}", f"h/{resources[1]}", f"h/{resources[1]}/{{id}}"),
+    ]
+    assert (len(found) <= MOST_ENDPOINTS, found[OTHER]) == (True, 0)
 
 
 def test_siblings_with_the_same_continuations_are_values_though_each_is_frequent(log: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +60,23 @@ def test_lost_time_by_reason_and_host_and_calls_by_number_of_attempts(log: Path)
         found = review.summarize(calls).retries
         limited = review.summarize(calls, top=1).retries
     assert found is not None
-    assert [(each.reason, each.host, each.attempts) for each in found.lost] == [
+    assert [(each.reason, each.name, each.attempts) for each in found.hosts] == [
         ("timeout", "b.example", 4),
         ("status_503", "a.example", 2),
     ]
-    timeout, status = found.lost
+    assert [(each.reason, each.name) for each in found.endpoints] == [
+        ("timeout", "b.example/x"),
+        ("status_503", "a.example/x"),
+    ]
+    timeout, status = found.hosts
     assert (timeout.failing, timeout.waiting, timeout.queued, timeout.seconds) == (20.0, 3.0, 0.0, 23.0)
     assert (status.failing, status.waiting, status.queued, status.seconds) == (1.0, 2.0, 2.0, 5.0)
     assert [(each.attempts, each.succeeded, each.failed) for each in found.tries] == [(2, 2, 1), (3, 1, 0)]
     assert found.seconds == 28.0
     assert [each.retries for each in found.over_time] == [4, *[0] * 21, 1, 0]
     assert limited is not None
-    assert (len(limited.lost), limited.more_lost) == (1, 1)
+    assert (len(limited.hosts), limited.more_hosts) == (len(limited.endpoints), limited.more_endpoints) == (1, 1)
+    assert limited.seconds == 28.0
 
 
 def test_waits_for_which_the_server_asked_are_apart_from_back_off(log: Path) -> None:
@@ -82,7 +88,7 @@ def test_waits_for_which_the_server_asked_are_apart_from_back_off(log: Path) -> 
     with review.load(log) as calls:
         found = review.summarize(calls).retries
     assert found is not None
-    (lost,) = found.lost
+    (lost,) = found.hosts
     assert (lost.reason, lost.failing, lost.waiting, lost.asked, lost.queued, lost.seconds) == (
         *("status_503", 1.0, 1.0, 7.0, 2.0),
         11.0,
@@ -96,14 +102,14 @@ def test_rows_without_the_last_column_are_read(log: Path) -> None:
     with review.load(log) as calls:
         found = review.summarize(calls).retries
     assert found is not None
-    assert [(each.waiting, each.asked) for each in found.lost] == [(3.0, 0.0), (2.0, 0.0)]
+    assert [(each.waiting, each.asked) for each in found.hosts] == [(3.0, 0.0), (2.0, 0.0)]
 
 
 def test_only_the_attempts_of_the_selected_calls_count(log: Path) -> None:
     with review.load(log, where="host = 'a.example'") as calls:
         found = review.summarize(calls).retries
     assert found is not None
-    assert [each.reason for each in found.lost] == ["status_503"]
+    assert [each.reason for each in found.hosts] == ["status_503"]
 
 
 def test_all_parts_of_a_rotated_attempts_log_are_read(log: Path) -> None:
@@ -126,8 +132,8 @@ def test_the_report_has_a_chart_of_the_retries_over_time(log: Path) -> None:
     assert found.reasons == ["timeout", "status_503"]
     assert [(each["t"], each["reason"], each["retries"]) for each in found.retries] == [
         (1790000000e3, "status_503", 2),
-        (1790000005e3, "timeout", 2),
-        (1790000095e3, "timeout", 1),
+        (1790000000e3, "timeout", 2),
+        (1790000090e3, "timeout", 1),
     ]
     assert "Time lost to failed attempts" in page
     assert 'id="chart-retries"' in page
@@ -136,7 +142,7 @@ def test_the_report_has_a_chart_of_the_retries_over_time(log: Path) -> None:
 
 
 def test_retries_for_rare_reasons_have_one_name(log: Path) -> None:
-    rows = [(0, number + 1, 0.1, 0.0, 1.0, f"status_{500 + min(number, 8)}", "500") for number in range(10)]
+    rows = [(0, number + 1, 0.1, 0.0, 1.0, f"status_{500 + min(number, 8)}", "500") for number in range(11)]
     log.with_name("logs.attempts.csv").write_text(attempts(*rows), encoding="utf-8")
     with review.load(log) as calls:
         review.summarize(calls)
@@ -190,17 +196,68 @@ def test_an_attempts_log_that_cannot_be_read_is_left_out_with_one_line(
     assert "Lost time" not in done.out
 
 
+def test_a_retry_that_did_not_start_is_not_counted(log: Path) -> None:
+    """A call was cancelled, or reached its deadline, during the wait: its last row has the wait, and no row follows."""
+    stopped = attempts((0, 1, 0.5, 0.0, 1.0, "timeout", ""), (0, 2, 0.5, 0.0, 1.0, "status_503", "503"))
+    log.with_name("logs.attempts.csv").write_text(stopped, encoding="utf-8")
+    with review.load(log) as calls:
+        found = review.summarize(calls).retries
+        shown = points(calls, has_attempts=True)
+    assert found is not None
+    assert shown is not None
+    assert sum(each.retries for each in found.over_time) == sum(each["retries"] for each in shown.retries) == 1
+    assert shown.reasons == ["timeout"]
+
+
 def test_the_outputs_have_the_lost_time(log: Path, tmp_path: Path) -> None:
     text = run_here(tmp_path, "review", "logs.csv").out
-    assert "Lost time: 28.0 s: timeout at b.example 23.0 s, status_503 at a.example 5.00 s\n" in text
-    assert "Retries: 2 calls succeeded only at attempt 2, 1 failed; 1 call succeeded only at attempt 3\n" in text
-    retries: Any = json.loads(run_here(tmp_path, "review", "logs.csv", "--json").out)["retries"]
-    assert (retries["seconds"], retries["lost"][0]["seconds"]) == (28.0, 23.0)
+    lost = "Lost time: 28.0 s: timeouts 20.0 s, other failed attempts 1.00 s, back-off 5.00 s, queue 2.00 s"
     assert (
-        "| timeout | b.example | 4 | 20.0 s | 3.00 s | 0 s | 0 s |"
-        in run_here(tmp_path, "review", "logs.csv", "--markdown").out
-    )
-    assert "and 1 more" in run_here(tmp_path, "review", "logs.csv", "--top", "1").out
+        f"{lost}\n"
+        "  By host: timeout at b.example 23.0 s, status_503 at a.example 5.00 s\n"
+        "  By endpoint: timeout at b.example/x 23.0 s, status_503 at a.example/x 5.00 s\n"
+        "Retries: 2 calls succeeded only at attempt 2, 1 failed; 1 call succeeded only at attempt 3\n"
+    ) in text
+    retries: Any = json.loads(run_here(tmp_path, "review", "logs.csv", "--json").out)["retries"]
+    assert (retries["seconds"], retries["reasons"][0]["failing"], retries["hosts"][0]["seconds"]) == (28.0, 20.0, 23.0)
+    markdown = run_here(tmp_path, "review", "logs.csv", "--markdown").out
+    assert lost in markdown
+    assert "| timeout | b.example | 4 | 20.0 s | 3.00 s | 0 s | 0 s |" in markdown
+    assert "| timeout | b.example/x | 4 | 20.0 s | 3.00 s | 0 s | 0 s |" in markdown
+    run_here(tmp_path, "review", "logs.csv", "--html", "r.html")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert lost.partition(": ")[2] in page
+    assert "Time lost to failed attempts by endpoint" in page
+    shortened = run_here(tmp_path, "review", "logs.csv", "--top", "1").out
+    assert (lost in shortened, shortened.count("23.0 s and 1 more\n")) == (True, 2)
+
+
+def dicts(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield all objects of a JSON document."""
+    if isinstance(value, dict):
+        yield value
+    if isinstance(value, (dict, list)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from dicts(each)
+
+
+def test_what_exists_by_host_exists_by_endpoint(log: Path, tmp_path: Path) -> None:
+    def output(*options: str) -> str:
+        return run_here(tmp_path, "review", "logs.csv", *options).out
+
+    facts = json.loads(output("--json", "--html", "r.html"))
+    compared = json.loads(output("logs.csv", "--compare", "--json"))
+    by_host = [(each, key) for each in dicts([facts, compared]) for key in each if "host" in key]
+    assert {key for _, key in by_host} == {"host", "hosts", "more_hosts"}
+    assert [key for each, key in by_host if key.replace("host", "endpoint") not in each] == []
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert re.findall(">(Endpoints?)</th>", page) == ["Endpoints", "Endpoint", "Endpoint"]
+    # The tables of calls have a column of hosts; their rows are found by the endpoint, of which the path is a part
+    assert {*re.findall('data-endpoint="([^"]*)"', page)} == {each["name"] for each in facts["endpoints"]}
+    assert set(re.findall("(?m)^[a-z]+", output("--csv"))) >= {"host", "endpoint"}
+    assert set(re.findall(r"(?m)^\| (?:Lost time \| )?(Host|host|Endpoint|endpoint) ", output("--markdown"))) == {
+        *("Host", "host", "Endpoint", "endpoint")
+    }
 
 
 @pytest.mark.parametrize("content", [None, ",".join(ATTEMPT_COLUMNS) + "\n"], ids=["no attempts log", "no attempts"])
@@ -211,3 +268,25 @@ def test_a_log_without_attempts_has_no_lost_time(content: str | None, tmp_path: 
     text = run_here(tmp_path, "review", "logs.csv").out
     assert "Lost time" not in text
     assert "Lost time" not in run_here(tmp_path, "review", "logs.csv", "--markdown").out
+
+
+@pytest.mark.parametrize(
+    ("retried", "by", "names"),
+    [
+        ("https://a.example/", "host", ("a.example",)),
+        ("https://b.example/part7x/", "endpoint", ("b.example/part7x/{id}",)),
+    ],
+)
+def test_retries_at_a_host_or_endpoint_of_many(retried: str, by: str, names: tuple[str, ...], tmp_path: Path) -> None:
+    """More endpoints than those with cells of their own; the calls of a host are in the cells of several of them."""
+    urls = [f"https://{'ab'[n % 2]}.example/part{n // 2 % 24}x/{n}" for n in range(960)]
+    numbers = [n for n, url in enumerate(urls) if url.startswith(retried)]
+    made = [call(n, url=url, delta_t=1.2 if n in numbers else 0.25) for n, url in enumerate(urls)]
+    tried = [(0.1, 0.0, 1.0, "status_503", "503"), (0.1, 0.0, 0.0, "", "200")]
+    rows = attempts(*((n, attempt, *values) for n in numbers for attempt, values in enumerate(tried, 1)))
+    (tmp_path / "logs.attempts.csv").write_text(rows, encoding="utf-8")
+    with review.load(write(tmp_path / "logs.csv", made)) as calls:
+        findings = review.verdict(calls, review.summarize(calls)).findings
+    (found,) = (each for each in findings if each.kind == "retries")
+    assert (found.by, found.names) == (by, names)
+    assert (found.calls, found.events, found.other_events) == (len(numbers), len(numbers), 0)
