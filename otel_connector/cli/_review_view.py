@@ -38,10 +38,9 @@ if TYPE_CHECKING:
     from otel_connector.review._query import Answer
 
 _PROMPTS = 2  # lines of a screen that the shell uses
-_SENTENCES = 3  # at the end, of one line each, that are among the lines of their section
 _FIGURES = 3  # lines with the figures of all calls, and the one before them
 # Lines of a section with one row of each table, "and more", and the empty line before it
-_LEAST_LINES = {"groups": 9, "errors": 4, "slowest calls": 3, "changes over time": 4}
+_LEAST_LINES = {"groups": 9, "errors": 4, "slowest calls": 3}
 _OF_SECTIONS = ("groups", "groups", "errors", "slowest calls", "groups")
 _MAX_ROWS = 10  # of a table on a high screen
 _YELLOW, _RED = 0.01, 0.1  # failure rates from which these colours are used
@@ -82,19 +81,23 @@ def summary_view(
     ]
     names = wrap(_names(summary, cut=True), width) if cut and len(_read(summary)) > 1 else []
     listed = (summary.projects, summary.hosts, summary.errors, summary.slowest, summary.endpoints)
-    sizes, sentences = [len(each) for each in listed], [*_retries(summary.retries), *_over_time(summary, zone)]
+    sizes, lost = [len(each) for each in listed], list(_lost(summary.retries))
+    sentences = {"retries": list(_retries(summary.retries)), "changes over time": list(_over_time(summary, zone))}
     fitting, left_out = sizes, list[str]()
     if lines is not None and not all_rows:
-        room = lines - _PROMPTS - len(said) - len(head) + 1 - max(len(names), 1) - _FIGURES
-        wrapped = sum(len(wrap(each.plain, width)) for each in sentences) - _SENTENCES
-        fitting, left_out = _fitted(room - wrapped, sizes)
-    sections: dict[str, Callable[[], list[RenderableType]]] = {
+        room = lines - _PROMPTS - len(said) - len(head) + 1 - max(len(names), 1) - _FIGURES - _height(lost, width)
+        needed = {name: least for name, least in _LEAST_LINES.items() if name != "errors" or summary.errors}
+        needed |= {name: 1 + _height(found, width) for name, found in sentences.items() if found}
+        fitting, left_out = _fitted(room, sizes, needed)
+    sections: dict[str, Callable[[], Sequence[RenderableType]]] = {
         "groups": lambda: [_groups(summary, fitting[0], fitting[1], fitting[4], wide=wide, cut=cut)],
         "errors": lambda: _errors(summary, fitting[2], cut=cut) if summary.errors else [],
         "slowest calls": lambda: [_slowest(summary, fitting[3], wide=wide, cut=cut)],
-        "changes over time": lambda: list(sentences),
+        "retries": lambda: sentences["retries"],
+        "changes over time": lambda: sentences["changes over time"],
     }
     parts: list[RenderableType] = [*map(styled, head), *map(styled, said), *([""] if said else []), *_total(summary)]
+    parts += lost
     for name, section in sections.items():
         if name not in left_out and (shown := section()):
             parts += ["", *shown]
@@ -109,10 +112,19 @@ def _wrapped(text: str, width: int) -> list[str]:
     return wrap(text.strip(), width, initial_indent=indent, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def _fitted(room: int, sizes: Sequence[int]) -> tuple[list[int], list[str]]:
-    """Return how many rows of projects, hosts, errors and slowest calls fit, and the sections that do not."""
+def _height(sentences: Sequence[Text], width: int) -> int:
+    return sum(len(wrap(each.plain, width, break_on_hyphens=False)) for each in sentences)
+
+
+def _fitted(room: int, sizes: Sequence[int], needed: dict[str, int]) -> tuple[list[int], list[str]]:
+    """Return how many rows of the tables fit, and the sections that do not.
+
+    Args:
+        room: The lines of the screen.
+        sizes: The rows of the tables.
+        needed: The lines that each section needs at least.
+    """
     left_out = list[str]()
-    needed = {name: lines for name, lines in _LEAST_LINES.items() if name != "errors" or sizes[2]}
     for name in reversed(needed):
         if sum(needed.values()) - sum(needed[each] for each in left_out) + bool(left_out) > room:
             left_out.append(name)
@@ -273,24 +285,31 @@ def _over_time(summary: Summary, zone: tzinfo) -> Iterator[Text]:
     )
 
 
+def _lost(found: Retries | None) -> Iterator[Text]:
+    if found is not None and found.reasons:
+        yield sentence(("Lost time: ", "bold"), lost_time(found))
+
+
 def _retries(found: Retries | None) -> Iterator[Text]:
-    """Yield what the attempts logs say, if calls were retried."""
+    """Yield where the time was lost, and which attempts succeeded, if attempts failed."""
     if found is None or not found.reasons:
         return
-    yield sentence(("Lost time: ", "bold"), lost_time(found))
     for by, lost, left_out in (
         ("host", found.hosts, found.more_hosts),
         ("endpoint", found.endpoints, found.more_endpoints),
     ):
         costly = (f"{each.reason} at {each.name or NONE} {duration(each.seconds)}" for each in lost[:_LISTED_LOST])
         more = len(lost[_LISTED_LOST:]) + left_out
-        yield sentence(f"  By {by}: {', '.join(costly)}{f' and {more:,} more' if more else ''}")
+        listed = f"{', '.join(costly)}{f' and {more:,} more' if more else ''}"
+        yield sentence((f"Lost time by {by}: ", "bold"), listed)
     yield sentence(("Retries: ", "bold"), "; ".join(map(_tries, found.tries)) or "none")
 
 
 def _tries(each: Tries) -> str:
-    good, bad = counted(each.succeeded, "call"), f"{each.failed:,} failed"
-    return f"{good} succeeded only at attempt {each.attempts}" + (f", {bad}" if each.failed else "")
+    if not each.succeeded:
+        return f"{counted(each.failed, 'call')} failed after {each.attempts} attempts"
+    failed = f", {each.failed:,} failed" if each.failed else ""
+    return f"{counted(each.succeeded, 'call')} succeeded only at attempt {each.attempts}{failed}"
 
 
 def _changes(summary: Summary) -> Iterator[str]:

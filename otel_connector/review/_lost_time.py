@@ -141,14 +141,15 @@ def read_retries(calls: Calls, start: datetime | None, end: datetime | None, top
     numbers = ", ".join(f"TRY_CAST({name} AS DOUBLE) AS {name}" for name in _NUMBERS)
     joined = f"""
         SELECT attempt.*, epoch_us(calls.t) AS started, url, success, {URL_ID} AS url_id FROM (
-            SELECT call_id, TRY_CAST(number AS INTEGER) AS number, {numbers}, coalesce(reason, '') AS reason
-            FROM read_csv([{", ".join(map(quoted, links))}], columns={{{columns}}}, {DIALECT},
-                ignore_errors=true, null_padding=true)
-            WHERE t IS NOT NULL AND number IS NOT NULL
+            SELECT *, lag(reason) OVER (PARTITION BY call_id ORDER BY number) AS failure FROM (
+                SELECT call_id, TRY_CAST(number AS INTEGER) AS number, {numbers}, coalesce(reason, '') AS reason
+                FROM read_csv([{", ".join(map(quoted, links))}], columns={{{columns}}}, {DIALECT},
+                    ignore_errors=true, null_padding=true)
+                WHERE t IS NOT NULL AND number IS NOT NULL)
         ) AS attempt JOIN calls USING (call_id)"""
     # From the URL, because the column of `calls` would be computed for every row of a large log
     located = in_steps(joined, *LOCATION, path_sql(), *calls.endpoints.sql)
-    kept = f"call_id, number, {', '.join(_NUMBERS)}, reason, started, success, url_id, host, endpoint"
+    kept = f"call_id, number, {', '.join(_NUMBERS)}, reason, failure, started, success, url_id, host, endpoint"
     calls.rows(f"CREATE OR REPLACE TEMP TABLE attempts AS SELECT {kept} FROM ({located})")
     reasons, hosts, endpoints = _lost(calls)
     tries = calls.rows(
@@ -200,9 +201,8 @@ def retries_over_time(calls: Calls, start: int, width: int, number: int) -> list
         number: The number of intervals; what started after the last one counts to it.
     """
     return calls.rows(
-        f"SELECT least((t * 1e6 - {start})::BIGINT // {width}, {number - 1})::INT, failure, count(*) FROM ("
-        "SELECT t, lag(reason) OVER (PARTITION BY call_id ORDER BY number) AS failure FROM attempts"
-        ") WHERE failure IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"
+        f"SELECT least((t * 1e6 - {start})::BIGINT // {width}, {number - 1})::INT, failure, count(*) "
+        "FROM attempts WHERE failure IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"
     )
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from support.command_line import run_here
 from support.logs import START, call, write
 
 from otel_connector import review
 from otel_connector._record import ATTEMPT_COLUMNS
+from otel_connector.cli._review_view import summary_view
 from otel_connector.review._points import points
 
 A, B = "https://a.example/x", "https://b.example/x"
@@ -212,10 +214,10 @@ def test_a_retry_that_did_not_start_is_not_counted(log: Path) -> None:
 def test_the_outputs_have_the_lost_time(log: Path, tmp_path: Path) -> None:
     text = run_here(tmp_path, "review", "logs.csv").out
     lost = "Lost time: 28.0 s: timeouts 20.0 s, other failed attempts 1.00 s, back-off 5.00 s, queue 2.00 s"
+    assert f"   max 250 ms\n{lost}\n\nProject" in text.replace("   \n", "\n")
     assert (
-        f"{lost}\n"
-        "  By host: timeout at b.example 23.0 s, status_503 at a.example 5.00 s\n"
-        "  By endpoint: timeout at b.example/x 23.0 s, status_503 at a.example/x 5.00 s\n"
+        "\nLost time by host: timeout at b.example 23.0 s, status_503 at a.example 5.00 s\n"
+        "Lost time by endpoint: timeout at b.example/x 23.0 s, status_503 at a.example/x 5.00 s\n"
         "Retries: 2 calls succeeded only at attempt 2, 1 failed; 1 call succeeded only at attempt 3\n"
     ) in text
     retries: Any = json.loads(run_here(tmp_path, "review", "logs.csv", "--json").out)["retries"]
@@ -230,6 +232,27 @@ def test_the_outputs_have_the_lost_time(log: Path, tmp_path: Path) -> None:
     assert "Time lost to failed attempts by endpoint" in page
     shortened = run_here(tmp_path, "review", "logs.csv", "--top", "1").out
     assert (lost in shortened, shortened.count("23.0 s and 1 more\n")) == (True, 2)
+
+
+@pytest.mark.parametrize(
+    ("lines", "left_out"),
+    [(20, "errors, slowest calls, retries, changes over time"), (34, "changes over time"), (36, "")],
+)
+def test_a_low_screen_has_the_parts_of_the_lost_time_and_uses_its_lines(lines: int, left_out: str, log: Path) -> None:
+    with review.load(log) as calls:
+        summary = review.summarize(calls)
+    with (console := Console(width=70)).capture() as captured:
+        console.print(summary_view(summary, width=70, lines=lines))
+    shown = captured.get().splitlines()
+    assert shown[3] == "Lost time: 28.0 s: timeouts 20.0 s, other failed attempts 1.00 s, "
+    assert [line for line in shown if line.startswith("Not")] == [f"Not on this screen: {left_out}"] * bool(left_out)
+    assert len(shown) <= lines - 2
+
+
+def test_calls_that_failed_after_all_attempts(log: Path, tmp_path: Path) -> None:
+    rows = attempts((90, 1, 5.0, 0.0, 1.0, "timeout", ""), (90, 2, 5.0, 0.0, 0.0, "timeout", ""))
+    log.with_name("logs.attempts.csv").write_text(rows, encoding="utf-8")
+    assert "\nRetries: 1 call failed after 2 attempts\n" in run_here(tmp_path, "review", "logs.csv").out
 
 
 def dicts(value: Any) -> Iterator[dict[str, Any]]:
