@@ -255,6 +255,13 @@ def test_calls_that_failed_after_all_attempts(log: Path, tmp_path: Path) -> None
     assert "\nRetries: 1 call failed after 2 attempts\n" in run_here(tmp_path, "review", "logs.csv").out
 
 
+def test_calls_without_a_second_attempt(log: Path, tmp_path: Path) -> None:
+    log.with_name("logs.attempts.csv").write_text(attempts((90, 1, 5.0, 0.0, 0.0, "timeout", "")), encoding="utf-8")
+    assert "\nRetries: none\n" in run_here(tmp_path, "review", "logs.csv", "--html", "r.html").out
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert ("5.00 s: timeouts 5.00 s" in page, "Calls with more than one attempt" in page) == (True, False)
+
+
 def dicts(value: Any) -> Iterator[dict[str, Any]]:
     """Yield all objects of a JSON document."""
     if isinstance(value, dict):
