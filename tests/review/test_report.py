@@ -377,6 +377,14 @@ def test_the_table_of_hosts_can_be_sorted_and_searched(report: Any) -> None:
     assert len(column(page, "hosts", 1)) == len(busiest)
 
 
+def test_a_search_for_an_endpoint_finds_its_calls(open_report: Any) -> None:
+    page = open_report("big").page
+    endpoint = page.locator("#failed tr[data-endpoint*='{id}']").first.get_attribute("data-endpoint")
+    page.fill("#failed input", endpoint)
+    found = page.locator("#failed tbody tr:visible").evaluate_all("rows => rows.map(row => row.dataset.endpoint)")
+    assert set(found) == {endpoint}
+
+
 def test_the_tables_can_be_used_with_the_keyboard(open_report: Any) -> None:
     page = open_report("hundred").page
     page.focus("#failed input")
