@@ -173,7 +173,7 @@ def read_retries(calls: Calls, start: datetime | None, end: datetime | None, top
     )
 
 
-def _lost(calls: Calls) -> tuple[list[LostTime], ...]:
+def _lost(calls: Calls) -> list[list[LostTime]]:
     """Return the lost time by reason, by reason and host, and by reason and endpoint, the most costly first."""
     sums = (
         *("sum(duration)", "sum(wait) FILTER (WHERE retry_after IS NULL)"),
@@ -183,12 +183,12 @@ def _lost(calls: Calls) -> tuple[list[LostTime], ...]:
         "SELECT (host IS NOT NULL)::INT + 2 * (endpoint IS NOT NULL)::INT, reason, coalesce(host, endpoint, ''), "
         f"count(*), {', '.join(f'coalesce(round({each}, 6), 0)' for each in sums)} FROM attempts WHERE reason <> '' "
         "GROUP BY GROUPING SETS ((reason), (reason, host), (reason, endpoint)) "
-        "ORDER BY sum(duration + coalesce(wait, 0) + queue) DESC, 2, 3"
+        "ORDER BY round(sum(duration + coalesce(wait, 0) + queue), 6) DESC, 2, 3"
     )
-    found: tuple[list[LostTime], ...] = ([], [], [])
+    found = {by: list[LostTime]() for by in range(3)}
     for by, *row in rows:
         found[by].append(LostTime(**dict(zip(_FIELDS, row, strict=True))))
-    return found
+    return list(found.values())
 
 
 def retries_over_time(calls: Calls, start: int, width: int, number: int) -> list[tuple[int, str, int]]:
