@@ -1,7 +1,8 @@
 """Finds where the clock of the machine was set back while a log was written.
 
-Rows are written when their calls end, so the ends of the calls in a file are in the order of time. A hundred rows
+Rows are written when their calls end, so the ends of the calls in a file are in the order of time. A thousand rows
 are read at equal distances in the file; where the end of a call lies before those above it, the clock was set back.
+Smaller steps than the time between two of these rows are not found.
 Knows neither DuckDB nor the rest of a review.
 
 Used by ``review._judge``.
@@ -17,8 +18,9 @@ from typing import BinaryIO
 
 from otel_connector._csv._lines import LINE_LIMIT, read_line
 
-_SAMPLES = 100  # rows, at equal distances
-_FEWEST = 4  # of them that must follow a step, in the order of time
+_SAMPLES = 1_000  # rows, at equal distances
+_FEWEST = 40  # of them that must follow a step: a few rows that were added are not a clock that goes on
+_MOST = 3  # steps; rows with more are in another order than that of time
 _LEAST = 60.0  # seconds: rows of several processes and threads are out of order by less
 
 
@@ -41,11 +43,9 @@ def clock_step(path: str) -> ClockStep | None:
         size = file.seek(0, os.SEEK_END)
         offsets = range(0, size, max(size // _SAMPLES, 1))
         ends = [(offset, end) for offset in offsets if (end := _end_at(file, offset)) is not None]
-        for number, (before, after) in enumerate(pairwise(ends), 1):
-            rest = [end for _, end in ends[number : number + _FEWEST]]
-            # Rows that are in no order, or a few that were added, are not a clock that goes on
-            if after[1] < before[1] - _LEAST and len(rest) == _FEWEST and rest == sorted(rest):
-                return _bisected(file, before, after)
+        steps = [pair for pair in pairwise(ends) if pair[1][1] < pair[0][1] - _LEAST]
+        if 0 < len(steps) <= _MOST and sum(offset >= steps[0][1][0] for offset, _ in ends) >= _FEWEST:
+            return _bisected(file, *steps[0])
     return None
 
 

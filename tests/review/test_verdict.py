@@ -614,3 +614,25 @@ def test_four_failures_in_a_row_of_one_host_are_an_outage_of_a_small_log(tmp_pat
     CAUSES["dns"].plant(made)
     (found,) = judged(made, tmp_path / "prices.csv")[1].findings
     assert (found.names, found.events, found.calls, len(found.stretches)) == (HOSTS[1:2], 4, 4, 1)
+
+
+@pytest.mark.parametrize(("seconds", "named"), [(90, True), (20, False)])
+def test_a_clock_set_back_by_minutes_is_found_in_a_night(seconds: int, named: bool, tmp_path: Path) -> None:
+    """Rows of several processes are out of order by some seconds, so a smaller step is not told from them."""
+    made = night(failing=0.0)
+    made.order = sorted(range(len(made.calls)), key=lambda number: made.calls[number]["t"])
+    for each in made.between(8_000, SECONDS):
+        each["t"] = round(each["t"] - seconds, 6)
+    for first in range(0, 2_000, 40):  # neighbours of two processes
+        made.order[first], made.order[first + 1] = made.order[first + 1], made.order[first]
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    found = [(each.kind, seconds - 20 < each.seconds <= seconds) for each in verdict.findings]
+    assert found == [("clock", True)] * named
+
+
+def test_rows_in_another_order_are_no_step_of_the_clock(tmp_path: Path) -> None:
+    for key in ("url", "call_id"):
+        made = night(failing=0.0, seed=2)
+        random.Random(5).shuffle(made.calls)
+        made.order = sorted(range(len(made.calls)), key=lambda number: made.calls[number][key])
+        assert judged(made, tmp_path / f"{key}.csv")[1].findings == ()
