@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -72,8 +72,15 @@ def ends(stretch: Stretch) -> tuple[int, int]:
 
 def described(run: Search, kind: FindingKind, event: str, anomaly: Anomaly, *, apart: str = "FALSE") -> Finding:
     """Return a finding with its stretches, counts, classes and an example, of the calls for which `apart` is false."""
-    condition, edges = run.cells.conditions[event], _edges(run, event, anomaly)
-    scope = anomaly.scope if anomaly.scope.by or not edges else _affected(run, condition, edges)
+    edges = _edges(run, event, anomaly)
+    is_given = anomaly.scope.by or not edges
+    scope = anomaly.scope if is_given else _affected(run, run.cells.conditions[event], edges)
+    return with_figures(run, Finding(kind=kind, weight=0.0, by=scope.by, names=scope.names), event, edges, apart=apart)
+
+
+def with_figures(run: Search, finding: Finding, event: str, edges: list[Edges], *, apart: str = "FALSE") -> Finding:
+    """Return a finding about a place with the figures of some periods; of the whole run, if there are none."""
+    condition, scope = run.cells.conditions[event], Selection(by=finding.by, names=finding.names, places=frozenset())
     population = "TRUE" if of_all_calls(event) else "success"
     place = place_of(scope)
     edges, stretches = _stretches(run, condition, f"{place} AND {population}", edges)
@@ -90,12 +97,10 @@ def described(run: Search, kind: FindingKind, event: str, anomaly: Anomaly, *, a
     )
     of_class = f" AND error_type = {quoted(classes[0][0])}" if classes else ""
     ((left_out,),) = run.rows("count(*)", f"{place} AND ({apart})") if apart != "FALSE" else [(0,)]
-    return Finding(
-        kind=kind,
+    return replace(
+        finding,
         weight=events / run.cells.calls,
         rest=left_out > 0,
-        by=scope.by,
-        names=scope.names,
         others=len(values_of(run, scope.by)) - len(scope.names) if scope.by else 0,
         stretches=stretches,
         calls=calls,
@@ -206,7 +211,7 @@ def surprise(calls: int, hits: int, rate: float) -> float:
 def places_down(run: Search, condition: str, when: str) -> Selection:
     """Return the places of which nearly all calls of a time failed, if the others explain nothing; or all places."""
     for column in run.cells.columns:
-        rows = run.rows(f"{column}, count(*), count_if({condition})", when, "GROUP BY 1 ORDER BY 1")
+        rows = run.rows(f"{column}, count(*), count_if({condition})", f"host <> '' AND {when}", "GROUP BY 1 ORDER BY 1")
         if names := down([(name, calls, hits) for name, calls, hits in rows]):
             return Selection(by=column, names=names, places=frozenset())
     return ALL

@@ -25,11 +25,13 @@ from otel_connector.review._described import (
     ends,
     example_of,
     hosts_of,
+    parts_of,
     period_of,
     place_of,
     places_down,
     surprise,
     values_of,
+    with_figures,
 )
 from otel_connector.review._load import Calls
 from otel_connector.review._verdict import Finding, FindingKind
@@ -127,13 +129,14 @@ def _apart(found: Sequence[Anomaly], known: Sequence[Anomaly]) -> list[Anomaly]:
 def _failures(run: Search) -> Iterator[Finding]:
     # A class may be unusual although all failures together are not
     events_of = ["failed", *(f"class {number}" for number, _ in enumerate(run.cells.classes))]
-    searched = ((event, anomalies(run.cells, event, _FAILED)) for event in events_of)
+    searched = ((event, anomalies(run.cells, event, _FAILED) or _down(run, event)) for event in events_of)
     event, unusual = next((pair for pair in searched if pair[1]), ("failed", list[Anomaly]()))
     condition, one_class = run.cells.conditions[event], event != "failed"
     ranged = [_widened(run, condition, each, unusual) for each in unusual if each.ranges]
     found = [described(run, "failures", event, each) for each in ranged]
     stretches = _any(found)
-    whole = _with_places_down(run, condition, f"NOT ({stretches})", [each for each in unusual if not each.ranges])
+    whole = [each for each in unusual if not each.ranges]
+    whole = _with_places_down(run, condition, f"NOT ({stretches})", whole) if unusual else []
     places = [described(run, "failures", event, each, apart=stretches) for each in whole]
     found += [each for each in places if each.events >= _FAILED.least]
     inside = _any(found)
@@ -146,6 +149,23 @@ def _failures(run: Search) -> Iterator[Finding]:
         rest = described(run, "failures", "failed", Anomaly(scope=ALL), apart=apart)
         yield replace(rest, calls=run.cells.calls, rest=False) if one_class else rest
     yield from (replace(each, other_calls=calls, other_events=events, one_class=one_class) for each in found)
+
+
+def failures_of_few(calls: Calls) -> Iterator[Finding]:
+    """Yield the failures of a log that has too few calls to compare its parts: from the first one to the last."""
+    run = Search(calls, parts_of(calls, brief=True))
+    hosts = tuple(sorted({host for (host, _), totals in run.cells.places.items() if totals.failed}))
+    whole = [(run.cells.edges[0], run.cells.edges[-1] - 1)]
+    found = with_figures(run, Finding(kind="failures", weight=0.0, by="host", names=hosts), "failed", whole)
+    yield replace(found, other_calls=run.cells.calls - found.calls)
+
+
+def _down(run: Search, event: str) -> list[Anomaly]:
+    """Return the places that are down in the whole run: together they are unusual, if not alone."""
+    if event != "failed" or sum(each.failed for each in run.cells.places.values()) < _FAILED.least:
+        return []
+    scope = places_down(run, run.cells.conditions[event], "TRUE")
+    return [Anomaly(scope=scope)] if scope.by else []
 
 
 def _widened(run: Search, condition: str, anomaly: Anomaly, unusual: Sequence[Anomaly]) -> Anomaly:

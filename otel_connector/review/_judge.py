@@ -18,7 +18,7 @@ from otel_connector.review._attempts import retries, waits
 from otel_connector.review._clock import clock_step
 from otel_connector.review._described import hosts_of, parts_of
 from otel_connector.review._filters import quoted
-from otel_connector.review._findings import FEWEST, findings
+from otel_connector.review._findings import FEWEST, failures_of_few, findings
 from otel_connector.review._load import URL_ID, Calls
 from otel_connector.review._summary import ListedCall, Summary
 from otel_connector.review._verdict import Finding, Stretch, Urls, Verdict
@@ -51,7 +51,7 @@ def verdict(calls: Calls, summary: Summary, *, urls: Iterable[str] | None = None
     found, of_urls = list[Finding](), _urls(calls, total.calls, urls, has_attempts=has_attempts)
     too_few = total.calls < FEWEST
     if too_few:
-        found += _failures(calls, total.calls)
+        found += failures_of_few(calls) if total.failed else ()
     else:
         parts = parts_of(calls)
         found += findings(calls, parts)
@@ -126,39 +126,6 @@ def _urls(calls: Calls, number: int, listed: Iterable[str] | None, *, has_attemp
             [list(listed)],
         )
     return Urls(total=total, done=done, failed=total - done, retried=retried, missing=missing, left=left)
-
-
-def _failures(calls: Calls, number: int) -> Iterator[Finding]:
-    """Yield the failures of a log that has too few calls to compare its parts."""
-    ((hosts, start, end, events, seconds),) = calls.rows(
-        "SELECT list(DISTINCT host ORDER BY host), min(t), max(t), count(*), sum(delta_t) FROM calls_compact "
-        "WHERE NOT success"
-    )
-    if events:
-        ((inside, others),) = calls.rows(
-            "SELECT count_if(of_failures AND t BETWEEN ? AND ?), count(DISTINCT host) FILTER (NOT of_failures) "
-            "FROM (SELECT t, host, list_contains(?, host) AS of_failures FROM calls_compact)",
-            [start, end, hosts],
-        )
-        classes = calls.rows(
-            "SELECT error_type, count(*) FROM calls_compact WHERE NOT success GROUP BY 1 ORDER BY 2 DESC, 1"
-        )
-        ((all_seconds,),) = calls.rows("SELECT sum(delta_t) FROM calls_compact")
-        yield Finding(
-            kind="failures",
-            weight=events / number,
-            by="host",
-            names=tuple(hosts),
-            others=others,
-            stretches=(Stretch(start=start, end=end, calls=inside, events=events),),
-            calls=inside,
-            events=events,
-            other_calls=number - inside,
-            seconds=seconds,
-            share_of_time=seconds / all_seconds if all_seconds else 0.0,
-            classes=tuple(classes),
-            example=_first(calls, f"error_type = {quoted(classes[0][0])} AND NOT success ORDER BY t"),
-        )
 
 
 def _first(calls: Calls, condition_and_order: str) -> ListedCall | None:

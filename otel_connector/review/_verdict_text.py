@@ -226,7 +226,7 @@ class _Writer:
         failed = "failed with this class" if found.one_class else "failed"
         elsewhere = f"Elsewhere: {_of(found.other_events, found.other_calls)} {failed}. {_spared(found)}".rstrip()
         left = 0 if found.rest and not found.by else self._run.failed - found.events - found.other_events
-        others = f"Not counted here: {counted(left, 'other failure')}." if left > 0 else ""
+        others = f"{_the_other(left)} described separately." if left > 0 else ""
         cost = f"The failed calls took {duration(found.seconds)}, {_time_share(found)}."
         return _line(text, times, elsewhere if found.other_calls else "", others, cost if found.seconds else "")
 
@@ -373,6 +373,10 @@ def _names(found: Finding) -> str:
     return f"{number:,} of {counted(number + found.others, found.by)} ({names} and {number - _MOST_NAMES:,} more)"
 
 
+def _the_other(failures: int) -> str:
+    return f"The other {failures:,} failures are" if failures > 1 else "The other failure is"
+
+
 def _others(found: Finding) -> str:
     return f"the other {counted(found.others, found.by) if found.others > 1 else found.by}"
 
@@ -402,5 +406,6 @@ def _classes(found: Finding) -> str:
         return text
     if number >= _NEARLY_ALL * found.events:
         return f"nearly all {text}"
-    rest = ", ".join(f"{one_line(other, _NAME_LIMIT)} {count:,}" for other, count in found.classes[1:])
-    return f"{text} {number:,}; {rest}"
+    parts = [f"{count:,} {one_line(other, _NAME_LIMIT)}" for other, count in found.classes[1:]]
+    more = found.events - sum(count for _, count in found.classes)
+    return f"{number:,} {text}; {', '.join([*parts, *([f'{more:,} of other classes'] if more else [])])}"

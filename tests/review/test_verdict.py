@@ -378,7 +378,7 @@ def test_some_of_many_hosts_that_are_down_at_the_same_time_are_one_finding(tmp_p
     (found,) = verdict.findings
     assert (sorted(found.names), len(found.classes)) == (sorted(MANY[2:4]), 2)
     assert re.search(
-        r" failed \((ConnectFailed|AttemptTimeout): .* \d+; (ConnectFailed|AttemptTimeout) \d+\)", texts(verdict)[1]
+        r" failed \(\d+ (ConnectFailed|AttemptTimeout): .*; \d+ (ConnectFailed|AttemptTimeout)\)", texts(verdict)[1]
     )
 
 
@@ -422,7 +422,7 @@ def test_failures_of_a_host_in_a_stretch_are_not_counted_again_in_the_rest_of_th
     assert sum(number for _, number in rest.classes) == rest.events
     said = "\n".join(texts(verdict))
     assert f"Failed: in the rest of the run. {rest.events} of {rest.calls:,} calls to {HOSTS[0]} failed" in said
-    assert f"Not counted here: {stretch.events} other failures." in said
+    assert f"The other {stretch.events} failures are described separately." in said
 
 
 def test_a_class_at_one_host_does_not_hide_the_failures_of_the_others(tmp_path: Path) -> None:
@@ -436,7 +436,7 @@ def test_a_class_at_one_host_does_not_hide_the_failures_of_the_others(tmp_path: 
     assert (rest.by, rest.calls, rest.events + of_class.events) == ("", verdict.calls, verdict.failed)
     said = "\n".join(texts(verdict))
     assert re.search(r"Elsewhere: 0 of 1,\d\d\d calls \(0\.00 %\) failed with this class\.", said)
-    assert f"Not counted here: {rest.events} other failures." in said
+    assert f"The other {rest.events} failures are described separately." in said
 
 
 def test_a_gap_does_not_begin_or_end_with_the_run(tmp_path: Path) -> None:
@@ -636,3 +636,26 @@ def test_rows_in_another_order_are_no_step_of_the_clock(tmp_path: Path) -> None:
         random.Random(5).shuffle(made.calls)
         made.order = sorted(range(len(made.calls)), key=lambda number: made.calls[number][key])
         assert judged(made, tmp_path / f"{key}.csv")[1].findings == ()
+
+
+def test_servers_that_are_down_and_the_other_failures_are_two_sentences(tmp_path: Path) -> None:
+    """As in the demo: two hosts answer nothing, each few calls, and the calls to a third fail in five ways."""
+    made = night(calls=300, hosts=HOSTS[:1], failing=0.0)
+    for number, each in enumerate(made.calls):
+        host = HOSTS[1] if number % 50 == 7 else HOSTS[2] if number % 75 == 30 else HOSTS[0]
+        each["url"] = f"https://{host}/items/{number}"
+        if host != HOSTS[0] or number % 5 == 0:
+            error = f"Reason{number % 25 // 5}: x" if host == HOSTS[0] else REFUSED.format(host)
+            each |= {"success": False, "error": error, "response_code": None, "response_size": 0}
+    _, verdict = judged(made, tmp_path / "demo.csv")
+    said = texts(verdict)
+    down, rest = verdict.findings
+    assert (down.names, down.events, down.calls, down.others) == ((HOSTS[2], HOSTS[1]), 10, 10, 1)
+    assert (rest.events + 10, rest.calls + 10) == (verdict.failed, 300)
+    assert (
+        f"Outage: from the first call to the last. 10 of 10 calls to {HOSTS[2]}, {HOSTS[1]} failed (ConnectF" in said[1]
+    )
+    (other,) = (each for each in said if each.startswith("Failed: "))
+    assert re.search(rf"in the rest of the run\. {rest.events} of 290 calls failed \(\d+ Reason\d: x; ", other)
+    assert other.endswith(f", {rest.events - sum(number for _, number in rest.classes)} of other classes).")
+    assert "separately" not in "".join(said)
