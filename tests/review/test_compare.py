@@ -395,7 +395,7 @@ def test_a_stretch_of_slow_calls_is_worse_and_the_rest_is_compared_apart_from_it
 
 def test_a_slow_stretch_is_no_difference_if_the_other_run_has_one_or_it_is_short() -> None:
     both = compared(run(slow(0.1, 0.3, 5), calls=900), run(slow(0.6, 0.8, 5), calls=900, seed=2))
-    short = compared(run(calls=900), run(slow(0.5, 0.52, 5), calls=900, seed=2))
+    short = compared(run(calls=2_000), run(slow(0.5, 0.52, 8), calls=2_000, seed=2))
     assert (both.outages, short.outages) == ((), ())
     better = compared(run(slow(0.1, 0.3, 5), calls=900), run(calls=900, seed=2))
     assert [(each.run, each.verdict, each.finding.kind) for each in better.outages] == [("before", "better", "slower")]
