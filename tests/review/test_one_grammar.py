@@ -7,7 +7,7 @@ the same rows and the same damaged lines.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from support.logs import call, rows
 from otel_connector import COLUMNS, review
 from otel_connector._csv._format import HEADER
 from otel_connector.review import _load
+from otel_connector.review._filters import EVERYTHING
+from otel_connector.review._sources import Source
 
 GOOD = rows(call(0)), rows(call(2, error="X: a, b"))
 DAMAGED = b"garbage\n"
@@ -117,22 +119,34 @@ def test_odd_rows_are_read_by_duckdb_as_by_python(
         assert (len(found), damaged) == (len(names) + 2, 0)
 
 
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[review.Calls]:
+    path = tmp_path_factory.mktemp("loaded") / "logs.csv"
+    path.write_bytes(HEADER + GOOD[0])
+    with review.load(path) as calls:
+        yield calls
+
+
 @pytest.mark.parametrize(
-    ("cell", "large"),
-    [*((cell, _load._LARGE) for cell in (*CELLS, "at the end")), ("at the end", 0), ("True", 0)],
-    ids=lambda value: "a large log" if value == 0 else "a small log" if isinstance(value, int) else value,
+    ("cells", "large"),
+    [((*CELLS, "at the end"), False), (("True", "at the end"), True)],
+    ids=["a small log", "a large log"],
 )
-def test_an_odd_line_that_is_no_row_is_damaged_in_every_file(
-    cell: str, large: int, read_by_python: dict[str, Any], tmp_path: Path, monkeypatch: Any
+def test_an_odd_line_that_is_no_row_is_none_for_duckdb(
+    cells: tuple[str, ...], large: bool, read_by_python: dict[str, Any], loaded: review.Calls, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(_load, "_LARGE", large)
-    names = [name for name in ODD if name.startswith(f"{cell}=") or name.endswith(cell)]
-    for name in names:
-        assert ODD[name] != ROW
-        if id_of(name) not in read_by_python:
-            (tmp_path / "logs.csv").write_bytes(HEADER + GOOD[0] + with_id(name) + GOOD[1])
-            with review.load(tmp_path / "logs.csv") as calls:
-                assert (name, len(calls), calls.files[0].damaged) == (name, 2, 1)
+    """Otherwise, it would be a row in a plain log, and a damaged line in others."""
+    names = [name for name in ODD if name.partition("=")[0] in cells or name.endswith(cells)]
+    lines = [name for name in names if id_of(name) not in read_by_python]
+    assert len(lines) > 15
+    for number, name in enumerate(["", *lines]):
+        assert not name or ODD[name] != ROW
+        path = tmp_path / f"{number}.csv"
+        path.write_bytes(HEADER + GOOD[0] + (with_id(name) if name else b"") + GOOD[1])
+        source = Source(str(path), str(tmp_path / f"{number}.link"))
+        assert source.link()
+        wrong = _load._read_wrong(loaded, [source], EVERYTHING, str(tmp_path), large=large)
+        assert (name, wrong) == (name, [source] if name else [])
 
 
 def test_texts_with_control_characters_are_complete(tmp_path: Path) -> None:
@@ -151,7 +165,7 @@ def test_texts_with_control_characters_are_complete(tmp_path: Path) -> None:
 
 @LARGE
 def test_only_true_and_false_are_outcomes_of_a_call(large: int, tmp_path: Path, monkeypatch: Any) -> None:
-    """In a file that DuckDB does not read itself; `test_an_odd_line_that_is_no_row` has the others."""
+    """In a file that DuckDB does not read itself; the test above has the others."""
     monkeypatch.setattr(_load, "_LARGE", large)
     both = ROW.replace(b"True", b"TRUE") + ROW.replace(b"True", b"1")
     ways = [way for way in WAYS if way != "plain"]
