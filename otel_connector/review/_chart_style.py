@@ -11,9 +11,9 @@ Used by ``review._charts``, ``review._pictures`` and ``review._report``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import Any, cast
 
 import altair as alt
 
@@ -93,9 +93,10 @@ DARK = Style(
 def _colours(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    else:
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _colours(each)
+        return
+    parts: Iterable[Any] = cast("dict[str, Any]", value).values() if isinstance(value, dict) else value
+    for part in parts:
+        yield from _colours(part)
 
 
 _DARK_OF = dict(zip(_colours(astuple(LIGHT)), _colours(astuple(DARK)), strict=True))
@@ -104,9 +105,11 @@ _DARK_OF = dict(zip(_colours(astuple(LIGHT)), _colours(astuple(DARK)), strict=Tr
 def darkened(spec: Any) -> Any:
     """Return the specification of a chart, drawn in `LIGHT`, with the colours of `DARK`. Names in scales stay."""
     if isinstance(spec, dict):
-        return {key: value if key == "domain" else darkened(value) for key, value in spec.items()}
+        items = cast("dict[str, Any]", spec).items()
+        return {key: value if key == "domain" else darkened(value) for key, value in items}
     if isinstance(spec, list):
-        return [darkened(each) for each in spec]
+        parts: list[Any] = spec
+        return [darkened(part) for part in parts]
     return _DARK_OF.get(spec, spec) if isinstance(spec, str) else spec
 
 

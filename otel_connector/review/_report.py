@@ -98,10 +98,12 @@ def html_report(
         raise ImportError(MISSING) from None
     found = points(calls, has_attempts=summary.retries is not None)
     shown = None if found is None else zone.shifted(found)
-    drawn = {} if shown is None else charts(shown, dark=False)
+    drawn: dict[str, Any] = {} if shown is None else charts(shown, dark=False)
     # Altair takes longer to copy the data than for all else
     specs = {name: figure.to_dict(validate=False, ignore=["datasets"]) for name, figure in drawn.items()}
-    datasets = {name: data for figure in drawn.values() for name, data in figure.datasets.items()}  # one for all charts
+    datasets = dict[str, Any]()  # a name means the same data in all charts
+    for figure in drawn.values():
+        datasets |= figure.datasets
     titles = {name: spec.pop("title") for name, spec in specs.items()}
     for spec in specs.values():
         spec |= {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
