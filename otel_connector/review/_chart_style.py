@@ -108,8 +108,7 @@ def darkened(spec: Any) -> Any:
         items = cast("dict[str, Any]", spec).items()
         return {key: value if key == "domain" else darkened(value) for key, value in items}
     if isinstance(spec, list):
-        parts: list[Any] = spec
-        return [darkened(part) for part in parts]
+        return [darkened(part) for part in cast("list[Any]", cast("object", spec))]
     return _DARK_OF.get(spec, spec) if isinstance(spec, str) else spec
 
 
