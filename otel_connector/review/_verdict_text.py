@@ -240,7 +240,7 @@ class _Writer:
     def _slower(self, found: Finding) -> Sentences:
         return _line(
             f"Slower: {self.when(found)}. The calls {_to(found)} took {duration(found.figure)} (median), and "
-            f"{duration(found.baseline)} in the rest of the run: x {found.figure / found.baseline:.2f}.",
+            f"{duration(found.baseline)} in the rest of the run: {found.figure / found.baseline:,.1f} times as long.",
             f"{counted(found.calls, 'call')} in it, {counted(found.other_calls, 'call')} in the rest.",
         )
 
@@ -361,7 +361,7 @@ def _line(text: str, *details: str) -> Sentences:
 
 def _to(found: Finding) -> str:
     """Return where the calls went."""
-    return f"to {_names(found)}" if found.by else "to every host"
+    return f"to {_names(found)}" if found.by else "to all hosts"
 
 
 def _names(found: Finding) -> str:

@@ -285,7 +285,7 @@ def down(start: float, end: float, host: str = "", error: str = "ConnectFailed",
 
 OUTAGES: dict[str, tuple[str, dict[str, Any], list[float], str]] = {
     # What happens to the second run, its arguments, where its stretches begin and end, and what the headline names
-    "the last 50 %": (down(0.5, 1), {}, [0.5, 1], "calls to every host failed (ConnectFailed: x)"),
+    "the last 50 %": (down(0.5, 1), {}, [0.5, 1], "calls to all hosts failed (ConnectFailed: x)"),
     "the last 75 %": (down(0.25, 1), {}, [0.25, 1], "1.05 % -> 75."),
     "the last 90 %": (down(0.1, 1), {}, [0.1, 1], "1.05 % -> 90."),
     "three of 15 % in all": (
@@ -343,7 +343,7 @@ def test_a_run_in_which_all_calls_failed_is_an_outage_and_not_faster() -> None:
     assert _compare_text.counts(result) == {"better": 0, "worse": 1}
     texts = _compare_text.texts(result)
     assert texts[0].startswith(
-        "Worse (after): Outage: from the first call to the last. 6,000 of 6,000 calls to every host failed ("
+        "Worse (after): Outage: from the first call to the last. 6,000 of 6,000 calls to all hosts failed ("
     )
     assert any(re.fullmatch(r"All calls: \d\.\d\d % -> 100\.00 % failed\.", each) for each in texts)
     assert texts[-1] == "Apart from the outage: too few to tell: fewer than 100 calls in a run"

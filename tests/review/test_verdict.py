@@ -203,7 +203,7 @@ def test_an_outage_of_every_host_spares_none_by_chance(tmp_path: Path) -> None:
     made.fail(8_000, 9_500, "", BUSY, share=0.5, response_code=503)
     _, verdict = judged(made, tmp_path / "prices.csv")
     assert (verdict.findings[0].kind, verdict.findings[0].by) == ("failures", "")
-    assert "calls to every host failed" in texts(verdict)[1]
+    assert "calls to all hosts failed" in texts(verdict)[1]
 
 
 @pytest.mark.parametrize(("share", "named"), [(0.5, True), (0.25, True), (0.05, False)])
@@ -225,7 +225,7 @@ def test_failures_over_the_whole_run_are_named_with_their_class(tmp_path: Path) 
     (found,) = verdict.findings
     assert (found.kind, found.by, found.stretches) == ("failures", "", ())
     assert "Failed: from the first call to the last. " in texts(verdict)[1]
-    assert "calls to every host failed (HTTPStatusError 404: 404 Not Found)" in texts(verdict)[1]
+    assert "calls to all hosts failed (HTTPStatusError 404: 404 Not Found)" in texts(verdict)[1]
 
 
 def test_a_class_is_named_although_all_failures_together_are_even(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def one_bad_endpoint_of_200(made: Night) -> None:
     made.fail(0, SECONDS, "/count-refunds?", "HTTPStatusError: 500 Internal Server Error", response_code=500)
 
 
-@cause("failures", "Outage: ", "every host", "ConnectFailed", start=0, end=1_500)
+@cause("failures", "Outage: ", "all hosts", "ConnectFailed", start=0, end=1_500)
 def outage_at_the_start(made: Night) -> None:
     made.fail(0, 1_500, "", REFUSED)
 
@@ -299,7 +299,7 @@ def clock_set_back(made: Night) -> None:
         each["t"] = round(each["t"] - 3_600, 6)
 
 
-@cause("slower", "Slower: ", "every host", start=8_400, slack=600.0)
+@cause("slower", "Slower: ", "all hosts", start=8_400, slack=600.0)
 def a_deploy_at_noon(made: Night) -> None:
     slower(made.between(8_400, SECONDS), 1.3)
 
