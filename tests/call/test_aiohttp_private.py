@@ -135,7 +135,9 @@ def children(url: str) -> None:
             os.chdir(name)
             os.dup2(os.open("stderr", os.O_WRONLY | os.O_CREAT), 2)
             child(name, url)
-            os._exit(0)  # the end of an interpreter takes as long as the calls
+            if "coverage" not in sys.modules:  # it stores its data at the end of the interpreter
+                os._exit(0)  # which takes as long as the calls
+            return
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         Path(name, "status").write_text(str(status), encoding="ascii")
 

@@ -198,6 +198,11 @@ def test_a_flood_of_small_messages_does_not_block_the_event_loop(flood: str, run
     run(main())
 
 
+def has_enough(handler: FairResponseHandler) -> bool:
+    """Return whether the reader of the body has enough, so that nothing is parsed until it reads."""
+    return handler._reader_full and handler._next_step is None
+
+
 @asynccontextmanager
 async def buffering(*, is_full: bool = False) -> AsyncIterator[tuple[FairResponseHandler, aiohttp.ClientResponse]]:
     """Yield a connection with buffered data, and its response, whose body is not read.
@@ -213,7 +218,7 @@ async def buffering(*, is_full: bool = False) -> AsyncIterator[tuple[FairRespons
             assert response.connection is not None
             handler = response.connection.protocol
             assert isinstance(handler, FairResponseHandler)
-            while not (handler._reader_full if is_full else handler._pending):  # noqa: ASYNC110 - there is no event to wait for
+            while not (has_enough(handler) if is_full else handler._pending):  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0)
             if handler._pending:
                 break
