@@ -75,7 +75,8 @@ and write other files; nothing restricts them.
 
 \b
 Names in --fail-if: {", ".join(CONDITION_NAMES)};
-  with --compare: better, worse (number of outages, slow stretches, and figures that changed by more than noise)
+  with --compare: better, worse: how many lines about outages and slow stretches have this verdict (outages with one
+  cause are one line), and how many figures of the tables
 
 \b
 Exit code:

@@ -26,7 +26,7 @@ from otel_connector._units import (
     short_moment,
     size,
 )
-from otel_connector.cli._terminal import line, sentence, styled, table
+from otel_connector.cli._terminal import sentence, styled, table
 from otel_connector.review._formats import lost_time
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from otel_connector.review._query import Answer
 
 _PROMPTS = 2  # lines of a screen that the shell uses
-_FIGURES = 3  # lines with the figures of all calls, and the one before them
 # Lines of a section with one row of each table, "and more", and the empty line before it
 _LEAST_LINES = {"groups": 9, "errors": 4, "slowest calls": 3}
 _OF_SECTIONS = ("groups", "groups", "errors", "slowest calls", "groups")
+_GAP = styled("   ")  # between two figures
 _MAX_ROWS = 10  # of a table on a high screen
 _YELLOW, _RED = 0.01, 0.1  # failure rates from which these colours are used
 _LISTED_DAMAGE = 3  # damaged lines listed per file
@@ -83,9 +83,9 @@ def summary_view(
     listed = (summary.projects, summary.hosts, summary.errors, summary.slowest, summary.endpoints)
     sizes, lost = [len(each) for each in listed], list(_lost(summary.retries))
     sentences = {"retries": list(_retries(summary.retries)), "changes over time": list(_over_time(summary, zone))}
-    fitting, left_out = sizes, list[str]()
+    fitting, left_out, total = sizes, list[str](), list(_total(summary, width))
     if lines is not None and not all_rows:
-        room = lines - _PROMPTS - len(said) - len(head) + 1 - max(len(names), 1) - _FIGURES - _height(lost, width)
+        room = lines - _PROMPTS - len(said) - len(head) + 1 - max(len(names), 1) - len(total) - 1 - _height(lost, width)
         needed = {name: least for name, least in _LEAST_LINES.items() if name != "errors" or summary.errors}
         needed |= {name: 1 + _height(found, width) for name, found in sentences.items() if found}
         fitting, left_out = _fitted(room, sizes, needed)
@@ -96,7 +96,7 @@ def summary_view(
         "retries": lambda: sentences["retries"],
         "changes over time": lambda: sentences["changes over time"],
     }
-    parts: list[RenderableType] = [*map(styled, head), *map(styled, said), *([""] if said else []), *_total(summary)]
+    parts: list[RenderableType] = [*map(styled, head), *map(styled, said), *([""] if said else []), *total]
     parts += lost
     for name, section in sections.items():
         if name not in left_out and (shown := section()):
@@ -196,13 +196,26 @@ def _head(summary: Summary, zone: tzinfo, width: int, *, cut: bool) -> Iterator[
     yield f"{names if len(names) <= room else f'…{names[1 - room :]}'}{period}"
 
 
-def _total(summary: Summary) -> Iterator[Text]:
+def _total(summary: Summary, width: int) -> Iterator[Text]:
+    """Yield lines with the figures of all calls. A line ends between two figures."""
     total, latency = summary.total, summary.total.latency
     succeeded = f"{share(1 - total.error_rate)} succeeded, {total.failed:,} failed"
     calls = (counted(total.calls, "call"), "bold")
-    yield line(calls, f", {rate(total.rate)}   ", (succeeded, _colour(total.error_rate)), f"   {size(total.bytes)}")
+    figures = [sentence(calls, f", {rate(total.rate)}"), sentence((succeeded, _colour(total.error_rate)))]
+    yield from _packed([*figures, sentence(size(total.bytes))], width)
     shown = ("p50", latency.p50), ("p90", latency.p90), ("p95", latency.p95), ("p99", latency.p99), ("max", latency.max)
-    yield line(*(part for name, value in shown for part in ((f"{name} ", "dim"), f"{duration(value)}   ")))
+    yield from _packed([sentence((f"{name} ", "dim"), duration(value)) for name, value in shown], width)
+
+
+def _packed(figures: Sequence[Text], width: int) -> Iterator[Text]:
+    """Return lines with as many of the figures as fit."""
+    lines = [[figures[0]]]
+    for figure in figures[1:]:
+        if _GAP.join([*lines[-1], figure]).cell_len <= width:
+            lines[-1].append(figure)
+        else:
+            lines.append([figure])
+    return map(_GAP.join, lines)
 
 
 def _colour(error_rate: float) -> str:

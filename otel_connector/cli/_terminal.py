@@ -202,15 +202,8 @@ def styled(text: str, style: str = "", *, overflow: OverflowMethod | None = None
     return Text(printable(text), style, overflow=overflow, no_wrap=True if overflow else None)
 
 
-def line(*parts: str | tuple[str, str]) -> Text:
-    """Return a line that is cut at the width of a terminal, of texts and of texts with a style."""
-    made = sentence(*parts)
-    made.overflow, made.no_wrap = "ellipsis", True
-    return made
-
-
 def sentence(*parts: str | tuple[str, str]) -> Text:
-    """Return a line as `line` does, but wrapped at the width of a terminal."""
+    """Return a line of texts and of texts with a style. It is wrapped at the width of a terminal."""
     made = styled("")
     for part in parts:
         made.append_text(styled(part) if isinstance(part, str) else styled(*part))

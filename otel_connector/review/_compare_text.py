@@ -8,7 +8,7 @@ Used by ``cli._compare_view``, ``cli._review_command`` and ``review._compare_htm
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from otel_connector._record import one_line
@@ -18,6 +18,7 @@ from otel_connector.review._comparison import (
     Compared,
     Comparison,
     Difference,
+    FigureVerdict,
     Groups,
     OnlyIn,
     Outage,
@@ -28,6 +29,10 @@ from otel_connector.review._noise import BATCHES
 from otel_connector.review._verdict_text import Sentences, sentences, texts_of
 
 _MOST_IN_TITLE = 3  # logs of a run
+_MOST_NAMED = 3  # groups in a sentence
+_TWICE = 2.0  # times the change of all calls, from which a group is named
+_FEWEST_MISSED = 10  # calls to a host that a run of this length should have; fewer may be missing by chance
+_PREPOSITIONS = {"project": "in", "host": "at", "endpoint": "at"}
 _NAME_LIMIT = 200  # characters of a name from a log
 _LABELS = {"calls_per_second": "calls per second", "error_rate": "error rate", "bytes_per_call": "bytes per call"}
 _FORMATS: dict[str, Callable[[float], str]] = {
@@ -93,7 +98,7 @@ def p_value(row: Difference) -> str:
 
 
 def headline(comparison: Comparison) -> list[Sentences]:
-    """Return what became better or worse: the outages, then all calls apart from them, then what cannot be decided."""
+    """Return what became better or worse: the outages, all calls apart from them, single groups, and the undecided."""
     lines = [_outage(each, comparison) for each in comparison.outages]
     tested = _tested(comparison.total.differences)
     if any(each.finding.kind == "failures" for each in comparison.outages):
@@ -103,7 +108,7 @@ def headline(comparison: Comparison) -> list[Sentences]:
         lines.append(Sentences(f"All calls: {before} -> {after} failed."))
     if comparison.outages:
         tested = f"{all_calls(comparison).removeprefix('All calls ').capitalize()}: {tested[0].lower()}{tested[1:]}"
-    lines.append(Sentences(tested))
+    lines += map(Sentences, (tested, *_of_groups(comparison), *_without_calls(comparison)))
     if undecided := [_undecided(row) for row in comparison.total.differences if _is_visible(row)]:
         lines.append(Sentences(f"Not decided: {'; '.join(undecided)}"))
     return lines
@@ -132,13 +137,55 @@ def _tested(rows: Sequence[Difference]) -> str:
         return text[0].upper() + text[1:]
     if all(row.verdict in _UNKNOWN for row in rows):
         reason = next((row.reason for row in rows if row.reason), "")
-        return f"Too few to tell: {reason}"
+        return _with("Too few to tell", reason)
     shown = (
         f"{label(row)} {' / '.join(figures(row))}"
         for row in rows
         if row.figure in _SHOWN and row.verdict not in _UNDECIDED
     )
-    return f"No difference of all calls is larger than noise: {', '.join(shown)}"
+    return _with("No difference of all calls is larger than noise", ", ".join(shown))
+
+
+def _with(statement: str, details: str) -> str:
+    return f"{statement}: {details}" if details else statement
+
+
+def _of_groups(comparison: Comparison) -> Iterator[str]:
+    """Yield sentences about the marks of the tables that all calls do not have, or only with half of the change."""
+    named = {(row.figure, row.error, row.verdict): abs(row.relative) for row in comparison.total.differences}
+    for _, one, groups in tables(comparison):
+        for verdict in LARGER_THAN_NOISE:
+            found = list[str]()
+            for group in groups.compared:
+                rows = [row for row in group.differences if row.verdict == verdict]
+                if new := [row for row in rows if _has_twice(row, named)]:
+                    figures = ", ".join(f"{label(row).strip()} {change(row)}" for row in new)
+                    found.append(f"{name(group.name)} {figures}")
+            if found:
+                where = f"{_PREPOSITIONS[one]} {f'one {one}' if len(found) == 1 else counted(len(found), one)}"
+                more = [f"and {len(found) - _MOST_NAMED:,} more"] if len(found) > _MOST_NAMED else []
+                yield f"{verdict.capitalize()} {where}: {'; '.join(found[:_MOST_NAMED] + more)}"
+
+
+def _has_twice(row: Difference, named: Mapping[tuple[str, str, FigureVerdict], float]) -> bool:
+    return abs(row.relative) >= _TWICE * named.get((row.figure, row.error, row.verdict), 0.0)
+
+
+def _without_calls(comparison: Comparison) -> Iterator[str]:
+    """Yield sentences about the hosts that one of the runs lacks, and not by chance."""
+    before, after, hosts = comparison.before, comparison.after, comparison.hosts
+    for only, more, has, lacks, texts in (
+        (hosts.only_before, hosts.more[1], before, after, ("second", "before")),
+        (hosts.only_after, hosts.more[2], after, before, ("first", "after")),
+    ):
+        found = [host for host in only if host.calls * min(lacks.calls / has.calls, 1) >= _FEWEST_MISSED]
+        left_out = [each for each in comparison.outages if (each.run == "after") is (lacks is after)]
+        apart = f", {_apart(left_out)}" if left_out else ""
+        for host in found[:_MOST_NAMED]:
+            yield f"No calls to {name(host.name)} in the {texts[0]} run{apart}; {host.calls:,} {texts[1]}"
+        if len(found) > _MOST_NAMED:
+            rest = counted(len(only) + more - _MOST_NAMED, "more host")
+            yield f"No calls to {rest} in the {texts[0]} run{apart}"
 
 
 def _is_visible(row: Difference) -> bool:
@@ -152,7 +199,7 @@ def _undecided(row: Difference) -> str:
 
 
 def counts(comparison: Comparison) -> dict[str, int]:
-    """Return how many outages and figures became better, and worse: those that a comparison shows."""
+    """Return how often the output says better, and worse: lines about outages and slow stretches, marked figures."""
     shown = [comparison.total, *(group for _, _, groups in tables(comparison) for group in groups.compared)]
     verdicts: list[str] = [each.verdict for each in comparison.outages]
     verdicts += [row.verdict for each in shown for row in each.differences]
@@ -189,10 +236,15 @@ def method(comparison: Comparison) -> str:
 
 def all_calls(comparison: Comparison) -> str:
     """Return the title of the table of all calls."""
-    kinds = [each.finding.kind for each in comparison.outages]
+    return f"All calls {_apart(comparison.outages)}".rstrip()
+
+
+def _apart(left_out: Sequence[Outage]) -> str:
+    """Return what is left out of a comparison."""
+    kinds = [each.finding.kind for each in left_out]
     nouns = ("outages", "slow stretches") if len(kinds) > 1 else ("outage", "slow stretch")
     named = [noun for kind, noun in zip(("failures", "slower"), nouns, strict=True) if kind in kinds]
-    return f"All calls apart from the {' and '.join(named)}" if named else "All calls"
+    return f"apart from the {' and '.join(named)}" if named else ""
 
 
 def tables(comparison: Comparison) -> Iterator[tuple[str, str, Groups]]:

@@ -227,7 +227,7 @@ class _Writer:
         elsewhere = f"Elsewhere: {_of(found.other_events, found.other_calls)} {failed}. {_spared(found)}".rstrip()
         left = 0 if found.rest and not found.by else self._run.failed - found.events - found.other_events
         others = f"{_the_other(left)} described separately." if left > 0 else ""
-        cost = f"The failed calls took {duration(found.seconds)}, {_time_share(found)}."
+        cost = f"The failed call{'s' * (found.events > 1)} took {duration(found.seconds)}, {_time_share(found)}."
         return _line(text, times, elsewhere if found.other_calls else "", others, cost if found.seconds else "")
 
     def _slow(self, found: Finding) -> Sentences:

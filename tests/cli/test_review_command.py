@@ -152,7 +152,7 @@ def printed_summary(summary: review.Summary, width: int, lines: int | None) -> l
     return console.file.getvalue().splitlines()
 
 
-@pytest.mark.parametrize(("width", "lines"), [(80, 24), (80, 40), (120, 30), (200, 50)])
+@pytest.mark.parametrize(("width", "lines"), [(60, 40), (80, 24), (80, 40), (120, 30), (200, 50)])
 def test_a_summary_fits_the_screen(width: int, lines: int, example: review.Summary) -> None:
     shown = printed_summary(example, width, lines)
     assert len(shown) <= lines - 2  # one line for the command and one for the next prompt
@@ -170,6 +170,17 @@ def test_a_summary_fits_the_screen(width: int, lines: int, example: review.Summa
     ):
         assert word in text
     assert ("Trace" in text) is (width >= 100)
+
+
+def test_figures_of_all_calls_are_wrapped_between_them_on_a_narrow_terminal(example: review.Summary) -> None:
+    whole = next(each for each in printed_summary(example, 160, 50) if each.startswith("p50"))
+    for width in (60, 40, 20):
+        shown = printed_summary(example, width, 60)
+        start = next(number for number, each in enumerate(shown) if each.startswith("p50"))
+        figures = [each.strip() for each in whole.split("   ") if each]
+        wrapped = "   ".join(each.rstrip() for each in shown[start : shown.index("", start)])
+        assert wrapped.split("   ") == figures
+        assert len(shown) <= 58
 
 
 def test_a_summary_without_a_line_limit_shows_all_details(example: review.Summary) -> None:

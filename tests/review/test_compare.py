@@ -30,7 +30,7 @@ from rich.console import Console
 from otel_connector.cli._compare_view import show_comparison
 from otel_connector.review import _compare_text, _noise
 from otel_connector.review._compare import FISHER, WELCH, WOODRUFF, compare
-from otel_connector.review._comparison import Compared, Comparison, Difference
+from otel_connector.review._comparison import Compared, Comparison, Difference, FigureVerdict, Groups
 from otel_connector.review._load import Calls
 from otel_connector.review._noise import BATCHES, Estimate
 from otel_connector.review._sources import LogFile
@@ -151,6 +151,80 @@ def test_a_run_compared_with_itself_has_no_difference() -> None:
     assert all(each.p == 1 and each.relative == 0 for each in result.total.differences[1:])
     (text,) = _compare_text.texts(result)
     assert text.startswith("No difference of all calls is larger than noise: error rate 0.96 % / 0.96 %, p50 ")
+
+
+def test_the_headline_names_what_only_a_table_of_groups_marks(different: Comparison) -> None:
+    """One host of ten is slower, too little for all calls: `worse` counts figures that only the tables show."""
+    slower = "UPDATE calls_compact SET delta_t = delta_t * 1.3 WHERE host = 'host1'"
+    result = compared(run(hosts=10), run(slower, seed=2, hosts=10))
+    (group,) = (each for each in result.hosts.compared if each.name == "host1")
+    marked = [(each.figure, each.relative) for each in group.differences if each.verdict == "worse"]
+    text = "\n".join(_compare_text.texts(result))
+    assert len(marked) > 1
+    figures = ", ".join(f"{figure} {share * 100:+.1f} %" for figure, share in marked)
+    assert f"\nWorse at one host: host1 {figures}\nWorse at one endpoint: host1/{{id}} {figures}\n" in text
+    assert "Worse at" not in "\n".join(_compare_text.texts(different)), "all calls have the same marks"
+
+
+def groups_of(*found: Compared) -> Groups:
+    return Groups(compared=found, only_before=(), only_after=(), more=(0, 0, 0))
+
+
+def marks(names: str, figure: str, verdict: FigureVerdict = "worse") -> Groups:
+    found = Difference(figure=figure, unit="s", before=1, after=1.8, verdict=verdict)
+    marked = (Compared(name=name, differences=(found,)) for name in names)
+    return groups_of(*marked, Compared(name="same", differences=()))
+
+
+@pytest.mark.parametrize(
+    ("part", "groups", "line"),
+    [
+        ("projects", marks("P", "p99", "better"), "Better in one project: P p99 +80.0 %"),
+        ("hosts", marks("h", "p99", "more"), "More at one host: h p99 +80.0 %"),
+        ("endpoints", marks("a", "p90"), "Worse at one endpoint: a p90 +80.0 %"),
+        (
+            "endpoints",
+            marks("abcde", "p90"),
+            "Worse at 5 endpoints: a p90 +80.0 %; b p90 +80.0 %; c p90 +80.0 %; and 2 more",
+        ),
+    ],
+)
+def test_a_mark_of_a_group_is_one_line_of_the_headline(
+    part: str, groups: Groups, line: str, different: Comparison
+) -> None:
+    nothing = dataclasses.replace(
+        different.total, differences=(dataclasses.replace(row(different.total, "p95"), verdict="same within noise"),)
+    )
+    none = groups_of()
+    result = dataclasses.replace(different, total=nothing, projects=none, hosts=none, endpoints=none)
+    texts = _compare_text.texts(dataclasses.replace(result, **{part: groups}))  # type: ignore[arg-type]
+    assert texts == ["No difference of all calls is larger than noise", line]
+
+
+def test_a_host_without_calls_in_one_of_the_runs_is_named(different: Comparison) -> None:
+    moved = "UPDATE calls_compact SET host = 'beta.example' WHERE host = 'host1'"
+    gone = "DELETE FROM calls_compact WHERE host = 'host1'"
+    result = compared(run(moved), run(gone))
+    (there,) = result.hosts.only_before
+    assert f"No calls to beta.example in the second run; {there.calls:,} before" in _compare_text.texts(result)
+    texts = _compare_text.texts(compared(run(gone), run(moved)))
+    assert f"No calls to beta.example in the first run; {there.calls:,} after" in texts
+    # Few calls may be missing by chance
+    rare = "UPDATE calls_compact SET host = 'rare' WHERE call_id IN (SELECT call_id FROM calls_compact LIMIT 9)"
+    assert "rare" not in "\n".join(_compare_text.texts(compared(run(rare), run())))
+    # The calls of an outage are left out
+    texts = _compare_text.texts(compared(run(moved), run(f"{gone}; {down(0.5, 0.6)}")))
+    assert f"No calls to beta.example in the second run, apart from the outage; {there.calls:,} before" in texts
+
+
+def test_of_many_hosts_without_calls_three_are_named_and_of_an_empty_run_none() -> None:
+    alike: dict[str, Any] = {"calls": 20_000, "hosts": 7}
+    moved = "UPDATE calls_compact SET host = 'x' || host WHERE host <> 'host0'"
+    found = [text for text in _compare_text.texts(compared(run(**alike), run(moved, **alike))) if "No calls" in text]
+    more = [text for text in found if "more hosts" in text]
+    assert more == ["No calls to 3 more hosts in the second run", "No calls to 3 more hosts in the first run"]
+    assert len(found) == 8
+    assert "No calls to" not in "\n".join(_compare_text.texts(compared(run(**alike), run(calls=0))))
 
 
 def test_figures_equal_those_of_a_plain_query() -> None:

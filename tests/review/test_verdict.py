@@ -124,6 +124,8 @@ def test_a_good_night_is_two_lines(seed: int, tmp_path: Path) -> None:
             [
                 "12 calls, 1 failed. Too few to compare parts of the run.",
                 "Failed: at 14:13:23. 1 of 1 call to api.example.com failed (E: refused).",
+                "  Elsewhere: 0 of 11 calls (0.00 %) failed.",
+                "  The failed call took 250 ms, 8.33 % of the time of all calls.",
             ],
         ),
     ],
