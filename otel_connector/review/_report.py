@@ -340,6 +340,7 @@ class _Sections:
             plural = f"reasons and {by.lower()}s"
             caption = f"Time lost to failed attempts by {by.lower()}, also of calls that succeeded later"
             yield {
+                "caption": caption,
                 "table": table((Column("Reason"), Column(by), *numbers), rows, caption=caption, searched=plural),
                 "more": more,
                 "what": f"{plural}, with less time",
@@ -347,7 +348,8 @@ class _Sections:
         heads = [Column(name, number=True) for name in ("Attempts", "Succeeded only then", "Failed")]
         tries = [tuple(map(_number, (each.attempts, each.succeeded, each.failed))) for each in found.tries]
         if tries:
-            yield {"table": table(heads, tries, caption="Calls with more than one attempt"), "more": 0, "what": ""}
+            caption = "Calls with more than one attempt"
+            yield {"caption": caption, "table": table(heads, tries, caption=caption), "more": 0, "what": ""}
 
     def _failed(self) -> tuple[str, str]:
         """Return the table of failed calls, and a note if it does not have all of them."""

@@ -39,7 +39,7 @@
     views = drawn;
     root.dataset.drawn = scheme();
     for (const { view } of linked()) link(view);
-    for (const { view } of views.values()) view.addEventListener("click", clicked);
+    for (const [name, { view }] of views) view.addEventListener("click", (_, item) => clicked(name, item));
     show(period, null);
   }
 
@@ -195,19 +195,38 @@
   const fewRows = 10; // a table without a search box
   const updates = []; // one function for each table: hides the rows that do not match
   let chosenBar = null; // { text, matches }
+  const chosen = make("p"); // below the chart that was clicked: what is chosen, links to the tables, a button
+  chosen.className = "chosen";
+  chosen.setAttribute("role", "status");
 
-  function clicked(_, item) {
+  function clicked(chart, item) {
     const bar = item?.datum;
     if (bar?.error !== undefined) choose(`Class: ${bar.error}`, (data) => data.class === bar.error);
     else if (bar?.t !== undefined && bar.end !== undefined) {
       const digits = bar.end - bar.t < 1_000 ? 23 : 19;
       choose(`Started from ${clock(bar.t, digits)} to ${clock(bar.end, digits)}`, ({ t }) => t >= bar.t && t < bar.end);
-    }
+    } else return;
+    document.getElementById(`chart-${chart}`).after(chosen);
+    chosen.scrollIntoView({ block: "nearest" });
+    tip.hidden = true; // it would cover the line
   }
 
   function choose(text, matches) {
     chosenBar = text ? { text, matches } : null;
-    for (const update of updates) update();
+    chosen.replaceChildren();
+    for (const update of updates) {
+      const link = update();
+      if (link && chosenBar) chosen.append(chosen.hasChildNodes() ? ", " : `${text}: `, link);
+    }
+    if (chosenBar) chosen.append(" ", removing("Show all calls"));
+  }
+
+  function removing(text) {
+    const button = make("button", text);
+    button.type = "button";
+    button.title = "Show all calls again";
+    button.addEventListener("click", () => choose("", null));
+    return button;
   }
 
   function search(table, rows) {
@@ -220,10 +239,8 @@
     input.autocomplete = "off";
     input.spellcheck = false;
     const found = make("output");
-    const bar = make("button");
-    bar.type = "button";
-    bar.title = "Show all calls again";
-    bar.addEventListener("click", () => choose("", null));
+    const bar = removing("");
+    const none = make("p", `None of the ${what} listed here matches.`);
     const ofCalls = rows.some((row) => row.dataset.t !== undefined);
     const update = () => {
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -238,13 +255,18 @@
       bar.textContent = chosenBar ? `${chosenBar.text} \u2715` : "";
       found.textContent = `${count} of ${rows.length}`;
       line.hidden = rows.length <= fewRows && bar.hidden;
+      none.hidden = count > 0 || !rows.length;
+      table.parentElement.hidden = !none.hidden;
+      const link = make("a", `${found.textContent} ${what}`);
+      link.href = `#${table.closest("section").id}`;
+      return ofCalls && link;
     };
     label.hidden = rows.length <= fewRows;
     input.addEventListener("input", update);
     updates.push(update);
     label.append(input);
     line.append(label, bar, found);
-    table.parentElement.before(line);
+    table.parentElement.before(line, none);
     update();
   }
 

@@ -229,7 +229,7 @@ def test_the_outputs_have_the_lost_time(log: Path, tmp_path: Path) -> None:
     run_here(tmp_path, "review", "logs.csv", "--html", "r.html")
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert lost.partition(": ")[2] in page
-    assert "Time lost to failed attempts by endpoint" in page
+    assert "<h3>Time lost to failed attempts by endpoint, also of calls that succeeded later</h3>" in page
     shortened = run_here(tmp_path, "review", "logs.csv", "--top", "1").out
     assert (lost in shortened, shortened.count("23.0 s and 1 more\n")) == (True, 2)
 

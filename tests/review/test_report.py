@@ -17,7 +17,8 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from otel_connector._record import COLUMNS
-from otel_connector.review import html_report, load, summarize
+from otel_connector.review import compare, html_report, load, summarize
+from otel_connector.review._compare_html import comparison_report
 from otel_connector.testing import FaultServer, respond
 
 pytestmark = pytest.mark.browser
@@ -117,6 +118,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             page = html_report(calls, summarize(calls, top=500), title=f"<b>{name}</b> & more", trace_url=trace)
         written[name] = folder / f"{name}.html"
         written[name].write_text(page, encoding="utf-8")
+    with load(damaged) as before, load(damaged) as after:
+        written["two runs"] = folder / "two.html"
+        written["two runs"].write_text(comparison_report(compare(before, after)), encoding="utf-8")
     return written
 
 
@@ -531,6 +535,15 @@ def test_the_page_does_not_scroll_horizontally_on_a_phone(report: Any) -> None:
         assert observed.messages == []
 
 
+def test_all_figures_of_a_comparison_are_in_the_flow_of_the_page_on_a_phone(report: Any) -> None:
+    observed = report("two runs", phone=True)
+    assert observed.page.locator("tbody tr").count() >= 8
+    assert observed.page.evaluate("document.documentElement.scrollWidth") == 390
+    boxes = observed.page.locator(".box")
+    assert boxes.evaluate_all("boxes => boxes.map(box => box.scrollHeight - box.clientHeight)") == [0]
+    assert observed.messages == []
+
+
 def test_every_column_is_visible_on_a_desktop_and_names_of_classes_and_hosts_are_whole(report: Any) -> None:
     for name in ("big", "hundred"):
         page = report(name).page
@@ -551,17 +564,32 @@ def test_a_click_on_a_bar_filters_the_tables_of_calls(open_report: Any) -> None:
     box = canvas.bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.4)
     assert page.inner_text("#slowest .search button") == "Class: E \u2715"
+    near = page.locator("#chart-errors + .chosen")
+    assert page.locator("#tip").is_hidden()
+    assert near.inner_text() == "Class: E: 12 of 12 failed calls, 6 of 50 slowest calls Show all calls"
+    assert near.locator("a").evaluate_all("all => all.map(each => each.hash)") == ["#failed", "#slowest"]
     failed = [cell for cell in column(page, "slowest", 3) if cell]
     assert set(failed) == {"E"}
     assert page.inner_text("#slowest output") == f"{len(failed)} of 50"
-    page.click("#slowest .search button")
+    near.locator("button").click()
     assert page.inner_text("#slowest output") == "50 of 50"
+    assert page.inner_text(".chosen") == ""
     canvas = page.locator("#chart-rate canvas")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.6)
     assert page.inner_text("#slowest .search button").startswith("Started from 2026-09-21 14:13:20.")
     assert 0 < len(column(page, "slowest", 1)) < 50
+    assert re.match(r"Started from 2026-09-21 14:13:20\.\d+ to .+: \d of 12 failed calls, \d+ of 50 slowest calls",
+                    page.inner_text("#chart-rate + .chosen"))  # fmt: skip
+    page.set_viewport_size({"width": 390, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.locator("#slowest .search button").evaluate("button => button.getBoundingClientRect().right") <= 390
+    page.fill("#failed input", "no such call")
+    assert "None of the failed calls listed here matches." in page.inner_text("#failed")
+    assert page.locator("#failed .box").is_hidden()
+    page.fill("#failed input", "")
+    assert "None of" not in page.inner_text("#failed")
 
 
 def test_a_table_of_few_rows_has_no_search(report: Any) -> None:
