@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _WIDE = 130  # columns from which the statistics are shown
 _NARROW_NAME, _WIDE_NAME = 27, 48  # columns of a name
+_FIGURES = 41  # columns of three figures and a verdict in words below each other; only names and verdicts are narrowed
 _STYLES = {"worse": "bold red", "better": "bold green", "more": "bold cyan", "less": "bold cyan"}
 
 
@@ -53,9 +54,9 @@ def _table(console: Console, title: str, groups: Iterable[tuple[str, Sequence[Di
     statistics = ("Difference", "Change", "Noise", "p") if wide else ("Change",)
     rows = table(title, "Before", "After", *statistics)
     if is_terminal(console):
-        rows.columns[0].max_width = _WIDE_NAME if wide else _NARROW_NAME
+        rows.columns[0].max_width = _WIDE_NAME if wide else min(_NARROW_NAME, max(console.width - _FIGURES, 1))
         rows.columns[0].overflow = "ellipsis"
-    rows.add_column("Verdict", no_wrap=not wide)
+    rows.add_column("Verdict")
     if wide:
         rows.add_column("Test, or reason for none", overflow="fold")
     for name, differences in groups:

@@ -152,7 +152,9 @@ def _with(statement: str, details: str) -> str:
 
 def _of_groups(comparison: Comparison) -> Iterator[str]:
     """Yield sentences about the marks of the tables that all calls do not have, or only with half of the change."""
-    named = {(row.figure, row.error, row.verdict): abs(row.relative) for row in comparison.total.differences}
+    total = comparison.total.differences
+    named: dict[tuple[str, str, FigureVerdict], float]
+    named = {(row.figure, row.error, row.verdict): abs(row.relative) for row in total}
     for _, one, groups in tables(comparison):
         for verdict in LARGER_THAN_NOISE:
             found = list[str]()
