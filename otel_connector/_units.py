@@ -68,11 +68,11 @@ def share(part: float) -> str:
     return f"{part * 100:.2f} %"
 
 
-def rate(per_second: float) -> str:
-    """Format a rate, given per second: ``357/s``. A slow rate is shown per minute or hour."""
+def rate(per_second: float, like: float | None = None) -> str:
+    """Format a rate, given per second: ``357/s``. A slow rate is shown per minute or hour, or in the unit of `like`."""
     if math.isnan(per_second):
         return NONE
-    unit, seconds = rate_unit(per_second)
+    unit, seconds = rate_unit(per_second if like is None else like)
     return f"{_three_digits(per_second * seconds)}/{unit}"
 
 

@@ -12,13 +12,13 @@ from dataclasses import replace
 
 from otel_connector.review._anomalies import Anomaly, Selection, Threshold, anomalies
 from otel_connector.review._cells import Cells, Counts
-from otel_connector.review._filters import quoted
+from otel_connector.review._described import Search, example_of, place_of
 from otel_connector.review._load import Calls
 from otel_connector.review._verdict import Finding, Stretch
 
 _RULE = Threshold(odds=2, share=0.01, least=10, whole=True)
 _THROUGHOUT = 0.05  # share of all calls from which retries without a place are a finding
-_MOST_REASONS = 4
+_MOST_REASONS = 12
 _PAUSED = 0.05  # share of the run, from which pauses are a finding
 _OF_RETRIES = 0.2  # a call that was retried weighs a fifth of a failed one
 _PAUSE = "reason = 'status_429' AND wait > 0"
@@ -73,7 +73,7 @@ def retries(calls: Calls, cells: Cells) -> Iterator[Finding]:
     cases = " ".join(f"WHEN started < {edge} THEN {i}" for i, edge in enumerate(cells.edges[1:]))
     for *values, batch, hits in calls.rows(
         f"SELECT {', '.join(cells.columns)}, CASE {cases} END, count(DISTINCT call_id) FROM attempts "
-        "WHERE number > 1 GROUP BY ALL"
+        "WHERE failure <> '' GROUP BY ALL"
     ):
         place = tuple(values)
         counts[place if place in counts else None].events[batch] += hits
@@ -88,19 +88,20 @@ def retries(calls: Calls, cells: Cells) -> Iterator[Finding]:
 
 def _described(calls: Calls, cells: Cells, anomaly: Anomaly, retried: int) -> Iterator[Finding]:
     scope, counts = anomaly.scope, cells.by_event["retried"]
-    names = ", ".join(map(quoted, scope.names))
-    place = f"{scope.by} IN ({names})" if scope.by else "TRUE"
     edges = [(cells.edges[first], cells.edges[end]) for first, end in anomaly.ranges]
-    when = " OR ".join(f"t * 1e6 >= {low} AND t * 1e6 < {high}" for low, high in edges) or "TRUE"
-    reasons = calls.rows(
-        "SELECT reason, count(*), coalesce(sum(wait), 0), make_timestamp((min(t) * 1e6)::BIGINT), "
-        f"make_timestamp((max(t) * 1e6)::BIGINT) FROM attempts "
-        f"WHERE {place} AND ({when}) AND reason <> '' GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {_MOST_REASONS}"
+    when = " OR ".join(f"started >= {low} AND started < {high}" for low, high in edges) or "TRUE"
+    condition = f"failure <> '' AND {place_of(scope)} AND ({when})"
+    (_, number, succeeded, *whole), *reasons = calls.rows(
+        "SELECT failure, count(*), count(DISTINCT call_id) FILTER (WHERE success), coalesce(sum(waited), 0), "
+        "make_timestamp(min(started)), make_timestamp(max(started)) FROM attempts "
+        f"WHERE {condition} GROUP BY ROLLUP (failure) ORDER BY failure IS NOT NULL, 2 DESC, 1 LIMIT {1 + _MOST_REASONS}"
     )
+    seconds, first, last = whole
     inside = anomaly.batches or range(len(cells.edges) - 1)
-    number = sum(counts[each].calls[i] for each in scope.places for i in inside)
+    of_scope = sum(counts[each].calls[i] for each in scope.places for i in inside)
     events = sum(counts[each].events[i] for each in scope.places for i in inside)
-    whole = Finding(
+    stretch = Stretch(start=first, end=last, calls=of_scope, events=events)
+    yield Finding(
         kind="retries",
         weight=_OF_RETRIES * events / cells.calls,
         by=scope.by,
@@ -108,13 +109,16 @@ def _described(calls: Calls, cells: Cells, anomaly: Anomaly, retried: int) -> It
         others=len({place[cells.columns.index(scope.by)] for place in cells.places}) - len(scope.names)
         if scope.by
         else 0,
-        calls=number,
+        stretches=(stretch,) if edges else (),
+        calls=of_scope,
         events=events,
-        other_calls=cells.calls - number,
+        other_calls=cells.calls - of_scope,
         other_events=retried - events,
-        seconds=sum(row[2] for row in reasons),
-        classes=tuple((row[0], row[1]) for row in reasons),
+        seconds=seconds,
+        classes=tuple((name, count) for name, count, *_ in reasons),
+        retries=number,
+        succeeded=succeeded,
+        example=example_of(
+            Search(calls, cells), f"call_id IN (SELECT call_id FROM attempts WHERE {condition})", slowest=True
+        ),
     )
-    first, last = min(row[3] for row in reasons), max(row[4] for row in reasons)
-    stretch = Stretch(start=first, end=last, calls=number, events=events)
-    yield replace(whole, stretches=(stretch,)) if edges else whole

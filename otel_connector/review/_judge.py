@@ -105,18 +105,18 @@ def _order(finding: Finding) -> tuple[bool, float]:
 
 
 def _urls(calls: Calls, number: int, listed: Iterable[str] | None, *, has_attempts: bool) -> Urls:
-    again = "OR url_id IN (SELECT url_id FROM attempts WHERE number > 1)" if has_attempts else ""
+    again = "url_id IN (SELECT url_id FROM attempts WHERE failure <> '' AND success)" if has_attempts else "FALSE"
     parts = number // _URLS_AT_A_TIME + 1
     counted = [
         calls.rows(
-            f"SELECT count(*), count(*) FILTER (WHERE done), count(*) FILTER (WHERE done AND (failed {again})) FROM ("
+            "SELECT count(*), count(*) FILTER (WHERE done), count(*) FILTER (WHERE done AND failed), "
+            f"count(*) FILTER (WHERE {again}) FROM ("
             "SELECT url_id, bool_or(success) AS done, bool_or(NOT success) AS failed FROM calls_compact "
             f"WHERE url_id % {parts} = {part} GROUP BY 1)"
         )[0]
         for part in range(parts)  # otherwise ten million URLs would need 400 MB
     ]
-    total, done, retried = (sum(column) for column in zip(*counted, strict=True))
-    total, done, retried = total or 0, done or 0, retried or 0
+    total, done, recovered, retried = (int(sum(column)) for column in zip(*counted, strict=True))
     missing, left = None, total - done
     if listed is not None:
         ((missing, left),) = calls.rows(
@@ -125,7 +125,15 @@ def _urls(calls: Calls, number: int, listed: Iterable[str] | None, *, has_attemp
             "LEFT JOIN calls_compact ON url_id = id GROUP BY 1)",
             [list(listed)],
         )
-    return Urls(total=total, done=done, failed=total - done, retried=retried, missing=missing, left=left)
+    return Urls(
+        total=total,
+        done=done,
+        failed=total - done,
+        retried=retried,
+        recovered=recovered,
+        missing=missing,
+        left=left,
+    )
 
 
 def _first(calls: Calls, condition_and_order: str) -> ListedCall | None:

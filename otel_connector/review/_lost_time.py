@@ -141,15 +141,16 @@ def read_retries(calls: Calls, start: datetime | None, end: datetime | None, top
     numbers = ", ".join(f"TRY_CAST({name} AS DOUBLE) AS {name}" for name in _NUMBERS)
     joined = f"""
         SELECT attempt.*, epoch_us(calls.t) AS started, url, success, {URL_ID} AS url_id FROM (
-            SELECT *, lag(reason) OVER (PARTITION BY call_id ORDER BY number) AS failure FROM (
+            SELECT *, lag(reason) OVER before AS failure, lag(wait) OVER before AS waited FROM (
                 SELECT call_id, TRY_CAST(number AS INTEGER) AS number, {numbers}, coalesce(reason, '') AS reason
                 FROM read_csv([{", ".join(map(quoted, links))}], columns={{{columns}}}, {DIALECT},
                     ignore_errors=true, null_padding=true)
                 WHERE t IS NOT NULL AND number IS NOT NULL)
+            WINDOW before AS (PARTITION BY call_id ORDER BY number)
         ) AS attempt JOIN calls USING (call_id)"""
     # From the URL, because the column of `calls` would be computed for every row of a large log
     located = in_steps(joined, *LOCATION, path_sql(), *calls.endpoints.sql)
-    kept = f"call_id, number, {', '.join(_NUMBERS)}, reason, failure, started, success, url_id, host, endpoint"
+    kept = f"call_id, number, {', '.join(_NUMBERS)}, reason, failure, waited, started, success, url_id, host, endpoint"
     calls.rows(f"CREATE OR REPLACE TEMP TABLE attempts AS SELECT {kept} FROM ({located})")
     reasons, hosts, endpoints = _lost(calls)
     tries = calls.rows(

@@ -1,6 +1,6 @@
 """Fills in the user's template for the URL of a trace. Knows nothing of logs.
 
-Used by ``cli._review_command``, ``review._report`` and ``review._verdict_text``.
+Used by ``cli._review_command``, ``review._next_step``, ``review._report`` and ``review._verdict_text``.
 """
 
 from __future__ import annotations

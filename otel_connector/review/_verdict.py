@@ -78,8 +78,10 @@ class Finding:
         baseline: The same figure elsewhere.
         seconds: The seconds that the events took; for ``clock`` the step, for ``gap`` the length.
         share_of_time: Their share of the seconds of all calls, of 1.
-        classes: The classes of the failures (or the reasons of the attempts) with their numbers, the most frequent
-            first.
+        classes: The classes of the failures with their numbers, the most frequent first; for ``retries``, the reasons
+            for which another attempt was made.
+        retries: For ``retries``, the number of attempts after a failed one.
+        succeeded: For ``retries``, how many of the events succeeded in the end.
         quarters: For ``larger bodies``, the median of each quarter of the run, if it grows from each to the next.
         sizes: For ``same size``, the smallest and the largest body elsewhere, in bytes.
         example: One of the calls.
@@ -104,6 +106,8 @@ class Finding:
     seconds: float = 0.0
     share_of_time: float = math.nan
     classes: tuple[tuple[str, int], ...] = ()
+    retries: int = 0
+    succeeded: int = 0
     quarters: tuple[float, ...] = ()
     sizes: tuple[int, ...] = ()
     example: ListedCall | None = None
@@ -117,7 +121,8 @@ class Urls:
         total: The number of different URLs in the logs.
         done: Those with a success.
         failed: Those without a success.
-        retried: Those with a success after a failed attempt or a failed call.
+        retried: Those with a call that succeeded only after another attempt; 0 without an attempts log.
+        recovered: Those with a call that failed and another one that succeeded.
         missing: Those of the list that have no row; None if there is no list.
         left: Those of the list without a success; without a list, `failed`.
     """
@@ -126,6 +131,7 @@ class Urls:
     done: int
     failed: int
     retried: int
+    recovered: int
     missing: int | None = None
     left: int = 0
 

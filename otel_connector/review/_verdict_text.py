@@ -8,13 +8,15 @@ Used by ``cli._review_command``, ``review._compare_text``, ``review._formats``, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone, tzinfo
+from itertools import chain, repeat
 from typing import Protocol
 
 from otel_connector._record import one_line
 from otel_connector._units import counted, duration, moment, rate, share, size
+from otel_connector.review._next_step import next_steps
 from otel_connector.review._trace_url import TraceURL
 from otel_connector.review._verdict import Finding, Stretch, Verdict
 
@@ -83,7 +85,10 @@ def lines(verdict: Verdict, wording: Wording = UTC) -> list[Sentences]:
         found.append(Sentences(f"{counted(more, 'further finding')}: see --json."))
     if verdict.unfinished:
         found.append(Sentences(_TORN))
-    return [*found, *_next(verdict, shown, wording)]
+    steps = zip(
+        chain(["Next"], repeat("Or")), next_steps(verdict, shown, wording.command, wording.traces), strict=False
+    )
+    return [*found, *(Sentences(f"{label}: {step}", link=link) for label, (step, link) in steps)]
 
 
 _TORN = (
@@ -134,37 +139,19 @@ def _work(verdict: Verdict) -> Iterator[str]:
     wanted = urls.total + (urls.missing or 0)
     done = f"{urls.done:,} of {wanted:,} URLs were" if urls.done < wanted else f"All {wanted:,} URLs were"
     done = "The only URL was" if urls.done == wanted == 1 else done
-    yield f"{done} fetched{f' in {calls:,} calls' if calls != urls.total else ''}."
-    if verdict.failed:
-        what = counted(verdict.failed, "call") if calls != urls.total else f"{verdict.failed:,}"
-        yield f"{what} failed ({share(verdict.failed / calls)})."
+    is_repeated = calls != urls.total
+    yield f"{done} fetched{f' in {calls:,} calls' if is_repeated else ''}."
     if urls.retried:
-        yield f"{urls.retried:,} ({share(urls.retried / wanted)}) needed another attempt."
+        of_them = f"{urls.retried:,} of them ({share(urls.retried / urls.done)})" if urls.done > 1 else "It"
+        yield f"{of_them} succeeded only after another attempt{', in one call or more' if is_repeated else ''}."
+    if is_repeated and urls.failed:
+        yield f"{urls.failed:,} failed for good ({share(urls.failed / urls.total)})."
+    if verdict.failed:
+        what = counted(verdict.failed, "call") if is_repeated else f"{verdict.failed:,}"
+        yield f"{what} failed ({share(verdict.failed / calls)})."
+    if urls.recovered:
+        yield f"{counted(urls.recovered, 'URL')} failed in one call and succeeded in another."
     yield f"Median {duration(verdict.p50)}, p99 {duration(verdict.p99)}."
-
-
-def _next(verdict: Verdict, shown: Sequence[Finding], wording: Wording) -> Iterator[Sentences]:
-    steps = list[tuple[str, str]]()
-    left = verdict.urls.left if wording.command else 0
-    is_refused = verdict.seconds and any(each.kind == "waits" for each in shown)
-    slower = f" --rate {verdict.calls / verdict.seconds:.3g}" if is_refused else ""
-    if left:
-        steps.append((f"{wording.command} --resume{slower}   ({counted(left, 'URL')} left)", ""))
-    elif slower:
-        steps.append(
-            (f"{wording.command}{slower}   (all URLs again)" if wording.command else f"fetch with{slower}", "")
-        )
-    with_example = next(((each.kind, each.example) for each in shown if each.example is not None), None)
-    if with_example is not None:
-        kind, example = with_example
-        link = wording.traces.of(example.call_id) if wording.traces is not None else ""
-        what = _EXAMPLES.get(kind, "one of these calls" if example.success else "one of the failed calls")
-        steps.append((f"{what}: call_id {example.call_id}", link))
-    for label, (step, link) in zip(("Next: ", *["Or: "] * len(steps)), steps, strict=False):
-        yield Sentences(f"{label}{step}", link=link)
-
-
-_EXAMPLES = {"gap": "a call before the pause", "clock": "a call before the step of the clock"}
 
 
 class Period(Protocol):
@@ -296,19 +283,28 @@ class _Writer:
         return _line(f"Stopped: {found.events:,} of {found.calls + found.events:,} URLs have no row.{last}")
 
     def _waits(self, found: Finding) -> Sentences:
+        between = self._run.seconds - found.seconds
+        relation = between > 0 and (
+            f"Between the pauses, the run made {counted(found.calls, 'call')} to it in {duration(between)}, "
+            f"{rate(found.calls / between, found.baseline)}. Over the whole run, these are {rate(found.baseline)}: "
+            "below this rate, a quota would not have been exceeded."
+        )
         return _line(
             f"Waiting: {_names(found)} asked for pauses of {duration(found.figure)} (429, median), "
             f"{counted(found.beside_events, 'time')}. {duration(found.seconds)} of the "
             f"{duration(self._run.seconds)} were pauses ({share(found.share_of_time)}).",
-            f"{_of(found.events, found.calls)} to it were answered by 429 at least once. On average it answered "
-            f"{rate(found.baseline)}.",
+            f"{_of(found.events, found.calls)} to it were answered by 429 at least once.",
+            relation or "",
         )
 
     def _retries(self, found: Finding) -> Sentences:
-        reasons = ", ".join(f"{one_line(name, _NAME_LIMIT)} {number:,}" for name, number in found.classes)
+        more = found.retries - sum(number for _, number in found.classes)
+        reasons = [f"{one_line(name, _NAME_LIMIT)} {number:,}" for name, number in found.classes]
+        reasons += [f"other reasons {more:,}"] if more else []
         return _line(
-            f"Retries: {self.when(found)}. {_of(found.events, found.calls)} {_to(found)} needed a second attempt "
-            f"({reasons}).",
+            f"Retries: {self.when(found)}. {_of(found.events, found.calls)} {_to(found)} were attempted again: "
+            f"{found.succeeded:,} succeeded, {found.events - found.succeeded:,} failed. "
+            f"They had {counted(found.retries, 'retry', 'retries')} ({', '.join(reasons)}).",
             f"Elsewhere: {_of(found.other_events, found.other_calls)}." if found.other_calls else "",
             f"The waits before them took {duration(found.seconds)}.",
         )

@@ -119,6 +119,7 @@ WINGS = [
             "_findings": (),
             "_attempts": (),
             "_judge": (),
+            "_next_step": ("duckdb",),
             "_verdict_text": ("duckdb",),
             "_html": (),
             "_points": (),

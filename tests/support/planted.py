@@ -223,7 +223,14 @@ def holds_after_429(made: Night) -> None:
             ]
 
 
-@cause("retries", "Retries: ", "auth.example.com", "second attempt", "status_503")
+@cause(
+    "retries",
+    "Retries: ",
+    "auth.example.com",
+    "were attempted again",
+    "status_503",
+    "Next: one of the retried calls: call_id ",
+)
 def retries(made: Night) -> None:
     for each in made.between(0, SECONDS, HOSTS[3]):
         if each["success"] and int(each["call_id"][-3:], 16) % 3:
