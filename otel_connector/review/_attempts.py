@@ -89,18 +89,26 @@ def retries(calls: Calls, cells: Cells) -> Iterator[Finding]:
 def _described(calls: Calls, cells: Cells, anomaly: Anomaly, retried: int) -> Iterator[Finding]:
     scope, counts = anomaly.scope, cells.by_event["retried"]
     edges = [(cells.edges[first], cells.edges[end]) for first, end in anomaly.ranges]
-    when = " OR ".join(f"started >= {low} AND started < {high}" for low, high in edges) or "TRUE"
+    times = [f"(started >= {low} AND started < {high})" for low, high in edges]
+    when = " OR ".join(times) or "TRUE"
     condition = f"failure <> '' AND {place_of(scope)} AND ({when})"
-    (_, number, succeeded, *whole), *reasons = calls.rows(
-        "SELECT failure, count(*), count(DISTINCT call_id) FILTER (WHERE success), coalesce(sum(waited), 0), "
-        "make_timestamp(min(started)), make_timestamp(max(started)) FROM attempts "
-        f"WHERE {condition} GROUP BY ROLLUP (failure) ORDER BY failure IS NOT NULL, 2 DESC, 1 LIMIT {1 + _MOST_REASONS}"
+    (_, number, succeeded, seconds), *reasons = calls.rows(
+        "SELECT failure, count(*), count(DISTINCT call_id) FILTER (WHERE success), coalesce(sum(waited), 0) FROM "
+        f"attempts WHERE {condition} GROUP BY ROLLUP (failure) ORDER BY failure IS NOT NULL, 2 DESC, 1 LIMIT {1 + _MOST_REASONS}"
     )
-    seconds, first, last = whole
-    inside = anomaly.batches or range(len(cells.edges) - 1)
-    of_scope = sum(counts[each].calls[i] for each in scope.places for i in inside)
-    events = sum(counts[each].events[i] for each in scope.places for i in inside)
-    stretch = Stretch(start=first, end=last, calls=of_scope, events=events)
+    ends = [
+        calls.rows(
+            "SELECT make_timestamp(min(started)), make_timestamp(max(started)) FROM attempts "
+            f"WHERE failure <> '' AND {place_of(scope)} AND {each}"
+        )[0]
+        for each in times
+    ]
+    parts = anomaly.ranges or [(0, len(cells.edges) - 1)]
+    calls_of, events_of = (
+        [sum(sum(getattr(counts[each], what)[first:end]) for each in scope.places) for first, end in parts]
+        for what in ("calls", "events")
+    )
+    of_scope, events = sum(calls_of), sum(events_of)
     yield Finding(
         kind="retries",
         weight=_OF_RETRIES * events / cells.calls,
@@ -109,7 +117,12 @@ def _described(calls: Calls, cells: Cells, anomaly: Anomaly, retried: int) -> It
         others=len({place[cells.columns.index(scope.by)] for place in cells.places}) - len(scope.names)
         if scope.by
         else 0,
-        stretches=(stretch,) if edges else (),
+        stretches=tuple(
+            Stretch(start=start, end=end, calls=of_part, events=retried_of_part)
+            for (start, end), of_part, retried_of_part in zip(
+                ends, calls_of, events_of, strict=False
+            )  # no ends: the whole run
+        ),
         calls=of_scope,
         events=events,
         other_calls=cells.calls - of_scope,

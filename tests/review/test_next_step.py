@@ -197,3 +197,18 @@ def test_the_rate_after_refusals_is_below_the_average(values: dict[str, Any], sa
     shown = "\n".join(texts(replace(verdict, findings=(found,))))
     assert [each for each in said if each not in shown] == []
     assert ("Between the pauses" in shown) == (values["seconds"] < verdict.seconds)
+
+
+def test_retries_in_two_stretches_are_two(tmp_path: Path) -> None:
+    made = night(failing=0.0)
+    for each in [*made.between(3_000, 4_500), *made.between(10_000, 11_500)]:
+        made.attempts += [
+            attempt(each, 1, 0.0, 0.01, wait=0.1, reason="timeout"),
+            attempt(each, 2, 0.2, 0.01, status=200),
+        ]
+    (found,) = judged(made, tmp_path / "logs.csv").findings
+    assert [(each.events, each.seconds < 1_600) for each in found.stretches] == [
+        (len(list(made.between(start, start + 1_500))), True) for start in (3_000, 10_000)
+    ]
+    assert sum(each.calls for each in found.stretches) == found.calls
+    assert found.other_events == 0
