@@ -11,7 +11,7 @@ Used by ``review._attempts``, ``review._described`` and ``review._findings``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from otel_connector.review._cells import Cells, Counts, Location
@@ -105,10 +105,10 @@ def anomalies(cells: Cells, event: str, threshold: Threshold) -> list[Anomaly]:
             if scope not in searched:
                 calls, events = _sums(table, scope)
                 searched[scope] = calls, events, find(calls, events) if sum(events) >= _FEWEST_EVENTS else None
-        best = max(_candidates(table, searched, threshold), key=lambda each: each[0], default=None)
-        if best is None:
+        candidates = sorted(_candidates(table, searched, threshold), key=lambda each: -each.gain)
+        anomaly = next((each.anomaly for each in candidates if not _has_parts(each, candidates, table)), None)
+        if anomaly is None:
             break
-        anomaly = best[1]
         found.append(anomaly)
         _remove(table, anomaly)
         for scope in known:  # those in which calls were removed are searched again
@@ -120,9 +120,24 @@ def anomalies(cells: Cells, event: str, threshold: Threshold) -> list[Anomaly]:
 _Searched = tuple[list[int], list[int], Stretches | None]  # the calls and the events of a scope, and its stretches
 
 
-def _candidates(
-    table: Table, searched: Mapping[Selection, _Searched], threshold: Threshold
-) -> Iterator[tuple[float, Anomaly]]:
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """An anomaly that may be found.
+
+    Attributes:
+        anomaly: The anomaly.
+        gain: How much more likely the calls are with it.
+        penalty: What the gain had to exceed.
+        counts: The calls and the events in it.
+    """
+
+    anomaly: Anomaly
+    gain: float
+    penalty: float
+    counts: tuple[int, int]
+
+
+def _candidates(table: Table, searched: Mapping[Selection, _Searched], threshold: Threshold) -> Iterator[_Candidate]:
     all_calls, all_events = map(sum, _sums(table, Selection(places=frozenset(table))))
     for scope, (calls, events, each) in searched.items():
         possible = list[tuple[Anomaly, float]]()
@@ -135,8 +150,45 @@ def _candidates(
             number, hits = sum(calls[i] for i in inside), sum(events[i] for i in inside)
             if _matters(number, hits, all_calls, all_events, threshold):
                 gain = log_likelihood_ratio(number, hits, all_calls, all_events)
-                if gain > max(len(anomaly.ranges), 1) * penalty:
-                    yield gain, anomaly
+                if gain > (needed := max(len(anomaly.ranges), 1) * penalty):
+                    yield _Candidate(anomaly, gain, needed, (number, hits))
+
+
+def _has_parts(whole: _Candidate, candidates: Sequence[_Candidate], table: Table) -> bool:
+    """Return whether places of an anomaly explain more, each at its own times, than they do at its times.
+
+    So outages that overlap, or follow each other, are no outage of all places, unless they are too many to find.
+    """
+    scope = whole.anomaly.scope
+    of_all = _total(table, Selection(places=frozenset(table)))
+    by_place = dict[Selection, _Candidate]()  # the candidates are sorted, the best one of each place comes first
+    for each in candidates if whole.anomaly.ranges else ():
+        if each.anomaly.scope.places < scope.places:
+            by_place.setdefault(each.anomaly.scope, each)
+    for column in {each.by for each in by_place}:
+        parts = [each for place, each in by_place.items() if place.by == column]
+        gain = _joint_gain([each.counts for each in parts], of_all) - sum(each.penalty for each in parts)
+        places = Selection(places=frozenset[Location | None]().union(*(each.anomaly.scope.places for each in parts)))
+        same_time = _joint_gain([_total(table, places, whole.anomaly.batches)], of_all)
+        if len(parts) <= _MOST and gain > max(whole.gain, same_time) - whole.penalty:
+            return True
+    return False
+
+
+def _joint_gain(parts: Iterable[tuple[int, int]], of_all: tuple[int, int]) -> float:
+    """Return how much more likely the calls are if each part, of which none has a call of another, has its own rate."""
+    gain, (all_calls, all_events) = 0.0, of_all
+    for calls, events in parts:
+        gain += log_likelihood_ratio(calls, events, all_calls, all_events)
+        all_calls, all_events = all_calls - calls, all_events - events
+    return gain
+
+
+def _total(table: Table, scope: Selection, batches: Iterable[int] | None = None) -> tuple[int, int]:
+    """Return the calls and the events of a scope, in some batches."""
+    calls, events = _sums(table, scope)
+    inside = range(len(calls)) if batches is None else batches
+    return sum(calls[i] for i in inside), sum(events[i] for i in inside)
 
 
 def _matters(calls: int, events: int, all_calls: int, all_events: int, threshold: Threshold) -> bool:

@@ -94,7 +94,8 @@ def _described(calls: Calls, cells: Cells, anomaly: Anomaly, retried: int) -> It
     condition = f"failure <> '' AND {place_of(scope)} AND ({when})"
     (_, number, succeeded, seconds), *reasons = calls.rows(
         "SELECT failure, count(*), count(DISTINCT call_id) FILTER (WHERE success), coalesce(sum(waited), 0) FROM "
-        f"attempts WHERE {condition} GROUP BY ROLLUP (failure) ORDER BY failure IS NOT NULL, 2 DESC, 1 LIMIT {1 + _MOST_REASONS}"
+        f"attempts WHERE {condition} GROUP BY ROLLUP (failure) ORDER BY failure IS NOT NULL, 2 DESC, 1 "
+        f"LIMIT {1 + _MOST_REASONS}"
     )
     ends = [
         calls.rows(
@@ -119,9 +120,8 @@ def _described(calls: Calls, cells: Cells, anomaly: Anomaly, retried: int) -> It
         else 0,
         stretches=tuple(
             Stretch(start=start, end=end, calls=of_part, events=retried_of_part)
-            for (start, end), of_part, retried_of_part in zip(
-                ends, calls_of, events_of, strict=False
-            )  # no ends: the whole run
+            # Without `ends`, it is the whole run
+            for (start, end), of_part, retried_of_part in zip(ends, calls_of, events_of, strict=False)
         ),
         calls=of_scope,
         events=events,

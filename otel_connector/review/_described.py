@@ -159,7 +159,10 @@ def _edges(run: Search, event: str, anomaly: Anomaly) -> list[Edges]:
     if found is None or len(found.ranges) < len(coarse):
         return coarse
     # The first and the last event may be in the slices beside it, with calls that are none
-    return [(start + (first - 1) * width, start + (last + 1) * width - 1) for first, last in found.ranges]
+    fine = [(start + (first - 1) * width, start + (last + 1) * width - 1) for first, last in found.ranges]
+    # A part that is worse than the others has edges inside, and is not all of it
+    is_all = fine[0][0] < edges[anomaly.ranges[0][0] + 1] and fine[-1][1] >= edges[anomaly.ranges[-1][1] - 1]
+    return fine if is_all else coarse
 
 
 def _stretches(

@@ -193,9 +193,9 @@ class _Writer:
         return by_kind[finding.kind](finding)
 
     def _failures(self, found: Finding) -> Sentences:
-        share_failed, number = found.events / found.calls, len(found.stretches)
+        share_failed = found.events / found.calls
         is_outage = (
-            (number or found.by != "endpoint")
+            (found.stretches or found.by != "endpoint")
             and found.events >= _FEWEST_OF_OUTAGE
             and share_failed >= _OUTAGE
             and not found.classes[0][0].startswith(_ANSWERED)
@@ -203,19 +203,15 @@ class _Writer:
         label = "Outage" if is_outage else "Failed"
         to = "" if found.rest and not found.by else f" {_to(found)}"
         failed = f"{found.events:,} of {counted(found.calls, 'call')}{to} failed ({_classes(found)})"
-        text, times = f"{label}: {self.when(found)}. {failed}.", ""
-        if number > 1:
-            noun = "outages" if is_outage else "stretches with failures"
-            first, last = found.stretches[0].start, found.stretches[-1].end
-            text = f"{label}: {number} {noun} from {self.at(first)} to {self.at(last)}. {failed} in them."
-            more = f", and {number - _MOST_NAMES} more" if number > _MOST_NAMES else ""
-            times = f"They are {', '.join(map(self.period, found.stretches[:_MOST_NAMES]))}{more}."
-        failed = "failed with this class" if found.one_class else "failed"
-        elsewhere = f"Elsewhere: {_of(found.other_events, found.other_calls)} {failed}. {_spared(found)}".rstrip()
+        text = f"{label}: {self.when(found)}. {failed}."
+        failed = f"failed with {one_line(found.classes[0][0], _NAME_LIMIT)}" if found.one_class else "failed"
+        is_rest = found.one_class and found.calls + found.other_calls == self._run.calls
+        where = _others(found).capitalize() if is_rest and found.by and not found.stretches else "Elsewhere"
+        elsewhere = f"{where}: {_of(found.other_events, found.other_calls)} {failed}. {_spared(found)}".rstrip()
         left = 0 if found.rest and not found.by else self._run.failed - found.events - found.other_events
-        others = f"{_the_other(left)} described separately." if left > 0 else ""
+        others = _the_other(left, found) if left > 0 else ""
         cost = f"The failed call{'s' * (found.events > 1)} took {duration(found.seconds)}, {_time_share(found)}."
-        return _line(text, times, elsewhere if found.other_calls else "", others, cost if found.seconds else "")
+        return _line(text, elsewhere if found.other_calls else "", others, cost if found.seconds else "")
 
     def _slow(self, found: Finding) -> Sentences:
         return _line(
@@ -228,7 +224,8 @@ class _Writer:
         return _line(
             f"Slower: {self.when(found)}. The calls {_to(found)} took {duration(found.figure)} (median), and "
             f"{duration(found.baseline)} in the rest of the run: {found.figure / found.baseline:,.1f} times as long.",
-            f"{counted(found.calls, 'call')} in it, {counted(found.other_calls, 'call')} in the rest.",
+            f"{counted(found.calls, 'call')} in {'them' if len(found.stretches) > 1 else 'it'}, "
+            f"{counted(found.other_calls, 'call')} in the rest.",
         )
 
     def _tail(self, found: Finding) -> Sentences:
@@ -310,13 +307,15 @@ class _Writer:
         )
 
     def when(self, found: Finding) -> str:
-        """Return when it happened; several stretches are one period."""
+        """Return when it happened: the number of several stretches, and the times of the first ones."""
         if found.rest:
             return "in the rest of the run"
         if not found.stretches:
             return "from the first call to the last"
-        first, last = found.stretches[0], found.stretches[-1]
-        return self.period(Stretch(start=first.start, end=last.end, calls=0, events=0))
+        number, last = len(found.stretches), self.at(found.stretches[-1].end)
+        more = f", and {number - _MOST_NAMES} more until {last}" if number > _MOST_NAMES else ""
+        times = f"{', '.join(map(self.period, found.stretches[:_MOST_NAMES]))}{more}"
+        return times if number == 1 else f"{number} times: {times}"
 
     def period(self, stretch: Stretch) -> str:
         """Return the start, the end and the length of a stretch."""
@@ -369,8 +368,10 @@ def _names(found: Finding) -> str:
     return f"{number:,} of {counted(number + found.others, found.by)} ({names} and {number - _MOST_NAMES:,} more)"
 
 
-def _the_other(failures: int) -> str:
-    return f"The other {failures:,} failures are" if failures > 1 else "The other failure is"
+def _the_other(failures: int, found: Finding) -> str:
+    if found.one_class:
+        return f"Failures of other classes, anywhere in the run: {failures:,}."
+    return f"The other {f'{failures:,} failures are' if failures > 1 else 'failure is'} described separately."
 
 
 def _others(found: Finding) -> str:

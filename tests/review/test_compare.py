@@ -366,7 +366,7 @@ OUTAGES: dict[str, tuple[str, dict[str, Any], list[float], str]] = {
         down(0.1, 0.15) + down(0.4, 0.45) + down(0.8, 0.85),
         {},
         [0.1, 0.15, 0.4, 0.45, 0.8, 0.85],
-        "3 outages",
+        "3 times: ",
     ),
     "10 % of 20,000 calls": (down(0.45, 0.55), {"calls": 20_000}, [0.45, 0.55], "Worse (after): Outage: "),
     "half of 600 calls": (down(0.5, 1), {"calls": 600}, [0.5, 1], "Worse (after): Outage: "),

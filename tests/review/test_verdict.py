@@ -20,6 +20,7 @@ from support.planted import (
     CAUSES,
     EXPIRED,
     HOSTS,
+    NOT_JSON,
     REFUSED,
     SECONDS,
     SECTIONS,
@@ -440,8 +441,8 @@ def test_a_class_at_one_host_does_not_hide_the_failures_of_the_others(tmp_path: 
     assert (of_class.names, of_class.one_class, of_class.other_events) == (HOSTS[3:], True, 0)
     assert (rest.by, rest.calls, rest.events + of_class.events) == ("", verdict.calls, verdict.failed)
     said = "\n".join(texts(verdict))
-    assert re.search(r"Elsewhere: 0 of 1,\d\d\d calls \(0\.00 %\) failed with this class\.", said)
-    assert f"The other {rest.events} failures are described separately." in said
+    assert re.search(r"The other 3 hosts: 0 of 1,\d\d\d calls \(0\.00 %\) failed with ConnectFailed\.", said)
+    assert f"Failures of other classes, anywhere in the run: {rest.events}." in said
 
 
 def test_a_gap_does_not_begin_or_end_with_the_run(tmp_path: Path) -> None:
@@ -668,3 +669,97 @@ def test_servers_that_are_down_and_the_other_failures_are_two_sentences(tmp_path
     assert re.search(rf"in the rest of the run\. {rest.events} of 290 calls failed \(\d+ Reason\d: x; ", other)
     assert other.endswith(f", {rest.events - sum(number for _, number in rest.classes)} of other classes).")
     assert "separately" not in "".join(said)
+
+
+TWICE = ((4_000, 5_200), (11_000, 12_200))
+
+
+def sometimes(made: Night, kind: str) -> None:
+    """Change the calls of two stretches of a night."""
+    places = {"tail": HOSTS[2], "retries": HOSTS[3], "failures": HOSTS[1]}
+    calls = [each for start, end in TWICE for each in made.between(start, end, places.get(kind, ""))]
+    for number, each in enumerate(calls):
+        if kind == "same size":
+            each |= {"response_size": 1_532, "success": True, "error": "", "response_code": 200}
+        elif kind == "larger bodies":
+            each["response_size"] *= 5
+        elif kind == "failures":
+            each |= {"success": False, "error": BUSY, "response_code": 503}
+        elif kind == "retries" and number % 5:
+            first = attempt(each, 1, 0.0, 0.01, wait=0.01, reason="status_503", status=503)
+            made.attempts += [first, attempt(each, 2, 0.02, 0.01, status=200)]
+        elif kind == "slower" or (kind == "tail" and number % 3 == 0):
+            slower(iter([each]), 5 if kind == "slower" else 90)
+
+
+@pytest.mark.parametrize("kind", ["failures", "slower", "tail", "same size", "larger bodies", "retries"])
+def test_each_of_several_stretches_is_named_with_its_times(kind: str, tmp_path: Path) -> None:
+    made = night(failing=0.0)
+    sometimes(made, kind)
+    summary, verdict = judged(made, tmp_path / "prices.csv")
+    (found,) = verdict.findings
+    assert (found.kind, len(found.stretches)) == (kind, 2)
+    for stretch, (start, end) in zip(found.stretches, TWICE, strict=True):
+        assert abs((stretch.start - at(start)).total_seconds()) < 120
+        assert abs((stretch.end - at(end)).total_seconds()) < 120
+    assert found.calls == sum(each.calls for each in found.stretches)
+    times = [f"{each.start:%H:%M:%S} to {each.end:%H:%M:%S} (" for each in found.stretches]
+    pattern = r"(Outage|[A-Z][a-z]+( [a-z]+)?): 2 times: " + r"[^)]*\), ".join(map(re.escape, times))
+    for text in (texts(verdict)[1], screen(summary, verdict).partition("p99")[2].partition(". ")[2]):
+        assert re.match(pattern, text), text
+
+
+def staggered(made: Night, parts: dict[str, tuple[float, float, str]]) -> None:
+    for place, (start, end, error) in parts.items():
+        made.fail(start, end, place, error, share=0.98)
+
+
+OVERLAPPING = {HOSTS[1]: (5_040, 8_400, REFUSED), HOSTS[2]: (6_720, 10_080, NOT_JSON)}
+
+
+@pytest.mark.parametrize(
+    ("parts", "seed"),
+    [
+        *((OVERLAPPING, seed) for seed in (0, 2)),
+        ({HOSTS[n]: (3_000 + 2_000 * n, 5_000 + 2_000 * n, REFUSED) for n in range(4)}, 1),
+        ({HOSTS[1]: (5_040, 11_760, REFUSED), HOSTS[2]: (7_560, 9_240, BUSY)}, 1),
+        ({f"{HOSTS[1]}/v1/items": (5_040, 8_400, BUSY), f"{HOSTS[1]}/v1/users": (6_720, 10_080, NOT_JSON)}, 1),
+    ],
+    ids=["overlapping", "overlapping, 2", "in turn", "one in the other", "endpoints of one host"],
+)
+def test_outages_of_places_at_different_times_are_a_finding_each(
+    parts: dict[str, tuple[float, float, str]], seed: int, tmp_path: Path
+) -> None:
+    made = night(seed=seed, calls=4_000)
+    staggered(made, parts)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    assert sorted(name for each in verdict.findings for name in each.names) == sorted(
+        f"{place}/{{id}}" if "/" in place else place for place in parts
+    )
+    for found in verdict.findings:
+        (stretch,) = found.stretches
+        start, end, _ = parts[found.names[0].removesuffix("/{id}")]
+        assert abs((stretch.start - at(start)).total_seconds()) < 150
+        assert abs((stretch.end - at(end)).total_seconds()) < 150
+        assert found.events >= 0.95 * found.calls
+
+
+def test_an_outage_that_is_worse_in_its_middle_is_one_finding(tmp_path: Path) -> None:
+    """Its edges are those of all of it, and not of the worst part."""
+    made = night(calls=4_000)
+    made.fail(5_000, 11_000, "", BUSY, share=0.35, response_code=503)
+    made.fail(7_000, 9_000, "", BUSY, response_code=503)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    (found,) = verdict.findings
+    assert found.stretches[0].start < at(5_150)
+    assert found.stretches[-1].end > at(10_850)
+
+
+def test_outages_of_many_hosts_that_follow_each_other_are_one_finding(tmp_path: Path) -> None:
+    """They are more than the findings of a verdict."""
+    made = night(calls=4_000, hosts=MANY, failing=0.0)
+    staggered(made, {host: (4_000 + 1_000 * n, 5_000 + 1_000 * n, REFUSED) for n, host in enumerate(MANY)})
+    (found,) = judged(made, tmp_path / "prices.csv")[1].findings
+    assert (found.kind, len(found.stretches)) == ("failures", 1)
+    assert at(3_900) < found.stretches[0].start < at(4_100)
+    assert at(11_700) < found.stretches[0].end < at(12_100)

@@ -205,7 +205,7 @@ def outage_at_the_end(made: Night) -> None:
     made.fail(9_000, SECONDS, "", BUSY, response_code=503)
 
 
-@cause("failures", "Outage: 6 outages", "cdn.example.com", "ConnectFailed", start=3_000, end=13_600)
+@cause("failures", "Outage: 6 times: ", "cdn.example.com", "ConnectFailed", start=3_000, end=13_600)
 def flapping(made: Night) -> None:
     for start in range(3_000, 14_000, 2_000):
         made.fail(start, start + 600, HOSTS[2], REFUSED)
