@@ -54,7 +54,7 @@ def parts_of(calls: Calls, *, brief: bool = False) -> Cells:
 
 def condition_of(finding: Finding) -> str:
     """Return the condition in SQL for the calls of a finding."""
-    place = place_of(Selection(by=finding.by, names=finding.names, places=frozenset()))
+    place = place_of(finding)
     when = period_of([ends(each) for each in finding.stretches]) if finding.stretches else "TRUE"
     return f"({place} AND {when})"
 
@@ -80,9 +80,9 @@ def described(run: Search, kind: FindingKind, event: str, anomaly: Anomaly, *, a
 
 def with_figures(run: Search, finding: Finding, event: str, edges: list[Edges], *, apart: str = "FALSE") -> Finding:
     """Return a finding about a place with the figures of some periods; of the whole run, if there are none."""
-    condition, scope = run.cells.conditions[event], Selection(by=finding.by, names=finding.names, places=frozenset())
+    condition = run.cells.conditions[event]
     population = "TRUE" if of_all_calls(event) else "success"
-    place = place_of(scope)
+    place = place_of(finding)
     edges, stretches = _stretches(run, condition, f"{place} AND {population}", edges)
     when = period_of(edges) if stretches else f"NOT ({apart})"
     ((calls, events, seconds),) = run.rows(
@@ -101,7 +101,7 @@ def with_figures(run: Search, finding: Finding, event: str, edges: list[Edges], 
         finding,
         weight=events / run.cells.calls,
         rest=left_out > 0,
-        others=len(values_of(run, scope.by)) - len(scope.names) if scope.by else 0,
+        others=len(values_of(run, finding.by)) - len(finding.names) if finding.by else 0,
         stretches=stretches,
         calls=calls,
         events=events,
@@ -128,8 +128,8 @@ def values_of(run: Search, column: str) -> dict[str, LocationTotals]:
     return {place[number]: totals for place, totals in run.cells.places.items()}
 
 
-def place_of(scope: Selection) -> str:
-    """Return the condition for the calls of a scope."""
+def place_of(scope: Selection | Finding) -> str:
+    """Return the condition for the calls to the places of a scope or a finding."""
     return f"({scope.by} IN ({', '.join(map(quoted, scope.names))}))" if scope.by else "TRUE"
 
 

@@ -199,9 +199,8 @@ def _compared(
     Elsewhere is the rest of the run at the same places; for a finding about the whole run, the other places.
     """
     found = described(run, kind, event, anomaly)
-    scope = Selection(by=found.by, names=found.names, places=frozenset())
     inside = condition_of(found)
-    population = place_of(scope) if found.stretches else "TRUE"
+    population = place_of(found) if found.stretches else "TRUE"
     ((value, baseline, calls, events, seconds, mean),) = run.rows(
         f"{figure} FILTER (WHERE {inside}), {figure} FILTER (WHERE NOT ({inside})), count_if(NOT ({inside})), "
         f"count_if({run.cells.conditions[event]} AND NOT ({inside})), sum(delta_t) FILTER (WHERE {inside}), "
@@ -234,7 +233,7 @@ def _larger(run: Search, found: Sequence[Anomaly]) -> Iterator[Finding]:
     ):
         quarters = run.rows(
             f"(epoch_us(t) - {edges[0]}) // {width}, {median}",
-            f"{place_of(Selection(by=finding.by, names=finding.names, places=frozenset()))} AND success",
+            f"{place_of(finding)} AND success",
             "GROUP BY 1 ORDER BY 1",
         )
         medians = tuple(float(size) for _, size in quarters)
@@ -247,7 +246,7 @@ def _same_size(run: Search, size: int, found: Sequence[Anomaly]) -> Iterator[Fin
     event = f"size {run.cells.sizes.index(size)}"
     same = [described(run, "same size", event, each) for each in found]
     for finding in (each for each in same if each.events >= _MOSTLY * each.calls):
-        place = place_of(Selection(by=finding.by, names=finding.names, places=frozenset()))
+        place = place_of(finding)
         ((low, high, calls, events),) = run.rows(
             f"min(response_size), max(response_size), count(*), count(*) FILTER (WHERE response_size = {size})",
             f"{place} AND success AND NOT {condition_of(finding)}",
