@@ -2,7 +2,8 @@
 
 A new interpreter takes a second to load aiohttp, the SDK and gRPC; a fork takes some milliseconds. The fork unwinds its
 stack to the main program and then runs the code as ``__main__``. So it exits as any Python program: it joins its
-threads, runs its exit handlers, and ends with the same exit code or signal.
+threads, runs its exit handlers, and ends with the same exit code or signal. Only the modules that the prepared process
+has loaded are not freed.
 
 Theory of operation. `Forkserver` starts the prepared process once and sends requests to it through a Unix socket. A
 request is one JSON document with four descriptors: the program's standard streams, and a pipe for its status. The
@@ -241,7 +242,7 @@ def _keep_loaded_modules(loaded: Mapping[str, types.ModuleType]) -> None:
     if "coverage" in sys.modules:  # it stores its data after this
         needed |= {"coverage", *sys.stdlib_module_names}
     _kept.extend(loaded.values())
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept))
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept))  # this module is freed, its list is not
     for name in loaded:
         if name.partition(".")[0] not in needed:
             sys.modules.pop(name, None)
