@@ -186,7 +186,7 @@ async def test_a_deadline_ends_the_queue_of_a_redirect(server: FaultServer, othe
     held = hold()
     other.script("/held", held.step)
     server.script("/x", to(other.url("/ok")))
-    subject = AsyncConnector(None, n_tries=1, timeout=0.1, deadline=0.3)
+    subject = AsyncConnector(None, n_tries=1, timeout=0.5, deadline=0.8)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit_per_host=1)) as session:
         holding = asyncio.ensure_future(AsyncConnector(None).get(session, other.url("/held"), "P"))
         await held.arrived
