@@ -118,6 +118,15 @@ def service() -> Dashboard:
         PROJECTS,
         HOSTS,
     )
+    _service_now(built)
+    _service_duration(built)
+    _rate_errors_duration(built, "project", "otel_connector_project")
+    _rate_errors_duration(built, "host", "server_address")
+    _service_failures(built)
+    return built
+
+
+def _service_now(built: Dashboard) -> None:
     section(
         built,
         "Now",
@@ -160,6 +169,9 @@ def service() -> Dashboard:
             "In flight", "Calls that have started and not ended. By host only.", "short", f"sum({ACTIVE}{{{HOST}}})"
         ),
     )
+
+
+def _service_duration(built: Dashboard) -> None:
     section(
         built,
         "Duration",
@@ -184,8 +196,9 @@ def service() -> Dashboard:
             f"sum by (le) ({_of(f'{DURATION}_bucket', OURS, 'increase', '$__rate_interval')})",
         ),
     )
-    _rate_errors_duration(built, "project", "otel_connector_project")
-    _rate_errors_duration(built, "host", "server_address")
+
+
+def _service_failures(built: Dashboard) -> None:
     section(
         built,
         "Failures and retries",
@@ -220,7 +233,6 @@ def service() -> Dashboard:
             span=6,
         ),
     )
-    return built
 
 
 def _rate_errors_duration(built: Dashboard, name: str, label: str) -> None:
@@ -261,6 +273,15 @@ def collection() -> Dashboard:
         HOSTS,
         TOTAL,
     )
+    _progress(built)
+    _throughput(built)
+    _hosts(built)
+    _failures(built)
+    _waiting(built)
+    return built
+
+
+def _progress(built: Dashboard) -> None:
     done = so_far(CALLS, OURS)
     section(
         built,
@@ -291,6 +312,9 @@ def collection() -> Dashboard:
             "Received", "Bytes of body, after content decoding. By project only.", "bytes", so_far(RECEIVED, PROJECT)
         ),
     )
+
+
+def _throughput(built: Dashboard) -> None:
     section(
         built,
         "Throughput",
@@ -316,6 +340,9 @@ def collection() -> Dashboard:
             query(f"sum by (otel_connector_project) ({_of(CALLS, OURS)})", "{{otel_connector_project}}"),
         ),
     )
+
+
+def _hosts(built: Dashboard) -> None:
     section(
         built,
         "Hosts",
@@ -351,6 +378,9 @@ def collection() -> Dashboard:
             span=6,
         ),
     )
+
+
+def _failures(built: Dashboard) -> None:
     section(
         built,
         "Failures and retries",
@@ -369,6 +399,9 @@ def collection() -> Dashboard:
             span=12,
         ),
     )
+
+
+def _waiting(built: Dashboard) -> None:
     section(
         built,
         "Waiting",
@@ -391,7 +424,6 @@ def collection() -> Dashboard:
             span=12,
         ),
     )
-    return built
 
 
 def health() -> Dashboard:
@@ -402,6 +434,12 @@ def health() -> Dashboard:
         "Whether every call has its row in the log and its span in the collector.",
         SERVICE,
     )
+    _rows(built)
+    _spans(built)
+    return built
+
+
+def _rows(built: Dashboard) -> None:
     written, waiting, lost = (so_far(metric, JOB) for metric in (WRITTEN, WAITING, LOST))
     section(
         built,
@@ -447,8 +485,6 @@ def health() -> Dashboard:
             query(f"sum by ({PROGRAM}) ({LOST}{{{JOB}}})", LEGEND),
         ),
     )
-    _spans(built)
-    return built
 
 
 def _spans(built: Dashboard) -> None:
