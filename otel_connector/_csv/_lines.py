@@ -148,6 +148,8 @@ def is_plain_row(line: bytes) -> bool:
 
 def is_header(line: bytes, form: RowFormat[Any] = CALLS) -> bool:
     """Return whether a line without its end is the header, even if another program has saved it again."""
+    if form.columns[0].encode() not in line:  # nearly every row, in a tenth of the time
+        return False
     names = line.removeprefix(BOM).rstrip(b"\r\n").decode(errors="replace").split(",")
     return tuple(name.strip('" ') for name in names) == form.columns
 

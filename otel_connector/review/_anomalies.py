@@ -96,14 +96,15 @@ def anomalies(cells: Cells, event: str, threshold: Threshold) -> list[Anomaly]:
     table = {
         place: Counts(list(each.calls), list(each.events)) for place, each in cells.by_event.get(event, {}).items()
     }
-    by_events = sorted(scopes(cells, table), key=lambda scope: -sum(_sums(table, scope)[1]))
+    sums = {scope: _sums(table, scope) for scope in scopes(cells, table)}
+    by_events = sorted(sums, key=lambda scope: -sum(sums[scope][1]))
     known: list[Selection] = by_events if event == "failed" else by_events[:_MOST_PLACES]
     searched = dict[Selection, _Searched]()
     found = list[Anomaly]()
     while len(found) < _MOST:
         for scope in known:
             if scope not in searched:
-                calls, events = _sums(table, scope)
+                calls, events = sums.pop(scope) if scope in sums else _sums(table, scope)
                 searched[scope] = calls, events, find(calls, events) if sum(events) >= _FEWEST_EVENTS else None
         candidates = sorted(_candidates(table, searched, threshold), key=lambda each: -each.gain)
         anomaly = next((each.anomaly for each in candidates if not _has_parts(each, candidates, table)), None)

@@ -51,8 +51,8 @@ _SAMPLE = 8 * 2**20  # bytes of the logs that are read first, to find out what i
 _KEPT_OF_ORDINARY = 1_009  # one in so many failures of a frequent class keeps its texts; a prime number
 _FREQUENT = 0.005  # share of the calls of the sample from which a class of failures is frequent
 
-# In a large log most calls do not keep these columns. One empty column takes a quarter of the memory of four. They are
-# joined with a character that no text contains: a line with it is not a row
+# In a large log most calls do not keep these columns. One empty column takes a quarter of the memory of four, so there
+# they are joined with a character that no text contains: a line with it is not a row
 _TEXTS = ("call_id", "url", "redirect_url", "error")
 _NUL = "chr(0)"
 
@@ -302,12 +302,13 @@ def _read(calls: Calls, sources: list[Source], where: str, folder: str, max_unpa
         if not wrong:
             break
     part = f"CASE WHEN texts IS NOT NULL THEN split_part(texts, {_NUL}, {{}}) END AS {{}}"  # '' in DuckDB 1.1
-    texts = ", ".join(part.format(number, name) for number, name in enumerate(_TEXTS, 1))
-    for view, condition in (("calls_compact", "kept"), ("calls_with_text", "kept AND texts IS NOT NULL")):
-        connection.execute(
-            f"CREATE VIEW {view} AS SELECT * EXCLUDE (texts, kept), {texts} "
-            f"FROM (SELECT *{', TRUE AS kept' if where == EVERYTHING else ''} FROM stored.everything) WHERE {condition}"
-        )
+    parts = ", ".join(part.format(number, name) for number, name in enumerate(_TEXTS, 1))
+    kept = "FROM stored.everything"
+    if where != EVERYTHING:
+        kept = f"SELECT * EXCLUDE kept {kept} WHERE kept"
+    rows = f"SELECT * EXCLUDE texts, {parts} FROM ({kept})" if large else kept
+    connection.execute(f"CREATE VIEW calls_compact AS {rows}")
+    connection.execute(f"CREATE VIEW calls_with_text AS {rows} {'WHERE texts IS NOT NULL' if large else ''}")
     from_files = f"SELECT * EXCLUDE is_row FROM parsed_log WHERE ({where})"
     connection.execute(f"CREATE VIEW calls AS {from_files if large else 'SELECT * EXCLUDE url_id FROM calls_compact'}")
 
@@ -352,7 +353,7 @@ def _create_table(calls: Calls, sources: list[Source], where: str, folder: str, 
     groups = connection.execute(
         "SELECT path, count(*), count_if(NOT success), sum(delta_t) FROM sample WHERE is_row GROUP BY 1 ORDER BY 1"
     ).fetchall()
-    table = partial(_table_sql, has_texts=_has_texts_sql(connection) if large else "TRUE", where=where)
+    table = partial(_table_sql, has_texts=_has_texts_sql(connection) if large else "", where=where)
     from_files, calls.endpoints = _parsed_sql(cells), Endpoints(groups)
     parsed = _with_endpoints("FROM sample" if sampled is files and not large else from_files, calls.endpoints)
     connection.execute(table(parsed))
@@ -405,7 +406,9 @@ def _unguarded(column: str) -> str:
 
 
 def _table_sql(parsed: str, has_texts: str, where: str) -> str:
-    texts = f"CASE WHEN has_texts THEN concat_ws({_NUL}, {', '.join(_TEXTS)}) END AS texts"
+    texts = ", ".join(_TEXTS)
+    if has_texts:
+        texts = f"CASE WHEN {has_texts} THEN concat_ws({_NUL}, {texts}) END AS texts"
     # An invalid row has no t, and `kept` exists only if it is needed: two more columns take 10 % more time
     return f"""
         CREATE OR REPLACE TABLE stored.everything AS
@@ -413,7 +416,7 @@ def _table_sql(parsed: str, has_texts: str, where: str) -> str:
             delta_t, project, host, endpoint, error_type, response_size, response_code, success,
             {URL_ID} AS url_id, {texts}
             {f", ({where}) IS TRUE AS kept" if where != EVERYTHING else ""}
-        FROM (SELECT *, {has_texts} AS has_texts FROM ({parsed}))"""
+        FROM ({parsed})"""
 
 
 def _regroup(calls: Calls, from_files: str, table: Callable[[str], str], endpoints: Endpoints, *, large: bool) -> None:
