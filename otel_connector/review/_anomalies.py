@@ -203,8 +203,8 @@ def _matters(calls: int, events: int, all_calls: int, all_events: int, threshold
 
 def _sums(table: Table, scope: Selection) -> tuple[list[int], list[int]]:
     counts = [each for place, each in table.items() if place in scope.places]
-    calls = [sum(column) for column in zip(*(each.calls for each in counts), strict=True)]
-    return calls, [sum(column) for column in zip(*(each.events for each in counts), strict=True)]
+    calls = list(map(sum, zip(*(each.calls for each in counts), strict=True)))
+    return calls, list(map(sum, zip(*(each.events for each in counts), strict=True)))
 
 
 def _remove(table: Table, anomaly: Anomaly) -> None:

@@ -20,6 +20,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress, groupby
+from typing import TypeAlias
 
 _PENALTY = 3.0
 """Times the logarithm of the number of batches: what a stretch must gain. 2 is the penalty of the modified Bayesian
@@ -69,7 +70,9 @@ def find(calls: Sequence[int], events: Sequence[int], guess: tuple[float, float]
             states = _trained(calls, events, low, high, penalty)
             if not any(states):
                 break
-            dispersion = _dispersion(calls, events, states)
+            before, dispersion = dispersion, _dispersion(calls, events, states)
+            if dispersion == before:
+                break
         ranges = tuple(_ranges(states))
         if not ranges or all(states):
             continue
@@ -140,22 +143,28 @@ def _trained(calls: Sequence[int], events: Sequence[int], low: float, high: floa
     return states
 
 
+_Path: TypeAlias = "tuple[_Path, int, int] | None"
+
+
 def _most_likely(calls: Sequence[int], events: Sequence[int], low: float, high: float, penalty: float) -> list[bool]:
     """Return the most likely state of each batch, by dynamic programming (A. J. Viterbi, 1967)."""
     of_event, of_other = math.log(high / low), math.log((1 - high) / (1 - low))
-    usual, unusual = 0.0, -math.inf
-    from_unusual, entered = list[bool](), list[bool]()
-    for number, hits in zip(calls, events, strict=True):
-        begun = usual - penalty > unusual
-        from_unusual.append(ended := unusual > usual)
-        entered.append(begun)
-        score = hits * of_event + (number - hits) * of_other
-        usual, unusual = (unusual if ended else usual), (usual - penalty if begun else unusual) + score
-    states, state = list[bool](), unusual > usual
-    for ended, begun in zip(reversed(from_unusual), reversed(entered), strict=True):
-        states.append(state)
-        state = not begun if state else ended
-    return states[::-1]
+    usual, unusual, start = 0.0, -math.inf, 0
+    # The stretches of either path: those before the last one, its first batch, and the one after its last
+    ended: _Path = None
+    before = ended
+    for number, (count, hits) in enumerate(zip(calls, events, strict=True)):
+        if unusual > usual:
+            usual, ended = unusual, (before, start, number)
+        elif usual - penalty > unusual:
+            unusual, before, start = usual - penalty, ended, number
+        unusual += hits * of_event + (count - hits) * of_other
+    states = [False] * len(calls)
+    last = (before, start, len(calls)) if unusual > usual else ended
+    while last is not None:
+        last, start, end = last
+        states[start:end] = [True] * (end - start)
+    return states
 
 
 def _dispersion(calls: Sequence[int], events: Sequence[int], states: list[bool]) -> float:
