@@ -80,6 +80,7 @@ def test_grafanas_typescript_types_accept_the_dashboards(tmp_path: Path) -> None
         text = f'import type {{ Shape }} from "./shape.js";\nexport const model: Shape = {json.dumps(model, indent=1)};'
         (tmp_path / f"{name}.ts").write_text(text)
     options = ["--noEmit", "--skipLibCheck", "--strict", "--pretty", "false", "--target", "es2022"]
+    options += ["--lib", "es2022"]  # without the types of the DOM, which take a quarter of the time
     modules = ["--module", "nodenext", "--moduleResolution", "nodenext"]
     checked = run("node_modules/.bin/tsc", *options, *modules, *(f"{name}.ts" for name in models), folder=tmp_path)
     assert re.findall(r"^([\w.]+)\(", checked.stdout, re.MULTILINE) == ["wrong.ts", "wrong.ts"], checked.stdout

@@ -142,9 +142,7 @@ def test_the_facts_are_equal_byte_for_byte(
     assert facts(tmp_path / "found", WAYS[name], form) == expected(form)
 
 
-def test_the_facts_are_equal_in_a_new_interpreter_without_utf_8(
-    tmp_path: Path, expected: Callable[[str], str]
-) -> None:
+def test_the_facts_are_equal_in_a_new_interpreter_without_utf_8(tmp_path: Path, expected: Callable[[str], str]) -> None:
     """Here the names of files have another encoding as well, which a fork of a prepared interpreter cannot have."""
     name = "\u65e5\u672c.csv"
     stored(tmp_path / name)
