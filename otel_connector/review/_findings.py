@@ -262,12 +262,14 @@ def _slow(run: Search) -> Iterator[Finding]:
         for place, totals in run.cells.places.items():
             by_value.setdefault(place[number], []).append(totals)
         for value, inside in by_value.items():
-            others = [each for name, group in by_value.items() if name != value for each in group]
             time = sum(each.seconds for each in inside) / run.cells.seconds if run.cells.seconds else 0.0
             calls, fastest = sum(each.calls for each in inside), min(each.p50 or 0.0 for each in inside)
             part = calls / run.cells.calls
+            if time < max(_FAR_TIME, _SLOW_EXCESS * part):  # a few are left, so the time grows with their number only
+                continue
+            others = [each for name, group in by_value.items() if name != value for each in group]
             is_far = calls >= _FEWEST_FAR and fastest >= _SLOW * _weighted(others, _NEARLY_ALL)
-            is_costly = others and time >= max(_FAR_TIME if is_far else _SLOW_TIME, _SLOW_EXCESS * part)
+            is_costly = others and (is_far or time >= _SLOW_TIME)
             if is_costly and fastest >= _SLOW * _weighted(others, 1 / 2):
                 candidates.append((time - part, Selection(by=column, names=(value,), places=frozenset())))
     if candidates:

@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import sys
 from datetime import datetime, timedelta
 from html import unescape
 from pathlib import Path
@@ -33,7 +34,7 @@ from support.planted import (
 
 from otel_connector import review
 from otel_connector.cli._review_view import summary_view
-from otel_connector.review import _report, _stretches
+from otel_connector.review import _described, _findings, _report, _stretches
 from otel_connector.review._formats import as_json, as_markdown
 from otel_connector.review._html import verdict_block
 from otel_connector.review._trace_url import TraceURL
@@ -535,6 +536,17 @@ def test_endpoints_whose_durations_are_spread_are_not_slow(tmp_path: Path) -> No
         each["url"] = f"https://{HOSTS[0]}/v1/{SECTIONS[number % 20]}/list"
         each["delta_t"] = round(each["delta_t"] * times[number % 20], 6)
     assert judged(made, tmp_path / "prices.csv")[1].findings == ()
+
+
+def test_the_work_for_slow_places_grows_with_their_number_and_not_with_its_square(tmp_path: Path) -> None:
+    with review.load(farm(400, 0, 0, 0).write(tmp_path / "prices.csv")) as calls:
+        run = _described.Search(calls, _described.parts_of(calls))
+        functions = list[str]()
+        sys.setprofile(lambda frame, event, _: functions.append(frame.f_code.co_name) if event == "call" else None)
+        found = list(_findings._slow(run))
+        sys.setprofile(None)
+    assert found == []
+    assert 400 < len(functions) < 20 * 400
 
 
 def farm(hosts: int, down: int, start: float, end: float, calls: int = 2_000) -> Night:
