@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,10 @@ def attempts(*rows: tuple[int, int, float, float, float, str, str], retry_after:
     return "\n".join(lines) + "\n"
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    """Return a log of four calls: two with a second attempt, one with three, and one that failed after two."""
+def write_log(folder: Path) -> Path:
+    """Write a log of four calls: two with a second attempt, one with three, and one that failed after two."""
     made = [call(0, url=A), call(1, url=A), call(2, url=B), call(90, url=B, error="AttemptTimeout: x"), call(95)]
-    (tmp_path / "logs.attempts.csv").write_text(
+    (folder / "logs.attempts.csv").write_text(
         attempts(
             (0, 1, 0.5, 2.0, 1.0, "status_503", "503"),
             (0, 2, 0.1, 0.0, 0.0, "", "200"),
@@ -54,7 +54,33 @@ def log(tmp_path: Path) -> Path:
         + "torn",
         encoding="utf-8",
     )
-    return write(tmp_path / "logs.csv", made)
+    return write(folder / "logs.csv", made)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return write_log(tmp_path)
+
+
+TO_A_PAGE = ("--json", "--html", "r.html")
+
+
+@pytest.fixture(scope="module")
+def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the log, for `output`."""
+    return write_log(tmp_path_factory.mktemp("reviewed")).parent
+
+
+@pytest.fixture(scope="module")
+def output(reviewed: Path) -> Callable[..., str]:
+    """Return a function that returns the output of a review with some options, which runs once."""
+    return cache(lambda *options: run_here(reviewed, "review", "logs.csv", *options).out)
+
+
+@pytest.fixture(scope="module")
+def page(reviewed: Path, output: Callable[..., str]) -> str:
+    output(*TO_A_PAGE)
+    return (reviewed / "r.html").read_text(encoding="utf-8")
 
 
 def test_lost_time_by_reason_and_host_and_calls_by_number_of_attempts(log: Path) -> None:
@@ -211,8 +237,8 @@ def test_a_retry_that_did_not_start_is_not_counted(log: Path) -> None:
     assert shown.reasons == ["timeout"]
 
 
-def test_the_outputs_have_the_lost_time(log: Path, tmp_path: Path) -> None:
-    text = run_here(tmp_path, "review", "logs.csv").out
+def test_the_outputs_have_the_lost_time(output: Callable[..., str], page: str) -> None:
+    text = output()
     lost = "Lost time: 28.0 s: timeouts 20.0 s, other failed attempts 1.00 s, back-off 5.00 s, queue 2.00 s"
     assert f"   max 250 ms\n{lost}\n\nProject" in text.replace("   \n", "\n")
     assert (
@@ -220,17 +246,15 @@ def test_the_outputs_have_the_lost_time(log: Path, tmp_path: Path) -> None:
         "Lost time by endpoint: timeout at b.example/x 23.0 s, status_503 at a.example/x 5.00 s\n"
         "Retries: 2 calls succeeded only at attempt 2, 1 failed; 1 call succeeded only at attempt 3\n"
     ) in text
-    retries: Any = json.loads(run_here(tmp_path, "review", "logs.csv", "--json").out)["retries"]
+    retries: Any = json.loads(output(*TO_A_PAGE))["retries"]
     assert (retries["seconds"], retries["reasons"][0]["failing"], retries["hosts"][0]["seconds"]) == (28.0, 20.0, 23.0)
-    markdown = run_here(tmp_path, "review", "logs.csv", "--markdown").out
+    markdown = output("--markdown")
     assert lost in markdown
     assert "| timeout | b.example | 4 | 20.0 s | 3.00 s | 0 s | 0 s |" in markdown
     assert "| timeout | b.example/x | 4 | 20.0 s | 3.00 s | 0 s | 0 s |" in markdown
-    run_here(tmp_path, "review", "logs.csv", "--html", "r.html")
-    page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert lost.partition(": ")[2] in page
     assert "<h3>Time lost to failed attempts by endpoint, also of calls that succeeded later</h3>" in page
-    shortened = run_here(tmp_path, "review", "logs.csv", "--top", "1").out
+    shortened = output("--top", "1")
     assert (lost in shortened, shortened.count("23.0 s and 1 more\n")) == (True, 2)
 
 
@@ -271,16 +295,12 @@ def dicts(value: Any) -> Iterator[dict[str, Any]]:
             yield from dicts(each)
 
 
-def test_what_exists_by_host_exists_by_endpoint(log: Path, tmp_path: Path) -> None:
-    def output(*options: str) -> str:
-        return run_here(tmp_path, "review", "logs.csv", *options).out
-
-    facts = json.loads(output("--json", "--html", "r.html"))
+def test_what_exists_by_host_exists_by_endpoint(output: Callable[..., str], page: str) -> None:
+    facts = json.loads(output(*TO_A_PAGE))
     compared = json.loads(output("logs.csv", "--compare", "--json"))
     by_host = [(each, key) for each in dicts([facts, compared]) for key in each if "host" in key]
     assert {key for _, key in by_host} == {"host", "hosts", "more_hosts"}
     assert [key for each, key in by_host if key.replace("host", "endpoint") not in each] == []
-    page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert re.findall(">(Endpoints?)</th>", page) == ["Endpoints", "Endpoint", "Endpoint"]
     # The tables of calls have a column of hosts; their rows are found by the endpoint, of which the path is a part
     assert {*re.findall('data-endpoint="([^"]*)"', page)} == {each["name"] for each in facts["endpoints"]}
