@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from otel_connector.review._anomalies import Anomaly, Selection, Threshold, anomalies, overlap
@@ -269,7 +269,7 @@ def _slow(run: Search) -> Iterator[Finding]:
                 continue
             others = [each for name, group in by_value.items() if name != value for each in group]
             is_far = calls >= _FEWEST_FAR and fastest >= _SLOW * _weighted(others, _NEARLY_ALL)
-            is_costly = others and (is_far or time >= _SLOW_TIME)
+            is_costly = is_far or time >= _SLOW_TIME
             if is_costly and fastest >= _SLOW * _weighted(others, 1 / 2):
                 candidates.append((time - part, Selection(by=column, names=(value,), places=frozenset())))
     if candidates:
@@ -299,9 +299,7 @@ def _slow(run: Search) -> Iterator[Finding]:
 
 def _weighted(places: Sequence[LocationTotals], level: float) -> float:
     """Return a percentile of the median durations of the places, weighted by their calls."""
-    left = sum(each.calls for each in places) * level
-    for each in sorted(places, key=lambda each: each.p50 or 0.0):
-        left -= each.calls
-        if left <= 0:
-            return each.p50 or 0.0
-    return 0.0
+    ordered = sorted(places, key=lambda each: each.p50 or 0.0)
+    least = sum(each.calls for each in places) * level
+    so_far = accumulate(each.calls for each in ordered)
+    return next(each.p50 or 0.0 for each, calls in zip(ordered, so_far, strict=True) if calls >= least)
