@@ -13,10 +13,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -30,6 +31,8 @@ from otel_connector._csv._lines import BOM, LINE_LIMIT
 from otel_connector._csv._parts import log_files
 from otel_connector._replay._replay import Replay
 from otel_connector.review import _load
+from otel_connector.review._filters import EVERYTHING
+from otel_connector.review._sources import Source
 
 GOOD = [rows(call(number, response_size=number)) for number in range(4)]
 ODD = rows(call(4, response_size=4))
@@ -125,6 +128,9 @@ FORMS_OF_LINES = [
     for line in list(LINES)[slice(offset % STEP, None, STEP) if stored != "CR LF" else slice(None)]
 ]
 
+READ_IN_PLACE = ("plain", "beside an unfinished line")
+"""The forms of which DuckDB reads the files themselves. Of the others it reads copies, which all have one form."""
+
 NAMES = {"by name": "logs.csv", "by link": "link.csv", "by pattern": "l*gs*"}
 
 Answer = tuple[list[int], int]
@@ -159,6 +165,25 @@ def reviewed(*names: str, large: int = _load._LARGE) -> tuple[list[int], dict[st
         return sizes, {file.path: file.damaged for file in calls.files}
 
 
+@pytest.fixture(scope="module")
+def read_by_duckdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], list[int] | None]]:
+    """Return a function that has DuckDB read one log as a review does, with one connection for all tests.
+
+    It returns the sizes of the rows; None if a review reads this log with Python instead.
+    """
+    folder = str(tmp_path_factory.mktemp("links"))
+    with _load.Calls(duckdb.connect(config=_load._CONFIG), folder) as calls:
+        calls.connection.execute("SET threads=1; ATTACH ':memory:' AS stored")
+
+        def read(name: str) -> list[int] | None:
+            source = Source(name, calls.linked(name, "log.csv"))
+            if _load._read_wrong(calls, [source], EVERYTHING, folder, large=False):
+                return None
+            return [row[0] for row in calls.rows("SELECT response_size FROM log ORDER BY 1")]
+
+        yield read
+
+
 def resumed(name: str) -> tuple[list[int], int]:
     done = read_done(None, [name], "P")
     return [number for number in range(5) if f"https://api.example.com/{number}" in done], done.rows
@@ -187,11 +212,14 @@ def write_log(line: str, stored: str, path: Path) -> tuple[list[int], int]:
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_all_readers_agree_which_lines_are_rows(line: str, folder: Path) -> None:
+def test_all_readers_agree_which_lines_are_rows(
+    line: str, folder: Path, read_by_duckdb: Callable[[str], list[int] | None]
+) -> None:
+    """A review, whose answer about each file is below, uses what DuckDB has read only if that is the same."""
     answer = write_log(line, "plain", folder / "logs.csv")
     assert replayed("logs.csv") == answer
     numbers, damaged = answer
-    assert reviewed("logs.csv") == (numbers, {"logs.csv": damaged})
+    assert read_by_duckdb("logs.csv") in ([None] if damaged else [numbers] if line == "a row" else [numbers, None])
     assert resumed("logs.csv") == (numbers, len(numbers))
     assert checked("logs.csv") == (len(numbers), line in ALTERED, damaged)
 
@@ -205,9 +233,14 @@ def test_the_form_of_a_log_does_not_change_which_lines_are_rows(line: str, store
     assert checked("logs.csv") == (len(numbers), len(numbers) + 1 if stored == "CR LF" else altered, damaged)
 
 
-@pytest.mark.parametrize("large", [0, _load._LARGE], ids=["large", "small"])
-@pytest.mark.parametrize("stored", STORED)
-@pytest.mark.parametrize("read_by", ["DuckDB", "Python"])
+@pytest.mark.parametrize(
+    ("read_by", "stored", "large"),
+    [
+        *(("Python", stored, _load._LARGE) for stored in STORED),
+        *(("DuckDB", stored, _load._LARGE) for stored in READ_IN_PLACE),
+        *((read_by, stored, 0) for read_by in ("Python", "DuckDB") for stored in READ_IN_PLACE),
+    ],
+)
 def test_a_review_of_logs_in_one_form_has_their_rows(read_by: str, stored: str, large: int, folder: Path) -> None:
     """One review of one log for each line. DuckDB reads all of the files unless it fails at one of them."""
     answers = {
@@ -215,23 +248,46 @@ def test_a_review_of_logs_in_one_form_has_their_rows(read_by: str, stored: str, 
         for number, line in enumerate(LINES)
         if read_by == "Python" or LINES[line][1]
     }
-    sizes, damaged = reviewed(*answers, large=large)
-    assert sizes == sorted(size for numbers, _ in answers.values() for size in numbers)
-    assert damaged == {name: lines for name, (_, lines) in answers.items()}
+    assert reviewed(*answers, large=large) == together(answers)
+
+
+def together(answers: dict[str, Answer]) -> tuple[list[int], dict[str, int]]:
+    """Return what a review of logs with these answers returns."""
+    sizes = sorted(size for numbers, _ in answers.values() for size in numbers)
+    return sizes, {name: damaged for name, (_, damaged) in answers.items()}
+
+
+LENGTHS = (-1, 0, 1, 2, 2**18)
+"""Bytes by which a row is longer than it can be."""
+
+
+def write_long_row(longer: int, stored: str, path: Path) -> Answer:
+    """Write a log with a row of this length between others, and return its answer."""
+    row = FAILED.replace(b"X: y", b"x" * (LINE_LIMIT + longer - len(FAILED) + len(b"X: y")))
+    assert len(row) == LINE_LIMIT + longer
+    path.write_bytes(STORED[stored](HEADER + GOOD[0] + row + GOOD[1]))
+    return ([0, 1, 4] if longer <= 0 else [0, 1]), longer > 0
 
 
 @pytest.mark.parametrize("stored", ["plain", "gzip"])
-@pytest.mark.parametrize("longer", [-1, 0, 1, 2, 2**18])
-def test_all_readers_agree_how_long_a_row_can_be(longer: int, stored: str, folder: Path) -> None:
-    row = FAILED.replace(b"X: y", b"x" * (LINE_LIMIT + longer - len(FAILED) + len(b"X: y")))
-    assert len(row) == LINE_LIMIT + longer
-    (folder / "logs.csv").write_bytes(STORED[stored](HEADER + GOOD[0] + row + GOOD[1]))
-    numbers = [0, 1, 4] if longer <= 0 else [0, 1]
-    answer = numbers, longer > 0
+@pytest.mark.parametrize("longer", LENGTHS)
+def test_all_readers_agree_how_long_a_row_can_be(
+    longer: int, stored: str, folder: Path, read_by_duckdb: Callable[[str], list[int] | None]
+) -> None:
+    numbers, damaged = answer = write_long_row(longer, stored, folder / "logs.csv")
     assert replayed("logs.csv") == answer
-    assert reviewed("logs.csv") == reviewed("logs.csv", large=0) == (numbers, {"logs.csv": longer > 0})
+    assert stored == "gzip" or read_by_duckdb("logs.csv") == (None if damaged else numbers)
     assert resumed("logs.csv") == (numbers, len(numbers))
     assert checked("logs.csv") == (len(numbers), longer <= 0, longer > 0)
+
+
+@pytest.mark.parametrize("large", [0, _load._LARGE], ids=["large", "small"])
+@pytest.mark.parametrize("stored", ["plain", "gzip"])
+def test_a_review_has_all_rows_that_are_not_too_long(stored: str, large: int, folder: Path) -> None:
+    answers = {
+        f"{number}.csv": write_long_row(each, stored, folder / f"{number}.csv") for number, each in enumerate(LENGTHS)
+    }
+    assert reviewed(*answers, large=large) == together(answers)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -252,11 +308,11 @@ def test_all_readers_read_the_same_files(name: str, stored: str, folder: Path) -
             (folder / f"logs.{date}.csv").write_bytes(HEADER + FAILED.replace(b"False", b"True"))
     (folder.parent / "link.csv").symlink_to("data/logs.csv")
     path = str(folder.parent / NAMES[name] if name == "by link" else NAMES[name])
+    damaged = 2 * (stored == "beside a damaged line")
     for _ in range(2):  # the first replay leaves a file beside the log, too
-        damaged = 2 * (stored == "beside a damaged line")
         assert replayed(path) == ([0, 1, 2, 3], damaged)
-        sizes, broken_lines = reviewed(path)
-        assert (sizes, sum(broken_lines.values())) == ([0, 1, 2, 3], damaged)
-        assert resumed(path) == ([0, 1, 2, 3], 4)
-        rows_of_all, _, broken = checked(path)
-        assert (rows_of_all, broken) == (4, damaged)
+    sizes, broken_lines = reviewed(path)
+    assert (sizes, sum(broken_lines.values())) == ([0, 1, 2, 3], damaged)
+    assert resumed(path) == ([0, 1, 2, 3], 4)
+    rows_of_all, _, broken = checked(path)
+    assert (rows_of_all, broken) == (4, damaged)
