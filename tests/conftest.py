@@ -18,8 +18,9 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import settings
 from opentelemetry import metrics, trace
-from support import forked, left_behind, processes
+from support import failing_calls, forked, left_behind, processes
 from support.event_loops import LOOPS
+from support.failing_calls import Children
 from support.logs import Log
 from support.sdk import SDK
 
@@ -243,6 +244,15 @@ def no_unwritten_rows() -> Iterator[None]:
 def tls_server() -> Iterator[FaultServer]:
     with FaultServer(tls=True) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def child_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Children]:
+    """Forks processes whose system calls fail on purpose. Skips the test where that is not supported."""
+    if failing_calls.MISSING:
+        pytest.skip(failing_calls.MISSING)
+    with failing_calls.children(tmp_path_factory.mktemp("failing_calls")) as prepared:
+        yield prepared
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import gzip
 import itertools
-import json
 import linecache
 import os
 import random
@@ -27,12 +26,11 @@ import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import failing_calls, faulty_disks, processes
+from support import failing_calls, faulty_disks
 from support.command_line import finish, run_here, start
-from support.failing_calls import WRITES, Fault, Say, children, fork, joined, without_coverage
+from support.failing_calls import WRITES, Children, Fault, Say, fork, joined
 from support.logs import Log, attempts_in, call, write
 from support.otlp_receiver import Received, grpc_receiver
-from support.processes import clean_environment
 from support.records import BLANK, NASTY
 
 from otel_connector import AsyncConnector, ConnectorError, CSVSpanExporter, RetryPolicy
@@ -373,35 +371,33 @@ def whole_lines(path: Path) -> list[bytes]:
     return path.read_bytes().split(b"\n")[1:-1] if path.exists() else []
 
 
-@pytest.mark.skipif(bool(failing_calls.MISSING), reason=failing_calls.MISSING)
 @pytest.mark.parametrize("kills", [10, pytest.param(4_000, marks=pytest.mark.soak)])
 def test_no_attempt_of_a_call_that_returned_is_missing_after_kill_9(
-    kills: int, server: FaultServer, log: Log, beside: Path, tmp_path: Path
+    kills: int, child_processes: Children, server: FaultServer, log: Log, beside: Path
 ) -> None:
     chance, torn = random.Random(seed := random.SystemRandom().randrange(2**32)), Counter[int]()
     print(f"seed {seed}")  # noqa: T201 - shown when the test fails
-    with children(failing_calls.compiled(tmp_path), __file__) as prepared:
-        for kill in range(kills):
-            # A call writes its attempts first and then its row
-            nth = 2 * chance.randrange(30) + (1 if kill % 4 == 1 else 2)
-            fault = Fault(action="torn", value=chance.randrange(1, 1_000), nth=nth, only=WRITES)
-            ended = prepared.run(
-                make_failing_calls,
-                None if kill % 2 else chance.uniform(0, 0.2),
-                path=str(log.path),
-                url=server.url("/x"),
-                first=kill * 1_000_000,
-                fault=asdict(fault) if kill % 2 else None,
-            )
-            assert ended.code == -signal.SIGKILL
-            rows = [read_row(line, CALLS)[1] for line in whole_lines(log.path)]
-            attempts = Counter(read_row(line, ATTEMPTS)[1].call_id for line in whole_lines(beside))
-            assert set(map(str, ended.said)) <= {row.project for row in rows}
-            assert {attempts[row.call_id] for row in rows} <= {2}, "attempts are written before the row of their call"
-            torn[kill % 4] += beside.exists() and not beside.read_bytes().endswith(b"\n")
-            connector(log.path)  # the next writer repairs both files
-            assert check(beside).whole
-            assert check(log.path).whole
+    for kill in range(kills):
+        # A call writes its attempts first and then its row
+        nth = 2 * chance.randrange(30) + (1 if kill % 4 == 1 else 2)
+        fault = Fault(action="torn", value=chance.randrange(1, 1_000), nth=nth, only=WRITES)
+        ended = child_processes.run(
+            make_failing_calls,
+            None if kill % 2 else chance.uniform(0, 0.2),
+            path=str(log.path),
+            url=server.url("/x"),
+            first=kill * 1_000_000,
+            fault=asdict(fault) if kill % 2 else None,
+        )
+        assert ended.code == -signal.SIGKILL
+        rows = [read_row(line, CALLS)[1] for line in whole_lines(log.path)]
+        attempts = Counter(read_row(line, ATTEMPTS)[1].call_id for line in whole_lines(beside))
+        assert set(map(str, ended.said)) <= {row.project for row in rows}
+        assert {attempts[row.call_id] for row in rows} <= {2}, "attempts are written before the row of their call"
+        torn[kill % 4] += beside.exists() and not beside.read_bytes().endswith(b"\n")
+        connector(log.path)  # the next writer repairs both files
+        assert check(beside).whole
+        assert check(log.path).whole
     assert torn[1] == len(range(1, kills, 4))
     assert beside.with_name("logs.attempts.csv.torn").exists()
 
@@ -477,13 +473,13 @@ class Interrupted(BaseException):
 FILES = {module.__file__ for module in (_writer, _backlog, _flusher, _file, _lock)}
 
 
-def write_interrupted(folder: str) -> None:
+def write_interrupted(say: Say, folder: str) -> None:
     """Write a call, with an exception before the first line of the writer's files, then the second, and so on."""
     for nth in itertools.count(1):
         path = Path(folder, f"{nth}.csv")
         interrupted = interrupted_write(CSVSpanExporter(path), nth)
         files = path, Path(attempts_file(str(path)))
-        print(json.dumps([interrupted, *(file.read_text() for file in files)]))  # noqa: T201 - read by the test
+        say([interrupted, *(file.read_text() for file in files)])
         if not interrupted:
             return
 
@@ -526,11 +522,12 @@ def is_within(frame: FrameType | None, writer: object) -> bool:
     return False
 
 
-def test_a_signal_handler_that_raises_during_the_write_of_the_attempts_loses_no_row(tmp_path: Path) -> None:
-    program = f"import test_attempts_file as t; t.write_interrupted({str(tmp_path)!r})"
-    variables = without_coverage(clean_environment(None, Path(__file__).parent))
-    done = processes.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=variables)
-    written = [json.loads(line) for line in done.stdout.splitlines()]
+def test_a_signal_handler_that_raises_during_the_write_of_the_attempts_loses_no_row(
+    child_processes: Children, tmp_path: Path
+) -> None:
+    """In a child process, without coverage, which uses a trace function, too."""
+    code, written = child_processes.run(write_interrupted, folder=str(tmp_path))
+    assert code == 0
     calls = (CALLS.header + CALLS.encode(BLANK)).decode()
     attempts = (ATTEMPTS.header + encode_attempt(ATTEMPT) * 2).decode()
     assert {interrupted for interrupted, _, _ in written} == {"attempts", "calls", ""}

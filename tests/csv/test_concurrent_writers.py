@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -24,25 +24,18 @@ from typing import Any
 import aiohttp
 import pytest
 from support import failing_calls
-from support.failing_calls import WRITES, Children, Fault, Say, children, export, fork, joined, numbers
+from support.failing_calls import WRITES, Children, Fault, Say, export, fork, joined, numbers
 from support.logs import Log
 
 from otel_connector import AsyncConnector, CSVSpanExporter, csv_exporter
 from otel_connector.testing import FaultServer, ok
 
-in_processes = pytest.mark.skipif(bool(failing_calls.MISSING), reason=failing_calls.MISSING)
 in_both_modes = pytest.mark.parametrize("mode", ["call", "background"])
 
 REFUSED = asdict(Fault(action="fail", value=errno.EIO, times=-1, only=WRITES))
 PARTIAL_ROW = asdict(Fault(action="full", value=100, times=-1, only=WRITES))
 KILLED_DURING_A_ROW = asdict(Fault(action="torn", value=500, only=WRITES))
 ALWAYS_SHORT = asdict(Fault(action="short", value=400, times=-1, only=WRITES))
-
-
-@pytest.fixture(scope="module")
-def child_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Children]:
-    with children(failing_calls.compiled(tmp_path_factory.mktemp("shim")), __file__) as prepared:
-        yield prepared
 
 
 @pytest.fixture
@@ -97,7 +90,6 @@ def append_in_processes(say: Say, path: str, processes: int, rows: int, fault: d
     joined(*pids)
 
 
-@in_processes
 def test_64_processes_append_to_one_file(child_processes: Children, tmp_path: Path) -> None:
     path, rows = tmp_path / "logs.csv", 50
     run_in_child(child_processes, append_in_processes, path=str(path), processes=64, rows=rows)
@@ -108,7 +100,6 @@ def test_64_processes_append_to_one_file(child_processes: Children, tmp_path: Pa
         assert own == sorted(own), "the rows of a process are in the order they were written"
 
 
-@in_processes
 def test_rows_written_in_pieces_by_several_processes_are_not_mixed(child_processes: Children, tmp_path: Path) -> None:
     path = tmp_path / "logs.csv"
     run_in_child(child_processes, append_in_processes, path=str(path), processes=4, rows=100, fault=ALWAYS_SHORT)
@@ -134,7 +125,6 @@ def write_beside_a_killed_process(say: Say, path: str) -> None:
     own.shutdown()
 
 
-@in_processes
 def test_a_process_killed_in_the_middle_of_a_row_damages_no_row_of_another(
     child_processes: Children, tmp_path: Path
 ) -> None:
@@ -163,7 +153,6 @@ def write_beside_a_partial_row(say: Say, path: str) -> None:
     own.shutdown()
 
 
-@in_processes
 def test_no_row_is_written_between_the_two_parts_of_a_partial_row(child_processes: Children, tmp_path: Path) -> None:
     path = tmp_path / "logs.csv"
     assert run_in_child(child_processes, write_beside_a_partial_row, path=str(path)) == [[3, 0, 0]]
@@ -253,7 +242,6 @@ def fork_with_rows_waiting(say: Say, path: str, mode: str, fault: dict[str, Any]
 @pytest.mark.parametrize("child_first", [True, False], ids=["child-first", "parent-first"])
 @pytest.mark.parametrize("fault", [REFUSED, PARTIAL_ROW], ids=["refused", "partial-row"])
 @in_both_modes
-@in_processes
 def test_after_a_fork_only_the_parent_writes_the_rows_that_wait(
     mode: str, fault: dict[str, Any], child_first: bool, child_processes: Children, tmp_path: Path
 ) -> None:
@@ -300,7 +288,6 @@ def call_in_the_child(connector: AsyncConnector, own: CSVSpanExporter, url: str)
 
 @pytest.mark.parametrize("refused", [False, True], ids=["no-row-waits", "some-rows-wait"])
 @in_both_modes
-@in_processes
 def test_a_fork_while_calls_are_in_flight_neither_loses_nor_repeats_rows(
     mode: str, refused: bool, child_processes: Children, server: FaultServer, tmp_path: Path
 ) -> None:
@@ -335,7 +322,6 @@ def call_in_worker(connector: AsyncConnector, url: str, projects: range) -> None
         sys.exit("the accounting does not add up")
 
 
-@in_processes
 def test_workers_of_a_prefork_server_share_a_log(
     child_processes: Children, server: FaultServer, tmp_path: Path
 ) -> None:
@@ -357,7 +343,6 @@ def fork_a_child_that_exits(say: Say, path: str) -> None:
     say(own.counts())
 
 
-@in_processes
 def test_a_forked_child_that_exits_immediately_writes_nothing(child_processes: Children, tmp_path: Path) -> None:
     path = tmp_path / "logs.csv"
     assert run_in_child(child_processes, fork_a_child_that_exits, path=str(path)) == [[2, 0, 0]]
@@ -393,7 +378,6 @@ def fork_beside_a_writing_thread(say: Say, path: str, mode: str, forks: int) -> 
 
 
 @in_both_modes
-@in_processes
 def test_a_child_forked_while_another_thread_writes_can_write(
     mode: str, child_processes: Children, tmp_path: Path
 ) -> None:
@@ -425,7 +409,6 @@ def fork_while_a_thread_creates_an_exporter(say: Say, path: str) -> None:
     say("written")
 
 
-@in_processes
 def test_a_child_forked_while_another_thread_creates_an_exporter_can_create_one(
     child_processes: Children, tmp_path: Path
 ) -> None:

@@ -11,31 +11,27 @@ import contextlib
 import itertools
 import random
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from support import failing_calls, processes
+from support import failing_calls
 from support.failing_calls import WRITES, Children, Fault, Say, children, records, records_in
 
 from otel_connector import AsyncConnector, ConnectorError, CSVSpanExporter
 from otel_connector._csv._format import HEADER
 from otel_connector.testing import FaultServer, ok
 
-pytestmark = pytest.mark.skipif(bool(failing_calls.MISSING), reason=failing_calls.MISSING)
-
 CALLERS = 16
 LATEST_KILL = 0.2
 """The longest time in seconds from the start of a process to its kill: enough for some hundred calls."""
-
-CONCURRENT_SERIES = 2  # run in threads
 
 CRASHES_PER_LOG = 100  # then a new log is started
 
@@ -155,40 +151,41 @@ def server() -> Iterator[FaultServer]:
         yield server
 
 
-@pytest.mark.parametrize("kills", [12, pytest.param(10_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(("kills", "threads"), [(12, 1), pytest.param(10_000, 2, marks=pytest.mark.soak)])
 def test_no_row_of_a_call_that_returned_is_missing_after_kill_9(
-    kills: int, server: FaultServer, tmp_path: Path
+    kills: int, threads: int, child_processes: Children, server: FaultServer, tmp_path: Path
 ) -> None:
     # Imported here, so that the children do not load them
     from support.records import read_csv, read_duckdb, read_pandas, read_polars
 
     readers = (read_csv, read_pandas, read_polars, read_duckdb)
-    seed, library = random.SystemRandom().randrange(2**32), failing_calls.compiled(tmp_path)
+    seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - shown when the test fails
 
     def crashes(index: int) -> CrashSeries:
-        with children(library, __file__) as prepared:
+        with children(tmp_path) if index else nullcontext(child_processes) as prepared:
             series = CrashSeries(tmp_path / "logs.csv", server, prepared, random.Random(f"{seed} {index}"), readers)
-            series.crashes(range(1 + index, kills + 1, CONCURRENT_SERIES))
+            series.crashes(range(1 + index, kills + 1, threads))
             return series
 
-    with ThreadPoolExecutor(CONCURRENT_SERIES) as pool:
-        all_series = list(pool.map(crashes, range(CONCURRENT_SERIES)))
+    with ThreadPoolExecutor(threads) as pool:
+        all_series = list(pool.map(crashes, range(threads)))
     assert sum(series.torn for series in all_series) >= kills // 2
     assert all(series.returned for series in all_series)
 
 
-def test_a_log_killed_in_its_first_write_is_completed_by_the_next_writer(tmp_path: Path) -> None:
+def test_a_log_killed_in_its_first_write_is_completed_by_the_next_writer(
+    child_processes: Children, tmp_path: Path
+) -> None:
     """The process is killed while it writes the header of a new log."""
     path = tmp_path / "logs.csv"
-    with children(failing_calls.compiled(tmp_path), __file__) as prepared:
-        for thousandths in (1, 500, 999):
-            fault = Fault(action="torn", value=thousandths, only=WRITES)
-            assert prepared.run(open_log, path=str(path), fault=asdict(fault)).code == -signal.SIGKILL
-            assert 0 < path.stat().st_size < len(HEADER)
-            CSVSpanExporter(path).shutdown()
-            assert path.read_bytes() == HEADER
-            path.unlink()
+    for thousandths in (1, 500, 999):
+        fault = Fault(action="torn", value=thousandths, only=WRITES)
+        assert child_processes.run(open_log, path=str(path), fault=asdict(fault)).code == -signal.SIGKILL
+        assert 0 < path.stat().st_size < len(HEADER)
+        CSVSpanExporter(path).shutdown()
+        assert path.read_bytes() == HEADER
+        path.unlink()
 
 
 def open_log(say: Say, path: str, fault: dict[str, Any]) -> None:
@@ -196,30 +193,28 @@ def open_log(say: Say, path: str, fault: dict[str, Any]) -> None:
     CSVSpanExporter(path)
 
 
-PROGRAM = """
-import asyncio, sys
-import aiohttp
-from otel_connector import AsyncConnector
+def make_five_calls(say: Say, path: str, url: str, fault: dict[str, Any] | None) -> None:
+    if fault is not None:
+        failing_calls.arm(path, fault)
 
-async def main():
-    async with aiohttp.ClientSession() as session:
-        connector = AsyncConnector(logfile=sys.argv[1], n_tries=3, timeout=5)
-        for number in range(5):
-            await connector.get(session, sys.argv[2], str(number))
-            print(number, flush=True)
+    async def main() -> None:
+        async with aiohttp.ClientSession() as session:
+            connector = AsyncConnector(logfile=path, n_tries=3, timeout=5)
+            for number in range(5):
+                await connector.get(session, url, str(number))
+                say(number)
 
-asyncio.run(main())
-"""
+    asyncio.run(main())
 
 
-def test_a_program_killed_in_the_middle_of_a_row_can_be_run_again(server: FaultServer, tmp_path: Path) -> None:
+def test_a_program_killed_in_the_middle_of_a_row_can_be_run_again(
+    child_processes: Children, server: FaultServer, tmp_path: Path
+) -> None:
     path = tmp_path / "logs.csv"
-    fault = Fault(action="torn", value=700, nth=5, only=WRITES)  # the header and three rows are whole
-    command = [sys.executable, "-c", PROGRAM, str(path), server.url("/ok")]
-    environment = failing_calls.environment(path, fault, failing_calls.compiled(tmp_path))
-    killed = processes.run(command, check=False, env=environment, stdout=subprocess.PIPE, text=True)
-    assert (killed.returncode, killed.stdout.split()) == (-signal.SIGKILL, ["0", "1", "2"])
+    fault = asdict(Fault(action="torn", value=700, nth=5, only=WRITES))  # the header and three rows are whole
+    program = partial(child_processes.run, make_five_calls, path=str(path), url=server.url("/ok"))
+    assert program(fault=fault) == (-signal.SIGKILL, [0, 1, 2])
     assert not path.read_bytes().endswith(b"\n")
 
-    processes.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert program(fault=None) == (0, [0, 1, 2, 3, 4])
     assert [record.project for record in records(path)] == ["0", "1", "2", "0", "1", "2", "3", "4"]

@@ -19,11 +19,9 @@ from typing import Any
 
 import pytest
 from support import failing_calls
-from support.failing_calls import WRITES, Children, Fault, Say, children, export, numbers
+from support.failing_calls import WRITES, Children, Fault, Say, export, numbers
 
 from otel_connector import CSVSpanExporter
-
-pytestmark = pytest.mark.skipif(bool(failing_calls.MISSING), reason=failing_calls.MISSING)
 
 ROWS_OF_FIRST_RUN = 12  # in the first run
 ROWS_OF_SECOND_RUN = 4  # in the second run
@@ -128,12 +126,6 @@ def descriptors(folder: str) -> list[str]:
 
 
 # In the test.
-
-
-@pytest.fixture(scope="module")
-def child_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Children]:
-    with children(failing_calls.compiled(tmp_path_factory.mktemp("shim")), __file__) as prepared:
-        yield prepared
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -7,7 +7,6 @@ if the next fsync fails and the kernel forgets what was written since the last o
 from __future__ import annotations
 
 import errno
-import json
 import linecache
 import logging
 import os
@@ -20,9 +19,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from support import processes
-from support.failing_calls import without_coverage
-from support.processes import clean_environment
+from support.failing_calls import Children, Say
 
 from otel_connector._csv import _backlog, _file, _flusher, _fsync, _lock, _writer
 from otel_connector._csv._options import LogOptions
@@ -136,14 +133,15 @@ def write_of_another_process(path: Path) -> bool:
     return written
 
 
-def main(folder: Path, kind: str) -> None:
-    """Interrupt a write at its first line, its second, and so on. Print what the files contained."""
+def interrupt_writes(say: Say, folder: str, kind: str) -> None:
+    """Interrupt a write at its first line, its second, and so on. Report what the files contained."""
+    os.dup2(os.open(Path(folder, "stderr"), os.O_WRONLY | os.O_CREAT), 2)
     make = WRITERS[kind]
     logging.disable()  # the warnings about the full disk
     endings, nth, interrupted = Counter[str](), 0, True
     while interrupted:
         nth += 1
-        path = folder / f"{nth}.csv"
+        path = Path(folder, f"{nth}.csv")
         writer = make(path)
         sys.settrace(interrupt(nth))
         try:
@@ -165,20 +163,16 @@ def main(folder: Path, kind: str) -> None:
             taken.remove(row(4))
         endings["right" if lines == [HEADER, *taken] else f"wrong: {lines}"] += 1
         endings["counted" if writer.counts() == (len(taken), 0, 0) else f"{nth}: {writer.counts()}"] += 1
-    print(json.dumps([nth, endings]))  # noqa: T201 - read by the test
+    say([nth, endings])
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_write_interrupted_at_any_line_neither_loses_nor_repeats_rows(kind: str, tmp_path: Path) -> None:
-    environment = without_coverage(clean_environment())  # coverage uses a trace function, too
-    done = processes.run(
-        [sys.executable, __file__, str(tmp_path), kind], env=environment, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    lines, endings = json.loads(done.stdout)
+def test_a_write_interrupted_at_any_line_neither_loses_nor_repeats_rows(
+    kind: str, child_processes: Children, tmp_path: Path
+) -> None:
+    """In a child process, without coverage, which uses a trace function, too."""
+    code, said = child_processes.run(interrupt_writes, folder=str(tmp_path), kind=kind)
+    assert (code, (tmp_path / "stderr").read_text()) == (0, "")
+    ((lines, endings),) = said
     assert lines > 20
     assert endings == {"right": lines, "counted": lines}
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])

@@ -37,7 +37,7 @@ import uvloop
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support import failing_calls, faulty_disks, processes
-from support.failing_calls import WRITES, Children, Fault, Say, children
+from support.failing_calls import WRITES, Children, Fault, Say
 
 from otel_connector._csv import _lock
 from otel_connector._fetch._result_line import result_line
@@ -860,14 +860,6 @@ def test_any_exception_in_the_writer_thread_is_raised_as_an_oserror(
 
 
 # kill -9
-
-
-@pytest.fixture(scope="module")
-def child_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Children]:
-    if failing_calls.MISSING:
-        pytest.skip(failing_calls.MISSING)
-    with children(failing_calls.compiled(tmp_path_factory.mktemp("library")), __file__) as prepared:
-        yield prepared
 
 
 def write_forever(say: Say, path: str, first: int, fault: dict[str, Any] | None) -> None:

@@ -1,9 +1,8 @@
 /* Makes one system call on the files in a folder fail, do less than requested, or kill the process.
 
-   failing_calls.py preloads this library into the processes that it starts. `failing_calls_arm`, or the environment
-   (FAILING_CALLS_PREFIX, _ONLY, _NTH, _TIMES, _ACTION, _VALUE, with the meaning of the arguments of
-   `failing_calls_arm`) selects the call. A call counts if its path, or the path of its descriptor, starts with the
-   prefix. A renamed file, a duplicated descriptor and an inherited one still refer to the same file. */
+   failing_calls.py preloads this library into the process that it starts. `failing_calls_arm` selects the call. A call
+   counts if its path, or the path of its descriptor, starts with the prefix. A renamed file, a duplicated descriptor
+   and an inherited one still refer to the same file. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -57,19 +56,6 @@ void failing_calls_pause(int paused) { armed = !paused; }
 long failing_calls_hits(void) { return hits; }
 
 const char *failing_calls_first_hit(void) { return first_hit; }
-
-static long number_in(const char *variable, long otherwise) {
-    const char *text = getenv(variable);
-    return text ? atol(text) : otherwise;
-}
-
-__attribute__((constructor)) static void arm_from_environment(void) {
-    const char *prefix = getenv("FAILING_CALLS_PREFIX"), *only = getenv("FAILING_CALLS_ONLY");
-    if (prefix)
-        failing_calls_arm(prefix, only ? only : "", number_in("FAILING_CALLS_NTH", 1),
-                          number_in("FAILING_CALLS_TIMES", 1), (int)number_in("FAILING_CALLS_ACTION", FAIL),
-                          (int)number_in("FAILING_CALLS_VALUE", EIO));
-}
 
 /* The real one, found once for each place that asks. */
 #define REAL(name)                                                                                                     \

@@ -1,9 +1,10 @@
 """Child processes whose system calls fail on purpose, or that are killed in the middle of a write.
 
-`children` starts one Python process that has imported all modules and has `failing_calls.c` preloaded. It forks a child
-for every request, and returns the values that the child reported and its exit code. A fork takes some milliseconds; a
-new interpreter would take 0.3 s. In the child, `arm` selects the system calls that fail. This module must not use
-pytest or an event loop: the process that forks has only one thread.
+`children` starts one Python process with `failing_calls.c` preloaded. It forks a child for every request, and returns
+the values that the child reported and its exit code. It imports the test module of the request before the first fork.
+A fork takes some milliseconds; a new interpreter would take 0.5 s. Most tests share one process, the fixture
+`child_processes`. In the child, `arm` selects the system calls that fail. This module must not use pytest or an event
+loop: the process that forks has only one thread.
 """
 
 from __future__ import annotations
@@ -110,20 +111,6 @@ def first_hit() -> str:
     return name.decode()
 
 
-def environment(folder: Path, fault: Fault, library: Path) -> dict[str, str]:
-    """Return environment variables with which a separate program has the fault from its start."""
-    plan: dict[str, object] = {
-        "PREFIX": folder,
-        "ONLY": f",{','.join(fault.only)}," if fault.only else "",
-        "NTH": fault.nth,
-        "TIMES": fault.times,
-        "ACTION": _ACTIONS[fault.action],
-        "VALUE": fault.value,
-    }
-    shim_variables = {f"FAILING_CALLS_{name}": str(value) for name, value in plan.items()}
-    return {**without_coverage(os.environ), **shim_variables, "LD_PRELOAD": str(library)}
-
-
 def without_coverage(variables: Mapping[str, str]) -> dict[str, str]:
     """Return the variables without those that start coverage: a forked child may inherit its lock as locked."""
     return {name: value for name, value in variables.items() if not name.startswith("COVERAGE_")}
@@ -167,7 +154,8 @@ class Children:
             arguments: Values that can be encoded as JSON.
         """
         name = f"{function.__module__}:{function.__qualname__}"
-        self._process.stdin.write(json.dumps([name, kill_after, arguments]) + "\n")
+        folder = str(Path(function.__code__.co_filename).parent)
+        self._process.stdin.write(json.dumps([folder, name, kill_after, arguments]) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         assert answer, f"the process that forks has ended while {name} ran"
@@ -175,16 +163,10 @@ class Children:
 
 
 @contextmanager
-def children(library: Path, module_file: str) -> Iterator[Children]:
-    """Start a process that has imported one test module, with the `compiled` library preloaded.
-
-    Args:
-        library: The path that `compiled` returned.
-        module_file: The test module's ``__file__``.
-    """
-    module = Path(module_file)
-    command = [sys.executable, "-W", "error", "-c", f"from support import failing_calls as f; f.serve({module.stem!r})"]
-    variables = without_coverage(clean_environment({"LD_PRELOAD": str(library)}, module.parent))
+def children(folder: Path) -> Iterator[Children]:
+    """Start a process with the library preloaded, which is compiled into `folder`."""
+    command = [sys.executable, "-W", "error", "-c", "from support.failing_calls import serve; serve()"]
+    variables = without_coverage(clean_environment({"LD_PRELOAD": str(compiled(folder))}))
     with Process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables) as process:
         yield Children(process)
 
@@ -192,16 +174,18 @@ def children(library: Path, module_file: str) -> Iterator[Children]:
 # In the prepared process.
 
 
-def serve(module: str) -> None:
+def serve() -> None:
     """Fork a child for every line of standard input, and write its `Ended` to standard output."""
     import_module("otel_connector.csv_exporter")  # loaded lazily, with the first log of a connector
-    import_module(module)
-    gc.collect()
-    gc.freeze()  # otherwise the first garbage collection in a child copies every page
     for line in sys.stdin:
-        name, kill_after, arguments = json.loads(line)
+        folder, name, kill_after, arguments = json.loads(line)
         of_module, _, attribute = name.partition(":")
-        function = getattr(import_module(of_module), attribute)
+        if of_module not in sys.modules:
+            sys.path.append(folder)
+            import_module(of_module)
+            gc.collect()
+            gc.freeze()  # otherwise the first garbage collection in a child copies every page
+        function = getattr(sys.modules[of_module], attribute)
         print(json.dumps(_run(function, kill_after, arguments)), flush=True)  # noqa: T201 - the answer
 
 

@@ -32,7 +32,7 @@ from typing import Any
 
 import pytest
 
-from support import processes
+from support import forked, processes
 
 NAME = "logs.csv"
 """Name of the log on every disk."""
@@ -428,7 +428,7 @@ def in_a_child(module_file: str, function: str, *arguments: str | os.PathLike[st
     """Call a function of a test module in a separate process. If it fails, the error contains its traceback."""
     listed = ", ".join(repr(os.fspath(each)) for each in arguments)
     command, environment = processes.function(module_file, f"{function}({listed})")
-    done = processes.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    done = forked.run_python(command[1:], Path.cwd(), PYTHONPATH=environment["PYTHONPATH"])
     if done.returncode:
         raise AssertionError(f"{function}{arguments}: {done.stderr}")
 
@@ -473,8 +473,9 @@ class _Daemon:
 
     def __init__(self, folder: Path) -> None:
         command, environment = processes.function(__file__, f"main({str(folder)!r})")
-        self._process = processes.Process(
-            command,
+        self._process = forked.Program(
+            command[1:],
+            cwd="/",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
