@@ -154,9 +154,10 @@ def _numbered_parts(log: Path) -> list[tuple[int, str]]:
     name = _uncompressed(log)
     part = re.compile(rf"{re.escape(name.stem)}\.((?:part-)?[0-9]{{6,}}){re.escape(name.suffix)}{_COMPRESSED}")
     found: dict[str, str] = {}
-    for path in sorted(log.parent.iterdir()):  # sorted: while gzip works, the original comes first and counts
-        if matched := part.fullmatch(path.name):
-            found.setdefault(matched[1], str(path))
+    # Sorted: while gzip works, the original comes first and counts. A `Path` for each takes seven times as long
+    for file in sorted(os.listdir(log.parent)):  # noqa: PTH208
+        if matched := part.fullmatch(file):
+            found.setdefault(matched[1], str(log.with_name(file)))
     numbers = sorted(int(each.removeprefix("part-")) for each in found if each.startswith("part-"))
     parts = [(number, found[mark]) for number in numbers if number and (mark := _mark(number)) in found]
     earlier: list[tuple[int, str]] = []

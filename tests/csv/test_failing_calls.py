@@ -23,9 +23,9 @@ from support.failing_calls import WRITES, Children, Fault, Say, export, numbers
 
 from otel_connector import CSVSpanExporter
 
-ROWS_OF_FIRST_RUN = 12  # in the first run
-ROWS_OF_SECOND_RUN = 4  # in the second run
-MOVED_AFTER = 6  # rows; the log is then renamed, as logrotate does
+ROWS_OF_FIRST_RUN = 6  # every system call of the writer is made in them; further rows repeat the same calls
+ROWS_OF_SECOND_RUN = 2
+MOVED_AFTER = 3  # rows; the log is then renamed, as logrotate does
 HANG_TIMEOUT = 10  # seconds; a run takes some hundredths of a second
 ROW_AFTER_THE_FAULT = 1_000  # number of the row that is written after the fault has ended
 
@@ -55,7 +55,7 @@ DEATHS = {
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "rotating": {"rotate_rows": 4},
+    "rotating": {"rotate_rows": 3},
     "synced": {"fsync_interval": 0},
     "background": {"mode": "background"},
 }

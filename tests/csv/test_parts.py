@@ -6,6 +6,7 @@ A log that is named by a link or a pattern, or whose parts are compressed, has t
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make(folder: Path, *names: str) -> None:
     for name in names:
-        (folder / name).write_bytes(b"")
+        os.close(os.open(folder / name, os.O_CREAT, 0o600))  # `Path.touch` takes twice as long
 
 
 NAMES: dict[str, tuple[list[str], list[str], list[str]]] = {
@@ -201,14 +202,13 @@ ARCHIVES = (
 @pytest.mark.parametrize(
     "form", ["logs.{}.csv", "logs.csv.{}", "logs.csv-{}", "logs.{}.csv.gz", "{}.logs.csv", "logs-{}.csv"]
 )
-@pytest.mark.parametrize(
-    "parts", [[], ["logs.part-000001.csv", "logs.part-000002.csv.gz"]], ids=["without parts", "with parts"]
-)
-def test_a_log_that_was_archived_by_date_is_another_log(date: str, form: str, parts: list[str], folder: Path) -> None:
-    make(folder, "logs.csv", form.format(date), *parts)
-    assert log_files(["logs.csv"]) == [*parts, "logs.csv"]
-    assert log_files([form.format(date)]) == [form.format(date)]
-    assert next_part(Path("logs.csv")) == Path(f"logs.part-{len(parts) + 1:06d}.csv")
+def test_a_log_that_was_archived_by_date_is_another_log(date: str, form: str, folder: Path) -> None:
+    make(folder, "logs.csv", form.format(date))
+    for parts in ([], ["logs.part-000001.csv", "logs.part-000002.csv.gz"]):
+        make(folder, *parts)
+        assert log_files(["logs.csv"]) == [*parts, "logs.csv"]
+        assert log_files([form.format(date)]) == [form.format(date)]
+        assert next_part(Path("logs.csv")) == Path(f"logs.part-{len(parts) + 1:06d}.csv")
 
 
 def test_daily_archives_are_not_parts_even_without_a_gap(folder: Path) -> None:
@@ -227,11 +227,13 @@ def test_a_part_is_found_again_without_those_before_it(last: int, ending: str, f
     assert log_name(str(part)) == "logs.csv"
 
 
-@pytest.mark.parametrize("digits", ["0010000", "010000"], ids=["of the development of 0.2", "of 0.1"])
-def test_ten_thousand_parts_of_an_earlier_version_are_continued(digits: str, folder: Path) -> None:
-    make(folder, "logs.csv", *(f"logs.{number:06d}.csv" for number in range(1, 10_000)), f"logs.{digits}.csv.gz")
-    assert log_files(["logs.csv"])[-2:] == [f"logs.{digits}.csv.gz", "logs.csv"]
-    assert next_part(Path("logs.csv")).name == "logs.part-010001.csv"
+def test_ten_thousand_parts_of_an_earlier_version_are_continued(folder: Path) -> None:
+    make(folder, "logs.csv", *(f"logs.{number:06d}.csv" for number in range(1, 10_000)))
+    for last in ("logs.0010000.csv.gz", "logs.010000.csv.gz"):  # of the development of 0.2, and of 0.1
+        make(folder, last)
+        assert log_files(["logs.csv"])[-2:] == [last, "logs.csv"]
+        assert next_part(Path("logs.csv")).name == "logs.part-010001.csv"
+        (folder / last).unlink()
 
 
 LOG_NAMES = {

@@ -312,7 +312,9 @@ def test_a_tar_archive_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [1, 2, 100, 10_000])
 def test_a_list_that_is_called_as_a_brotli_file_is_reported_if_it_is_not_text(number: int, tmp_path: Path) -> None:
     """RFC 7932 has no magic number."""
-    (tmp_path / "urls.br").write_bytes(brotli.compress("".join(f"{LIST}{n}" for n in range(number)).encode()))
+    (tmp_path / "urls.br").write_bytes(
+        brotli.compress("".join(f"{LIST}{n}" for n in range(number)).encode(), quality=5)
+    )
     message = "urls.br is compressed (brotli); unpack it: brotli -dc urls.br | otel-connector fetch -\n"
     assert run_here(tmp_path, "fetch", "urls.br").error.endswith(message)
 
