@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support import command_line, processes
-from support.command_line import run_here
+from support.command_line import run_here, run_with_input
 
 from otel_connector.testing import FaultServer, json_body
 
@@ -45,9 +45,7 @@ SENT = {
 def test_headers_are_read_from_a_file(name: str, stdin: bool, api: FaultServer, tmp_path: Path) -> None:
     (tmp_path / "headers").write_bytes(FILES[name])
     if stdin:
-        with command_line.start(tmp_path, "fetch", api.url("/ok"), "-H", "@-", stdin=-1, text=False) as process:
-            _, error = process.communicate(FILES[name], timeout=60)
-        assert process.returncode == 0, error
+        assert run_with_input(FILES[name], tmp_path, "fetch", api.url("/ok"), "-H", "@-").code == 0
     else:
         assert run_here(tmp_path, "fetch", api.url("/ok"), "-H@headers", "--header", "X-Other: 3").code == 0
     (request,) = api.requests

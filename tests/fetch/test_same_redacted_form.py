@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
-from support.command_line import Finished, run_here, start
+from support.command_line import Finished, run_here, run_with_input
 from support.logs import Log, call, rows
 from typer import Context
 
@@ -225,10 +225,9 @@ def test_a_list_in_a_file_is_checked_before_anything_is_requested(api: FaultServ
 
 
 def test_a_list_in_a_pipe_is_stopped_at_the_second_of_the_urls(api: FaultServer, tmp_path: Path) -> None:
-    urls = f"{api.url('/f', key=1)}\n{api.url('/f', key=2)}\n"
-    with start(tmp_path, "fetch", "-", stdin=subprocess.PIPE) as process:
-        _, error = process.communicate(urls)
-    assert (process.returncode, "'key' differs, and is redacted" in error) == (2, True)
+    urls = f"{api.url('/f', key=1)}\n{api.url('/f', key=2)}\n".encode()
+    code, _, error = run_with_input(urls, tmp_path, "fetch", "-")
+    assert (code, "'key' differs, and is redacted" in error) == (2, True)
     assert {request.query for request in api.requests} <= {"key=1"}
 
 

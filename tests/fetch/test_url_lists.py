@@ -14,6 +14,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from urllib.parse import quote
 import brotli
 import pytest
 from support import command_line, processes
-from support.command_line import run_here
+from support.command_line import run_here, run_with_input
 
 from otel_connector import AsyncConnector
 from otel_connector._fetch._fetch import Fetch, FetchOptions
@@ -98,18 +99,19 @@ def test_a_list_that_changes_is_reported_and_no_cut_line_is_fetched(
     api.script("/ok", [held.step, *[json_body(1)] * URLS])
     text = "".join(f"{url}\n{PADDING}" for url in urls)
     path.write_text(text)
-    with path.open() as file:
-        arguments: dict[str, Any] = {"stdin": file} if stdin else {}
-        with command_line.start(
-            tmp_path, "fetch", "-" if stdin else "urls", "--concurrency", "1", **arguments
-        ) as process:
-            held.arrived.wait(30)
-            change(path, text)
-            held.release()
-            out, error = process.communicate(timeout=60)
-    assert process.returncode == code, error
-    assert f"{URLS} URLs, up to 1 in flight" in error
     listed = "-" if stdin else "urls"
+
+    def change_list() -> None:
+        held.arrived.wait(30)
+        change(path, text)
+        held.release()
+
+    with ThreadPoolExecutor(1) as thread, path.open() as file:
+        changed = thread.submit(change_list)
+        ended, out, error = run_with_input(file, tmp_path, "fetch", listed, "--concurrency", "1")
+        changed.result()
+    assert ended == code, error
+    assert f"{URLS} URLs, up to 1 in flight" in error
     assert bool(problem) == (f"otel-connector fetch: {listed} {problem}" in error)
     requested = [f"http://{request.headers['Host']}{request.path}?{request.query}" for request in api.requests]
     assert requested == urls[: len(requested)], "in this order, and no other URL"
@@ -146,9 +148,8 @@ def test_standard_input_starts_where_the_shell_has_positioned_it(api: FaultServe
     (tmp_path / "urls").write_text(f"{first}{api.url('/ok?n=2')}\n")
     with (tmp_path / "urls").open("rb", buffering=0) as file:
         assert file.read(len(first)) == first.encode()
-        with command_line.start(tmp_path, "fetch", "-", stdin=file) as process:
-            out, error = process.communicate(timeout=60)
-    assert (process.returncode, "Done: 1 URL in" in out) == (0, True), error
+        code, out, error = run_with_input(file, tmp_path, "fetch", "-")
+    assert (code, "Done: 1 URL in" in out) == (0, True), error
     assert error.startswith("1 URL, up to")
     assert [request.query for request in api.requests] == ["n=2"]
 
@@ -284,12 +285,8 @@ def test_a_list_in_another_encoding_is_reported_with_what_to_do(name: str, tmp_p
     message = f"otel-connector fetch: {message} | otel-connector fetch -\n"
     quoted = """'it'"'"'s'"""
     assert run_here(tmp_path, "fetch", "it's") == (2, "", message.format(quoted))
-    with command_line.start(tmp_path, "fetch", "-", stdin=-1, text=False) as process:
-        _, error = process.communicate(content, timeout=60)
-    assert (process.returncode, error.decode().splitlines()[-1]) == (
-        2,
-        message.format("-").replace("it's", "-", 1).strip(),
-    )
+    code, _, error = run_with_input(content, tmp_path, "fetch", "-")
+    assert (code, error.splitlines()[-1]) == (2, message.format("-").replace("it's", "-", 1).strip())
 
 
 def test_a_zip_archive_is_reported(tmp_path: Path) -> None:
@@ -312,9 +309,8 @@ def test_a_tar_archive_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [1, 2, 100, 10_000])
 def test_a_list_that_is_called_as_a_brotli_file_is_reported_if_it_is_not_text(number: int, tmp_path: Path) -> None:
     """RFC 7932 has no magic number."""
-    (tmp_path / "urls.br").write_bytes(
-        brotli.compress("".join(f"{LIST}{n}" for n in range(number)).encode(), quality=5)
-    )
+    urls = "".join(f"{LIST}{n}" for n in range(number)).encode()
+    (tmp_path / "urls.br").write_bytes(brotli.compress(urls, quality=5))
     message = "urls.br is compressed (brotli); unpack it: brotli -dc urls.br | otel-connector fetch -\n"
     assert run_here(tmp_path, "fetch", "urls.br").error.endswith(message)
 
@@ -442,7 +438,6 @@ def test_dedupe_and_resume_take_the_same_urls_for_one(name: str, api: FaultServe
 
 
 def test_urls_that_differ_in_a_secret_are_rejected_with_dedupe_in_a_pipe_too(api: FaultServer, tmp_path: Path) -> None:
-    urls = f"{api.url('/ok?token=1')}\n{api.url('/ok?token=2')}\n"
-    with command_line.start(tmp_path, "fetch", "-", "--dedupe", stdin=-1) as process:
-        _, error = process.communicate(urls, timeout=60)
-    assert (process.returncode, "'token' differs, and is redacted" in error) == (2, True)
+    urls = f"{api.url('/ok?token=1')}\n{api.url('/ok?token=2')}\n".encode()
+    code, _, error = run_with_input(urls, tmp_path, "fetch", "-", "--dedupe")
+    assert (code, "'token' differs, and is redacted" in error) == (2, True)

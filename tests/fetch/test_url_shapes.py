@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import pytest
 from support.command_line import run_here
 from support.own_network import run_in_own_network
 from support.small_server import SmallServer

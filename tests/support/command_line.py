@@ -12,10 +12,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pytest
 import typer.main
@@ -101,6 +101,18 @@ def finish(process: Process) -> Finished:
     return Finished(process.returncode, out, error)
 
 
+@contextmanager
+def _standard_input(given: IO[Any] | bytes) -> Iterator[IO[Any]]:
+    if not isinstance(given, bytes):
+        yield given
+        return
+    reading, writing = os.pipe()
+    with open(reading, encoding="utf-8") as pipe:  # noqa: PTH123 - opens a descriptor
+        with open(writing, "wb") as writer:  # noqa: PTH123 - as above
+            writer.write(given)
+        yield pipe
+
+
 def run_here(folder: Path, *arguments: str, without: str = "", **extra: str) -> Finished:
     """Run ``otel-connector`` with `arguments` in this process, in `folder` and with empty standard input.
 
@@ -110,15 +122,20 @@ def run_here(folder: Path, *arguments: str, without: str = "", **extra: str) -> 
         without: A module that cannot be imported during the run.
         extra: Variables to add to the environment.
     """
+    return run_with_input(b"", folder, *arguments, without=without, **extra)
+
+
+def run_with_input(stdin: IO[Any] | bytes, folder: Path, *arguments: str, without: str = "", **extra: str) -> Finished:
+    """Do the same as `run_here` with a file as standard input, or with at most 64 kB in a pipe."""
     out, error = io.StringIO(), io.StringIO()
     # With uvloop, coverage.py loses its trace function. Use asyncio if one is set
     missing = {without, "uvloop" if sys.gettrace() is not None else ""} - {""}
     variables = environment(extra)
-    with pytest.MonkeyPatch.context() as patch, Path(os.devnull).open(encoding="utf-8") as nothing:
+    with pytest.MonkeyPatch.context() as patch, _standard_input(stdin) as standard_input:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["otel-connector", *arguments])
         patch.setattr(sys, "excepthook", sys.excepthook)  # typer sets its own
-        patch.setattr(sys, "stdin", nothing)
+        patch.setattr(sys, "stdin", standard_input)
         patch.setattr(typer.main, "get_command", _command)
         for name in missing:
             patch.setitem(sys.modules, name, None)
