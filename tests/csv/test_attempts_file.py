@@ -383,7 +383,7 @@ def test_no_attempt_of_a_call_that_returned_is_missing_after_kill_9(
         fault = Fault(action="torn", value=chance.randrange(1, 1_000), nth=nth, only=WRITES)
         ended = child_processes.run(
             make_failing_calls,
-            None if kill % 2 else chance.uniform(0, 0.2),
+            None if kill % 2 else chance.uniform(0, 0.1),
             path=str(log.path),
             url=server.url("/x"),
             first=kill * 1_000_000,

@@ -30,8 +30,8 @@ from otel_connector._csv._format import HEADER
 from otel_connector.testing import FaultServer, ok
 
 CALLERS = 16
-LATEST_KILL = 0.2
-"""The longest time in seconds from the start of a process to its kill: enough for some hundred calls."""
+LATEST_KILL = 0.1
+"""The longest time in seconds from the start of a process to its kill: enough for a hundred calls."""
 
 CRASHES_PER_LOG = 100  # then a new log is started
 

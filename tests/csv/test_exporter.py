@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcess
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanContext
 from opentelemetry.util._importlib_metadata import entry_points
-from support import processes
+from support.forked import run_python
 from support.logs import Log
 
 from otel_connector import AsyncConnector, CSVSpanExporter, CSVSpanProcessor, csv_exporter
@@ -307,15 +306,15 @@ with configure():
 
 def test_otel_traces_exporter_csv_selects_the_exporter(server: FaultServer, log: Log) -> None:
     server.script("/x", ok)
-    environment = {
-        **os.environ,
+    variables = {
         "OTEL_TRACES_EXPORTER": "csv",
         "OTEL_METRICS_EXPORTER": "none",
         "OTEL_CONNECTOR_CSV_PATH": str(log.path),
         "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "20",
     }
     program = PROGRAM.format(url=server.url("/x"))
-    processes.run([sys.executable, "-c", program], check=True, timeout=60, env=environment)
+    done = run_python(["-c", program], log.path.parent, **variables)
+    assert done.returncode == 0, done.stderr
     record = log.only()
     assert (record.project, record.response_code) == ("FromTheEnvironment", 200)
     assert len(record.call_id) == 49, "the call id is complete although the SDK truncated the attribute"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import runpy
+import signal
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import processes
+from support.forked import run_python
 
 from otel_connector._csv import _lock
 from otel_connector._csv._lock import lock, try_lock, unlock
@@ -53,7 +54,7 @@ def test_the_lock_ends_with_the_process(descriptors: tuple[int, int], tmp_path: 
         "import os, signal, sys; from otel_connector._csv._lock import lock\n"
         "lock(os.open(sys.argv[1], os.O_RDWR), 0); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    processes.run([sys.executable, "-c", program, str(tmp_path / "file")], check=False)
+    assert run_python(["-c", program, str(tmp_path / "file")], tmp_path).returncode == -signal.SIGKILL
     assert try_lock(descriptors[0])
 
 

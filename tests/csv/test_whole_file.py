@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from support import processes
+from support.forked import Program
 
 from otel_connector._csv._whole_file import check_target, write_whole
 
@@ -225,9 +226,10 @@ def test_the_file_that_standard_output_is_written_to_is_refused(tmp_path: Path, 
     """The rest of the output would go to the replaced file, which has no name any more."""
     program = f"from otel_connector._csv._whole_file import write_whole; write_whole({name!r}, b'x')"
     with (tmp_path / "output").open("wb") as output:
-        command = [sys.executable, "-c", program]
-        done = processes.run(command, cwd=tmp_path, stdout=output, stderr=subprocess.PIPE, text=True)
-    assert f"standard output or standard error is written to this file: {name!r}" in done.stderr
+        process = Program(["-c", program], cwd=tmp_path, stdout=output, stderr=subprocess.PIPE, text=True)
+        with process:
+            _, error = process.communicate()
+    assert f"standard output or standard error is written to this file: {name!r}" in error
 
 
 def test_a_target_is_checked_if_the_outputs_are_closed(tmp_path: Path) -> None:

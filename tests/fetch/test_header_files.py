@@ -91,14 +91,10 @@ def test_urls_and_headers_cannot_both_be_standard_input(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="shells")
 def test_a_closed_standard_input_is_reported(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m otel_connector fetch http://127.0.0.1:9/ -H @- <&-"
-    done = processes.run(
-        ["sh", "-c", command], cwd=tmp_path, env=command_line.environment({}), capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (
+    assert run_with_input(None, tmp_path, "fetch", "http://127.0.0.1:9/", "-H", "@-") == (
         2,
+        "",
         "otel-connector fetch: --header: -: standard input is closed\n",
     )
 

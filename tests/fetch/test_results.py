@@ -38,6 +38,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support import failing_calls, faulty_disks, processes
 from support.failing_calls import WRITES, Children, Fault, Say
+from support.forked import Program
 
 from otel_connector._csv import _lock
 from otel_connector._fetch._result_line import result_line
@@ -56,7 +57,7 @@ ID = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
 T = 1_795_951_041.860568
 OTHER_USER = 65_534
 CALLERS = 24
-KILLS = 6  # at random times, and as many again in the middle of a write
+KILLS = 4  # at random times, and as many again in the middle of a write
 
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 
@@ -185,8 +186,16 @@ ACCEPTED = {
 }
 
 
+@pytest.fixture(scope="module")
+def database() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as connection:
+        yield connection
+
+
 @pytest.mark.parametrize("name", REJECTED | ACCEPTED)
-def test_no_body_makes_the_file_unreadable_for_any_reader(name: str, tmp_path: Path) -> None:
+def test_no_body_makes_the_file_unreadable_for_any_reader(
+    name: str, database: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
     import polars as pl
 
     body, path = (REJECTED | ACCEPTED)[name], tmp_path / "r.jsonl"
@@ -199,12 +208,19 @@ def test_no_body_makes_the_file_unreadable_for_any_reader(name: str, tmp_path: P
         assert first["json"] == json.loads(body)
     expected = ["http://a/1", "http://a/2"]
     table = f"read_json('{path}', format='newline_delimited')"
-    with duckdb.connect() as database:
-        assert database.execute(f"SELECT url FROM (SELECT * FROM {table})").fetchall() == [(url,) for url in expected]
+    assert database.execute(f"SELECT url FROM (SELECT * FROM {table})").fetchall() == [(url,) for url in expected]
     assert pl.read_ndjson(path)["url"].to_list() == expected
-    if (reader := shutil.which("jq")) is not None:
-        done = processes.run([reader, "-r", ".url", path], capture_output=True, text=True, check=True)
-        assert done.stdout.split() == expected
+
+
+def test_jq_reads_every_line(tmp_path: Path) -> None:
+    if (reader := shutil.which("jq")) is None:
+        pytest.skip("needs jq")
+    bodies = REJECTED | ACCEPTED
+    (tmp_path / "r.jsonl").write_bytes(
+        b"".join(result_line(name, ID, T, 200, body.encode()) for name, body in bodies.items())
+    )
+    done = processes.run([reader, "-r", ".url", tmp_path / "r.jsonl"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == list(bodies)
 
 
 # Format of a line
@@ -574,6 +590,9 @@ def test_a_file_truncated_at_any_byte_can_be_resumed(path: Path) -> None:
         file = ResultsFile(path, resume=True)
         assert file.cut == length - end
         assert path.read_bytes() == whole[:end]
+        if length % 8 and not {length, length + 1} & {*ends}:
+            file.close()
+            continue
         run(file.write(line_of(6)))
         file.close()
         assert numbers(content_of(path)) == [*numbers(unpacked(path.suffix, whole[:end])), 6]
@@ -725,8 +744,7 @@ def test_two_programs_cannot_write_one_file(path: Path) -> None:
         f"file = ResultsFile({str(path)!r}, resume=True); print(flush=True); sys.stdin.read()"
     )
     write_batches(path, [[line_of(1)]])
-    command = [sys.executable, "-c", program]
-    with processes.Process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    with Program(["-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"\n"
         for resume in (False, True):
@@ -886,7 +904,7 @@ def test_no_line_whose_write_returned_is_missing_after_kill_9(path: Path, child_
         fault = asdict(Fault(action="torn", value=chance.randrange(1, 1_000), nth=chance.randrange(1, 40), only=WRITES))
         ended = child_processes.run(
             write_forever,
-            None if in_a_write else chance.uniform(0, 0.2),
+            None if in_a_write else chance.uniform(0, 0.1),
             path=str(path),
             first=kill * 1_000_000,
             fault=fault if in_a_write else None,

@@ -102,7 +102,7 @@ def finish(process: Process) -> Finished:
 
 
 @contextmanager
-def _standard_input(given: IO[Any] | bytes) -> Iterator[IO[Any]]:
+def _standard_input(given: IO[Any] | bytes | None) -> Iterator[IO[Any] | None]:
     if not isinstance(given, bytes):
         yield given
         return
@@ -125,8 +125,10 @@ def run_here(folder: Path, *arguments: str, without: str = "", **extra: str) -> 
     return run_with_input(b"", folder, *arguments, without=without, **extra)
 
 
-def run_with_input(stdin: IO[Any] | bytes, folder: Path, *arguments: str, without: str = "", **extra: str) -> Finished:
-    """Do the same as `run_here` with a file as standard input, or with at most 64 kB in a pipe."""
+def run_with_input(
+    stdin: IO[Any] | bytes | None, folder: Path, *arguments: str, without: str = "", **extra: str
+) -> Finished:
+    """Do the same as `run_here` with a file as standard input, or at most 64 kB in a pipe, or None: it is closed."""
     out, error = io.StringIO(), io.StringIO()
     # With uvloop, coverage.py loses its trace function. Use asyncio if one is set
     missing = {without, "uvloop" if sys.gettrace() is not None else ""} - {""}

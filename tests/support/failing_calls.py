@@ -234,7 +234,7 @@ def _listen(listening: int, pid: int, kill_at: float) -> bytes:
         said += heard
 
 
-def fork(task: Callable[[], None], seconds: int = 20) -> int:
+def fork(task: Callable[[], object], seconds: int = 20) -> int:
     """Run `task` in a forked child and return its process id. A child that hangs is ended after `seconds`."""
     with warnings.catch_warnings():
         # From 3.12 on, Python warns that a child may hang if threads hold locks. The tests check that it does not
