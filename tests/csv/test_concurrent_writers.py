@@ -91,7 +91,7 @@ def append_in_processes(say: Say, path: str, processes: int, rows: int, fault: d
 
 
 def test_64_processes_append_to_one_file(child_processes: Children, tmp_path: Path) -> None:
-    path, rows = tmp_path / "logs.csv", 50
+    path, rows = tmp_path / "logs.csv", 25
     run_in_child(child_processes, append_in_processes, path=str(path), processes=64, rows=rows)
     found = numbers(path)
     assert sorted(found) == list(range(64 * rows))
@@ -381,7 +381,7 @@ def fork_beside_a_writing_thread(say: Say, path: str, mode: str, forks: int) -> 
 def test_a_child_forked_while_another_thread_writes_can_write(
     mode: str, child_processes: Children, tmp_path: Path
 ) -> None:
-    path, forks = tmp_path / "logs.csv", 40
+    path, forks = tmp_path / "logs.csv", 25
     ((counts, rows),) = run_in_child(
         child_processes, fork_beside_a_writing_thread, path=str(path), mode=mode, forks=forks
     )
