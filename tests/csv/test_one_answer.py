@@ -290,8 +290,13 @@ def test_a_review_has_all_rows_that_are_not_too_long(stored: str, large: int, fo
     assert reviewed(*answers, large=large) == together(answers)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize(
+    ("stored", "name"),
+    [
+        *((stored, "by name") for stored in STORED),
+        *((stored, name) for stored in ("plain", "gzip") for name in NAMES if name != "by name"),
+    ],
+)
 def test_all_readers_read_the_same_files(name: str, stored: str, folder: Path) -> None:
     """The log has a plain part and a compressed one. The files beside it are not parts.
 
