@@ -154,7 +154,7 @@ def _numbered_parts(log: Path) -> list[tuple[int, str]]:
     name = _uncompressed(log)
     part = re.compile(rf"{re.escape(name.stem)}\.((?:part-)?[0-9]{{6,}}){re.escape(name.suffix)}{_COMPRESSED}")
     found: dict[str, str] = {}
-    # Sorted: while gzip works, the original comes first and counts. A `Path` for each takes seven times as long
+    # Sorted: while gzip works, the original comes first and counts. Comparing paths would take most of the time
     for file in sorted(os.listdir(log.parent)):  # noqa: PTH208
         if matched := part.fullmatch(file):
             found.setdefault(matched[1], str(log.with_name(file)))

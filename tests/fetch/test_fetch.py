@@ -451,6 +451,8 @@ def test_after_kill_9_at_any_point_resume_completes_the_results(
             process.kill()
     code, _, error = fetch(tmp_path, *arguments)
     assert code == 0, error
+    code, printed, _ = fetch(tmp_path, *arguments)
+    assert (code, f"{count:,} skipped" in printed) == (0, True)
     assert {line["url"] for line in results(tmp_path / "r.jsonl.gz")} == urls
     recorded = [row["call_id"] for row in rows(tmp_path) if row["success"] == "True"]
     assert set(recorded) <= {line["call_id"] for line in results(tmp_path / "r.jsonl.gz")}
