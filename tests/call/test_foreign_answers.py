@@ -11,12 +11,12 @@ import asyncio
 import csv
 import gzip
 import json
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
-from unicodedata import category
 
 import aiohttp
 import pytest
@@ -36,7 +36,10 @@ SECONDS = 2.0
 """Timeout of one attempt. A call has at most two attempts, and waits by a fake clock."""
 
 SIX_HOURS = 21_600
-BIDI = "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029"  # the categories Cc, Cs, Zl and Zp
+    "\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]"  # that change the direction of a text
+)
 
 BACKOFF = 0.25  # half of the first backoff: the random number of `FakeClock` times `RetryPolicy.backoff`
 
@@ -107,7 +110,7 @@ class CheckedConnector:
         text = added.decode()
         assert text.endswith("\n")
         assert len(text.splitlines()) == 1, "one row is one line, also for readers that know other line ends"
-        assert not [letter for letter in text[:-1] if category(letter) in {"Cc", "Cs", "Zl", "Zp"} or letter in BIDI]
+        assert UNSAFE.search(text[:-1]) is None
         record = decode_row(next(csv.reader([text])))
         span = self.sdk.span()
         assert record.call_id == f"{span.context.trace_id:032x}-{span.context.span_id:016x}"
@@ -425,7 +428,7 @@ async def test_naughty_header_values_end_with_an_expected_outcome(
             await subject.call_with_response(
                 wire(b"HTTP/1.1 %d x\r\n%b: %b\r\n\r\n1" % (status, header, text.encode()))
             )
-            for text in naughty()[index % 5 :: 5]
+            for text in naughty()[index % 10 :: 10]
         ]
 
     assert kinds(results) <= {"", "HTTPStatusError", "MalformedResponse", "DecodeFailed", "BodyTruncated"}
@@ -440,7 +443,7 @@ async def test_naughty_header_names_end_with_an_expected_outcome(server: FaultSe
 
 async def test_naughty_reason_phrases_end_with_an_expected_error(server: FaultServer, log: Log, sdk: SDK) -> None:
     async with checked_connector(server, log, sdk) as subject:
-        for text in naughty():
+        for text in naughty()[1::2]:
             head = b"HTTP/1.1 404 %b\r\nContent-Length: 0\r\n\r\n" % text.encode()
             assert (await subject.call_with_response(wire(head))).kind in {"HTTPStatusError", "MalformedResponse"}, text
 
@@ -448,8 +451,8 @@ async def test_naughty_reason_phrases_end_with_an_expected_error(server: FaultSe
 async def test_naughty_bodies_are_returned_or_raise_decode_failed(server: FaultServer, log: Log, sdk: SDK) -> None:
     """A JSON string is returned unchanged. The bare text raises an error unless it happens to be JSON."""
     async with checked_connector(server, log, sdk) as subject:
+        assert (await subject.call_with_response(json_body(naughty()))).value == naughty()
         for text in naughty():
-            assert (await subject.call_with_response(json_body(text))).value == text
             result = await subject.call_with_response(respond(body=text.encode()))
             assert result.kind == ("DecodeFailed" if parsed(text.encode()) is None else ""), text
 
