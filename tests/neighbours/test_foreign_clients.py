@@ -52,6 +52,13 @@ for client in {clients}:
             clients[client](method, url)
 """
 
+INSTRUMENTED = """
+import runpy, sys
+from opentelemetry.instrumentation.auto_instrumentation import initialize
+initialize()
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
 # The class of each client's error if nothing listens, and the user in its URL: urllib3 sends it in a header only
 CLIENTS = {
     "aiohttp": ("ClientConnectorError", "REDACTED:REDACTED@"),
@@ -67,10 +74,14 @@ SHELL = block_starting("shell", "pip install opentelemetry-distro opentelemetry-
 def run(
     folder: Path, base: str, closed_port: int, *, clients: Sequence[str] = ("httpx",), end: str = "", **variables: str
 ) -> str:
-    """Run the program, and the code `end` after it, under `opentelemetry-instrument`. Return its output."""
+    """Run the program, and the code `end` after it, under `opentelemetry-instrument`. Return its output.
+
+    With one client, the program does not start a new interpreter, but does what `opentelemetry-instrument` does there.
+    """
     (folder / "app.py").write_text(PROGRAM.format(clients=[*clients], base=base, closed=closed_port) + end)
     variables = {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none", **variables}
-    done = run_python(["-c", OPENTELEMETRY_INSTRUMENT, sys.executable, "app.py"], folder, **variables)
+    whole = ["-c", OPENTELEMETRY_INSTRUMENT, sys.executable, "app.py"]
+    done = run_python(whole if len(clients) > 1 else ["-c", INSTRUMENTED, "app.py"], folder, **variables)
     assert done.returncode == 0
     return str(done.stdout + done.stderr)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 import subprocess
-import sys
 import time
 import urllib.request
 from collections import Counter
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.collector import Collector, collector
+from support.forked import Program
 from support.otlp_receiver import Received, attributes_of, grpc_receiver
 from support.processes import ROOT, Process, clean_environment
 
@@ -86,6 +86,7 @@ from otel_connector import AsyncConnector, configure
 
 app = Celery("jobs", broker="memory://")
 app.conf.update(worker_redirect_stdouts=False, broker_connection_retry_on_startup=True)
+app.conf.worker_proc_alive_timeout = 60  # after 4 s, Celery would kill a worker that a busy machine delays
 telemetry = None
 
 @worker_process_init.connect
@@ -138,8 +139,8 @@ def running(command: list[str], folder: Path, upstream: FaultServer, exports: Ma
     address = f"http://127.0.0.1:{upstream.port}"
     variables = {"SHOP_PRICES": address, "SHOP_STOCK": address, "SHOP_LOG": str(folder / "logs.csv")}
     path = f"{ROOT}:{folder}:{ROOT / 'examples' / 'service'}"
-    process = Process(
-        [sys.executable, *command],
+    process = Program(
+        command,
         cwd=folder,
         env=clean_environment(
             {
@@ -148,6 +149,7 @@ def running(command: list[str], folder: Path, upstream: FaultServer, exports: Ma
                 "PYTHONPATH": path,
                 "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "process",
                 "PYTHONUNBUFFERED": "1",
+                "OTEL_EXPORTER_OTLP_TIMEOUT": "60",  # after 10 s, a busy machine might get the spans once more
             }
         ),
         stdout=subprocess.PIPE,
@@ -265,9 +267,10 @@ def test_uvicorn_workers_lose_no_calls_when_they_are_replaced_or_terminated(
     with running(command, tmp_path, upstream, real_collector.environment()) as process:
         port = bound_port(process, "Uvicorn running on")
         for number in range(REQUESTS):
-            if number == REQUESTS - 1:  # one of the two has reached its limit, and a third replaces it
-                for _ in range(WORKERS + 1):
-                    assert next(line for line in process.stderr if "startup complete" in line)
+            # Before the first request, both listen. Before the last one, one of them has reached its limit, and a third
+            # replaces it
+            for _ in range({0: WORKERS, REQUESTS - 1: 1}.get(number, 0)):
+                assert next(line for line in process.stderr if "startup complete" in line)
             send_request(port, f"/stock/{number}")
         process.terminate()
         _, log_output = process.communicate(timeout=60)

@@ -72,8 +72,12 @@ def agent(address: str, *options: str) -> Iterator[Process]:
 
 
 def forwarding(backend: str) -> list[str]:
-    """Return the options with which the agent exports everything to the endpoint `backend`."""
-    return ["--disable-batching", "--exporter", "otlp", "--otlp-exporter-endpoint", backend]
+    """Return the options with which the agent exports everything to the endpoint `backend`.
+
+    By default it would send a request once more after 5 s, also if the machine was too busy to answer it.
+    """
+    exporter = ["--exporter", "otlp", "--otlp-exporter-endpoint", backend, "--otlp-exporter-request-timeout", "60s"]
+    return ["--disable-batching", *exporter]
 
 
 def _listens(address: str, port: int) -> bool:

@@ -91,7 +91,7 @@ class Received:
         """Return all log records."""
         return [record for each in self.resource_logs for scope in each.scope_logs for record in scope.log_records]
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 20) -> None:
+    def wait_for(self, condition: Callable[[], object], seconds: float = 60) -> None:
         """Wait until the received telemetry meets the condition."""
         with self._changed:
             assert self._changed.wait_for(condition, seconds), "did not arrive"
