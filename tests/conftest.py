@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import linecache
 import os
 import signal
 import socket
@@ -107,6 +108,9 @@ def pytest_asyncio_loop_factories(
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--loop") == "debug":
         config.option.asyncio_debug = True  # pytest-asyncio sets the mode of each loop itself
+        # asyncio notes the stack of each future then: all of it, and each file is looked up on the disk
+        linecache.checkcache = lambda filename=None: None
+        sys.tracebacklimit = 10  # as many frames as of a callback
     # A shell starts background jobs with these signals ignored, and every child process would inherit that
     for name, handler in (
         ("SIGINT", signal.default_int_handler),
