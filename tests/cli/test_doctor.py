@@ -28,7 +28,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from support.command_line import Finished, finish, start
+from support.command_line import Finished, finish, run_here, start
 from support.logs import call, write
 from support.otlp_receiver import Received, grpc_receiver, http_receiver
 from support.own_network import run_in_own_network
@@ -213,7 +213,7 @@ def test_a_receiver_at_the_default_port_of_the_other_protocol_is_named(http: boo
 def doctor_without_other_listeners(folder: str, *, http: bool) -> None:
     """Run in a network namespace: the receiver has one default port, and the default is the other one, or is set."""
     with socket.create_server(("127.0.0.1", 4318 if http else 4317)):
-        done = doctor(Path(folder), **({} if http else {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}))
+        done = run_here(Path(folder), "doctor", **({} if http else {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}))
     assert (done.code, done.error) == (1, "")
     sys.stdout.write(done.out)
 
