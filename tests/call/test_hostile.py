@@ -45,9 +45,9 @@ from otel_connector import AsyncConnector, ConnectorError
 from otel_connector.testing import Connection, FakeClock, FaultServer, Step, drip, endless, ok, respond, silent
 
 GIB = 2**30
-BOMB = GIB // 4  # bytes that a bomb decompresses to: four times the larger cap
 CAP = 4 * 2**20
-LARGER_CAP = 64 * 2**20
+LARGER_CAP = 32 * 2**20
+BOMB = 4 * LARGER_CAP  # bytes that a bomb decompresses to
 BODY = b'{"ok": true}'
 
 

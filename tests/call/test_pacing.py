@@ -211,7 +211,7 @@ async def cancel_at_random(limit: int, chance: random.Random) -> None:
 async def test_waiting_for_a_connection_does_not_count_towards_the_timeout(
     server: FaultServer, log: Log, sdk: SDK
 ) -> None:
-    """Ten calls of 0.3 s share one connection, with a timeout of 1 s: with aiohttp alone, the later calls time out."""
+    """Six calls of 0.3 s share one connection, with a timeout of 1 s: with aiohttp alone, the later calls time out."""
     server.script("/ours", slow_headers(0.3))
     server.script("/bare", slow_headers(0.3))
     subject = AsyncConnector(log.path, n_tries=1, timeout=1, **sdk.providers)
@@ -225,12 +225,12 @@ async def test_waiting_for_a_connection_does_not_count_towards_the_timeout(
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as another,
     ):
         ended = await asyncio.gather(
-            *(subject.get(one, server.url("/ours"), "P") for _ in range(10)),
-            *(bare(another) for _ in range(10)),
+            *(subject.get(one, server.url("/ours"), "P") for _ in range(6)),
+            *(bare(another) for _ in range(6)),
             return_exceptions=True,
         )
-    assert ended[:10] == [{"ok": True}] * 10
-    assert sum(isinstance(value, TimeoutError | asyncio.TimeoutError) for value in ended[10:]) >= 7
+    assert ended[:6] == [{"ok": True}] * 6
+    assert sum(isinstance(value, TimeoutError | asyncio.TimeoutError) for value in ended[6:]) >= 3
 
     assert all(0.3 <= record.delta_t < 1 for record in log.records()), "delta_t does not include the time in the queue"
     spans = sorted(sdk.spans.get_finished_spans(), key=lambda span: span.start_time or 0)
