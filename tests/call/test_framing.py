@@ -23,6 +23,7 @@ from typing import Any, cast
 import aiohttp
 import pytest
 from support import processes
+from support.forked import Program
 
 from otel_connector import AsyncConnector, ConnectorError
 from otel_connector.testing import Arrival, FakeClock, FaultServer, Step, respond
@@ -431,9 +432,13 @@ VARIANTS = {
 def results(request: pytest.FixtureRequest) -> dict[str, Any]:
     loop, variables = VARIANTS[request.param]
     command, environment = processes.function(__file__, f"child({loop!r})")
-    ended = processes.run(command, env=environment | variables, capture_output=True, text=True, timeout=100)
-    assert ended.returncode == 0, ended.stderr
-    decoded: dict[str, Any] = json.loads(ended.stdout)
+    pipes: dict[str, Any] = {"env": environment | variables, "stdout": -1, "stderr": -1, "text": True}
+    # aiohttp chooses its parser when it is loaded, and a fork has loaded it
+    process = processes.Process(command, **pipes) if variables else Program(command[1:], **pipes)
+    with process:
+        out, error = process.communicate(timeout=100)
+    assert process.returncode == 0, error
+    decoded: dict[str, Any] = json.loads(out)
     return decoded
 
 
