@@ -19,7 +19,7 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import settings
 from opentelemetry import metrics, trace
-from support import failing_calls, forked, left_behind, processes
+from support import blocking, failing_calls, forked, left_behind, processes
 from support.event_loops import LOOPS
 from support.failing_calls import Children
 from support.logs import Log
@@ -195,8 +195,7 @@ def freeze_loaded_objects() -> None:
 @pytest.fixture(scope="session")
 def blocking_calls() -> BlockBuster:
     """Detect blocking calls of the package in an event loop. The exceptions are listed here with their reason."""
-    # The fault server runs in its own thread with its own loop
-    guard = BlockBuster("otel_connector", excluded_modules=["otel_connector.testing"])
+    guard = blocking.guard()
     for function in guard.functions.values():
         # The row is written before `get` returns, so that it survives a kill of the process. This includes locking the
         # file, resolving the path and creating the file. With mode="background", a thread does this
@@ -215,6 +214,8 @@ def blocking_calls() -> BlockBuster:
     acquire.can_block_predicate = lambda lock, *arguments, **options: (
         lock is lock_of_coverage or may_block(lock, *arguments, **options)
     )
+    for function in guard.functions.values():
+        function.can_block_predicate = blocking.MayBlock(function)
     return guard
 
 

@@ -74,7 +74,7 @@ def agent(address: str, *options: str) -> Iterator[Process]:
 def forwarding(backend: str) -> list[str]:
     """Return the options with which the agent exports everything to the endpoint `backend`.
 
-    By default it would send a request once more after 5 s, also if the machine was too busy to answer it.
+    By default it would send a request once more after 5 s, even if the machine was only too busy to answer it.
     """
     exporter = ["--exporter", "otlp", "--otlp-exporter-endpoint", backend, "--otlp-exporter-request-timeout", "60s"]
     return ["--disable-batching", *exporter]
