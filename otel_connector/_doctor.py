@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from otel_connector._serial_executor import SerialExecutor
 from otel_connector._telemetry._export_problem import Kind, Problem, sentence
 from otel_connector._telemetry._exporter_watch import ExporterWatch, first_of
-from otel_connector._telemetry._sdk_variables import shown_value
+from otel_connector._telemetry._variable_values import shown_value
 
 if TYPE_CHECKING:
     from otel_connector._telemetry._sdk_exit import Telemetry

@@ -147,21 +147,23 @@ def _check_no_provider() -> None:
 
 def _set_up(attributes: Mapping[str, AttributeValue]) -> dict[str, Provider]:
     """Make the SDK configure itself, and unregister the exit handlers of its providers."""
-    from opentelemetry.sdk._configuration import _OTelSDKConfigurator  # pyright: ignore[reportPrivateUsage]
-    from opentelemetry.sdk.resources import Resource
-
-    class Configurator(_OTelSDKConfigurator):  # its docstring requires a subclass
-        pass
-
     options: dict[str, object] = {"exporter_args_map": _ExporterOptions()}
     old = _api_providers()
-    detected = Resource.create().attributes
-    if added := {key: value for key, value in attributes.items() if not _is_set(detected, key)}:
-        options["resource_attributes"] = added
-    if not os.environ.get("OTEL_PYTHON_ID_GENERATOR") and not os.environ.get("OTEL_CONFIG_FILE"):
-        options["id_generator"] = _id_generator()
     try:
         with sdk_variables(), _otlp_by_default():
+            from opentelemetry.sdk._configuration import (  # reads variables while it is imported
+                _OTelSDKConfigurator,  # pyright: ignore[reportPrivateUsage]
+            )
+            from opentelemetry.sdk.resources import Resource
+
+            class Configurator(_OTelSDKConfigurator):  # its docstring requires a subclass
+                pass
+
+            detected = Resource.create().attributes
+            if added := {key: value for key, value in attributes.items() if not _is_set(detected, key)}:
+                options["resource_attributes"] = added
+            if not {"OTEL_PYTHON_ID_GENERATOR", "OTEL_CONFIG_FILE"} & os.environ.keys():
+                options["id_generator"] = _id_generator()
             configurator: Any = cast("Any", Configurator)()
             configurator.configure(**options)
     except BaseException:

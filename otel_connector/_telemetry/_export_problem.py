@@ -20,8 +20,8 @@ from enum import Enum
 from urllib.parse import urlsplit
 
 from otel_connector._record import one_line
-from otel_connector._redact import Redactor
 from otel_connector._telemetry._usual_ports import PORTS, other_protocol
+from otel_connector._telemetry._variable_values import address_of, origin_of, without_secrets
 from otel_connector._units import counted, exact_duration
 
 _QUOTED = 200  # characters of a text of the receiver
@@ -191,23 +191,9 @@ class ExportTarget:
         return own if os.environ.get(own) else f"OTEL_EXPORTER_OTLP_{name}"
 
 
-def origin_of(url: str) -> str:
-    """Return the scheme, the host and the port of a URL, which a message may show."""
-    scheme, separator, _ = url.partition("://")
-    return f"{scheme.rpartition('@')[2]}{separator}{address_of(url)}" if separator else address_of(url)
-
-
-def address_of(url: str) -> str:
-    """Return the host and the port of a URL, with or without a scheme."""
-    rest = url.partition("://")[2] if "://" in url else url.removeprefix("//")
-    for mark in "/?#":
-        rest = rest.partition(mark)[0]
-    return rest.rpartition("@")[2]
-
-
 def quoted(text: str) -> str:
     """Return a text of the receiver for a message: one line, without secrets, in quotes; empty if there is none."""
-    shown = one_line(Redactor().text(text.strip()), _QUOTED)
+    shown = one_line(without_secrets(text.strip()), _QUOTED)
     return f': "{shown}"' if shown else ""
 
 

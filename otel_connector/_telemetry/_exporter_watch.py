@@ -19,11 +19,11 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from otel_connector._record import one_line
-from otel_connector._redact import Redactor
 from otel_connector._telemetry._bounded_session import observe_session
 from otel_connector._telemetry._export_problem import ExportTarget, Kind, Problem, noting, what_and_why
 from otel_connector._telemetry._grpc_answers import observe_channel
 from otel_connector._telemetry._usual_ports import other_origin
+from otel_connector._telemetry._variable_values import without_secrets
 
 _logger = logging.getLogger("otel_connector")
 
@@ -142,7 +142,7 @@ class ExporterWatch:
             with noting(observe):
                 result = self._export(batch, *args, **kwargs)
         except BaseException as error:
-            text = one_line(Redactor().text(f"{type(error).__name__}: {error}"))
+            text = one_line(without_secrets(f"{type(error).__name__}: {error}"))
             if not self._stopped:  # otherwise its connection was closed, and the reason is the last problem
                 self._noted = Problem(kind=Kind.FAILED, answer=text)
             self._lose(self.count)

@@ -22,7 +22,8 @@ from multidict import CIMultiDict
 
 from otel_connector._record import one_line
 from otel_connector._retry_after import retry_after_of
-from otel_connector._telemetry._export_problem import Kind, Problem, asked_to_wait, origin_of, quoted
+from otel_connector._telemetry._export_problem import Kind, Problem, asked_to_wait, quoted
+from otel_connector._telemetry._variable_values import origin_of
 
 _PROTOBUF = frozenset({"application/x-protobuf", "application/protobuf"})
 _JSON = "application/json"

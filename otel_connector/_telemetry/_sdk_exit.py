@@ -26,6 +26,7 @@ from otel_connector._record import one_line
 from otel_connector._serial_executor import SerialExecutor
 from otel_connector._telemetry._export_problem import ExportTarget, Kind, Problem, what_and_why
 from otel_connector._telemetry._exporter_watch import ExporterWatch, watch_exporters
+from otel_connector._telemetry._variable_values import without_secrets
 from otel_connector._units import exact_duration
 
 _logger = logging.getLogger("otel_connector")
@@ -287,7 +288,8 @@ class Telemetry:
             if not future.done():
                 lost[signal.name] = Problem(kind=Kind.TOO_SLOW, answer=exact_duration(self._exit_timeout))
             elif error := future.exception():
-                lost[signal.name] = Problem(kind=Kind.FAILED, answer=one_line(f"{type(error).__name__}: {error}"))
+                text = one_line(without_secrets(f"{type(error).__name__}: {error}"))
+                lost[signal.name] = Problem(kind=Kind.FAILED, answer=text)
             elif future.result() is False or signal.failed > failed_before:
                 lost[signal.name] = Problem(kind=Kind.UNKNOWN)
         return jobs, lost

@@ -1,22 +1,23 @@
 """What the SDK reads while it is set up: an empty variable counts as unset, and an error names its variable.
 
 The errors of the SDK have the value of a variable, or the name of an option, and rarely the name of the variable. This
-file does not interpret the variables: it compares their names and values with the text of the error. It also decides
-which values may be shown.
+file does not interpret the variables: it compares their names and values with the text of the error. Log lines of the
+SDK repeat values as well: from the first set-up on, they have no secrets.
 
-Used by ``_doctor``, ``_replay._replay`` and ``providers``.
+Used by ``_replay._replay`` and ``providers``.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 
-from otel_connector._redact import REDACTED, Redactor
-from otel_connector._telemetry._export_problem import origin_of
+from otel_connector._redact import REDACTED
+from otel_connector._telemetry._variable_values import shown_value, without_secrets
 
 _CONFIG_FILE = "OTEL_CONFIG_FILE"  # replaces the other variables
 _FAMILIES = (ValueError, TypeError, OSError)
@@ -31,26 +32,47 @@ _EXPECTED = (
     (r"\w+_(?:SIZE|LIMIT)", "a whole number above 0"),
     (r"OTEL_PYTHON_ID_GENERATOR", "random"),
 )
+_IGNORED = "{} has an entry that is ignored: it is not name=value{}. Write name=value,name=value, and {} in a value."
 
-# The variables whose values are known to be no secrets
-_NO_SECRET = re.compile(
-    "OTEL_("
-    "(EXPORTER_OTLP|EXPORTER_OTLP_TRACES|EXPORTER_OTLP_METRICS|EXPORTER_OTLP_LOGS|EXPORTER_PROMETHEUS|BSP|BLRP|METRIC)"
-    "_(PROTOCOL|TIMEOUT|COMPRESSION|INSECURE|CERTIFICATE|CLIENT_CERTIFICATE|TEMPORALITY_PREFERENCE|HOST|PORT"
-    "|DEFAULT_HISTOGRAM_AGGREGATION|SCHEDULE_DELAY|MAX_QUEUE_SIZE|MAX_EXPORT_BATCH_SIZE|EXPORT_TIMEOUT|EXPORT_INTERVAL)"
-    "|(TRACES|METRICS|LOGS)_EXPORTER|TRACES_SAMPLER|TRACES_SAMPLER_ARG|SERVICE_NAME|SDK_DISABLED|PROPAGATORS"
-    "|CONFIG_FILE|LOG_LEVEL|METRICS_EXEMPLAR_FILTER|EXPERIMENTAL_RESOURCE_DETECTORS"
-    r"|PYTHON_(ID_GENERATOR|\w+_CODES)|(\w+_)?(COUNT_LIMIT|LENGTH_LIMIT)|CONNECTOR_CSV_PATH|CONNECTOR_CSV_SPANS)"
+# The beginnings of two lines of the SDK, whose first argument is an entry: the variables that can have it, and the rest
+_ENTRIES = {
+    "Header format invalid": (
+        re.compile(r"OTEL_EXPORTER_OTLP_(?:\w+_)?HEADERS"),
+        (", or has a character that must be percent-encoded", "%20 for a space"),
+    ),
+    "Invalid key value resource": (re.compile(r"OTEL_RESOURCE_ATTRIBUTES"), ("", "%2C for a comma")),
+}
+_HTTP = "opentelemetry.exporter.otlp.proto.http"
+_LOGGERS = (  # those that repeat values; a filter of a logger does not apply to its children
+    *("opentelemetry.util.re", "opentelemetry.sdk.resources", "opentelemetry.sdk._configuration"),
+    *("opentelemetry.exporter.otlp.proto.grpc.exporter", f"{_HTTP}._common", f"{_HTTP}.trace_exporter"),
+    *(f"{_HTTP}.metric_exporter", f"{_HTTP}._log_exporter", "opentelemetry.sdk._shared_internal"),
+    *("opentelemetry.sdk.metrics._internal.export", "opentelemetry.sdk.trace.export"),
 )
-_ORIGIN = re.compile(r"(?:[a-z][a-z0-9+.-]*://)?(?:[\w.-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?", re.IGNORECASE)
 
 
-def shown_value(name: str, value: str) -> str | None:
-    """Return the value of a variable if it is known to be no secret; of an endpoint its origin."""
-    is_endpoint = name.endswith("_ENDPOINT")
-    shown = origin_of(value) if is_endpoint else value
-    is_safe = _ORIGIN.fullmatch(shown) if is_endpoint else _NO_SECRET.fullmatch(name)
-    return Redactor().text(shown) if is_safe else None
+class _SafeLines(logging.Filter):
+    """Removes the secrets of the variables from log lines, and logs each entry that is ignored once in a set-up."""
+
+    logged: set[str]
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        for start, (variables, words) in _ENTRIES.items():
+            if text.startswith(start) and isinstance(record.args, tuple):
+                entry = str(record.args[0])
+                names = (name for name, value in os.environ.items() if variables.fullmatch(name) and entry in value)
+                line = _IGNORED.format(" or ".join(sorted(names)) or "An option of an exporter", *words)
+                record.msg, record.args = line, ()
+                is_new = line not in self.logged
+                self.logged.add(line)
+                return is_new
+        if (safe := without_secrets(text)) != text:
+            record.msg, record.args = safe, ()
+        return True
+
+
+_safe_lines = _SafeLines()
 
 
 @contextmanager
@@ -62,6 +84,9 @@ def sdk_variables() -> Generator[None]:
         ValueError, TypeError, OSError: The block raised one of these. The message names the variable.
         RuntimeError: The block raised another exception. The message names the variable.
     """
+    _safe_lines.logged = set()
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_safe_lines)
     empty = [name for name, value in os.environ.items() if name.startswith("OTEL_") and not value]
     for name in empty:
         del os.environ[name]
@@ -81,9 +106,7 @@ def _explained(error: Exception, environ: Mapping[str, str]) -> str:
     values = {name: value for name, value in sorted(environ.items()) if name.startswith("OTEL_")}
     text = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
     names = _named_in(text, values)
-    for name, value in values.items():
-        text = text.replace(value, shown_value(name, value) or REDACTED)
-    text = Redactor().text(" ".join(text.split())).rstrip(".")
+    text = " ".join(without_secrets(text).split()).rstrip(".")
     if not names:
         known = ", ".join(values)
         return f"{text}. The variable is not known; these are set: {known}." if known else text

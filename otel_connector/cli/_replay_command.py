@@ -17,7 +17,7 @@ import typer
 from otel_connector._arguments import checked_seconds, checked_text
 from otel_connector._redact import Redactor
 from otel_connector._replay import _replay as replays
-from otel_connector._telemetry._export_problem import origin_of
+from otel_connector._telemetry._variable_values import origin_of
 from otel_connector._units import counted
 from otel_connector.cli import _call_filters as filters
 from otel_connector.cli import _redact_options as redacting

@@ -215,6 +215,7 @@ WINGS = [
             "_contrib_settings": (),
             "_spans": (),
             "_usual_ports": (OTEL,),
+            "_variable_values": (OTEL,),
             "_export_problem": (OTEL,),
             "_http_answers": (),
             "_grpc_answers": (OTEL,),

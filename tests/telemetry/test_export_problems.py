@@ -53,7 +53,6 @@ from otel_connector._telemetry._export_problem import (
     has_noted,
     note,
     noting,
-    origin_of,
     sentence,
 )
 from otel_connector._telemetry._exporter_watch import _SESSIONS, ExporterWatch, first_of
@@ -61,6 +60,7 @@ from otel_connector._telemetry._grpc_answers import problem_of_status, what_list
 from otel_connector._telemetry._http_answers import problem_of_error
 from otel_connector._telemetry._sdk_exit import Telemetry
 from otel_connector._telemetry._usual_ports import PORTS
+from otel_connector._telemetry._variable_values import origin_of
 from otel_connector.testing import FaultServer, Step, respond
 
 GRPC, HTTP = "grpc", "http/protobuf"

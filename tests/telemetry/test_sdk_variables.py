@@ -6,6 +6,7 @@ The errors are those of the SDK and its exporters, which are built for real.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from support.logs import call, write
 from support.otlp_receiver import Received, grpc_receiver
 
 from otel_connector._replay._replay import open_otlp
+from otel_connector._telemetry._export_problem import quoted
 from otel_connector._telemetry._sdk_variables import sdk_variables
 
 EMPTY_IS_UNSET = 'OpenTelemetry specification, "Environment Variable Specification", "Parsing empty value"'
@@ -253,3 +255,100 @@ def test_doctor_treats_an_empty_endpoint_as_unset(tmp_path: Path) -> None:
         done = finish(start(tmp_path, "doctor", extra={"OTEL_EXPORTER_OTLP_ENDPOINT": "", **variables}))
     assert (done.code, done.error) == (0, "")
     assert f"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT={endpoint}  -> {endpoint}" in done.out
+
+
+HUSH = "S3CR3T"
+ENTRY = "{} has an entry that is ignored: it is not name=value"
+ENCODED = (
+    ", or has a character that must be percent-encoded. Write name=value,name=value, and %20 for a space in a value."
+)
+PLAIN = ". Write name=value,name=value, and %2C for a comma in a value."
+SPECIFICATION = 'OpenTelemetry Protocol Exporter, "Specifying headers via environment variables"'
+
+# The variables, and the lines about them in any command
+SECRETS: dict[str, tuple[dict[str, str], list[str]]] = {
+    "no =": (
+        {"OTEL_EXPORTER_OTLP_HEADERS": f"Authorization Bearer {HUSH}"},
+        [ENTRY.format("OTEL_EXPORTER_OTLP_HEADERS") + ENCODED],
+    ),
+    "a space in a name": (
+        {"OTEL_EXPORTER_OTLP_TRACES_HEADERS": f"Authorization=Bearer%20{HUSH}, api key={HUSH}2"},
+        [ENTRY.format("OTEL_EXPORTER_OTLP_TRACES_HEADERS") + ENCODED],
+    ),
+    "two variables": (
+        {"OTEL_EXPORTER_OTLP_HEADERS": f"a;{HUSH}", "OTEL_EXPORTER_OTLP_METRICS_HEADERS": f"a;{HUSH}"},
+        [ENTRY.format("OTEL_EXPORTER_OTLP_HEADERS or OTEL_EXPORTER_OTLP_METRICS_HEADERS") + ENCODED],
+    ),
+    "a resource attribute": (
+        {"OTEL_RESOURCE_ATTRIBUTES": f"a={HUSH},{HUSH}"},
+        [ENTRY.format("OTEL_RESOURCE_ATTRIBUTES") + PLAIN],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("secret", "protocol"), [*((each, "grpc") for each in SECRETS), ("a space in a name", "http/protobuf")]
+)
+def test_an_entry_that_the_sdk_ignores_is_named_without_its_secret(secret: str, protocol: str, tmp_path: Path) -> None:
+    variables, expected = SECRETS[secret]
+    extra = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol, **variables}
+    done = finish(start(tmp_path, "doctor", "--json", extra=extra))
+    assert HUSH not in done.out + done.error, SPECIFICATION
+    assert (json.loads(done.out)["messages"], done.error) == (expected, "")
+
+
+LOGGED = """
+import logging, sys
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+import otel_connector
+with otel_connector.configure(exit_timeout=1):
+    from opentelemetry import trace
+    trace.get_tracer("t").start_span("s").end()
+"""
+EVERYWHERE = {
+    "OTEL_RESOURCE_ATTRIBUTES": f"a={HUSH},{HUSH}",
+    # A line feed at the end of a value: neither gRPC nor HTTP can send it, and the errors repeat it
+    "OTEL_EXPORTER_OTLP_HEADERS": f"Authorization=Bearer%20{HUSH}%0A,api key={HUSH}2",
+    "OTEL_EXPORTER_OTLP_TIMEOUT": "0.3",
+    "OTEL_METRICS_EXPORTER": "none",
+}
+
+
+IN_URL = f"http://u:{HUSH}@127.0.0.1:1/{HUSH}/x?key={HUSH}#{HUSH}"
+
+
+@pytest.mark.parametrize(
+    ("command", "protocol", "endpoint"),
+    [
+        ("configure", "grpc", "http://127.0.0.1:1"),
+        ("configure", "grpc", f"http://u:{HUSH}@127.0.0.1:1"),
+        ("configure", "http/protobuf", IN_URL),
+        ("fetch", "http/protobuf", IN_URL),
+        ("replay", "http/protobuf", IN_URL),
+    ],
+)
+def test_no_log_line_of_the_sdk_has_a_secret(command: str, protocol: str, endpoint: str, tmp_path: Path) -> None:
+    write(tmp_path / "logs.csv", [call(0)])
+    extra = {**EVERYWHERE, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+    if command == "configure":
+        done = forked.run_python(["-c", LOGGED], tmp_path, **extra)
+        shown = done.stdout + done.stderr
+    else:
+        argument = "logs.csv" if command == "replay" else "http://127.0.0.1:1/"
+        options = ["--quiet", "--tries", "1"] if command == "fetch" else []
+        ended = finish(start(tmp_path, command, argument, *options, extra=extra))
+        shown = ended.out + ended.error
+    assert HUSH not in shown
+    assert shown.count(ENTRY.format("OTEL_RESOURCE_ATTRIBUTES")) == 1
+    assert shown.count(ENTRY.format("OTEL_EXPORTER_OTLP_HEADERS")) == 1
+    assert " not sent: " in shown
+
+
+def test_a_text_of_a_receiver_and_of_an_exporter_has_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"x-key={HUSH}")
+    monkeypatch.setenv("OTEL_SHORT", "1")
+    assert quoted(f"{HUSH.lower()} expired, 1 day ago") == ': "REDACTED expired, 1 day ago"'
+    record = logging.makeLogRecord({"msg": "Header format invalid! %s", "args": (f"{HUSH} x",)})
+    with sdk_variables():
+        logging.getLogger("opentelemetry.util.re").filter(record)
+    assert record.getMessage() == ENTRY.format("An option of an exporter") + ENCODED  # it is from the code
