@@ -150,7 +150,9 @@ def without_sdk(environ: Mapping[str, str] = os.environ) -> TelemetryReport:
 def _probe(watches: Iterable[ExporterWatch], batches: Mapping[str, Any]) -> list[ExporterReport]:
     """Export concurrently, so that all of it takes the time of one."""
     running = [(watch, *_start(watch, batches.get(watch.target.signal))) for watch in watches]
-    return [_finish(watch, future, began, batches) for watch, future, began in running]
+    # What arrived at one exporter can explain what did not at another, so all end before the first report
+    ended = [(watch, future, _end(watch, future, began)) for watch, future, began in running]
+    return [_report(watch, future, seconds, batches) for watch, future, seconds in ended]
 
 
 def _start(watch: ExporterWatch, batch: Any) -> tuple[Future[float] | None, float]:
@@ -171,8 +173,20 @@ def _start(watch: ExporterWatch, batch: Any) -> tuple[Future[float] | None, floa
     return future, began
 
 
-def _finish(
-    watch: ExporterWatch, future: Future[float] | None, began: float, batches: Mapping[str, Any]
+def _end(watch: ExporterWatch, future: Future[float] | None, began: float) -> float:
+    """Wait for an export, stop its exporter, and return how long the export took."""
+    if future is None:
+        return 0.0
+    while not future.done() and watch.problem is None and time.monotonic() - began < watch.target.timeout + _STOP:
+        wait([future], _POLL)
+    seconds = time.monotonic() - began
+    watch.shutdown()  # the exporter would try again for some seconds
+    wait([future], _STOP)
+    return seconds
+
+
+def _report(
+    watch: ExporterWatch, future: Future[float] | None, seconds: float, batches: Mapping[str, Any]
 ) -> ExporterReport:
     target = watch.target
     report = ExporterReport(signal=target.signal, exporter=target.protocol)
@@ -182,16 +196,11 @@ def _finish(
         report = replace(report, exporter="otlp", protocol=target.protocol, endpoint=target.origin, setting=setting)
     if future is None:
         return report
-    while not future.done() and watch.problem is None and time.monotonic() - began < target.timeout + _STOP:
-        wait([future], _POLL)
-    seconds = time.monotonic() - began
-    watch.shutdown()  # the exporter would try again for some seconds
-    wait([future], _STOP)
     if future.done() and not watch.failed:
         span = batches["traces"][0].get_span_context()
         trace_id = format(span.trace_id, "032x") if target.signal == "traces" else ""
         return replace(report, result="accepted", seconds=future.result(), note=watch.hint, trace_id=trace_id)
-    problem = watch.problem or Problem(kind=Kind.NO_ANSWER)
+    problem = watch.problem or watch.resolved(Problem(kind=Kind.NO_ANSWER))
     result = "partly" if watch.arrived else "rejected"
     return replace(report, result=result, seconds=seconds, message=sentence(problem, [target], count=watch.count))
 
@@ -287,7 +296,7 @@ def _option(name: str, watch: ExporterWatch) -> str:
     match, target = _OTLP_VARIABLE.fullmatch(name), watch.target
     if match is None or not watch.is_otlp or match[1] not in {None, target.signal.upper()}:
         return ""
-    secure = "TLS" if target.origin.startswith("https:") else "no TLS"
+    secure = "TLS" if target.secure else "no TLS"
     headers = dict(first_of(watch.exporter, _HEADERS) or {})
     made = {
         "ENDPOINT": target.origin,

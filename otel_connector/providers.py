@@ -132,9 +132,10 @@ def _check_no_provider() -> None:
     """Raise if a provider is set: the API would keep it and only log a warning."""
     from opentelemetry import metrics, trace
 
+    found = _api_providers()
     for kind, api, provider, no_op in (
-        ("tracer", trace, trace.get_tracer_provider(), trace.NoOpTracerProvider),
-        ("meter", metrics, metrics.get_meter_provider(), metrics.NoOpMeterProvider),
+        ("tracer", trace, found["traces"], trace.NoOpTracerProvider),
+        ("meter", metrics, found["metrics"], metrics.NoOpMeterProvider),
     ):
         cls = type(provider)
         # The API's proxy means that none is set. The application has chosen the no-op provider
@@ -209,11 +210,12 @@ def _is_set(detected: Mapping[str, object], key: str) -> bool:
 def _api_providers() -> dict[str, object]:
     from opentelemetry import _logs, metrics, trace
 
-    return {
-        "traces": trace.get_tracer_provider(),
-        "metrics": metrics.get_meter_provider(),
-        "logs": _logs.get_logger_provider(),
-    }
+    with sdk_variables():
+        return {
+            "traces": trace.get_tracer_provider(),
+            "metrics": metrics.get_meter_provider(),
+            "logs": _logs.get_logger_provider(),
+        }
 
 
 def _new_providers(old: Mapping[str, object]) -> dict[str, Provider]:

@@ -166,9 +166,11 @@ def observe_session(session: Any) -> None:
         def keep(answer: Any, **_options: Any) -> None:
             answers.append(answer)
 
-        hooks = {"response": [*session.hooks["response"], keep]}
+        own: dict[str, Any] = {"allow_redirects": False, "hooks": {"response": [*session.hooks["response"], keep]}}
+        if isinstance(session.verify, str) and options.get("verify") is None:  # before REQUESTS_CA_BUNDLE
+            own["verify"] = session.verify
         try:
-            response = request(method, url, **{**options, "allow_redirects": False, "hooks": hooks})
+            response = request(method, url, **{**options, **own})
         except Exception as error:
             # requests looks at the address of a redirect even if it is not followed, and raises if it is invalid
             if not answers or answers[-1].status_code not in _REDIRECTS:

@@ -20,6 +20,7 @@ from enum import Enum
 from urllib.parse import urlsplit
 
 from otel_connector._record import one_line
+from otel_connector._telemetry._tls_files import OF_REQUESTS
 from otel_connector._telemetry._usual_ports import PORTS, other_protocol
 from otel_connector._telemetry._variable_values import address_of, origin_of, without_secrets
 from otel_connector._units import counted, exact_duration
@@ -61,10 +62,15 @@ class Kind(Enum):
     CERTIFICATE = (
         "the certificate of {origin} is not accepted: {answer}. Set {certificate} to the file of its authority."
     )
+    TLS_FILE = "{answer}. Correct the variable, or unset it."
     CLOSED = "{origin} closed the connection before it answered{if_tls}."
     CONNECTION = "no connection to {origin}: {answer}."
     NO_ANSWER = "{origin} did not answer within {timeout} ({timeout_variable})."
-    TOO_SLOW = "{origin} did not answer within {answer} (exit_timeout)."
+    BAD_TIMEOUT = (
+        "{timeout_variable}={seconds} is not a time that an exporter can wait."
+        " Set it to a number of seconds above 0, such as 10."
+    )
+    TOO_SLOW = "{origin} did not answer within {answer}, the time limit at the end of the program."
     WRONG_PATH = "{origin} answered {answer}. {endpoint} is used as it is: it must end in /v1/{signal}."
     WRONG_BASE = (
         "{origin} answered {answer}. {endpoint} has a {extra}, and most receivers have none."
@@ -136,6 +142,8 @@ class ExportTarget:
             wrong = ": it has no scheme, and a path"
         elif scheme in _SCHEMES and not address_of(given).partition(":")[0]:
             wrong = ": it has no host"
+        elif scheme in _SCHEMES and not _has_valid_port(given):
+            wrong = ": its port is not a number from 0 to 65535"
         elif scheme in _SCHEMES and is_grpc and "@" in rest.partition("/")[0]:
             wrong = ": over gRPC, it cannot have a user"
         elif is_grpc and (not self.secure or (separator and given == self.endpoint)):  # unix:///x is a target of grpc
@@ -151,14 +159,21 @@ class ExportTarget:
         """The scheme, the host and the port of the endpoint, without its secrets."""
         if not self.endpoint:
             return self.protocol
-        if self.protocol == "grpc":
-            return f"http{'s' * self.secure}://{address_of(self.endpoint)}"
-        return origin_of(self.endpoint)
+        origin = origin_of(self.endpoint)
+        if self.protocol != "grpc" or ("/" in origin and origin == self.endpoint):
+            return origin
+        return f"http{'s' * self.secure}://{address_of(self.endpoint)}"
 
     @property
     def base(self) -> str:
         """The endpoint without the path of the signal."""
         return self.endpoint.removesuffix(f"/v1/{self.signal}")
+
+    @property
+    def tls_variables(self) -> tuple[str, ...]:
+        """The variables whose files the exporter reads."""
+        names = tuple(map(self.variable, ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")))
+        return names if self.protocol == "grpc" or os.environ.get(names[0]) else (*names, *OF_REQUESTS)
 
     @property
     def is_own(self) -> bool:
@@ -189,6 +204,13 @@ class ExportTarget:
             return f"{name.lower()} in {_CONFIG_FILE}"
         own = f"OTEL_EXPORTER_OTLP_{self.signal.upper()}_{name}"
         return own if os.environ.get(own) else f"OTEL_EXPORTER_OTLP_{name}"
+
+
+def _has_valid_port(url: str) -> bool:
+    try:
+        return (urlsplit(url).port, True)[1]
+    except ValueError:
+        return False
 
 
 def quoted(text: str) -> str:
@@ -265,7 +287,7 @@ class _Fields(dict[str, str]):
     def __missing__(self, name: str) -> str:
         problem, first = self._problem, self._targets[0]
         signal, variable = first.signal, first.variable
-        secure = first.origin.startswith("https:")
+        secure = first.secure
         values: dict[str, Callable[[], str]] = {
             "origin": lambda: first.origin,
             "address": lambda: address_of(first.endpoint),
@@ -282,6 +304,7 @@ class _Fields(dict[str, str]):
             "none": lambda: _joined(target.no_exporter for target in self._targets),
             "set_headers": lambda: f"{'Correct' if variable('HEADERS') in os.environ else 'Set'} {variable('HEADERS')}",
             "timeout": lambda: exact_duration(first.timeout),
+            "seconds": lambda: f"{first.timeout:g}",
             "timeout_variable": lambda: variable("TIMEOUT"),
             "jaeger": lambda: "" if signal == "traces" else "; Jaeger does not",
             "jaeger_ui": lambda: (

@@ -22,6 +22,7 @@ from otel_connector._record import one_line
 from otel_connector._telemetry._bounded_session import observe_session
 from otel_connector._telemetry._export_problem import ExportTarget, Kind, Problem, noting, what_and_why
 from otel_connector._telemetry._grpc_answers import observe_channel
+from otel_connector._telemetry._tls_files import unusable_file
 from otel_connector._telemetry._usual_ports import other_origin
 from otel_connector._telemetry._variable_values import without_secrets
 
@@ -55,6 +56,10 @@ _OF_THE_ENDPOINT = frozenset(
         *(Kind.CLOSED, Kind.CONNECTION, Kind.NO_ANSWER, Kind.BAD_ENDPOINT),
     }
 )
+
+
+# What can happen because a file for TLS cannot be read
+_OF_TLS = frozenset({Kind.CERTIFICATE, Kind.CONNECTION, Kind.CLOSED})
 
 
 class ExporterWatch:
@@ -178,6 +183,14 @@ class ExporterWatch:
             return replace(problem, kind=self._kind_of_404())
         if kind in _OF_THE_ENDPOINT and not self.arrived and (mistake := target.mistake):
             return mistake
+        if not 0 < target.timeout < threading.TIMEOUT_MAX:
+            return Problem(kind=Kind.BAD_TIMEOUT)
+        if (
+            kind in _OF_TLS
+            and (target.secure or target.protocol != "grpc")
+            and (why := unusable_file(target.tls_variables))
+        ):
+            return Problem(kind=Kind.TLS_FILE, answer=why)
         if kind in {Kind.GRPC_PORT, Kind.CLOSED} and self.arrived:
             return Problem(kind=Kind.CONNECTION, answer="the receiver closed it")
         return problem
@@ -187,10 +200,12 @@ class ExporterWatch:
         target, kind = self.target, Kind.NO_RECEIVER
         if target.is_own and not urlsplit(target.endpoint).path.endswith(f"/v1/{target.signal}"):
             return Kind.WRONG_PATH
-        traces = [peer for peer in self.peers if (peer.target.signal, peer.target.base) == ("traces", target.base)]
-        if target.signal != "traces" and (
-            any(peer.arrived for peer in traces)
-            or not (target.extra or any(peer.problem and peer.problem.kind is kind for peer in traces))
+        peers = [peer for peer in self.peers if peer is not self and peer.target.base == target.base]
+        if any(peer.arrived for peer in peers):
+            return Kind.UNSUPPORTED
+        traces = [peer for peer in peers if peer.target.signal == "traces"]
+        if target.signal != "traces" and not (
+            target.extra or any(peer.problem and peer.problem.kind is kind for peer in traces)
         ):
             return Kind.UNSUPPORTED
         return Kind.WRONG_BASE if target.extra else kind
@@ -234,8 +249,8 @@ def _target(exporter: Any, signal: str) -> ExportTarget:
         signal=signal,
         protocol={"http": "http/protobuf"}.get(protocol, protocol),
         endpoint=endpoint,
-        secure=not getattr(exporter, "_insecure", True),
-        timeout=float(first_of(exporter, _TIMEOUTS) or 10),
+        secure=not getattr(exporter, "_insecure", True) or endpoint.lower().startswith("https:"),
+        timeout=10.0 if (timeout := first_of(exporter, _TIMEOUTS)) is None else float(timeout),
     )
 
 

@@ -41,6 +41,8 @@ _CONNECTIONS = (
     (re.compile(rf"{_NO_CONNECTION}(?:parsing HTTP/2|ALPN)"), Kind.HTTP_PORT, "does not speak HTTP/2"),
     (re.compile(rf"{_NO_CONNECTION}CERTIFICATE_VERIFY_FAILED: ([\w ]+)"), Kind.CERTIFICATE, ""),
     (re.compile(rf"{_NO_CONNECTION}(Peer name [^,]*|Hostname Verification)", re.IGNORECASE), Kind.CERTIFICATE, ""),
+    (re.compile(rf"{_NO_CONNECTION}error: (No such file or directory|Permission denied)"), Kind.CONNECTION, ""),
+    (re.compile(rf"{_NO_CONNECTION}(Failed to create security handshaker)"), Kind.CONNECTION, ""),
     (re.compile(rf"{_NO_CONNECTION}(?:WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG)"), Kind.NOT_TLS, ""),
     (re.compile(rf"(?:{_NO_CONNECTION})?(?:Socket closed|recvmsg:|Connection reset)"), Kind.CLOSED, ""),
 )

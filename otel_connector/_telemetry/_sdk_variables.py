@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from importlib.metadata import entry_points
 
 from otel_connector._redact import REDACTED
+from otel_connector._telemetry._tls_files import unusable_file
 from otel_connector._telemetry._variable_values import shown_value, without_secrets
 
 _CONFIG_FILE = "OTEL_CONFIG_FILE"  # replaces the other variables
@@ -31,6 +32,9 @@ _EXPECTED = (
     (r"\w+_(?:INTERVAL|DELAY|TIMEOUT)", "a number of milliseconds above 0"),
     (r"\w+_(?:SIZE|LIMIT)", "a whole number above 0"),
     (r"OTEL_PYTHON_ID_GENERATOR", "random"),
+    (r"OTEL_PYTHON_TRACER_PROVIDER", "default_tracer_provider"),
+    (r"OTEL_PYTHON_METER_PROVIDER", "default_meter_provider"),
+    (r"\w+_(?:CERTIFICATE|CLIENT_KEY)", "a file in PEM format"),
 )
 _IGNORED = "{} has an entry that is ignored: it is not name=value{}. Write name=value,name=value, and {} in a value."
 
@@ -42,6 +46,8 @@ _ENTRIES = {
     ),
     "Invalid key value resource": (re.compile(r"OTEL_RESOURCE_ATTRIBUTES"), ("", "%2C for a comma")),
 }
+_BATCH_AND_QUEUE = "{0}_MAX_EXPORT_BATCH_SIZE (default: 512) to at most {0}_MAX_QUEUE_SIZE (default: 2048)"
+_CERTIFICATE = re.compile(r"OTEL_EXPORTER_OTLP_(?:TRACES_|METRICS_|LOGS_)?CERTIFICATE")
 _HTTP = "opentelemetry.exporter.otlp.proto.http"
 _LOGGERS = (  # those that repeat values; a filter of a logger does not apply to its children
     *("opentelemetry.util.re", "opentelemetry.sdk.resources", "opentelemetry.sdk._configuration"),
@@ -91,6 +97,7 @@ def sdk_variables() -> Generator[None]:
     for name in empty:
         del os.environ[name]
     try:
+        _check()
         yield
     except ImportError:
         raise
@@ -99,6 +106,18 @@ def sdk_variables() -> Generator[None]:
         raise family(_explained(error, os.environ)) from error
     finally:
         os.environ.update(dict.fromkeys(empty, ""))
+
+
+def _check() -> None:
+    """Raise for values for which the SDK would raise StopIteration, or gRPC would end the process."""
+    for kind in ("tracer", "meter", "logger"):
+        value = os.environ.get(f"OTEL_PYTHON_{kind.upper()}_PROVIDER")
+        if value and not entry_points(group=f"opentelemetry_{kind}_provider", name=value):
+            raise ValueError(f"no {kind} provider {value!r} is installed")
+    prefixes = {name.removesuffix("CERTIFICATE") for name in os.environ if _CERTIFICATE.fullmatch(name)}
+    names = (f"{prefix}CLIENT_{kind}" for prefix in sorted(prefixes) for kind in ("CERTIFICATE", "KEY"))
+    if why := unusable_file(names):
+        raise OSError(why)
 
 
 def _explained(error: Exception, environ: Mapping[str, str]) -> str:
@@ -112,6 +131,9 @@ def _explained(error: Exception, environ: Mapping[str, str]) -> str:
         return f"{text}. The variable is not known; these are set: {known}." if known else text
     settings = " or ".join(f"{name}={shown_value(name, values[name]) or REDACTED}" for name in names)
     expected = {_expected(name) for name in names}
+    if "equal to max_queue_size" in text:
+        remedy = " or ".join(dict.fromkeys(_BATCH_AND_QUEUE.format(name.partition("_MAX_")[0]) for name in names))
+        return f"{settings} is not accepted: {text}. Set {remedy}."
     remedy = f"Set it to {expected.pop()}, or unset it" if len(expected) == 1 else "Correct it, or unset it"
     return f"{settings} is not accepted: {text}. {remedy}."
 

@@ -18,19 +18,24 @@ from otel_connector._redact import REDACTED, Redactor
 _NO_SECRET = re.compile(
     "OTEL_("
     "(EXPORTER_OTLP|EXPORTER_OTLP_TRACES|EXPORTER_OTLP_METRICS|EXPORTER_OTLP_LOGS|EXPORTER_PROMETHEUS|BSP|BLRP|METRIC)"
-    "_(PROTOCOL|TIMEOUT|COMPRESSION|INSECURE|CERTIFICATE|CLIENT_KEY|CLIENT_CERTIFICATE|TEMPORALITY_PREFERENCE|HOST|PORT"
+    "_(PROTOCOL|TIMEOUT|COMPRESSION|INSECURE|CERTIFICATE|CLIENT_CERTIFICATE|TEMPORALITY_PREFERENCE|HOST|PORT"
     "|DEFAULT_HISTOGRAM_AGGREGATION|SCHEDULE_DELAY|MAX_QUEUE_SIZE|MAX_EXPORT_BATCH_SIZE|EXPORT_TIMEOUT|EXPORT_INTERVAL)"
     "|(TRACES|METRICS|LOGS)_EXPORTER|TRACES_SAMPLER|TRACES_SAMPLER_ARG|SERVICE_NAME|SDK_DISABLED|PROPAGATORS"
     "|CONFIG_FILE|LOG_LEVEL|METRICS_EXEMPLAR_FILTER|EXPERIMENTAL_RESOURCE_DETECTORS"
     r"|PYTHON_(CONTEXT|ID_GENERATOR|(TRACER|METER|LOGGER)_PROVIDER|\w+_CODES)|(\w+_)?(COUNT_LIMIT|LENGTH_LIMIT)"
     "|CONNECTOR_CSV_PATH|CONNECTOR_CSV_SPANS)"
 )
-_ORIGIN = re.compile(r"(?:[a-z][a-z0-9+.-]*://)?(?:[\w.-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?", re.IGNORECASE)
+_TARGET = re.compile(r"(?:unix(?:-abstract)?:|dns:///)[\w./:-]+")  # of gRPC (gRPC Name Resolution)
+_ORIGIN = re.compile(
+    rf"{_TARGET.pattern}|(?:[a-z][a-z0-9+.-]*://)?(?:[\w.-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?", re.IGNORECASE
+)
 _MIN_LENGTH = 6  # characters of a secret; shorter values, such as "1" and "true", are words of other texts
 
 
 def origin_of(url: str) -> str:
-    """Return the scheme, the host and the port of a URL, which a message may show."""
+    """Return the scheme, the host and the port of a URL, which a message may show; a target of gRPC as it is."""
+    if _TARGET.fullmatch(url):
+        return url
     scheme, separator, _ = url.partition("://")
     return f"{scheme.rpartition('@')[2]}{separator}{address_of(url)}" if separator else address_of(url)
 

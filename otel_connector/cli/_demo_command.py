@@ -159,6 +159,7 @@ def _where_traces_are(sent: Mapping[str, str], lost: Collection[str], report: De
         yield f"{what[:1].upper()}{what[1:]} were sent to {origin}."
     if report.example is not None and "traces" in sent:
         call_id = report.example.call_id
-        yield "One of the traces, if the collector is Jaeger:"
+        rejected = "; the collector may have rejected this one" if "traces" in lost else ""
+        yield f"One of the traces, if the collector is Jaeger{rejected}:"
         yield f"  http://localhost:16686/trace/{call_id.partition('-')[0]}"
         yield f"  its row: grep {call_id} {shlex.quote(str(log))}"

@@ -22,7 +22,7 @@ import pytest
 from support import processes
 from support.command_line import Finished, environment, finish, run_here, start, start_limited
 from support.forked import Program
-from support.logs import attempts_in
+from support.logs import attempts_in, call
 from support.otlp_receiver import Received, grpc_receiver, http_receiver
 from support.own_network import run_in_own_network
 from typer.testing import CliRunner
@@ -234,6 +234,13 @@ def test_no_example_trace_is_shown_without_a_row() -> None:
         "Some traces were sent to http://a.",
         "Metrics were sent to http://b.",
     ]
+
+
+def test_a_trace_that_the_collector_may_have_rejected_is_not_called_sent() -> None:
+    report = DemoReport(started=1, retries=0, rows=1, summary=summarise([call(0)]), example=call(0))
+    for lost, expected in ((("traces",), "; the collector may have rejected this one:"), ((), ":")):
+        shown = list(_where_traces_are({"traces": "http://a"}, lost, report, Path("demo.csv")))
+        assert shown[1] == f"One of the traces, if the collector is Jaeger{expected}"
 
 
 @pytest.mark.parametrize(

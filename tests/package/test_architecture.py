@@ -216,6 +216,7 @@ WINGS = [
             "_spans": (),
             "_usual_ports": (OTEL,),
             "_variable_values": (OTEL,),
+            "_tls_files": (OTEL,),
             "_export_problem": (OTEL,),
             "_http_answers": (),
             "_grpc_answers": (OTEL,),

@@ -10,6 +10,7 @@ import gzip
 import os
 import re
 import socket
+import ssl
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +19,13 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from operator import methodcaller
+from pathlib import Path
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import pytest
 import requests
+import trustme
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from opentelemetry._logs import LogRecord
@@ -827,6 +830,8 @@ BAD_ENDPOINT = (
         ("http://?hush", ": it has no host"),
         ("http:127.0.0.1:{closed}", ""),
         ("http:/127.0.0.1:{closed}", ""),
+        ("http://127.0.0.1:99999", ": its port is not a number from 0 to 65535"),
+        ("http://127.0.0.1:hush", ": its port is not a number from 0 to 65535"),
     ],
 )
 def test_what_is_wrong_with_the_endpoint_is_reported_for_any_listener(
@@ -843,6 +848,81 @@ def test_what_is_wrong_with_the_endpoint_is_reported_for_any_listener(
         usual = "" if ":" in given else f":{PORTS[protocol]}"
         expected = NO_SCHEME.format(given=given, address=f"{given}{usual}", does=does)
     assert found == f"Traces were not sent: {expected}"
+
+
+UNUSABLE = "Traces were not sent: the file that {} names cannot be used ({}). Correct the variable, or unset it."
+MISSING = "No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "variable", "file", "why"),
+    [
+        (GRPC, "OTEL_EXPORTER_OTLP_CERTIFICATE", "none.pem", f"none.pem: {MISSING}"),
+        (GRPC, "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "garbage.pem", "garbage.pem: no certificate or crl found"),
+        (HTTP, "OTEL_EXPORTER_OTLP_CERTIFICATE", "none.pem", f"none.pem: {MISSING}"),
+        (HTTP, "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "garbage.pem", "garbage.pem: no certificate or crl found"),
+        (HTTP, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "none.pem", f"none.pem: {MISSING}"),
+        (HTTP, "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "hush.pem", MISSING),  # may be the key itself
+        (HTTP, "REQUESTS_CA_BUNDLE", "none.pem", MISSING),
+        (HTTP, "CURL_CA_BUNDLE", "none.pem", MISSING),
+        (HTTP, "OTEL_EXPORTER_OTLP_CERTIFICATE", ".", ""),  # requests accepts a folder
+    ],
+)
+def test_a_file_for_tls_that_cannot_be_used_is_named(
+    protocol: str, variable: str, file: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The errors of requests and gRPC have other causes: an OSError, or a certificate that is not accepted."""
+    monkeypatch.chdir(tmp_path)
+    Path("garbage.pem").write_text("garbage", encoding="ascii")
+    if "CLIENT" in variable:  # requests ignores a key without a certificate
+        monkeypatch.setenv(variable.replace("KEY", "CERTIFICATE"), "garbage.pem")
+    monkeypatch.setenv(variable, file)
+    with http_server(tls=True) as address:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"https://{address}")
+        (found,), _ = messages("traces", protocol)
+    assert found == UNUSABLE.format(variable, why) if why else "is not accepted: unable to get" in found
+
+
+def test_the_certificate_of_the_variable_is_used_before_that_of_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenTelemetry Protocol Exporter, "Configuration Options". requests prefers its variable to that of a session."""
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "other.pem"))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(tmp_path / "ca.pem"))
+    with FaultServer(tls=True) as server:
+        (authority,) = server.client_ssl.get_ca_certs(binary_form=True)
+        (tmp_path / "ca.pem").write_text(ssl.DER_cert_to_PEM_cert(authority), encoding="ascii")
+        server.script("/v1/traces", respond())
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.url("/"))
+        found, watch = messages("traces", HTTP)
+    assert (found, watch.arrived) == ([], True)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "variable", "timeout"),
+    [
+        (GRPC, "OTEL_EXPORTER_OTLP_TIMEOUT", "-1"),
+        (GRPC, "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "inf"),
+        (HTTP, "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "0"),
+        (GRPC, "OTEL_EXPORTER_OTLP_TIMEOUT", "nan"),
+    ],
+)
+def test_a_timeout_that_is_no_time_is_named(
+    protocol: str, variable: str, timeout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, timeout)
+    with grpc_server(accepting) if protocol == GRPC else http_server() as address:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{address}")
+        found, _ = messages("traces", protocol)
+    remedy = "Set it to a number of seconds above 0, such as 10."
+    assert found == [f"Traces were not sent: {variable}={timeout} is not a time that an exporter can wait. {remedy}"]
+
+
+def test_a_local_socket_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint := f"unix://{tmp_path.parent}/x.sock")
+    found, _ = messages("traces", GRPC)
+    assert found == [f"Traces were not sent: no connection to {endpoint}: {MISSING}."]
 
 
 @pytest.mark.parametrize(
@@ -988,7 +1068,9 @@ def test_the_verb_agrees_with_the_number_of_rejected_items(
         ("https://[::1]:4318/v1", "https://[::1]:4318"),
         ("user:hush@a:1/t0ken", "a:1"),
         ("hush@x://a/b", "x://a"),
-        ("unix:///run/t0ken", "unix://"),
+        ("unix:///run/x.sock", "unix:///run/x.sock"),  # gRPC Name Resolution
+        ("unix:x?t0ken", "unix:x"),
+        ("dns:///a:1", "dns:///a:1"),
     ],
 )
 def test_an_origin_has_no_secret(url: str, origin: str) -> None:
@@ -1326,6 +1408,19 @@ def test_a_jaeger_behind_a_path_takes_no_metrics(
     origin = server.url("/")[:-1]
     assert warnings_of(caplog) == [UNSUPPORTED.format(origin=origin, answer="404 Not Found")]
     assert telemetry.lost() == ()
+
+
+def test_a_receiver_of_metrics_behind_a_path_takes_no_traces(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Prometheus accepts metrics at /api/v1/otlp/v1/metrics: the endpoint is right for them."""
+    server.script("/api/v1/otlp/v1/metrics", respond())
+    with both_signals(server, "/api/v1/otlp", monkeypatch) as telemetry:
+        telemetry.shutdown()
+    remedy = "Set OTEL_TRACES_EXPORTER=none, or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT."
+    assert warnings_of(caplog) == [
+        f"Traces were not sent: {server.url('/')[:-1]} takes no traces (404 Not Found). {remedy}"
+    ]
 
 
 def test_a_wrong_path_is_reported_for_both_signals_in_one_line(

@@ -115,7 +115,41 @@ MISTAKES: dict[str, tuple[dict[str, str], Any, type[Exception], str]] = {
         ValueError,
         (
             "OTEL_BSP_MAX_QUEUE_SIZE=100 is not accepted: max_export_batch_size must be less than or equal to"
-            " max_queue_size. Set it to a whole number above 0, or unset it."
+            " max_queue_size. Set OTEL_BSP_MAX_EXPORT_BATCH_SIZE (default: 512) to at most OTEL_BSP_MAX_QUEUE_SIZE"
+            " (default: 2048)."
+        ),
+    ),
+    "two options": (
+        {"OTEL_BSP_MAX_QUEUE_SIZE": "100", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "5000"},
+        processor,
+        ValueError,
+        (
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE=5000 or OTEL_BSP_MAX_QUEUE_SIZE=100 is not accepted: max_export_batch_size"
+            " must be less than or equal to max_queue_size. Set OTEL_BSP_MAX_EXPORT_BATCH_SIZE (default: 512) to at"
+            " most OTEL_BSP_MAX_QUEUE_SIZE (default: 2048)."
+        ),
+    ),
+    "a provider that is not installed": (  # the API would raise StopIteration
+        {"OTEL_PYTHON_TRACER_PROVIDER": "bogus", "OTEL_PYTHON_METER_PROVIDER": "default_meter_provider"},
+        list,
+        ValueError,
+        (
+            "OTEL_PYTHON_TRACER_PROVIDER=bogus is not accepted: no tracer provider 'bogus' is installed."
+            " Set it to default_tracer_provider, or unset it."
+        ),
+    ),
+    "a key of the client": (  # without its file, gRPC would end the process. The value may be the key itself
+        {
+            "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE": __file__,
+            "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE": __file__,
+            "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY": "s3cr3t",
+        },
+        list,
+        OSError,
+        (
+            "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY=REDACTED is not accepted: the file that"
+            " OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY names cannot be used (No such file or directory). Set it to a file"
+            " in PEM format, or unset it."
         ),
     ),
     "a code": (
@@ -218,6 +252,20 @@ def test_all_commands_use_the_same_words(command: str, tmp_path: Path) -> None:
     shown = json.loads(done.out)
     assert (done.code, done.error, shown["problems"]) == (1, "", [f"The SDK cannot be set up: {text}"])
     assert {each["name"]: each["value"] for each in shown["telemetry"]["variables"]} == variables
+
+
+def test_doctor_names_a_provider_that_is_not_installed_and_ignores_an_empty_one(tmp_path: Path) -> None:
+    extra = {"OTEL_PYTHON_METER_PROVIDER": "bogus", "OTEL_PYTHON_TRACER_PROVIDER": ""}
+    done = finish(start(tmp_path, "doctor", "--json", extra=extra))
+    (problem,) = json.loads(done.out)["problems"]
+    assert done.error == ""
+    assert problem == (
+        "The SDK cannot be set up: OTEL_PYTHON_METER_PROVIDER=bogus is not accepted: no meter provider 'bogus' is"
+        " installed. Set it to default_meter_provider, or unset it."
+    )
+    silent = {"OTEL_METRICS_EXPORTER": "none", "OTEL_TRACES_EXPORTER": "none"}
+    done = finish(start(tmp_path, "doctor", extra={**silent, "OTEL_PYTHON_TRACER_PROVIDER": ""}))
+    assert (done.code, done.error) == (0, "")
 
 
 CONFIGURED = """
