@@ -4,7 +4,7 @@ The errors of the SDK have the value of a variable, or the name of an option, an
 file does not interpret the variables: it compares their names and values with the text of the error. Log lines of the
 SDK repeat values as well: from the first set-up on, they have no secrets.
 
-Used by ``_replay._replay`` and ``providers``.
+Used by ``_replay._replay``, ``cli._demo_command`` and ``providers``.
 """
 
 from __future__ import annotations
@@ -106,6 +106,12 @@ def sdk_variables() -> Generator[None]:
         raise family(_explained(error, os.environ)) from error
     finally:
         os.environ.update(dict.fromkeys(empty, ""))
+
+
+def check_variables() -> None:
+    """Raise the error of `sdk_variables` for a value that can be checked before the SDK, or the API, reads it."""
+    with sdk_variables():
+        pass
 
 
 def _check() -> None:

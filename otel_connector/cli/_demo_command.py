@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
+from otel_connector._telemetry._sdk_variables import check_variables
 from otel_connector._units import counted, duration
 from otel_connector.cli._collector import select_collector
 from otel_connector.cli._continue_command import review_command
@@ -79,6 +80,8 @@ def demo(
     """
     console, signals = output_console(), cast("StopSignals", context.obj)
     try:
+        if otlp is not False:
+            check_variables()
         with naming_log(log):
             run = Demo(log, calls)
         sends = otlp is not False and (select_collector(os.environ) or otlp)

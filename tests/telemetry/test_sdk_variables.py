@@ -263,6 +263,12 @@ def test_doctor_names_a_provider_that_is_not_installed_and_ignores_an_empty_one(
         "The SDK cannot be set up: OTEL_PYTHON_METER_PROVIDER=bogus is not accepted: no meter provider 'bogus' is"
         " installed. Set it to default_meter_provider, or unset it."
     )
+    done = finish(start(tmp_path, "demo", "--otlp", "--calls", "1", extra=extra))
+    assert (done.code, done.out, done.error) == (
+        2,
+        "",
+        problem.replace("The SDK cannot be set up", "otel-connector demo") + "\n",
+    )
     silent = {"OTEL_METRICS_EXPORTER": "none", "OTEL_TRACES_EXPORTER": "none"}
     done = finish(start(tmp_path, "doctor", extra={**silent, "OTEL_PYTHON_TRACER_PROVIDER": ""}))
     assert (done.code, done.error) == (0, "")
