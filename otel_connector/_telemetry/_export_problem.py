@@ -173,7 +173,8 @@ class ExportTarget:
     def tls_variables(self) -> tuple[str, ...]:
         """The variables whose files the exporter reads."""
         names = tuple(map(self.variable, ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")))
-        return names if self.protocol == "grpc" or os.environ.get(names[0]) else (*names, *OF_REQUESTS)
+        of_requests = [name for name in OF_REQUESTS if os.environ.get(name)]
+        return names if self.protocol == "grpc" or os.environ.get(names[0]) else (*names, *of_requests[:1])
 
     @property
     def is_own(self) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from otel_connector._telemetry._variable_values import shown_value
 
 OF_REQUESTS = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-"""The variables that ``requests`` reads if ``OTEL_EXPORTER_OTLP_CERTIFICATE`` is unset."""
+"""The variables of which ``requests`` uses the first that is set, if ``OTEL_EXPORTER_OTLP_CERTIFICATE`` is unset."""
 
 
 def unusable_file(names: Iterable[str]) -> str:

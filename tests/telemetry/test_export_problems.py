@@ -62,6 +62,7 @@ from otel_connector._telemetry._exporter_watch import _SESSIONS, ExporterWatch, 
 from otel_connector._telemetry._grpc_answers import problem_of_status, what_listens
 from otel_connector._telemetry._http_answers import problem_of_error
 from otel_connector._telemetry._sdk_exit import Telemetry
+from otel_connector._telemetry._tls_files import OF_REQUESTS
 from otel_connector._telemetry._usual_ports import PORTS
 from otel_connector._telemetry._variable_values import origin_of
 from otel_connector.testing import FaultServer, Step, respond
@@ -86,7 +87,7 @@ RESPONSES: dict[str, tuple[Any, str, str]] = {
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+    for name in [name for name in os.environ if name.startswith("OTEL_") or name in OF_REQUESTS]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.7")  # below the shortest backoff of the SDK, so it tries once
 
@@ -866,6 +867,7 @@ MISSING = "No such file or directory"
         (HTTP, "REQUESTS_CA_BUNDLE", "none.pem", MISSING),
         (HTTP, "CURL_CA_BUNDLE", "none.pem", MISSING),
         (HTTP, "OTEL_EXPORTER_OTLP_CERTIFICATE", ".", ""),  # requests accepts a folder
+        (HTTP, "REQUESTS_CA_BUNDLE", "ca.pem", ""),  # and then ignores CURL_CA_BUNDLE
     ],
 )
 def test_a_file_for_tls_that_cannot_be_used_is_named(
@@ -874,6 +876,9 @@ def test_a_file_for_tls_that_cannot_be_used_is_named(
     """The errors of requests and gRPC have other causes: an OSError, or a certificate that is not accepted."""
     monkeypatch.chdir(tmp_path)
     Path("garbage.pem").write_text("garbage", encoding="ascii")
+    trustme.CA().cert_pem.write_to_path("ca.pem")
+    if file == "ca.pem":
+        monkeypatch.setenv("CURL_CA_BUNDLE", "none.pem")
     if "CLIENT" in variable:  # requests ignores a key without a certificate
         monkeypatch.setenv(variable.replace("KEY", "CERTIFICATE"), "garbage.pem")
     monkeypatch.setenv(variable, file)
