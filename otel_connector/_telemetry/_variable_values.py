@@ -60,7 +60,7 @@ def without_secrets(text: str) -> str:
     """Return a text without the secrets of the variables: the SDK, and receivers, repeat values or parts of them."""
     found: dict[str, str] = {}
     for name, value in os.environ.items():
-        if name.startswith("OTEL_") and (shown := shown_value(name, value)) != value:
+        if value and name.startswith("OTEL_") and (shown := shown_value(name, value)) != value:
             parts = {value: shown or REDACTED, **dict.fromkeys(_parts(name, value), REDACTED)}
             found |= {part.lower(): to for each, to in parts.items() if len(part := each.strip()) >= _MIN_LENGTH}
     if found:

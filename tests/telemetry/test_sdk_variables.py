@@ -406,3 +406,14 @@ def test_a_text_of_a_receiver_and_of_an_exporter_has_no_secret(monkeypatch: pyte
     with sdk_variables():
         logging.getLogger("opentelemetry.util.re").filter(record)
     assert record.getMessage() == ENTRY.format("An option of an exporter") + ENCODED  # it is from the code
+
+
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS"])
+@pytest.mark.parametrize(
+    "value", ["", " ", "://", "http://", "//", "@", "http://@/", ",", "=", "a=,=b", "%", "(", "http://["]
+)
+def test_a_variable_with_any_value_does_not_break_a_message(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert quoted("not a secret") == ': "not a secret"'
