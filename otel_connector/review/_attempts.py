@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from otel_connector.review._anomalies import Anomaly, Selection, Threshold, anomalies
 from otel_connector.review._cells import Cells, Counts
-from otel_connector.review._described import Search, example_of, place_of
+from otel_connector.review._described import Search, example_of, lasting, place_of
 from otel_connector.review._load import Calls
 from otel_connector.review._verdict import Finding, Stretch
 
@@ -104,6 +104,7 @@ def _described(calls: Calls, cells: Cells, anomaly: Anomaly, retried: int) -> It
         )[0]
         for each in times
     ]
+    run = Search(calls, cells)
     parts = anomaly.ranges or [(0, len(cells.edges) - 1)]
     calls_of, events_of = (
         [sum(sum(getattr(counts[each], what)[first:end]) for each in scope.places) for first, end in parts]
@@ -123,6 +124,7 @@ def _described(calls: Calls, cells: Cells, anomaly: Anomaly, retried: int) -> It
             # Without `ends`, it is the whole run
             for (start, end), of_part, retried_of_part in zip(ends, calls_of, events_of, strict=False)
         ),
+        period=None if ends else lasting(run, scope),
         calls=of_scope,
         events=events,
         other_calls=cells.calls - of_scope,
@@ -131,7 +133,5 @@ def _described(calls: Calls, cells: Cells, anomaly: Anomaly, retried: int) -> It
         classes=tuple((name, count) for name, count, *_ in reasons),
         retries=number,
         succeeded=succeeded,
-        example=example_of(
-            Search(calls, cells), f"call_id IN (SELECT call_id FROM attempts WHERE {condition})", slowest=True
-        ),
+        example=example_of(run, f"call_id IN (SELECT call_id FROM attempts WHERE {condition})", slowest=True),
     )

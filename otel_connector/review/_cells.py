@@ -3,7 +3,8 @@
 Time is divided into batches with about the same number of calls, of a bounded number, so the number of cells is bounded
 for any number of calls. Knows nothing of what is unusual.
 
-Used by ``review._anomalies``, ``review._attempts``, ``review._described`` and ``review._findings``.
+Used by ``review._anomalies``, ``review._attempts``, ``review._described``, ``review._findings``, ``review._judge``
+and ``review._slow_places``.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ class LocationTotals:
         calls: Their number.
         failed: How many failed.
         seconds: The sum of their durations.
+        first: The start of the first one, in microseconds since 1970.
+        last: The start of the last one.
+        bytes: The sum of the sizes of their bodies.
         p50: The median duration of the successes, in seconds; None if there are none.
         size: The median size of their bodies, in bytes; None if there are none.
     """
@@ -47,6 +51,9 @@ class LocationTotals:
     calls: int
     failed: int
     seconds: float
+    first: int
+    last: int
+    bytes: float
     p50: float | None
     size: float | None
 
@@ -114,7 +121,10 @@ def cells(calls: Calls, columns: Sequence[str], *, brief: bool = False) -> Cells
         f"WHERE success{part} GROUP BY GROUPING SETS (({names}), ()) ORDER BY grouping({names})"
     )
     medians = {tuple(row[:width]): row[width:] for row in rows}
-    rows = calls.rows(f"SELECT {names}, count(*), count_if(NOT success), sum(delta_t) {_FROM} GROUP BY {names}")
+    rows = calls.rows(
+        f"SELECT {names}, count(*), count_if(NOT success), sum(delta_t), epoch_us(min(t)), epoch_us(max(t)), "
+        f"coalesce(sum(response_size), 0)::DOUBLE {_FROM} GROUP BY {names}"
+    )
     totals = {tuple(row[:width]): row[width:] for row in sorted(rows)}
     places = {place: LocationTotals(*found, *medians.get(place, (None, None))) for place, found in totals.items()}
     conditions = {"failed": "NOT success"}

@@ -24,6 +24,7 @@ from otel_connector.review._verdict import Finding, FindingKind, Stretch
 
 _AFFECTED = 0.5  # times the rate of the stretch, from which a place takes part in it
 _CHANCE = 0.01  # probability that one of the places of a stretch has so few failures by chance, if it is spared
+_MOST_OF_RUN, _SMALLEST = 0.9, 1e-9  # part of a run: the longest period that is named, and the smallest
 _SLICES = 512  # in which the edges of a stretch are searched
 _MOST_CLASSES = 4
 _EPOCH = datetime.fromisoformat("1970-01-01")
@@ -103,6 +104,7 @@ def with_figures(run: Search, finding: Finding, event: str, edges: list[Edges], 
         rest=left_out > 0,
         others=len(values_of(run, finding.by)) - len(finding.names) if finding.by else 0,
         stretches=stretches,
+        period=None if stretches else lasting(run, finding),
         calls=calls,
         events=events,
         beside_calls=beside[0],
@@ -112,6 +114,23 @@ def with_figures(run: Search, finding: Finding, event: str, edges: list[Edges], 
         classes=tuple(classes),
         example=example_of(run, f"{place} AND {when} AND {condition}{of_class}", slowest=not of_all_calls(event)),
     )
+
+
+def lasting(run: Search, scope: Selection | Finding) -> Stretch | None:
+    """Return the period from the first call of some places to the last; None if it is about that of the run.
+
+    Calls that are even over the run are all in a smaller part of it by chance, if they are few.
+    """
+    if not scope.by:
+        return None
+    column = run.cells.columns.index(scope.by)
+    places = [totals for place, totals in run.cells.places.items() if place[column] in scope.names]
+    first, last = min(each.first for each in places), max(each.last for each in places)
+    calls, part = sum(each.calls for each in places), (last - first) / (run.cells.edges[-1] - run.cells.edges[0])
+    if part > _MOST_OF_RUN or (calls - 2) * -math.log(max(part, _SMALLEST)) < -math.log(_CHANCE):
+        return None
+    start, end = (_EPOCH + timedelta(microseconds=each) for each in (first, last))
+    return Stretch(start=start, end=end, calls=calls, events=calls)
 
 
 def example_of(run: Search, condition: str, *, slowest: bool) -> ListedCall | None:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
-from otel_connector.review._anomalies import Anomaly, Selection, Threshold, anomalies, overlap
-from otel_connector.review._cells import Cells, LocationTotals
+from otel_connector.review._anomalies import Anomaly, Threshold, anomalies, overlap
+from otel_connector.review._cells import Cells
 from otel_connector.review._described import (
     ALL,
     Edges,
@@ -25,6 +25,7 @@ from otel_connector.review._described import (
     ends,
     example_of,
     hosts_of,
+    lasting,
     parts_of,
     period_of,
     place_of,
@@ -34,6 +35,7 @@ from otel_connector.review._described import (
     with_figures,
 )
 from otel_connector.review._load import Calls
+from otel_connector.review._slow_places import slow_places
 from otel_connector.review._verdict import Finding, FindingKind
 
 FEWEST = 30
@@ -45,10 +47,6 @@ _TAIL = Threshold(odds=4, share=1e-3, least=5, whole=True)
 _LARGE = Threshold(odds=1.5, share=0.01, least=10)
 _SAME = Threshold(odds=5, share=2e-3, least=20)
 
-_SLOW = 4.0  # times the median of the others, from which a host or endpoint is slow
-_SLOW_TIME, _SLOW_EXCESS = 0.25, 3.0  # its share of all seconds, and of its share of the calls
-# The share that is enough if nearly all calls to the others are so much faster, and the fewest calls for such a median
-_FAR_TIME, _NEARLY_ALL, _FEWEST_FAR = 0.03, 0.9, 8
 _SLOWER = 1.15  # times the median elsewhere, from which a stretch is slower
 _EDGE = 10  # part of a stretch at its start, and at its end
 _MUCH_SLOWER = 2.5  # the same for a comparison: three times, less what a median of few calls may differ
@@ -255,26 +253,10 @@ def _same_size(run: Search, size: int, found: Sequence[Anomaly]) -> Iterator[Fin
 
 
 def _slow(run: Search) -> Iterator[Finding]:
-    """Yield the host or endpoint that takes much of the time because it is slower than the others."""
-    candidates = list[tuple[float, Selection]]()
-    for number, column in enumerate(run.cells.columns):
-        by_value = dict[str, list[LocationTotals]]()
-        for place, totals in run.cells.places.items():
-            by_value.setdefault(place[number], []).append(totals)
-        for value, inside in by_value.items():
-            time = sum(each.seconds for each in inside) / run.cells.seconds if run.cells.seconds else 0.0
-            calls, fastest = sum(each.calls for each in inside), min(each.p50 or 0.0 for each in inside)
-            part = calls / run.cells.calls
-            if time < max(_FAR_TIME, _SLOW_EXCESS * part):  # a few are left, so the time grows with their number only
-                continue
-            others = [each for name, group in by_value.items() if name != value for each in group]
-            is_far = calls >= _FEWEST_FAR and fastest >= _SLOW * _weighted(others, _NEARLY_ALL)
-            is_costly = is_far or time >= _SLOW_TIME
-            if is_costly and fastest >= _SLOW * _weighted(others, 1 / 2):
-                candidates.append((time - part, Selection(by=column, names=(value,), places=frozenset())))
-    if candidates:
-        excess, slowest = max(candidates, key=lambda each: each[0])
-        condition = place_of(slowest)
+    """Yield the hosts or endpoints that take much of the time because they are slower than the others."""
+    if found := slow_places(run.cells):
+        excess, scope = found
+        condition = place_of(scope)
         ((calls, seconds, p50, baseline),) = run.rows(
             f"count_if({condition}), sum(delta_t) FILTER (WHERE {condition}), quantile_cont(delta_t, 0.5) "
             f"FILTER (WHERE {condition}), quantile_cont(delta_t, 0.5) FILTER (WHERE NOT {condition})",
@@ -283,9 +265,10 @@ def _slow(run: Search) -> Iterator[Finding]:
         yield Finding(
             kind="slow",
             weight=excess * _OF_TIME,
-            by=slowest.by,
-            names=slowest.names,
-            others=len(values_of(run, slowest.by)) - 1,
+            by=scope.by,
+            names=scope.names,
+            others=len(values_of(run, scope.by)) - len(scope.names),
+            period=lasting(run, scope),
             calls=calls,
             events=calls,
             other_calls=run.cells.calls - calls,
@@ -295,11 +278,3 @@ def _slow(run: Search) -> Iterator[Finding]:
             share_of_time=seconds / run.cells.seconds,
             example=example_of(run, f"{condition} AND success", slowest=True),
         )
-
-
-def _weighted(places: Sequence[LocationTotals], level: float) -> float:
-    """Return a percentile of the median durations of the places, weighted by their calls."""
-    ordered = sorted(places, key=lambda each: each.p50 or 0.0)
-    least = sum(each.calls for each in places) * level
-    so_far = accumulate(each.calls for each in ordered)
-    return next(each.p50 or 0.0 for each, calls in zip(ordered, so_far, strict=True) if calls >= least)

@@ -7,21 +7,23 @@ Used by ``review`` and ``review._report``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import cast
 
 from otel_connector._arguments import checked_instance
 from otel_connector._csv._format import LATEST
 from otel_connector.review._attempts import retries, waits
+from otel_connector.review._cells import Cells
 from otel_connector.review._clock import clock_step
 from otel_connector.review._described import hosts_of, parts_of
 from otel_connector.review._filters import quoted
 from otel_connector.review._findings import FEWEST, failures_of_few, findings
 from otel_connector.review._load import URL_ID, Calls
-from otel_connector.review._summary import ListedCall, Summary
-from otel_connector.review._verdict import Finding, Stretch, Urls, Verdict
+from otel_connector.review._summary import Group, ListedCall, Summary
+from otel_connector.review._verdict import Finding, Mixed, Stretch, Urls, Verdict
 
 _FIRST = 0.005  # share of the calls or URLs from which failures come before anything else
 _COUNTED_FIRST = frozenset({"failures", "same size", "stopped"})
@@ -29,6 +31,7 @@ _BY_PAUSES = frozenset({"retries", "slow", "slower", "tail"})
 _OF_TIME = 0.3  # a part of the run without calls weighs a third of one with failures
 _URLS_AT_A_TIME = 1_500_000
 _CLOCK = 0.02  # the weight of a step of the clock
+_MIXED, _QUARTERS = 1.3, 4  # times the smallest figure of a quarter, from which the largest one differs
 _EPOCH = datetime.fromisoformat("1970-01-01")
 
 
@@ -49,13 +52,15 @@ def verdict(calls: Calls, summary: Summary, *, urls: Iterable[str] | None = None
         raise TypeError(f"urls must be an iterable of URLs, not {type(urls).__name__}")
     total, has_attempts = summary.total, summary.retries is not None
     found, of_urls = list[Finding](), _urls(calls, total.calls, urls, has_attempts=has_attempts)
-    too_few = total.calls < FEWEST
+    too_few, mixed = total.calls < FEWEST, Mixed()
     if too_few:
         found += failures_of_few(calls) if total.failed else ()
     else:
         parts = parts_of(calls)
         found += findings(calls, parts)
-        found += retries(calls, parts) if has_attempts else ()
+        mixed = _mixed(parts, summary.quarters)
+        retried = list(retries(calls, parts)) if has_attempts else []
+        found = [each for each in found if not any(_are_why(other, each) for other in retried)] + retried
         found += [*_gaps(calls, summary), *_clock(calls)]
     if has_attempts:
         paused = list(waits(calls, total.seconds, total.calls))
@@ -76,7 +81,40 @@ def verdict(calls: Calls, summary: Summary, *, urls: Iterable[str] | None = None
         too_few=too_few,
         unfinished=any(file.unfinished for file in summary.files),
         findings=tuple(map(_rounded, _ordered(found))),
+        mixed=mixed,
     )
+
+
+def _are_why(retried: Finding, slow: Finding) -> bool:
+    """Return whether the waits before retries are most of what the calls to slow hosts or endpoints take longer."""
+    is_there = slow.kind == "slow" and hosts_of(slow.names) <= hosts_of(retried.names)
+    return is_there and 2 * retried.seconds >= retried.calls * (slow.figure - slow.baseline)
+
+
+def _mixed(parts: Cells, quarters: Sequence[Group]) -> Mixed:
+    """Return the figures of the quarters that differ because their calls go to other hosts or endpoints."""
+
+    def spread(name: str, figures: Iterable[float]) -> tuple[float, ...]:
+        pairs = [(a, b) for a, (b, calls) in zip(figures, _levels(parts, name), strict=False) if calls >= FEWEST]
+        is_mixed = bool(pairs) and all(_MIXED * min(each) < max(each) for each in zip(*pairs, strict=True))
+        return (min(pairs)[0], max(pairs)[0]) if is_mixed else ()
+
+    sizes = (each.bytes / (each.succeeded or 1) for each in quarters)
+    return Mixed(durations=spread("seconds", (each.latency.p50 for each in quarters)), sizes=spread("bytes", sizes))
+
+
+def _levels(parts: Cells, name: str) -> list[tuple[float, int]]:
+    """Return the mean of each quarter, if each place always had its mean of the whole run, and the calls of these."""
+    sums, calls = [0.0] * _QUARTERS, [0] * _QUARTERS
+    start, length = parts.edges[0], parts.edges[-1] - parts.edges[0]
+    quarters = [int(_QUARTERS * ((low + high) / 2 - start) / length) for low, high in pairwise(parts.edges)]
+    for place, counts in parts.by_event["failed"].items():
+        if place is not None:
+            totals = parts.places[place]
+            for quarter, number in zip(quarters, counts.calls, strict=True):
+                sums[quarter] += number * getattr(totals, name) / totals.calls
+                calls[quarter] += number
+    return [(total / (number or 1), number) for total, number in zip(sums, calls, strict=True)]
 
 
 def _rounded(finding: Finding) -> Finding:

@@ -20,7 +20,7 @@ FindingKind: TypeAlias = Literal[
 """What a finding is about:
 
 - ``failures``: calls that failed
-- ``slow``: a host or endpoint that is slower than the others in the whole run
+- ``slow``: hosts or endpoints that are slower than the others in the whole run
 - ``slower``: durations that are longer in a stretch than in the rest
 - ``tail``: calls that take more than ten times the median
 - ``same size``: successes whose bodies suddenly have all the same size
@@ -66,6 +66,7 @@ class Finding:
         names: The hosts or endpoints; empty for all calls.
         others: The number of other hosts or endpoints.
         stretches: When it happened, in the order of time; empty for the whole run.
+        period: From the first call of its places to the last, if this is a part of the run, and there are no stretches.
         calls: The number of calls there and then.
         events: How many of them are events.
         rest: Whether calls there are left out, because they belong to other findings about failures.
@@ -93,6 +94,7 @@ class Finding:
     names: tuple[str, ...] = ()
     others: int = 0
     stretches: tuple[Stretch, ...] = ()
+    period: Stretch | None = None
     calls: int = 0
     events: int = 0
     rest: bool = False
@@ -137,6 +139,19 @@ class Urls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mixed:
+    """What differs between the quarters of the run because their calls go to other hosts or endpoints.
+
+    Attributes:
+        durations: The smallest and the largest median of the durations of a quarter, in seconds; empty if not mixed.
+        sizes: The same for the mean size of the bodies, in bytes.
+    """
+
+    durations: tuple[float, ...] = ()
+    sizes: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What happened in a run.
 
@@ -151,6 +166,7 @@ class Verdict:
         too_few: Whether there are too few calls to compare parts of the run.
         unfinished: Whether a log ends in a torn row.
         findings: What happened, the worst first; empty if nothing is unusual.
+        mixed: What differs over time because the calls go to other hosts or endpoints.
     """
 
     start: datetime | None
@@ -163,6 +179,7 @@ class Verdict:
     too_few: bool
     unfinished: bool
     findings: tuple[Finding, ...]
+    mixed: Mixed
 
     @property
     def seconds(self) -> float:

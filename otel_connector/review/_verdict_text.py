@@ -35,6 +35,9 @@ _CLOSE = 0.01  # of the run: a stretch that begins or ends so close to its ends 
 _ANSWERED = ("DecodeFailed", "Body", "ResultRejected", "HTTPStatusError 4", "RedirectRefused", "InvalidURL")
 
 
+_NOTHING = "Nothing unusual: failures, durations and sizes of each host and endpoint are even over the whole run."
+
+
 @dataclass(frozen=True, slots=True)
 class Sentences:
     """A sentence or two about one thing.
@@ -79,7 +82,7 @@ def lines(verdict: Verdict, wording: Wording = UTC) -> list[Sentences]:
     writer = _Writer(verdict, wording)
     found = [Sentences(" ".join(_work(verdict)))]
     if not shown and not verdict.too_few:
-        found.append(Sentences("Nothing unusual: failures, durations and sizes are even over the whole run."))
+        found.append(_line(_NOTHING, *_mixed(verdict)))
     found += [writer.line(each) for each in shown]
     if more := len(verdict.findings) - len(shown):
         found.append(Sentences(f"{counted(more, 'further finding')}: see --json."))
@@ -154,6 +157,17 @@ def _work(verdict: Verdict) -> Iterator[str]:
     yield f"Median {duration(verdict.p50)}, p99 {duration(verdict.p99)}."
 
 
+def _mixed(verdict: Verdict) -> Iterator[str]:
+    """Yield what differs over time because the calls go to other hosts or endpoints."""
+    mixed, quarters = verdict.mixed, "The quarters of the run have other hosts or endpoints"
+    if mixed.durations:
+        low, high = map(duration, mixed.durations)
+        yield f"{quarters}: their median durations are {low} to {high}."
+    if mixed.sizes:
+        low, high = map(size, mixed.sizes)
+        yield f"{quarters}: the mean sizes of their bodies are {low} to {high}."
+
+
 class Period(Protocol):
     """The part of a run that is known of it."""
 
@@ -217,7 +231,7 @@ class _Writer:
         return _line(
             f"Slow: calls {_to(found)} take {duration(found.figure)} (median) against {duration(found.baseline)} for "
             f"{_others(found)}. {share(found.calls / self._run.calls)} of the calls, {_time_share(found)}.",
-            "It is slow from the first call to the last.",
+            f"{'They are' if len(found.names) > 1 else 'It is'} slow {self.when(found)}.",
         )
 
     def _slower(self, found: Finding) -> Sentences:
@@ -311,7 +325,8 @@ class _Writer:
         if found.rest:
             return "in the rest of the run"
         if not found.stretches:
-            return "from the first call to the last"
+            there = f" there to the last: {self.period(found.period)}" if found.period else " to the last"
+            return f"from the first call{there}"
         number, last = len(found.stretches), self.at(found.stretches[-1].end)
         more = f", and {number - _MOST_NAMES} more until {last}" if number > _MOST_NAMES else ""
         times = f"{', '.join(map(self.period, found.stretches[:_MOST_NAMES]))}{more}"

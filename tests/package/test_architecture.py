@@ -116,6 +116,7 @@ WINGS = [
             "_cells": (),
             "_anomalies": ("duckdb",),
             "_described": (),
+            "_slow_places": (),
             "_findings": (),
             "_attempts": (),
             "_judge": (),
