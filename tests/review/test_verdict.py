@@ -547,7 +547,7 @@ def test_the_work_for_slow_places_grows_with_their_number_and_not_with_its_squar
         found = list(_findings._slow(run))
         sys.setprofile(None)
     assert found == []
-    assert 400 < len(functions) < 20 * 400
+    assert 400 < len(functions) < 40 * 400
 
 
 def farm(hosts: int, down: int, start: float, end: float, calls: int = 2_000) -> Night:
