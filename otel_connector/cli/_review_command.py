@@ -345,10 +345,10 @@ def _follow(console: Console, read: Callable[[], Calls], top: int | None) -> NoR
             except (OSError, ValueError):  # the log is being rotated or truncated: show the previous summary
                 if screen is None:
                     raise
-            if live is None:
-                show(console, screen, "")
-            else:
+            if live is not None:
                 live.update(screen, refresh=True)
+            elif not show(console, screen, ""):
+                raise typer.Exit
             time.sleep(max(_FOLLOW_INTERVAL, time.monotonic() - started))
 
 

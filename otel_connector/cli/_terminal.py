@@ -8,6 +8,7 @@ Used by ``cli``.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -67,10 +68,7 @@ class TolerantStream:
             self._stream.write("".join(arguments).encode(self.encoding, "replace").decode(self.encoding))
         except (OSError, ValueError):
             stream, self._stream = self._stream, None
-            with suppress(OSError, ValueError):
-                null = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(null, stream.fileno())
-                os.close(null)
+            _discard(stream)
 
     def isatty(self) -> bool:
         """Whether the stream is a terminal."""
@@ -88,12 +86,24 @@ class TolerantStream:
         return getattr(self._stream, "encoding", None) or "utf-8"
 
 
+def _discard(stream: TextIO) -> None:
+    """Redirect a stream to the null device: what is still in its buffer, too, is written without an error."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
 class _Console(Console):
     """A console whose size is that of its own stream. What is not a terminal has no limit, so that nothing is cut."""
 
     def __init__(self, stream: TextIO, **options: Any) -> None:
         self._limited = stream.isatty()  # also after the terminal is lost: a view is as wide as the console
         super().__init__(file=stream, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to `print_lines`: rich would end the program with exit code 1."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     @property  # type: ignore[misc] # it cannot be set
     def size(self) -> ConsoleDimensions:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -227,15 +237,28 @@ def table(first: str | None = None, *numbers: str) -> Table:
     return columns
 
 
-def show(console: Console, *views: RenderableType) -> None:
-    """Print tables and texts, one below the other."""
+def show(console: Console, *views: RenderableType) -> bool:
+    """Print tables and texts, one below the other, and return whether the output is open.
+
+    After `| head` the rest is discarded: the exit code is that of the result.
+    """
     if is_terminal(console):
         console.print(*views, sep="\n", crop=False)
-        return
+        return True
     with console.capture() as captured:
         console.print(*views, sep="\n", crop=False)
-    console.file.write("\n".join(map(_without_padding, captured.get().split("\n"))))
-    console.file.flush()
+    return _written(cast("TextIO", console.file), "\n".join(map(_without_padding, captured.get().split("\n"))))
+
+
+def _written(stream: TextIO, text: str) -> bool:
+    """Write a text, and return whether the stream is open: False if the reader of a pipe has closed it."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        _discard(stream)
+        return False
+    return True
 
 
 def _without_padding(line: str) -> str:
@@ -250,9 +273,12 @@ def _without_padding(line: str) -> str:
 
 
 def print_lines(console: Console, *lines: str) -> None:
-    """Print lines without wrapping, so that a path or a command can be copied."""
-    for each in lines:
-        console.print(styled(each), soft_wrap=True)
+    """Print lines without wrapping, so that a path or a command can be copied. After `| head`, discard them."""
+    try:
+        for each in lines:
+            console.print(styled(each), soft_wrap=True)
+    except BrokenPipeError:
+        _discard(cast("TextIO", console.file))
 
 
 def print_errors(*lines: str) -> None:
@@ -267,8 +293,7 @@ def print_document(text: str) -> None:
     """
     with suppress(AttributeError):  # a replacement of stdout may not have this method
         cast("Any", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
-    sys.stdout.write(UNSAFE.sub(_escape, text.rstrip("\n")) + "\n")
-    sys.stdout.flush()
+    _written(sys.stdout, UNSAFE.sub(_escape, text.rstrip("\n")) + "\n")
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -21,6 +21,7 @@ _THROUGHOUT = 0.05  # share of all calls from which retries without a place are 
 _MOST_REASONS = 12
 _PAUSED = 0.05  # share of the run, from which pauses are a finding
 _OF_RETRIES = 0.2  # a call that was retried weighs a fifth of a failed one
+_ROUNDING = 0.001  # seconds by which the end of a pause may differ from the start of the call after it
 _PAUSE = "reason = 'status_429' AND wait > 0"
 
 
@@ -41,12 +42,16 @@ def waits(calls: Calls, seconds: float, number: int) -> Iterator[Finding]:
         ), paused AS (
             SELECT host, count_if(until IS NULL OR low >= until) AS pauses, median(wait) AS typical,
                 sum(greatest(high - greatest(low, coalesce(until, low)), 0)) AS paused FROM merged GROUP BY 1
+        ), started AS (
+            SELECT c.host, count(*) AS number, count_if(since < greatest(high, until) - {_ROUNDING}) AS inside
+            FROM (SELECT host, epoch_us(t) / 1e6 AS since FROM calls_compact) AS c
+            ASOF LEFT JOIN merged AS m ON c.host = m.host AND since >= low GROUP BY 1
         )
-        SELECT host, pauses, typical, paused, (SELECT count(*) FROM calls_compact AS c WHERE c.host = paused.host),
+        SELECT host, pauses, typical, paused, number, inside,
             (SELECT count(DISTINCT call_id) FROM attempts AS a WHERE a.host = paused.host AND {_PAUSE})
-        FROM paused ORDER BY paused DESC, host""")
+        FROM paused JOIN started USING (host) ORDER BY paused DESC, host""")
     considerable = (row for row in rows if seconds and row[3] >= _PAUSED * seconds)
-    for host, pauses, typical, paused, of_host, asked in considerable:
+    for host, pauses, typical, paused, of_host, inside, asked in considerable:
         yield Finding(
             kind="waits",
             weight=min(paused / seconds, 1.0),
@@ -56,6 +61,7 @@ def waits(calls: Calls, seconds: float, number: int) -> Iterator[Finding]:
             calls=of_host,
             events=asked,
             other_calls=number - of_host,
+            beside_calls=inside,
             beside_events=pauses,
             figure=typical,
             baseline=of_host / seconds,

@@ -15,16 +15,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from otel_connector.review._anomalies import Anomaly, Selection
-from otel_connector.review._cells import Cells, LocationTotals, cells, of_all_calls
+from otel_connector.review._cells import Cells, cells, of_all_calls
 from otel_connector.review._filters import quoted
 from otel_connector.review._load import Calls
-from otel_connector.review._stretches import down, find
+from otel_connector.review._stretches import SURE, Division, affected, down, find
 from otel_connector.review._summary import ListedCall
 from otel_connector.review._verdict import Finding, FindingKind, Stretch
 
-_AFFECTED = 0.5  # times the rate of the stretch, from which a place takes part in it
-_CHANCE = 0.01  # probability that one of the places of a stretch has so few failures by chance, if it is spared
 _MOST_OF_RUN, _SMALLEST = 0.9, 1e-9  # part of a run: the longest period that is named, and the smallest
+_CHANCE = 0.01  # probability that calls over the whole run have so short a period by chance
 _SLICES = 512  # in which the edges of a stretch are searched
 _MOST_CLASSES = 4
 _EPOCH = datetime.fromisoformat("1970-01-01")
@@ -33,6 +32,11 @@ ALL = Selection(places=frozenset())  # of a finding, which has names only
 _FIELDS = ", ".join(each.name for each in fields(ListedCall))
 COLUMNS = ("host", "endpoint")
 """The columns that identify a place in which something can be unusual, the widest place first."""
+
+PROJECT = "project"
+"""The column that is a place only if hosts and endpoints do not explain what happened: its calls are to any of them."""
+
+_NEARLY_ALL = 0.9  # share of failures of a place in a stretch, from which this place explains them
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +77,21 @@ def ends(stretch: Stretch) -> tuple[int, int]:
 
 def described(run: Search, kind: FindingKind, event: str, anomaly: Anomaly, *, apart: str = "FALSE") -> Finding:
     """Return a finding with its stretches, counts, classes and an example, of the calls for which `apart` is false."""
-    edges = _edges(run, event, anomaly)
-    is_given = anomaly.scope.by or not edges
-    scope = anomaly.scope if is_given else _affected(run, run.cells.conditions[event], edges)
+    edges, scope = _edges(run, event, anomaly), anomaly.scope
+    if edges and not scope.by:
+        # The edges are in slices with other calls, of places that do not take part
+        rows = _with_ends(run, run.cells.conditions[event], _population(event), edges)
+        scope = affected_places(run, event, [(low, high) for low, high, *_ in rows])
+    elif scope.by and of_all_calls(event) and (anomaly.shares is None or anomaly.shares[1] < _NEARLY_ALL):
+        of_all = affected_places(run, event, edges)
+        scope = of_all if of_all.by == PROJECT else scope
     return with_figures(run, Finding(kind=kind, weight=0.0, by=scope.by, names=scope.names), event, edges, apart=apart)
 
 
 def with_figures(run: Search, finding: Finding, event: str, edges: list[Edges], *, apart: str = "FALSE") -> Finding:
     """Return a finding about a place with the figures of some periods; of the whole run, if there are none."""
     condition = run.cells.conditions[event]
-    population = "TRUE" if of_all_calls(event) else "success"
-    place = place_of(finding)
+    population, place = _population(event), place_of(finding)
     edges, stretches = _stretches(run, condition, f"{place} AND {population}", edges)
     when = period_of(edges) if stretches else f"NOT ({apart})"
     ((calls, events, seconds),) = run.rows(
@@ -102,7 +110,7 @@ def with_figures(run: Search, finding: Finding, event: str, edges: list[Edges], 
         finding,
         weight=events / run.cells.calls,
         rest=left_out > 0,
-        others=len(values_of(run, finding.by)) - len(finding.names) if finding.by else 0,
+        others=number_of(run, finding.by) - len(finding.names) if finding.by else 0,
         stretches=stretches,
         period=None if stretches else lasting(run, finding),
         calls=calls,
@@ -141,10 +149,12 @@ def example_of(run: Search, condition: str, *, slowest: bool) -> ListedCall | No
     return ListedCall(**dict(zip(names, rows[0], strict=True))) if rows else None
 
 
-def values_of(run: Search, column: str) -> dict[str, LocationTotals]:
-    """Return the values of a column, each with one of its places."""
-    number = run.cells.columns.index(column)
-    return {place[number]: totals for place, totals in run.cells.places.items()}
+def number_of(run: Search, column: str) -> int:
+    """Return the number of values of a column."""
+    if column not in run.cells.columns:
+        ((number,),) = run.rows(f"count(DISTINCT {column})", "TRUE")
+        return int(number)
+    return len({place[run.cells.columns.index(column)] for place in run.cells.places})
 
 
 def place_of(scope: Selection | Finding) -> str:
@@ -157,6 +167,11 @@ def period_of(edges: Sequence[Edges]) -> str:
     return f"({' OR '.join(f't BETWEEN make_timestamp({low}) AND make_timestamp({high})' for low, high in edges)})"
 
 
+def _population(event: str) -> str:
+    """Return the condition for the calls to which an event may happen."""
+    return "TRUE" if of_all_calls(event) else "success"
+
+
 def _edges(run: Search, event: str, anomaly: Anomaly) -> list[Edges]:
     """Return the first and the last microsecond of each stretch: those of its batches, refined in finer slices."""
     if not anomaly.ranges:
@@ -166,11 +181,10 @@ def _edges(run: Search, event: str, anomaly: Anomaly) -> list[Edges]:
     start = edges[max(anomaly.ranges[0][0] - 1, 0)]
     end = edges[min(anomaly.ranges[-1][1] + 1, len(edges) - 1)]
     width = (end - start) // _SLICES + 1
-    population = "TRUE" if of_all_calls(event) else "success"
     calls, events = [0] * _SLICES, [0] * _SLICES
     for number, count, hits in run.rows(
         f"(epoch_us(t) - {start}) // {width}, count(*), count_if({run.cells.conditions[event]})",
-        f"{place_of(anomaly.scope)} AND {population} AND {period_of([(start, end - 1)])}",
+        f"{place_of(anomaly.scope)} AND {_population(event)} AND {period_of([(start, end - 1)])}",
         "GROUP BY 1",
     ):
         calls[number], events[number] = count, hits
@@ -190,34 +204,47 @@ def _stretches(
     """Return the stretches, each from its first event to its last."""
     rows = list[tuple[Any, ...]]()
     for _ in range(2 if edges else 0):  # at first the ends, then the calls between them
-        number = " ".join(f"WHEN t <= make_timestamp({high}) THEN {i}" for i, (_, high) in enumerate(edges))
-        first, last = (f"{which}(t) FILTER (WHERE {condition})" for which in ("min", "max"))
-        rows = run.rows(
-            f"CASE {number} END, epoch_us({first}), epoch_us({last}), {first}, {last}, count(*), count_if({condition})",
-            f"{population} AND {period_of(edges)}",
-            f"GROUP BY 1 HAVING count_if({condition}) > 0 ORDER BY 1",
-        )
-        edges = [(low, high) for _, low, high, *_ in rows]
-    return edges, tuple(Stretch(start=row[3], end=row[4], calls=row[5], events=row[6]) for row in rows)
+        rows = _with_ends(run, condition, population, edges)
+        edges = [(low, high) for low, high, *_ in rows]
+    return edges, tuple(Stretch(start=row[2], end=row[3], calls=row[4], events=row[5]) for row in rows)
 
 
-def _affected(run: Search, condition: str, edges: Sequence[Edges]) -> Selection:
-    """Return the places that take part in stretches of all calls, by the first column in which some do not."""
-    if (found := places_down(run, condition, period_of(edges))).by:
-        return found
-    for column in run.cells.columns:
-        rows = run.rows(f"{column}, count(*), count_if({condition})", period_of(edges), "GROUP BY 1 ORDER BY 2 DESC, 1")
-        rate = sum(hits for *_, hits in rows) / sum(calls for _, calls, _ in rows)
-        least = math.log(len(rows) / _CHANCE)
-        spared = {
-            name
-            for name, calls, hits in rows
-            if hits < _AFFECTED * rate * calls and surprise(calls, hits, rate) > least
-        }
-        if spared or len(rows) == 1:
-            affected = tuple(name for name, *_ in rows if name not in spared)
-            return Selection(by=column, names=affected, places=frozenset())
-    return ALL
+def _with_ends(run: Search, condition: str, population: str, edges: Sequence[Edges]) -> list[tuple[Any, ...]]:
+    """Return of each stretch with events the first and the last one, in microseconds and as times, and the counts."""
+    number = " ".join(f"WHEN t <= make_timestamp({high}) THEN {i}" for i, (_, high) in enumerate(edges))
+    first, last = (f"{which}(t) FILTER (WHERE {condition})" for which in ("min", "max"))
+    rows = run.rows(
+        f"CASE {number} END, epoch_us({first}), epoch_us({last}), {first}, {last}, count(*), count_if({condition})",
+        f"{population} AND {period_of(edges)}",
+        f"GROUP BY 1 HAVING count_if({condition}) > 0 ORDER BY 1",
+    )
+    return [row[1:] for row in rows]
+
+
+def affected_places(run: Search, event: str, edges: Sequence[Edges] = ()) -> Selection:
+    """Return the places of the events of all calls, in some stretches or in the whole run; all places if none differ.
+
+    Endpoints are places only if they explain the events better than hosts, and projects if better than both.
+    """
+    columns = (*run.cells.columns, PROJECT)
+    names, when = ", ".join(columns), period_of(edges) if edges else "TRUE"
+    rows = run.rows(
+        f"{names}, count(*), count_if({run.cells.conditions[event]})",
+        f"{_population(event)} AND {when}",
+        f"GROUP BY {names} ORDER BY {names}",
+    )
+    best, most = ALL, Division()
+    for number, column in enumerate(columns):
+        counts = dict[str, tuple[int, int]]()
+        for *values, calls, events in rows:
+            of_value = counts.get(values[number], (0, 0))
+            counts[values[number]] = of_value[0] + calls, of_value[1] + events
+        found = affected([(name, *each) for name, each in counts.items()])
+        if found.excess > most.excess and (best is ALL or found.gain > most.gain + SURE):
+            best, most = Selection(by=column, names=found.names, places=frozenset()), found
+    if edges and best is ALL and len(hosts := {host for host, *_ in rows}) == 1:
+        return Selection(by=run.cells.columns[0], names=tuple(hosts), places=frozenset())
+    return best
 
 
 def surprise(calls: int, hits: int, rate: float) -> float:

@@ -18,20 +18,22 @@ from otel_connector.review._anomalies import Anomaly, Threshold, anomalies, over
 from otel_connector.review._cells import Cells
 from otel_connector.review._described import (
     ALL,
+    PROJECT,
     Edges,
     Search,
+    affected_places,
     condition_of,
     described,
     ends,
     example_of,
     hosts_of,
     lasting,
+    number_of,
     parts_of,
     period_of,
     place_of,
     places_down,
     surprise,
-    values_of,
     with_figures,
 )
 from otel_connector.review._load import Calls
@@ -54,6 +56,7 @@ _LONGER_TAIL = 3.0  # times the p99 elsewhere
 _LARGER = 1.5  # times the median size elsewhere
 _THROUGHOUT = 0.01  # share of failures that belong to no stretch and no place, above which they are a finding
 _FEWEST_FAILED, _CHANCE = 5, 0.1  # of so many, and the probability of so many if the share is no larger
+_SURELY = 0.01  # probability that failures are so close together by chance, below which they have a stretch
 _DOWN = 0.9  # share of the calls of a place that failed in the whole run, from which this is an outage
 _QUARTERS = 4
 _GROWS = 1.15  # times the quarter before
@@ -131,12 +134,12 @@ def _failures(run: Search) -> Iterator[Finding]:
     event, unusual = next((pair for pair in searched if pair[1]), ("failed", list[Anomaly]()))
     condition, one_class = run.cells.conditions[event], event != "failed"
     ranged = [_widened(run, condition, each, unusual) for each in unusual if each.ranges]
-    found = [described(run, "failures", event, each) for each in ranged]
+    found = _without_parts(run, condition, [described(run, "failures", event, each) for each in ranged])
     stretches = _any(found)
     whole = [each for each in unusual if not each.ranges]
     whole = _with_places_down(run, condition, f"NOT ({stretches})", whole) if unusual else []
     places = [described(run, "failures", event, each, apart=stretches) for each in whole]
-    found += [each for each in places if each.events >= _FAILED.least]
+    found = _without_parts(run, condition, [*found, *(each for each in places if each.events >= _FAILED.least)])
     inside = _any(found)
     ((calls, events),) = run.rows(f"count(*), count_if({condition})", f"NOT ({inside})")
     # Of one class, a finding leaves out the others: they are a finding of their own
@@ -144,9 +147,41 @@ def _failures(run: Search) -> Iterator[Finding]:
     number, left = (run.cells.calls if one_class else calls), run.rows("count_if(NOT success)", f"NOT ({apart})")[0][0]
     is_more = left >= max(_THROUGHOUT * number, _FEWEST_FAILED)
     if is_more and surprise(number, left, _THROUGHOUT) > -math.log(_CHANCE):
-        rest = described(run, "failures", "failed", Anomaly(scope=ALL), apart=apart)
-        yield replace(rest, calls=run.cells.calls, rest=False) if one_class else rest
+        if found:
+            rest = described(run, "failures", "failed", Anomaly(scope=ALL), apart=apart)
+            yield replace(rest, calls=run.cells.calls, rest=False) if one_class else rest
+        else:
+            yield _alone(run)
     yield from (replace(each, other_calls=calls, other_events=events, one_class=one_class) for each in found)
+
+
+def _alone(run: Search) -> Finding:
+    """Return the failures of a run as one finding: at the places that have them, and from the first one to the last.
+
+    It is about the whole run if their times may be spread over it: k of them, of which any call is one with the same
+    probability, are in a part w of the calls with the probability k w^(k-1) - (k-1) w^k (the range of a uniform sample:
+    H. A. David and H. N. Nagaraja, Order Statistics, 2003, section 2.3).
+    """
+    scope, edges = affected_places(run, "failed"), run.cells.edges
+    found = described(run, "failures", "failed", Anomaly(scope=scope))
+    name, number = found.classes[0]
+    # A few failures of other classes, which are at any time, do not hide when those of one class were
+    is_one = 0 < found.events - number < _FEWEST_FAILED
+    of_class = (f"class {i}" for i, each in enumerate(run.cells.classes) if is_one and each == name)
+    for event in ("failed", *of_class):
+        condition = run.cells.conditions[event]
+        ((all_events,),) = run.rows(f"count_if({condition})", "TRUE")
+        inside = with_figures(run, found, event, [(edges[0], edges[-1] - 1)])
+        part, k = inside.calls / found.calls, inside.events
+        if k * part ** (k - 1) - (k - 1) * part**k < _SURELY:
+            return replace(
+                inside,
+                one_class=event != "failed",
+                other_calls=run.cells.calls - inside.calls,
+                other_events=all_events - inside.events,
+            )
+    failed = sum(each.failed for each in run.cells.places.values())
+    return replace(found, other_calls=run.cells.calls - found.calls, other_events=failed - found.events)
 
 
 def failures_of_few(calls: Calls) -> Iterator[Finding]:
@@ -182,6 +217,17 @@ def _with_places_down(run: Search, condition: str, when: str, unusual: list[Anom
     others = [each for each in unusual if not {*each.scope.names, *hosts_of(each.scope.names)} & set(down.names)]
     is_part = any(each.scope.by == "host" and hosts_of(each.scope.names) & hosts_of(down.names) for each in others)
     return unusual if is_part or not down.by else [Anomaly(scope=down), *others]
+
+
+def _without_parts(run: Search, condition: str, found: Sequence[Finding]) -> list[Finding]:
+    """Return the findings without those whose failures belong to one about a project, which is at several hosts."""
+    kept = list[Finding]()
+    for each in sorted(found, key=lambda each: each.by != PROJECT):
+        known = _any([other for other in kept if other.by == PROJECT])
+        left = f"{condition_of(each)} AND {condition} AND NOT ({known})"
+        if known == "FALSE" or run.rows("count(*)", left)[0][0] >= _FAILED.least:
+            kept.append(each)
+    return kept
 
 
 def _any(found: Sequence[Finding]) -> str:
@@ -267,7 +313,7 @@ def _slow(run: Search) -> Iterator[Finding]:
             weight=excess * _OF_TIME,
             by=scope.by,
             names=scope.names,
-            others=len(values_of(run, scope.by)) - len(scope.names),
+            others=number_of(run, scope.by) - len(scope.names),
             period=lasting(run, scope),
             calls=calls,
             events=calls,

@@ -28,6 +28,7 @@ from otel_connector.review._verdict import Finding, Mixed, Stretch, Urls, Verdic
 _FIRST = 0.005  # share of the calls or URLs from which failures come before anything else
 _COUNTED_FIRST = frozenset({"failures", "same size", "stopped"})
 _BY_PAUSES = frozenset({"retries", "slow", "slower", "tail"})
+_NEARLY_ALL = 0.9
 _OF_TIME = 0.3  # a part of the run without calls weighs a third of one with failures
 _URLS_AT_A_TIME = 1_500_000
 _CLOCK = 0.02  # the weight of a step of the clock
@@ -66,7 +67,7 @@ def verdict(calls: Calls, summary: Summary, *, urls: Iterable[str] | None = None
         paused = list(waits(calls, total.seconds, total.calls))
         asked = {name for each in paused for name in each.names}
         # Its pauses are why the calls to a host are slow, and its refusals why they are retried
-        found = [each for each in found if each.kind not in _BY_PAUSES or not asked & hosts_of(each.names)] + paused
+        found = [each for each in found if not (asked and _is_by_pauses(each, asked))] + paused
     if of_urls.missing:
         weight = of_urls.missing / (of_urls.total + of_urls.missing)
         found.append(Finding(kind="stopped", weight=weight, calls=of_urls.total, events=of_urls.missing))
@@ -115,6 +116,13 @@ def _levels(parts: Cells, name: str) -> list[tuple[float, int]]:
                 sums[quarter] += number * getattr(totals, name) / totals.calls
                 calls[quarter] += number
     return [(total / (number or 1), number) for total, number in zip(sums, calls, strict=True)]
+
+
+def _is_by_pauses(finding: Finding, asked: set[str]) -> bool:
+    """Return whether the pauses of some hosts explain a finding: it is at these hosts, or about retries after them."""
+    refused = dict(finding.classes).get("status_429", 0)
+    is_after = finding.kind == "retries" and refused >= _NEARLY_ALL * finding.retries
+    return finding.kind in _BY_PAUSES and (is_after or bool(asked & hosts_of(finding.names)))
 
 
 def _rounded(finding: Finding) -> Finding:

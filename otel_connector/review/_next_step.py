@@ -54,8 +54,8 @@ def _slower(found: Finding, seconds: float) -> tuple[str, str]:
     digits = 1 - math.floor(math.log10(found.baseline * _BELOW))
     below = math.floor(found.baseline * _BELOW * 10**digits) / 10**digits
     average = f"the {_per_second(found.baseline)} to {one_line(found.names[0], _NAME_LIMIT)}"
-    between = seconds - found.seconds
-    faster = f"; {_per_second(found.calls / between)} between the pauses" if between > 0 else ""
+    between, calls = seconds - found.seconds, found.calls - found.beside_calls
+    faster = f"; {_per_second(calls / between)} between the pauses" if between > 0 and calls else ""
     return f"--rate {below:g}", f"below {average} over the whole run, pauses included{faster}"
 
 

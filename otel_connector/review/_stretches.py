@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import compress, groupby
+from dataclasses import dataclass, replace
+from itertools import compress, groupby, pairwise
 from typing import TypeAlias
 
 _PENALTY = 3.0
@@ -28,9 +28,14 @@ information criterion for two change points (N. R. Zhang and D. O. Siegmund, Bio
 several series of a log."""
 
 _NEARLY_ALL = 0.9  # share of the calls of places that are down that failed
-_CHANCE = 0.01  # probability that places are down by chance
+SURE = -math.log(0.01)
+"""The gain of a division of places from which it is no chance."""
+
+_AFFECTED = 0.5  # times the share of events of the places of a stretch, below which the others take no part in it
 _ROUNDS = 8  # of the training; it nearly always ends after three
 _SHIFTS = (0.3, 1.0, 3.0)  # of the logit of all events: the first guesses of both probabilities
+
+Counted: TypeAlias = tuple[str, int, int]  # the name of a place, its calls, and how many of them are events
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,22 +98,67 @@ def log_likelihood_ratio(calls: int, events: int, all_calls: int, all_events: in
     )
 
 
-def down(counts: Sequence[tuple[str, int, int]]) -> tuple[str, ...]:
+def down(counts: Sequence[Counted]) -> tuple[str, ...]:
     """Return the places of which nearly all calls failed, if this is why calls failed; empty otherwise.
 
-    The places are divided into those of which half or more failed and the others. Each may have few calls, so this must
-    be more likely than one probability for all, by more than the number of ways to choose so many places explains.
-
-    Args:
-        counts: Of each place its name, its calls, and how many of them failed.
+    The places are divided into those of which half or more failed and the others.
     """
     inside = [place for place in counts if 2 * place[2] >= place[1]]
-    calls, events = sum(place[1] for place in inside), sum(place[2] for place in inside)
+    calls, events = _of_places(inside)
     if not len(inside) < len(counts) or events < _NEARLY_ALL * calls or not events:
         return ()
-    gain = log_likelihood_ratio(calls, events, sum(each[1] for each in counts), sum(each[2] for each in counts))
-    ways = math.lgamma(len(counts) + 1) - math.lgamma(len(inside) + 1) - math.lgamma(len(counts) - len(inside) + 1)
-    return tuple(name for name, *_ in inside) if gain > ways - math.log(_CHANCE) else ()
+    gain = log_likelihood_ratio(calls, events, *_of_places(counts))
+    return tuple(name for name, *_ in inside) if gain - _chance(len(counts), len(inside)) > SURE else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """Places in which events are more frequent than in the others.
+
+    Attributes:
+        names: Their names; empty if there are none.
+        gain: How much more likely the calls are with two shares of events than with one.
+        excess: How much of it chance does not explain.
+    """
+
+    names: tuple[str, ...] = ()
+    gain: float = 0.0
+    excess: float = 0.0
+
+
+def affected(counts: Sequence[Counted]) -> Division:
+    """Divide places where this is the most likely: events are at least twice as frequent in one part as in the other.
+
+    If there are places without any event, a division that is more likely than not is enough to spare them.
+    """
+    ordered = sorted((place for place in counts if place[1]), key=lambda place: -place[2] / place[1])
+    all_calls, all_events = _of_places(ordered)
+    best, most = 0, Division()
+    calls = events = 0
+    for number, (place, following) in enumerate(pairwise(ordered), 1):
+        calls, events = calls + place[1], events + place[2]
+        left = all_events - events
+        is_edge = place[2] * following[1] > following[2] * place[1]  # places of the same share stay together
+        if is_edge and left * calls < _AFFECTED * events * (all_calls - calls):
+            gain = log_likelihood_ratio(calls, events, all_calls, all_events)
+            excess = gain - _chance(len(ordered), number)
+            if excess > max(most.excess, SURE if left else 0.0):
+                best, most = number, Division(gain=gain, excess=excess)
+    inside = {name for name, *_ in ordered[:best]}
+    return replace(most, names=tuple(name for name, *_ in counts if name in inside))
+
+
+def _of_places(counts: Sequence[Counted]) -> tuple[int, int]:
+    return sum(place[1] for place in counts), sum(place[2] for place in counts)
+
+
+def _chance(places: int, inside: int) -> float:
+    """Return what a division of places may gain by chance: the ways to choose a number of places, then the places.
+
+    Each place may have few calls, so that some of many places differ from the others.
+    """
+    ways = math.lgamma(places + 1) - math.lgamma(inside + 1) - math.lgamma(places - inside + 1)
+    return ways + math.log(places)
 
 
 def _log_likelihood(calls: int, events: int) -> float:

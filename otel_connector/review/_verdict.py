@@ -62,9 +62,9 @@ class Finding:
     Attributes:
         kind: What it is about.
         weight: The share of the run that it cost, of 1; findings are ordered by it.
-        by: The column of the place: ``host`` or ``endpoint``; empty for all calls.
-        names: The hosts or endpoints; empty for all calls.
-        others: The number of other hosts or endpoints.
+        by: The column of the place: ``host``, ``endpoint``, or ``project`` if neither explains it; empty for all calls.
+        names: The hosts, endpoints or projects; empty for all calls.
+        others: The number of other ones.
         stretches: When it happened, in the order of time; empty for the whole run.
         period: From the first call of its places to the last, if this is a part of the run, and there are no stretches.
         calls: The number of calls there and then.
@@ -73,8 +73,9 @@ class Finding:
         one_class: Whether only failures of one class are its events.
         other_calls: The number of calls that belong to no finding of this kind.
         other_events: How many of these are events.
-        beside_calls: The number of calls of the other hosts or endpoints in the same stretches.
-        beside_events: How many of these are events.
+        beside_calls: The number of calls of the other places in the same stretches; for ``waits``, of the calls that
+            started during a pause.
+        beside_events: How many of these are events; for ``waits``, the number of pauses.
         figure: The figure that differs: seconds or bytes; NaN if there is none.
         baseline: The same figure elsewhere.
         seconds: The seconds that the events took; for ``clock`` the step, for ``gap`` the length.

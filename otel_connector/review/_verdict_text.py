@@ -295,10 +295,12 @@ class _Writer:
 
     def _waits(self, found: Finding) -> Sentences:
         between = self._run.seconds - found.seconds
+        calls, inside = found.calls - found.beside_calls, found.beside_calls
         relation = between > 0 and (
-            f"Between the pauses, the run made {counted(found.calls, 'call')} to it in {duration(between)}, "
-            f"{rate(found.calls / between, found.baseline)}. Over the whole run, these are {rate(found.baseline)}: "
-            "below this rate, a quota would not have been exceeded."
+            f"Between the pauses, the run made {counted(calls, 'call')} to it in {duration(between)}"
+            f"{f', {rate(calls / between, found.baseline)}' if calls else ''}"
+            f"{f', and {inside:,} during them' if inside else ''}. Over the whole run, these are "
+            f"{rate(found.baseline)}: below this rate, a quota would not have been exceeded."
         )
         return _line(
             f"Waiting: {_names(found)} asked for pauses of {duration(found.figure)} (429, median), "
@@ -370,8 +372,8 @@ def _line(text: str, *details: str) -> Sentences:
 
 
 def _to(found: Finding) -> str:
-    """Return where the calls went."""
-    return f"to {_names(found)}" if found.by else "to all hosts"
+    """Return where the calls went, or the project that made them."""
+    return f"{'of' if found.by == 'project' else 'to'} {_names(found)}" if found.by else "to all hosts"
 
 
 def _names(found: Finding) -> str:
@@ -379,7 +381,7 @@ def _names(found: Finding) -> str:
     names = ", ".join(one_line(name, _NAME_LIMIT) or "(none)" for name in found.names[:_MOST_NAMES])
     number = len(found.names)
     if number <= _MOST_NAMES:
-        return names
+        return f"project{'s' * (number > 1)} {names}" if found.by == "project" else names
     return f"{number:,} of {counted(number + found.others, found.by)} ({names} and {number - _MOST_NAMES:,} more)"
 
 

@@ -33,6 +33,7 @@ from support.planted import (
 )
 
 from otel_connector import review
+from otel_connector._units import duration
 from otel_connector.cli._review_view import summary_view
 from otel_connector.review import _described, _findings, _report, _stretches
 from otel_connector.review._formats import as_json, as_markdown
@@ -202,6 +203,26 @@ def test_pauses_explain_why_an_endpoint_of_their_host_is_slow(tmp_path: Path) ->
             each["delta_t"] = round(each["delta_t"] + 58.0, 6)
     _, verdict = judged(made, tmp_path / "prices.csv")
     assert [(each.kind, each.names) for each in verdict.findings] == [("waits", (HOSTS[0],))]
+
+
+def test_calls_that_start_during_pauses_are_not_counted_between_them(tmp_path: Path) -> None:
+    """A client may pause only the refused calls. Their retries are the pauses, even if they are too few for a place."""
+    made = night(calls=300, failing=0.0)
+    calls = list(made.between(0, SECONDS, HOSTS[0]))
+    for each in calls[::6]:
+        made.attempts.append(attempt(each, 1, 0.0, 0.02, wait=150.0, reason="status_429", status=429))
+        made.attempts.append(attempt(each, 2, 150.02, 0.1, status=200))
+        each["delta_t"] = 150.12
+    ends = [(each["t"] + 0.02, each["t"] + 150.02) for each in calls[::6]]
+    inside = sum(any(low <= each["t"] < high for low, high in ends) for each in calls)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    (found,) = verdict.findings
+    assert (found.kind, found.names, found.calls, found.beside_calls) == ("waits", HOSTS[:1], len(calls), inside)
+    between = f"{len(calls) - inside} calls to it in {duration(verdict.seconds - found.seconds)}"
+    said = rf"  Between the pauses, the run made {between}, [\d.]+/h, and {inside} during them"
+    assert re.match(said, texts(verdict)[3])
+    rate = (len(calls) - inside) / (verdict.seconds - found.seconds)
+    assert f"pauses included; {rate:.3g}/s between the pauses)" in texts(verdict)[4]
 
 
 def test_an_outage_of_every_host_spares_none_by_chance(tmp_path: Path) -> None:
@@ -610,6 +631,99 @@ def test_places_are_down_if_they_explain_the_failures(
     counts: list[tuple[str, int, int]], down: tuple[str, ...]
 ) -> None:
     assert _stretches.down(counts) == down
+
+
+@pytest.mark.parametrize(
+    ("counts", "names"),
+    [
+        ([("a", 16, 16), ("b", 6, 0), ("c", 9, 9), ("d", 13, 0)], ("a", "c")),
+        ([("a", 4, 4), ("b", 1, 0)], ("a",)),
+        ([("a", 85, 8), ("b", 215, 1)], ("a",)),
+        ([("a", 30, 12), ("b", 30, 20)], ()),
+        ([("a", 4, 3), ("b", 1, 0)], ()),
+        ([(f"{number}", 1, number % 2) for number in range(1_000)], ()),
+        ([(f"{number}", 2, number % 3) for number in range(300)], ()),
+        ([("a", 0, 0), ("b", 9, 9)], ()),
+        ([], ()),
+    ],
+    ids=["two", "one call", "partly", "half as many", "chance", "one call each", "two calls each", "no calls", "none"],
+)
+def test_places_without_a_failure_are_spared_unless_it_is_chance(
+    counts: list[tuple[str, int, int]], names: tuple[str, ...]
+) -> None:
+    assert _stretches.affected(counts).names == names
+
+
+SIX = tuple(f"{letter}.example.com" for letter in "abcdef")
+
+
+@pytest.mark.parametrize(("seed", "down"), [(1, 3), (2, 3), (3, 2), (4, 5)])
+def test_hosts_of_a_small_log_without_a_failure_are_not_named_in_an_outage(
+    seed: int, down: int, tmp_path: Path
+) -> None:
+    made = night(seed=seed, calls=300, hosts=SIX, failing=0.0)
+    for host in SIX[:down]:
+        made.fail(6_000, 8_400, host, REFUSED)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    (found,) = verdict.findings
+    assert (found.by, found.names, found.events) == ("host", SIX[:down], found.calls)
+    assert (found.events, found.others, found.beside_events) == (verdict.failed, 6 - down, 0)
+
+
+@pytest.mark.parametrize(("others", "end", "seed"), [(1, 11_400, 5), (0, 11_400, 6), (1, SECONDS, 7)])
+def test_few_failures_of_one_host_have_its_name_and_their_times(
+    others: int, end: int, seed: int, tmp_path: Path
+) -> None:
+    """Eight of 300 calls are too few for a stretch that chance would not explain in any of the hosts."""
+    made = night(seed=seed, calls=300, failing=0.0)
+    bad = list(made.between(6_600 * (end < SECONDS), end, HOSTS[2]))
+    for each in bad[:: len(bad) // 8 + 1] + bad[-1:]:
+        each |= {"success": False, "error": "HTTPStatusError: 502 Bad Gateway", "response_code": 502}
+    for each in list(made.between(600, 1_200, HOSTS[2]))[:others]:
+        each |= {"success": False, "error": BUSY, "response_code": 503}
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    (found,) = verdict.findings
+    is_part = end < SECONDS
+    assert (found.kind, found.names, found.others) == ("failures", HOSTS[2:3], 3)
+    assert (len(found.stretches), found.one_class) == (is_part, is_part and bool(others))
+    assert found.events + others * is_part == verdict.failed
+    assert found.calls + found.other_calls == 300
+    assert found.other_events == 0
+    for stretch in found.stretches:
+        assert at(6_500) < stretch.start < stretch.end < at(end)
+        assert (stretch.start, stretch.end) == (at(bad[0]["t"] - START), at(bad[-1]["t"] - START))
+
+
+@pytest.mark.parametrize("kind", ["a stretch", "the whole run", "two hosts", "mostly one host"])
+@pytest.mark.parametrize("calls", [300, 3_000])
+def test_a_project_that_fails_at_any_host_is_named(calls: int, kind: str, tmp_path: Path) -> None:
+    made, chance = night(calls=calls, failing=0.001), random.Random(2)
+    hosts = HOSTS[:2] if kind == "two hosts" else HOSTS
+    start, end = (0, SECONDS) if kind in {"the whole run", "two hosts"} else (8_000, 12_000)
+    for each in made.calls:
+        share = 0.8 if kind == "mostly one host" and HOSTS[1] in each["url"] else 0.3
+        if each["url"].split("/")[2] in hosts and chance.random() < share:
+            each["project"] = "Orders"
+    for each in made.between(start, end):
+        if each["project"] == "Orders":
+            each |= {"success": False, "error": "HTTPStatusError: 403 Forbidden", "response_code": 403}
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    (found,) = verdict.findings
+    assert (found.by, found.names, found.others, found.calls) == ("project", ("Orders",), 1, found.events)
+    assert found.events == sum(each["project"] == "Orders" for each in made.between(start, end))
+    assert f"{found.events:,} of {found.events:,} calls of project Orders failed (HTTPStatus" in texts(verdict)[1]
+    if found.stretches:
+        assert re.match(r"  Elsewhere: .* The other project: \d of \d", texts(verdict)[2])
+
+
+def test_a_project_is_not_named_if_its_endpoint_or_its_host_explains_the_failures(tmp_path: Path) -> None:
+    for place in (f"{HOSTS[1]}/v1/items", HOSTS[1]):
+        made = night(failing=0.001)
+        for each in made.between(0, SECONDS, place):
+            each["project"] = "Orders"
+        made.fail(8_000, 12_000, place, BUSY, response_code=503)
+        (found,) = judged(made, tmp_path / "prices.csv")[1].findings
+        assert (found.by in {"host", "endpoint"}, found.names[0].startswith(place)) == (True, True)
 
 
 @pytest.mark.parametrize(("failed", "named"), [(5, False), (12, True)])
