@@ -26,16 +26,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import zip_longest
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from otel_connector._arguments import checked_instance, checked_int, checked_number
 from otel_connector._units import exact_duration
 from otel_connector.review import _noise
 from otel_connector.review._comparison import (
+    SLOW_CALLS,
     Compared,
     Comparison,
     Difference,
@@ -112,7 +114,8 @@ def compare(
     down = [each.finding for each in found if not each.finding.stretches]
     for run, name in ((before, "before"), (after, "after")):
         _create_view(run, [*(each.finding for each in found if each.run == name), *down])
-    first, second = (_measured(run, "''", [""]).get("", _NOTHING) for run in (before, after))
+    whole = _measured(before, "''", [""])
+    first, second = (each.get("", _NOTHING) for each in (whole, _measured(after, "''", [""], whole)))
     task = _Task(runs=((before, first), (after, second)), confidence=confidence, minimum=minimum)
     (total,) = _tested(task, [("", first, second)])
     return Comparison(
@@ -216,6 +219,7 @@ class _Measured:
     curve: tuple[float, ...] = (math.nan,) * len(_LEVELS)
     per_batch: list[int] = field(default_factory=lambda: [0] * BATCHES)
     bytes: list[int] = field(default_factory=lambda: [0] * BATCHES)
+    slow: list[int] = field(default_factory=lambda: [0] * BATCHES)
     no_slower: list[list[int]] = field(default_factory=lambda: [[0] * BATCHES for _ in _PERCENTILES])
     errors: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
 
@@ -246,13 +250,16 @@ class _Measured:
 _NOTHING = _Measured()
 
 
-def _measured(run: Calls, by: str, names: Sequence[str]) -> dict[str, _Measured]:
+def _measured(
+    run: Calls, by: str, names: Sequence[str], first: Mapping[str, _Measured] = MappingProxyType({})
+) -> dict[str, _Measured]:
     """Measure groups of calls in three queries: percentiles, then the counts that depend on them, then errors.
 
     Args:
         run: All calls.
         by: The column, or expression, that identifies a group.
         names: The groups to measure.
+        first: The same groups of the first run, of whose medians slow calls take many times as long; empty for its own.
     """
     found = {
         name: _Measured(calls=calls, start=start, end=end, curve=tuple(curve))
@@ -268,9 +275,11 @@ def _measured(run: Calls, by: str, names: Sequence[str]) -> dict[str, _Measured]
         [group.start for group in groups],
         # + 1 microsecond: the calls of a period without length are all in the first batch
         [BATCHES / (group.seconds * 1e6 + 1) for group in groups],
+        [SLOW_CALLS * first.get(name, group).percentile(0.5) for name, group in found.items()],
         *([group.percentile(level) for group in groups] for level in _PERCENTILES),
     ]
-    columns = "unnest(?::VARCHAR[]) AS name, unnest(?::TIMESTAMP[]) AS start, unnest(?::DOUBLE[]) AS per_us"
+    columns = "unnest(?::VARCHAR[]) AS name, unnest(?::TIMESTAMP[]) AS start, unnest(?::DOUBLE[]) AS per_us, "
+    columns += "unnest(?::DOUBLE[]) AS longest"
     thresholds = "".join(f", unnest(?::DOUBLE[]) AS q{number}" for number, _ in enumerate(_PERCENTILES))
     joined = (
         # the limit is for periods of centuries, whose number of microseconds is rounded
@@ -279,10 +288,12 @@ def _measured(run: Calls, by: str, names: Sequence[str]) -> dict[str, _Measured]
         f"JOIN (SELECT {columns}{thresholds}) ON {by} = name"
     )
     no_slower = "".join(f", count_if(delta_t <= q{number})" for number, _ in enumerate(_PERCENTILES))
-    counted = f"SELECT name, batch, count(*), sum(response_size){no_slower} FROM ({joined}) GROUP BY 1, 2"
-    for name, batch, calls, size, *counts in run.rows(counted, parameters):
+    figures = f"count(*), sum(response_size), count_if(delta_t > longest){no_slower}"
+    for name, batch, calls, size, slow, *counts in run.rows(
+        f"SELECT name, batch, {figures} FROM ({joined}) GROUP BY 1, 2", parameters
+    ):
         group = found[name]
-        group.per_batch[batch], group.bytes[batch] = calls, size
+        group.per_batch[batch], group.bytes[batch], group.slow[batch] = calls, size, slow
         for target, count in zip(group.no_slower, counts, strict=True):
             target[batch] = count
     failed = f"SELECT name, error_type, batch, count(*) FROM ({joined} WHERE NOT success) GROUP BY ALL ORDER BY ALL"
@@ -300,10 +311,10 @@ def _groups(task: _Task, by: str, most: int) -> Groups:
     only_before = [OnlyIn(name=name, calls=calls) for name, calls in before.items() if name not in after]
     only_after = [OnlyIn(name=name, calls=calls) for name, calls in after.items() if name not in before]
     # A group with all calls of a run has been measured already
-    firsts, seconds = (
-        {both[0]: whole} if both and counts[both[0]] == whole.calls else _measured(run, by, both[:most])
-        for (run, whole), counts in zip(task.runs, (before, after), strict=True)
-    )
+    firsts, seconds = dict[str, _Measured](), dict[str, _Measured]()
+    for (run, whole), counts, measured in zip(task.runs, (before, after), (firsts, seconds), strict=True):
+        is_whole = both and counts[both[0]] == whole.calls
+        measured.update({both[0]: whole} if is_whole else _measured(run, by, both[:most], firsts))
     return Groups(
         compared=_tested(task, ((name, firsts[name], seconds[name]) for name in both[:most])),
         only_before=tuple(only_before[:most]),
@@ -340,7 +351,8 @@ def _without_faster_failures(rows: Sequence[Difference]) -> tuple[Difference, ..
     if not any(row.figure == "error_rate" and row.verdict == "worse" for row in rows):
         return tuple(rows)
     return tuple(
-        dataclasses.replace(row, verdict="less") if row.unit == "s" and row.verdict == "better" else row for row in rows
+        dataclasses.replace(row, verdict="less") if row.is_of_durations and row.verdict == "better" else row
+        for row in rows
     )
 
 
@@ -371,6 +383,7 @@ def _rows(task: _Task, runs: _Runs, errors: Sequence[str]) -> Iterator[_TestedFi
         yield _share("error_share", error, runs, [run.errors.get(error, [0] * BATCHES) for run in runs], reason)
     for number in range(len(_PERCENTILES)):
         yield _latency(task, runs, number, reason)
+    yield _share("slow_share", "", runs, [run.slow for run in runs], reason)
     size = _figure("bytes_per_call", "By", (_ratio(sum(run.bytes), run.calls) for run in runs))
     sizes = [_noise.ratio(run.bytes, run.per_batch) for run in runs if not reason]
     yield _row(size, WELCH, _noise.welch(*sizes) if sizes else None, reason)
@@ -429,7 +442,8 @@ def _judged(task: _Task, row: Difference, significance: Significance, level: flo
     elif row.before or row.after:
         hidden = noise > _HIDES * (row.before or row.after)
         if math.isnan(noise) or (hidden and row.unit == "1"):
-            verdict, reason = "too few to tell", "too few failures, or too few bursts of them"
+            what = "slow calls" if row.is_of_durations else "failures"
+            verdict, reason = "too few to tell", f"too few {what}, or too few bursts of them"
         elif hidden:
             verdict, reason = "too noisy to tell", "the noise could hide a difference of a half"
     return dataclasses.replace(row, noise=noise, verdict=verdict, reason=reason)

@@ -15,6 +15,7 @@ from otel_connector._record import one_line
 from otel_connector._units import NONE, counted, duration, listed_files, moment, rate, share, size
 from otel_connector.review._comparison import (
     LARGER_THAN_NOISE,
+    SLOW_CALLS,
     Compared,
     Comparison,
     Difference,
@@ -34,7 +35,12 @@ _TWICE = 2.0  # times the change of all calls, from which a group is named
 _FEWEST_MISSED = 10  # calls to a host that a run of this length should have; fewer may be missing by chance
 _PREPOSITIONS = {"project": "in", "host": "at", "endpoint": "at"}
 _NAME_LIMIT = 200  # characters of a name from a log
-_LABELS = {"calls_per_second": "calls per second", "error_rate": "error rate", "bytes_per_call": "bytes per call"}
+_LABELS = {
+    "calls_per_second": "calls per second",
+    "error_rate": "error rate",
+    "slow_share": "slow calls",
+    "bytes_per_call": "bytes per call",
+}
 _FORMATS: dict[str, Callable[[float], str]] = {
     "{call}": "{:,.0f}".format,
     "{call}/s": rate,
@@ -46,6 +52,7 @@ _FACTOR = 9.995  # relative change from which it is shown as a factor: 1,000 % w
 _LEAST_P = 0.0005  # smallest p that three decimals show
 _UNDECIDED = ("too few to tell", "too noisy to tell")
 _VISIBLE = 0.2  # relative change from which an undecided figure is named in the headline
+_LITTLE = 0.01  # probability by chance, without the correction, from which an undecided share of a group is named
 _SHOWN = ("error_rate", "p50", "p99")  # figures that are named although they are the same
 _UNKNOWN = ("too few to tell", "too noisy to tell", "not tested")
 
@@ -111,6 +118,7 @@ def headline(comparison: Comparison) -> list[Sentences]:
     lines += map(Sentences, (tested, *_of_groups(comparison), *_without_calls(comparison)))
     if undecided := [_undecided(row) for row in comparison.total.differences if _is_visible(row)]:
         lines.append(Sentences(f"Not decided: {'; '.join(undecided)}"))
+    lines += map(Sentences, _undecided_groups(comparison))
     return lines
 
 
@@ -130,7 +138,7 @@ def _tested(rows: Sequence[Difference]) -> str:
     """Return one sentence about everything that became better or worse for all calls."""
     parts = list[str]()
     for verdict in LARGER_THAN_NOISE:
-        if found := [f"{label(row).strip()} {change(row)}" for row in rows if row.verdict == verdict]:
+        if found := [_changed(row) for row in rows if row.verdict == verdict]:
             parts.append(f"{verdict}: {', '.join(found)}")
     if parts:
         text = "; ".join(parts)
@@ -144,6 +152,11 @@ def _tested(rows: Sequence[Difference]) -> str:
         if row.figure in _SHOWN and row.verdict not in _UNDECIDED
     )
     return _with("No difference of all calls is larger than noise", ", ".join(shown))
+
+
+def _changed(row: Difference) -> str:
+    """Return the name of a figure with its change; a share that was zero has none, so with its values."""
+    return f"{label(row).strip()} {change(row) if math.isfinite(row.relative) else ' -> '.join(figures(row))}"
 
 
 def _with(statement: str, details: str) -> str:
@@ -161,8 +174,7 @@ def _of_groups(comparison: Comparison) -> Iterator[str]:
             for group in groups.compared:
                 rows = [row for row in group.differences if row.verdict == verdict]
                 if new := [row for row in rows if _has_twice(row, named)]:
-                    figures = ", ".join(f"{label(row).strip()} {change(row)}" for row in new)
-                    found.append(f"{name(group.name)} {figures}")
+                    found.append(f"{name(group.name)} {', '.join(map(_changed, new))}")
             if found:
                 where = f"{_PREPOSITIONS[one]} {f'one {one}' if len(found) == 1 else counted(len(found), one)}"
                 more = [f"and {len(found) - _MOST_NAMED:,} more"] if len(found) > _MOST_NAMED else []
@@ -192,8 +204,35 @@ def _without_calls(comparison: Comparison) -> Iterator[str]:
 
 def _is_visible(row: Difference) -> bool:
     """Return whether the figures of an undecided row differ so much that a reader would ask."""
+    if row.figure == "slow_share":
+        return _is_large(row)
     is_visible = math.isfinite(row.absolute) and (row.figure == "error_rate" or abs(row.relative) >= _VISIBLE)
     return row.verdict in _UNDECIDED and not row.error and is_visible
+
+
+def _undecided_groups(comparison: Comparison) -> Iterator[str]:
+    """Yield sentences about the groups without marks of which a figure differs much, although it is not decided."""
+    for _, one, groups in tables(comparison):
+        if found := [group for group in groups.compared if open_figures(group)]:
+            where = f"{_PREPOSITIONS[one]} {f'one {one}' if len(found) == 1 else counted(len(found), one)}"
+            named = [f"{name(group.name)} {open_figures(group)}" for group in found[:_MOST_NAMED]]
+            more = [f"and {len(found) - _MOST_NAMED:,} more"] if len(found) > _MOST_NAMED else []
+            yield f"Not decided {where}: {'; '.join(named + more)}"
+
+
+def open_figures(group: Compared) -> str:
+    """Return the figures of a group without marks that differ much, although it is not decided; empty if none does."""
+    rows = group.differences
+    if any(row.larger_than_noise for row in rows) or all(row.verdict in _UNKNOWN for row in rows):
+        return ""
+    return ", ".join(map(_undecided, filter(_is_large, rows)))
+
+
+def _is_large(row: Difference) -> bool:
+    """Return whether a figure was tested, is undecided and differs much: a duration twice, a share by little chance."""
+    if row.verdict not in _UNDECIDED or row.error or math.isnan(row.p):
+        return False
+    return row.p <= _LITTLE if row.unit == "1" else abs(row.absolute) >= min(row.before, row.after) > 0
 
 
 def _undecided(row: Difference) -> str:
@@ -232,7 +271,8 @@ def method(comparison: Comparison) -> str:
         f"Noise is how much a figure differs between {BATCHES} batches of its own run: equal intervals of time. "
         f"A difference is larger than noise at {comparison.confidence * 100:.4g} % confidence for each table as a "
         f"whole (Holm's correction), and if it is {comparison.minimum * 100:.3g} % or more. "
-        f"Tests: {'; '.join(sorted(tests)) or 'none, because there are too few calls'}."
+        f"Tests: {'; '.join(sorted(tests)) or 'none, because there are too few calls'}. "
+        f"Slow calls take more than {SLOW_CALLS} times the median of the first run."
     )
 
 
@@ -269,9 +309,11 @@ def rest(groups: Groups) -> Iterator[tuple[str, str]]:
     """Yield statements about the groups without marks, each with the names of the groups it is about."""
     unmarked = [group for group in groups.compared if not marked(group)]
     few = [group for group in unmarked if all(row.verdict in _UNKNOWN for row in group.differences)]
-    same = [group for group in unmarked if group not in few]
+    undecided = [group for group in unmarked if open_figures(group)]
+    same = [group for group in unmarked if group not in few and group not in undecided]
     for statement, names in (
         ("Nothing larger than noise", [name(group.name) for group in same]),
+        ("Not decided", [f"{name(group.name)} {open_figures(group)}" for group in undecided]),
         ("Too few to tell", [name(group.name) for group in few]),
         ("Only before", _with_calls(groups.only_before, groups.more[1])),
         ("Only after", _with_calls(groups.only_after, groups.more[2])),

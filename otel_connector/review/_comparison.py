@@ -32,13 +32,17 @@ run in which more calls failed."""
 
 LARGER_THAN_NOISE: tuple[FigureVerdict, ...] = ("worse", "better", "more", "less")  # in the order of a headline
 
+SLOW_CALLS = 10
+"""Times the median of the first run: a call of either run that takes longer is slow."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """One figure in both runs.
 
     Attributes:
-        figure: ``calls``, ``calls_per_second``, ``error_rate``, ``error_share``, ``p50``, ``p90``, ``p95``, ``p99`` or
+        figure: ``calls``, ``calls_per_second``, ``error_rate``, ``error_share``, ``p50``, ``p90``, ``p95``, ``p99``,
+            ``slow_share`` (of the calls that take more than ten times the median of the first run) or
             ``bytes_per_call``.
         error: The error class of an ``error_share``.
         unit: The UCUM unit: ``1`` (a share), ``s``, ``By``, ``{call}`` or ``{call}/s``.
@@ -74,6 +78,11 @@ class Difference:
         if self.before:
             return self.absolute / self.before
         return math.inf if self.after else 0.0
+
+    @property
+    def is_of_durations(self) -> bool:
+        """Whether it is a percentile of the durations, or the share of slow calls."""
+        return self.unit == "s" or self.figure == "slow_share"
 
     @property
     def larger_than_noise(self) -> bool:

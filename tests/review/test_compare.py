@@ -126,6 +126,7 @@ def test_real_differences_are_marked(different: Comparison) -> None:
         "p90": "worse",
         "p95": "worse",
         "p99": "worse",
+        "slow_share": "same within noise",
         "bytes_per_call": "same within noise",
     }
     slower = row(different.total, "p95")
@@ -508,6 +509,63 @@ def test_what_is_worse_apart_from_an_outage_is_also_counted() -> None:
     result = compared(run(hosts=1), run(down(0.4, 0.6), seed=2, slower=1.3, hosts=1))
     found = _compare_text.counts(result)["worse"]
     assert found == 1 + [each.verdict for each in result.total.differences].count("worse") > 3
+
+
+TAIL = "UPDATE calls_compact SET delta_t = delta_t * {} WHERE host IN ({}) AND hash(call_id, 7) % 100 < 6"
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_a_tail_on_one_host_is_worse(seed: int) -> None:
+    """Its percentiles may be too noisy: with a few slow calls less, the p95 of 375 calls would be the same."""
+    sizes: dict[str, Any] = {"calls": 3_000, "hosts": 8, "seconds": 6_000}
+    result = compared(run(**sizes), run(TAIL.format(60, "'host1'"), **sizes, seed=seed))
+    (host,) = (each for each in result.hosts.compared if any(row.larger_than_noise for row in each.differences))
+    found = row(host, "slow_share")
+    assert (host.name, found.verdict, found.before) == ("host1", "worse", 0)
+    said = f"Worse at one host: host1 slow calls 0.00 % -> {found.after * 100:.2f} %"
+    assert said in _compare_text.texts(result)
+    assert "Slow calls take more than 10 times the median of the first run." in _compare_text.method(result)
+    back = compared(run(TAIL.format(60, "'host1'"), **sizes, seed=seed), run(**sizes))
+    assert row(back.total, "slow_share").verdict == "better"
+
+
+def test_a_group_with_an_undecided_difference_is_not_called_the_same() -> None:
+    sizes: dict[str, Any] = {"calls": 3_000, "hosts": 8, "seconds": 6_000}
+    changed = ", ".join(f"'host{number}'" for number in range(8))
+    result = compared(run(**sizes), run(TAIL.format(8, changed), **sizes, seed=2))
+    undecided = [group.name for group in result.hosts.compared if _compare_text.open_figures(group)]
+    (said,) = (each for each in _compare_text.texts(result) if re.match(r"Not decided at \d hosts: ", each))
+    assert said.startswith(f"Not decided at {len(undecided)} hosts: {undecided[0]} ")
+    assert said.endswith(f"; and {len(undecided) - 3} more")
+    assert re.search(r"p95 20\d ms -> \d+ ms \(the noise could hide a difference of a half\)", said)
+    stated = dict(_compare_text.rest(result.hosts))
+    assert re.findall(r"host\d", stated["Not decided"]) == undecided
+    assert not set(undecided) & set(re.findall(r"host\d", stated.get("Nothing larger than noise", "")))
+
+
+@pytest.mark.parametrize(
+    ("figure", "unit", "values", "p", "is_named"),
+    [
+        ("error_rate", "1", (0.0, 0.04), 0.004, True),
+        ("error_rate", "1", (0.0, 0.04), 0.2, False),
+        ("error_share", "1", (0.0, 0.04), 0.004, False),
+        ("p95", "s", (0.2, 0.1), 0.2, True),
+        ("p95", "s", (0.2, 0.3), 0.2, False),
+        ("p95", "s", (0.2, math.nan), math.nan, False),
+    ],
+)
+def test_only_large_undecided_differences_of_groups_are_named(
+    figure: str, unit: str, values: tuple[float, float], p: float, is_named: bool
+) -> None:
+    before, after = values
+    error = "E" * (figure == "error_share")
+    undecided = Difference(
+        figure=figure, error=error, unit=unit, before=before, after=after, p=p, verdict="too few to tell", reason="few"
+    )
+    same = dataclasses.replace(undecided, verdict="same within noise")
+    assert bool(_compare_text.open_figures(Compared(name="h", differences=(undecided, same)))) is is_named
+    assert not _compare_text.open_figures(Compared(name="h", differences=(same,)))
+    assert not _compare_text.open_figures(Compared(name="h", differences=(undecided,)))
 
 
 def test_an_undecided_difference_is_named_with_its_figures() -> None:
