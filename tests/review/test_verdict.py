@@ -183,7 +183,7 @@ def test_the_next_command_after_refusals_is_complete(urls: str, failed: bool, sa
     (tmp_path / "urls.txt").write_text("".join(f"{each['url']}\n" for each in made.calls))
     options = ("--urls", urls) if urls else ()
     shown = run_here(tmp_path, "review", "a.csv", *options).out
-    why = f"below the 0.0298/s to {HOSTS[0]} over the whole run, pauses included; 0.203/s between the pauses)"
+    why = f"below the 0.0298/s to {HOSTS[0]} over the whole run, pauses included; 0.0308/s between the pauses)"
     assert f"{said}{why}\n" in shown
 
 
