@@ -129,7 +129,7 @@ def lasting(run: Search, scope: Selection | Finding) -> Stretch | None:
 
     Calls that are even over the run are all in a smaller part of it by chance, if they are few.
     """
-    if not scope.by:
+    if scope.by not in run.cells.columns:  # all calls, or projects
         return None
     column = run.cells.columns.index(scope.by)
     places = [totals for place, totals in run.cells.places.items() if place[column] in scope.names]
