@@ -14,7 +14,7 @@ import ssl
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from http import HTTPStatus
@@ -120,9 +120,8 @@ def batch_of(signal: str) -> Any:
     return records.get_finished_logs()
 
 
-def messages(signal: str, protocol: str, exports: int = 1, batch: Any = None) -> tuple[list[str], ExporterWatch]:
-    """Export three items with the SDK's own exporter, and return the sentences about what was lost."""
-    found: list[str] = []
+def watched(signal: str, protocol: str, found: list[str]) -> ExporterWatch:
+    """Return the watch of the SDK's own exporter; it adds the sentences about what was lost to a list."""
 
     def on_loss(watch: ExporterWatch) -> None:
         assert watch.problem is not None
@@ -130,7 +129,13 @@ def messages(signal: str, protocol: str, exports: int = 1, batch: Any = None) ->
         found.append(sentence(watch.problem, [watch.target], count=watch.count, lost=lost))
 
     options = session_options() if protocol == HTTP else {}
-    watch = ExporterWatch(EXPORTERS[signal, protocol](**options), signal, on_loss)
+    return ExporterWatch(EXPORTERS[signal, protocol](**options), signal, on_loss)
+
+
+def messages(signal: str, protocol: str, exports: int = 1, batch: Any = None) -> tuple[list[str], ExporterWatch]:
+    """Export three items, and return the sentences about what was lost."""
+    found = list[str]()
+    watch = watched(signal, protocol, found)
     try:
         for _ in range(exports):
             watch.exporter.export(batch or batch_of(signal))
@@ -916,10 +921,16 @@ def test_the_certificate_of_the_variable_is_used_before_that_of_requests(
 def test_a_timeout_that_is_no_time_is_named(
     protocol: str, variable: str, timeout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The export ends with the shutdown: over gRPC, one without an end to its time is tried for a minute."""
     monkeypatch.setenv(variable, timeout)
-    with grpc_server(accepting) if protocol == GRPC else http_server() as address:
+    found = list[str]()
+    with ThreadPoolExecutor(1) as pool, grpc_server(accepting) if protocol == GRPC else http_server() as address:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{address}")
-        found, _ = messages("traces", protocol)
+        watch = watched("traces", protocol, found)
+        export = pool.submit(watch.exporter.export, spans())
+        while watch.problem is None and not export.done():
+            wait([export], 0.01)
+        watch.exporter.shutdown()
     remedy = "Set it to a number of seconds above 0, such as 10."
     assert found == [f"Traces were not sent: {variable}={timeout} is not a time that an exporter can wait. {remedy}"]
 
