@@ -156,6 +156,8 @@ def observe_session(session: Any) -> None:
 
     It would change the POST to a GET, or send the telemetry to another host.
     """
+    from requests import RequestException
+
     request = session.request
     if getattr(request, "is_observed", False):
         return
@@ -175,6 +177,8 @@ def observe_session(session: Any) -> None:
             # requests looks at the address of a redirect even if it is not followed, and raises if it is invalid
             if not answers or answers[-1].status_code not in _REDIRECTS:
                 note(problem_of_error(error))
+                if type(error) is OSError:  # of a file for TLS; older exporters know only the exceptions of requests
+                    raise RequestException(*error.args) from error
                 raise
             response = answers[-1]
         size = len(options.get("data") or b"")
