@@ -102,7 +102,9 @@ class _AnswerLimit:
         self._socket, self._claim = connected, threading.Lock()
         self._timer: Any = threading.Timer(cast("Any", seconds), self._expire)  # with None, it waits for `end`
         self._timer.daemon = True
-        self._timer.start()
+        # Python 3.12.1 starts no thread while the program ends. Each read, and the end itself, have a limit then
+        with suppress(RuntimeError):
+            self._timer.start()
 
     def _expire(self) -> None:
         if self._claim.acquire(blocking=False):

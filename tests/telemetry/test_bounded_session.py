@@ -68,6 +68,19 @@ def test_a_connection_is_used_again_after_a_short_response(server: FaultServer) 
     assert len({request.connection for request in server.requests}) == 1
 
 
+def test_an_export_succeeds_if_no_thread_can_be_started(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.12.0 and 3.12.1 start none while the program ends, and no version if the system has no more."""
+    server.script("/v1/traces", respond(body=b"", headers=[("Content-Type", "application/x-protobuf")]))
+    exporter: Any = OTLPSpanExporter(server.url("/v1/traces"), **session_options())
+
+    def start(_timer: threading.Timer) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Timer, "start", start)
+    assert exporter.export([a_span()]) is SpanExportResult.SUCCESS
+    exporter.shutdown()
+
+
 def test_the_session_of_a_credential_provider_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER", "mine")
     assert session_options() == {}
