@@ -102,7 +102,7 @@ class _AnswerLimit:
         self._socket, self._claim = connected, threading.Lock()
         self._timer: Any = threading.Timer(cast("Any", seconds), self._expire)  # with None, it waits for `end`
         self._timer.daemon = True
-        # Python 3.12.1 starts no thread while the program ends. Each read, and the end itself, have a limit then
+        # Python 3.12.1 starts no thread while the program ends. The timeout of each read and `exit_timeout` remain
         with suppress(RuntimeError):
             self._timer.start()
 
