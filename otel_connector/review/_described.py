@@ -92,7 +92,7 @@ def with_figures(run: Search, finding: Finding, event: str, edges: list[Edges], 
     """Return a finding about a place with the figures of some periods; of the whole run, if there are none."""
     condition = run.cells.conditions[event]
     population, place = _population(event), place_of(finding)
-    edges, stretches = _stretches(run, condition, f"{place} AND {population}", edges)
+    edges, stretches = stretches_of(run, condition, f"{place} AND {population}", edges)
     when = period_of(edges) if stretches else f"NOT ({apart})"
     ((calls, events, seconds),) = run.rows(
         f"count(*), count_if({condition}), coalesce(sum(delta_t) FILTER (WHERE {condition}), 0)",
@@ -198,13 +198,13 @@ def _edges(run: Search, event: str, anomaly: Anomaly) -> list[Edges]:
     return fine if is_all else coarse
 
 
-def _stretches(
+def stretches_of(
     run: Search, condition: str, population: str, edges: list[Edges]
 ) -> tuple[list[Edges], tuple[Stretch, ...]]:
-    """Return the stretches, each from its first event to its last."""
+    """Return the stretches, each from its first event to its last, and these ends in microseconds."""
     rows = list[tuple[Any, ...]]()
-    for _ in range(2 if edges else 0):  # at first the ends, then the calls between them
-        rows = _with_ends(run, condition, population, edges)
+    for counted in (condition, "TRUE") if edges else ():  # at first the ends, then the calls between them
+        rows = _with_ends(run, condition, f"{population} AND {counted}", edges)
         edges = [(low, high) for low, high, *_ in rows]
     return edges, tuple(Stretch(start=row[2], end=row[3], calls=row[4], events=row[5]) for row in rows)
 
@@ -226,25 +226,39 @@ def affected_places(run: Search, event: str, edges: Sequence[Edges] = ()) -> Sel
 
     Endpoints are places only if they explain the events better than hosts, and projects if better than both.
     """
-    columns = (*run.cells.columns, PROJECT)
-    names, when = ", ".join(columns), period_of(edges) if edges else "TRUE"
-    rows = run.rows(
-        f"{names}, count(*), count_if({run.cells.conditions[event]})",
-        f"{_population(event)} AND {when}",
-        f"GROUP BY {names} ORDER BY {names}",
-    )
     best, most = ALL, Division()
-    for number, column in enumerate(columns):
-        counts = dict[str, tuple[int, int]]()
-        for *values, calls, events in rows:
-            of_value = counts.get(values[number], (0, 0))
-            counts[values[number]] = of_value[0] + calls, of_value[1] + events
+    counted = _counted(run, event, edges)
+    for column, counts in counted.items():
         found = affected([(name, *each) for name, each in counts.items()])
         if found.excess > most.excess and (best is ALL or found.gain > most.gain + SURE):
             best, most = Selection(by=column, names=found.names, places=frozenset()), found
-    if edges and best is ALL and len(hosts := {host for host, *_ in rows}) == 1:
-        return Selection(by=run.cells.columns[0], names=tuple(hosts), places=frozenset())
+    by = run.cells.columns[0]
+    if edges and best is ALL and len(counted[by]) == 1:
+        return Selection(by=by, names=tuple(counted[by]), places=frozenset())
     return best
+
+
+def _counted(run: Search, event: str, edges: Sequence[Edges]) -> dict[str, dict[str, tuple[int, int]]]:
+    """Return the calls and the events by host, endpoint and project."""
+
+    def rows(columns: Sequence[str]) -> list[tuple[Any, ...]]:
+        names, when = ", ".join(columns), period_of(edges) if edges else "TRUE"
+        figures = f"{names}, count(*), count_if({run.cells.conditions[event]})"
+        return run.rows(figures, f"{_population(event)} AND {when}", f"GROUP BY {names} ORDER BY {names}")
+
+    places = run.cells.columns
+    if edges or event != "failed":
+        of_places = rows(places)
+    else:  # a scan of all calls that the cells have done
+        of_places = [(*place, totals.calls, totals.failed) for place, totals in run.cells.places.items()]
+    counted = dict[str, dict[str, tuple[int, int]]]()
+    for columns, found in ((places, of_places), ((PROJECT,), rows((PROJECT,)))):
+        for number, column in enumerate(columns):
+            of_value = counted[column] = {}
+            for row in found:
+                calls, events = of_value.get(row[number], (0, 0))
+                of_value[row[number]] = calls + row[-2], events + row[-1]
+    return counted
 
 
 def surprise(calls: int, hits: int, rate: float) -> float:

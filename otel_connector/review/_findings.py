@@ -33,6 +33,7 @@ from otel_connector.review._described import (
     period_of,
     place_of,
     places_down,
+    stretches_of,
     surprise,
     with_figures,
 )
@@ -169,16 +170,16 @@ def _alone(run: Search) -> Finding:
     is_one = 0 < found.events - number < _FEWEST_FAILED
     of_class = (f"class {i}" for i, each in enumerate(run.cells.classes) if is_one and each == name)
     for event in ("failed", *of_class):
-        condition = run.cells.conditions[event]
-        ((all_events,),) = run.rows(f"count_if({condition})", "TRUE")
-        inside = with_figures(run, found, event, [(edges[0], edges[-1] - 1)])
-        part, k = inside.calls / found.calls, inside.events
+        condition, whole = run.cells.conditions[event], [(edges[0], edges[-1] - 1)]
+        _, (stretch,) = stretches_of(run, condition, place_of(found), whole)
+        part, k = stretch.calls / found.calls, stretch.events
         if k * part ** (k - 1) - (k - 1) * part**k < _SURELY:
+            ((all_events,),) = run.rows("count(*)", condition)
             return replace(
-                inside,
+                with_figures(run, found, event, whole),
                 one_class=event != "failed",
-                other_calls=run.cells.calls - inside.calls,
-                other_events=all_events - inside.events,
+                other_calls=run.cells.calls - stretch.calls,
+                other_events=all_events - stretch.events,
             )
     failed = sum(each.failed for each in run.cells.places.values())
     return replace(found, other_calls=run.cells.calls - found.calls, other_events=failed - found.events)

@@ -152,6 +152,8 @@ def _order(finding: Finding) -> tuple[bool, float]:
 
 def _urls(calls: Calls, number: int, listed: Iterable[str] | None, *, has_attempts: bool) -> Urls:
     again = "url_id IN (SELECT url_id FROM attempts WHERE failure <> '' AND success)" if has_attempts else "FALSE"
+    if number > _URLS_AT_A_TIME:
+        ((number,),) = calls.rows("SELECT approx_count_distinct(url_id) FROM calls_compact")
     parts = number // _URLS_AT_A_TIME + 1
     counted = [
         calls.rows(
@@ -160,7 +162,7 @@ def _urls(calls: Calls, number: int, listed: Iterable[str] | None, *, has_attemp
             "SELECT url_id, bool_or(success) AS done, bool_or(NOT success) AS failed FROM calls_compact "
             f"WHERE url_id % {parts} = {part} GROUP BY 1)"
         )[0]
-        for part in range(parts)  # otherwise ten million URLs would need 400 MB
+        for part in range(parts)  # ten million URLs at a time would need 400 MB
     ]
     total, done, recovered, retried = (int(sum(column)) for column in zip(*counted, strict=True))
     missing, left = None, total - done

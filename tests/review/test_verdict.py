@@ -35,7 +35,7 @@ from support.planted import (
 from otel_connector import review
 from otel_connector._units import duration
 from otel_connector.cli._review_view import summary_view
-from otel_connector.review import _described, _findings, _report, _stretches
+from otel_connector.review import _described, _findings, _judge, _report, _stretches
 from otel_connector.review._formats import as_json, as_markdown
 from otel_connector.review._html import verdict_block
 from otel_connector.review._trace_url import TraceURL
@@ -304,6 +304,20 @@ def test_urls_are_counted_and_not_only_calls(tmp_path: Path) -> None:
         "60 of 80 URLs were fetched in 70 calls. 10 calls failed (14.29 %). 10 URLs failed in one call and succeeded "
         "in another. Median"
     )
+
+
+def test_urls_are_counted_in_several_statements_if_there_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = {"error": "ConnectFailed: refused"}
+    records = [call(n, url=f"https://a/{n % 500}", **({} if n % 7 else failed)) for n in range(900)]
+    log = write(tmp_path / "a.csv", records)
+    with review.load(log) as calls:
+        summary = review.summarize(calls)
+        expected = review.verdict(calls, summary).urls
+        monkeypatch.setattr(_judge, "_URLS_AT_A_TIME", 100)
+        assert review.verdict(calls, summary).urls == expected
+    assert (expected.total, expected.failed) == (500, 500 - len({n % 500 for n in range(900) if n % 7}))
 
 
 def test_the_next_step_is_a_command_and_a_link(tmp_path: Path) -> None:
