@@ -41,23 +41,26 @@ def waits(calls: Calls, seconds: float, number: int) -> Iterator[Finding]:
                 AS until FROM pauses
         ), paused AS (
             SELECT host, count_if(until IS NULL OR low >= until) AS pauses, median(wait) AS typical,
-                sum(greatest(high - greatest(low, coalesce(until, low)), 0)) AS paused FROM merged GROUP BY 1
+                sum(greatest(high - greatest(low, coalesce(until, low)), 0)) AS paused,
+                make_timestamp((min(low) * 1e6)::BIGINT) AS first, make_timestamp((max(high) * 1e6)::BIGINT) AS last
+            FROM merged GROUP BY 1
         ), started AS (
             SELECT c.host, count(*) AS number, count_if(since < greatest(high, until) - {_ROUNDING}) AS inside
             FROM (SELECT host, epoch_us(t) / 1e6 AS since FROM calls_compact) AS c
             ASOF LEFT JOIN merged AS m ON c.host = m.host AND since >= low GROUP BY 1
         )
-        SELECT host, pauses, typical, paused, number, inside,
+        SELECT host, pauses, typical, paused, first, last, number, inside,
             (SELECT count(DISTINCT call_id) FROM attempts AS a WHERE a.host = paused.host AND {_PAUSE})
         FROM paused JOIN started USING (host) ORDER BY paused DESC, host""")
     considerable = (row for row in rows if seconds and row[3] >= _PAUSED * seconds)
-    for host, pauses, typical, paused, of_host, inside, asked in considerable:
+    for host, pauses, typical, paused, first, last, of_host, inside, asked in considerable:
         yield Finding(
             kind="waits",
             weight=min(paused / seconds, 1.0),
             by="host",
             names=(host,),
             others=len(rows) - 1,
+            stretches=(Stretch(start=first, end=last, calls=of_host, events=asked),),
             calls=of_host,
             events=asked,
             other_calls=number - of_host,

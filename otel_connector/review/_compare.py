@@ -13,9 +13,9 @@ The tests, and the reasons for them (their sources are in `_noise`):
 - A significant difference can be irrelevant: below `minimum` it gets a verdict of its own.
 - If a run is too short, or its noise could hide a difference of half the figure, the verdict says so instead of "same".
 
-Two questions are answered. What was worse in this run? Outages and slow stretches are named (`_findings`): each is one
-event, which no statistics of batches can tell from chance. Durations drift in many runs, so a stretch is slow only if
-no part of the other run is nearly as slow. What is worse apart from them? That is what is tested, without their calls.
+Two questions are answered. What was worse in this run? Outages and slow stretches are named: each is one
+event, which no statistics of batches can tell from chance (`_compared_events`). What is worse apart from them? That is
+what is tested, without their calls.
 
 The number of calls is not tested, because the user decides on it. Knows nothing of how a comparison is shown.
 
@@ -29,13 +29,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import zip_longest
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from otel_connector._arguments import checked_instance, checked_int, checked_number
 from otel_connector._units import exact_duration
 from otel_connector.review import _noise
+from otel_connector.review._compared_events import events
 from otel_connector.review._comparison import (
     SLOW_CALLS,
     Compared,
@@ -44,12 +44,10 @@ from otel_connector.review._comparison import (
     FigureVerdict,
     Groups,
     OnlyIn,
-    Outage,
     Run,
 )
-from otel_connector.review._described import condition_of, ends, parts_of
+from otel_connector.review._described import condition_of, ends
 from otel_connector.review._endpoints import Endpoints
-from otel_connector.review._findings import FEWEST, outages, slow_stretches
 from otel_connector.review._load import Calls
 from otel_connector.review._noise import BATCHES, Estimate, Significance
 from otel_connector.review._verdict import Finding
@@ -67,9 +65,6 @@ _FEWEST_BATCHES = 10  # with calls; the minimum of Schmeiser
 _FEWEST_SLOWER = 10  # calls that are slower than a tested percentile
 _COIN = 0.5  # a confidence that needs no test
 _HIDES = 0.5  # share of a figure: with more noise, the figure cannot be called the same
-_LARGER = 1.5  # times the share of the calls that failed in an outage of the other run, from which this one is worse
-_TWICE = 2.0  # times the median of the slowest batch of the other run, from which a stretch is slow
-_FEWEST_PER_BATCH = 5  # calls, for this median
 _NEUTRAL = frozenset({"calls_per_second", "bytes_per_call"})  # neither more nor less of them is better
 _PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 
@@ -109,7 +104,7 @@ def compare(
         raise ValueError(f"minimum must be 0 or more, and finite, not {minimum!r}")
     checked_int("groups", groups, least=0)
     _share_endpoints(before, after)
-    found = tuple(_events(before, after))
+    found = tuple(events(before, after))
     # What is down in a whole run is left out of both: the rest of the run would have other places than the other run
     down = [each.finding for each in found if not each.finding.stretches]
     for run, name in ((before, "before"), (after, "after")):
@@ -159,45 +154,6 @@ def _create_view(calls: Calls, found: Sequence[Finding]) -> None:
     removed = " + ".join(f"if(t > make_timestamp({high}), {high - low}, 0)::BIGINT" for low, high in of_all)
     shifted = f"SELECT * REPLACE (make_timestamp(epoch_us(t) - ({removed})) AS t)" if of_all else "SELECT *"
     calls.rows(f"CREATE OR REPLACE TEMP VIEW calls_apart AS {shifted} FROM calls_compact WHERE {kept}")
-
-
-def _events(before: Calls, after: Calls) -> Iterator[Outage]:
-    """Yield the outages of both runs, then the stretches that are slow in one of them."""
-    if min(len(before), len(after)) < FEWEST:
-        return
-    parts = [parts_of(run, brief=True) for run in (before, after)]
-    yield from _matched(*(outages(run, of_run) for run, of_run in zip((before, after), parts, strict=True)))
-    for found in slow_stretches(after, parts[1]):
-        if _is_slow(found, after, before):
-            yield Outage(run="after", verdict="worse", finding=found)
-    for found in slow_stretches(before, parts[0]):
-        if _is_slow(found, before, after):
-            yield Outage(run="before", verdict="better", finding=found)
-
-
-def _is_slow(found: Finding, run: Calls, other: Calls) -> bool:
-    """Return whether a stretch is slow for the other run, too: twice as slow as any stretch of its length there."""
-    if sum(each.seconds for each in found.stretches) * BATCHES < len(found.stretches) * _run(run).seconds:
-        return False  # the batches of the other run are too long to compare it with
-    medians = other.rows(
-        "SELECT quantile_cont(delta_t, 0.5) FROM calls_compact, (SELECT epoch_us(min(t)) AS first, "
-        f"epoch_us(max(t)) AS last FROM calls_compact) WHERE success AND "
-        f"{condition_of(dataclasses.replace(found, stretches=()))} "
-        f"GROUP BY (epoch_us(t) - first) * {BATCHES} // (last - first + 1) HAVING count(*) >= {_FEWEST_PER_BATCH}"
-    )
-    return bool(medians) and found.figure >= _TWICE * max(median for (median,) in medians)
-
-
-def _matched(before: Sequence[Finding], after: Sequence[Finding]) -> Iterator[Outage]:
-    """Compare the largest outage of each run with that of the other, then the next ones."""
-    for first, second in zip_longest(before, after):
-        lost = [0.0 if each is None else each.weight for each in (first, second)]
-        if second is not None:
-            verdict: Literal["worse", "in both runs"] = "worse" if lost[1] > _LARGER * lost[0] else "in both runs"
-            yield Outage(run="after", verdict=verdict, finding=second)
-        if first is not None:
-            better: Literal["better", "in both runs"] = "better" if lost[0] > _LARGER * lost[1] else "in both runs"
-            yield Outage(run="before", verdict=better, finding=first)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 Knows nothing of how they are computed (`_compare`) and how they are shown (`_compare_text`).
 
-Used by ``cli._compare_view``, ``review``, ``review._compare``, ``review._compare_html`` and
-``review._compare_text``.
+Used by ``cli._compare_view``, ``review``, ``review._compare``, ``review._compare_html``, ``review._compare_text`` and
+``review._compared_events``.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ class Outage:
 
     Attributes:
         run: The run.
-        verdict: "worse" if the first run has no outage that is nearly as large, "better" if the second run has none,
-            otherwise "in both runs". The largest ones of both runs are compared with each other, then the next.
+        verdict: "worse" if the first run has no outage of the same error class and at the same places that is nearly
+            as large, "better" if the second run has none, otherwise "in both runs".
         finding: What failed or was slower, when and where: of the kind ``failures`` or ``slower``.
     """
 

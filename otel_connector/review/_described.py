@@ -3,7 +3,8 @@
 The edges of its stretches are refined, and its calls are counted by statements about them. Conditions in SQL for the
 calls of a finding are made here only.
 
-Used by ``review._attempts``, ``review._compare``, ``review._findings``, ``review._judge`` and ``review._report``.
+Used by ``review._attempts``, ``review._compare``, ``review._compared_events``, ``review._findings``,
+``review._judge`` and ``review._report``.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ COLUMNS = ("host", "endpoint")
 PROJECT = "project"
 """The column that is a place only if hosts and endpoints do not explain what happened: its calls are to any of them."""
 
+_ALWAYS = "NOT (FALSE)"
 _NEARLY_ALL = 0.9  # share of failures of a place in a stretch, from which this place explains them
 
 
@@ -83,7 +85,7 @@ def described(run: Search, kind: FindingKind, event: str, anomaly: Anomaly, *, a
         rows = _with_ends(run, run.cells.conditions[event], _population(event), edges)
         scope = affected_places(run, event, [(low, high) for low, high, *_ in rows])
     elif scope.by and of_all_calls(event) and (anomaly.shares is None or anomaly.shares[1] < _NEARLY_ALL):
-        of_all = affected_places(run, event, edges)
+        of_all = affected_places(run, event, edges, apart=apart)
         scope = of_all if of_all.by == PROJECT else scope
     return with_figures(run, Finding(kind=kind, weight=0.0, by=scope.by, names=scope.names), event, edges, apart=apart)
 
@@ -221,15 +223,16 @@ def _with_ends(run: Search, condition: str, population: str, edges: Sequence[Edg
     return [row[1:] for row in rows]
 
 
-def affected_places(run: Search, event: str, edges: Sequence[Edges] = ()) -> Selection:
+def affected_places(run: Search, event: str, edges: Sequence[Edges] = (), *, apart: str = "FALSE") -> Selection:
     """Return the places of the events of all calls, in some stretches or in the whole run; all places if none differ.
 
-    Endpoints are places only if they explain the events better than hosts, and projects if better than both.
+    Without stretches, calls for which `apart` is true are not counted. Endpoints are places only if they explain the
+    events better than hosts, and projects if better than both.
     """
     best, most = ALL, Division()
-    counted = _counted(run, event, edges)
+    counted = _counted(run, event, period_of(edges) if edges else f"NOT ({apart})")
     for column, counts in counted.items():
-        found = affected([(name, *each) for name, each in counts.items()])
+        found = affected([(name, *each) for name, each in counts.items()], in_stretch=bool(edges))
         if found.excess > most.excess and (best is ALL or found.gain > most.gain + SURE):
             best, most = Selection(by=column, names=found.names, places=frozenset()), found
     by = run.cells.columns[0]
@@ -238,16 +241,16 @@ def affected_places(run: Search, event: str, edges: Sequence[Edges] = ()) -> Sel
     return best
 
 
-def _counted(run: Search, event: str, edges: Sequence[Edges]) -> dict[str, dict[str, tuple[int, int]]]:
+def _counted(run: Search, event: str, when: str) -> dict[str, dict[str, tuple[int, int]]]:
     """Return the calls and the events by host, endpoint and project."""
 
     def rows(columns: Sequence[str]) -> list[tuple[Any, ...]]:
-        names, when = ", ".join(columns), period_of(edges) if edges else "TRUE"
+        names = ", ".join(columns)
         figures = f"{names}, count(*), count_if({run.cells.conditions[event]})"
         return run.rows(figures, f"{_population(event)} AND {when}", f"GROUP BY {names} ORDER BY {names}")
 
     places = run.cells.columns
-    if edges or event != "failed":
+    if when != _ALWAYS or event != "failed":
         of_places = rows(places)
     else:  # a scan of all calls that the cells have done
         of_places = [(*place, totals.calls, totals.failed) for place, totals in run.cells.places.items()]

@@ -3,7 +3,7 @@
 `_anomalies` finds where and when with batches, and `_described` the figures; this module decides what matters. Does not
 know how findings are written.
 
-Used by ``review._compare`` and ``review._judge``.
+Used by ``review._compared_events`` and ``review._judge``.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ _SAME = Threshold(odds=5, share=2e-3, least=20)
 
 _SLOWER = 1.15  # times the median elsewhere, from which a stretch is slower
 _EDGE = 10  # part of a stretch at its start, and at its end
+_SLOW = 3.0  # times the median of the other places, from which a place is slow
 _MUCH_SLOWER = 2.5  # the same for a comparison: three times, less what a median of few calls may differ
 _LONGER_TAIL = 3.0  # times the p99 elsewhere
 _LARGER = 1.5  # times the median size elsewhere
@@ -112,15 +113,33 @@ def findings(calls: Calls, parts: Cells) -> list[Finding]:
     tail = [each for each in anomalies(run.cells, "tail", _TAIL) if not of_slow & set(each.scope.names)]
     # Of few calls, only the tail may be sure; if half of a stretch is in it, its median is as well
     sure = [each for each in _apart(tail, long) if each.shares and each.shares[1] >= 1 / 2]
+    slower = [*_slower(run, _apart(long, large)), *_slower(run, _apart(sure, large), event="tail")]
     return [
         *_failures(run),
-        *slow,
+        *(each for each in slow if not any(_is_only_then(each, other) for other in slower)),
         *(each for size, found in same.items() for each in _same_size(run, size, found)),
         *_larger(run, _apart(large, known)),
-        *_slower(run, _apart(long, large)),
-        *_slower(run, _apart(sure, large), event="tail"),
+        *_without_echo(run, slower),
         *_tails(run, _apart(tail, [*long, *sure])),
     ]
+
+
+def _is_only_then(slow: Finding, slower: Finding) -> bool:
+    """Return whether places are slow in a part of the run only, which a finding of its own says."""
+    return set(slow.names) <= set(slower.names) and slower.baseline < _SLOW * slow.baseline
+
+
+def _without_echo(run: Search, slower: Sequence[Finding]) -> Iterator[Finding]:
+    """Yield the findings without those of all calls in which no place but the named ones was slower."""
+    named = " AND ".join(f"NOT {place_of(each)}" for each in slower if each.by)
+    for each in slower:
+        if named and not each.by:
+            inside = period_of([ends(stretch) for stretch in each.stretches])
+            median = "quantile_cont(delta_t, 0.5) FILTER (WHERE {})".format
+            ((value, baseline),) = run.rows(f"{median(inside)}, {median(f'NOT {inside}')}", f"success AND {named}")
+            if value is None or baseline is None or value < _SLOWER * baseline:
+                continue
+        yield each
 
 
 def _apart(found: Sequence[Anomaly], known: Sequence[Anomaly]) -> list[Anomaly]:
@@ -149,8 +168,10 @@ def _failures(run: Search) -> Iterator[Finding]:
     is_more = left >= max(_THROUGHOUT * number, _FEWEST_FAILED)
     if is_more and surprise(number, left, _THROUGHOUT) > -math.log(_CHANCE):
         if found:
-            rest = described(run, "failures", "failed", Anomaly(scope=ALL), apart=apart)
-            yield replace(rest, calls=run.cells.calls, rest=False) if one_class else rest
+            scope = affected_places(run, "failed", apart=apart)
+            rest = described(run, "failures", "failed", Anomaly(scope=scope), apart=apart)
+            rest = replace(rest, other_calls=rest.beside_calls, other_events=rest.beside_events) if scope.by else rest
+            yield replace(rest, calls=run.cells.calls, rest=False) if one_class and not scope.by else rest
         else:
             yield _alone(run)
     yield from (replace(each, other_calls=calls, other_events=events, one_class=one_class) for each in found)

@@ -10,7 +10,7 @@ than a batch), they count as fewer.
 The standard library has the normal distribution; the rest is short. SciPy would add 100 MB for two functions. Knows
 neither DuckDB nor calls.
 
-Used by ``review._compare`` and ``review._compare_text``.
+Used by ``review._compare``, ``review._compare_text`` and ``review._compared_events``.
 """
 
 from __future__ import annotations

@@ -126,10 +126,11 @@ class Division:
     excess: float = 0.0
 
 
-def affected(counts: Sequence[Counted]) -> Division:
+def affected(counts: Sequence[Counted], *, in_stretch: bool = False) -> Division:
     """Divide places where this is the most likely: events are at least twice as frequent in one part as in the other.
 
-    If there are places without any event, a division that is more likely than not is enough to spare them.
+    In a stretch, in which something happened, a division that is more likely than not is enough to spare places without
+    any event.
     """
     ordered = sorted((place for place in counts if place[1]), key=lambda place: -place[2] / place[1])
     all_calls, all_events = _of_places(ordered)
@@ -142,7 +143,7 @@ def affected(counts: Sequence[Counted]) -> Division:
         if is_edge and left * calls < _AFFECTED * events * (all_calls - calls):
             gain = log_likelihood_ratio(calls, events, all_calls, all_events)
             excess = gain - _chance(len(ordered), number)
-            if excess > max(most.excess, SURE if left else 0.0):
+            if excess > max(most.excess, SURE if left or not in_stretch else 0.0):
                 best, most = number, Division(gain=gain, excess=excess)
     inside = {name for name, *_ in ordered[:best]}
     return replace(most, names=tuple(name for name, *_ in counts if name in inside))

@@ -302,10 +302,12 @@ class _Writer:
             f"{f', and {inside:,} during them' if inside else ''}. Over the whole run, these are "
             f"{rate(found.baseline)}: below this rate, a quota would not have been exceeded."
         )
+        (pauses,) = found.stretches
         return _line(
             f"Waiting: {_names(found)} asked for pauses of {duration(found.figure)} (429, median), "
             f"{counted(found.beside_events, 'time')}. {duration(found.seconds)} of the "
-            f"{duration(self._run.seconds)} were pauses ({share(found.share_of_time)}).",
+            f"{duration(self._run.seconds)} were pauses ({share(found.share_of_time)}), "
+            f"from {self.at(pauses.start)} to {self.at(pauses.end)}.",
             f"{_of(found.events, found.calls)} to it were answered by 429 at least once.",
             relation or "",
         )

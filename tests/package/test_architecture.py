@@ -132,6 +132,7 @@ WINGS = [
             "_formats": ("duckdb",),
             "_query": (),
             "_comparison": ("duckdb",),
+            "_compared_events": (),
             "_compare": (),
             "_compare_text": (),
             "_zone": ("duckdb",),

@@ -505,6 +505,21 @@ def test_two_runs_with_like_outages_are_not_worse_and_the_first_run_may_be_the_w
     assert _compare_text.counts(better) == {"better": 1, "worse": 0}
 
 
+def test_an_outage_elsewhere_or_of_another_class_is_not_the_one_of_the_other_run() -> None:
+    """The second run also has the outage of the first one, or an equally large one that is another."""
+    first = down(0.2, 0.4, host="host0", error="HTTPStatusError 503")
+    for second, verdicts, counts in (
+        (down(0.2, 0.4, host="host1", error="HTTPStatusError 503"), ["worse", "better"], (1, 1)),
+        (down(0.2, 0.4, host="host0"), ["worse", "better"], (1, 1)),
+        (down(0.2, 0.3, error="HTTPStatusError 503"), ["worse", "better"], (1, 1)),
+        (first + down(0.5, 0.9, host="host1"), ["worse", "in both runs", "in both runs"], (1, 0)),
+    ):
+        result = compared(run(first), run(second, seed=2))
+        assert [each.verdict for each in result.outages] == verdicts
+        found = _compare_text.counts(result)
+        assert (found["worse"], found["better"]) == counts
+
+
 def test_what_is_worse_apart_from_an_outage_is_also_counted() -> None:
     result = compared(run(hosts=1), run(down(0.4, 0.6), seed=2, slower=1.3, hosts=1))
     found = _compare_text.counts(result)["worse"]

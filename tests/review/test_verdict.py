@@ -665,7 +665,13 @@ def test_places_are_down_if_they_explain_the_failures(
 def test_places_without_a_failure_are_spared_unless_it_is_chance(
     counts: list[tuple[str, int, int]], names: tuple[str, ...]
 ) -> None:
-    assert _stretches.affected(counts).names == names
+    assert _stretches.affected(counts, in_stretch=True).names == names
+
+
+def test_even_failures_of_a_whole_run_have_no_place_although_some_places_have_none() -> None:
+    counts = [("a", 110, 6), ("b", 106, 4), ("c", 40, 0), ("d", 44, 0)]
+    assert _stretches.affected(counts).names == ()
+    assert _stretches.affected(counts, in_stretch=True).names == ("a", "b")
 
 
 SIX = tuple(f"{letter}.example.com" for letter in "abcdef")
@@ -728,6 +734,38 @@ def test_a_project_that_fails_at_any_host_is_named(calls: int, kind: str, tmp_pa
     assert f"{found.events:,} of {found.events:,} calls of project Orders failed (HTTPStatus" in texts(verdict)[1]
     if found.stretches:
         assert re.match(r"  Elsewhere: .* The other project: \d of \d", texts(verdict)[2])
+
+
+def test_a_project_that_fails_beside_an_outage_of_a_host_is_named(tmp_path: Path) -> None:
+    made, chance = night(calls=1_000, failing=0.001), random.Random(2)
+    made.fail(2_000, 4_000, HOSTS[0], BUSY, response_code=503)
+    for each in made.calls:
+        each["project"] = chance.choice(("Prices", "Orders", "Stock"))
+        if each["project"] == "Orders" and each["success"] and chance.random() < 0.3:
+            each |= {"success": False, "error": "HTTPStatusError: 403 Forbidden", "response_code": 403}
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    project, outage = sorted(verdict.findings, key=lambda each: -each.weight)
+    assert (outage.names, len(outage.stretches)) == (HOSTS[:1], 1)
+    assert (project.by, project.names, project.rest) == ("project", ("Orders",), True)
+    assert project.calls + project.other_calls == 1_000 - outage.calls
+    assert project.events + project.other_events == verdict.failed - outage.events
+    rest = f"in the rest of the run. {project.events} of {project.calls} calls of project Orders failed"
+    assert rest in "\n".join(texts(verdict))
+
+
+@pytest.mark.parametrize(("end", "factor", "number"), [(9_000, 1.0, 1), (2_500, 1.6, 2)])
+def test_a_host_that_is_slow_in_half_of_a_run_does_not_make_all_hosts_slower(
+    end: float, factor: float, number: int, tmp_path: Path
+) -> None:
+    """Unless all of them are slower, in another part."""
+    made = night()
+    slower(made.between(1_000, end, HOSTS[1]), 10)
+    slower(made.between(9_000, SECONDS), factor)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    assert [(each.kind, each.names) for each in verdict.findings] == [
+        ("slower", HOSTS[1:2]),
+        ("slower", ()),
+    ][:number]
 
 
 def test_a_project_is_not_named_if_its_endpoint_or_its_host_explains_the_failures(tmp_path: Path) -> None:

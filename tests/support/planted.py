@@ -211,7 +211,7 @@ def flapping(made: Night) -> None:
         made.fail(start, start + 600, HOSTS[2], REFUSED)
 
 
-@cause("waits", "Waiting: ", "api.example.com asked for pauses of 58.0 s", "429", "--rate")
+@cause("waits", "Waiting: ", "api.example.com asked for pauses of 58.0 s", "429", "--rate", start=0)
 def holds_after_429(made: Night) -> None:
     for each in made.between(0, SECONDS, HOSTS[0]):
         if each["success"]:
