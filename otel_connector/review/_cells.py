@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from heapq import nlargest
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from otel_connector.review._filters import quoted
@@ -67,11 +69,6 @@ class Counts:
 
     calls: list[int]
     events: list[int]
-
-    @classmethod
-    def empty(cls, batches: int) -> Counts:
-        """Return counts without calls."""
-        return cls([0] * batches, [0] * batches)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,16 +212,19 @@ def _counted(
         f"count_if(success), {counted} FROM {source} GROUP BY 1, 2 ORDER BY 2",
         [slices],
     )
-    places: list[Location | None] = [*kept, None]
     found: dict[str, dict[Location | None, Counts]] = {name: {} for name in conditions}
-    batches = len(edges) - 1
-    of_all = list(map(of_all_calls, conditions))
-    for batch, place, all_calls, succeeded, *events in rows:
-        for by_place, is_of_all, count in zip(found.values(), of_all, events, strict=True):
-            if (counts := by_place.get(places[int(place)])) is None:
-                counts = by_place[places[int(place)]] = Counts.empty(batches)
-            counts.calls[batch] += all_calls if is_of_all else succeeded
-            counts.events[batch] += count
+    for place, cells_of in groupby(rows, itemgetter(1)):
+        batches, _, *columns = zip(*cells_of, strict=True)
+        all_calls, succeeded, *events = (_of_batches(batches, each, len(edges) - 1) for each in columns)
+        for name, each in zip(conditions, events, strict=True):
+            found[name][[*kept, None][int(place)]] = Counts(all_calls if of_all_calls(name) else succeeded, each)
+    return found
+
+
+def _of_batches(batches: Sequence[int], numbers: Sequence[int], length: int) -> list[int]:
+    found = [0] * length
+    for batch, number in zip(batches, numbers, strict=True):
+        found[batch] = number
     return found
 
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from otel_connector._csv._lines import LINE_LIMIT, read_line
+from otel_connector._csv._lines import LINE_LIMIT, is_plain_row, read_line
 
 _SAMPLES = 1_000  # rows, at equal distances
 _FEWEST = 40  # of them that must follow a step: a few rows that were added are not a clock that goes on
@@ -65,9 +65,12 @@ def _end_at(file: BinaryIO, offset: int) -> float | None:
     """Return the end of the call in the first whole line after an offset; None if it is not a row."""
     file.seek(offset)
     file.readline(LINE_LIMIT)
-    line = file.readline(LINE_LIMIT)
+    line = file.readline(LINE_LIMIT).removesuffix(b"\n")
+    if is_plain_row(line):
+        _, _, t, delta_t, _ = line.split(b",", 4)
+        return float(t) + float(delta_t)
     try:
-        _, record = read_line(line.removesuffix(b"\n"))
+        _, record = read_line(line)
     except ValueError:
         return None
     return record.t + record.delta_t

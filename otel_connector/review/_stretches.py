@@ -174,10 +174,11 @@ def _guesses(calls: Sequence[int], events: Sequence[int], share: float) -> Itera
         yield _expit(logit - min(shift, 1.0)), _expit(logit + shift)
     number, hits = sum(calls), sum(events)
     # The squared deviation, in units of its variance: for one batch of many, it is twice the log-likelihood ratio
-    most = max(
-        range(len(calls)),
-        key=lambda i: max(events[i] - share * calls[i], 0.0) ** 2 / (share * (1 - share) * (calls[i] or 1)),
-    )
+    deviations = [
+        (each - share * of) ** 2 / (share * (1 - share) * of) if each > share * of else 0.0
+        for of, each in zip(calls, events, strict=True)
+    ]
+    most = deviations.index(max(deviations))
     yield _smoothed(number - calls[most], hits - events[most]), _smoothed(calls[most], events[most])
 
 
