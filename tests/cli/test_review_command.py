@@ -410,9 +410,10 @@ def test_formulas_are_escaped_in_csv_and_control_characters_on_the_terminal(tmp_
     assert "project,'=1+1," in run_here(tmp_path, "review", "logs.csv", "--csv").out
     query = 'SELECT project, chr(155) || url AS "[b]" FROM calls'
     assert "'=1+1," in run_here(tmp_path, "review", "logs.csv", "--sql", query, "--csv").out
-    for done in (run_here(tmp_path, "review", "logs.csv"), run_here(tmp_path, "review", "logs.csv", "--sql", query)):
+    summary, result = run_here(tmp_path, "review", "logs.csv"), run_here(tmp_path, "review", "logs.csv", "--sql", query)
+    for done in (summary, result):
         assert not {"\x9b", "\u202e"} & set(done.out)
-    assert "[b]" in run_here(tmp_path, "review", "logs.csv", "--sql", query).out
+    assert "[b]" in result.out
 
 
 def test_damage_is_reported_on_stderr_with_csv_and_sql_output(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -72,7 +73,35 @@ def test_an_unknown_size_changes_no_output(command: str, folder: Path, in_a_pipe
         assert run(folder, COMMANDS[command], variables) == expected, variables
 
 
+# Most of the time of a child process is that of its imports
+RUNS = """
+import fcntl, json, os, struct, sys, termios
+from otel_connector.__main__ import main
+variables = dict(os.environ)
+for arguments, size, more in json.loads(sys.argv[1]):
+    fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+    os.environ.clear()
+    os.environ.update(variables | more)
+    sys.argv[1:] = arguments
+    try:
+        main()
+    except SystemExit:
+        print("\\n\\n\\t-- END --", flush=True)
+"""
+
+
+def on_screens(folder: Path, *runs: tuple[list[str], tuple[int, int], dict[str, str]]) -> list[str]:
+    """Return what commands show on a terminal of a size (lines, columns), one after the other in one process."""
+    env = environment({"TERM": "xterm-256color"})
+    with on_terminal(folder, ["-c", RUNS, json.dumps(runs)], env) as terminal:
+        terminal.report("ended")
+        *shown, rest = terminal.output.decode().split("\r\n\r\n\t-- END --\r\n")
+    assert (len(shown), rest) == (len(runs), "")
+    return shown
+
+
 def on_a_screen(folder: Path, arguments: list[str], size: tuple[int, int], **variables: str) -> str:
+    """Do the same for one command in a process of its own."""
     env = environment({"TERM": "xterm-256color", **variables})
     with on_terminal(folder, ["-m", "otel_connector", *arguments], env, size=size) as terminal:
         terminal.report("ended")
@@ -80,13 +109,17 @@ def on_a_screen(folder: Path, arguments: list[str], size: tuple[int, int], **var
 
 
 def test_a_terminal_of_an_unknown_size_is_80_by_24(folder: Path) -> None:
+    runs: list[tuple[tuple[int, int], dict[str, str]]] = [
+        ((0, 0), {}),
+        ((0, 0), {"COLUMNS": "0", "LINES": "-1"}),
+        ((50, 200), {"COLUMNS": "80", "LINES": "24"}),
+        ((24, 80), {"COLUMNS": "0", "LINES": "x"}),
+    ]
     expected = on_a_screen(folder, COMMANDS["review"], (24, 80))
     assert max(map(len, SGR.sub("", expected).split("\r\n"))) <= 80
     assert expected.count("\r\n") <= 24
-    assert on_a_screen(folder, COMMANDS["review"], (0, 0)) == expected
-    assert on_a_screen(folder, COMMANDS["review"], (0, 0), COLUMNS="0", LINES="-1") == expected
-    assert on_a_screen(folder, COMMANDS["review"], (50, 200), COLUMNS="80", LINES="24") == expected
-    assert on_a_screen(folder, COMMANDS["review"], (24, 80), COLUMNS="0", LINES="x") == expected
+    for run_of, shown in zip(runs, on_screens(folder, *((COMMANDS["review"], *each) for each in runs)), strict=True):
+        assert shown == expected, run_of
 
 
 # rich reads FORCE_COLOR (https://force-color.org) and TTY_COMPATIBLE; the others are of other programs
@@ -102,11 +135,9 @@ def test_forced_colours_in_a_pipe_are_colours_only(
     plain = in_a_pipe(command)
     assert "\x1b" not in plain.out + plain.error
     slow = command.startswith("review")  # a review takes longer, and one function decides for all commands
-    forced = FORCED[-1:] if slow and command != "review" else FORCED
-    for variables in (*forced, *([ALL_OF_OTHERS] if slow else OF_OTHERS)):
+    for variables in (FORCED[-1], ALL_OF_OTHERS) if slow else (*FORCED, *OF_OTHERS):
         done = run(folder, COMMANDS[command], variables)
         assert done._replace(out=SGR.sub("", done.out), error=SGR.sub("", done.error)) == plain, variables
-        assert command != "review" or bool(SGR.search(done.out)) is (variables in FORCED), variables
     # https://no-color.org: it is for programs that add colour by default, or are forced to
     for variables in FORCED[-1:] if slow else FORCED:
         assert run(folder, COMMANDS[command], {**variables, "NO_COLOR": "1"}) == plain, variables
@@ -114,7 +145,9 @@ def test_forced_colours_in_a_pipe_are_colours_only(
 
 @pytest.mark.parametrize("variables", [*FORCED, ALL_OF_OTHERS])
 def test_nothing_is_cut_in_a_pipe(variables: dict[str, str], folder: Path) -> None:
-    text = SGR.sub("", run(folder, COMMANDS["review"], {**variables, "COLUMNS": "40", "LINES": "10"}).out)
+    shown = run(folder, COMMANDS["review"], {**variables, "COLUMNS": "40", "LINES": "10"}).out
+    assert bool(SGR.search(shown)) is (variables in FORCED)
+    text = SGR.sub("", shown)
     assert "…" not in text
     assert text.count("a long name of a project " * 4) == PROJECTS
     assert all(f"E{number} " in text for number in range(12))
@@ -133,21 +166,24 @@ def test_what_rich_does_not_redraw_is_printed_as_lines(variables: dict[str, str]
     assert "Done: 0 URLs" in shown
 
 
-@pytest.mark.parametrize("top", [3, 12, 50])
-def test_top_is_obeyed_in_a_pipe_and_on_a_terminal(top: int, folder: Path) -> None:
-    arguments = [*COMMANDS["review"], "--top", str(top)]
-    screen = on_a_screen(folder, arguments, (24, 80))
-    for text in (run(folder, arguments, {}).out, SGR.sub("", screen)):
-        assert len(re.findall(r"^a long name", text, re.MULTILINE)) == min(top, PROJECTS)
-        assert (f"and {PROJECTS - top:,} more" in text) is (top < PROJECTS)
+def test_top_is_obeyed_in_a_pipe_and_on_a_terminal(folder: Path) -> None:
+    tops = (3, 12, 50)
+    commands = [[*COMMANDS["review"], "--top", str(top)] for top in tops]
+    screens = on_screens(folder, *((each, (24, 80), {}) for each in commands))
+    for top, command, screen in zip(tops, commands, screens, strict=True):
+        for text in (run(folder, command, {}).out, SGR.sub("", screen)):
+            assert len(re.findall(r"^a long name", text, re.MULTILINE)) == min(top, PROJECTS), top
+            assert (f"and {PROJECTS - top:,} more" in text) is (top < PROJECTS), top
 
 
-@pytest.mark.parametrize(("columns", "head"), [(60, "Before"), (80, "Before"), (200, "Test, or reason for none")])
-def test_a_comparison_fits_a_terminal(columns: int, head: str, folder: Path) -> None:
-    text = SGR.sub("", on_a_screen(folder, COMMANDS["review --compare"], (24, columns)))
-    assert head in text
-    assert max(map(len, text.split("\r\n")[2:])) <= columns  # after the lines with the files, which can be copied
-    assert not re.search(r"\s[+-]?[\d.,]+ ?[%\w/]*\u2026", text), "a figure is cut"
+def test_a_comparison_fits_a_terminal(folder: Path) -> None:
+    heads = {60: "Before", 80: "Before", 200: "Test, or reason for none"}
+    screens = on_screens(folder, *((COMMANDS["review --compare"], (24, columns), {}) for columns in heads))
+    for (columns, head), screen in zip(heads.items(), screens, strict=True):
+        text = SGR.sub("", screen)
+        assert head in text, columns
+        assert max(map(len, text.split("\r\n")[2:])) <= columns  # after the lines with the files, which can be copied
+        assert not re.search(r"\s[+-]?[\d.,]+ ?[%\w/]*\u2026", text), f"a figure is cut at {columns}"
 
 
 def test_without_arguments_the_help_is_shown(folder: Path) -> None:

@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,11 @@ class Night:
 
 def night(seed: int = 1, calls: int = CALLS, hosts: tuple[str, ...] = HOSTS, failing: float = 0.004) -> Night:
     """Return an ordinary night: durations around 80 ms, some failures, all of it even over time and hosts."""
+    return Night([each.copy() for each in _calls_of_a_night(seed, calls, hosts, failing)])
+
+
+@cache
+def _calls_of_a_night(seed: int, calls: int, hosts: tuple[str, ...], failing: float) -> list[dict[str, Any]]:
     chance = random.Random(seed)
     made = list[dict[str, Any]]()
     for number in range(calls):
@@ -124,7 +130,7 @@ def night(seed: int = 1, calls: int = CALLS, hosts: tuple[str, ...] = HOSTS, fai
                 "error": BUSY if failed else "",
             }
         )
-    return Night(made)
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
