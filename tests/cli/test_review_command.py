@@ -60,7 +60,7 @@ def test_a_log_that_was_archived_by_date_is_not_reviewed_and_the_files_that_were
 
 @pytest.mark.skipif(not hasattr(os, "setsid"), reason="terminals")
 @pytest.mark.parametrize(
-    ("number", "more", "compares"), [(20, b"", False), (21, b"and 1 more", False), (32, b"and 12 more", True)]
+    ("number", "more", "compares"), [(20, b"", False), (21, b"and 1 more", False), (22, b"and 2 more", True)]
 )
 def test_a_terminal_names_the_files_up_to_a_limit(number: int, more: bytes, compares: bool, tmp_path: Path) -> None:
     names = many_files(tmp_path, number)
@@ -74,7 +74,7 @@ def test_a_terminal_names_the_files_up_to_a_limit(number: int, more: bytes, comp
 
 
 def test_a_pipe_names_all_files(tmp_path: Path) -> None:
-    names = many_files(tmp_path, 32)
+    names = many_files(tmp_path, 22)
     for arguments in (["part-*"], ["--compare", "part-*", names[0]]):
         assert ", ".join(names) in run_here(tmp_path, "review", *arguments).out
     facts = json.loads(run_here(tmp_path, "review", "part-*", "--json").out)

@@ -827,6 +827,14 @@ def test_rows_in_another_order_are_no_step_of_the_clock(tmp_path: Path) -> None:
         assert judged(made, tmp_path / f"{key}.csv")[1].findings == ()
 
 
+@pytest.mark.parametrize("project", ["Prices", "Prices, daily"], ids=["plain row", "row with quotes"])
+def test_a_call_that_takes_minutes_is_no_step_of_the_clock(project: str, tmp_path: Path) -> None:
+    """Its row follows those of calls that started after it."""
+    made = night(calls=300, failing=0.0)
+    made.calls[150] |= {"project": project, "delta_t": 900.0}
+    assert "clock" not in {each.kind for each in judged(made, tmp_path / "prices.csv")[1].findings}
+
+
 def test_servers_that_are_down_and_the_other_failures_are_two_sentences(tmp_path: Path) -> None:
     """As in the demo: two hosts answer nothing, each few calls, and the calls to a third fail in five ways."""
     made = night(calls=300, hosts=HOSTS[:1], failing=0.0)
