@@ -894,10 +894,10 @@ async def test_a_faulty_collector_does_not_block_the_event_loop(
     server: FaultServer,
     log: Log,
     caplog: pytest.LogCaptureFixture,
-    blocking_calls_fail: BlockBuster,
+    blocking_calls: BlockBuster,
 ) -> None:
     # The SDK's own threads acquire the locks of its queues as well, for short times
-    blocking_calls_fail.functions["threading.Lock.acquire"].deactivate()
+    blocking_calls.functions["threading.Lock.acquire"].deactivate()
     with exporting(protocol, state(collectors, protocol)) as providers:
         subject = connector(log, providers)
         await assert_unharmed(subject, server, log)  # imports what is loaded on first use, and starts the first export
