@@ -371,7 +371,7 @@ def whole_lines(path: Path) -> list[bytes]:
     return path.read_bytes().split(b"\n")[1:-1] if path.exists() else []
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(4_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [6, pytest.param(4_000, marks=pytest.mark.soak)])
 def test_no_attempt_of_a_call_that_returned_is_missing_after_kill_9(
     kills: int, child_processes: Children, server: FaultServer, log: Log, beside: Path
 ) -> None:

@@ -140,19 +140,19 @@ def numbers(files: Iterable[Path]) -> list[int]:
 
 
 async def fail_midway(disk: Disk, mode: str) -> None:
-    """Make 50 calls to a disk that fails in the middle of them and recovers before the last ones."""
+    """Make 25 calls to a disk that fails in the middle of them and recovers before the last ones."""
     async with calls_logged_to(disk.path, mode) as calls:
         try:
-            await calls.make(15)
+            await calls.make(7)
             assert await calls.flushed()
             disk.strike()
-            await calls.make(20)
+            await calls.make(11)
             assert calls.waiting > 0 or not disk.refuses
             if disk.readable:
                 calls.assert_accounted(disk.files())
         finally:
             disk.heal()
-        await calls.make(15)
+        await calls.make(7)
         assert await calls.flushed()
         calls.check_accounting()
     files = disk.files()

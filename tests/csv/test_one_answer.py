@@ -233,19 +233,14 @@ def test_the_form_of_a_log_does_not_change_which_lines_are_rows(line: str, store
     assert checked("logs.csv") == (len(numbers), len(numbers) + 1 if stored == "CR LF" else altered, damaged)
 
 
-@pytest.mark.parametrize(
-    ("read_by", "stored", "large"),
-    [
-        *(("Python", stored, _load._LARGE) for stored in STORED),
-        *(("DuckDB", stored, _load._LARGE) for stored in READ_IN_PLACE),
-        *((read_by, stored, 0) for read_by in ("Python", "DuckDB") for stored in READ_IN_PLACE),
-    ],
-)
-def test_a_review_of_logs_in_one_form_has_their_rows(read_by: str, stored: str, large: int, folder: Path) -> None:
-    """One review of one log for each line. DuckDB reads all of the files unless it fails at one of them."""
+@pytest.mark.parametrize("large", [_load._LARGE, 0], ids=["small", "large"])
+@pytest.mark.parametrize("read_by", ["Python", "DuckDB"])
+def test_a_review_of_logs_in_all_forms_has_their_rows(read_by: str, large: int, folder: Path) -> None:
+    """One review of one log for each line and form. DuckDB reads all of the files unless it fails at one of them."""
     answers = {
-        f"{number:02}.csv": write_log(line, stored, folder / f"{number:02}.csv")
-        for number, line in enumerate(LINES)
+        f"{line}, {stored}.csv": write_log(line, stored, folder / f"{line}, {stored}.csv")
+        for stored in (STORED if read_by == "Python" and large else READ_IN_PLACE)
+        for line in LINES
         if read_by == "Python" or LINES[line][1]
     }
     assert reviewed(*answers, large=large) == together(answers)

@@ -24,7 +24,7 @@ from otel_connector._telemetry._export_problem import Kind
 from otel_connector._telemetry._exporter_watch import ExporterWatch
 from otel_connector.testing import FaultServer, Step, bomb, drip, endless, respond, silent, slow_body, truncated_chunks
 
-SIZE = 256 * 2**20  # bytes after decompression
+SIZE = 64 * 2**20  # bytes after decompression
 MOST = 4 * 2**20  # bytes of memory
 
 
