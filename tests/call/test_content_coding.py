@@ -150,7 +150,7 @@ def test_the_size_of_a_window_is_known_before_it_is_filled() -> None:
     for log in range(10, 24):
         options = {zstd.CompressionParameter.window_log: log, zstd.CompressionParameter.content_size_flag: 0}
         compressor = zstd.ZstdCompressor(options=options)
-        wire = compressor.compress(noise * 64) + compressor.flush()
+        wire = compressor.compress(noise * (64 if log > 21 else 8)) + compressor.flush()
         codings = ContentCodings(["zstd"])
         windows = [codings.window for _ in codings.decode(wire)]
         assert max(windows) == (2**log - 2**21 if log > 22 else 0), log

@@ -377,7 +377,7 @@ async def tunnel() -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}/"
 
 
-async def tls_outcomes(head: bytes, end: Callable[[Connection], Awaitable[None]]) -> list[object]:
+async def tls_outcomes(server: FaultServer, head: bytes, end: Callable[[Connection], Awaitable[None]]) -> list[object]:
     """Return the outcomes of two calls, directly and through a tunnel."""
 
     async def play(connection: Connection) -> None:
@@ -385,13 +385,12 @@ async def tls_outcomes(head: bytes, end: Callable[[Connection], Awaitable[None]]
         await end(connection)
 
     results = list[object]()
-    with FaultServer(tls=True) as server:
-        server.script("/case", Step(name="case", play=play))
-        subject = AsyncConnector(None, n_tries=1, timeout=10)
-        async with tunnel() as proxy, aiohttp.ClientSession() as session:
-            for options in ({}, {"proxy": proxy}):
-                url = server.url("/case")
-                results.append(await outcome(subject, session, url, ssl=server.client_ssl, **options))
+    server.script("/case", Step(name="case", play=play))
+    subject = AsyncConnector(None, n_tries=1, timeout=10)
+    async with tunnel() as proxy, aiohttp.ClientSession() as session:
+        for options in ({}, {"proxy": proxy}):
+            url = server.url("/case")
+            results.append(await outcome(subject, session, url, ssl=server.client_ssl, **options))
     return results
 
 
@@ -405,8 +404,9 @@ async def all_outcomes() -> dict[str, list[object]]:
                 results[f"idle, {name}, read {read}"] = await idle_outcomes(server, data, read=read)
         results["late"] = await late_outcomes(server)
         results["used before"] = await used_before(server)
-    for name, (head, end, _) in TLS_ENDS.items():
-        results[name] = await tls_outcomes(head, end)
+    with FaultServer(tls=True) as server:
+        for name, (head, end, _) in TLS_ENDS.items():
+            results[name] = await tls_outcomes(server, head, end)
     return results
 
 
@@ -442,22 +442,19 @@ def results(request: pytest.FixtureRequest) -> dict[str, Any]:
     return decoded
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_outcome_of_a_response(name: str, results: dict[str, Any]) -> None:
-    first, following, requests = results[name]
-    assert first == CASES[name].expected
-    assert following == "good"
-    assert requests == CASES[name].requests
+def test_the_outcome_of_each_response(results: dict[str, Any]) -> None:
+    expected = {name: [case.expected, "good", case.requests] for name, case in CASES.items()}
+    assert {name: results[name] for name in CASES} == expected
 
 
-@pytest.mark.parametrize("read", [True, False])
-@pytest.mark.parametrize("name", IDLE)
-def test_excess_bytes_on_an_idle_connection_are_not_a_response(name: str, read: bool, results: dict[str, Any]) -> None:
-    first, second, connections, requests = results[f"idle, {name}, read {read}"]
-    assert [first, second] == ["None", "good"]
-    # An empty line before a response is legal (RFC 9112, section 2.2), so the connection may be used again
-    assert connections == 2 or name == "an empty line"
-    assert requests == 2
+def test_excess_bytes_on_an_idle_connection_are_not_a_response(results: dict[str, Any]) -> None:
+    for name in IDLE:
+        for read in (True, False):
+            first, second, connections, requests = results[f"idle, {name}, read {read}"]
+            assert [first, second] == ["None", "good"], name
+            # An empty line before a response is legal (RFC 9112, section 2.2), so the connection may be used again
+            assert connections == 2 or name == "an empty line", name
+            assert requests == 2, name
 
 
 def test_excess_bytes_after_the_next_request_let_it_be_sent_again(results: dict[str, Any]) -> None:
@@ -469,9 +466,9 @@ def test_connections_that_were_open_before_the_first_call_are_checked(results: d
     assert results["used before"] == ["idle", "{}", TRUNCATED, TRUNCATED, 2]
 
 
-@pytest.mark.parametrize("name", TLS_ENDS)
-def test_the_end_of_a_body_over_tls(name: str, results: dict[str, Any]) -> None:
-    assert results[name] == [TLS_ENDS[name][2]] * 2
+def test_the_end_of_a_body_over_tls(results: dict[str, Any]) -> None:
+    expected = {name: [outcome] * 2 for name, (_, _, outcome) in TLS_ENDS.items()}
+    assert {name: results[name] for name in TLS_ENDS} == expected
 
 
 async def test_excess_bytes_are_found_where_there_is_no_poll(

@@ -24,7 +24,7 @@ from support.otlp_receiver import Received, http_receiver
 from otel_connector import AsyncConnector, ConnectorError
 from otel_connector.testing import FakeClock, FaultServer, ok, redirect, respond, truncated
 
-CALLS = 70
+CALLS = 42
 REMOTE_PARENT = SpanContext(0x1234567890ABCDEF1234567890ABCDEF, 0x1234567890ABCDEF, is_remote=True)
 
 # The steps that the server plays for a URL, and the status code and the success that the row must have
@@ -56,8 +56,8 @@ CONDITIONS = {
     "no SDK, remote parent": Condition(range(1), remote_parent=True),
     "always on": Condition(range(CALLS, CALLS + 1), ALWAYS_ON),
     "always off": Condition(range(1), ALWAYS_OFF),
-    # 14 and 56 are five standard deviations from the mean
-    "ratio 0.5": Condition(range(14, 57), ParentBased(TraceIdRatioBased(0.5))),
+    # 5 and 37 are five standard deviations from the mean
+    "ratio 0.5": Condition(range(5, 38), ParentBased(TraceIdRatioBased(0.5))),
     "unsampled remote parent": Condition(range(1), ParentBased(ALWAYS_ON), remote_parent=True),
     "SDK disabled": Condition(range(1), ALWAYS_ON, {"OTEL_SDK_DISABLED": "true"}, carries_context=False),
     "values truncated at 16": Condition(

@@ -12,7 +12,6 @@ import contextlib
 import html
 import json
 import logging
-import os
 import re
 import warnings
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import aiohttp
 import pytest
 from support.canary_urls import CANARY, CanaryUrl, CanaryUrls
 from support.logs import Log
+from support.samples import THOROUGH
 from support.sdk import SDK
 from support.secret_texts import TEXTS
 from yarl import URL
@@ -34,8 +34,7 @@ from otel_connector._redact import Redactor
 from otel_connector.testing import Connection, FaultServer, respond
 
 SEED = 17
-THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
-COUNT = 400 if THOROUGH else 200  # `.ci/run` requests more
+COUNT = 400 if THOROUGH else 120  # `.ci/run` requests more
 WITHOUT_CALLS = 2_000 if THOROUGH else 200
 
 

@@ -381,7 +381,7 @@ def fork_beside_a_writing_thread(say: Say, path: str, mode: str, forks: int) -> 
 def test_a_child_forked_while_another_thread_writes_can_write(
     mode: str, child_processes: Children, tmp_path: Path
 ) -> None:
-    path, forks = tmp_path / "logs.csv", 25
+    path, forks = tmp_path / "logs.csv", 12
     ((counts, rows),) = run_in_child(
         child_processes, fork_beside_a_writing_thread, path=str(path), mode=mode, forks=forks
     )

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from typing import Any, cast
 
 from support.command_line import run_here
 from support.own_network import run_in_own_network
+from support.samples import THOROUGH
+from support.samples import THOROUGH
 from support.small_server import SmallServer
 
 # Each of these ended the run, or the URL of another resource was requested
@@ -39,7 +40,7 @@ OWN = [
 OF_OTHERS: list[str] = json.loads((Path(__file__).parents[1] / "data" / "url_shapes.json").read_text())["shapes"]
 SHAPES = OWN + OF_OTHERS
 # All of them take half a minute of two cores. `.ci/run` selects "thorough"
-STEP = 2 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 5
+STEP = 2 if THOROUGH else 8
 SELECTED = [*range(len(OWN)), *range(len(OWN), len(SHAPES), STEP)]
 OTHERS = 7
 WITHOUT = ("uvloop", "")  # both event loops, in turn

@@ -337,19 +337,19 @@ ANSWERS: dict[str, tuple[Step, str]] = {
 }
 
 
-@pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_an_answer_over_http_that_is_not_a_confirmation_is_a_loss(
-    answer: str, signal: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+    answer: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step, text = ANSWERS[answer]
     endpoint = server.url("/")[:-1]
-    server.script(f"/v1/{signal}", step)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-    found, watch = messages(signal, HTTP)
-    what = f"{signal.capitalize()} were not sent: {endpoint} {text.replace('http://ORIGIN', endpoint)}"
-    assert found == [what]
-    assert (watch.failed, watch.arrived, watch.lost) == (1, False, 3)
+    for signal in SIGNALS:
+        server.script(f"/v1/{signal}", step)
+        found, watch = messages(signal, HTTP)
+        what = f"{signal.capitalize()} were not sent: {endpoint} {text.replace('http://ORIGIN', endpoint)}"
+        assert found == [what]
+        assert (watch.failed, watch.arrived, watch.lost) == (1, False, 3), signal
 
 
 CONFIRMATIONS = {
@@ -742,30 +742,27 @@ SMALLER = {
 
 
 @pytest.mark.parametrize(
-    ("mistake", "protocol", "signal"),
-    [
-        (mistake, protocol, signal)
-        for mistake, protocol in MISTAKES
-        for signal in (SIGNALS[:1] if mistake == "no answer" else SIGNALS)  # each takes 0.7 s
-    ],
+    ("mistake", "protocol"),
+    MISTAKES,
 )
-def test_each_mistake_has_its_own_sentence(
-    mistake: str, protocol: str, signal: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_mistake_has_its_own_sentence(mistake: str, protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scheme, receiver, text = MISTAKES[mistake, protocol]
+    results: dict[str, tuple[list[str], ExporterWatch]] = {}
     with receiver() as address:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"{scheme}{address}")
-        found, watch = messages(signal, protocol)
-    fields = {
-        "origin": f"{scheme}{address}",
-        "SIGNAL": signal.upper(),
-        "signal": signal,
-        "jaeger": "" if signal == "traces" else "; Jaeger does not",
-        "smaller": SMALLER[signal],
-        "size": watch.problem.size if watch.problem else None,
-    }
-    expected = f"{signal.capitalize()} were not sent: {text.format(**fields)}"
-    assert (found, watch.failed, watch.arrived) == ([expected], 1, False)
+        for signal in SIGNALS[:1] if mistake == "no answer" else SIGNALS:  # each takes 0.7 s
+            results[signal] = messages(signal, protocol)
+    for signal, (found, watch) in results.items():
+        fields = {
+            "origin": f"{scheme}{address}",
+            "SIGNAL": signal.upper(),
+            "signal": signal,
+            "jaeger": "" if signal == "traces" else "; Jaeger does not",
+            "smaller": SMALLER[signal],
+            "size": watch.problem.size if watch.problem else None,
+        }
+        expected = f"{signal.capitalize()} were not sent: {text.format(**fields)}"
+        assert (found, watch.failed, watch.arrived) == ([expected], 1, False)
 
 
 def test_the_words_after_an_export_that_arrived_count_what_was_lost(

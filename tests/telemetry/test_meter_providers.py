@@ -22,6 +22,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.util._once import Once
 from support import forked
 from support.logs import Log
+from support.samples import combinations
 from support.sdk import points
 
 from otel_connector import AsyncConnector, Attempt
@@ -361,9 +362,14 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("mode", ["call", "background"])
-@pytest.mark.parametrize("what", ["makes no call", "makes 2 calls", "drops the connector", "has a dropped connector"])
-@pytest.mark.parametrize("how", ["os.fork", "multiprocessing"])
+@pytest.mark.parametrize(
+    ("what", "how", "mode"),
+    combinations(
+        ["makes no call", "makes 2 calls", "drops the connector", "has a dropped connector"],
+        ["os.fork", "multiprocessing"],
+        ["call", "background"],
+    ),
+)
 def test_a_forked_child_counts_from_zero(how: str, what: str, mode: str, server: FaultServer, tmp_path: Path) -> None:
     server.script("/x", json_body({}))
     server.script("/held", silent)
