@@ -23,7 +23,6 @@ from typing import Any, cast
 from support.command_line import run_here
 from support.own_network import run_in_own_network
 from support.samples import THOROUGH
-from support.samples import THOROUGH
 from support.small_server import SmallServer
 
 # Each of these ended the run, or the URL of another resource was requested

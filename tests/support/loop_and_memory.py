@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import re
 import socket
-import stat
 import sys
 import threading
 import time
@@ -63,11 +63,10 @@ def sockets() -> set[str]:
     found: set[str] = set()
     if sys.platform != "linux":
         return found
-    for descriptor in Path("/proc/self/fd").iterdir():
+    for descriptor in os.scandir("/proc/self/fd"):
         with suppress(OSError):  # this descriptor has been closed in the meantime
-            if stat.S_ISSOCK(descriptor.stat().st_mode):
-                found.add(str(descriptor.readlink()))
-    return found
+            found.add(os.readlink(descriptor))  # noqa: PTH115 - `Path` takes ten times as long
+    return {name for name in found if name.startswith("socket:")}
 
 
 @asynccontextmanager

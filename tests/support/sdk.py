@@ -7,9 +7,13 @@ from typing import Any
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricsData
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+RESOURCE = Resource.create()
+"""The resource of all providers. To detect it takes longer than a call."""
 
 
 @dataclass
@@ -18,11 +22,11 @@ class SDK:
 
     spans: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
     metrics: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
-    tracer_provider: TracerProvider = field(default_factory=lambda: TracerProvider(shutdown_on_exit=False))
 
     def __post_init__(self) -> None:
+        self.tracer_provider = TracerProvider(resource=RESOURCE, shutdown_on_exit=False)
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.spans))
-        self.meter_provider = MeterProvider([self.metrics], shutdown_on_exit=False)
+        self.meter_provider = MeterProvider([self.metrics], RESOURCE, shutdown_on_exit=False)
 
     @property
     def providers(self) -> dict[str, Any]:
