@@ -31,7 +31,7 @@ from typing import Any
 import pytest
 import uvloop
 from rich.console import Console
-from support import command_line, processes
+from support import command_line, forked, processes
 from support.command_line import Finished, environment, run_here
 from support.logs import attempts_in
 from support.loop_and_memory import leaves_nothing
@@ -546,16 +546,16 @@ def test_rows_that_cannot_be_written_are_counted_and_the_exit_code_is_2(api: Fau
 def test_full_or_closed_standard_streams_do_not_stop_a_fetch(api: FaultServer, tmp_path: Path) -> None:
     with open("/dev/full", "w") as full, start(tmp_path, api.url("/ok"), stderr=full, stdout=full) as process:  # noqa: PTH123 - a device
         assert process.wait(60) == 0
-    command = [sys.executable, "-m", "otel_connector", "fetch", api.url("/ok")]
-    quoted = shlex.join(command)
+    quoted = shlex.join([sys.executable, "-m", "otel_connector", "fetch", api.url("/ok")])
 
     def closing(changed: str) -> processes.Process:
         return processes.Process(["sh", "-c", changed], cwd=tmp_path, env=environment({}), stderr=subprocess.PIPE)
 
     writing = [closing(f"{quoted} {closed}") for closed in ("2>&-", "<&- >&-")]  # concurrently, with one log
-    reading = closing(f"{quoted.rpartition(' ')[0]} - <&- >/dev/null")
-    _, error = reading.communicate(timeout=60)
-    assert (reading.returncode, error) == (2, b"otel-connector fetch: -: standard input is closed\n")
+    # A fork: Python sets `sys.stdin` to None if its descriptor is closed
+    program = "import os, sys; os.close(0); sys.stdin = None; from otel_connector.__main__ import main; main()"
+    reading = forked.run_python(["-c", program, "fetch", "-"], tmp_path)
+    assert (reading.returncode, reading.stderr) == (2, "otel-connector fetch: -: standard input is closed\n")
     for each in writing:
         each.communicate(timeout=60)
         assert each.returncode == 0
