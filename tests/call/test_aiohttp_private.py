@@ -19,6 +19,7 @@ import aiohttp
 import pytest
 from aiohttp.client_proto import ResponseHandler
 from support import processes
+from support.forked import Program
 
 from otel_connector import AsyncConnector
 from otel_connector._call import _aiohttp_private
@@ -151,7 +152,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
         server.script("/redirect", redirect("/x"))
         server.script("/gzip", compressed(b'{"ok": true}'))
         command, environment = processes.function(__file__, f"children({server.url('/').rstrip('/')!r})")
-        processes.run(command, env=environment, cwd=folder, check=True, capture_output=True, text=True)
+        with Program(command[1:], env=environment, cwd=folder) as process:
+            assert process.wait(60) == 0
     return folder
 
 

@@ -7,6 +7,7 @@ import gc
 import itertools
 import json
 import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
@@ -17,6 +18,7 @@ import aiohttp
 import pytest
 import uvloop
 from support import processes
+from support.forked import Program
 from support.logs import Log
 from support.loop_and_memory import is_idle, leaves_nothing
 from support.sdk import SDK
@@ -718,9 +720,9 @@ asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
 @pytest.mark.parametrize("count", [3_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
 def test_memory_does_not_grow_with_the_number_of_urls(count: int) -> None:
     with small_server() as port:
-        command = [sys.executable, "-c", MEMORY, str(port), str(count)]
-        environment = processes.clean_environment()
-        done = processes.run(command, env=environment, check=True, capture_output=True, text=True, timeout=1_800)
-    calls, early, late = json.loads(done.stdout)
+        command, environment = ["-c", MEMORY, str(port), str(count)], processes.clean_environment()
+        with Program(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            out, _ = process.communicate(timeout=1_800)
+    calls, early, late = json.loads(out)
     assert calls == count
     assert late - early < 10 * 2**20, f"{(late - early) / 2**20:.1f} MiB"

@@ -12,6 +12,7 @@ import gzip
 import json
 import os
 import random
+import subprocess
 import sys
 import time
 import zlib
@@ -26,6 +27,7 @@ import aiohttp
 import brotli
 import pytest
 from support import processes
+from support.forked import Program
 from support.logs import Log
 from support.loop_and_memory import (
     ALLOWANCE,
@@ -150,10 +152,11 @@ def measured_calls(bodies: EncodedBodies, warm: Step = ok) -> dict[tuple[str, in
             server.script(f"/{number}", respond(body=body, headers=[("Content-Encoding", coding)]))
             calls += [(str(number), cap) for cap in caps]
         program, environment = processes.function(__file__, f"measure_each_in_a_fork({server.url('/')!r}, {calls!r})")
-        done = processes.run(program, env=environment, capture_output=True, timeout=90)
-    assert done.returncode == 0, done.stderr.decode()
+        with Program(program[1:], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            out, error = process.communicate(timeout=90)
+    assert process.returncode == 0, error.decode()
     names = list(bodies)
-    return {(names[int(number)], cap): result for number, cap, result in map(json.loads, done.stdout.splitlines())}
+    return {(names[int(number)], cap): result for number, cap, result in map(json.loads, out.splitlines())}
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ from otel_connector.testing import Connection, FakeClock, FaultServer, bomb, end
 zstd: Any = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 
 SMALL = b'{"ok": true}'
-LARGE = random.Random(1).randbytes(2**18) + bytes(2**19)  # more than aiohttp buffers, also if it is compressed
+LARGE = random.Random(1).randbytes(2**18) + bytes(2**19)  # more than aiohttp buffers, even compressed
 ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "identity": bytes,
     "gzip": gzip.compress,

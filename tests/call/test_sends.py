@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from opentelemetry import baggage, context
-from support import processes
+from support.forked import run_python
 from support.logs import Log
 from support.sdk import SDK
 
@@ -240,6 +240,8 @@ def recording(self, url, **options):
     return real(self, url, **options)
 
 aiohttp.ClientSession.get = recording
+for name in [name for name in sys.modules if name.startswith("otel_connector")]:
+    del sys.modules[name]  # the fork has loaded it
 from otel_connector import AsyncConnector
 
 async def main():
@@ -251,10 +253,10 @@ asyncio.run(main())
 """
 
 
-def test_a_get_method_patched_before_the_import_is_used(server: FaultServer) -> None:
+def test_a_get_method_patched_before_the_import_is_used(server: FaultServer, tmp_path: Path) -> None:
     server.script("/x", ok)
-    command = [sys.executable, "-c", RECORDED_BEFORE, server.url("/x")]
-    assert processes.run(command, capture_output=True, text=True, check=True).stdout == "1\n"
+    done = run_python(["-c", RECORDED_BEFORE, server.url("/x")], tmp_path)
+    assert done.stdout == "1\n", done.stderr
 
 
 async def test_the_middlewares_of_a_call_replace_those_of_the_session(server: FaultServer, sdk: SDK) -> None:

@@ -6,9 +6,9 @@ import asyncio
 import gc
 import inspect
 import logging
-import sys
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +31,7 @@ from opentelemetry.semconv.attributes import (
 from opentelemetry.semconv.metrics import http_metrics
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from support.forked import run_python
 from support.logs import Log
 from support.sdk import SDK
 
@@ -516,13 +517,10 @@ asyncio.run(main())
 """
 
 
-async def test_an_sdk_set_up_between_two_calls_records_the_second(server: FaultServer) -> None:
+def test_an_sdk_set_up_between_two_calls_records_the_second(server: FaultServer, tmp_path: Path) -> None:
     server.script("/x", ok)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", LATE_SDK, server.url("/x"), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    out, err = await process.communicate()
-    assert (process.returncode, out.decode().splitlines()) == (0, ["['after']", "[(1, 'after')]"]), err.decode()
+    done = run_python(["-c", LATE_SDK, server.url("/x")], tmp_path)
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["['after']", "[(1, 'after')]"]), done.stderr
 
 
 @pytest.mark.parametrize("trace_id", [0, 1, 2**127 + 5, 2**128 - 1, 2**128, -1, True])
