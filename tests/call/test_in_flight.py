@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.calls_in_flight import SPARE, measured
+from support.calls_in_flight import measured
+from support.waiting_server import SPARE
 
 LIMIT = 20 * 1024
 """Bytes that a call in flight may need in addition to those that aiohttp needs."""

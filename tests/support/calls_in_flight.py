@@ -1,7 +1,6 @@
 """Calls that are all in flight at the same time, and the memory that each of them needs.
 
-The server is a separate process and answers no request until all have arrived. The client is another process: it
-measures its resident memory while all calls are in flight.
+The client is a separate process: it measures its resident memory while all calls are in flight.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -18,56 +16,9 @@ from typing import Any
 import aiohttp
 
 from otel_connector import AsyncConnector
-from support import processes
+from support import processes, waiting_server
 from support.loop_and_memory import resident
-
-ANSWER = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{"ok": true}'
-SPARE = 200  # descriptors that are not connections
-
-
-def allow_descriptors(count: int) -> bool:
-    """Raise the limit of open files to `count`, or as far as allowed; return whether `count` was reached."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = count if most == resource.RLIM_INFINITY else min(count, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
-    return bool(allowed == count)
-
-
-class UnansweredConnection(asyncio.Protocol):
-    """A connection that adds itself to `held` when its request has arrived, and sends no response."""
-
-    def __init__(self, held: list[asyncio.Transport]) -> None:
-        self.held = held
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        if data.endswith(b"\r\n\r\n"):
-            self.held.append(self.transport)
-
-
-def serve(calls: int) -> None:
-    """Wait for `calls` requests, report that on stdout, and answer them all after the next line on stdin."""
-
-    async def run() -> None:
-        held: list[asyncio.Transport] = []
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: UnansweredConnection(held), "127.0.0.1", 0, backlog=calls)
-        sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
-        sys.stdout.flush()
-        while len(held) < calls:  # noqa: ASYNC110 - this process has nothing else to do
-            await asyncio.sleep(0.01)
-        sys.stdout.write("held\n")
-        sys.stdout.flush()
-        await loop.run_in_executor(None, sys.stdin.readline)
-        for transport in held:
-            transport.write(ANSWER)
-        await loop.run_in_executor(None, sys.stdin.readline)
-
-    allow_descriptors(calls + SPARE)
-    asyncio.run(run())
+from support.waiting_server import SPARE, allow_descriptors
 
 
 async def bare(session: aiohttp.ClientSession, url: str) -> Any:
@@ -100,7 +51,7 @@ def measure(kind: str, calls: int, logfile: str) -> None:
         return {"needed": needed / calls, "succeeded": values.count({"ok": True})}
 
     allow_descriptors(calls + SPARE)
-    program, environment = processes.function(__file__, f"serve({calls})")
+    program, environment = processes.function(waiting_server.__file__, f"serve({calls})")
     with processes.Process(
         program, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as server:
