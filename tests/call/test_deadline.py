@@ -66,13 +66,13 @@ async def test_the_deadline_ends_an_attempt_in_progress(
     step: Any, text: str, server: FaultServer, session: aiohttp.ClientSession, log: Log, sdk: SDK
 ) -> None:
     server.script("/x", step)
-    subject = AsyncConnector(log.path, timeout=30, deadline=1, **sdk.providers)
-    error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 1)
-    assert str(error).startswith(f"1 s passed: {text}")
+    subject = AsyncConnector(log.path, timeout=30, deadline=0.5, **sdk.providers)
+    error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 0.5)
+    assert str(error).startswith(f"0.5 s passed: {text}")
     assert isinstance(error.__cause__, AttemptTimeout)
     assert error.attempts == 1
     assert_row(log, sdk, error)
-    assert log.only().delta_t < 1 + MARGIN
+    assert log.only().delta_t < 0.5 + MARGIN
     assert is_idle(session)
 
 
@@ -82,9 +82,9 @@ async def test_the_deadline_ends_a_later_attempt(
 ) -> None:
     server.script("/x", [503, silent])
     policy = RetryPolicy(backoff=0.001)
-    subject = AsyncConnector(log.path, timeout=0.8, deadline=1.2, retry=policy, **sdk.providers)
-    error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 1.2)
-    assert error.attempts == 3, "503, 0.8 s of silence, and the rest of the deadline"
+    subject = AsyncConnector(log.path, timeout=0.4, deadline=0.8, retry=policy, **sdk.providers)
+    error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 0.8)
+    assert error.attempts == 3, "503, 0.4 s of silence, and the rest of the deadline"
     assert_row(log, sdk, error)
 
 
@@ -151,9 +151,9 @@ async def test_the_deadline_ends_the_wait_for_a_connection(server: FaultServer, 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
         holding = asyncio.create_task(AsyncConnector(None).get(session, server.url("/x"), "P"))
         await held.arrived
-        subject = AsyncConnector(log.path, deadline=1, **sdk.providers)
-        error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 1)
-        assert (str(error), error.attempts) == ("1 s passed in the queue", 0)
+        subject = AsyncConnector(log.path, deadline=0.3, **sdk.providers)
+        error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 0.3)
+        assert (str(error), error.attempts) == ("0.3 s passed in the queue", 0)
         assert_row(log, sdk, error)
         held.release()
         assert await holding == {"ok": True}
@@ -167,8 +167,8 @@ async def test_the_deadline_ends_the_wait_for_the_rate_limiter(
     server.script("/x", ok)
     limiter = asyncio.Lock()
     await limiter.acquire()
-    subject = AsyncConnector(log.path, deadline=1, rate_limiter=limiter, **sdk.providers)
-    error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 1)
+    subject = AsyncConnector(log.path, deadline=0.3, rate_limiter=limiter, **sdk.providers)
+    error = await ends_in_time(subject.get(session, server.url("/x"), "P"), 0.3)
     assert_row(log, sdk, error)
     limiter.release()
     assert await subject.get(session, server.url("/x"), "P") == {"ok": True}
@@ -226,10 +226,10 @@ async def test_time_spent_in_the_queue_shortens_the_attempt(server: FaultServer)
         holding = asyncio.create_task(AsyncConnector(None).get(session, server.url("/x"), "P"))
         await held.arrived
         asyncio.get_running_loop().call_later(0.2, held.release)
-        error = await ends_in_time(AsyncConnector(None, deadline=1.2).get(session, server.url("/y"), "P"), 1.2)
+        error = await ends_in_time(AsyncConnector(None, deadline=0.8).get(session, server.url("/y"), "P"), 0.8)
         assert error.attempts == 1
         (left,) = re.findall(r"no response within ([0-9.]+) s", str(error))
-        assert float(left) <= 1.2 - 0.19, "0.2 s of the deadline were spent in the queue"
+        assert float(left) <= 0.8 - 0.19, "0.2 s of the deadline were spent in the queue"
         await holding
 
 

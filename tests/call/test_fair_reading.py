@@ -186,7 +186,7 @@ def test_a_flood_of_small_messages_does_not_block_the_event_loop(flood: str, run
 
     async def main() -> None:
         async with serving(FLOODS[flood]) as url:
-            subject = AsyncConnector(None, n_tries=1, timeout=1)
+            subject = AsyncConnector(None, n_tries=1, timeout=0.5)
             async with leaves_nothing(), aiohttp.ClientSession() as session:
                 # Load all modules before the measurement
                 await subject.get(session, "http://127.0.0.1:9/", "P", default=None)

@@ -127,7 +127,7 @@ async def main():
         while (await loop.run_in_executor(None, sys.stdin.readline)).strip():
             print(json.dumps(await series(connector, session)), flush=True)
 
-telemetry = configure("load")
+telemetry = configure("load", exit_timeout=1)  # the default is 5
 asyncio.run(main())
 since = time.monotonic()
 telemetry.shutdown()
@@ -202,7 +202,7 @@ def p99(times: list[float]) -> float:
 @pytest.mark.parametrize(
     ("pairs", "calls", "bound"),
     # In a short series, other load on the machine changes the p99 by more than the limit for a collector
-    [(1, 100, 0.1), pytest.param(15, 400, 0.001, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
+    [(1, 60, 0.1), pytest.param(15, 400, 0.001, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
 )
 def test_a_failing_collector_does_not_change_the_latency_of_calls(
     pairs: int, calls: int, bound: float, server: FaultServer, tmp_path: Path
@@ -252,7 +252,7 @@ def test_a_failing_collector_does_not_change_the_latency_of_calls(
 
     assert len(rows) == len({row["call_id"] for row in rows}) == calls * (2 + 6 * pairs)
     assert {row["success"] for row in rows} == {"True"}
-    assert shutdown_seconds < 5.5
+    assert shutdown_seconds < 3  # without the limit, each export may take 10 s
     medians = {name: f"{statistics.median(by) * 1e3:+.3f} ms" for name, by in differences.items()}
     sys.stdout.write(f"change of the p99 (medians of {pairs}): {medians}\n")
     assert max(statistics.median(by) for by in differences.values()) < bound
