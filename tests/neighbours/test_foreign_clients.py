@@ -72,16 +72,23 @@ SHELL = block_starting("shell", "pip install opentelemetry-distro opentelemetry-
 
 
 def run(
-    folder: Path, base: str, closed_port: int, *, clients: Sequence[str] = ("httpx",), end: str = "", **variables: str
+    folder: Path,
+    base: str,
+    closed_port: int,
+    *,
+    clients: Sequence[str] = ("httpx",),
+    end: str = "",
+    by: str = INSTRUMENTED,
+    **variables: str,
 ) -> str:
     """Run the program, and the code `end` after it, under `opentelemetry-instrument`. Return its output.
 
-    With one client, the program does not start a new interpreter, but does what `opentelemetry-instrument` does there.
+    `by` is the code of that command, which starts a new interpreter, or only what it runs in the new interpreter.
     """
     (folder / "app.py").write_text(PROGRAM.format(clients=[*clients], base=base, closed=closed_port) + end)
     variables = {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none", **variables}
-    whole = ["-c", OPENTELEMETRY_INSTRUMENT, sys.executable, "app.py"]
-    done = run_python(whole if len(clients) > 1 else ["-c", INSTRUMENTED, "app.py"], folder, **variables)
+    interpreter = [sys.executable] if by == OPENTELEMETRY_INSTRUMENT else []
+    done = run_python(["-c", by, *interpreter, "app.py"], folder, **variables)
     assert done.returncode == 0
     return str(done.stdout + done.stderr)
 
@@ -110,6 +117,7 @@ def test_a_program_has_one_row_for_each_client_span(names: str, base: str, close
             base,
             closed_port,
             clients=[*CLIENTS],
+            by=OPENTELEMETRY_INSTRUMENT if names == "stable names" else INSTRUMENTED,
             OTEL_TRACES_EXPORTER="csv,otlp",
             OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
             OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,

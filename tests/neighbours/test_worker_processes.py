@@ -267,10 +267,11 @@ def test_uvicorn_workers_lose_no_calls_when_they_are_replaced_or_terminated(
     command += ["--limit-max-requests", str(MAX_REQUESTS)]
     with running(command, tmp_path, upstream, real_collector.environment()) as process:
         port = bound_port(process, "Uvicorn running on")
-        for number in range(REQUESTS):
+        last = WORKERS * (MAX_REQUESTS - 1) + 1
+        for number in range(last + 1):
             # Before the first request, both listen. Before the last one, one of them has reached its limit, and a third
             # replaces it
-            for _ in range({0: WORKERS, REQUESTS - 1: 1}.get(number, 0)):
+            for _ in range({0: WORKERS, last: 1}.get(number, 0)):
                 assert next(line for line in process.stderr if "startup complete" in line)
             send_request(port, f"/stock/{number}")
         process.terminate()

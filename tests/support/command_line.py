@@ -35,10 +35,13 @@ class Finished(NamedTuple):
     error: str
 
 
-# Runs the program as if the named package were not installed
+# Runs the program as if the named package were not installed. The modules that may have imported it are loaded again
 WITHOUT = """
 import sys
 missing = sys.argv.pop(1)
+for name in list(sys.modules):
+    if name.partition(".")[0] in {"otel_connector", "typer", "rich", missing}:
+        del sys.modules[name]
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name == missing or name.startswith(missing + "."):
@@ -74,7 +77,7 @@ def start(folder: Path, *arguments: str, without: str = "", **options: Any) -> P
     if without == "uvloop" and "preexec_fn" not in options:  # no preloaded module depends on uvloop
         return Program(["-m", "otel_connector", *arguments], cwd=folder, without=without, **options)
     if without:
-        return Process([sys.executable, "-c", WITHOUT, without, *arguments], cwd=folder, **options)
+        return Program(["-c", WITHOUT, without, *arguments], cwd=folder, **options)
     return Program(["-m", "otel_connector", *arguments], cwd=folder, **options)
 
 
