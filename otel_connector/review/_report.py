@@ -90,10 +90,9 @@ def html_report(
     zone = Zone(checked_instance("timezone", timezone, str))
     try:
         import_module("jinja2")
+        import_module("vl_convert")
         from otel_connector.review._chart_style import darkened
         from otel_connector.review._charts import OVER_TIME, charts
-
-        library = _library()
     except ImportError:
         raise ImportError(MISSING) from None
     found = points(calls, has_attempts=summary.retries is not None)
@@ -119,6 +118,7 @@ def html_report(
     name = title or _name(summary)
     data = script_json({"datasets": datasets, "charts": {"light": specs, "dark": darkened(specs)}})
     body = rendered("report", **values)
+    library = _library() if drawn else ""
     return str(page(name, _period(summary, zone), body, data, library, zone=zone.name)) + "\n"
 
 

@@ -16,6 +16,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from otel_connector._csv._format import HEADER
 from otel_connector._record import COLUMNS
 from otel_connector.review import Calls, _charts, _report, figures, html_report, load, save_pictures, summarize
 from otel_connector.review._chart_style import DARK, LIGHT, darkened
@@ -190,6 +191,14 @@ def png_size(path: Path) -> tuple[int, int]:
     head = path.read_bytes()[:24]
     assert head.startswith(b"\x89PNG")
     return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+
+
+def test_a_page_without_calls_does_not_contain_the_library_for_charts(tmp_path: Path) -> None:
+    (tmp_path / "logs.csv").write_bytes(HEADER)
+    with load(tmp_path / "logs.csv") as calls:
+        page = html_report(calls, summarize(calls))
+    assert "The files contain no calls that match." in page
+    assert len(page) < 100_000, "the library has 900,000 characters"
 
 
 def test_charts_are_saved_as_png_and_svg_files(log: Path, tmp_path: Path) -> None:
