@@ -250,14 +250,13 @@ def _counted(run: Search, event: str, when: str) -> dict[str, dict[str, tuple[in
         return run.rows(figures, f"{_population(event)} AND {when}", f"GROUP BY {names} ORDER BY {names}")
 
     places = run.cells.columns
-    if when != _ALWAYS or event != "failed":
-        of_places = rows(places)
-    else:  # a scan of all calls that the cells have done
-        of_places = [(*place, totals.calls, totals.failed) for place, totals in run.cells.places.items()]
+    # The cells have counted the failures of the whole run
+    of_run = [(*place, totals.calls, totals.failed) for place, totals in run.cells.places.items()]
+    of_places: list[tuple[Any, ...]] = [*of_run] if when == _ALWAYS and event == "failed" else rows(places)
     counted = dict[str, dict[str, tuple[int, int]]]()
     for columns, found in ((places, of_places), ((PROJECT,), rows((PROJECT,)))):
         for number, column in enumerate(columns):
-            of_value = counted[column] = {}
+            of_value = counted[column] = dict[str, tuple[int, int]]()
             for row in found:
                 calls, events = of_value.get(row[number], (0, 0))
                 of_value[row[number]] = calls + row[-2], events + row[-1]
