@@ -193,7 +193,7 @@ def test_the_rate_after_refusals_is_below_the_average(values: dict[str, Any], sa
         verdict = review.verdict(calls, review.summarize(calls))
     assert verdict.start
     pauses = review.Stretch(start=verdict.start, end=verdict.start, calls=1, events=1)
-    values |= {"stretches": (pauses,), "figure": 1.0, "share_of_time": 0.5}
+    values = {**values, "stretches": (pauses,), "figure": 1.0, "share_of_time": 0.5}
     found = review.Finding(kind="waits", weight=0.5, by="host", names=HOSTS[:1], events=1, **values)
     shown = "\n".join(texts(replace(verdict, findings=(found,))))
     assert [each for each in said if each not in shown] == []
