@@ -39,8 +39,7 @@ GENERATED = """
     FROM made
 """
 
-# The figures of a summary and of a verdict in one statement, also by endpoint and quarter, and by batch, host and
-# endpoint, as in `_cells`. The review also groups by second and by URL
+# The figures of a summary and of a verdict, also by endpoint, quarter, and batch and host, in one statement
 DUCKDB_ALONE = """
     import sys, duckdb
     duckdb.sql('SET enable_progress_bar=false')
@@ -51,7 +50,7 @@ DUCKDB_ALONE = """
             count(*) FILTER (WHERE NOT success), sum(response_size), quantile_cont(delta_t, [0.5, 0.9, 0.95, 0.99]),
             max(delta_t), min(t), max(t), max_by(url, delta_t), max_by(call_id, delta_t)
         FROM read_csv('{sys.argv[1]}')
-        GROUP BY GROUPING SETS ((), (project), (host), (endpoint), (error_type), (quarter), (batch, host, endpoint))
+        GROUP BY GROUPING SETS ((), (project), (host), (endpoint), (error_type), (quarter), (batch, host))
     ''').fetchall()
 """
 SUMMARY = """
