@@ -63,9 +63,10 @@ _REASON_LIMIT = 200  # characters about one line
 # cells that `rows` returns
 _PLAIN_TEXT = rb"(?!['=+@-])[ !#-+\--~]*"
 _PLAIN_TIME = rb"(?:1[0-9]{9}|0|[1-9][0-9]{0,8})\.[0-9]{6}"
+_PLAIN_DURATION = rb"(?:0|[1-9][0-9]{0,8})\.[0-9]{6}"  # below `LONGEST`
 _PLAIN_CELLS = rb"(%b),(%b),(%b),%b,(%b),%b,(?:0|[1-9][0-9]{0,17}),(?:[1-9][0-9]{2})?,(True|False),%b" % (
     CALL_ID.pattern.encode(),
-    *(_PLAIN_TEXT, _PLAIN_TIME, _PLAIN_TIME, _PLAIN_TEXT, _PLAIN_TEXT, _PLAIN_TEXT),
+    *(_PLAIN_TEXT, _PLAIN_TIME, _PLAIN_DURATION, _PLAIN_TEXT, _PLAIN_TEXT, _PLAIN_TEXT),
 )
 _PLAIN_ROW, _PLAIN_LINE = re.compile(_PLAIN_CELLS), re.compile(_PLAIN_CELLS + b"\n")
 

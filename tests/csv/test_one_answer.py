@@ -55,6 +55,7 @@ LINES: dict[str, tuple[bytes, bool]] = {
     "no success": (ODD.replace(b"True", b""), False),
     "text as time": (ODD.replace(b"0.250000", b"soon"), False),
     "an infinite time": (ODD.replace(b"0.250000", b"inf"), False),
+    "a duration of 47 years": (ODD.replace(b"0.250000", b"1500000000.000000"), False),
     "a negative time": (ODD.replace(b"0.250000", b"-0.25"), False),
     "no size": (ODD.replace(b",4,200,", b",,200,"), False),
     "a huge size": (ODD.replace(b",4,200,", b",99999999999999999999,200,"), False),
