@@ -50,17 +50,18 @@ def waits(calls: Calls, seconds: float, number: int) -> Iterator[Finding]:
             ASOF LEFT JOIN merged AS m ON c.host = m.host AND since >= low GROUP BY 1
         )
         SELECT host, pauses, typical, paused, first, last, number, inside,
+            (SELECT count(*) FROM calls_compact AS c WHERE c.host = paused.host AND c.t BETWEEN first AND last),
             (SELECT count(DISTINCT call_id) FROM attempts AS a WHERE a.host = paused.host AND {_PAUSE})
         FROM paused JOIN started USING (host) ORDER BY paused DESC, host""")
     considerable = (row for row in rows if seconds and row[3] >= _PAUSED * seconds)
-    for host, pauses, typical, paused, first, last, of_host, inside, asked in considerable:
+    for host, pauses, typical, paused, first, last, of_host, inside, meanwhile, asked in considerable:
         yield Finding(
             kind="waits",
             weight=min(paused / seconds, 1.0),
             by="host",
             names=(host,),
             others=len(rows) - 1,
-            stretches=(Stretch(start=first, end=last, calls=of_host, events=asked),),
+            stretches=(Stretch(start=first, end=last, calls=meanwhile, events=asked),),
             calls=of_host,
             events=asked,
             other_calls=number - of_host,

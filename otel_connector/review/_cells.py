@@ -3,8 +3,7 @@
 Time is divided into batches with about the same number of calls, of a bounded number, so the number of cells is bounded
 for any number of calls. Knows nothing of what is unusual.
 
-Used by ``review._anomalies``, ``review._attempts``, ``review._described``, ``review._findings``, ``review._judge``
-and ``review._slow_places``.
+Used by ``review``.
 """
 
 from __future__ import annotations

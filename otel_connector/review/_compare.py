@@ -13,9 +13,9 @@ The tests, and the reasons for them (their sources are in `_noise`):
 - A significant difference can be irrelevant: below `minimum` it gets a verdict of its own.
 - If a run is too short, or its noise could hide a difference of half the figure, the verdict says so instead of "same".
 
-Two questions are answered. What was worse in this run? Outages and slow stretches are named: each is one
-event, which no statistics of batches can tell from chance (`_compared_events`). What is worse apart from them? That is
-what is tested, without their calls.
+Two questions are answered. What was worse in this run? Outages and slow stretches are named (`_compared_events`): each
+is one event, which no statistics of batches can tell from chance. What is worse apart from them? That is what is
+tested, without their calls.
 
 The number of calls is not tested, because the user decides on it. Knows nothing of how a comparison is shown.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+from otel_connector.review._cells import Cells
 from otel_connector.review._comparison import Outage
 from otel_connector.review._described import condition_of, hosts_of, parts_of
 from otel_connector.review._findings import FEWEST, outages, slow_stretches
@@ -31,16 +32,18 @@ def events(before: Calls, after: Calls) -> Iterator[Outage]:
     parts = [parts_of(run, brief=True) for run in (before, after)]
     yield from _matched(*(outages(run, of_run) for run, of_run in zip((before, after), parts, strict=True)))
     for found in slow_stretches(after, parts[1]):
-        if _is_slow(found, after, before):
+        if _is_slow(found, parts[1], before):
             yield Outage(run="after", verdict="worse", finding=found)
     for found in slow_stretches(before, parts[0]):
-        if _is_slow(found, before, after):
+        if _is_slow(found, parts[0], after):
             yield Outage(run="before", verdict="better", finding=found)
 
 
-def _is_slow(found: Finding, run: Calls, other: Calls) -> bool:
-    """Return whether a stretch is slow for the other run, too: twice as slow as any stretch of its length there."""
-    if sum(each.seconds for each in found.stretches) * BATCHES < len(found.stretches) * _length(run):
+def _is_slow(found: Finding, parts: Cells, other: Calls) -> bool:
+    """Return whether a stretch of a run is slow for the other run, too: twice as slow as any of its length there."""
+    places = parts.places.values()
+    length = (max(each.last for each in places) - min(each.first for each in places)) / 1e6
+    if sum(each.seconds for each in found.stretches) * BATCHES < len(found.stretches) * length:
         return False  # the batches of the other run are too long to compare it with
     medians = other.rows(
         "SELECT quantile_cont(delta_t, 0.5) FROM calls_compact, (SELECT epoch_us(min(t)) AS first, "
@@ -70,9 +73,3 @@ def _is_alike(first: Finding, second: Finding) -> bool:
     classes = [dict(each.classes) for each in (first, second)]
     is_same = next(iter(classes[0])) in classes[1] and next(iter(classes[1])) in classes[0]
     return is_same and (not first.names or bool(hosts_of(first.names) & hosts_of(second.names)))
-
-
-def _length(run: Calls) -> float:
-    """Return the seconds from the first start to the last."""
-    ((seconds,),) = run.rows("SELECT (epoch_us(max(t)) - epoch_us(min(t))) / 1e6 FROM calls_compact")
-    return float(seconds)

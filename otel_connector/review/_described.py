@@ -37,7 +37,6 @@ COLUMNS = ("host", "endpoint")
 PROJECT = "project"
 """The column that is a place only if hosts and endpoints do not explain what happened: its calls are to any of them."""
 
-_ALWAYS = "NOT (FALSE)"
 _NEARLY_ALL = 0.9  # share of failures of a place in a stretch, from which this place explains them
 
 
@@ -230,7 +229,7 @@ def affected_places(run: Search, event: str, edges: Sequence[Edges] = (), *, apa
     events better than hosts, and projects if better than both.
     """
     best, most = ALL, Division()
-    counted = _counted(run, event, period_of(edges) if edges else f"NOT ({apart})")
+    counted = _counts_by_place(run, event, edges, apart)
     for column, counts in counted.items():
         found = affected([(name, *each) for name, each in counts.items()], in_stretch=bool(edges))
         if found.excess > most.excess and (best is ALL or found.gain > most.gain + SURE):
@@ -241,8 +240,11 @@ def affected_places(run: Search, event: str, edges: Sequence[Edges] = (), *, apa
     return best
 
 
-def _counted(run: Search, event: str, when: str) -> dict[str, dict[str, tuple[int, int]]]:
-    """Return the calls and the events by host, endpoint and project."""
+def _counts_by_place(
+    run: Search, event: str, edges: Sequence[Edges], apart: str
+) -> dict[str, dict[str, tuple[int, int]]]:
+    """Return the calls and the events by host, by endpoint and by project."""
+    when = period_of(edges) if edges else f"NOT ({apart})"
 
     def rows(columns: Sequence[str]) -> list[tuple[Any, ...]]:
         names = ", ".join(columns)
@@ -250,9 +252,11 @@ def _counted(run: Search, event: str, when: str) -> dict[str, dict[str, tuple[in
         return run.rows(figures, f"{_population(event)} AND {when}", f"GROUP BY {names} ORDER BY {names}")
 
     places = run.cells.columns
-    # The cells have counted the failures of the whole run
-    of_run = [(*place, totals.calls, totals.failed) for place, totals in run.cells.places.items()]
-    of_places: list[tuple[Any, ...]] = [*of_run] if when == _ALWAYS and event == "failed" else rows(places)
+    of_places = list[tuple[Any, ...]]()
+    if edges or apart != "FALSE" or event != "failed":
+        of_places += rows(places)
+    else:  # the cells have counted them
+        of_places += ((*place, totals.calls, totals.failed) for place, totals in run.cells.places.items())
     counted = dict[str, dict[str, tuple[int, int]]]()
     for columns, found in ((places, of_places), ((PROJECT,), rows((PROJECT,)))):
         for number, column in enumerate(columns):

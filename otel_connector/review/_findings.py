@@ -38,7 +38,7 @@ from otel_connector.review._described import (
     with_figures,
 )
 from otel_connector.review._load import Calls
-from otel_connector.review._slow_places import slow_places
+from otel_connector.review._slow_places import SLOW, slow_places
 from otel_connector.review._verdict import Finding, FindingKind
 
 FEWEST = 30
@@ -52,7 +52,6 @@ _SAME = Threshold(odds=5, share=2e-3, least=20)
 
 _SLOWER = 1.15  # times the median elsewhere, from which a stretch is slower
 _EDGE = 10  # part of a stretch at its start, and at its end
-_SLOW = 3.0  # times the median of the other places, from which a place is slow
 _MUCH_SLOWER = 2.5  # the same for a comparison: three times, less what a median of few calls may differ
 _LONGER_TAIL = 3.0  # times the p99 elsewhere
 _LARGER = 1.5  # times the median size elsewhere
@@ -126,7 +125,7 @@ def findings(calls: Calls, parts: Cells) -> list[Finding]:
 
 def _is_only_then(slow: Finding, slower: Finding) -> bool:
     """Return whether places are slow in a part of the run only, which a finding of its own says."""
-    return set(slow.names) <= set(slower.names) and slower.baseline < _SLOW * slow.baseline
+    return set(slow.names) <= set(slower.names) and slower.baseline < SLOW * slow.baseline
 
 
 def _without_echo(run: Search, slower: Sequence[Finding]) -> Iterator[Finding]:
@@ -168,13 +167,22 @@ def _failures(run: Search) -> Iterator[Finding]:
     is_more = left >= max(_THROUGHOUT * number, _FEWEST_FAILED)
     if is_more and surprise(number, left, _THROUGHOUT) > -math.log(_CHANCE):
         if found:
-            scope = affected_places(run, "failed", apart=apart)
-            rest = described(run, "failures", "failed", Anomaly(scope=scope), apart=apart)
-            rest = replace(rest, other_calls=rest.beside_calls, other_events=rest.beside_events) if scope.by else rest
-            yield replace(rest, calls=run.cells.calls, rest=False) if one_class and not scope.by else rest
+            rest = _throughout(run, apart)
+            if rest.by:
+                yield replace(rest, other_calls=rest.beside_calls, other_events=rest.beside_events)
+            else:
+                yield replace(rest, calls=run.cells.calls, rest=False) if one_class else rest
         else:
             yield _alone(run)
     yield from (replace(each, other_calls=calls, other_events=events, one_class=one_class) for each in found)
+
+
+def _throughout(run: Search, apart: str = "FALSE") -> Finding:
+    """Return the failures of a whole run for which `apart` is false, at the places that have them."""
+    scope = affected_places(run, "failed", apart=apart)
+    return with_figures(
+        run, Finding(kind="failures", weight=0.0, by=scope.by, names=scope.names), "failed", [], apart=apart
+    )
 
 
 def _alone(run: Search) -> Finding:
@@ -184,8 +192,7 @@ def _alone(run: Search) -> Finding:
     probability, are in a part w of the calls with the probability k w^(k-1) - (k-1) w^k (the range of a uniform sample:
     H. A. David and H. N. Nagaraja, Order Statistics, 2003, section 2.3).
     """
-    scope, edges = affected_places(run, "failed"), run.cells.edges
-    found = described(run, "failures", "failed", Anomaly(scope=scope))
+    found, edges = _throughout(run), run.cells.edges
     name, number = found.classes[0]
     # A few failures of other classes, which are at any time, do not hide when those of one class were
     is_one = 0 < found.events - number < _FEWEST_FAILED

@@ -18,7 +18,9 @@ from itertools import accumulate
 from otel_connector.review._anomalies import Selection
 from otel_connector.review._cells import Cells, Location, LocationTotals
 
-_SLOW = 3.0  # times the median of the faster ones, and times their mean
+SLOW = 3.0
+"""Times the median of the faster hosts or endpoints, and times their mean, from which one is slow."""
+
 _TIME = 0.25  # share of all seconds
 # The share that is enough if nearly all others are so much faster, and the fewest calls for such a median
 _FAR_TIME, _NEARLY_ALL, _FEWEST_FAR = 0.03, 0.9, 8
@@ -78,7 +80,7 @@ def _slow(cells: Cells, by_column: Sequence[list[_Value]], column: int) -> Itera
         slower, faster = values[: number - 1], values[number:]
         calls = sum(one.calls for one in faster)
         mean = sum(one.seconds for one in faster) / calls
-        least = _SLOW * (1 + each.calls**-0.5)  # figures of few calls are less certain
+        least = SLOW * (1 + each.calls**-0.5)  # figures of few calls are less certain
         is_far = each.calls >= _FEWEST_FAR and each.p50 >= least * _percentile(faster, _NEARLY_ALL)
         if is_far and number > len(faster) and sum(one.calls for one in [*slower, each]) > calls:
             continue  # more than half of all, by number and by calls: the others are fast
@@ -86,7 +88,7 @@ def _slow(cells: Cells, by_column: Sequence[list[_Value]], column: int) -> Itera
         usual = _percentile(others, 1 / 2)
         needed = (_FAR_TIME if is_far else _TIME) * cells.seconds
         costly = [one for one in together if one.seconds >= max(needed, least * mean * one.calls)]
-        if each.p50 >= _SLOW * usual:
+        if each.p50 >= SLOW * usual:
             yield from _named(cells, by_column, column, [(one, math.sqrt(one.p50 * usual)) for one in costly])
 
 

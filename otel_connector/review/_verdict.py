@@ -38,8 +38,8 @@ class Stretch:
     """A part of the run.
 
     Attributes:
-        start: The start of its first event (a failure, a slow call), in UTC.
-        end: The start of its last event, in UTC.
+        start: The start of its first event (a failure, a slow call, a pause), in UTC.
+        end: The start of its last event, in UTC; of pauses, the end of the last one.
         calls: The number of calls of the finding's place in it.
         events: How many of them are events.
     """
