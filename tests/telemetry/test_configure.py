@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import inspect
 import os
 import re
 import signal
@@ -246,21 +245,22 @@ def test_an_unreachable_collector_delays_the_exit_by_at_most_the_exit_timeout(
     body = 'work(3000)\n    print("ready", flush=True)\n'
     configured = 'configure("svc", exit_timeout=1)'
     block, no_block = f"with {configured}:\n    {body}", f"if {configured}:\n    {body}"
+    by_default = f'with configure("svc"):\n    {body}'
     refused, silent = f"http://127.0.0.1:{closed_port}", f"http://127.0.0.1:{black_hole.getsockname()[1]}"
     cases = [(block, endpoint, protocol) for endpoint in (refused, silent) for protocol in (GRPC, HTTP)]
-    cases.append((no_block, refused, GRPC))
+    cases += [(no_block, refused, GRPC), (by_default, silent, HTTP)]
     processes = [start(program, otlp(endpoint, protocol)) for program, endpoint, protocol in cases]
     with ThreadPoolExecutor(len(cases)) as pool:  # concurrently, so that the test takes the time of one program
         results = list(pool.map(exit_seconds, processes))
 
     for case, process, (seconds, err) in zip(cases, processes, results, strict=True):
         assert process.returncode == 0, err
-        assert seconds < 4, case  # the margin is for a busy machine, which ends a process slowly
+        limit = 5 if by_default in case else 1
+        assert seconds < limit + 3, case  # the margin is for a busy machine, which ends a process slowly
         assert err.count("Traces and metrics were not sent: ") == 1, err
         assert (
-            "nothing listens at " if refused in case else "did not answer within 1 s, the time limit at the end"
+            "nothing listens at " if refused in case else f"did not answer within {limit} s, the time limit at the end"
         ) in err
-    assert inspect.signature(configure).parameters["exit_timeout"].default == 5
 
 
 def test_a_failed_export_makes_force_flush_return_false_and_is_logged(http_endpoint: str) -> None:
