@@ -164,6 +164,22 @@ def test_texts_with_control_characters_are_complete(tmp_path: Path) -> None:
 
 
 @LARGE
+def test_a_line_with_a_nul_byte_is_damaged_wherever_it_is(large: int, tmp_path: Path, monkeypatch: Any) -> None:
+    """Hosts, paths and classes of errors are parts of later statements, in which DuckDB 1 accepts no NUL byte."""
+    monkeypatch.setattr(_load, "_LARGE", large)
+    failed = rows(call(1, error="XY: z"))
+    for before, after in (b"//a", b"pi."), (b".com/", b"1"), (b",", b"P,"), (b",X", b"Y: z"), (b"XY: z", b"\n"):
+        middle = failed.replace(before + after, before + b"\0" + after)
+        assert middle != failed
+        assert {(len(rows), damaged) for rows, damaged in answers(tmp_path, middle).values()} == {(2, 1)}
+
+
+def test_the_unfinished_last_line_may_contain_nul_bytes(tmp_path: Path) -> None:
+    found, damaged = read(tmp_path / "logs.csv", HEADER + GOOD[0] + b"a\0b'c,P")
+    assert (len(found), damaged) == (1, 0)
+
+
+@LARGE
 def test_only_true_and_false_are_outcomes_of_a_call(large: int, tmp_path: Path, monkeypatch: Any) -> None:
     """In a file that DuckDB does not read itself; the test above has the others."""
     monkeypatch.setattr(_load, "_LARGE", large)
