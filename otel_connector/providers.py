@@ -103,8 +103,7 @@ def _finish_all(telemetry: Telemetry, seconds: float) -> bool:
         return False
     deadline = time.monotonic() + seconds
     finish(seconds)
-    if not telemetry.force_flush(max(deadline - time.monotonic(), _MIN_FLUSH_SECONDS)):
-        telemetry.timed_out_at = time.monotonic()
+    telemetry.flush_before_signal(max(deadline - time.monotonic(), _MIN_FLUSH_SECONDS))
     return True
 
 

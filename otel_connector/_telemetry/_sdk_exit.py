@@ -15,7 +15,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any, NamedTuple, Protocol, cast, final
@@ -105,6 +105,14 @@ class Signal:
             watch.shutdown()
 
 
+class _Job(NamedTuple):
+    """A flush or a shutdown that was started, and how many exports of its signal had failed before."""
+
+    signal: Signal
+    failed_before: int
+    future: Future[object]
+
+
 def _millis(seconds: float) -> int:
     return math.ceil(seconds * 1000)
 
@@ -131,9 +139,10 @@ class Telemetry:
         self._start_threads()
         self._reset()
         self._closing = False
+        self._finishing: list[_Job] = []  # of `shutdown`
         self._delivered = False
         self._lost: Mapping[str, Problem] = {}  # at the end of the program
-        self.timed_out_at = -math.inf  # monotonic seconds: when a signal handler had waited without success
+        self._timed_out_at = -math.inf  # monotonic seconds: when a signal handler had waited without success
         self._deadline = math.inf
         atexit.register(self.shutdown)
         if hasattr(os, "register_at_fork"):
@@ -225,10 +234,23 @@ class Telemetry:
         timeout = min(timeout, threading.TIMEOUT_MAX)
         if self._closing:
             return False
-        jobs, lost = self._deliver(Signal.flush, timeout, timeout)
-        for future in jobs:
-            future.cancel()  # it has not started if an earlier flush hangs
+        jobs = self._start(Signal.flush, timeout)
+        lost = self._wait_for(jobs, timeout)
+        for job in jobs:
+            job.future.cancel()  # it has not started if an earlier flush hangs
         return not lost
+
+    def flush_before_signal(self, seconds: float) -> None:
+        """Export everything within `seconds`, before a signal ends the program.
+
+        The signal may have interrupted `shutdown`. Then this waits for its exports, or flushes if it has started none.
+        """
+        if not self._closing:
+            if not self.force_flush(seconds):
+                self._timed_out_at = time.monotonic()
+        elif not self._closed.is_set():
+            jobs = self._finishing or self._start(Signal.flush, seconds)
+            self._wait_for(jobs, min(seconds, self._deadline - time.monotonic()))
 
     def shutdown(self) -> bool:
         """Export what is left and shut down, within `configure`'s ``exit_timeout``.
@@ -244,7 +266,7 @@ class Telemetry:
             first, self._closing = not self._closing, True
             if first:
                 now, seconds = time.monotonic(), self._exit_timeout
-                if now - self.timed_out_at < seconds:
+                if now - self._timed_out_at < seconds:
                     seconds = min(seconds, _SECONDS_AFTER_TIMEOUT)
                 self._deadline = now + seconds
         if first:
@@ -262,29 +284,33 @@ class Telemetry:
         interrupted = Problem(kind=Kind.INTERRUPTED)
         lost = {signal.name: interrupted for signal in self.signals if signal.watches}  # stays if Ctrl-C ends the wait
         try:
-            jobs, lost = self._deliver(Signal.finish, seconds, seconds - time_to_stop)
+            self._finishing = self._start(Signal.finish, seconds)
+            lost = self._wait_for(self._finishing, seconds - time_to_stop)
         finally:
             stopped = [self._stopper.submit(signal.stop) for signal in self.signals if signal.name in lost]
             for executor in self._executors:
                 executor.stop()
             self._delivered, self._lost = not lost, lost
             self._log(signal.loss(lost[signal.name]) for signal in self.signals if signal.name in lost)
-        remaining: list[Future[Any]] = [*jobs, *stopped]
+        remaining: list[Future[Any]] = [*(job.future for job in self._finishing), *stopped]
         wait(remaining, max(0.0, self._deadline - time.monotonic()))
 
-    def _deliver(
-        self, job: Callable[[Signal, float], object], timeout: float, wait_for: float
-    ) -> tuple[list[Future[object]], dict[str, Problem]]:
-        """Start a job with a timeout for each signal, and wait `wait_for` seconds.
+    def _start(self, job: Callable[[Signal, float], object], timeout: float) -> list[_Job]:
+        """Start a job with a timeout for each signal."""
+        return [
+            _Job(signal, signal.failed, signal.executor.submit(partial(job, signal, timeout)))
+            for signal in self.signals
+        ]
+
+    def _wait_for(self, jobs: Sequence[_Job], seconds: float) -> dict[str, Problem]:
+        """Wait at most `seconds`.
 
         Returns:
-            The futures, and for each signal that was not delivered by then the problem, unless its exporter knows more.
+            For each signal that was not delivered by then the problem, unless its exporter knows more.
         """
-        before = [signal.failed for signal in self.signals]
-        jobs = [signal.executor.submit(partial(job, signal, timeout)) for signal in self.signals]
-        _wait(jobs, wait_for)
+        _wait([job.future for job in jobs], seconds)
         lost: dict[str, Problem] = {}
-        for signal, failed_before, future in zip(self.signals, before, jobs, strict=True):
+        for signal, failed_before, future in jobs:
             if not future.done():
                 lost[signal.name] = Problem(kind=Kind.TOO_SLOW, answer=exact_duration(self._exit_timeout))
             elif error := future.exception():
@@ -292,7 +318,7 @@ class Telemetry:
                 lost[signal.name] = Problem(kind=Kind.FAILED, answer=text)
             elif future.result() is False or signal.failed > failed_before:
                 lost[signal.name] = Problem(kind=Kind.UNKNOWN)
-        return jobs, lost
+        return lost
 
 
 def _wait(jobs: Iterable[Future[object]], seconds: float) -> None:

@@ -328,6 +328,31 @@ def test_the_exit_timeout_also_applies_after_ctrl_c(closed_port: int) -> None:
     assert "Traces and metrics were not sent: nothing listens at " in err
 
 
+def test_a_signal_during_the_exit_waits_for_the_export() -> None:
+    """As when a worker process has reached its number of requests, and its server is stopped at that moment."""
+    program = """
+import signal
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+class Slow(SpanExporter):
+    def export(self, spans):
+        print("ready", flush=True)
+        sys.stdin.read()
+        print("exported", len(spans), flush=True)
+        return SpanExportResult.SUCCESS
+
+configure("svc", exit_timeout=60, signals=[signal.SIGTERM])
+trace.get_tracer_provider().add_span_processor(BatchSpanProcessor(Slow()))
+work()
+"""
+    process = start(program, dict.fromkeys(("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER"), "none"))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (out, err, process.returncode) == ("exported 1\n", "", -signal.SIGTERM)
+
+
 def test_a_second_ctrl_c_ends_the_wait_for_the_flush(black_hole: socket.socket) -> None:
     env = otlp(f"http://127.0.0.1:{black_hole.getsockname()[1]}", OTEL_BSP_SCHEDULE_DELAY="600000")
     process = start(SLEEPER.format(exit_timeout=300), env)
@@ -368,6 +393,7 @@ with configure("svc") as telemetry:
     work()
 child = os.fork()
 if child == 0:
+    telemetry.flush_before_signal(300)  # waits for nothing
     sys.exit(0 if telemetry.shutdown() else 1)
 print(os.waitpid(child, 0)[1])
 """
@@ -598,6 +624,35 @@ def test_shutdown_stops_an_exporter_that_hangs_and_drops_the_other_spans(caplog:
     assert gate.opened.wait(30)
     assert gate.shutdowns == 1  # our call released the export; the SDK's second call was suppressed
     assert gate.exported <= 1
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["for the export", "for at most its own seconds"])
+def test_a_signal_during_the_shutdown_waits(waits: bool) -> None:
+    gate = Gate()
+    telemetry, _ = traced(gate)
+    with ThreadPoolExecutor(2) as pool:
+        stopped = pool.submit(telemetry.shutdown)
+        assert gate.entered.wait(30)
+        finished = pool.submit(_finish_all, telemetry, 30 if waits else 0.01)
+        if waits:
+            assert not wait([finished], 0.01).done
+        else:
+            assert finished.result(30)
+        gate.opened.set()
+        assert finished.result(30)
+        assert stopped.result(30)
+    assert gate.exported == 1
+    assert _finish_all(telemetry, 30)  # nothing is left to wait for
+
+
+def test_a_signal_between_the_begin_of_the_shutdown_and_its_exports_exports_itself() -> None:
+    exporter = InMemorySpanExporter()
+    telemetry, _ = traced(exporter)
+    telemetry._closing = True
+    assert _finish_all(telemetry, 30)
+    assert len(exporter.get_finished_spans()) == 1
+    telemetry._closing = False
+    assert telemetry.shutdown()
 
 
 @pytest.mark.timing
