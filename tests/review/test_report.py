@@ -208,6 +208,7 @@ def report(contexts: Contexts, reports: dict[str, Path]) -> Any:
             context = contexts.phone if phone else contexts.desktop
             once[name, phone] = opened(context, reports[name].as_uri(), color_scheme)
         page = once[name, phone].page
+        page.bring_to_front()  # the browser draws the pages in the background only once a second
         if page.get_attribute(":root", "data-drawn") != color_scheme:
             page.emulate_media(color_scheme=color_scheme)
             page.wait_for_selector(f":root[data-drawn={color_scheme}]", timeout=30_000, state="attached")
