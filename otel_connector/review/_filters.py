@@ -84,5 +84,6 @@ def _utc(time: datetime) -> str:
 
 def quoted(text: str) -> str:
     """Return a text as SQL: a literal, or an expression for a text with NUL, which DuckDB 1 accepts in no statement."""
-    parts = ["'" + part.replace("'", "''") + "'" for part in text.split("\0")]
-    return parts[0] if len(parts) == 1 else f"({' || chr(0) || '.join(parts)})"
+    if "\0" in text:
+        return "decode('" + "".join(f"\\x{byte:02X}" for byte in text.encode()) + "'::BLOB)"
+    return "'" + text.replace("'", "''") + "'"

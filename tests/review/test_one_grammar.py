@@ -174,8 +174,9 @@ def test_a_line_with_a_nul_byte_is_damaged_wherever_it_is(large: int, tmp_path: 
         assert {(len(rows), damaged) for rows, damaged in answers(tmp_path, middle).values()} == {(2, 1)}
 
 
-def test_the_unfinished_last_line_may_contain_nul_bytes(tmp_path: Path) -> None:
-    found, damaged = read(tmp_path / "logs.csv", HEADER + GOOD[0] + b"a\0b'c,P")
+@pytest.mark.parametrize("tail", [b"a\0b'c\xc3\xa9,P", bytes(5_000)], ids=["text", "as after a power cut"])
+def test_the_unfinished_last_line_may_contain_nul_bytes(tail: bytes, tmp_path: Path) -> None:
+    found, damaged = read(tmp_path / "logs.csv", HEADER + GOOD[0] + tail)
     assert (len(found), damaged) == (1, 0)
 
 
