@@ -120,7 +120,8 @@ def without_side_files(paths: Iterable[str]) -> list[str]:
 def _uncompressed(path: Path) -> Path:
     """Return a path without symbolic links and without the suffix of a compression."""
     path = Path(os.path.realpath(path)) if path.is_symlink() else path  # `resolve` raises if links form a loop
-    return path.with_name(re.sub(rf"(?<=.){_COMPRESSED}\Z", "", path.name))
+    plain = re.sub(rf"(?<=.){_COMPRESSED}\Z", "", path.name)
+    return path.with_name(plain) if plain else path  # "." and "/" have no name
 
 
 def _matches(pattern: str) -> list[str]:

@@ -45,6 +45,7 @@ class LocationTotals:
         first: The start of the first one, in microseconds since 1970.
         last: The start of the last one.
         bytes: The sum of the sizes of their bodies.
+        success_seconds: The sum of the durations of the successes.
         p50: The median duration of the successes, in seconds; None if there are none.
         size: The median size of their bodies, in bytes; None if there are none.
     """
@@ -55,6 +56,7 @@ class LocationTotals:
     first: int
     last: int
     bytes: float
+    success_seconds: float
     p50: float | None
     size: float | None
 
@@ -119,7 +121,8 @@ def cells(calls: Calls, columns: Sequence[str], *, brief: bool = False) -> Cells
     medians = {tuple(row[:width]): row[width:] for row in rows}
     rows = calls.rows(
         f"SELECT {names}, count(*), count_if(NOT success), sum(delta_t), epoch_us(min(t)), epoch_us(max(t)), "
-        f"coalesce(sum(response_size), 0)::DOUBLE {_FROM} GROUP BY {names}"
+        f"coalesce(sum(response_size), 0)::DOUBLE, coalesce(sum(delta_t) FILTER (WHERE success), 0) {_FROM} "
+        f"GROUP BY {names}"
     )
     totals = {tuple(row[:width]): row[width:] for row in sorted(rows)}
     places = {place: LocationTotals(*found, *medians.get(place, (None, None))) for place, found in totals.items()}

@@ -21,6 +21,7 @@ from otel_connector.review._noise import BATCHES
 from otel_connector.review._verdict import Finding
 
 _LARGER = 1.5  # times the share of the calls that failed in the outage of the other run, from which this one is worse
+_NOTABLE = 0.1  # share of the failures of an outage, from which one of its classes is compared
 _TWICE = 2.0  # times the median of the slowest batch of the other run, from which a stretch is slow
 _FEWEST_PER_BATCH = 5  # calls, for this median
 
@@ -59,17 +60,28 @@ def _matched(before: Sequence[Finding], after: Sequence[Finding]) -> Iterator[Ou
     left = list(before)
     for second in after:
         first = next((each for each in left if _is_alike(each, second)), None)
-        is_known = first is not None and second.weight <= _LARGER * first.weight
+        is_known = first is not None and not _is_larger(second, first)
         yield Outage(run="after", verdict="in both runs" if is_known else "worse", finding=second)
         if first is not None:
             left.remove(first)
-            is_better = first.weight > _LARGER * second.weight
-            yield Outage(run="before", verdict="better" if is_better else "in both runs", finding=first)
+            yield Outage(run="before", verdict="better" if _is_larger(first, second) else "in both runs", finding=first)
     yield from (Outage(run="before", verdict="better", finding=each) for each in left)
 
 
 def _is_alike(first: Finding, second: Finding) -> bool:
-    """Return whether an outage has the same main error class as an earlier one, and was at places of that one."""
+    """Return whether the main error class of an outage is in the other one, and both were at the same hosts."""
     classes = [dict(each.classes) for each in (first, second)]
-    is_same = next(iter(classes[0])) in classes[1] and next(iter(classes[1])) in classes[0]
+    is_same = next(iter(classes[0])) in classes[1] or next(iter(classes[1])) in classes[0]
     return is_same and (not first.names or bool(hosts_of(first.names) & hosts_of(second.names)))
+
+
+def _is_larger(one: Finding, other: Finding) -> bool:
+    """Return whether an outage has clearly more failures than another one, in all or of one of its error classes."""
+    classes = dict(other.classes)
+    pairs = [(one.weight, other.weight)]
+    pairs += [(_weight(one, number), _weight(other, classes.get(name, 0))) for name, number in one.classes]
+    return any(mine > max(_LARGER * its, _NOTABLE * one.weight) for mine, its in pairs)
+
+
+def _weight(found: Finding, events: int) -> float:
+    return found.weight * events / found.events

@@ -161,20 +161,32 @@ def _failures(run: Search) -> Iterator[Finding]:
     found = _without_parts(run, condition, [*found, *(each for each in places if each.events >= _FAILED.least)])
     inside = _any(found)
     ((calls, events),) = run.rows(f"count(*), count_if({condition})", f"NOT ({inside})")
-    # Of one class, a finding leaves out the others: they are a finding of their own
-    apart = f"({inside}) AND NOT success AND {condition}" if one_class else inside
-    number, left = (run.cells.calls if one_class else calls), run.rows("count_if(NOT success)", f"NOT ({apart})")[0][0]
-    is_more = left >= max(_THROUGHOUT * number, _FEWEST_FAILED)
-    if is_more and surprise(number, left, _THROUGHOUT) > -math.log(_CHANCE):
-        if found:
-            rest = _throughout(run, apart)
-            if rest.by:
-                yield replace(rest, other_calls=rest.beside_calls, other_events=rest.beside_events)
-            else:
-                yield replace(rest, calls=run.cells.calls, rest=False) if one_class else rest
-        else:
-            yield _alone(run)
+    if found:
+        # Of one class, a finding leaves out the others: they are a finding of their own
+        yield from _rest(run, f"({inside}) AND NOT success AND {condition}" if one_class else inside, one_class)
+    elif _are_many(events, calls):
+        yield _alone(run)
     yield from (replace(each, other_calls=calls, other_events=events, one_class=one_class) for each in found)
+
+
+def _rest(run: Search, apart: str, one_class: bool) -> Iterator[Finding]:
+    """Yield the failures for which `apart` is false: those at places that have more than others, then the rest."""
+    while True:
+        ((calls, events),) = run.rows("count(*), count_if(NOT success)", f"NOT ({apart})")
+        if not _are_many(events, run.cells.calls if one_class else calls):
+            return
+        found = _throughout(run, apart)
+        if not found.by:
+            yield replace(found, calls=run.cells.calls, rest=False) if one_class else found
+            return
+        yield replace(found, other_calls=found.beside_calls, other_events=found.beside_events)
+        apart = f"{apart} OR {condition_of(found)}"
+
+
+def _are_many(events: int, calls: int) -> bool:
+    """Return whether failures are more than the few that belong to no finding."""
+    is_more = events >= max(_THROUGHOUT * calls, _FEWEST_FAILED)
+    return is_more and surprise(calls, events, _THROUGHOUT) > -math.log(_CHANCE)
 
 
 def _throughout(run: Search, apart: str = "FALSE") -> Finding:

@@ -22,6 +22,7 @@ _EXAMPLES = {
     "gap": "a call before the pause",
     "clock": "a call before the step of the clock",
     "retries": "one of the retried calls",
+    "larger bodies": "one of the calls with larger bodies",
 }
 
 

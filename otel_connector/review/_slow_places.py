@@ -54,6 +54,11 @@ class _Value:
         return sum(each.seconds for each in self.places.values())
 
     @cached_property
+    def mean(self) -> float:
+        """Of the successes: failures may take as long as a timeout."""
+        return _mean([self])
+
+    @cached_property
     def p50(self) -> float:
         return _percentile(self.places.values(), 1 / 2)
 
@@ -78,8 +83,7 @@ def _slow(cells: Cells, by_column: Sequence[list[_Value]], column: int) -> Itera
         if each.seconds < _FAR_TIME * cells.seconds:
             continue
         slower, faster = values[: number - 1], values[number:]
-        calls = sum(one.calls for one in faster)
-        mean = sum(one.seconds for one in faster) / calls
+        calls, mean = sum(one.calls for one in faster), _mean(faster)
         least = SLOW * (1 + each.calls**-0.5)  # figures of few calls are less certain
         is_far = each.calls >= _FEWEST_FAR and each.p50 >= least * _percentile(faster, _NEARLY_ALL)
         if is_far and number > len(faster) and sum(one.calls for one in [*slower, each]) > calls:
@@ -87,7 +91,7 @@ def _slow(cells: Cells, by_column: Sequence[list[_Value]], column: int) -> Itera
         together, others = ([*slower, each], faster) if is_far else ([each], [*slower, *faster])
         usual = _percentile(others, 1 / 2)
         needed = (_FAR_TIME if is_far else _TIME) * cells.seconds
-        costly = [one for one in together if one.seconds >= max(needed, least * mean * one.calls)]
+        costly = [one for one in together if one.seconds >= needed and one.mean >= least * mean]
         if each.p50 >= SLOW * usual:
             yield from _named(cells, by_column, column, [(one, math.sqrt(one.p50 * usual)) for one in costly])
 
@@ -115,6 +119,12 @@ def _named(
         if found:
             shares = (each.seconds / cells.seconds - each.calls / cells.calls for each in found.values())
             yield sum(shares), Selection(by=by, names=tuple(found), places=frozenset())
+
+
+def _mean(found: Iterable[_Value]) -> float:
+    """Return the mean duration of the successes, of which each has one."""
+    places = [totals for each in found for totals in each.places.values()]
+    return sum(each.success_seconds for each in places) / sum(each.calls - each.failed for each in places)
 
 
 def _percentile(found: Iterable[_Value | LocationTotals], level: float) -> float:

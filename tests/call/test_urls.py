@@ -589,6 +589,7 @@ LONG = [
 ]
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("value", LONG, ids=[ascii(value)[:30] for value in LONG])
 async def test_a_location_does_not_block_the_event_loop(
     value: str, server: FaultServer, session: aiohttp.ClientSession, log: Log

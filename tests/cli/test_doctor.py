@@ -226,6 +226,7 @@ def test_a_silent_receiver_is_rejected_after_the_timeout(silent: str) -> None:
     )
 
 
+@pytest.mark.timing
 def test_an_exporter_that_tries_again_is_stopped_after_its_first_problem(closed_port: int) -> None:
     exporter = GrpcSpans(f"http://127.0.0.1:{closed_port}", timeout=60)
     with telemetry_of([BatchSpanProcessor(exporter)]) as telemetry:

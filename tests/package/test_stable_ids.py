@@ -21,10 +21,10 @@ def test_unstable(name): pass
 """
 
 
-def collect() -> list[str]:
-    """Return the ids of all tests, collected in another process with another hash seed."""
+def collect(folder: Path) -> list[str]:
+    """Return the ids of all tests, collected in another process with another hash seed and temporary folder."""
     command = [*PYTEST, "--collect-only", "-n", "0", "-m", "", "-p", "no:cacheprovider"]
-    environment = clean_environment({"PYTHONHASHSEED": "7"})
+    environment = clean_environment({"PYTHONHASHSEED": "7", "TMPDIR": str(folder)})
     done = processes.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout
     return [line for line in done.stdout.splitlines() if "::" in line]
@@ -36,12 +36,12 @@ def compared_by_xdist(config: pytest.Config) -> bool:
     return workers > 1 and os.environ.get("PYTHONHASHSEED", "random") == "random"
 
 
-def test_two_processes_collect_the_same_ids(request: pytest.FixtureRequest) -> None:
+def test_two_processes_collect_the_same_ids(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     own_ids = [item.nodeid for item in request.session.items]
     assert len(set(own_ids)) == len(own_ids)
     if compared_by_xdist(request.config) and not THOROUGH:
         return  # it has ended a run with different ids before the first test, as the next test shows
-    other_ids = collect()
+    other_ids = collect(tmp_path)
     assert len(other_ids) > 4_000
     assert len(set(other_ids)) == len(other_ids)
     assert set(own_ids) <= set(other_ids)

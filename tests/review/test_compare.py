@@ -520,6 +520,21 @@ def test_an_outage_elsewhere_or_of_another_class_is_not_the_one_of_the_other_run
         assert (found["worse"], found["better"]) == counts
 
 
+def test_an_outage_beside_failures_that_both_runs_have_is_worse() -> None:
+    """A host refuses calls in both runs at times, and is down in one of them: their error classes are compared."""
+    starts = (0.05, 0.25, 0.45, 0.65, 0.85)
+    holds = "".join(down(start, start + 0.03, "host0", "HTTPStatusError 429") for start in starts)
+    outage = down(0.7, 0.76, "host0")
+    for before, after, verdicts in (
+        (holds, holds, ["in both runs", "in both runs"]),
+        (holds, holds + outage, ["worse", "in both runs"]),
+        (holds + outage, holds, ["in both runs", "better"]),
+        (holds, holds + down(0.88, 0.99, "host0"), ["worse", "in both runs"]),
+    ):
+        result = compared(run(before), run(after, seed=2))
+        assert [each.verdict for each in result.outages] == verdicts
+
+
 def test_what_is_worse_apart_from_an_outage_is_also_counted() -> None:
     result = compared(run(hosts=1), run(down(0.4, 0.6), seed=2, slower=1.3, hosts=1))
     found = _compare_text.counts(result)["worse"]

@@ -8,6 +8,7 @@ import math
 import os
 import random
 import re
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -481,8 +482,11 @@ def test_calls_are_available_as_pandas_polars_and_duckdb_objects(log: Path) -> N
     assert calls.pl()["response_code"].to_list() == [200, None]
     assert str(calls.df()["t"].dtype).startswith("datetime64")
     assert calls.sql("SELECT max(delta_t) FROM calls").fetchall() == [(0.25,)]
-    relation = review.load(log).relation  # stays usable after its `Calls` is gone
-    assert relation.limit(1).fetchall()[0][1] == "P"
+    others = review.load(log)
+    relation, of_others = others.relation, others._folder
+    del others
+    assert relation.limit(1).fetchall()[0][1] == "P"  # usable after its `Calls` is gone
+    shutil.rmtree(of_others)  # otherwise it stays until the end of the program
     folder = Path(calls._folder)
     assert folder.is_dir()
     calls.close()

@@ -102,7 +102,15 @@ def run_of(*places: tuple[str, int, float]) -> Cells:
     """Return the cells of a run, from the path, the calls and the median in ms of each endpoint."""
     totals: dict[Location, LocationTotals] = {
         (path.partition("/")[0], path): LocationTotals(
-            calls=calls, failed=0, seconds=calls * ms / 900, first=0, last=1, bytes=0, p50=ms / 1_000, size=None
+            calls=calls,
+            failed=0,
+            seconds=calls * ms / 900,
+            first=0,
+            last=1,
+            bytes=0,
+            success_seconds=calls * ms / 900,
+            p50=ms / 1_000,
+            size=None,
         )
         for path, calls, ms in places
     }

@@ -860,6 +860,32 @@ def test_servers_that_are_down_and_the_other_failures_are_two_sentences(tmp_path
     assert "separately" not in "".join(said)
 
 
+def test_failures_at_one_more_place_do_not_hide_those_of_the_others(tmp_path: Path) -> None:
+    """As in the demo, some URLs of which are invalid: they have no host."""
+    made = night(calls=300, hosts=HOSTS[:1], failing=0.0)
+    for number, each in enumerate(made.calls):
+        each["url"] = f"https://{HOSTS[1] if number % 50 == 7 else HOSTS[0]}/items/{number}"
+        if number % 75 == 30:
+            each["url"] = f"http//{HOSTS[0]}/items/{number}"
+        if number % 5 == 0 or number % 50 == 7:
+            each |= {"success": False, "error": f"Reason{number % 25}: x", "response_code": None, "response_size": 0}
+    _, verdict = judged(made, tmp_path / "demo.csv")
+    assert [each.names for each in verdict.findings] == [(HOSTS[1],), (), ("",)]
+    assert sum(each.events for each in verdict.findings) == verdict.failed
+    assert all(f"{each.events} of {each.calls} calls" in "".join(texts(verdict)) for each in verdict.findings)
+
+
+def test_timeouts_of_another_host_do_not_hide_a_slow_one(tmp_path: Path) -> None:
+    made = night()
+    slower(made.between(0, SECONDS, HOSTS[1]), 30)
+    made.fail(6_000, 8_500, HOSTS[0], "AttemptTimeout: no answer within 30 s", delta_t=30.0)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    assert sorted((each.kind, *each.names) for each in verdict.findings) == [
+        ("failures", HOSTS[0]),
+        ("slow", HOSTS[1]),
+    ]
+
+
 TWICE = ((4_000, 5_200), (11_000, 12_200))
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -45,8 +44,8 @@ def programs() -> dict[str, Path]:
 
 
 @contextmanager
-def _running(command: list[str], folder: Path, ready: str, **environment: str) -> Iterator[Process]:
-    """Run a program until the end of the block. It is ready when it answers `ready` with 200."""
+def _running(command: list[str], folder: Path, ready: Callable[[], str], **environment: str) -> Iterator[Process]:
+    """Run a program until the end of the block. It is ready when it answers a URL with 200; empty if not yet known."""
     name, *options = command
     with (folder / f"{name}.log").open("ab") as log:
         process = Process(
@@ -58,7 +57,7 @@ def _running(command: list[str], folder: Path, ready: str, **environment: str) -
         )
     try:
         try:
-            wait_until(lambda: _answers(ready), process)
+            wait_until(lambda: _answers(ready()), process)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{(folder / f'{name}.log').read_text()[-2000:]}") from None
         yield process
@@ -69,8 +68,8 @@ def _running(command: list[str], folder: Path, ready: str, **environment: str) -
 
 def _answers(url: str) -> bool:
     try:
-        with urlopen(url, timeout=5):
-            return True
+        with urlopen(url, timeout=5) if url else nullcontext():
+            return bool(url)
     except (URLError, OSError):
         return False
 
@@ -124,7 +123,7 @@ def jaeger(folder: Path) -> Iterator[Jaeger]:
     not_from_the_variable = {"jaeger_query.http": 16686, "jaeger_query.grpc": 16685, "healthcheckv2.grpc": 13132}
     command = ["jaeger"]
     command += [f"--set=extensions.{part}.endpoint={address}:{port}" for part, port in not_from_the_variable.items()]
-    with _running(command, folder, f"http://{address}:16686/", JAEGER_LISTEN_HOST=address):
+    with _running(command, folder, lambda: f"http://{address}:16686/", JAEGER_LISTEN_HOST=address):
         yield Jaeger(address)
 
 
@@ -189,11 +188,16 @@ def prometheus(folder: Path, evaluation_interval: str = "") -> Iterator[Promethe
     for option in compose["services"]["prometheus"]["command"]:
         name, equals, value = option.partition("=")
         command.append(f"{name}{equals}{paths.get(value, value)}")
-    with socket.socket() as free:  # not a fixed port: a test may run more of them than there are addresses
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    with _running([*command, f"--web.listen-address={address}"], folder, f"http://{address}/-/ready"):
-        yield Prometheus(address)
+
+    def address() -> str:
+        log = (folder / "prometheus.log").read_text(encoding="utf-8")
+        return next(reversed(re.findall(r'msg="Listening on".* address=(\S+)', log)), "")
+
+    def ready() -> str:
+        return f"http://{found}/-/ready" if (found := address()) else ""
+
+    with _running([*command, "--web.listen-address=127.0.0.1:0"], folder, ready):
+        yield Prometheus(address())
 
 
 class Collector:
@@ -210,7 +214,7 @@ class Collector:
     def start(self) -> None:
         """Start it, and wait until it is healthy."""
         command = ["otelcol", "--config=config.yaml", "--config=quiet.yaml"]
-        running = _running(command, self._folder, f"http://{self._address}:13133/")
+        running = _running(command, self._folder, lambda: f"http://{self._address}:13133/")
         processes.keep_running(self._stack.enter_context(running))  # it may outlast the test that starts it again
 
     def kill(self) -> None:
