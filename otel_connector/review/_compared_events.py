@@ -10,6 +10,7 @@ Used by ``review._compare``.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 from otel_connector.review._cells import Cells
@@ -22,6 +23,7 @@ from otel_connector.review._verdict import Finding
 
 _LARGER = 1.5  # times the share of the calls that failed in the outage of the other run, from which this one is worse
 _NOTABLE = 0.1  # share of the failures of an outage, from which one of its classes is compared
+_DEVIATIONS = 3  # so many standard deviations above that, a number of failures is no chance
 _TWICE = 2.0  # times the median of the slowest batch of the other run, from which a stretch is slow
 _FEWEST_PER_BATCH = 5  # calls, for this median
 
@@ -77,11 +79,13 @@ def _is_alike(first: Finding, second: Finding) -> bool:
 
 def _is_larger(one: Finding, other: Finding) -> bool:
     """Return whether an outage has clearly more failures than another one, in all or of one of its error classes."""
-    classes = dict(other.classes)
-    pairs = [(one.weight, other.weight)]
-    pairs += [(_weight(one, number), _weight(other, classes.get(name, 0))) for name, number in one.classes]
-    return any(mine > max(_LARGER * its, _NOTABLE * one.weight) for mine, its in pairs)
-
-
-def _weight(found: Finding, events: int) -> float:
-    return found.weight * events / found.events
+    if one.weight > _LARGER * other.weight:
+        return True
+    listed = dict(other.classes)
+    unlisted = min(listed.values()) if sum(listed.values()) < other.events else 0  # at most so many of each
+    longer = (other.weight / other.events) / (one.weight / one.events)  # times the calls of the other run
+    for name, number in one.classes:
+        most = _LARGER * longer * listed.get(name, unlisted)
+        if number > _NOTABLE * one.events and number - most > _DEVIATIONS * math.sqrt(most + 1):
+            return True
+    return False

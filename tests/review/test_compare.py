@@ -520,6 +520,14 @@ def test_an_outage_elsewhere_or_of_another_class_is_not_the_one_of_the_other_run
         assert (found["worse"], found["better"]) == counts
 
 
+def of_six_classes(seed: int) -> str:
+    """Return a statement for an outage with more classes than are listed, nearly as many of each."""
+    name = f"'Class' || hash(call_id, {seed}) % 6"
+    return down(0.4, 0.5, "host0") + (
+        f"UPDATE calls_compact SET error_type = {name}, error = {name} || ': x' WHERE error_type = 'ConnectFailed';"
+    )
+
+
 def test_an_outage_beside_failures_that_both_runs_have_is_worse() -> None:
     """A host refuses calls in both runs at times, and is down in one of them: their error classes are compared."""
     starts = (0.05, 0.25, 0.45, 0.65, 0.85)
@@ -530,6 +538,7 @@ def test_an_outage_beside_failures_that_both_runs_have_is_worse() -> None:
         (holds, holds + outage, ["worse", "in both runs"]),
         (holds + outage, holds, ["in both runs", "better"]),
         (holds, holds + down(0.88, 0.99, "host0"), ["worse", "in both runs"]),
+        (of_six_classes(3), of_six_classes(4), ["in both runs", "in both runs"]),
     ):
         result = compared(run(before), run(after, seed=2))
         assert [each.verdict for each in result.outages] == verdicts
