@@ -537,7 +537,7 @@ def test_retries_of_the_whole_run_and_in_a_stretch(tmp_path: Path) -> None:
         )
 
 
-def test_the_training_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stretch_is_found_although_the_fit_of_the_rates_has_not_converged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_stretches, "_ROUNDS", 1)
     found = _stretches.find([20] * 100, [18 if 40 <= n < 50 else n % 2 for n in range(100)])
     assert found is not None
