@@ -1,8 +1,8 @@
 """Finds what happened in one of two runs and not in the other: outages and slow stretches.
 
-An outage of the second run is compared with one of the first run that is like it, of the same error class and at the
-same places: an outage elsewhere is another one. Durations drift in many runs, so a stretch is slow only if no part of
-the other run is nearly as slow. Knows nothing of statistics.
+An outage of the second run is compared with one of the first run that is like it: the main error class of one of them
+is in the other, and both were at the same host. An outage elsewhere is another one. Durations drift in many runs, so a
+stretch is slow only if no part of the other run is nearly as slow. Knows nothing of statistics.
 
 Used by ``review._compare``.
 """
@@ -71,7 +71,7 @@ def _matched(before: Sequence[Finding], after: Sequence[Finding]) -> Iterator[Ou
 
 
 def _is_alike(first: Finding, second: Finding) -> bool:
-    """Return whether the main error class of an outage is in the other one, and both were at the same hosts."""
+    """Return whether the main error class of an outage is in the other one, and both were at the same host."""
     classes = [dict(each.classes) for each in (first, second)]
     is_same = next(iter(classes[0])) in classes[1] or next(iter(classes[1])) in classes[0]
     return is_same and (not first.names or bool(hosts_of(first.names) & hosts_of(second.names)))

@@ -171,16 +171,17 @@ def _failures(run: Search) -> Iterator[Finding]:
 
 def _rest(run: Search, apart: str, one_class: bool) -> Iterator[Finding]:
     """Yield the failures for which `apart` is false: those at places that have more than others, then the rest."""
+    is_whole = one_class  # calls of the class were left out, and no places
     while True:
         ((calls, events),) = run.rows("count(*), count_if(NOT success)", f"NOT ({apart})")
         if not _are_many(events, run.cells.calls if one_class else calls):
             return
         found = _throughout(run, apart)
         if not found.by:
-            yield replace(found, calls=run.cells.calls, rest=False) if one_class else found
+            yield replace(found, calls=run.cells.calls, rest=False) if is_whole else found
             return
         yield replace(found, other_calls=found.beside_calls, other_events=found.beside_events)
-        apart = f"{apart} OR {condition_of(found)}"
+        apart, is_whole = f"{apart} OR {condition_of(found)}", False
 
 
 def _are_many(events: int, calls: int) -> bool:

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -45,7 +45,10 @@ def programs() -> dict[str, Path]:
 
 @contextmanager
 def _running(command: list[str], folder: Path, ready: Callable[[], str], **environment: str) -> Iterator[Process]:
-    """Run a program until the end of the block. It is ready when it answers a URL with 200; empty if not yet known."""
+    """Run a program until the end of the block. It is ready when it answers the URL of `ready` with 200.
+
+    `ready` returns an empty text as long as it does not know the URL.
+    """
     name, *options = command
     with (folder / f"{name}.log").open("ab") as log:
         process = Process(
@@ -67,9 +70,11 @@ def _running(command: list[str], folder: Path, ready: Callable[[], str], **envir
 
 
 def _answers(url: str) -> bool:
+    if not url:
+        return False
     try:
-        with urlopen(url, timeout=5) if url else nullcontext():
-            return bool(url)
+        with urlopen(url, timeout=5):
+            return True
     except (URLError, OSError):
         return False
 

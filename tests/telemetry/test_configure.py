@@ -645,7 +645,7 @@ def test_a_signal_during_the_shutdown_waits(waits: bool) -> None:
     assert _finish_all(telemetry, 30)  # nothing is left to wait for
 
 
-def test_a_signal_between_the_begin_of_the_shutdown_and_its_exports_exports_itself() -> None:
+def test_a_signal_between_the_start_of_the_shutdown_and_its_exports_flushes() -> None:
     exporter = InMemorySpanExporter()
     telemetry, _ = traced(exporter)
     telemetry._closing = True
