@@ -96,13 +96,13 @@ def in_steps(query: str, *steps: str) -> str:
     return query
 
 
-def path_sql() -> str:
+def path_sql(url_path: str = "url_path") -> str:
     """Return SQL for ``path``: host and path without the values that are sure; needs the steps of `LOCATION`."""
-    first = "split_part(url_path, '/', 2)"
-    rest = _without_values(f"substr(url_path, 2 + length({first}))")
-    return f"""CASE WHEN host = '' THEN '' WHEN url_path IN ('', '/') THEN host || '/'
-        WHEN url_path >= '/0' AND url_path < '/:' AND regexp_matches(url_path, '{_VERSION}')
-        THEN host || '/' || {first} || {rest} ELSE host || {_without_values("url_path")} END AS path"""
+    first = f"split_part({url_path}, '/', 2)"
+    rest = _without_values(f"substr({url_path}, 2 + length({first}))")
+    return f"""CASE WHEN host = '' THEN '' WHEN {url_path} IN ('', '/') THEN host || '/'
+        WHEN {url_path} >= '/0' AND {url_path} < '/:' AND regexp_matches({url_path}, '{_VERSION}')
+        THEN host || '/' || {first} || {rest} ELSE host || {_without_values(url_path)} END AS path"""
 
 
 def _without_values(path: str) -> str:
@@ -142,8 +142,9 @@ class Endpoints:
 
     @property
     def sql(self) -> list[str]:
-        """SQL for ``endpoint``, in steps as those of `LOCATION`; needs ``path``, which is `path_sql`."""
-        return _sql(self._names, self._rules)
+        """SQL for ``endpoint``, in steps that follow those of `LOCATION`."""
+        known = _known_sql(self._names, self._rules)
+        return [*known, path_sql("unknown_path"), *_sql(self._names, self._rules)]
 
     def of(self, path: str) -> str:
         """Return the endpoint of a path, as `sql` does."""
@@ -217,6 +218,31 @@ def _most_important(totals: dict[str, list[float]]) -> list[str]:
     return sorted(shares, key=lambda name: (-shares[name], name))[: MOST_ENDPOINTS - 1]
 
 
+def _known_sql(names: list[str], rules: _Rules) -> list[str]:
+    """Return SQL for URLs of the most frequent form, in half the time: their endpoint has one value, a whole segment.
+
+    ``known`` is this endpoint. For all other URLs it is NULL, and ``unknown_path`` is their path.
+    """
+    single = [name for name in names if re.fullmatch(r"[^/]+/[^{]+/\{id\}(?:/[^{]+)?", name)]
+    before = {name.partition(f"/{_VALUE}")[0] for name in single}
+    if not before:
+        return ["NULL AS known, url_path AS unknown_path"]
+    longest_first = "|".join(map(re.escape, sorted(before, key=lambda path: (-len(path), path))))
+    of_any_value = ", ".join(quoted(f"{path}/") for path in sorted(before) if rules.get(path) == set()) or "NULL"
+    after = "CASE WHEN contains(rest, '/') THEN substr(rest, instr(rest, '/')) ELSE '' END"
+    # A value that starts with a digit is sure. Less than 0 are the slash and the end. A suffix has a dot or a colon
+    is_known = f"""rest >= '0' AND (rest < ':' OR before_value IN ({of_any_value}))
+        AND NOT contains(rest, '.') AND NOT contains(rest, ':') AND template IN ({", ".join(map(quoted, single))})"""
+    return [
+        "host || url_path AS place",
+        f"regexp_extract(place, {quoted(f'^(?:{longest_first})/')}) AS before_value",
+        "substr(place, length(before_value) + 1) AS rest",
+        f"before_value || '{_VALUE}' || {after} AS template",
+        f"CASE WHEN {is_known} THEN template END AS known",
+        "CASE WHEN known IS NULL THEN url_path END AS unknown_path",
+    ]
+
+
 def _sql(names: list[str], rules: _Rules) -> list[str]:
     """Return SQL that applies the rules to ``path``, from the left to the right, and looks up the result."""
     by_depth = defaultdict[int, _Rules](dict)
@@ -235,7 +261,8 @@ def _sql(names: list[str], rules: _Rules) -> list[str]:
         )
         path = f"path_{depth}"
     known = ", ".join(map(quoted, ["", *names]))
-    return [*steps, f"CASE WHEN {path} IN ({known}) THEN {path} ELSE '{OTHER}' END AS endpoint"]
+    endpoint = f"CASE WHEN known IS NOT NULL THEN known WHEN {path} IN ({known}) THEN {path} ELSE '{OTHER}' END"
+    return [*steps, f"{endpoint} AS endpoint"]
 
 
 def _either(texts: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from otel_connector._csv._lines import Limited, format_of, lines, open_log
 from otel_connector._csv._parts import COMPRESSED, attempts_file, log_files, log_name
 from otel_connector._record import ATTEMPT_COLUMNS, one_line
-from otel_connector.review._endpoints import LOCATION, in_steps, path_sql
+from otel_connector.review._endpoints import LOCATION, in_steps
 from otel_connector.review._filters import quoted
 from otel_connector.review._load import DIALECT, URL_ID, Calls
 
@@ -149,7 +149,7 @@ def read_retries(calls: Calls, start: datetime | None, end: datetime | None, top
             WINDOW before AS (PARTITION BY call_id ORDER BY number)
         ) AS attempt JOIN calls USING (call_id)"""
     # From the URL, because the column of `calls` would be computed for every row of a large log
-    located = in_steps(joined, *LOCATION, path_sql(), *calls.endpoints.sql)
+    located = in_steps(joined, *LOCATION, *calls.endpoints.sql)
     kept = f"call_id, number, {', '.join(_NUMBERS)}, reason, failure, waited, started, success, url_id, host, endpoint"
     calls.rows(f"CREATE OR REPLACE TEMP TABLE attempts AS SELECT {kept} FROM ({located})")
     reasons, hosts, endpoints = _lost(calls)

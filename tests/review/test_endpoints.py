@@ -15,7 +15,7 @@ from support.logs import call, write
 
 from otel_connector import review
 from otel_connector.review import _load
-from otel_connector.review._endpoints import MOST_ENDPOINTS, OTHER
+from otel_connector.review._endpoints import LOCATION, MOST_ENDPOINTS, OTHER, in_steps, path_sql
 
 # GET paths as the documentation of these APIs writes them
 PATHS = {
@@ -127,6 +127,33 @@ def test_the_endpoint_of_a_url(log: Path) -> None:
         for number, (url, endpoint) in enumerate(ENDPOINTS)
     ]
     assert list(zip((url for url, _ in made), endpoints(log, [url for url, _ in made]), strict=True)) == made
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_short_way_to_the_endpoint_of_a_frequent_form_leads_to_the_same_one(seed: int, log: Path) -> None:
+    """`Endpoints.of` knows no such way. A form is frequent here, but its URLs may have any odd segment."""
+    chance, made = random.Random(seed), values(seed)
+    odd = ["", "7", "7.json", "8:run", "v1", "2.0", "{id}", "-7", "\u00e9", "me", "list", "it's", "a.b", 16 * "d"]
+
+    def segment() -> str:
+        return chance.choice(odd) if chance.random() < 0.2 else chance.choice([made["slug"], made["number"]])()
+
+    forms = ("users/{}", "users/{}/posts", "users/me/{}", "1/boards/{}", "{}", "a/{}/b/{}", "list", "w/rest.php/{}", "")
+    starts = ("https://h", "http://h", "https://u:p@h", "https://h:8080", "HTTPS://h")
+    urls = [
+        f"{chance.choices(starts, (20, 5, 1, 5, 1))[0]}/{chance.choice(forms).format(segment(), segment())}"
+        + chance.choices(["", "?x=/users/7", "#/users/7", "/", "//"], (10, 5, 1, 1, 1))[0]
+        for _ in range(2_000)
+    ]
+    # All values of a position are sure, or one of them may be a version
+    urls += [f"https://n/orders/{made['number']()}{chance.choice(['', '.json', ':run'])}" for _ in range(200)]
+    urls += ["https://m/7", *(f"https://m/{number}" for number in range(1_000, 1_100))]
+    with review.load(write(log, (call(n, url=url) for n, url in enumerate(urls)))) as calls:
+        located = in_steps("SELECT url, endpoint AS found FROM calls", *LOCATION, path_sql())
+        rows = in_steps(f"SELECT * RENAME path AS whole FROM ({located})", *calls.endpoints.sql)
+        found = calls.rows(f"SELECT url, found, whole, known IS NOT NULL FROM ({rows})")
+    assert [row[:2] for row in found if row[1] != calls.endpoints.of(row[2])] == []
+    assert sum(known for *_, known in found) > 300
 
 
 def test_a_frequent_sibling_of_many_values_is_an_endpoint_of_its_own(log: Path) -> None:

@@ -306,6 +306,20 @@ def test_urls_are_counted_and_not_only_calls(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "urls",
+    [  # each pair has the same hash in DuckDB, forwards or backwards
+        ("00000000/00000003", "00000009/00000073"),
+        ("pp00000002/item-no/00000057/stock?lang=de", "pp00000006/item-no/00000017/stock?lang=de"),
+    ],
+)
+def test_two_urls_are_never_counted_as_one(urls: tuple[str, ...], tmp_path: Path) -> None:
+    host = ("api", "a")[urls[0].startswith("p")]
+    records = [call(number, url=f"https://{host}.example.com/{url}") for number, url in enumerate(urls)]
+    with review.load(write(tmp_path / "a.csv", records)) as calls:
+        assert review.verdict(calls, review.summarize(calls)).urls.total == 2
+
+
 def test_urls_are_counted_in_several_statements_if_there_are_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
