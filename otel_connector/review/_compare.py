@@ -399,7 +399,7 @@ def _judged(task: _Task, row: Difference, significance: Significance, level: flo
         hidden = noise > _HIDES * (row.before or row.after)
         if math.isnan(noise) or (hidden and row.unit == "1"):
             what = "slow calls" if row.is_of_durations else "failures"
-            verdict, reason = "too few to tell", f"too few {what}, or too few bursts of them"
+            verdict, reason = "too few to tell", f"too few independent {what}"
         elif hidden:
             verdict, reason = "too noisy to tell", "the noise could hide a difference of a half"
     return dataclasses.replace(row, noise=noise, verdict=verdict, reason=reason)

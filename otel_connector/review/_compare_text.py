@@ -116,6 +116,7 @@ def headline(comparison: Comparison) -> list[Sentences]:
     if comparison.outages:
         tested = f"{all_calls(comparison).removeprefix('All calls ').capitalize()}: {tested[0].lower()}{tested[1:]}"
     lines += map(Sentences, (tested, *_of_groups(comparison), *_without_calls(comparison)))
+    lines += map(Sentences, _number_of_calls(comparison))
     if undecided := [_undecided(row) for row in comparison.total.differences if _is_visible(row)]:
         lines.append(Sentences(f"Not decided: {'; '.join(undecided)}"))
     lines += map(Sentences, _undecided_groups(comparison))
@@ -200,6 +201,17 @@ def _without_calls(comparison: Comparison) -> Iterator[str]:
         if len(found) > _MOST_NAMED:
             rest = counted(len(only) + more - _MOST_NAMED, "more host")
             yield f"No calls to {rest} in the {texts[0]} run{apart}"
+
+
+def _number_of_calls(comparison: Comparison) -> Iterator[str]:
+    """Yield a sentence if the runs differ much in their calls: one of them may have stopped."""
+    runs = (comparison.before, comparison.after)
+    before, after = (run.calls for run in runs)
+    if before and after and abs(after - before) >= _VISIBLE * before:
+        relative = change(Difference(figure="calls", unit="{call}", before=before, after=after))
+        lengths = " -> ".join(duration(run.seconds) for run in runs)
+        numbers = f"Calls: {before:,} -> {after:,} ({relative}), in {lengths}."
+        yield f"{numbers} Not tested: the URLs may be others, or one of the runs stopped."
 
 
 def _is_visible(row: Difference) -> bool:

@@ -105,6 +105,8 @@ def with_figures(run: Search, finding: Finding, event: str, edges: list[Edges], 
         f"{place} AND {when} AND NOT success AND {condition}",
         f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {_MOST_CLASSES}",
     )
+    if len(stretches) > 1 and classes:
+        stretches = _with_errors(run, f"{place} AND NOT success AND {condition}", edges, stretches)
     of_class = f" AND error_type = {quoted(classes[0][0])}" if classes else ""
     ((left_out,),) = run.rows("count(*)", f"{place} AND ({apart})") if apart != "FALSE" else [(0,)]
     return replace(
@@ -212,14 +214,31 @@ def stretches_of(
 
 def _with_ends(run: Search, condition: str, population: str, edges: Sequence[Edges]) -> list[tuple[Any, ...]]:
     """Return of each stretch with events the first and the last one, in microseconds and as times, and the counts."""
-    number = " ".join(f"WHEN t <= make_timestamp({high}) THEN {i}" for i, (_, high) in enumerate(edges))
     first, last = (f"{which}(t) FILTER (WHERE {condition})" for which in ("min", "max"))
     rows = run.rows(
-        f"CASE {number} END, epoch_us({first}), epoch_us({last}), {first}, {last}, count(*), count_if({condition})",
+        f"{_number_of(edges)}, epoch_us({first}), epoch_us({last}), {first}, {last}, count(*), count_if({condition})",
         f"{population} AND {period_of(edges)}",
         f"GROUP BY 1 HAVING count_if({condition}) > 0 ORDER BY 1",
     )
     return [row[1:] for row in rows]
+
+
+def _with_errors(
+    run: Search, condition: str, edges: Sequence[Edges], stretches: Sequence[Stretch]
+) -> tuple[Stretch, ...]:
+    """Return the stretches with their most frequent error; of a large log, of the failures with texts."""
+    rows = run.rows(
+        f"{_number_of(edges)} AS number, error",
+        f"{condition} AND {period_of(edges)} AND call_id IS NOT NULL",
+        "GROUP BY 1, 2 QUALIFY row_number() OVER (PARTITION BY number ORDER BY count(*) DESC, error) = 1",
+    )
+    errors = dict[int, str](rows)
+    return tuple(replace(each, error=errors.get(number, "")) for number, each in enumerate(stretches))
+
+
+def _number_of(edges: Sequence[Edges]) -> str:
+    """Return the number of the stretch of a call, as SQL."""
+    return f"CASE {' '.join(f'WHEN t <= make_timestamp({high}) THEN {i}' for i, (_, high) in enumerate(edges))} END"
 
 
 def affected_places(run: Search, event: str, edges: Sequence[Edges] = (), *, apart: str = "FALSE") -> Selection:

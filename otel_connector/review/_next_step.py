@@ -69,7 +69,8 @@ def _example(shown: Sequence[Finding], traces: TraceURL | None) -> list[tuple[st
     """Return the call to look at: that of the worst finding that has one, or its place if the call is not known."""
     for found in shown:
         if (call := found.example) is not None:
-            what = _EXAMPLES.get(found.kind, "one of these calls" if call.success else "one of the failed calls")
+            failed = "one of the failed calls" if found.events > 1 else "the failed call"
+            what = _EXAMPLES.get(found.kind, "one of these calls" if call.success else failed)
             return [(f"{what}: call_id {call.call_id}", traces.of(call.call_id) if traces is not None else "")]
         if found.kind == "retries" and found.names:
             return [(f"the calls to {one_line(found.names[0], _NAME_LIMIT)}", "")]

@@ -42,12 +42,14 @@ class Stretch:
         end: The start of its last event, in UTC; of pauses, the end of the last one.
         calls: The number of calls of the finding's place in it.
         events: How many of them are events.
+        error: The most frequent error of its failed calls, if the finding has several stretches; otherwise empty.
     """
 
     start: datetime
     end: datetime
     calls: int
     events: int
+    error: str = ""
 
     @property
     def seconds(self) -> float:

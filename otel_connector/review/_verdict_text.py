@@ -11,25 +11,33 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone, tzinfo
-from itertools import chain, repeat
+from itertools import chain, groupby, repeat
 from typing import Protocol
 
 from otel_connector._record import one_line
 from otel_connector._units import counted, duration, moment, rate, share, size
 from otel_connector.review._next_step import next_steps
+from otel_connector.review._phrases import (
+    MOST_NAMES,
+    NAME_LIMIT,
+    classes,
+    error_text,
+    names_of,
+    other_places,
+    part_of,
+    spared,
+    the_other,
+    time_share,
+    where,
+)
 from otel_connector.review._trace_url import TraceURL
 from otel_connector.review._verdict import Finding, Stretch, Verdict
 
 MOST = 4
 """How many findings are written; JSON has all."""
 
-_MOST_NAMES = 3  # hosts, or stretches, in a sentence
-_TEXT_LIMIT = 160  # characters of an error
-_NAME_LIMIT = 120  # characters of a host or endpoint
 _OUTAGE = 0.5  # share of failures from which a stretch is an outage
 _FEWEST_OF_OUTAGE = 4  # failures
-_NEARLY_ALL = 0.9
-_AIOHTTP = re.compile(r"Cannot connect to host .* \[(.*)\]", re.DOTALL)  # the reason is in the brackets
 _CLOSE = 0.01  # of the run: a stretch that begins or ends so close to its ends begins or ends with it
 # Classes of failures after a response: the server was there
 _ANSWERED = ("DecodeFailed", "Body", "ResultRejected", "HTTPStatusError 4", "RedirectRefused", "InvalidURL")
@@ -215,39 +223,51 @@ class _Writer:
             and not found.classes[0][0].startswith(_ANSWERED)
         )
         label = "Outage" if is_outage else "Failed"
-        to = "" if found.rest and not found.by else f" {_to(found)}"
-        failed = f"{found.events:,} of {counted(found.calls, 'call')}{to} failed ({_classes(found)})"
+        to = "" if found.rest and not found.by else f" {where(found)}"
+        reasons = self._reasons(found)
+        of_classes = classes(found, with_message=not reasons)
+        failed = f"{found.events:,} of {counted(found.calls, 'call')}{to} failed ({of_classes})"
         text = f"{label}: {self.when(found)}. {failed}."
-        failed = f"failed with {one_line(found.classes[0][0], _NAME_LIMIT)}" if found.one_class else "failed"
+        failed = f"failed with {one_line(found.classes[0][0], NAME_LIMIT)}" if found.one_class else "failed"
         is_rest = found.one_class and found.calls + found.other_calls == self._run.calls
-        where = _others(found).capitalize() if is_rest and found.by and not found.stretches else "Elsewhere"
-        elsewhere = f"{where}: {_of(found.other_events, found.other_calls)} {failed}. {_spared(found)}".rstrip()
+        there = other_places(found).capitalize() if is_rest and found.by and not found.stretches else "Elsewhere"
+        elsewhere = f"{there}: {part_of(found.other_events, found.other_calls)} {failed}. {spared(found)}".rstrip()
         left = 0 if found.rest and not found.by else self._run.failed - found.events - found.other_events
-        others = _the_other(left, found) if left > 0 else ""
-        cost = f"The failed call{'s' * (found.events > 1)} took {duration(found.seconds)}, {_time_share(found)}."
-        return _line(text, elsewhere if found.other_calls else "", others, cost if found.seconds else "")
+        others = the_other(left, found) if left > 0 else ""
+        cost = f"The failed call{'s' * (found.events > 1)} took {duration(found.seconds)}, {time_share(found)}."
+        return _line(text, reasons, elsewhere if found.other_calls else "", others, cost if found.seconds else "")
+
+    def _reasons(self, found: Finding) -> str:
+        """Return which stretch had which error, if they are not all alike; numbers in a message may differ."""
+        known = [(each.start, error_text(each.error)) for each in found.stretches if each.error]
+        changes = [next(alike) for _, alike in groupby(known, lambda each: re.sub(r"\d+", "0", each[1]))]
+        if len(changes) <= 1:
+            return ""
+        parts = [f"from {self.at(start)} {error}" for start, error in changes[:MOST_NAMES]]
+        more = [f"{len(changes) - MOST_NAMES} more changes"] if len(changes) > MOST_NAMES else []
+        return f"Reasons: {'; '.join(parts + more)}."
 
     def _slow(self, found: Finding) -> Sentences:
         return _line(
-            f"Slow: calls {_to(found)} take {duration(found.figure)} (median) against {duration(found.baseline)} for "
-            f"{_others(found)}. {share(found.calls / self._run.calls)} of the calls, {_time_share(found)}.",
+            f"Slow: calls {where(found)} take {duration(found.figure)} (median) against {duration(found.baseline)} for "
+            f"{other_places(found)}. {share(found.calls / self._run.calls)} of the calls, {time_share(found)}.",
             f"{'They are' if len(found.names) > 1 else 'It is'} slow {self.when(found)}.",
         )
 
     def _slower(self, found: Finding) -> Sentences:
         return _line(
-            f"Slower: {self.when(found)}. The calls {_to(found)} took {duration(found.figure)} (median), and "
+            f"Slower: {self.when(found)}. The calls {where(found)} took {duration(found.figure)} (median), and "
             f"{duration(found.baseline)} in the rest of the run: {found.figure / found.baseline:,.1f} times as long.",
             f"{counted(found.calls, 'call')} in {'them' if len(found.stretches) > 1 else 'it'}, "
             f"{counted(found.other_calls, 'call')} in the rest.",
         )
 
     def _tail(self, found: Finding) -> Sentences:
-        elsewhere = "in the rest of the run" if found.stretches else f"for {_others(found)}"
+        elsewhere = "in the rest of the run" if found.stretches else f"for {other_places(found)}"
         return _line(
-            f"Tail: {self.when(found)}. {_of(found.events, found.calls)} {_to(found)} took more than 10 times the "
-            f"median: p99 {duration(found.figure)} against {duration(found.baseline)} {elsewhere}.",
-            f"They took {duration(found.seconds)}, {_time_share(found)}.",
+            f"Tail: {self.when(found)}. {part_of(found.events, found.calls)} {where(found)} took more than 10 times "
+            f"the median: p99 {duration(found.figure)} against {duration(found.baseline)} {elsewhere}.",
+            f"They took {duration(found.seconds)}, {time_share(found)}.",
         )
 
     def _same_size(self, found: Finding) -> Sentences:
@@ -255,7 +275,7 @@ class _Writer:
         status = f"status {found.example.response_code}" if found.example else "a success"
         return _line(
             f"Same size: {self.when(found)}. {found.events:,} of {counted(found.calls, 'successful call')} "
-            f"{_to(found)} have {found.figure:,.0f} bytes each; in the rest of the run, the sizes are {low:,} to "
+            f"{where(found)} have {found.figure:,.0f} bytes each; in the rest of the run, the sizes are {low:,} to "
             f"{high:,} bytes.",
             f"They have {status}: look at one, it may be an error page.",
         )
@@ -264,17 +284,17 @@ class _Writer:
         if found.quarters:
             sizes = ", ".join(map(size, found.quarters))
             return _line(
-                f"Larger bodies: those of the calls {_to(found)} grow from quarter to quarter of the run: {sizes} "
+                f"Larger bodies: those of the calls {where(found)} grow from quarter to quarter of the run: {sizes} "
                 "(medians)."
             )
         last = found.stretches[-1]
         if len(found.stretches) == 1 and self._is_start(last) and not self._is_end(last):
             return _line(
-                f"Smaller bodies: after {self.at(last.end)}. Those of the calls {_to(found)} have "
+                f"Smaller bodies: after {self.at(last.end)}. Those of the calls {where(found)} have "
                 f"{size(found.baseline)} (median), and {size(found.figure)} before."
             )
         return _line(
-            f"Larger bodies: {self.when(found)}. Those of the calls {_to(found)} have {size(found.figure)} (median), "
+            f"Larger bodies: {self.when(found)}. Those of the calls {where(found)} have {size(found.figure)} (median), "
             f"and {size(found.baseline)} in the rest of the run."
         )
 
@@ -304,23 +324,23 @@ class _Writer:
         )
         (pauses,) = found.stretches
         return _line(
-            f"Waiting: {_names(found)} asked for pauses of {duration(found.figure)} (429, median), "
+            f"Waiting: {names_of(found)} asked for pauses of {duration(found.figure)} (429, median), "
             f"{counted(found.beside_events, 'time')}. {duration(found.seconds)} of the "
             f"{duration(self._run.seconds)} were pauses ({share(found.share_of_time)}), "
             f"from {self.at(pauses.start)} to {self.at(pauses.end)}.",
-            f"{_of(found.events, found.calls)} to it were answered by 429 at least once.",
+            f"{part_of(found.events, found.calls)} to it were answered by 429 at least once.",
             relation or "",
         )
 
     def _retries(self, found: Finding) -> Sentences:
         more = found.retries - sum(number for _, number in found.classes)
-        reasons = [f"{one_line(name, _NAME_LIMIT)} {number:,}" for name, number in found.classes]
+        reasons = [f"{one_line(name, NAME_LIMIT)} {number:,}" for name, number in found.classes]
         reasons += [f"other reasons {more:,}"] if more else []
         return _line(
-            f"Retries: {self.when(found)}. {_of(found.events, found.calls)} {_to(found)} were attempted again: "
+            f"Retries: {self.when(found)}. {part_of(found.events, found.calls)} {where(found)} were attempted again: "
             f"{found.succeeded:,} succeeded, {found.events - found.succeeded:,} failed. "
             f"They had {counted(found.retries, 'retry', 'retries')} ({', '.join(reasons)}).",
-            f"Elsewhere: {_of(found.other_events, found.other_calls)}." if found.other_calls else "",
+            f"Elsewhere: {part_of(found.other_events, found.other_calls)}." if found.other_calls else "",
             f"The waits before them took {duration(found.seconds)}.",
         )
 
@@ -332,8 +352,8 @@ class _Writer:
             there = f" there to the last: {self.period(found.period)}" if found.period else " to the last"
             return f"from the first call{there}"
         number, last = len(found.stretches), self.at(found.stretches[-1].end)
-        more = f", and {number - _MOST_NAMES} more until {last}" if number > _MOST_NAMES else ""
-        times = f"{', '.join(map(self.period, found.stretches[:_MOST_NAMES]))}{more}"
+        more = f", and {number - MOST_NAMES} more until {last}" if number > MOST_NAMES else ""
+        times = f"{', '.join(map(self.period, found.stretches[:MOST_NAMES]))}{more}"
         return times if number == 1 else f"{number} times: {times}"
 
     def period(self, stretch: Stretch) -> str:
@@ -371,57 +391,3 @@ class _Writer:
 
 def _line(text: str, *details: str) -> Sentences:
     return Sentences(text, tuple(filter(None, details)))
-
-
-def _to(found: Finding) -> str:
-    """Return where the calls went, or the project that made them."""
-    return f"{'of' if found.by == 'project' else 'to'} {_names(found)}" if found.by else "to all hosts"
-
-
-def _names(found: Finding) -> str:
-    """Return the places of a finding; of many their number and the first ones."""
-    names = ", ".join(one_line(name, _NAME_LIMIT) or "(none)" for name in found.names[:_MOST_NAMES])
-    number = len(found.names)
-    if number <= _MOST_NAMES:
-        return f"project{'s' * (number > 1)} {names}" if found.by == "project" else names
-    return f"{number:,} of {counted(number + found.others, found.by)} ({names} and {number - _MOST_NAMES:,} more)"
-
-
-def _the_other(failures: int, found: Finding) -> str:
-    if found.one_class:
-        return f"Failures of other classes, anywhere in the run: {failures:,}."
-    return f"The other {f'{failures:,} failures are' if failures > 1 else 'failure is'} described separately."
-
-
-def _others(found: Finding) -> str:
-    return f"the other {counted(found.others, found.by) if found.others > 1 else found.by}"
-
-
-def _spared(found: Finding) -> str:
-    if not found.others or not found.stretches or not found.beside_calls:
-        return ""
-    return f"{_others(found).capitalize()}: {_of(found.beside_events, found.beside_calls)} in the same time."
-
-
-def _of(part: int, whole: int) -> str:
-    return f"{part:,} of {counted(whole, 'call')}{f' ({share(part / whole)})' if whole else ''}"
-
-
-def _time_share(found: Finding) -> str:
-    return f"{share(found.share_of_time)} of the time of all calls"
-
-
-def _classes(found: Finding) -> str:
-    """Return the classes of the failures, and the message of the most frequent one."""
-    name, number = found.classes[0]
-    message = found.example.error if found.example is not None else ""
-    message = message.removeprefix(name.partition(" ")[0]).removeprefix(":").strip()
-    message = match[1] if (match := _AIOHTTP.fullmatch(message)) else message
-    text = f"{one_line(name, _NAME_LIMIT)}{f': {one_line(message, _TEXT_LIMIT)}' if message else ''}"
-    if number == found.events:
-        return text
-    if number >= _NEARLY_ALL * found.events:
-        return f"nearly all {text}"
-    parts = [f"{count:,} {one_line(other, _NAME_LIMIT)}" for other, count in found.classes[1:]]
-    more = found.events - sum(count for _, count in found.classes)
-    return f"{number:,} {text}; {', '.join([*parts, *([f'{more:,} of other classes'] if more else [])])}"

@@ -121,6 +121,7 @@ WINGS = [
             "_attempts": (),
             "_judge": (),
             "_next_step": ("duckdb",),
+            "_phrases": ("duckdb",),
             "_verdict_text": ("duckdb",),
             "_html": (),
             "_points": (),

@@ -610,8 +610,21 @@ def test_only_large_undecided_differences_of_groups_are_named(
 def test_an_undecided_difference_is_named_with_its_figures() -> None:
     result = compared(run(failing=0.0), run(failing=0.001, seed=2))
     assert re.search(
-        r"Not decided: error rate 0\.00 % -> 0\.\d\d % \(too few failures", _compare_text.texts(result)[-1]
+        r"Not decided: error rate 0\.00 % -> 0\.\d\d % \(too few independent failures\)",
+        _compare_text.texts(result)[-1],
     )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "says"),
+    [(300, "Calls: 6,000 -> 3,000 (-50.0 %), in 10 min 0 s -> 5 min 0 s. Not tested: the URLs may "), (540, None)],
+)
+def test_a_run_with_far_fewer_calls_is_named_although_all_else_is_equal(seconds: int, says: str | None) -> None:
+    said = _compare_text.texts(compared(run(), run(seed=2, calls=10 * seconds, seconds=seconds)))
+    assert said[0].startswith("No difference of all calls is larger than noise: ")
+    (number,) = (each for each in said if each.startswith("Calls: ")) if says else ("",)
+    assert number.startswith(says or "")
+    assert ("Calls: " in "".join(said)) is bool(says)
 
 
 @pytest.mark.soak

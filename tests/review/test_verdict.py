@@ -19,12 +19,14 @@ from support.logs import START, call, write
 from support.planted import (
     BUSY,
     CAUSES,
+    CUT,
     EXPIRED,
     HOSTS,
     NOT_JSON,
     REFUSED,
     SECONDS,
     SECTIONS,
+    UNKNOWN_HOST,
     VERBS,
     Night,
     attempt,
@@ -130,6 +132,7 @@ def test_a_good_night_is_two_lines(seed: int, tmp_path: Path) -> None:
                 "Failed: at 14:13:23. 1 of 1 call to api.example.com failed (E: refused).",
                 "  Elsewhere: 0 of 11 calls (0.00 %) failed.",
                 "  The failed call took 250 ms, 8.33 % of the time of all calls.",
+                f"Next: the failed call: call_id {4:032x}-{4:016x}",
             ],
         ),
     ],
@@ -872,6 +875,32 @@ def test_servers_that_are_down_and_the_other_failures_are_two_sentences(tmp_path
     assert re.search(rf"in the rest of the run\. {rest.events} of 290 calls failed \(\d+ Reason\d: x; ", other)
     assert other.endswith(f", {rest.events - sum(number for _, number in rest.classes)} of other classes).")
     assert "separately" not in "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reasons"),
+    [
+        (REFUSED, UNKNOWN_HOST, ("ConnectFailed: Connect call failed ('10.0.0.7', 443)", "ConnectFailed: Name or ser")),
+        (REFUSED, EXPIRED, ("ConnectFailed: Connect call failed ('10.0.0.7', 443)", "CertificateRejected: SSLCertVer")),
+        (BUSY, REFUSED, ("HTTPStatusError: 503 Service Unavailable", "ConnectFailed: Connect call failed ('10.")),
+        (CUT, CUT.replace("1400", "52"), ()),
+    ],
+    ids=["message", "class", "status", "same"],
+)
+def test_outages_of_a_host_for_different_reasons_say_which_was_when(
+    first: str, second: str, reasons: tuple[str, ...], tmp_path: Path
+) -> None:
+    made = night(failing=0.0)
+    made.fail(3_000, 4_200, HOSTS[0], first, response_code=503 if first == BUSY else None)
+    made.fail(9_000, 9_900, HOSTS[0], second)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    (found,) = verdict.findings
+    assert len(found.stretches) == 2
+    said = [text for text in texts(verdict) if text.startswith("  Reasons: ")]
+    expected = "; ".join(
+        f"from {each.start:%H:%M:%S} {reason}" for each, reason in zip(found.stretches, reasons, strict=False)
+    )
+    assert [text.removeprefix("  Reasons: ")[: len(expected)] for text in said] == [expected] * bool(reasons)
 
 
 def test_failures_at_one_more_place_do_not_hide_those_of_the_others(tmp_path: Path) -> None:
