@@ -142,8 +142,25 @@ def _without_echo(run: Search, slower: Sequence[Finding]) -> Iterator[Finding]:
 
 
 def _apart(found: Sequence[Anomaly], known: Sequence[Anomaly]) -> list[Anomaly]:
-    """Return the anomalies that no known one explains: they have fewer than half of their batches in common."""
-    return [each for each in found if not any(overlap(each, other) >= 1 / 2 for other in known)]
+    """Return the anomalies that no known one explains, without stretches that one of its stretches explains.
+
+    One explains another one if they have half of their batches in common.
+    """
+    apart, stretches = list[Anomaly](), [part for each in known for part in _parts(each)]
+    for each in found:
+        if not _explained(each, known):
+            left = tuple(stretch for part in _parts(each) if not _explained(part, stretches) for stretch in part.ranges)
+            if left or not each.ranges:
+                apart.append(replace(each, ranges=left))
+    return apart
+
+
+def _parts(anomaly: Anomaly) -> list[Anomaly]:
+    return [replace(anomaly, ranges=(stretch,)) for stretch in anomaly.ranges]
+
+
+def _explained(each: Anomaly, known: Sequence[Anomaly]) -> bool:
+    return any(overlap(each, other) >= 1 / 2 for other in known)
 
 
 def _failures(run: Search) -> Iterator[Finding]:

@@ -87,9 +87,18 @@ def verdict(calls: Calls, summary: Summary, *, urls: Iterable[str] | None = None
 
 
 def _are_why(retried: Finding, slow: Finding) -> bool:
-    """Return whether the waits before retries are most of what the calls to slow hosts or endpoints take longer."""
-    is_there = slow.kind == "slow" and hosts_of(slow.names) <= hosts_of(retried.names)
-    return is_there and 2 * retried.seconds >= retried.calls * (slow.figure - slow.baseline)
+    """Return whether the waits before retries are most of what calls at the same places and times take longer."""
+    if slow.kind not in {"slow", "slower", "tail"}:
+        return False
+    is_there = not retried.by or (slow.by and hosts_of(slow.names) <= hosts_of(retried.names))
+    common = sum(
+        max((min(a.end, b.end) - max(a.start, b.start)).total_seconds(), 0.0)
+        for a in retried.stretches
+        for b in slow.stretches
+    )
+    is_then = not retried.stretches or 2 * common >= sum(each.seconds for each in slow.stretches)
+    longer = slow.seconds if slow.kind == "tail" else slow.calls * (slow.figure - slow.baseline)
+    return bool(is_there) and is_then and 2 * retried.seconds >= longer
 
 
 def _mixed(parts: Cells, quarters: Sequence[Group]) -> Mixed:

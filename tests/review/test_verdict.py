@@ -554,6 +554,48 @@ def test_retries_of_the_whole_run_and_in_a_stretch(tmp_path: Path) -> None:
         )
 
 
+def attempt_again(made: Night, start: float, end: float, host: str, share: float, wait: float) -> None:
+    """Let a share of the successes wait for a second attempt."""
+    chance = random.Random(8)
+    for each in made.between(start, end, host):
+        if each["success"] and chance.random() < share:
+            half = each["delta_t"] / 2
+            each["delta_t"] = round(each["delta_t"] + wait, 6)
+            made.attempts += [
+                attempt(each, 1, 0.0, half, wait=wait, reason="status_503", status=503),
+                attempt(each, 2, half + wait, half, status=200),
+            ]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "host", "share", "wait"),
+    [
+        (6_000, 9_000, HOSTS[3], 0.4, 2.0),
+        (6_000, 9_000, HOSTS[3], 0.9, 2.0),
+        (6_000, 9_000, "", 0.3, 3.0),
+        (0, SECONDS, HOSTS[3], 0.1, 3.0),
+    ],
+    ids=["tail", "slower", "all hosts", "whole run"],
+)
+def test_waits_before_retries_explain_why_calls_take_longer(
+    start: float, end: float, host: str, share: float, wait: float, tmp_path: Path
+) -> None:
+    made = night(seed=3)
+    attempt_again(made, start, end, host, share, wait)
+    assert [each.kind for each in judged(made, tmp_path / "prices.csv")[1].findings] == ["retries"]
+
+
+@pytest.mark.parametrize(("start", "host"), [(12_000, HOSTS[3]), (6_000, HOSTS[1])], ids=["later", "elsewhere"])
+def test_waits_before_retries_explain_no_slow_calls_at_another_time_or_host(
+    start: float, host: str, tmp_path: Path
+) -> None:
+    made = night(seed=3)
+    attempt_again(made, 6_000, 9_000, HOSTS[3], 0.4, 2.0)
+    slower(made.between(start, start + 2_000, host), 20)
+    found = judged(made, tmp_path / "prices.csv")[1].findings
+    assert sorted((each.kind, *each.names) for each in found) == [("retries", HOSTS[3]), ("slower", host)]
+
+
 def test_a_stretch_is_found_although_the_fit_of_the_rates_has_not_converged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_stretches, "_ROUNDS", 1)
     found = _stretches.find([20] * 100, [18 if 40 <= n < 50 else n % 2 for n in range(100)])
