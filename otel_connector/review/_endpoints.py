@@ -7,7 +7,7 @@ values as well (slugs, names, short ids). A few of them that fail or take time u
 names: one bad endpoint of 200 is seen. The result is SQL for every row. It has at most 50 names: the endpoints with the
 largest share of the calls, the failures or the time, and `OTHER`. Knows neither files nor tables.
 
-Used by ``review._compare``, ``review._load``, ``review._lost_time`` and ``review._summary``.
+Used by ``review._compare``, ``review._load``, ``review._lost_time``, ``review._rows`` and ``review._summary``.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from otel_connector.review._clock import clock_step
 from otel_connector.review._described import hosts_of, parts_of
 from otel_connector.review._filters import quoted
 from otel_connector.review._findings import FEWEST, failures_of_few, findings
-from otel_connector.review._load import URL_ID, Calls
+from otel_connector.review._load import Calls
+from otel_connector.review._rows import URL_ID
 from otel_connector.review._summary import Group, ListedCall, Summary
 from otel_connector.review._verdict import Finding, Mixed, Stretch, Urls, Verdict
 

@@ -1,20 +1,15 @@
 """Reads logs into a DuckDB table, once and completely, and accounts for every line.
 
-DuckDB reads the files at its own speed. Its grammar is wider than ours (`_csv/_lines`), so each row is checked in SQL,
-and the number of rows is compared with the number of line ends: one physical line is one row. If anything differs,
-`_sources` has it read with our grammar and copied, and DuckDB reads the copy instead. So each line is either a row,
-or it is counted and described. Knows neither summaries nor reports.
-
-DuckDB drops empty cells at the end of a row that has too many cells. Therefore it reads one column more, which must be
-missing, and fills missing cells with NULL. No empty cell is NULL, because the text for NULL is a NUL character, which
-no row contains.
+DuckDB reads the files at its own speed. Its grammar is wider than ours (`_csv/_lines`), so each row is checked in SQL
+(`_rows`), and the number of rows is compared with the number of line ends: one physical line is one row. If anything
+differs, `_sources` has it read with our grammar and copied, and DuckDB reads the copy instead. So each line is either a
+row, or it is counted and described. Knows neither summaries nor reports.
 
 Used by ``review``.
 """
 
 from __future__ import annotations
 
-import glob
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -27,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from otel_connector._arguments import checked_int, checked_text
-from otel_connector._csv._format import CALL_ID, FORMULA_STARTS, LATEST, LONGEST, NUMBER
-from otel_connector._csv._lines import LINE_LIMIT, MAX_UNPACKED_BYTES, logs_of_calls
+from otel_connector._csv._lines import MAX_UNPACKED_BYTES, logs_of_calls
 from otel_connector._csv._parts import log_files
 from otel_connector._record import COLUMNS, one_line
-from otel_connector.review._endpoints import LOCATION, Endpoints, in_steps, path_sql
+from otel_connector.review._endpoints import Endpoints, in_steps, path_sql
 from otel_connector.review._filters import EVERYTHING, InvalidCondition, quoted
+from otel_connector.review._rows import NUL, URL_ID, cells_sql, parsed_sql
 from otel_connector.review._sources import LogFile, Source, create_private_folder, write_sample
 
 if TYPE_CHECKING:
@@ -44,7 +39,9 @@ if TYPE_CHECKING:
 MEMORY_LIMIT = "600MB"
 """Memory that DuckDB may use before it writes to the temporary folder. Its CSV readers use more in addition."""
 
-_BUFFER = 2**24  # bytes that DuckDB reads at a time; with its default, 16 lines of the largest size, it takes more time
+MANY_ROWS = 12_000_000
+"""Rows from which `MEMORY_LIMIT` is too little for statements: DuckDB keeps all values of a percentile in memory."""
+
 _SMALL = 2**20  # bytes of logs up to which DuckDB has work for one thread only; others take a tenth of the time
 _LARGE = 128 * 2**20  # bytes of logs from which the texts of ordinary calls are not kept in memory
 _SAMPLE = 8 * 2**20  # bytes of the logs that are read first, to find out what is ordinary
@@ -54,17 +51,6 @@ _FREQUENT = 0.005  # share of the calls of the sample from which a class of fail
 # In a large log most calls do not keep these columns. One empty column takes a quarter of the memory of four, so there
 # they are joined with a character that no text contains: a line with it is not a row
 _TEXTS = ("call_id", "url", "redirect_url", "error")
-_NUL = "chr(0)"
-
-URL_ID = "xor(hash(url), hash('xxxx' || url))"
-"""SQL for a number that identifies a URL. DuckDB's hash alone is equal for 1 of 200 URLs that differ in some digits. It
-takes 8 bytes at a time; after 4 more bytes, these are others."""
-
-DIALECT = f"""auto_detect=false, hive_partitioning=false, union_by_name=false, filename=false, compression='none',
-    header=true, delim=',', quote='"', escape='"', nullstr={_NUL}"""
-"""Options of ``read_csv``. DuckDB guesses each of these otherwise, from the content or the name of a file."""
-
-_OPTIONS = f"{DIALECT}, null_padding=true, store_rejects=true, max_line_size={LINE_LIMIT}, buffer_size={_BUFFER}"
 
 # It does not download an extension for a path or a function, nor read variables of Python as tables
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -72,21 +58,6 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": False,
     "python_enable_replacements": False,
 }
-
-_ERROR_TYPE = """CASE WHEN success THEN '' WHEN error = '' THEN 'no error given'
-    WHEN starts_with(error, 'HTTPStatusError:') THEN 'HTTPStatusError ' || coalesce(response_code::VARCHAR, '')
-    WHEN contains(error, ':') THEN left(error, instr(error, ':') - 1) ELSE error END AS error_type"""
-
-# DuckDB also reads "TRUE" as a BOOLEAN, "1e2", "99.6" and "0x64" as a BIGINT, and "1_0" and " 1" as a DOUBLE. A regular
-# expression takes twice as long as the comparison of the times with the notation that nearly all have. (A time that is
-# too large for the cast raises an error, and `_repaired` reads the file.)
-_IS_ROW = f"""delta_t IS NOT NULL AND error IS NOT NULL AND extra_cell IS NULL
-    AND regexp_full_match(call_id, '{CALL_ID.pattern}')
-    AND CASE WHEN t_number::DECIMAL(18, 6)::VARCHAR = t_cell
-            AND delta_t::DECIMAL(18, 6)::VARCHAR = delta_t_cell THEN TRUE
-        ELSE regexp_full_match(concat_ws(' ', t_cell, delta_t_cell), '{NUMBER.pattern} {NUMBER.pattern}') END
-    AND (success OR success_cell = 'False') AND response_size >= 0 AND response_size::VARCHAR = size_cell
-    AND (code_cell = '' OR (response_code >= 0 AND response_code::VARCHAR = code_cell))"""
 
 
 class Calls:
@@ -302,7 +273,9 @@ def _read(calls: Calls, sources: list[Source], where: str, folder: str, max_unpa
         wrong = _read_wrong(calls, sources, where, folder, large=large)
         if not wrong:
             break
-    part = f"CASE WHEN texts IS NOT NULL THEN split_part(texts, {_NUL}, {{}}) END AS {{}}"  # '' in DuckDB 1.1
+    if connection.execute("SELECT count(*) >= ? FROM stored.everything", [MANY_ROWS]).fetchall() == [(True,)]:
+        connection.execute("RESET memory_limit")  # to 80 % of the memory of the machine
+    part = f"CASE WHEN texts IS NOT NULL THEN split_part(texts, {NUL}, {{}}) END AS {{}}"  # '' in DuckDB 1.1
     parts = ", ".join(part.format(number, name) for number, name in enumerate(_TEXTS, 1))
     kept = "FROM stored.everything"
     if where != EVERYTHING:
@@ -349,14 +322,16 @@ def _create_table(calls: Calls, sources: list[Source], where: str, folder: str, 
     if sum(source.log.size for source in sources) > _SAMPLE:
         sampled = [f"{folder}/sample.csv"]
         write_sample(files, sampled[0], _SAMPLE)
-    cells = _cells_sql(sources, files)
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE sample AS {_parsed_sql(_cells_sql(sources, sampled))}")
+    tails = (source.log.tail for source in sources)
+    unfinished = [tail.partition(b",")[0].decode("utf-8", "replace") for tail in tails if tail]
+    cells = cells_sql(files, unfinished)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE sample AS {parsed_sql(cells_sql(sampled, unfinished))}")
     groups = connection.execute(
         "SELECT path, count(*), count_if(NOT success), sum(delta_t) "
         f"FROM ({in_steps('FROM sample', path_sql())}) WHERE is_row GROUP BY 1 ORDER BY 1"
     ).fetchall()
     table = partial(_table_sql, has_texts=_has_texts_sql(connection) if large else "", where=where)
-    from_files, calls.endpoints = _parsed_sql(cells), Endpoints(groups)
+    from_files, calls.endpoints = parsed_sql(cells), Endpoints(groups)
     parsed = _with_endpoints("FROM sample" if sampled is files and not large else from_files, calls.endpoints)
     connection.execute(table(parsed))
     calls.regroup = partial(_regroup, calls, from_files, table, large=large)
@@ -371,46 +346,10 @@ def _with_endpoints(parsed: str, endpoints: Endpoints) -> str:
     return f"SELECT {columns} FROM ({in_steps(parsed, *endpoints.sql)})"
 
 
-def _cells_sql(sources: list[Source], files: Sequence[str]) -> str:
-    """Return SQL for the typed columns of files. A time or duration that is out of range is NULL."""
-    paths = ", ".join(quoted(glob.escape(path)) for path in files)
-    tails = [source.log.tail.partition(b",")[0].decode("utf-8", "replace") for source in sources if source.log.tail]
-    names = {"t": "t_cell", "delta_t": "delta_t_cell", "response_size": "size_cell"}
-    names |= {"response_code": "code_cell", "success": "success_cell"}
-    columns = ", ".join(f"'{names.get(column, column)}': 'VARCHAR'" for column in (*COLUMNS, "extra_cell"))
-    return f"""
-        SELECT call_id, {_unguarded("project")},
-            CASE WHEN t_number BETWEEN 0 AND {LATEST} THEN make_timestamp((t_number * 1e6)::BIGINT) END AS t,
-            CASE WHEN delta_t_number BETWEEN 0 AND {LONGEST} THEN delta_t_number END AS delta_t,
-            {_unguarded("url")}, {_unguarded("redirect_url")}, TRY_CAST(size_cell AS BIGINT) AS response_size,
-            TRY_CAST(code_cell AS INTEGER) AS response_code, success_cell = 'True' AS success, {_unguarded("error")},
-            {", ".join(names.values())}, t_number, extra_cell
-        FROM (
-            SELECT *, TRY_CAST(t_cell AS DOUBLE) AS t_number, TRY_CAST(delta_t_cell AS DOUBLE) AS delta_t_number
-            FROM read_csv([{paths}], columns={{{columns}}}, {_OPTIONS})
-        )
-        {f"WHERE call_id NOT IN ({', '.join(map(quoted, tails))})" if tails else ""}"""
-
-
-def _parsed_sql(cells: str) -> str:
-    """Return SQL for the columns with ``is_row``, host, path of the URL, and error class."""
-    columns = ", ".join(COLUMNS)
-    parsed = f"SELECT {columns}, {_IS_ROW} AS is_row, {_ERROR_TYPE} FROM ({cells})"
-    return f"SELECT {columns}, is_row, host, error_type, url_path FROM ({in_steps(parsed, *LOCATION)})"
-
-
-def _unguarded(column: str) -> str:
-    """Return SQL that removes the ``'`` before a formula (`_csv._format.guarded`)."""
-    starts = "".join(FORMULA_STARTS).replace("-", r"\-")
-    # The comparison finds a leading ' in half the time of `starts_with`: ( is the next character
-    is_guarded = f"{column} >= '''' AND {column} < '(' AND regexp_matches({column}, '^''+[{starts}]')"
-    return f"CASE WHEN {is_guarded} THEN {column}[2:] ELSE {column} END AS {column}"
-
-
 def _table_sql(parsed: str, has_texts: str, where: str) -> str:
     texts = ", ".join(_TEXTS)
     if has_texts:
-        texts = f"CASE WHEN {has_texts} THEN concat_ws({_NUL}, {texts}) END AS texts"
+        texts = f"CASE WHEN {has_texts} THEN concat_ws({NUL}, {texts}) END AS texts"
     # An invalid row has no t, and `kept` exists only if it is needed: two more columns take 10 % more time
     return f"""
         CREATE OR REPLACE TABLE stored.everything AS

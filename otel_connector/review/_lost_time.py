@@ -21,7 +21,8 @@ from otel_connector._csv._parts import COMPRESSED, attempts_file, log_files, log
 from otel_connector._record import ATTEMPT_COLUMNS, one_line
 from otel_connector.review._endpoints import LOCATION, in_steps
 from otel_connector.review._filters import quoted
-from otel_connector.review._load import DIALECT, URL_ID, Calls
+from otel_connector.review._load import Calls
+from otel_connector.review._rows import DIALECT, URL_ID
 
 _logger = logging.getLogger("otel_connector")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from otel_connector._arguments import checked_instance, checked_int
 from otel_connector.review._endpoints import OTHER
-from otel_connector.review._load import Calls
+from otel_connector.review._load import MANY_ROWS, Calls
 from otel_connector.review._lost_time import Retries, read_retries
 from otel_connector.review._sources import LogFile
 
@@ -355,13 +355,16 @@ def _bursts(calls: Calls) -> Bursts:
 
 def _total_and_quarters(calls: Calls) -> tuple[Group, tuple[Group, ...]]:
     """Return all calls, and the four parts of equal length of their period; there are none if it has no length."""
-    ((start, length),) = calls.rows("SELECT epoch_us(min(t)), epoch_us(max(t)) - epoch_us(min(t)) FROM calls_compact")
-    quarter = f"least((epoch_us(t) - {start}) * 4 // {length}, 3)" if length else "NULL"
-    # Two sets in one statement, because DuckDB takes the percentiles of a set in one thread
-    rows = calls.rows(
-        f"SELECT {quarter} AS quarter, {_FIGURES} FROM calls_compact GROUP BY GROUPING SETS ((), (quarter)) "
-        "ORDER BY grouping(quarter) DESC"
+    ((number, start, length),) = calls.rows(
+        "SELECT count(*), epoch_us(min(t)), epoch_us(max(t)) - epoch_us(min(t)) FROM calls_compact"
     )
+    quarter = f"least((epoch_us(t) - {start}) * 4 // {length}, 3)" if length else "NULL"
+    if number < MANY_ROWS:  # in one statement, because DuckDB takes the percentiles of each set in one thread
+        sets = "GROUP BY GROUPING SETS ((), (quarter)) ORDER BY grouping(quarter) DESC"
+        rows = calls.rows(f"SELECT {quarter} AS quarter, {_FIGURES} FROM calls_compact {sets}")
+    else:
+        rows = calls.rows(f"SELECT NULL, {_FIGURES} FROM calls_compact")
+        rows += calls.rows(f"SELECT {quarter}, {_FIGURES} FROM calls_compact GROUP BY 1")
     (_, *total), *found = rows
     if not length:
         return _group("", total), ()

@@ -107,6 +107,7 @@ WINGS = [
             "_files": (),
             "_repaired": (),
             "_sources": ("csv", "duckdb"),
+            "_rows": ("duckdb",),
             "_load": (),
             "_lost_time": ("duckdb",),
             "_clock": ("duckdb",),

@@ -27,7 +27,7 @@ from support.logs import START, busy_hour, call, rows, write
 from otel_connector import review
 from otel_connector._csv._format import HEADER, encode_row
 from otel_connector._record import CallRecord, one_line
-from otel_connector.review import _files, _load
+from otel_connector.review import _files, _load, _summary
 from otel_connector.review._query import Answer
 
 EPOCH = datetime.fromisoformat("1970-01-01")
@@ -238,6 +238,21 @@ def test_a_memory_limit_that_is_too_low_raises_os_error(log: Path, monkeypatch: 
     monkeypatch.setattr(_load, "MEMORY_LIMIT", "1KB")
     with pytest.raises(OSError, match="cannot be reviewed"):
         review.load(log)
+
+
+def test_a_log_of_many_rows_has_the_same_summary_and_may_use_the_memory_of_the_machine(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(log, busy_hour())
+    with review.load(log) as calls:
+        expected = review.summarize(calls)
+        (limit,) = calls.rows("SELECT current_setting('memory_limit')")
+    monkeypatch.setattr(_load, "MANY_ROWS", expected.total.calls)
+    monkeypatch.setattr(_summary, "MANY_ROWS", expected.total.calls)
+    with review.load(log) as calls:
+        assert review.summarize(calls) == expected
+        assert calls.rows("SELECT current_setting('memory_limit')") != [limit]
+    assert len(expected.quarters) == 4
 
 
 def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
