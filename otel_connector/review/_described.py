@@ -19,9 +19,10 @@ from otel_connector.review._anomalies import Anomaly, Selection
 from otel_connector.review._cells import Cells, cells, of_all_calls
 from otel_connector.review._filters import quoted
 from otel_connector.review._load import Calls
+from otel_connector.review._reasons import reasons
 from otel_connector.review._stretches import SURE, Division, affected, down, find
 from otel_connector.review._summary import ListedCall
-from otel_connector.review._verdict import Finding, FindingKind, Stretch
+from otel_connector.review._verdict import Finding, FindingKind, Reason, Stretch
 
 _MOST_OF_RUN, _SMALLEST = 0.9, 1e-9  # part of a run: the longest period that is named, and the smallest
 _CHANCE = 0.01  # probability that calls over the whole run have so short a period by chance
@@ -100,13 +101,16 @@ def with_figures(run: Search, finding: Finding, event: str, edges: list[Edges], 
         f"{place} AND {population} AND {when}",
     )
     beside = run.rows(f"count(*), count(*) FILTER (WHERE {condition})", f"{population} AND {when} AND NOT {place}")[0]
+    failures = f"{place} AND {when} AND NOT success AND {condition}"
     classes = run.rows(
         "error_type, count(*)",
-        f"{place} AND {when} AND NOT success AND {condition}",
+        failures,
         f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {_MOST_CLASSES}",
     )
-    if len(stretches) > 1 and classes:
-        stretches = _with_errors(run, f"{place} AND NOT success AND {condition}", edges, stretches)
+    of_failures = tuple[Reason, ...]()
+    if classes:
+        first = stretches[0].start if stretches else None
+        of_failures = reasons(run.rows, failures, sum(number for _, number in classes), classes[0][0], first)
     of_class = f" AND error_type = {quoted(classes[0][0])}" if classes else ""
     ((left_out,),) = run.rows("count(*)", f"{place} AND ({apart})") if apart != "FALSE" else [(0,)]
     return replace(
@@ -123,6 +127,7 @@ def with_figures(run: Search, finding: Finding, event: str, edges: list[Edges], 
         seconds=seconds,
         share_of_time=seconds / run.cells.seconds if run.cells.seconds else 0.0,
         classes=tuple(classes),
+        reasons=of_failures,
         example=example_of(run, f"{place} AND {when} AND {condition}{of_class}", slowest=not of_all_calls(event)),
     )
 
@@ -221,19 +226,6 @@ def _with_ends(run: Search, condition: str, population: str, edges: Sequence[Edg
         f"GROUP BY 1 HAVING count_if({condition}) > 0 ORDER BY 1",
     )
     return [row[1:] for row in rows]
-
-
-def _with_errors(
-    run: Search, condition: str, edges: Sequence[Edges], stretches: Sequence[Stretch]
-) -> tuple[Stretch, ...]:
-    """Return the stretches with their most frequent error; of a large log, of the failures with texts."""
-    rows = run.rows(
-        f"{_number_of(edges)} AS number, error",
-        f"{condition} AND {period_of(edges)} AND call_id IS NOT NULL",
-        "GROUP BY 1, 2 QUALIFY row_number() OVER (PARTITION BY number ORDER BY count(*) DESC, error) = 1",
-    )
-    errors = dict[int, str](rows)
-    return tuple(replace(each, error=errors.get(number, "")) for number, each in enumerate(stretches))
 
 
 def _number_of(edges: Sequence[Edges]) -> str:

@@ -68,11 +68,13 @@ def time_share(found: Finding) -> str:
     return f"{share(found.share_of_time)} of the time of all calls"
 
 
-def classes(found: Finding, *, with_message: bool) -> str:
-    """Return the classes of the failures, and the message of the most frequent one."""
+def classes(found: Finding) -> str:
+    """Return the classes of the failures, and the message of the most frequent one, if they have no `reasons`."""
     name, number = found.classes[0]
-    message = _message(found.example.error, name.partition(" ")[0]) if found.example and with_message else ""
-    text = f"{one_line(name, NAME_LIMIT)}{f': {message}' if message else ''}"
+    text = one_line(name, NAME_LIMIT)
+    if len(found.reasons) <= 1 and found.example and (message := _message(found.example.error, name.partition(" ")[0])):
+        # The message of one of the failures may not be that of all
+        text += f"{': ' if found.reasons and ':' in found.reasons[0].error else ', such as: '}{message}"
     if number == found.events:
         return text
     if number >= _NEARLY_ALL * found.events:

@@ -42,19 +42,30 @@ class Stretch:
         end: The start of its last event, in UTC; of pauses, the end of the last one.
         calls: The number of calls of the finding's place in it.
         events: How many of them are events.
-        error: The most frequent error of its failed calls, if the finding has several stretches; otherwise empty.
     """
 
     start: datetime
     end: datetime
     calls: int
     events: int
-    error: str = ""
 
     @property
     def seconds(self) -> float:
         """Its length in seconds."""
         return (self.end - self.start).total_seconds()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """An error that nearly all failures of a finding had from some time on.
+
+    Attributes:
+        start: The start of the first call that had it, in UTC.
+        error: Its class and message, of one of the calls; the class alone if the messages are mixed.
+    """
+
+    start: datetime
+    error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +95,8 @@ class Finding:
         share_of_time: Their share of the seconds of all calls, of 1.
         classes: The classes of the failures with their numbers, the most frequent first; for ``retries``, the reasons
             for which another attempt was made.
+        reasons: The errors that nearly all failures had, one after the other; if their classes are mixed, those of the
+            most frequent class.
         retries: For ``retries``, the number of attempts after a failed one.
         succeeded: For ``retries``, how many of the events succeeded in the end.
         quarters: For ``larger bodies``, the median of each quarter of the run, if it grows from each to the next.
@@ -111,6 +124,7 @@ class Finding:
     seconds: float = 0.0
     share_of_time: float = math.nan
     classes: tuple[tuple[str, int], ...] = ()
+    reasons: tuple[Reason, ...] = ()
     retries: int = 0
     succeeded: int = 0
     quarters: tuple[float, ...] = ()

@@ -7,11 +7,10 @@ Used by ``cli._review_command``, ``review._compare_text``, ``review._formats``, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone, tzinfo
-from itertools import chain, groupby, repeat
+from itertools import chain, repeat
 from typing import Protocol
 
 from otel_connector._record import one_line
@@ -224,9 +223,7 @@ class _Writer:
         )
         label = "Outage" if is_outage else "Failed"
         to = "" if found.rest and not found.by else f" {where(found)}"
-        reasons = self._reasons(found)
-        of_classes = classes(found, with_message=not reasons)
-        failed = f"{found.events:,} of {counted(found.calls, 'call')}{to} failed ({of_classes})"
+        failed = f"{found.events:,} of {counted(found.calls, 'call')}{to} failed ({classes(found)})"
         text = f"{label}: {self.when(found)}. {failed}."
         failed = f"failed with {one_line(found.classes[0][0], NAME_LIMIT)}" if found.one_class else "failed"
         is_rest = found.one_class and found.calls + found.other_calls == self._run.calls
@@ -235,17 +232,15 @@ class _Writer:
         left = 0 if found.rest and not found.by else self._run.failed - found.events - found.other_events
         others = the_other(left, found) if left > 0 else ""
         cost = f"The failed call{'s' * (found.events > 1)} took {duration(found.seconds)}, {time_share(found)}."
+        reasons = self._reasons(found)
         return _line(text, reasons, elsewhere if found.other_calls else "", others, cost if found.seconds else "")
 
     def _reasons(self, found: Finding) -> str:
-        """Return which stretch had which error, if they are not all alike; numbers in a message may differ."""
-        known = [(each.start, error_text(each.error)) for each in found.stretches if each.error]
-        changes = [next(alike) for _, alike in groupby(known, lambda each: re.sub(r"\d+", "0", each[1]))]
-        if len(changes) <= 1:
-            return ""
-        parts = [f"from {self.at(start)} {error}" for start, error in changes[:MOST_NAMES]]
-        more = [f"{len(changes) - MOST_NAMES} more changes"] if len(changes) > MOST_NAMES else []
-        return f"Reasons: {'; '.join(parts + more)}."
+        """Return from when on there was which error, if there are several one after the other."""
+        number = len(found.reasons)
+        parts = [f"from {self.at(each.start)} {error_text(each.error)}" for each in found.reasons[:MOST_NAMES]]
+        parts += [f"{number - MOST_NAMES} more changes"] if number > MOST_NAMES else []
+        return f"Reasons: {'; '.join(parts)}." if number > 1 else ""
 
     def _slow(self, found: Finding) -> Sentences:
         return _line(

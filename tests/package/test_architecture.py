@@ -116,6 +116,7 @@ WINGS = [
             "_stretches": ("duckdb",),
             "_cells": (),
             "_anomalies": ("duckdb",),
+            "_reasons": ("duckdb",),
             "_described": (),
             "_slow_places": (),
             "_findings": (),

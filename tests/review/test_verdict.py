@@ -37,7 +37,7 @@ from support.planted import (
 from otel_connector import review
 from otel_connector._units import duration
 from otel_connector.cli._review_view import summary_view
-from otel_connector.review import _described, _findings, _judge, _report, _stretches
+from otel_connector.review import _described, _findings, _judge, _load, _report, _stretches
 from otel_connector.review._formats import as_json, as_markdown
 from otel_connector.review._html import verdict_block
 from otel_connector.review._trace_url import TraceURL
@@ -919,30 +919,65 @@ def test_servers_that_are_down_and_the_other_failures_are_two_sentences(tmp_path
     assert "separately" not in "".join(said)
 
 
+DOWN, NO_NAME = "ConnectFailed: Connect call failed ('10.0.0.7', 443)", "ConnectFailed: Name or service not known"
+
+
+@pytest.mark.parametrize("start", [4_200, 9_000], ids=["one stretch", "two"])
 @pytest.mark.parametrize(
-    ("first", "second", "reasons"),
+    ("first", "second", "said"),
     [
-        (REFUSED, UNKNOWN_HOST, ("ConnectFailed: Connect call failed ('10.0.0.7', 443)", "ConnectFailed: Name or ser")),
-        (REFUSED, EXPIRED, ("ConnectFailed: Connect call failed ('10.0.0.7', 443)", "CertificateRejected: SSLCertVer")),
-        (BUSY, REFUSED, ("HTTPStatusError: 503 Service Unavailable", "ConnectFailed: Connect call failed ('10.")),
+        (REFUSED, UNKNOWN_HOST, (DOWN, NO_NAME)),
+        (REFUSED, EXPIRED, (DOWN, "CertificateRejected: SSLCertVerificationError: (1, '[SSL: CERTIF")),
+        (BUSY, REFUSED, ("HTTPStatusError: 503 Service Unavailable", DOWN)),
         (CUT, CUT.replace("1400", "52"), ()),
     ],
     ids=["message", "class", "status", "same"],
 )
-def test_outages_of_a_host_for_different_reasons_say_which_was_when(
-    first: str, second: str, reasons: tuple[str, ...], tmp_path: Path
+def test_errors_one_after_the_other_are_named_with_their_times(
+    start: float, first: str, second: str, said: tuple[str, ...], tmp_path: Path
 ) -> None:
     made = night(failing=0.0)
     made.fail(3_000, 4_200, HOSTS[0], first, response_code=503 if first == BUSY else None)
-    made.fail(9_000, 9_900, HOSTS[0], second)
+    made.fail(start, start + 900, HOSTS[0], second)
+    (found,) = (verdict := judged(made, tmp_path / "prices.csv")[1]).findings
+    times = [each.start for each in found.reasons]
+    planted = [next(made.between(time, SECONDS, HOSTS[0]))["t"] - START for time in (3_000, start)]
+    assert times == list(map(at, planted))[: max(len(said), 1)]
+    _, outage, *details = texts(verdict)
+    assert [each for each in details if "Reasons" in each] == details[: len(said) // 2]
+    for time, error in zip(times, said, strict=False):
+        assert f" from {time:%H:%M:%S} {error}" in details[0]
+    assert "Connect call failed" not in outage
+
+
+def test_a_message_is_that_of_all_failures_or_an_example(tmp_path: Path) -> None:
+    made, chance = night(failing=0.0), random.Random(3)
+    for each in made.between(3_000, 4_200, HOSTS[0]):
+        error = chance.choice([REFUSED, UNKNOWN_HOST]).format(HOSTS[0])
+        each |= {"success": False, "error": error, "response_code": None, "response_size": 0}
     _, verdict = judged(made, tmp_path / "prices.csv")
-    (found,) = verdict.findings
-    assert len(found.stretches) == 2
-    said = [text for text in texts(verdict) if text.startswith("  Reasons: ")]
-    expected = "; ".join(
-        f"from {each.start:%H:%M:%S} {reason}" for each, reason in zip(found.stretches, reasons, strict=False)
-    )
-    assert [text.removeprefix("  Reasons: ")[: len(expected)] for text in said] == [expected] * bool(reasons)
+    assert re.search(r"failed \(ConnectFailed, such as: (Connect call|Name or)", texts(verdict)[1])
+    assert "Reasons" not in "".join(texts(verdict))
+
+
+@pytest.mark.parametrize("background", [0.0, 0.03])
+def test_the_errors_of_a_large_log_are_those_of_the_outage(
+    background: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps the texts of all rare failures, and of one in 1,009 of the others: here in 7."""
+    monkeypatch.setattr(_load, "_LARGE", 0)
+    monkeypatch.setattr(_load, "_KEPT_OF_ORDINARY", 7)
+    made = night(failing=0.0)
+    made.fail(2_000, 6_000, HOSTS[0], REFUSED, share=0.97)
+    made.fail(9_000, 12_000, HOSTS[0], UNKNOWN_HOST, share=0.97)
+    chance = random.Random(4)
+    for each in made.calls:
+        if each["success"] and HOSTS[0] in each["url"] and chance.random() < background:
+            each |= {"success": False, "error": BUSY, "response_code": 503, "response_size": 0}
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    assert [each.error.partition("[")[2].rstrip("]") for each in verdict.findings[0].reasons] == [
+        each.removeprefix("ConnectFailed: ") for each in (DOWN, NO_NAME)
+    ]
 
 
 def test_failures_at_one_more_place_do_not_hide_those_of_the_others(tmp_path: Path) -> None:
