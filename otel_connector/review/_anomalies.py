@@ -6,7 +6,8 @@ stretches, and each place in the whole run. The best one is removed from the cel
 Probability and Statistics, 2010). So an outage of one host is not also reported as an outage of all, and two causes are
 two anomalies. Knows neither SQL nor what an event means.
 
-Used by ``review._attempts``, ``review._described``, ``review._findings`` and ``review._slow_places``.
+Used by ``review._attempts``, ``review._described``, ``review._failures``, ``review._findings`` and
+``review._slow_places``.
 """
 
 from __future__ import annotations

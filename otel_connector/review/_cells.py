@@ -26,7 +26,7 @@ _MOST_BATCHES = 200
 _FEWEST_CALLS = 8  # of a batch, on average
 _SLICES = 2_048  # of equal length, of which batches are made
 _MOST_PLACES = 30  # with the most calls; and half as many with the most failures, and with the most seconds
-_MOST_CLASSES, _MOST_SIZES = 8, 3  # error classes, and sizes of a body, that are events of their own
+_MOST_CLASSES, _MOST_SIZES = 8, 4  # error classes, and sizes of a body, that are events of their own
 _SAMPLED = 500_000  # calls from which a part is enough for a median
 _ONE_IN = 61  # a prime, so that times in whole milliseconds are sampled as well
 
@@ -83,8 +83,8 @@ class Cells:
         source: The calls, as SQL for FROM, with the columns that the conditions need.
         conditions: The events, each with its condition in SQL.
         by_event: The counts by event and place; places without cells of their own are together under None. Events are
-            ``failed``, ``long`` (longer than the median of its place), ``tail``, ``large`` (a body above the median of
-            its place), ``class 0`` and so on, and ``size 0`` and so on.
+            ``failed``, ``long`` (longer than the median of its place), ``tail``, ``large`` and ``small`` (a body above,
+            and below, the median of its place), ``class 0`` and so on, and ``size 0`` and so on.
         classes: The most frequent error classes.
         sizes: The most frequent sizes of bodies.
         calls: The number of calls.
@@ -133,8 +133,9 @@ def cells(calls: Calls, columns: Sequence[str], *, brief: bool = False) -> Cells
     conditions["long"] = long.format(1)
     if not brief:
         conditions["tail"] = long.format(TAIL)
-        conditions["large"] = f"success AND response_size > coalesce(places.size, {size or 0}::DOUBLE)"
-        sizes = _frequent(calls, "response_size", "success AND response_size > 0", _MOST_SIZES)
+        for event, sign in (("large", ">"), ("small", "<")):
+            conditions[event] = f"success AND response_size {sign} coalesce(places.size, {size or 0}::DOUBLE)"
+        sizes = _frequent(calls, "response_size", "success", _MOST_SIZES)
     conditions |= {f"class {i}": f"error_type = {quoted(each)}" for i, each in enumerate(classes)}
     conditions |= {f"size {i}": f"success AND response_size = {each}" for i, each in enumerate(sizes)}
     slices, edges = _batches(calls, number, first, last)

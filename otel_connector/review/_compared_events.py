@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from otel_connector.review._cells import Cells
 from otel_connector.review._comparison import Outage
 from otel_connector.review._described import condition_of, hosts_of, parts_of
-from otel_connector.review._findings import FEWEST, outages, slow_stretches
+from otel_connector.review._failures import outages
+from otel_connector.review._findings import FEWEST, slow_stretches
 from otel_connector.review._load import Calls
 from otel_connector.review._noise import BATCHES
 from otel_connector.review._verdict import Finding

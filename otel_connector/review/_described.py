@@ -3,8 +3,7 @@
 The edges of its stretches are refined, and its calls are counted by statements about them. Conditions in SQL for the
 calls of a finding are made here only.
 
-Used by ``review._attempts``, ``review._compare``, ``review._compared_events``, ``review._findings``,
-``review._judge`` and ``review._report``.
+Used by ``review``.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ from otel_connector.review._attempts import retries, waits
 from otel_connector.review._cells import Cells
 from otel_connector.review._clock import clock_step
 from otel_connector.review._described import hosts_of, parts_of
+from otel_connector.review._failures import failures_of_few
 from otel_connector.review._filters import quoted
-from otel_connector.review._findings import FEWEST, failures_of_few, findings
+from otel_connector.review._findings import FEWEST, findings
 from otel_connector.review._load import Calls
 from otel_connector.review._rows import URL_ID
 from otel_connector.review._summary import Group, ListedCall, Summary

@@ -23,6 +23,7 @@ _EXAMPLES = {
     "clock": "a call before the step of the clock",
     "retries": "one of the retried calls",
     "larger bodies": "one of the calls with larger bodies",
+    "smaller bodies": "one of the calls with smaller bodies",
 }
 
 

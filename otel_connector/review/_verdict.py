@@ -15,7 +15,18 @@ from typing import Literal, TypeAlias
 from otel_connector.review._summary import ListedCall
 
 FindingKind: TypeAlias = Literal[
-    "failures", "slow", "slower", "tail", "same size", "larger bodies", "gap", "clock", "stopped", "waits", "retries"
+    "failures",
+    "slow",
+    "slower",
+    "tail",
+    "same size",
+    "larger bodies",
+    "smaller bodies",
+    "gap",
+    "clock",
+    "stopped",
+    "waits",
+    "retries",
 ]
 """What a finding is about:
 
@@ -25,6 +36,7 @@ FindingKind: TypeAlias = Literal[
 - ``tail``: calls that take more than ten times the median
 - ``same size``: successes whose bodies suddenly have all the same size
 - ``larger bodies``: bodies that are larger in a stretch than in the rest
+- ``smaller bodies``: bodies that are smaller in a stretch than in the rest
 - ``gap``: no call started, and no other pause is nearly as long
 - ``clock``: the clock was set back
 - ``stopped``: URLs have no row

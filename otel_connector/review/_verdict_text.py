@@ -204,7 +204,8 @@ class _Writer:
             "slower": self._slower,
             "tail": self._tail,
             "same size": self._same_size,
-            "larger bodies": self._larger,
+            "larger bodies": self._bodies,
+            "smaller bodies": self._bodies,
             "gap": self._gap,
             "clock": self._clock,
             "stopped": self._stopped,
@@ -272,26 +273,18 @@ class _Writer:
             f"Same size: {self.when(found)}. {found.events:,} of {counted(found.calls, 'successful call')} "
             f"{where(found)} have {found.figure:,.0f} bytes each; in the rest of the run, the sizes are {low:,} to "
             f"{high:,} bytes.",
-            f"They have {status}: look at one, it may be an error page.",
+            f"They have {status}{': look at one, it may be an error page' if found.figure else ' and no body'}.",
         )
 
-    def _larger(self, found: Finding) -> Sentences:
+    def _bodies(self, found: Finding) -> Sentences:
         if found.quarters:
             sizes = ", ".join(map(size, found.quarters))
             return _line(
                 f"Larger bodies: those of the calls {where(found)} grow from quarter to quarter of the run: {sizes} "
                 "(medians)."
             )
-        last = found.stretches[-1]
-        if len(found.stretches) == 1 and self._is_start(last) and not self._is_end(last):
-            return _line(
-                f"Smaller bodies: after {self.at(last.end)}. Those of the calls {where(found)} have "
-                f"{size(found.baseline)} (median), and {size(found.figure)} before."
-            )
-        return _line(
-            f"Larger bodies: {self.when(found)}. Those of the calls {where(found)} have {size(found.figure)} (median), "
-            f"and {size(found.baseline)} in the rest of the run."
-        )
+        sizes = f"have {size(found.figure)} (median), and {size(found.baseline)} in the rest of the run"
+        return _line(f"{found.kind.capitalize()}: {self.when(found)}. Those of the calls {where(found)} {sizes}.")
 
     def _gap(self, found: Finding) -> Sentences:
         return _line(f"No calls: {self._span(found.stretches[0])}. No call started in it.")

@@ -119,6 +119,7 @@ WINGS = [
             "_reasons": ("duckdb",),
             "_described": (),
             "_slow_places": (),
+            "_failures": (),
             "_findings": (),
             "_attempts": (),
             "_judge": (),

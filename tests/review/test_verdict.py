@@ -190,12 +190,28 @@ def test_the_next_command_after_refusals_is_complete(urls: str, failed: bool, sa
     assert f"{said}{why}\n" in shown
 
 
-def test_bodies_that_become_smaller_are_smaller(tmp_path: Path) -> None:
-    made = night(failing=0.0)
-    for each in made.between(9_000, SECONDS, HOSTS[1]):
-        each["response_size"] //= 5
+@pytest.mark.parametrize(
+    ("start", "end"), [(9_000, SECONDS), (6_000, 10_000), (0, 6_000)], ids=["end", "middle", "start"]
+)
+@pytest.mark.parametrize("size", [None, 100, 0], ids=["a fifth", "about 100", "empty"])
+def test_bodies_that_become_smaller_are_smaller(start: int, end: int, size: int | None, tmp_path: Path) -> None:
+    made, chance = night(failing=0.0), random.Random(2)
+    small = list(made.between(start, end, HOSTS[1]))
+    for each in small:
+        each["response_size"] = each["response_size"] // 5 if size is None else size and chance.randrange(90, 110)
     _, verdict = judged(made, tmp_path / "prices.csv")
-    assert re.match(r"Smaller bodies: after \d\d:\d\d:\d\d\. Those of the calls to shop", texts(verdict)[1])
+    (found,) = verdict.findings
+    label, kind = ("Same size", "same size") if size == 0 else ("Smaller bodies", "smaller bodies")
+    assert (found.kind, found.names, len(found.stretches)) == (kind, HOSTS[1:2], 1)
+    (stretch,) = found.stretches
+    for time, planted in ((stretch.start, small[0]), (stretch.end, small[-1])):
+        assert abs((time - at(planted["t"] - START)).total_seconds()) < 300
+    assert found.example is not None
+    assert found.example.t >= at(start - 300)
+    said = texts(verdict)
+    assert said[1].startswith(f"{label}: ")
+    assert f" to {HOSTS[1]} have " in said[1]
+    assert found.calls == pytest.approx(len(small), abs=15)
 
 
 def test_pauses_explain_why_an_endpoint_of_their_host_is_slow(tmp_path: Path) -> None:
