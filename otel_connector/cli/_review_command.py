@@ -232,7 +232,7 @@ def _compare(
         print_lines(console if form == "text" else tolerant_console(sys.stderr), f"Report: {html.absolute()}")
     if failing is None:
         return 0
-    if not comparison.outages and not any(row.test for row in comparison.total.differences):
+    if not comparison.outages and not any(row.test for each in comparison.groups for row in each.differences):
         print_errors("otel-connector review: --fail-if: the logs have too few calls for a comparison")
         return USAGE
     return code_of_condition("review", failing, counts(comparison))

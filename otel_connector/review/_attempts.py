@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from otel_connector.review._anomalies import Anomaly, Selection, Threshold, anomalies
 from otel_connector.review._cells import Cells, Counts
-from otel_connector.review._described import Search, example_of, lasting, place_of
+from otel_connector.review._described import Search, example_of, lasting, place_of, with_sides
 from otel_connector.review._load import Calls
 from otel_connector.review._verdict import Finding, Stretch
 
@@ -121,6 +121,11 @@ def _described(calls: Calls, cells: Cells, anomaly: Anomaly, retried: int) -> It
         for what in ("calls", "events")
     )
     of_scope, events = sum(calls_of), sum(events_of)
+    stretches = tuple(
+        Stretch(start=start, end=end, calls=of_part, events=retried_of_part)
+        # Without `ends`, it is the whole run
+        for (start, end), of_part, retried_of_part in zip(ends, calls_of, events_of, strict=False)
+    )
     yield Finding(
         kind="retries",
         weight=_OF_RETRIES * events / cells.calls,
@@ -129,11 +134,7 @@ def _described(calls: Calls, cells: Cells, anomaly: Anomaly, retried: int) -> It
         others=len({place[cells.columns.index(scope.by)] for place in cells.places}) - len(scope.names)
         if scope.by
         else 0,
-        stretches=tuple(
-            Stretch(start=start, end=end, calls=of_part, events=retried_of_part)
-            # Without `ends`, it is the whole run
-            for (start, end), of_part, retried_of_part in zip(ends, calls_of, events_of, strict=False)
-        ),
+        stretches=with_sides(run, place_of(scope), stretches),
         period=None if ends else lasting(run, scope),
         calls=of_scope,
         events=events,

@@ -25,6 +25,10 @@ from otel_connector.review._verdict import Finding, FindingKind, Reason, Stretch
 
 _MOST_OF_RUN, _SMALLEST = 0.9, 1e-9  # part of a run: the longest period that is named, and the smallest
 _CHANCE = 0.01  # probability that calls over the whole run have so short a period by chance
+_CLOSE, _BY_CHANCE = (
+    0.01,
+    3,
+)  # share of the calls, and times the mean distance of two events, that may be beside a stretch
 _SLICES = 512  # in which the edges of a stretch are searched
 _MOST_CLASSES = 4
 _EPOCH = datetime.fromisoformat("1970-01-01")
@@ -94,6 +98,7 @@ def with_figures(run: Search, finding: Finding, event: str, edges: list[Edges], 
     condition = run.cells.conditions[event]
     population, place = _population(event), place_of(finding)
     edges, stretches = stretches_of(run, condition, f"{place} AND {population}", edges)
+    stretches = with_sides(run, f"{place} AND {population}", stretches)
     when = period_of(edges) if stretches else f"NOT ({apart})"
     ((calls, events, seconds),) = run.rows(
         f"count(*), count_if({condition}), coalesce(sum(delta_t) FILTER (WHERE {condition}), 0)",
@@ -131,6 +136,26 @@ def with_figures(run: Search, finding: Finding, event: str, edges: list[Edges], 
     )
 
 
+def with_sides(run: Search, population: str, stretches: tuple[Stretch, ...]) -> tuple[Stretch, ...]:
+    """Return stretches that know whether the run begins or ends with them; `population` are the calls of their place.
+
+    Counted in calls and not in time, because a log may have pauses, such as the days between nights.
+    """
+    if not stretches:
+        return ()
+    sides = [f"t < make_timestamp({ends(stretches[0])[0]})", f"t > make_timestamp({ends(stretches[-1])[1]})"]
+    ((number, *of_run), (of_place, *there)) = (
+        run.rows(f"count(*), {', '.join(f'count_if({side})' for side in sides)}", condition)[0]
+        for condition in ("TRUE", population)
+    )
+    calls, events = (sum(getattr(each, name) for each in stretches) for name in ("calls", "events"))
+    most = _CLOSE * calls + _BY_CHANCE * (calls - events) / events  # events are as frequent as in the stretches
+    most_of_run = (_CLOSE + _BY_CHANCE / of_place) * number
+    begins, stops = (b <= most and a <= most_of_run for b, a in zip(there, of_run, strict=True))
+    found = [replace(stretches[0], from_start=begins), *stretches[1:]]
+    return (*found[:-1], replace(found[-1], to_end=stops))
+
+
 def lasting(run: Search, scope: Selection | Finding) -> Stretch | None:
     """Return the period from the first call of some places to the last; None if it is about that of the run.
 
@@ -145,7 +170,7 @@ def lasting(run: Search, scope: Selection | Finding) -> Stretch | None:
     if part > _MOST_OF_RUN or (calls - 2) * -math.log(max(part, _SMALLEST)) < -math.log(_CHANCE):
         return None
     start, end = (_EPOCH + timedelta(microseconds=each) for each in (first, last))
-    return Stretch(start=start, end=end, calls=calls, events=calls)
+    return with_sides(run, place_of(scope), (Stretch(start=start, end=end, calls=calls, events=calls),))[0]
 
 
 def example_of(run: Search, condition: str, *, slowest: bool) -> ListedCall | None:

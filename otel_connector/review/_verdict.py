@@ -54,12 +54,16 @@ class Stretch:
         end: The start of its last event, in UTC; of pauses, the end of the last one.
         calls: The number of calls of the finding's place in it.
         events: How many of them are events.
+        from_start: Whether the run begins with it: no more calls are before it than by chance.
+        to_end: Whether the run ends with it, in the same way.
     """
 
     start: datetime
     end: datetime
     calls: int
     events: int
+    from_start: bool = False
+    to_end: bool = False
 
     @property
     def seconds(self) -> float:

@@ -37,7 +37,6 @@ MOST = 4
 
 _OUTAGE = 0.5  # share of failures from which a stretch is an outage
 _FEWEST_OF_OUTAGE = 4  # failures
-_CLOSE = 0.01  # of the run: a stretch that begins or ends so close to its ends begins or ends with it
 # Classes of failures after a response: the server was there
 _ANSWERED = ("DecodeFailed", "Body", "ResultRejected", "HTTPStatusError 4", "RedirectRefused", "InvalidURL")
 
@@ -348,23 +347,15 @@ class _Writer:
         """Return the start, the end and the length of a stretch."""
         if stretch.start == stretch.end:
             return f"at {self.at(stretch.start)}"
-        if self._is_end(stretch):
+        if stretch.to_end:
             return f"from {self.at(stretch.start)} to the end, {self.at(stretch.end)} ({duration(stretch.seconds)})"
-        if self._is_start(stretch):
+        if stretch.from_start:
             return f"from the start, {self.at(stretch.start)}, to {self.at(stretch.end)} ({duration(stretch.seconds)})"
         return self._span(stretch)
 
     def _span(self, stretch: Stretch) -> str:
         """Return a stretch between calls."""
         return f"{self.at(stretch.start)} to {self.at(stretch.end)} ({duration(stretch.seconds)})"
-
-    def _is_start(self, stretch: Stretch) -> bool:
-        start = self._run.start or stretch.start
-        return (stretch.start - start).total_seconds() <= _CLOSE * self._run.seconds
-
-    def _is_end(self, stretch: Stretch) -> bool:
-        end = self._run.end or stretch.end
-        return (end - stretch.end).total_seconds() <= _CLOSE * self._run.seconds
 
     def at(self, time: datetime | None) -> str:
         """Return a time, with the day if the run is longer than its first day."""

@@ -278,7 +278,7 @@ def test_runs_with_too_little_data_get_no_verdict(arguments: dict[str, Any], rea
 def test_calls_at_the_same_time_count_as_one_observation() -> None:
     burst = "UPDATE calls_compact SET t = TIMESTAMP '2023-11-14 22:14:00' WHERE hash(t) % 10 <> 0"
     total = compared(run(burst), run(burst, seed=2, slower=3.0)).total
-    assert row(total, "p50").reason == "nearly all calls of a run at the same time"
+    assert row(total, "p50").reason == "nearly all calls of a run in fewer than 10 of 30 equal parts of its time"
 
 
 def test_a_run_of_one_instant_has_no_rate() -> None:
@@ -625,6 +625,17 @@ def test_a_run_with_far_fewer_calls_is_named_although_all_else_is_equal(seconds:
     (number,) = (each for each in said if each.startswith("Calls: ")) if says else ("",)
     assert number.startswith(says or "")
     assert ("Calls: " in "".join(said)) is bool(says)
+
+
+@pytest.mark.parametrize(("slower", "verdict"), [(1.0, "same within noise"), (1.5, "worse")])
+def test_pauses_that_are_most_of_a_run_are_left_out(slower: float, verdict: str) -> None:
+    """Seven nights of a tenth of a day, in one log."""
+    nights = """UPDATE calls_compact SET t = make_timestamp(1700000000000000 + (epoch_us(t) - 1700000000000000) * 100
+        + (epoch_us(t) - 1700000000000000) // 86000000 * 86400000000)"""
+    result = compared(run(nights), run(nights, seed=2, slower=slower))
+    assert not result.outages
+    assert {verdicts(each)["p50"] for each in result.groups} == {verdict}
+    assert result.before.seconds > 6 * 86_400
 
 
 @pytest.mark.soak

@@ -1095,6 +1095,20 @@ def test_outages_of_places_at_different_times_are_a_finding_each(
         assert found.events >= 0.95 * found.calls
 
 
+@pytest.mark.parametrize("night_of", [0, 6])
+def test_an_outage_in_the_middle_of_one_of_seven_nights_is_not_at_an_end(night_of: int, tmp_path: Path) -> None:
+    made = night(calls=3_500, failing=0.0)
+    for number, each in enumerate(made.calls):
+        each["t"] = round(START + number // 500 * 86_400 + number % 500 * 14.4, 6)
+    start = night_of * 86_400
+    made.fail(start + 2_900, start + 4_300, HOSTS[1], REFUSED)
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    (found,) = (each for each in verdict.findings if each.kind == "failures")
+    (stretch,) = found.stretches
+    assert (stretch.from_start, stretch.to_end) == (False, False)
+    assert any(text.startswith("Outage: 2026-09-2") for text in texts(verdict))
+
+
 def test_an_outage_that_is_worse_in_its_middle_is_one_finding(tmp_path: Path) -> None:
     """Its edges are those of all of it, and not of the worst part."""
     made = night(calls=4_000)
