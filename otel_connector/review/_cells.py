@@ -18,6 +18,7 @@ from typing import Any
 
 from otel_connector.review._filters import quoted
 from otel_connector.review._load import Calls
+from otel_connector.review._pauses import Axis, axis_of
 
 TAIL = 10
 """Times the median of its place: a call that takes longer is in the tail."""
@@ -28,6 +29,11 @@ _SLICES = 2_048  # of equal length, of which batches are made
 _MOST_PLACES = 30  # with the most calls; and half as many with the most failures, and with the most seconds
 _MOST_CLASSES, _MOST_SIZES = 8, 4  # error classes, and sizes of a body, that are events of their own
 _SAMPLED = 500_000  # calls from which a part is enough for a median
+_PAUSE, _MOST = (
+    0.02,
+    0.5,
+)  # share of the rest of a run, from which a gap is a pause, and of the run, from which they count
+_MOST_PAUSES = 200
 _ONE_IN = 61  # a prime, so that times in whole milliseconds are sampled as well
 
 Location = tuple[str, ...]
@@ -138,7 +144,8 @@ def cells(calls: Calls, columns: Sequence[str], *, brief: bool = False) -> Cells
         sizes = _frequent(calls, "response_size", "success", _MOST_SIZES)
     conditions |= {f"class {i}": f"error_type = {quoted(each)}" for i, each in enumerate(classes)}
     conditions |= {f"size {i}": f"success AND response_size = {each}" for i, each in enumerate(sizes)}
-    slices, edges = _batches(calls, number, first, last)
+    axis = axis_of(calls, first, last, _SLICES)
+    slices, edges = _batches(calls, number, axis)
     kept = _kept(places)
     source = _source(columns, kept)
     return Cells(
@@ -147,7 +154,7 @@ def cells(calls: Calls, columns: Sequence[str], *, brief: bool = False) -> Cells
         edges=edges,
         source=source,
         conditions=conditions,
-        by_event=_counted(calls, source, list(kept), conditions, (slices, edges)),
+        by_event=_counted(calls, source, list(kept), conditions, (axis, slices)),
         classes=classes,
         sizes=sizes,
         calls=number,
@@ -176,21 +183,20 @@ def _frequent(calls: Calls, column: str, condition: str, most: int) -> list[Any]
     return [value for (value,) in rows]
 
 
-def _batches(calls: Calls, number: int, first: int, last: int) -> tuple[list[int], list[int]]:
+def _batches(calls: Calls, number: int, axis: Axis) -> tuple[list[int], list[int]]:
     """Return the number of the batch of each slice of time, and the edges of the batches in microseconds."""
-    width = (last - first) // _SLICES + 1
-    counts = dict(calls.rows(f"SELECT (epoch_us(t) - {first}) // {width}, count(*) {_FROM} GROUP BY 1"))
+    counts = dict(calls.rows(f"SELECT {axis.number}, count(*) {_FROM} GROUP BY 1"))
     target = max(number / _MOST_BATCHES, _FEWEST_CALLS)
-    slices, edges, inside = list[int](), [first], 0
+    slices, edges, inside = list[int](), [0], 0
     for each in range(_SLICES):
         slices.append(len(edges) - 1)
         inside += counts.get(each, 0)
         if inside >= target:
-            edges.append(first + (each + 1) * width)
+            edges.append(each + 1)
             inside = 0
-    if edges[-1] < first + _SLICES * width:
-        edges.append(first + _SLICES * width)
-    return slices, edges
+    if edges[-1] < _SLICES:
+        edges.append(_SLICES)
+    return slices, list(map(axis.start_of, edges))
 
 
 def _source(columns: Sequence[str], kept: dict[Location, LocationTotals]) -> str:
@@ -204,21 +210,20 @@ def _source(columns: Sequence[str], kept: dict[Location, LocationTotals]) -> str
 
 
 def _counted(
-    calls: Calls, source: str, kept: Sequence[Location], conditions: dict[str, str], parts: tuple[list[int], list[int]]
+    calls: Calls, source: str, kept: Sequence[Location], conditions: dict[str, str], parts: tuple[Axis, list[int]]
 ) -> dict[str, dict[Location | None, Counts]]:
     """Count the events in one statement."""
-    slices, edges = parts
-    width = (edges[-1] - edges[0]) // _SLICES
+    axis, slices = parts
     counted = ", ".join(f"count_if({condition})" for condition in conditions.values())
     rows = calls.rows(
-        f"SELECT (?::USMALLINT[])[(epoch_us(t) - {edges[0]}) // {width} + 1], coalesce(place, {len(kept)}), count(*), "
+        f"SELECT (?::USMALLINT[])[{axis.number} + 1], coalesce(place, {len(kept)}), count(*), "
         f"count_if(success), {counted} FROM {source} GROUP BY 1, 2 ORDER BY 2",
         [slices],
     )
     found: dict[str, dict[Location | None, Counts]] = {name: {} for name in conditions}
     for place, cells_of in groupby(rows, itemgetter(1)):
         batches, _, *columns = zip(*cells_of, strict=True)
-        all_calls, succeeded, *events = (_of_batches(batches, each, len(edges) - 1) for each in columns)
+        all_calls, succeeded, *events = (_of_batches(batches, each, slices[-1] + 1) for each in columns)
         for name, each in zip(conditions, events, strict=True):
             found[name][[*kept, None][int(place)]] = Counts(all_calls if of_all_calls(name) else succeeded, each)
     return found

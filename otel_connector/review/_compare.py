@@ -50,6 +50,7 @@ from otel_connector.review._described import condition_of, ends
 from otel_connector.review._endpoints import Endpoints
 from otel_connector.review._load import Calls
 from otel_connector.review._noise import BATCHES, Estimate, Significance
+from otel_connector.review._pauses import pauses, removed
 from otel_connector.review._verdict import Finding
 
 WELCH = f"Welch's t-test, errors from {BATCHES} batches of each run"
@@ -65,10 +66,6 @@ _FEWEST_BATCHES = 10  # with calls; the minimum of Schmeiser
 _FEWEST_SLOWER = 10  # calls that are slower than a tested percentile
 _COIN = 0.5  # a confidence that needs no test
 _HIDES = 0.5  # share of a figure: with more noise, the figure cannot be called the same
-_PAUSE, _MOST = (
-    0.02,
-    0.5,
-)  # share of a run, from which a period without a call is a pause, and from which pauses are most
 _NEUTRAL = frozenset({"calls_per_second", "bytes_per_call"})  # neither more nor less of them is better
 _PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 
@@ -152,31 +149,11 @@ def _create_view(calls: Calls, found: Sequence[Finding]) -> None:
     kept = " AND ".join(f"NOT {condition_of(each)}" for each in found) or "TRUE"
     of_all = list[tuple[int, int]]()
     of_outages = [ends(stretch) for each in found if not each.others for stretch in each.stretches]
-    for low, high in sorted([*of_outages, *_pauses(calls)]):
+    for low, high in sorted([*of_outages, *pauses(calls)]):
         last = max((end for _, end in of_all), default=low)
         of_all += [(max(low, last), high)] if high > last else []  # without what belongs to another one
-    # BIGINT: the type of a literal below 2**31 is INT32, for which the sum is too large
-    removed = " + ".join(f"if(t > make_timestamp({high}), {high - low}, 0)::BIGINT" for low, high in of_all)
-    shifted = f"SELECT * REPLACE (make_timestamp(epoch_us(t) - ({removed})) AS t)" if of_all else "SELECT *"
+    shifted = f"SELECT * REPLACE (make_timestamp(epoch_us(t) - {removed(of_all)}) AS t)" if of_all else "SELECT *"
     calls.rows(f"CREATE OR REPLACE TEMP VIEW calls_apart AS {shifted} FROM calls_compact WHERE {kept}")
-
-
-def _pauses(calls: Calls) -> list[tuple[int, int]]:
-    """Return the periods without a call, in microseconds since 1970, if they are most of the run: between nights."""
-    rows = calls.rows(
-        """WITH seconds AS (
-            SELECT min(epoch_us(t)) AS first, max(epoch_us(t)) AS last
-            FROM calls_compact GROUP BY epoch_us(t) // 1000000
-        ), gaps AS (
-            SELECT last AS low, lead(first) OVER (ORDER BY first) - 1 AS high,
-                max(last) OVER () - min(first) OVER () AS length
-            FROM seconds
-        )
-        SELECT low, high, length FROM gaps WHERE high - low >= ? * length ORDER BY low""",
-        [_PAUSE],
-    )
-    are_most = sum(high - low for low, high, _ in rows) >= _MOST * rows[0][2] if rows else False
-    return [(low, high) for low, high, _ in rows] if are_most else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,6 +114,7 @@ WINGS = [
             "_summary": (),
             "_verdict": ("duckdb",),
             "_stretches": ("duckdb",),
+            "_pauses": ("duckdb",),
             "_cells": (),
             "_anomalies": ("duckdb",),
             "_reasons": ("duckdb",),

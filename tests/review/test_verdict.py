@@ -1095,6 +1095,26 @@ def test_outages_of_places_at_different_times_are_a_finding_each(
         assert found.events >= 0.95 * found.calls
 
 
+@pytest.mark.parametrize(
+    "others",
+    [[-365 * 86_400], [10 * 365 * 86_400], [-90 * 86_400 + 60 * n for n in range(5)]],
+    ids=["one a year before", "one ten years later", "five test calls"],
+)
+def test_calls_at_quite_another_time_do_not_hide_when_an_outage_was(others: list[int], tmp_path: Path) -> None:
+    """Parts of equal length would have the whole night in one of them."""
+    made = night()
+    extra = [each.copy() for each in made.calls[: len(others)]]
+    made.fail(6_000, 6_900, HOSTS[0], REFUSED)
+    planted = list(made.between(6_000, 6_900, HOSTS[0]))
+    for number, (each, time) in enumerate(zip(extra, others, strict=True)):
+        made.calls.append(each | {"t": START + time, "call_id": f"{number + 1:032x}-{number + 1:016x}"})
+    _, verdict = judged(made, tmp_path / "prices.csv")
+    found = next(each for each in verdict.findings if each.kind == "failures")
+    assert (found.names, found.calls, found.events) == (HOSTS[:1], len(planted), len(planted))
+    (stretch,) = found.stretches
+    assert (stretch.start, stretch.end) == (at(planted[0]["t"] - START), at(planted[-1]["t"] - START))
+
+
 @pytest.mark.parametrize("night_of", [0, 6])
 def test_an_outage_in_the_middle_of_one_of_seven_nights_is_not_at_an_end(night_of: int, tmp_path: Path) -> None:
     made = night(calls=3_500, failing=0.0)
