@@ -29,11 +29,6 @@ _SLICES = 2_048  # of equal length, of which batches are made
 _MOST_PLACES = 30  # with the most calls; and half as many with the most failures, and with the most seconds
 _MOST_CLASSES, _MOST_SIZES = 8, 4  # error classes, and sizes of a body, that are events of their own
 _SAMPLED = 500_000  # calls from which a part is enough for a median
-_PAUSE, _MOST = (
-    0.02,
-    0.5,
-)  # share of the rest of a run, from which a gap is a pause, and of the run, from which they count
-_MOST_PAUSES = 200
 _ONE_IN = 61  # a prime, so that times in whole milliseconds are sampled as well
 
 Location = tuple[str, ...]

@@ -25,10 +25,8 @@ from otel_connector.review._verdict import Finding, FindingKind, Reason, Stretch
 
 _MOST_OF_RUN, _SMALLEST = 0.9, 1e-9  # part of a run: the longest period that is named, and the smallest
 _CHANCE = 0.01  # probability that calls over the whole run have so short a period by chance
-_CLOSE, _BY_CHANCE = (
-    0.01,
-    3,
-)  # share of the calls, and times the mean distance of two events, that may be beside a stretch
+_CLOSE = 0.01  # share of the calls that may be between a stretch and the start or the end of the run
+_BY_CHANCE = 3  # times the mean distance of two events, which may be there in addition
 _SLICES = 512  # in which the edges of a stretch are searched
 _MOST_CLASSES = 4
 _EPOCH = datetime.fromisoformat("1970-01-01")
