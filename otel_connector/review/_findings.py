@@ -67,15 +67,15 @@ def _is_sudden(run: Search, found: Finding, figure: str) -> bool:
 
     Slow drifts, which most runs have, have stretches as well.
     """
-    inside, outside, edges = list[Edges](), list[Edges](), run.cells.edges
+    edges = run.cells.edges
+    inside, outside = list[Edges](), [(edges[0] - 1, edges[0] - 1)]
     for low, high in map(ends, found.stretches):
         width = (high - low) // _EDGE
         if low - width > edges[0]:
             inside, outside = [*inside, (low, low + width)], [*outside, (low - width, low - 1)]
         if high + width < edges[-1]:
             inside, outside = [*inside, (high - width, high)], [*outside, (high + 1, high + width)]
-    if not inside:
-        return True
+    inside = inside or [*map(ends, found.stretches)]
     median = f"{figure} FILTER (WHERE {{}})".format
     ((here, there),) = run.rows(
         f"{median(period_of(inside))}, coalesce({median(period_of(outside))}, {found.baseline})",
@@ -172,10 +172,8 @@ def _compared(
         f"avg(delta_t) FILTER (WHERE NOT ({inside}))",
         f"{population} AND success",
     )
-    if value is None or baseline is None:
-        return None
     low, high = (value, baseline) if kind == "smaller bodies" else (baseline, value)
-    if high < least * low:
+    if value is None or baseline is None or high < least * low:
         return None
     additional = max(seconds - found.calls * mean, 0.0) / run.cells.seconds if run.cells.seconds else 0.0
     return replace(

@@ -612,6 +612,13 @@ def test_waits_before_retries_explain_no_slow_calls_at_another_time_or_host(
     assert sorted((each.kind, *each.names) for each in found) == [("retries", HOSTS[3]), ("slower", host)]
 
 
+def test_waits_before_retries_explain_no_failures(tmp_path: Path) -> None:
+    made = night(seed=3)
+    attempt_again(made, 0, SECONDS, HOSTS[3], 0.1, 3.0)
+    made.fail(6_000, 8_000, HOSTS[3], REFUSED)
+    assert {each.kind for each in judged(made, tmp_path / "prices.csv")[1].findings} == {"failures", "retries"}
+
+
 def test_a_stretch_is_found_although_the_fit_of_the_rates_has_not_converged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_stretches, "_ROUNDS", 1)
     found = _stretches.find([20] * 100, [18 if 40 <= n < 50 else n % 2 for n in range(100)])
