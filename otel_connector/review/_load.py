@@ -45,7 +45,7 @@ MANY_ROWS = 12_000_000
 _SMALL = 2**20  # bytes of logs up to which DuckDB has work for one thread only; others take a tenth of the time
 _LARGE = 128 * 2**20  # bytes of logs from which the texts of ordinary calls are not kept in memory
 _SAMPLE = 8 * 2**20  # bytes of the logs that are read first, to find out what is ordinary
-_KEPT_OF_ORDINARY = 1_009  # one in so many failures of a frequent class keeps its texts; a prime number
+_KEPT = 5_000  # failures of a frequent class that keep their texts, about
 _FREQUENT = 0.005  # share of the calls of the sample from which a class of failures is frequent
 
 # In a large log most calls do not keep these columns. One empty column takes a quarter of the memory of four, so there
@@ -319,7 +319,8 @@ def _create_table(calls: Calls, sources: list[Source], where: str, folder: str, 
     """
     connection = calls.connection
     files = sampled = [source.read_from for source in sources]
-    if sum(source.log.size for source in sources) > _SAMPLE:
+    size = sum(source.log.size for source in sources)
+    if size > _SAMPLE:
         sampled = [f"{folder}/sample.csv"]
         write_sample(files, sampled[0], _SAMPLE)
     tails = (source.log.tail for source in sources)
@@ -330,7 +331,7 @@ def _create_table(calls: Calls, sources: list[Source], where: str, folder: str, 
         "SELECT path, count(*), count_if(NOT success), sum(delta_t) "
         f"FROM ({in_steps('FROM sample', path_sql())}) WHERE is_row GROUP BY 1 ORDER BY 1"
     ).fetchall()
-    table = partial(_table_sql, has_texts=_has_texts_sql(connection) if large else "", where=where)
+    table = partial(_table_sql, has_texts=_has_texts_sql(connection, size / _SAMPLE) if large else "", where=where)
     from_files, calls.endpoints = parsed_sql(cells), Endpoints(groups)
     parsed = _with_endpoints("FROM sample" if sampled is files and not large else from_files, calls.endpoints)
     connection.execute(table(parsed))
@@ -369,19 +370,26 @@ def _regroup(calls: Calls, from_files: str, table: Callable[[str], str], endpoin
     calls.endpoints = endpoints
 
 
-def _has_texts_sql(connection: duckdb.DuckDBPyConnection) -> str:
+def _has_texts_sql(connection: duckdb.DuckDBPyConnection, times: float) -> str:
     """Return the condition for the calls of a large log that keep their texts: slow ones, and some of each failure.
 
     It bounds the memory for any number of calls. Thresholds come from the sample. If it is not typical, more or fewer
     texts are kept; a query that needs others reads the log.
+
+    Args:
+        connection: The database with the sample.
+        times: The size of the logs, in sizes of the sample.
     """
     failures: dict[str, int] | None
     calls, slow, failures = connection.execute(
         "SELECT count(*), quantile_cont(delta_t, 0.999), histogram(error_type) FILTER (WHERE NOT success) "
         "FROM sample WHERE is_row"
     ).fetchall()[0]
-    frequent = [quoted(name) for name, failed in (failures or {}).items() if failed > _FREQUENT * calls]
-    rare = f"error_type NOT IN ({', '.join(frequent)})" if frequent else "TRUE"
+    frequent = {name: failed for name, failed in (failures or {}).items() if failed > _FREQUENT * calls}
+    of_class = "".join(
+        f" WHEN {quoted(name)} THEN hash(t) % {max(int(failed * times / _KEPT), 1)} = 0"
+        for name, failed in frequent.items()
+    )
+    kept = f"CASE error_type{of_class} ELSE TRUE END" if of_class else "TRUE"
     # CASE evaluates the conditions of failures for failures only
-    return f"""CASE WHEN delta_t >= {slow or 0} THEN TRUE WHEN success THEN FALSE
-        ELSE {rare} OR epoch_us(t) % {_KEPT_OF_ORDINARY} = 0 END"""
+    return f"CASE WHEN delta_t >= {slow or 0} THEN TRUE WHEN success THEN FALSE ELSE {kept} END"

@@ -973,6 +973,24 @@ def test_errors_one_after_the_other_are_named_with_their_times(
     assert "Connect call failed" not in outage
 
 
+def test_the_listed_failures_of_a_large_log_show_the_worst_stretch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The texts of a frequent class are not so few that a rare one takes the places of the incident."""
+    made = night(calls=20_000, failing=0.003)
+    made.fail(6_000, 9_000, HOSTS[0], REFUSED)
+    log = made.write(tmp_path / "prices.csv")
+    monkeypatch.setattr(_load, "_LARGE", 0)
+    monkeypatch.setattr(_load, "_SAMPLE", 400_000)
+    with review.load(log) as calls:
+        verdict = review.verdict(calls, summary := review.summarize(calls))
+        rows, _ = _report._failed(calls, summary, verdict)
+        assert calls.rows("SELECT count(*) FROM calls_with_text WHERE error_type = 'ConnectFailed'")[0][0] > 800
+    assert verdict.findings[0].names == HOSTS[:1]
+    assert len(rows) == 200
+    assert sum("ConnectFailed" in str(row) for row in rows) >= 100
+
+
 def test_a_message_is_that_of_all_failures_or_an_example(tmp_path: Path) -> None:
     made, chance = night(failing=0.0), random.Random(3)
     for each in made.between(3_000, 4_200, HOSTS[0]):
@@ -987,9 +1005,10 @@ def test_a_message_is_that_of_all_failures_or_an_example(tmp_path: Path) -> None
 def test_the_errors_of_a_large_log_are_those_of_the_outage(
     background: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It keeps the texts of all rare failures, and of one in 1,009 of the others: here in 7."""
+    """It keeps the texts of all rare failures, and of about 5,000 of each other class: here of 40."""
     monkeypatch.setattr(_load, "_LARGE", 0)
-    monkeypatch.setattr(_load, "_KEPT_OF_ORDINARY", 7)
+    monkeypatch.setattr(_load, "_SAMPLE", 100_000)
+    monkeypatch.setattr(_load, "_KEPT", 40)
     made = night(failing=0.0)
     made.fail(2_000, 6_000, HOSTS[0], REFUSED, share=0.97)
     made.fail(9_000, 12_000, HOSTS[0], UNKNOWN_HOST, share=0.97)
