@@ -14,7 +14,7 @@ from otel_connector.review._pictures import figures, save_pictures
 from otel_connector.review._report import html_report
 from otel_connector.review._sources import LogFile
 from otel_connector.review._summary import Bursts, ErrorClass, Group, Latency, ListedCall, Quiet, Summary, summarize
-from otel_connector.review._verdict import Finding, Mixed, Stretch, Urls, Verdict
+from otel_connector.review._verdict import Finding, Mixed, Reason, Stretch, Urls, Verdict
 
 __all__ = [
     "Bursts",
@@ -34,6 +34,7 @@ __all__ = [
     "OnlyIn",
     "Outage",
     "Quiet",
+    "Reason",
     "Retried",
     "Retries",
     "Run",

@@ -48,6 +48,7 @@ def outages(calls: Calls, parts: Cells) -> tuple[Finding, ...]:
 
 
 def failures(run: Search) -> Iterator[Finding]:
+    """Yield the findings about failures: those in stretches and at places, and those of the rest of the run."""
     # A class may be unusual although all failures together are not
     events_of = ["failed", *(f"class {number}" for number, _ in enumerate(run.cells.classes))]
     searched = ((event, anomalies(run.cells, event, _FAILED) or _down(run, event)) for event in events_of)
